@@ -116,6 +116,8 @@ class MethodSettings(Settings):
     Attributes:
         NEEDS: role of the stage that the method starts from. None means it uses nothing of the
             source.
+        TRAINS_HEAD_ONLY: the backbone stays as it is, so that the method is cheap. Reports compare
+            its accuracy with that of methods that train more.
         method: name of a folder in `harness/transfer/methods`. None means the method's label.
         per_class: training images of each class, nested draws; a list makes a stage of each value.
             Everything is fitted on these images. Val only chooses settings, also with `refit`.
@@ -124,6 +126,7 @@ class MethodSettings(Settings):
     """
 
     NEEDS: ClassVar[Role | None] = "model"
+    TRAINS_HEAD_ONLY: ClassVar[bool] = False
 
     method: str | None = None
     per_class: Count | tuple[Count, ...] | None = None

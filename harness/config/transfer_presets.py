@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from harness.config import methods
 from harness.config.transfer import merge_settings
 from writers import names
 
@@ -118,7 +119,7 @@ _FAST = {
     },
 }
 
-# With `fixed`, both freeze the weights only: BatchNorm statistics move, as with other methods.
+# These move BatchNorm statistics with every method, also if it freezes the weights.
 _STATISTICS_MOVE = ("salman", "fast")
 
 METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -152,13 +153,21 @@ def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
     if name not in METHOD_PRESETS:
         raise names.unknown("preset of methods", name, sorted(METHOD_PRESETS))
     preset = dict(METHOD_PRESETS[name])
-    if name in _STATISTICS_MOVE and names.normalize(str(own.get("method") or label)) == "fixed":
+    if name in _STATISTICS_MOVE and _freezes_statistics(str(own.get("method") or label)):
         preset["bn_stats"] = "update"
     if per_target := {
         target: _remaining(entry, own) for target, entry in preset.pop("per_target", {}).items()
     }:
         preset["per_target"] = {target: entry for target, entry in per_target.items() if entry}
     return merge_settings(preset, own)
+
+
+def _freezes_statistics(method: str) -> bool:
+    """Return True if a method keeps BatchNorm statistics by default. False for an unknown name."""
+    if names.normalize(method) not in methods.available():
+        return False
+    field = methods.settings_model(method).model_fields.get("bn_stats")
+    return field is not None and field.default == "frozen"
 
 
 def _remaining(entry: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

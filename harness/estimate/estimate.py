@@ -124,11 +124,10 @@ def _measured(
 
 
 def _chance(stage: Stage) -> float:
-    """Probability that the stage runs: each model is equally likely to be shortlisted."""
-    if stage.gated_by is None:
+    """Probability that the stage runs, which its gate decides."""
+    if (gate := stage.gated_by) is None or gate.spec.chosen_fraction is None:
         return 1.0
-    models = {model for model, _ in stage.gated_by.config["scores"].values()}
-    return min(1.0, float(stage.gated_by.config["best"]) / len(models))
+    return gate.spec.chosen_fraction(gate.config)
 
 
 def _cost_key(stage: Stage) -> CostKey:

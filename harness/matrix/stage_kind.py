@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from writers import names
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from harness.matrix.workload import Counts, Workload
 
 STAGES_PACKAGE = "harness.stages"
+
+
+# Where `harness status` shows a stage: in the row of its model, or in a line of its own, above.
+StatusPlace = Literal["models", "preparation"]
 
 
 def constant_work(config: Mapping[str, Any]) -> float:
@@ -39,7 +43,10 @@ class StageKind:
         tolerates_failed_needs: the stage runs although stages that it needs have failed, and runs
             again when they succeed.
         on_demand: the stage is dropped from the matrix if no other stage needs it.
-        in_status: `harness status` shows the stage in the row of its model.
+        makes_model: the stage leaves a model, which evaluations and transfers use.
+        in_status: where `harness status` shows the stage; None means it is not shown.
+        input_settings: settings with a digest of files that no stage writes: images of the axis
+            `dataset`, or weights of the axis `model`. Empty if the stage reads no such files.
         outputs: files in the stage's folder that other stages read.
         recorded_outputs: (metrics, stage folder, data folder) -> files that other stages read,
             with their size in bytes (None means any size). None means `outputs` are all.
@@ -47,6 +54,10 @@ class StageKind:
             paths first, and to scale measured times.
         workloads: (stage, image counts by role) -> steps that the time estimate adds up.
             None means the time of such a stage cannot be estimated from steps.
+        is_incomplete: metrics -> True if the stage ran without some of its needs, so that the next
+            run repeats it. None means never.
+        chosen_fraction: config of a gate (`Stage.gated_by`) -> expected fraction of the gated
+            stages that will run. None if the kind is no gate.
     """
 
     version: int
@@ -54,13 +65,17 @@ class StageKind:
     multi_process: bool = False
     tolerates_failed_needs: bool = False
     on_demand: bool = False
-    in_status: bool = False
+    makes_model: bool = False
+    in_status: StatusPlace | None = None
+    input_settings: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     recorded_outputs: (
         Callable[[Mapping[str, Any], Path, Path], Mapping[Path, int | None]] | None
     ) = None
     work: Callable[[Mapping[str, Any]], float] = constant_work
     workloads: Callable[[Stage, Mapping[str, Counts]], Iterator[Workload]] | None = None
+    is_incomplete: Callable[[Mapping[str, Any]], bool] | None = None
+    chosen_fraction: Callable[[Mapping[str, Any]], float] | None = None
 
     @property
     def leaves_files(self) -> bool:

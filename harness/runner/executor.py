@@ -175,7 +175,7 @@ class Run:
                 yield Event("skipped", stage)
                 continue
             is_done = stage_state.is_done(stage.spec, folder, self.folders.data)
-            if is_done and not _must_recompute(stage, folder):
+            if is_done and not stage_state.is_incomplete(stage.spec, folder):
                 self._mark_done(stage.key)  # another run has done it meanwhile
                 yield Event("done", stage)
                 continue
@@ -288,7 +288,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     to_recompute = {
         stage.key
         for stage in matrix.stages
-        if stage.kind == shortlist.KIND and _must_recompute(stage, stage.folder(folders.runs))
+        if stage_state.is_incomplete(stage.spec, stage.folder(folders.runs))
     }
     for stage in reversed(matrix.stages):
         gate = stage.gated_by
@@ -306,14 +306,9 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     return {stage.key: stage for stage in matrix.stages if stage.key in keys}
 
 
-def _must_recompute(stage: Stage, folder: Path) -> bool:
-    """Return True for a finished shortlist that was computed without some of its scores."""
-    return stage.kind == shortlist.KIND and shortlist.is_incomplete(folder)
-
-
 def prepare(stage: Stage, folder: Path, recipe_file: str = "") -> None:
-    """Write the stage's stage.json; delete the result of a shortlist that must be recomputed."""
-    if _must_recompute(stage, folder):
+    """Write the stage's stage.json; delete a result that was computed without some needs."""
+    if stage_state.is_incomplete(stage.spec, folder):
         (folder / result.FILE_NAME).unlink()
     spec = stage.to_json()
     spec["recipe"] = recipe_file

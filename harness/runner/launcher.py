@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeVar
+from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,7 +34,14 @@ class LauncherOptions(BaseModel):
     """Base of a launcher's own options, given as `--launcher-option KEY=VALUE`.
 
     Each field has a `description`, which serves as its help text.
+
+    Attributes:
+        FORKS_HERE: workers are forked on this machine, by `LauncherSettings.fork_server`.
+        USES_GPUS_TOGETHER: several GPUs can train one stage (`LauncherSettings.gpus_per_stage`).
     """
+
+    FORKS_HERE: ClassVar[bool] = False
+    USES_GPUS_TOGETHER: ClassVar[bool] = False
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -14,8 +14,6 @@ from harness.matrix.stage import FILE_NAME, Stage, key_of
 from harness.runner import provenance, stage_state
 
 Reason = Literal["code version", "changed default", "changed input", "needed stage"]
-# Settings that hold a digest of files.
-INPUT_SETTINGS = frozenset({"raw_files", "weights_file", "class_file"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def _compare(
         other = (role for role, need in successor.needs.items() if needs.get(role) != need.key)
         return Outdated(successor, key, "needed stage", ", ".join(sorted(other)))
     changed = tuple(_changed(config, successor.config))
-    if set(changed) <= INPUT_SETTINGS:
+    if set(changed) <= set(successor.spec.input_settings):
         return Outdated(successor, key, "changed input", ", ".join(changed))
     if record.get("recipe") != recipe_file:
         return None

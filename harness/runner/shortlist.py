@@ -15,8 +15,6 @@ from typing import Any, TypedDict
 from harness.matrix.stage import Stage
 from harness.runner import result
 
-KIND = "shortlist"
-
 
 class RankedModel(TypedDict):
     """Row of a shortlist's ranking.
@@ -86,15 +84,6 @@ def skipped(
             if (models := cache[gate.key]) is not None and stage.axes["model"] not in models:
                 keys.add(stage.key)
     return keys
-
-
-def is_incomplete(folder: Path) -> bool:
-    """Return True if scores were missing when the shortlist was computed.
-
-    The next run recomputes it.
-    """
-    metrics = _metrics(folder)
-    return metrics is not None and metrics["num_missing"] > 0
 
 
 def _metrics(folder: Path) -> dict[str, Any] | None:

@@ -68,6 +68,19 @@ def has_outputs(kind: StageKind, folder: Path, data: Path) -> bool:
         return False
 
 
+def is_incomplete(kind: StageKind, folder: Path) -> bool:
+    """Return True if the next run repeats a stage that ran without some of its needs.
+
+    A result that cannot be read is not incomplete; `result.load` reports it.
+    """
+    if kind.is_incomplete is None:
+        return False
+    try:
+        return kind.is_incomplete(json.loads((folder / result.FILE_NAME).read_text())["metrics"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def is_done(kind: StageKind, folder: Path, data: Path) -> bool:
     """Return True if the stage has a result and every file that other stages read."""
     return has_result(folder) and has_outputs(kind, folder, data)
@@ -77,7 +90,7 @@ def state(kind: StageKind, folder: Path, data: Path) -> State:
     """Return the stage's current state; never "skipped", which depends on a shortlist."""
     if lease.is_held(folder):
         return "running"
-    if is_done(kind, folder, data):
+    if is_done(kind, folder, data) and not is_incomplete(kind, folder):
         return "done"
     return "failed" if (folder / ERROR_FILE).exists() else "left"
 

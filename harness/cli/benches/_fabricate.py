@@ -51,11 +51,11 @@ def write_results(stages: Iterable[Stage], runs: Path, *, with_predictions: bool
         if stage.gated_by and stage.axes.get("model") not in chosen[stage.gated_by.key]:
             continue
         record = _make(stage, qualities, scores)
-        if stage.kind == shortlist.KIND:
-            chosen[stage.key] = record.metrics["chosen"]
+        if stage.spec.chosen_fraction is not None:
+            chosen[stage.key] = record.metrics.get("chosen", [])
         folder = stage.folder(runs)
         folder.mkdir(parents=True, exist_ok=True)
-        if with_predictions and stage.kind == "transfer":
+        if with_predictions and "predictions" in record.metrics and "test" in record.metrics:
             _write_predictions(folder, record)
         (folder / "stage.json").write_text(json.dumps(stage.to_json()))
         (folder / result.FILE_NAME).write_text(json.dumps(record.model_dump(mode="json")))
@@ -69,7 +69,7 @@ def _make(
     chance = random.Random(stage.name)
     metrics: Any
     timing: dict[str, Any] = {}
-    if stage.kind in ("pretrain", "adopt"):
+    if stage.spec.makes_model:
         qualities[stage.key] = metrics_of.quality(stage, chance)
     quality = qualities.get(_model_key(stage), -math.inf)
     match stage.kind:
@@ -95,7 +95,7 @@ def _make(
         case "shortlist":
             metrics = _shortlist(stage, scores)
         case _:
-            raise NotImplementedError(f"no fabricated result for stages of kind {stage.kind}")
+            metrics = {}  # no part of the report reads metrics of other kinds
     if stage.kind in ("pretrain", "transfer"):
         timing = metrics_of.timing(chance)
     return Result(
@@ -114,8 +114,8 @@ def _make(
 
 
 def _model_key(stage: Stage) -> str:
-    """Key of the pretrain or adopt stage that this stage uses; its own if it is one."""
-    if stage.kind in ("pretrain", "adopt"):
+    """Key of the stage that made the model that this stage uses; its own if it makes one."""
+    if stage.spec.makes_model:
         return stage.key
     if "model" in stage.needs:
         return stage.needs["model"].key

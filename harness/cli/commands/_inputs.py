@@ -43,10 +43,11 @@ def lines(planned: "Plan", folders: Folders) -> list[str]:
         f"The {change.input.label} have changed: {stages(change.num_stages)} would run again."
         for change in planned.changes
     ]
-    done = stage_state.with_result(folders.runs, ("write", "adopt"))
+    reading = [stage for stage in planned.matrix.stages if stage.spec.input_settings]
+    done = stage_state.with_result(folders.runs, {stage.kind for stage in reading})
     used = {
         stage.axes.get("dataset") or stage.axes.get("model")
-        for stage in planned.matrix.stages
+        for stage in reading
         if stage.key in done
     }
     for item in planned.missing:

@@ -175,17 +175,20 @@ def _scratch(folders: Folders, only: set[str] | None) -> list[tuple[Path, str]]:
 
 
 def _unused(folders: Folders, kept: set[str]) -> list[tuple[Path, str]]:
-    """List stages whose key is not in `kept`, and the folders of betons that they wrote."""
+    """List stages whose key is not in `kept`, and the folders of betons that they wrote.
+
+    The name of a folder of betons ends with the key of the stage that wrote it.
+    """
     from harness.runner import lease
 
     candidates = []
+    written: dict[str, list[Path]] = {}
+    for path in sorted(folders.data.glob("*-*")):
+        written.setdefault(path.name.rpartition("-")[2], []).append(path)
     for folder in _stage_folders(folders, None):
         if folder.name not in kept and not lease.is_held(folder):
             candidates.append((folder, "stage of no recipe"))
-            if folder.parent.name == "write":
-                candidates += [
-                    (path, "betons of no recipe") for path in folders.data.glob(f"*-{folder.name}")
-                ]
+            candidates += [(path, "betons of no recipe") for path in written.get(folder.name, ())]
     return candidates
 
 

@@ -110,7 +110,11 @@ def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> 
     """
     from harness.config import raw_paths
 
-    to_write = {stage.axes["dataset"] for stage in left.values() if stage.kind == "write"}
+    to_write = {
+        stage.axes["dataset"]
+        for stage in left.values()
+        if stage.spec.input_settings and "dataset" in stage.axes
+    }
     return raw_paths.missing(plan.recipe, folders.raw, to_write)
 
 

@@ -96,6 +96,6 @@ def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
                 failed[stage.name] = reason
         else:
             results.append(record.model_copy(update={"axes": stage.axes, "name": stage.name}))
-            if stage.kind == "transfer" and "predictions" in record.metrics:
+            if "predictions" in record.metrics:
                 predictions[stage.key] = stage.folder(folders.runs) / record.metrics["predictions"]
     return report.collect(matrix.recipe, results, unfinished, failed, predictions, left_out)

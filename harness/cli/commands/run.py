@@ -132,10 +132,9 @@ def command(
 
     from harness.runner import fork_server
 
-    # Started first: it imports what workers need while this process reads the recipe.
-    server = (
-        fork_server.ForkServer() if launcher == "local" and fork_server.is_supported() else None
-    )
+    # Started first: it imports what workers need while this process reads the recipe. Launchers
+    # that fork nothing on this machine close it.
+    server = fork_server.ForkServer() if fork_server.is_supported() else None
     with server or nullcontext():
         _run(
             recipe_name,
@@ -174,6 +173,7 @@ def _run(
     import sys
     import threading
     import time
+    from dataclasses import replace
 
     from harness.cli import console, live_table
     from harness.cli.commands import _inputs
@@ -193,7 +193,10 @@ def _run(
     module = names.find("harness.runner.launchers", launcher, "launcher")
     options = parse_options(module.Options, launcher, launcher_options)
     launcher_settings = LauncherSettings(folders, began_at=begin(folders), **settings)
-    if launcher_settings.gpus_per_stage > 1 and launcher != "local":
+    if launcher_settings.fork_server is not None and not module.Options.FORKS_HERE:
+        launcher_settings.fork_server.close()
+        launcher_settings = replace(launcher_settings, fork_server=None)
+    if launcher_settings.gpus_per_stage > 1 and not module.Options.USES_GPUS_TOGETHER:
         raise UserError(
             f"--gpus-per-stage has no effect with --launcher {launcher}.",
             "Use --launcher local on a machine with those GPUs, or run torchrun -m harness.worker "

@@ -153,7 +153,7 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for stage in plan.stages:
-        if stage.kind == "write" or "role" in stage.axes:
+        if stage.spec.in_status == "preparation" or "role" in stage.axes:
             table.add_row(stage.name, Text(*MARKS[states[stage.key]]))
     return table
 
@@ -169,7 +169,7 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
 
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
     for stage in plan.stages:
-        if stage.spec.in_status and "role" not in stage.axes:
+        if stage.spec.in_status == "models" and "role" not in stage.axes:
             own = MODEL_AXES if "model" not in stage.axes else ("model",)
             row = rows.setdefault(
                 tuple(stage.axes.get(axis, "") if axis in own else "" for axis in MODEL_AXES), {}

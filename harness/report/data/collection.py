@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from statistics import median_low
 from typing import Any, NamedTuple
 
 from harness.config.axes import AxisSelection
 from harness.config.recipe import Recipe
+from harness.matrix import stage_kind
 from harness.matrix.expand import expand
 from harness.runner.result import Result
-
-_MODEL_KINDS = ("pretrain", "adopt")
 
 
 class PlannedModel(NamedTuple):
@@ -41,10 +41,22 @@ class Collection:
         """Iterate over all results in the order they were passed."""
         return iter(self.by_key.values())
 
-    @property
+    @cached_property
     def kinds(self) -> list[str]:
-        """Kinds of stages that have results."""
-        return list(self._by_kind)
+        """Kinds of stages that have results, roughly in the order in which a recipe runs them.
+
+        Sorted by the median, over stages of a kind, of the longest chain of needs.
+        """
+        num_before: dict[str, int] = {}  # key -> stages on the longest chain of needs
+
+        def count(result: Result) -> int:
+            if result.key not in num_before:
+                needs = (self.by_key[key] for key in result.needs.values() if key in self.by_key)
+                num_before[result.key] = max((1 + count(need) for need in needs), default=0)
+            return num_before[result.key]
+
+        place = {kind: median_low(map(count, results)) for kind, results in self._by_kind.items()}
+        return sorted(place, key=lambda kind: (place[kind], kind))
 
     def of(self, kind: str) -> list[Result]:
         """Results of one kind of stage, in the recipe's order."""
@@ -104,7 +116,7 @@ class Collection:
             features = (key for role, key in needs.items() if role.split("_")[0] == "features")
             needs = next((self.by_key[key].needs for key in features if key in self.by_key), {})
         model = self.by_key.get(needs.get("model", ""))
-        return model if model is not None and model.kind in _MODEL_KINDS else None
+        return model if model is not None and stage_kind.find(model.kind).makes_model else None
 
     def source_accuracy(self, model: Result) -> float | None:
         """Top-1 on source classes that all models share; None if unknown.

@@ -8,9 +8,10 @@ are fractions in [0, 1].
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import NamedTuple, Protocol, TypeVar
 
-SCRATCH = "scratch"  # the method that trains on the target from random weights
+from harness.config import methods
 
 
 class ModelId(NamedTuple):
@@ -124,6 +125,16 @@ class CoarseRow:
     same_variants: tuple[str, ...] = ()
 
 
+@cache
+def _is_scratch(method: str) -> bool:
+    return method in methods.available() and methods.settings_model(method).NEEDS is None
+
+
+@cache
+def _is_head_only(method: str) -> bool:
+    return method in methods.available() and methods.settings_model(method).TRAINS_HEAD_ONLY
+
+
 @dataclass(frozen=True)
 class TransferRow:
     """Test scores of one model transferred to one target by one method.
@@ -183,7 +194,12 @@ class TransferRow:
     @property
     def is_scratch(self) -> bool:
         """True if the network started from random weights."""
-        return self.kind == SCRATCH
+        return _is_scratch(self.kind)
+
+    @property
+    def is_head_only(self) -> bool:
+        """True if the backbone stayed as it was."""
+        return _is_head_only(self.kind)
 
     @property
     def size(self) -> tuple[float, float]:

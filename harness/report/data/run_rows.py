@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from harness.report.data.collection import Collection
 
 SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
-TRAINED = ("pretrain", "transfer", "evaluate")
-KINDS = ("write", "pretrain", "adopt", "rank", "evaluate", "features", "score", "transfer")
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,9 @@ class UnfinishedRow:
 
 
 def timing_rows(results: Collection) -> list[TimingRow]:
-    """Timing of every stage that trains or evaluates and recorded its steps."""
+    """Timing of every stage that recorded its steps, by kind."""
     rows = []
-    for kind in TRAINED:
+    for kind in results.kinds:
         for result in results.of(kind):
             timing = result.timing
             if per_step_ms := timing.get("per_step_ms"):
@@ -150,7 +148,6 @@ def beton_rows(results: Collection) -> list[BetonRow]:
 
 def stage_rows(results: Collection) -> list[StageRow]:
     """Every finished stage, by kind in the order in which a recipe runs them."""
-    kinds = dict.fromkeys([*KINDS, *sorted(results.kinds)])
     return [
         StageRow(
             kind=kind,
@@ -160,7 +157,7 @@ def stage_rows(results: Collection) -> list[StageRow]:
             wall_s=result.wall_s,
             precision=result.metrics.get("precision") or "",
         )
-        for kind in kinds
+        for kind in results.kinds
         for result in results.of(kind)
     ]
 

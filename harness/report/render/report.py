@@ -72,7 +72,7 @@ def collect(
         results: finished stages; duplicates count once.
         unfinished: names of stages without a result.
         failed: name -> reason, for those that failed.
-        predictions: key of a transfer -> its file of predictions, for tests on images.
+        predictions: key of a stage -> its file of predictions; tests on images read transfers'.
         skipped: names of stages that the shortlist skipped.
     """
     collection = Collection(recipe, results)

@@ -28,6 +28,7 @@ class ScoreMatrix:
     """Scores of M models on D targets. NaN means not measured or unknown.
 
     Attributes:
+        is_head_only: the method leaves the backbone as it is.
         names: of the models.
         scores: float64 [M, D], the targets' own metrics, means over seeds, as fractions.
         logits: float64 [M, D], means over seeds of the logits.
@@ -36,6 +37,7 @@ class ScoreMatrix:
     """
 
     method: str
+    is_head_only: bool
     model_ids: tuple[ModelId, ...]
     names: tuple[str, ...]
     targets: tuple[str, ...]
@@ -64,6 +66,7 @@ class ScoreMatrix:
         columns = np.flatnonzero(measured[rows].all(axis=0))
         return ScoreMatrix(
             self.method,
+            self.is_head_only,
             tuple(self.model_ids[row] for row in rows),
             tuple(self.names[row] for row in rows),
             tuple(self.targets[column] for column in columns),
@@ -119,6 +122,7 @@ def _score_matrix(
     counts = np.where(counts > 0, counts, math.nan)
     return ScoreMatrix(
         method,
+        all(row.is_head_only for row in rows),
         tuple(models),
         tuple(names[model] for model in models),
         tuple(targets),

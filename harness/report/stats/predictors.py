@@ -14,7 +14,6 @@ from harness.report.stats.leaderboard import MIN_MODELS, TOP, ScoreMatrix
 
 Floats = NDArray[np.float64]
 SOURCE_ACCURACY = "source accuracy"
-CHEAP_METHODS = ("fixed", "logreg")
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class PredictorRow:
     """One predictor of one method's accuracy on one target, over the models that have both.
 
     Attributes:
-        predictor: a score, SOURCE_ACCURACY, or the accuracy of a cheaper method.
+        predictor: a score, SOURCE_ACCURACY, or the accuracy of a method that trains the head only.
         method: the method whose accuracy is predicted.
         k: number of models that recall_at_k and relative_accuracy_at_k select.
     """
@@ -65,7 +64,11 @@ class PredictorFit:
 def predictor_rows(
     scores: Iterable[ScoreRow], matrices: Mapping[str, ScoreMatrix]
 ) -> list[PredictorRow]:
-    """Compare every score, source accuracy and cheaper method with each more expensive method."""
+    """Compare predictors with the accuracy of each method.
+
+    Predictors are every score and source accuracy, and methods that train the head only if the
+    method trains more.
+    """
     values: dict[str, dict[tuple[str, ModelId], list[float]]] = {}
     for row in scores:
         values.setdefault(row.name, {}).setdefault((row.target, row.model_id), []).append(row.value)
@@ -106,7 +109,7 @@ def _predictors(
         for target in matrix.targets
     }
     for name, other in matrices.items():
-        if name in CHEAP_METHODS and method not in CHEAP_METHODS:
+        if other.is_head_only and not matrix.is_head_only:
             predictors[f"{name} accuracy"] = {
                 (target, model): float(other.scores[row, column])
                 for row, model in enumerate(other.model_ids)

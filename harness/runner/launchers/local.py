@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, ClassVar, Self
 
 from harness.matrix.stage import Stage
 from harness.runner import stage_state
@@ -42,6 +42,9 @@ from writers.errors import UserError
 
 class Options(LauncherOptions):
     """The local launcher has no options of its own."""
+
+    FORKS_HERE: ClassVar[bool] = True
+    USES_GPUS_TOGETHER: ClassVar[bool] = True
 
 
 @dataclass

@@ -41,4 +41,4 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
         )
 
 
-SPEC = StageKind(version=4, multi_process=True, in_status=True, work=work, workloads=workloads)
+SPEC = StageKind(version=4, multi_process=True, in_status="models", work=work, workloads=workloads)

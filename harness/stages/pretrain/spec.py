@@ -76,7 +76,8 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
 SPEC = StageKind(
     version=6,
     multi_process=True,
-    in_status=True,
+    makes_model=True,
+    in_status="models",
     outputs=(MODEL_FILE,),
     work=work,
     workloads=workloads,

@@ -2,4 +2,4 @@
 
 from harness.matrix.stage_kind import StageKind
 
-SPEC = StageKind(version=3, in_status=True)
+SPEC = StageKind(version=3, in_status="models")

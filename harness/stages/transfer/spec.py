@@ -91,4 +91,4 @@ def _num_images(trial: Trial, num_train_images: int) -> float:
     )
 
 
-SPEC = StageKind(version=7, in_status=True, work=work, workloads=workloads)
+SPEC = StageKind(version=7, in_status="models", work=work, workloads=workloads)

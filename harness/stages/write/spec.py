@@ -16,4 +16,11 @@ def betons(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, i
     return files
 
 
-SPEC = StageKind(version=6, needs_gpu=False, on_demand=True, recorded_outputs=betons)
+SPEC = StageKind(
+    version=6,
+    needs_gpu=False,
+    on_demand=True,
+    in_status="preparation",
+    input_settings=("raw_files",),
+    recorded_outputs=betons,
+)

@@ -58,6 +58,7 @@ def ranking_of(second: np.ndarray) -> list[RankedModel]:
     return ranking(
         ScoreMatrix(
             "full",
+            False,
             models,
             tuple("abcde"),
             tuple(map(str, range(19))),

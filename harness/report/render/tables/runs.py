@@ -8,11 +8,6 @@ from harness.report.render.tables.cells import NONE, interval_cell, number, poin
 from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
 from harness.report.stats.effects import MEASURES, Effect
 
-TIMING_TITLES = {
-    "pretrain": "Pretraining runs",
-    "transfer": "Transfer runs",
-    "evaluate": "Evaluations",
-}
 _MAX_VALUES = 4  # of an environment fact
 
 
@@ -64,13 +59,13 @@ def _interval(effect: Effect) -> Cell:
 
 
 def timing_tables(rows: Sequence[TimingRow]) -> list[Table]:
-    """One table per kind of run. The bars of a table have the same scale."""
+    """One table per kind of stage. The bars of a table have the same scale."""
     tables = []
-    for kind, title in TIMING_TITLES.items():
+    for kind in dict.fromkeys(row.kind for row in rows):
         of_kind = [row for row in rows if row.kind == kind]
-        if of_kind:
-            longest = max(sum(row.spans_ms) for row in of_kind) or 1.0
-            tables.append(_timing_table(f"timing-{kind}", title, of_kind, longest))
+        longest = max(sum(row.spans_ms) for row in of_kind) or 1.0
+        title = f"Time per step: {kind}"
+        tables.append(_timing_table(f"timing-{kind}", title, of_kind, longest))
     return tables
 
 

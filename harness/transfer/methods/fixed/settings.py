@@ -9,6 +9,7 @@ from harness.transfer.methods._network_settings import BnMomentum, idle_bn_momen
 class FixedSettings(TransferSettings):
     """Fixed-feature transfer: the statistics of BatchNorm stay too, unless `bn_stats` is update."""
 
+    TRAINS_HEAD_ONLY: ClassVar[bool] = True
     TRAINS_TOGETHER: ClassVar[bool] = True
 
     grid: DecayGrid = DecayGrid()

@@ -20,6 +20,7 @@ class LogregSettings(MethodSettings):
     """
 
     NEEDS: ClassVar[Role | None] = "features"
+    TRAINS_HEAD_ONLY: ClassVar[bool] = True
 
     lambdas: Annotated[tuple[Positive, ...], Field(min_length=1)] = LAMBDAS
 

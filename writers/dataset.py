@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from writers import names
 from writers.datasets._vtab import NUM_TRAIN, NUM_VAL, VTAB, vtab_1k
 from writers.errors import UserError
 from writers.source import Source, SplitSettings
+
+if TYPE_CHECKING:
+    from writers.labels.settings import LabelTable
 
 __all__ = ["DatasetSpec", "SplitSettings", "open_dataset"]
 
@@ -75,8 +78,19 @@ def spec_of(name: str) -> DatasetSpec:
     return spec
 
 
-def open_dataset(name: str, path: Path | Sequence[Path], settings: SplitSettings) -> Source:
+def open_dataset(
+    name: str,
+    path: Path | Sequence[Path],
+    settings: SplitSettings,
+    labels: "LabelTable | None" = None,
+) -> Source:
     """Open the dataset `name` at a path, or at several paths if its module has `open_all`.
+
+    Args:
+        name: name in `writers/datasets`.
+        path: folder or archive, or several.
+        settings: how to draw missing splits.
+        labels: table of the images' labels. None means that the images' layout has them.
 
     Raises:
         UserError: unknown name or protocol, missing or unexpected files, or val equal to test.
@@ -96,14 +110,36 @@ def open_dataset(name: str, path: Path | Sequence[Path], settings: SplitSettings
             "Give the folder that contains them.",
         )
     settings = replace(settings, protocol=settings.protocol or module.SPEC.default_protocol)
-    source: Source = (
-        module.open(paths[0], settings) if len(paths) == 1 else module.open_all(paths, settings)
-    )
+    source: Source
+    if labels is not None:
+        source = _open_with_labels(module.SPEC, paths, settings, labels)
+    elif len(paths) == 1:
+        source = module.open(paths[0], settings)
+    else:
+        source = module.open_all(paths, settings)
     _refuse_test_as_val(source, paths[0])
     if settings.protocol == VTAB:
         source.splits = vtab_1k(source.splits, settings.seed, source.name)
     source.protocol = settings.protocol
     return source
+
+
+def _open_with_labels(
+    spec: DatasetSpec, paths: Sequence[Path], settings: SplitSettings, labels: "LabelTable"
+) -> Source:
+    from writers.labels.source import open_labeled
+
+    if spec.name != "folder":
+        raise UserError(
+            f"{spec.name} has labels of its own; a table of labels has no effect.",
+            "Use the dataset folder, which is any folder of images, or remove the table.",
+        )
+    if len(paths) > 1:
+        raise UserError(
+            f"A table of labels goes with one folder or archive of images, not {len(paths)}.",
+            "Give the folder that contains them.",
+        )
+    return open_labeled(paths[0], labels, settings, paths[0].name.split(".")[0])
 
 
 COMPARED = 16  # number of images to compare

@@ -6,6 +6,7 @@ tree of class folders, changes nothing.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from writers.dataset import open_dataset
 from writers.errors import UserError
 from writers.formats.files import Files, entries_below
+from writers.labels.settings import LabelTable
 from writers.source import Example, Source, SplitSettings
 
 DOCUMENTATION = ("readme", "license", "licence", "changelog", "citation")
@@ -74,8 +76,25 @@ def state_of(files: Iterable[tuple[str, FileState]]) -> str:
     return digest.hexdigest()
 
 
+def digest_of_table(labels: LabelTable) -> str | None:
+    """Digest of a table of labels and its settings: 20 hex digits. None if it cannot be read."""
+    digest = hashlib.sha256(labels.model_dump_json(exclude={"files"}).encode())
+    try:
+        for path in labels.paths:
+            content = content_digest(path)
+            assert content is not None  # only a stopped computation returns None
+            digest.update(f"{path.name}\0{content}\n".encode(errors="surrogateescape"))
+    except OSError:
+        return None
+    return digest.hexdigest()[:20]
+
+
 def listing_of(
-    dataset: str, path: Path, protocol: str | None, files: Mapping[str, FileState]
+    dataset: str,
+    path: Path,
+    protocol: str | None,
+    files: Mapping[str, FileState],
+    labels: LabelTable | None = None,
 ) -> Listing:
     """List what the dataset's reader finds at a path.
 
@@ -86,12 +105,15 @@ def listing_of(
         path: folder or archive.
         protocol: name of splits; None means the dataset's own.
         files: result of `walk`.
+        labels: table of the images' labels, if there is one.
     """
+    settings = SplitSettings(val=0.0, test=0.0, protocol=protocol)
     try:
-        source = open_dataset(dataset, path, SplitSettings(val=0.0, test=0.0, protocol=protocol))
+        source = open_dataset(dataset, path, settings, labels)
     except UserError:
         names = sorted(files)
-        return Listing(_digest(_sizes(names, files)), frozenset(names))
+        table = [] if labels is None else [f"{digest_of_table(labels)}\n"]
+        return Listing(_digest([*_sizes(names, files), *table]), frozenset(names))
     return _listing(source, files)
 
 
@@ -143,6 +165,7 @@ class DigestedFiles:
 
 
 def _listing(source: Source, files: Mapping[str, FileState]) -> Listing:
+    order = [f"{json.dumps(source.classes)}\n"] if source.multi_label else []  # of the labels
     lines = [
         _line(split, source, example, files)
         for split, examples in source.splits.items()
@@ -151,7 +174,7 @@ def _listing(source: Source, files: Mapping[str, FileState]) -> Listing:
     held_in = sorted(containers(source, files))
     keys = {source.prefix + example.key for split in source.splits.values() for example in split}
     return Listing(
-        _digest([*sorted(lines), *_sizes(held_in, files)]),
+        _digest([*sorted(lines), *order, *_sizes(held_in, files)]),
         frozenset(held_in) | (keys & files.keys()),
     )
 

@@ -149,7 +149,7 @@ def open_source(
         raise UserError(f"{twice[0]} is given twice as a source.", "Name each place once.")
     found_images = _joined({place: _find(place, classes) for place in paths})
     found_images = _labeled(found_images, classes_of)
-    _refuse_unclear_splits(found_images, paths)
+    refuse_unclear_splits(found_images.splits, paths)
     there = {
         class_name for images in found_images.splits.values() for class_name, _ in images.values()
     }
@@ -190,7 +190,7 @@ def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
         for key, (class_name, image) in sorted(images.items())
         if class_name in label
     }
-    stems = [_stem(path) for path in paths.values()]
+    stems = [stem_of(path) for path in paths.values()]
     times = Counter(stems)
     return [
         Example(key, label[images[key][0]], stem if times[stem] == 1 else path)
@@ -274,6 +274,25 @@ def below_class(path: str, class_name: str) -> str:
     )
 
 
+def refuse_unclear_splits(splits: Mapping[str, Collection[object]], paths: Sequence[Path]) -> None:
+    """Raise UserError if only some images have a split, or if none is to train on."""
+    there = {split for split, images in splits.items() if images}
+    if UNSAID in there and len(there) > 1:
+        raise UserError(f"{paths[0]} has parts with a split and parts without one.", layouts())
+    if not there & {"train", UNSAID}:
+        raise UserError(
+            f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"
+            f"{' and '.join(sorted(there))}.",
+            layouts(),
+        )
+
+
+def stem_of(path: str) -> str:
+    """Remove the extension of the last part."""
+    folder, slash, file = path.rpartition("/")
+    return f"{folder}{slash}{file.rsplit('.', 1)[0] or file}"
+
+
 def _find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """Try each kind of source in turn; the default is a tree of class folders."""
     if not path.exists():
@@ -342,18 +361,6 @@ def _joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
     return FoundImages(files, splits, unlabeled=unlabeled, omissions=omitted.omissions())
 
 
-def _refuse_unclear_splits(found_images: FoundImages, paths: Sequence[Path]) -> None:
-    there = {split for split, images in found_images.splits.items() if images}
-    if UNSAID in there and len(there) > 1:
-        raise UserError(f"{paths[0]} has parts with a split and parts without one.", layouts())
-    if not there & {"train", UNSAID}:
-        raise UserError(
-            f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"
-            f"{' and '.join(sorted(there))}.",
-            layouts(),
-        )
-
-
 class _Numbered:
     """Files of several paths, named `<index of the path>/<key>`."""
 
@@ -379,9 +386,3 @@ class _Numbered:
         number, key = name.split("/", 1)
         part = self._parts[int(number)]
         return part, part.prefix + key
-
-
-def _stem(path: str) -> str:
-    """Remove the extension of the last part."""
-    folder, _, file = path.rpartition("/")
-    return f"{folder}/{file.rsplit('.', 1)[0] or file}"

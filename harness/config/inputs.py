@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.model import ModelSettings
-from harness.config.raw_paths import raw_path
+from harness.config.raw_paths import label_table, raw_path
 from harness.config.recipe import DataSettings, Recipe
 from harness.config.zoo_names import is_pattern
 from writers.dataset import spec_of
+from writers.labels.settings import LabelTable
 
 # Name of an input -> digest of its contents. Inputs whose contents are unknown are left out.
 Contents = Mapping[str, str]
@@ -33,7 +34,8 @@ class Images:
     def name(self) -> str:
         """Name in `Contents`: equal for equal images, whatever their splits and encoding."""
         data = self.data
-        return json.dumps(["images", data.dataset, data.path, data.protocol])
+        labels = [] if data.labels is None else [data.labels.model_dump(mode="json")]
+        return json.dumps(["images", data.dataset, data.path, data.protocol, *labels])
 
     @property
     def label(self) -> str:
@@ -43,6 +45,10 @@ class Images:
     def path(self, raw: Path) -> Path:
         """Folder or archive of the images."""
         return raw_path(self.data, raw)
+
+    def table(self, raw: Path) -> LabelTable | None:
+        """Table of their labels, if there is one."""
+        return label_table(self.data, raw)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,17 @@ from pathlib import Path
 
 from harness.config.recipe import DataSettings, Recipe
 from writers import names
+from writers.labels.settings import LabelTable
 
 
 def raw_path(data: DataSettings, raw: Path) -> Path:
     """Path of a dataset's images: absolute, or below the raw folder."""
     return raw / Path(data.path or raw_folder(data.dataset)).expanduser()
+
+
+def label_table(data: DataSettings, raw: Path) -> LabelTable | None:
+    """Table of a dataset's labels, if there is one: absolute, or below the raw folder."""
+    return None if data.labels is None else data.labels.below(raw)
 
 
 def raw_folder(dataset: str) -> str:
@@ -25,7 +31,13 @@ def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str
     for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
         spec = import_module(f"writers.datasets.{data.dataset}").SPEC
         path = raw_path(data, raw)
-        if data.label in labels and not spec.generated and not path.exists():
+        if data.label not in labels or spec.generated:
+            continue
+        table = label_table(data, raw)
+        absent = next((file for file in (table.paths if table else ()) if not file.exists()), None)
+        if absent is not None:
+            missing_data[data.label] = f"There is no table of labels {absent}."
+        if not path.exists():
             missing_data[data.label] = f"There is no {path}." + (
                 f" {spec.title}: {spec.where}" if data.dataset != "folder" else ""
             )

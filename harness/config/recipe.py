@@ -39,6 +39,8 @@ from harness.config.transfer import MethodSettings
 from loaders.interpolation import Interpolation
 from writers import names
 from writers.beton.encoding import Encoding
+from writers.dataset import spec_of
+from writers.labels.settings import LabelTable
 from writers.subset.spec import SubsetSpec
 from writers.text_names import printable
 
@@ -60,6 +62,9 @@ class DataSettings(Settings):
             manifest records the differences.
         metric: None means the dataset's own metric (`folder`: top1).
         encoding: None means the recipe's.
+        labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
+            $HARNESS_RAW. `several: true` declares several labels per image (targets only). None
+            means that the images' folders, or the records of shards, are the labels.
     """
 
     dataset: str = "folder"
@@ -72,6 +77,7 @@ class DataSettings(Settings):
     accept_counts: bool = False
     metric: Metric | None = None
     encoding: Encoding | None = None
+    labels: LabelTable | None = None
 
     @field_validator("dataset")
     @classmethod
@@ -82,7 +88,15 @@ class DataSettings(Settings):
         """Dump every setting that has an effect on writing these splits."""
         settings = self.resolved()
         unused = {"encoding", "metric"} | ({"test"} if "test" not in splits else set())
+        unused |= {"labels"} if self.labels is None else set()
         return {name: settings[name] for name in settings if name not in unused}
+
+    @property
+    def own_metric(self) -> Metric:
+        """Metric of the dataset, unless the recipe sets another."""
+        if self.labels is not None and self.labels.several:
+            return "map11"
+        return spec_of(self.dataset).metric
 
     @property
     def label(self) -> str:

@@ -39,6 +39,7 @@ def schema() -> JSON:
         definition["description"] = definition.get("description", "").split("\n\n")[0]
     definitions["SubsetSpec"] = _subset(definitions)
     definitions["ModelSettings"] = {"anyOf": [{"type": "string"}, definitions["ModelSettings"]]}
+    definitions["LabelTable"] = _label_table(definitions["LabelTable"])
     definitions["DataSettings"]["properties"]["dataset"] = _known(
         "dataset", names.names("writers.datasets")
     )
@@ -95,6 +96,15 @@ def _methods(definitions: JSON) -> list[JSON]:
 def text() -> str:
     """Content of the schema's file."""
     return json.dumps(schema(), indent=1) + "\n"
+
+
+def _label_table(definition: JSON) -> JSON:
+    """Schema of a table of labels: a file, a list of files, or settings."""
+    properties = definition["properties"]
+    text = {"type": "string"}
+    for name in ("files", "label_columns"):
+        properties[name] = {"anyOf": [text, properties[name]]}
+    return {"anyOf": [text, {"type": "array", "items": text}, definition]}
 
 
 def _subset(definitions: JSON) -> JSON:

@@ -321,7 +321,14 @@ def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
     )
     for place, data in (*source, *targets):
         spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
-        own = spec.metric
+        own = data.own_metric
+        if data.labels is not None and data.dataset != "folder":
+            mistakes.append(
+                (
+                    (*place, "labels"),
+                    f"{data.dataset} has labels of its own; a table goes with dataset: folder.",
+                )
+            )
         if data.protocol not in (None, *spec.protocols):
             known = ", ".join(spec.protocols) or "its own splits only"
             mistakes.append(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from harness.config import grid
@@ -150,4 +149,4 @@ def _architecture(model: Stage) -> JSON:
 
 
 def _metric(target: DataSettings) -> str:
-    return target.metric or str(import_module(f"writers.datasets.{target.dataset}").SPEC.metric)
+    return target.metric or target.own_metric

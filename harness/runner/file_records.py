@@ -22,7 +22,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.config.inputs import Images
 from harness.system.atomic_write import write_atomically
-from writers.raw_files import FileState, Listing, content_digest, listing_of, state_of, walk
+from writers.raw_files import (
+    FileState,
+    Listing,
+    content_digest,
+    digest_of_table,
+    listing_of,
+    state_of,
+    walk,
+)
 
 MAX_STATES = 100  # older states are forgotten; their files are compared again
 NUM_READERS = 8
@@ -106,13 +114,18 @@ def contents_of_images(
     """
     path = images.path(raw)
     state = state_of(walk(path) if files is None else files.items())
+    table = images.table(raw)
+    if table is not None:
+        for file in table.paths:
+            file.stat()
+        state = f"{state} {digest_of_table(table)}"
     known = read_states(images.name, runs)
     if state in known.contents:
         if known.last != known.contents[state]:
             remember(images.name, runs, state, known.contents[state])
         return known.contents[state]
     files = dict(walk(path)) if files is None else files
-    listing = listing_of(images.data.dataset, path, images.data.protocol, files)
+    listing = listing_of(images.data.dataset, path, images.data.protocol, files, table)
     contents = _compare(images.name, runs, path, listing, files, on_read)
     remember(images.name, runs, state, contents)
     return contents

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from writers.beton.store import Manifest, read_manifest
 from writers.dataset import open_dataset
+from writers.labels.settings import LabelTable
 from writers.lock import locked
-from writers.raw_files import walk
+from writers.raw_files import digest_of_table, walk
 from writers.source import Source, SplitSettings
 
 
@@ -37,10 +38,14 @@ class Origin(BaseModel):
     split_seed: int
     protocol: str | None
     files: str  # sha256 of names, sizes and modification times of all source files
+    labels: str | None = None  # digest of the table of labels and its settings, if there is one
 
 
 def open_with_origin(
-    name: str, paths: Sequence[Path], settings: SplitSettings
+    name: str,
+    paths: Sequence[Path],
+    settings: SplitSettings,
+    labels: LabelTable | None = None,
 ) -> tuple[Source, Origin | None]:
     """Call `open_dataset` and return the origin of its images, or None if unreadable.
 
@@ -48,7 +53,8 @@ def open_with_origin(
     changed later. Raises UserError as `open_dataset` does.
     """
     files = _state(paths)
-    source = open_dataset(name, paths, settings)
+    table = digest_of_table(labels) if labels is not None else None
+    source = open_dataset(name, paths, settings, labels)
     if files is None:  # generated on first use
         files = _state(paths)
     if files is None:
@@ -60,6 +66,7 @@ def open_with_origin(
         split_seed=settings.seed,
         protocol=source.protocol,
         files=files,
+        labels=table,
     )
 
 

@@ -40,7 +40,7 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
         UserError: no images, or folders that do not match the layout.
     """
     omitted = OmissionLog()
-    files, images = _list_images(path, omitted)
+    files, images = list_images(path, omitted)
     prefix, names = _without_wrapping(images)
     in_tree = {prefix + name for name in names}
     outside = [name for name in images if name not in in_tree]
@@ -62,10 +62,20 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     return FoundImages(files, splits, prefix, unlabeled, omitted.omissions())
 
 
-def _list_images(path: Path, omitted: OmissionLog) -> tuple[ListedFiles, list[str]]:
-    """List the images of a folder or archive by name, and if that is unknown by content."""
+def list_images(
+    path: Path, omitted: OmissionLog, known: Collection[str] = ()
+) -> tuple[ListedFiles, list[str]]:
+    """List the images of a folder or archive by name, and if that is unknown by content.
+
+    Args:
+        path: folder or archive.
+        omitted: counts the other files.
+        known: names of files that have another purpose; they are not counted.
+    """
 
     def keep(name: str) -> bool:
+        if name in known:
+            return False
         *folders, file = name.split("/")
         if file.startswith(".") or any(map(is_system_folder, folders)):
             omitted.add("hidden and system files", name)

@@ -33,6 +33,12 @@ OPTIONS_OF_IMAGES = frozenset(
         "on_error",
         "accept_counts",
         "protocol",
+        "label_files",
+        "file_column",
+        "label_columns",
+        "split_column",
+        "separator",
+        "several",
     }
 )
 Conversion = Literal["index", "dct", "passthrough"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from harness.cli import completion
+from harness.cli.commands._label_options import label_options
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from writers.beton.encoding import Encoding
     from writers.beton.store import Manifest
+    from writers.labels.settings import LabelTable
 
 
 @click.command(short_help="Write images as FFCV beton files with manifests.")
@@ -151,6 +153,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to do about an unreadable image; the manifest lists skipped images.",
 )
+@label_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests.")
 @folder_options
 def command(
@@ -167,12 +170,13 @@ def command(
     """Write images as FFCV beton files with manifests: train.beton, val.beton and so on.
 
     The examples write 900 classes of a tree, official tars or shards; any tree of class folders;
-    generated images; and 900 classes copied from betons without decoding.
+    images with labels in a table; generated images; and 900 classes copied without decoding.
 
     \b
     Examples:
     harness write-beton --subset in900 --source /data/imagenet
     harness write-beton --source photos/
+    harness write-beton --source dogs/ --labels dogs/labels.csv
     harness write-beton --dataset synthetic_things
     harness write-beton --subset in900 --from data/imagenet-all
     """
@@ -222,6 +226,7 @@ def _write(
     on_error: Literal["fail", "skip"],
     check: bool,
     accept_counts: bool,
+    labels: "LabelTable | None",
     **encoding_options: Any,
 ) -> list[tuple[Path, "Manifest"]]:
     from harness.cli import console
@@ -245,7 +250,10 @@ def _write(
         )
     paths = [source.expanduser() for source in sources] or [folders.raw / raw_folder(name)]
     opened, origin = open_with_origin(
-        name, paths, SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol)
+        name,
+        paths,
+        SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol),
+        labels,
     )
     for omission in opened.omissions:
         click.echo(f"Not read: {omission}", err=True)

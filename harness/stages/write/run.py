@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.config.raw_paths import raw_path
+from harness.config.raw_paths import label_table, raw_path
 from harness.config.recipe import DataSettings
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.runner.result import Result
@@ -42,7 +42,10 @@ def run(context: StageContext) -> Outcome:
     splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
     raw_files = config.get("raw_files")
     raw = RawInput(data, raw_files, context) if raw_files is not None else None
-    source, origin = open_with_origin(data.dataset, [raw_path(data, context.raw)], splits)
+    source, origin = open_with_origin(
+        data.dataset, [raw_path(data, context.raw)], splits, label_table(data, context.raw)
+    )
+    _check_several(source, data)
     read = raw.digest_reads(source) if raw is not None else None
     for omission in source.omissions:
         print(f"Not read: {omission}", flush=True)
@@ -142,6 +145,15 @@ def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None
         ranking,
         class_counts=source.class_counts(),
     )
+
+
+def _check_several(source: Source, data: DataSettings) -> None:
+    """Raise UserError if the images have several labels and the recipe does not declare it."""
+    if source.multi_label and data.own_metric != "map11":
+        raise UserError(
+            f"Images of {data.label} have several labels.",
+            "Set `several: true` of its `labels`; its metric is then the mean average precision.",
+        )
 
 
 def _manifest(file: Path) -> Manifest | None:

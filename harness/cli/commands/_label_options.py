@@ -1,0 +1,90 @@
+"""Options of commands that read labels from a table."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from writers.labels.settings import LabelTable
+
+OPTIONS = (
+    click.option(
+        "--labels",
+        "label_files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="CSV|JSON|PARQUET",
+        help="Table of the images' labels, instead of class folders: a row per image with its file "
+        "name and label. May be repeated, as train.csv and val.csv.",
+    ),
+    click.option(
+        "--labels-file-column",
+        "file_column",
+        metavar="NAME",
+        help="Column of file names, with or without ending. Default: recognized, such as image_id.",
+    ),
+    click.option(
+        "--labels-column",
+        "label_columns",
+        multiple=True,
+        metavar="NAME",
+        help="Column of labels; may be repeated, for columns of 0 and 1 per class. Default: "
+        "recognized.",
+    ),
+    click.option(
+        "--labels-split-column",
+        "split_column",
+        metavar="NAME",
+        help="Column of splits; an empty name means none. Default: recognized, such as split.",
+    ),
+    click.option(
+        "--labels-separator",
+        "separator",
+        metavar="TEXT",
+        help="Text between several labels of an image, such as a space.",
+    ),
+    click.option(
+        "--labels-several/--labels-single",
+        "several",
+        default=None,
+        help="Whether images may have several labels. Default: decided by the table.",
+    ),
+)
+
+
+def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command receives `labels`, a LabelTable or None."""
+
+    @functools.wraps(command)
+    def with_table(*args: Any, **options: Any) -> Any:
+        names = ("label_files", "file_column", "label_columns", "split_column", "separator")
+        given = {name: options.pop(name) for name in (*names, "several")}
+        return command(*args, labels=_table(**given), **options)
+
+    for option in reversed(OPTIONS):
+        with_table = option(with_table)
+    return with_table
+
+
+def _table(*, label_files: tuple[Path, ...], **settings: Any) -> "LabelTable | None":
+    """Make the settings. Raises UserError for options without effect."""
+    from writers.errors import UserError
+
+    if not label_files:
+        if any(value not in (None, ()) for value in settings.values()):
+            raise UserError(
+                "Options of a table of labels have no effect without one.", "Add --labels FILE."
+            )
+        return None
+    from pydantic import ValidationError
+
+    from writers.labels.settings import LabelTable
+
+    files = tuple(str(file.expanduser()) for file in label_files)
+    try:
+        return LabelTable.model_validate({"files": files, **settings})
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error

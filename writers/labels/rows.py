@@ -1,0 +1,217 @@
+"""Rows of a table of labels: CSV, TSV, JSON, JSON Lines and Parquet, with the numbers of rows.
+
+    file,label          [{"file": "1.jpg", "label": "cat"}]     {"1.jpg": "cat", "2.jpg": "dog"}
+    1.jpg,cat           {"1.jpg": ["cat", "dog"]}               COCO's images and annotations
+
+The number of a row is its line in a CSV and in JSON Lines, and counts from 1 elsewhere.
+"""
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from writers.errors import UserError
+
+MAX_BYTES = 2**30
+MAX_ROWS = 50_000_000
+MAX_LISTED = 12  # columns named in a message
+DELIMITERS = ",;\t|"
+ACCEPTED = "Accepted: .csv, .tsv, .json, .jsonl and .parquet."
+
+
+@dataclass(frozen=True)
+class Table:
+    """Content of a table.
+
+    Attributes:
+        path: the file.
+        columns: names of the columns.
+        rows: number of the row, and its values in the order of the columns. None means no value.
+        ragged: numbers of rows that have more or fewer values than columns.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[int, tuple[Any, ...]]]
+    ragged: Sequence[int] = ()
+
+    def listed(self) -> str:
+        """Name the columns, for messages."""
+        more = ", ..." if len(self.columns) > MAX_LISTED else ""
+        return ", ".join(self.columns[:MAX_LISTED]) + more
+
+
+def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) -> Table:
+    """Read a table.
+
+    Args:
+        path: the file; its ending names its format.
+        wanted: returns True for the columns of a Parquet file to read. Others have no values.
+
+    Raises:
+        UserError: no such file, another format, damage, or a file of unusual size.
+    """
+    readers: dict[str, Callable[[Path], Table]] = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".json": _read_json,
+        ".jsonl": _read_json_lines,
+        ".ndjson": _read_json_lines,
+    }
+    ending = path.suffix.lower()
+    if not path.exists():
+        raise UserError(f"There is no table of labels {path}.", ACCEPTED)
+    if not path.is_file():
+        raise UserError(f"The table of labels {path} is not a file.", ACCEPTED)
+    try:
+        if ending == ".parquet":
+            return _read_parquet(path, wanted)
+        if ending not in readers:
+            raise UserError(f"{path} is not a table of labels that can be read.", ACCEPTED)
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(
+                f"{path} has {path.stat().st_size / 1e9:.1f} GB, more than a table of labels.",
+                "Write it as Parquet.",
+            )
+        return readers[ending](path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _read_csv(path: Path) -> Table:
+    text = _text(path)
+    header = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows: list[tuple[int, tuple[Any, ...]]] = []
+    ragged: list[int] = []
+    columns: tuple[str, ...] = ()
+    begin = 1
+    try:
+        for fields in reader:
+            if not columns:
+                columns = tuple(field.strip() for field in fields)
+            elif len(fields) == len(columns):
+                rows.append((begin, tuple(fields)))
+            elif any(field.strip() for field in fields):
+                ragged.append(begin)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, row {begin}: {error}.", "Is it a CSV?") from error
+    return Table(path, columns, rows, ragged)
+
+
+def _read_json(path: Path) -> Table:
+    try:
+        content = json.loads(_text(path), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not JSON: {error}.", "One object per line is .jsonl."
+        ) from error
+    if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+        content = _coco(content, path)
+    if isinstance(content, dict):
+        return _of_records(path, _by_file(content))
+    if isinstance(content, list):
+        return _of_records(path, enumerate(content, start=1))
+    raise UserError(f"{path} is neither a list of records nor files with labels.", ACCEPTED)
+
+
+def _read_json_lines(path: Path) -> Table:
+    def records() -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(_text(path).splitlines(), start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}, row {number}, is not JSON: {error}.") from error
+
+    return _of_records(path, records())
+
+
+def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            "Reading a Parquet table needs pyarrow.", "pip install 'harness[parquet]'"
+        ) from error
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        if file.metadata.num_rows > MAX_ROWS:
+            raise UserError(f"{path} has {file.metadata.num_rows:,} rows, too many for labels.")
+        read = [name for name in names if wanted(name) and names.count(name) == 1]
+        table = file.read(read, use_threads=False)
+        values = {name: table[name].to_pylist() for name in read}
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow raises its own exception types
+        raise UserError(
+            f"{path} is not a complete Parquet file: {str(error).splitlines()[0]}"
+        ) from error
+    empty = [None] * file.metadata.num_rows
+    columns = zip(*(values.get(name, empty) for name in names), strict=True)
+    return Table(path, tuple(names), list(enumerate(columns, start=1)))
+
+
+def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object. Raises ValueError for a key that repeats: JSON would keep the last one."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key '{twice}' is there twice")
+    return content
+
+
+def _by_file(content: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+    """Make records of {file: label}, {file: [labels]} or {file: {column: value}}."""
+    for number, (file, value) in enumerate(content.items(), start=1):
+        own = value if isinstance(value, dict) else {"label": value}
+        yield number, {"file": file, **own}
+
+
+def _coco(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Records of COCO's form: the distinct categories of the annotations of each image."""
+    try:
+        names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
+        labels: dict[Any, dict[str, None]] = defaultdict(dict)
+        for annotation in content["annotations"]:
+            label = annotation["category_id"]
+            labels[annotation["image_id"]][names.get(label, str(label))] = None
+        return [
+            {"file": image["file_name"], "labels": list(labels.get(image["id"], ()))}
+            for image in content["images"]
+        ]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} has images and annotations in another form than COCO's: {error!r}.", ACCEPTED
+        ) from error
+
+
+def _of_records(path: Path, records: "Iterator[tuple[int, Any]] | enumerate[Any]") -> Table:
+    columns: dict[str, int] = {}
+    values: list[tuple[int, dict[str, Any]]] = []
+    for number, record in records:
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path}, row {number}, is not a record of columns and values.", ACCEPTED
+            )
+        values.append((number, record))
+        for column in record:
+            columns.setdefault(column, len(columns))
+    rows = [(number, tuple(map(record.get, columns))) for number, record in values]
+    return Table(path, tuple(columns), rows)
+
+
+def _text(path: Path) -> str:
+    """Read text; bytes that are not UTF-8 become surrogates, as in file names."""
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "surrogateescape")

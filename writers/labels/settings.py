@@ -1,0 +1,73 @@
+"""Which table has the labels of the images, and what its columns mean."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class LabelTable(BaseModel):
+    """Table with a row per image: its file, its label or labels, and possibly its split.
+
+    In a recipe, the name of one file, or a list of names, stands for `files`. Columns without a
+    setting are recognized by the names that people use.
+
+    Attributes:
+        files: CSV, TSV, JSON, JSON Lines or Parquet; in a recipe, relative to $HARNESS_RAW. Several
+            files are parts of one table; each is of the split in its name, such as val.csv.
+        file_column: names of image files, with or without ending, relative to the images' folder.
+        label_columns: one column of labels, or one column of 0 and 1 per class.
+        split_column: train, val or test, as people write them. Empty text means no column.
+        separator: text between several labels of an image. Empty text means that each text is one
+            label.
+        several: whether images may have several labels. None decides by the table: lists, a
+            separator, or columns of 0 and 1 with other than one 1 in some row.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    files: Annotated[tuple[Text, ...], Field(min_length=1)]
+    file_column: Text | None = None
+    label_columns: tuple[Text, ...] = ()
+    split_column: str | None = None
+    separator: str | None = None
+    several: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_names(cls, value: Any) -> Any:
+        if isinstance(value, str | list | tuple):
+            value = {"files": value}
+        if isinstance(value, dict):
+            return {
+                name: _as_tuple(own) if name in ("files", "label_columns") else own
+                for name, own in value.items()
+            }
+        return value
+
+    @model_validator(mode="after")
+    def _check_consistent(self) -> Self:
+        if len(set(self.files)) < len(self.files):
+            raise ValueError("the table of labels names a file twice")
+        if self.separator and self.several is False:
+            raise ValueError("a separator of labels has no effect if each image has one label")
+        return self
+
+    def below(self, folder: Path) -> "LabelTable":
+        """Return the settings with file names that are relative to `folder`."""
+        files = tuple(str(folder / Path(file).expanduser()) for file in self.files)
+        return self.model_copy(update={"files": files})
+
+    @property
+    def paths(self) -> list[Path]:
+        """Paths of the files."""
+        return [Path(file) for file in self.files]
+
+
+def _as_tuple(value: Any) -> Any:
+    """Return a list, or a single name, as a tuple."""
+    return (
+        (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    )

@@ -61,7 +61,7 @@ static int has_slow_pdep(void) {
 
 static int has_vbmi(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
 }
 
 /* Ice Lake, which lacks bf16, lowers its clock for 512-bit code: it keeps AVX2. */

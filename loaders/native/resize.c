@@ -33,7 +33,7 @@ static void *take(struct arena *arena, size_t size) {
 
 static void lay_out_weights(struct weights *weights, int64_t source, int64_t target, enum interpolation interpolation,
                             int for_vectors, struct arena *arena) {
-    int64_t padded = round_up(target, 16), most = most_needed(source, target, interpolation), pairs = (most + 1) / 2;
+    int64_t padded = round_up(target, 32), most = most_needed(source, target, interpolation), pairs = (most + 1) / 2;
     weights->target = target;
     weights->stride = round_up(most, 16);
     weights->starts = take(arena, target * sizeof(int32_t));
@@ -196,10 +196,11 @@ INLINE_AVX2 __m256i load_two(const uint8_t *low, const uint8_t *high) {
                                    _mm_loadu_si128((const __m128i *)high), 1);
 }
 
-INLINE_AVX2 __m256i rounded_across(__m256i low, __m256i high) {
-    const __m256i half = _mm256_set1_epi32(1 << (ROUND_ACROSS - 1));
-    __m256i row = _mm256_packs_epi32(_mm256_srai_epi32(_mm256_add_epi32(low, half), ROUND_ACROSS),
-                                     _mm256_srai_epi32(_mm256_add_epi32(high, half), ROUND_ACROSS));
+/* Sums that began with half a unit. */
+INLINE_AVX2 __m256i shifted_across(const struct weights *weights, __m256i low, __m256i high) {
+    __m256i row = _mm256_packs_epi32(_mm256_srai_epi32(low, ROUND_ACROSS), _mm256_srai_epi32(high, ROUND_ACROSS));
+    if (!weights->has_negative)
+        return row;
     return _mm256_max_epi16(_mm256_min_epi16(row, _mm256_set1_epi16(MOST_ACROSS)), _mm256_setzero_si256());
 }
 
@@ -208,17 +209,18 @@ INLINE_AVX2 __m256i rounded_across(__m256i low, __m256i high) {
  * constant for its usual values. */
 INLINE_AVX2 void resize_narrow(const uint8_t *row, const struct weights *weights, int64_t pairs, int16_t *result) {
     const __m256i *shuffles = (const __m256i *)weights->shuffles, *values = (const __m256i *)weights->pair_values;
+    const __m256i half = _mm256_set1_epi32(1 << (ROUND_ACROSS - 1));
     for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
         const int32_t *bases = weights->bases + 4 * block;
         __m256i even = load_two(row + bases[0], row + bases[2]), odd = load_two(row + bases[1], row + bases[3]);
-        __m256i even_sum = _mm256_setzero_si256(), odd_sum = _mm256_setzero_si256();
+        __m256i even_sum = half, odd_sum = half;
         for (int64_t pair = 0; pair < pairs; pair++, shuffles += 2, values += 2) {
             even_sum = _mm256_add_epi32(even_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(even, _mm256_loadu_si256(shuffles)),
                                                                     _mm256_loadu_si256(values)));
             odd_sum = _mm256_add_epi32(odd_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(odd, _mm256_loadu_si256(shuffles + 1)),
                                                                   _mm256_loadu_si256(values + 1)));
         }
-        _mm256_storeu_si256((__m256i *)(result + 16 * block), rounded_across(even_sum, odd_sum));
+        _mm256_storeu_si256((__m256i *)(result + 16 * block), shifted_across(weights, even_sum, odd_sum));
     }
 }
 
@@ -233,6 +235,7 @@ INLINE_AVX2 __m256i weighted(const uint8_t *from, const int16_t *values, int64_t
 
 /* Any scale: 4 output pixels at a time, each the sum of products over its own source pixels. */
 INLINE_AVX2 void resize_wide(const uint8_t *row, const struct weights *weights, int16_t *result) {
+    const __m256i half = _mm256_set1_epi32(1 << (ROUND_ACROSS - 1));
     for (int64_t x = 0; x < weights->target; x += 4) {
         __m256i sums[4];
         for (int64_t j = 0; j < 4; j++) {
@@ -240,8 +243,8 @@ INLINE_AVX2 void resize_wide(const uint8_t *row, const struct weights *weights, 
             sums[j] = weighted(row + weights->starts[i], weights->values + i * weights->stride, weights->counts[i]);
         }
         __m256i four = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
-        four = _mm256_add_epi32(four, _mm256_permute2x128_si256(four, four, 1));
-        _mm_storel_epi64((__m128i *)(result + x), _mm256_castsi256_si128(rounded_across(four, four)));
+        four = _mm256_add_epi32(_mm256_add_epi32(four, _mm256_permute2x128_si256(four, four, 1)), half);
+        _mm_storel_epi64((__m128i *)(result + x), _mm256_castsi256_si128(shifted_across(weights, four, four)));
     }
 }
 

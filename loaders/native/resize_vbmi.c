@@ -1,5 +1,5 @@
-/* The resize in AVX-512 VBMI: the same sums as in resize.c, 16 output pixels of a 64-byte window at
- * a time across, and 32 columns at a time down. */
+/* The resize in AVX-512 VBMI: the same sums as in resize.c, 16 output pixels of each 64-byte
+ * window across, and 32 columns at a time down. Intel since Ice Lake and AMD since Zen 4 have VNNI, which adds products, too. */
 
 #include <string.h>
 
@@ -10,21 +10,32 @@
 
 #define INLINE_VBMI TARGET_VBMI static inline __attribute__((always_inline))
 
-/* Levels of 16 output pixels; `pairs` is weights->pairs, a compile-time constant for its usual
- * values. */
+/* Words of two vectors after packing, which works on each 128 bits: in order. */
+INLINE_VBMI __m512i in_order(__m512i packed) {
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), packed);
+}
+
+/* Sums of 16 output pixels in units of 1 / 2^14 level. */
+INLINE_VBMI __m512i sum_window(const uint8_t *from, const uint8_t *shuffles, const int16_t *values, int64_t pairs) {
+    __m512i window = _mm512_loadu_si512(from), sum = _mm512_set1_epi32(1 << (ROUND_ACROSS - 1));
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        __m512i levels = _mm512_maskz_permutexvar_epi8(0x5555555555555555, _mm512_loadu_si512(shuffles + 64 * pair), window);
+        sum = _mm512_dpwssd_epi32(sum, levels, _mm512_loadu_si512(values + 32 * pair));
+    }
+    return _mm512_srai_epi32(sum, ROUND_ACROSS);
+}
+
+/* 32 output pixels at a time; `pairs` is weights->pairs, a compile-time constant for its usual values. */
 INLINE_VBMI void resize_windows(const uint8_t *row, const struct weights *weights, int64_t pairs, int16_t *result) {
-    const uint8_t *shuffles = weights->shuffles;
-    const int16_t *values = weights->pair_values;
-    const __m512i half = _mm512_set1_epi32(1 << (ROUND_ACROSS - 1));
-    for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
-        __m512i window = _mm512_loadu_si512(row + weights->bases[block]), sum = half;
-        for (int64_t pair = 0; pair < pairs; pair++, shuffles += 64, values += 32) {
-            __m512i levels = _mm512_maskz_permutexvar_epi8(0x5555555555555555, _mm512_loadu_si512(shuffles), window);
-            sum = _mm512_add_epi32(sum, _mm512_madd_epi16(levels, _mm512_loadu_si512(values)));
-        }
-        __m256i levels = _mm512_cvtsepi32_epi16(_mm512_srai_epi32(sum, ROUND_ACROSS));
-        levels = _mm256_max_epi16(_mm256_min_epi16(levels, _mm256_set1_epi16(MOST_ACROSS)), _mm256_setzero_si256());
-        _mm256_storeu_si256((__m256i *)(result + 16 * block), levels);
+    for (int64_t block = 0; block < (weights->target + 15) / 16; block += 2) {
+        const uint8_t *shuffles = weights->shuffles + 64 * block * pairs;
+        const int16_t *values = weights->pair_values + 32 * block * pairs;
+        __m512i low = sum_window(row + weights->bases[block], shuffles, values, pairs);
+        __m512i high = sum_window(row + weights->bases[block + 1], shuffles + 64 * pairs, values + 32 * pairs, pairs);
+        __m512i levels = in_order(_mm512_packs_epi32(low, high));
+        if (weights->has_negative)
+            levels = _mm512_max_epi16(_mm512_min_epi16(levels, _mm512_set1_epi16(MOST_ACROSS)), _mm512_setzero_si512());
+        _mm512_storeu_si512(result + 16 * block, levels);
     }
 }
 
@@ -48,16 +59,16 @@ INLINE_VBMI __m512i pair_of(const int16_t *values, int64_t pair) {
 
 /* Rows in pairs, as in resize.c. */
 INLINE_VBMI void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count, uint8_t *result) {
-    const __m512i half = _mm512_set1_epi32(1 << (ROUND_DOWN - 1)), order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m512i half = _mm512_set1_epi32(1 << (ROUND_DOWN - 1));
     for (int64_t x = 0; x < count; x += 32) {
         __m512i low = half, high = half;
         for (int64_t pair = 0; pair < pairs; pair++) {
             __m512i first = _mm512_loadu_si512(rows[2 * pair] + x), second = _mm512_loadu_si512(rows[2 * pair + 1] + x);
-            low = _mm512_add_epi32(low, _mm512_madd_epi16(_mm512_unpacklo_epi16(first, second), pair_of(values, pair)));
-            high = _mm512_add_epi32(high, _mm512_madd_epi16(_mm512_unpackhi_epi16(first, second), pair_of(values, pair)));
+            low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(first, second), pair_of(values, pair));
+            high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(first, second), pair_of(values, pair));
         }
         __m512i words = _mm512_packs_epi32(_mm512_srai_epi32(low, ROUND_DOWN), _mm512_srai_epi32(high, ROUND_DOWN));
-        __m512i levels = _mm512_permutexvar_epi64(order, _mm512_packus_epi16(words, words));
+        __m512i levels = in_order(_mm512_packus_epi16(words, words));
         _mm256_storeu_si256((__m256i *)(result + x), _mm512_castsi512_si256(levels));
     }
 }

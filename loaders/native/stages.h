@@ -23,6 +23,7 @@ struct weights {
     int16_t *values;            /* [target, stride], 0 after `counts` */
     int64_t target, stride;     /* stride: a multiple of 16 */
     int64_t most;               /* of `counts` */
+    int has_negative;           /* weights, so that sums may be out of range */
     /* The same for vector code, if groups of 4 output pixels need at most 16 source pixels (is_narrow). For each 16 output pixels
      * and each pair of their source pixels, the groups 0 and 2, then 1 and 3: */
     int is_narrow;
@@ -31,7 +32,7 @@ struct weights {
     uint8_t *shuffles;          /* [target / 16, pairs, 2, 32] which of the 16 bytes, as words */
     int16_t *pair_values;       /* [target / 16, pairs, 2, 16] */
     /* With stages->has_windows, is_narrow means that groups of 16 output pixels need at most 64 source pixels, and the tables are
-     * bases [target / 16], shuffles [target / 16, pairs, 64] with an undefined byte after each, and pair_values likewise. */
+     * bases [target / 16], an even number of them, shuffles [target / 16, pairs, 64] with an undefined byte after each, and pair_values likewise. */
 };
 
 struct lanes;
@@ -90,7 +91,7 @@ const struct stages *stages_of(enum isa isa);
 #define HAS_AVX2 1
 #define TARGET_AVX2 __attribute__((target("avx2,f16c,bmi,bmi2,popcnt,lzcnt,movbe")))
 #define TARGET_VBMI \
-    __attribute__((target("avx2,f16c,bmi,bmi2,popcnt,lzcnt,movbe,avx512f,avx512bw,avx512vl,avx512vbmi,prefer-vector-width=512")))
+    __attribute__((target("avx2,f16c,bmi,bmi2,popcnt,lzcnt,movbe,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,prefer-vector-width=512")))
 #else
 #define HAS_AVX2 0
 #endif

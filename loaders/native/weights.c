@@ -116,6 +116,7 @@ static void fill_linear(struct weights *weights, int64_t source, int64_t target,
 
 void fill_weights(struct weights *weights, int64_t source, int64_t target, enum interpolation interpolation, int mirrored) {
     weights->most = 0;
+    weights->has_negative = interpolation == BICUBIC;
     memset(weights->values, 0, target * weights->stride * sizeof *weights->values);
     if (interpolation == AREA && source > target) {
         fill_shares(weights, source, target, mirrored);
@@ -138,7 +139,7 @@ void fill_windows(struct weights *weights) {
     weights->pairs = (weights->most + 1) / 2;
     weights->is_narrow = 1;
     int64_t target = weights->target, pairs = weights->pairs;
-    for (int64_t block = 0; weights->is_narrow && block < (target + 15) / 16; block++) {
+    for (int64_t block = 0; weights->is_narrow && block < round_up(target, 32) / 16; block++) {
         int64_t base = INT32_MAX;
         for (int64_t j = 0; j < 16; j++)
             base = min64(base, weights->starts[min64(16 * block + j, target - 1)]);

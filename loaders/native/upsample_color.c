@@ -68,57 +68,72 @@ void join_rgb_scalar(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels
 
 #define INLINE_AVX2 TARGET_AVX2 static inline __attribute__((always_inline))
 
-INLINE_AVX2 __m256i words(const uint8_t *bytes) {
-    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)bytes));
+/* 32 words: of samples 0-7 and 16-23, and of samples 8-15 and 24-31. */
+struct words {
+    __m256i low, high;
+};
+
+INLINE_AVX2 __m256i load_32(const uint8_t *bytes) {
+    return _mm256_loadu_si256((const __m256i *)bytes);
 }
 
-/* Words of 0..255 in two vectors to bytes: first[0], second[0], first[1], ... */
-INLINE_AVX2 __m256i alternated(__m256i first, __m256i second) {
-    return _mm256_or_si256(first, _mm256_slli_epi16(second, 8));
+/* 3 near + far of 32 samples. */
+INLINE_AVX2 struct words near_and_far(__m256i near, __m256i far) {
+    const __m256i weights = _mm256_set1_epi16(0x0103);
+    return (struct words){_mm256_maddubs_epi16(_mm256_unpacklo_epi8(near, far), weights),
+                          _mm256_maddubs_epi16(_mm256_unpackhi_epi8(near, far), weights)};
 }
 
-/* 3 near + far of 16 samples. */
-INLINE_AVX2 __m256i column_sums(const uint8_t *near, const uint8_t *far) {
-    __m256i here = words(near);
-    return _mm256_add_epi16(_mm256_add_epi16(here, _mm256_slli_epi16(here, 1)), words(far));
+INLINE_AVX2 __m256i rounded(__m256i sum, int bias, int bits) {
+    return _mm256_srli_epi16(_mm256_add_epi16(sum, _mm256_set1_epi16((short)bias)), bits);
+}
+
+/* 64 output samples from words of 0..255: left[0], right[0], left[1], ... */
+INLINE_AVX2 void store_alternated(uint8_t *row, struct words left, struct words right) {
+    __m256i low = _mm256_or_si256(left.low, _mm256_slli_epi16(right.low, 8));
+    __m256i high = _mm256_or_si256(left.high, _mm256_slli_epi16(right.high, 8));
+    _mm_storeu_si128((__m128i *)row, _mm256_castsi256_si128(low));
+    _mm_storeu_si128((__m128i *)(row + 16), _mm256_castsi256_si128(high));
+    _mm_storeu_si128((__m128i *)(row + 32), _mm256_extracti128_si256(low, 1));
+    _mm_storeu_si128((__m128i *)(row + 48), _mm256_extracti128_si256(high, 1));
 }
 
 TARGET_AVX2
 void upsample_h2v1_avx2(const uint8_t *near, int64_t count, uint8_t *row) {
-    for (int64_t i = 0; i < count; i += 16) {
-        __m256i here = words(near + i);
-        here = _mm256_add_epi16(here, _mm256_slli_epi16(here, 1));
-        __m256i left = _mm256_add_epi16(_mm256_add_epi16(here, words(near + i - 1)), _mm256_set1_epi16(1));
-        __m256i right = _mm256_add_epi16(_mm256_add_epi16(here, words(near + i + 1)), _mm256_set1_epi16(2));
-        _mm256_storeu_si256((__m256i *)(row + 2 * i), alternated(_mm256_srli_epi16(left, 2), _mm256_srli_epi16(right, 2)));
+    for (int64_t i = 0; i < count; i += 32) {
+        struct words left = near_and_far(load_32(near + i), load_32(near + i - 1));
+        struct words right = near_and_far(load_32(near + i), load_32(near + i + 1));
+        store_alternated(row + 2 * i, (struct words){rounded(left.low, 1, 2), rounded(left.high, 1, 2)},
+                         (struct words){rounded(right.low, 2, 2), rounded(right.high, 2, 2)});
     }
 }
 
 TARGET_AVX2
 void upsample_h2v2_avx2(const uint8_t *near, const uint8_t *far, int64_t count, uint8_t *row) {
-    for (int64_t i = 0; i < count; i += 16) {
-        __m256i here = column_sums(near + i, far + i);
-        here = _mm256_add_epi16(here, _mm256_slli_epi16(here, 1));
-        __m256i left = _mm256_add_epi16(_mm256_add_epi16(here, column_sums(near + i - 1, far + i - 1)), _mm256_set1_epi16(8));
-        __m256i right = _mm256_add_epi16(_mm256_add_epi16(here, column_sums(near + i + 1, far + i + 1)), _mm256_set1_epi16(7));
-        _mm256_storeu_si256((__m256i *)(row + 2 * i), alternated(_mm256_srli_epi16(left, 4), _mm256_srli_epi16(right, 4)));
+    for (int64_t i = 0; i < count; i += 32) {
+        struct words here = near_and_far(load_32(near + i), load_32(far + i));
+        struct words before = near_and_far(load_32(near + i - 1), load_32(far + i - 1));
+        struct words after = near_and_far(load_32(near + i + 1), load_32(far + i + 1));
+        here.low = _mm256_add_epi16(here.low, _mm256_add_epi16(here.low, here.low));
+        here.high = _mm256_add_epi16(here.high, _mm256_add_epi16(here.high, here.high));
+        struct words left = {rounded(_mm256_add_epi16(here.low, before.low), 8, 4), rounded(_mm256_add_epi16(here.high, before.high), 8, 4)};
+        struct words right = {rounded(_mm256_add_epi16(here.low, after.low), 7, 4), rounded(_mm256_add_epi16(here.high, after.high), 7, 4)};
+        store_alternated(row + 2 * i, left, right);
     }
 }
 
 TARGET_AVX2
 void upsample_h1v2_avx2(const uint8_t *near, const uint8_t *far, int bias, int64_t count, uint8_t *row) {
-    for (int64_t i = 0; i < count; i += 16) {
-        __m256i sum = _mm256_srli_epi16(_mm256_add_epi16(column_sums(near + i, far + i), _mm256_set1_epi16(bias)), 2);
-        __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(sum, sum), 0xD8);
-        _mm_storeu_si128((__m128i *)(row + i), _mm256_castsi256_si128(bytes));
+    for (int64_t i = 0; i < count; i += 32) {
+        struct words sum = near_and_far(load_32(near + i), load_32(far + i));
+        _mm256_storeu_si256((__m256i *)(row + i), _mm256_packus_epi16(rounded(sum.low, bias, 2), rounded(sum.high, bias, 2)));
     }
 }
 
-/* (2 a b / 65536 + 1) / 2, each division rounded down: a b / 65536 rounded half up, which 16 bits
- * hold on the way. */
-INLINE_AVX2 __m256i product(__m256i a, int b) {
-    __m256i twice = _mm256_mulhi_epi16(_mm256_add_epi16(a, a), _mm256_set1_epi16((short)b));
-    return _mm256_srai_epi16(_mm256_add_epi16(twice, _mm256_set1_epi16(1)), 1);
+/* a * factor / 65536, rounded half up, of words a of -128..127. The instruction takes half of the factor; half a unit too
+ * much or too little of it changes none of the 256 products. */
+INLINE_AVX2 __m256i product(__m256i a, int factor) {
+    return _mm256_mulhrs_epi16(a, _mm256_set1_epi16((short)(factor / 2)));
 }
 
 struct rgb_words {
@@ -147,8 +162,8 @@ TARGET_AVX2
 void ycc_to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int64_t count, uint8_t *const rgb[3]) {
     const __m256i zero = _mm256_setzero_si256();
     for (int64_t i = 0; i < count; i += 32) {
-        __m256i ys = _mm256_loadu_si256((const __m256i *)(y + i));
-        __m256i cbs = _mm256_loadu_si256((const __m256i *)(cb + i)), crs = _mm256_loadu_si256((const __m256i *)(cr + i));
+        __m256i ys = load_32(y + i);
+        __m256i cbs = load_32(cb + i), crs = load_32(cr + i);
         struct rgb_words low = rgb_of(_mm256_unpacklo_epi8(ys, zero), _mm256_unpacklo_epi8(cbs, zero),
                                       _mm256_unpacklo_epi8(crs, zero));
         struct rgb_words high = rgb_of(_mm256_unpackhi_epi8(ys, zero), _mm256_unpackhi_epi8(cbs, zero),

@@ -14,10 +14,11 @@ from writers import names
 
 if TYPE_CHECKING:
     from loaders import backend
+    from loaders.augmentations import Augmentations
     from loaders.loader import Loader
     from loaders.plan import LoaderPlan
 
-__all__ = ["Loader", "LoaderPlan", "open_loader"]
+__all__ = ["Augmentations", "Loader", "LoaderPlan", "open_loader"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +31,10 @@ def __getattr__(name: str) -> Any:
         from loaders.plan import LoaderPlan
 
         return LoaderPlan
+    if name == "Augmentations":
+        from loaders.augmentations import Augmentations
+
+        return Augmentations
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -45,6 +50,10 @@ def open_loader(plan: "LoaderPlan") -> "backend.Loader":
     if plan.backend == "auto":
         plan = replace(plan, backend="resident" if _fits_on_the_gpu(plan) else "ffcv")
     module = names.find("loaders.backends", plan.backend, "loader backend")
+    if plan.augmentations is not None:
+        from loaders.augmentations.loader import AugmentedLoader
+
+        return AugmentedLoader(plan, module.open_loader)
     loader: backend.Loader = module.open_loader(plan)
     return loader
 

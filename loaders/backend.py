@@ -12,7 +12,8 @@ from loaders.reader import Samples
 from writers.errors import UserError
 
 # Images [B, 3, R, R], channels_last, of the plan's dtype. Labels int64 [B], or int8 [B, K] for
-# multi-label files: 1 present, 0 difficult, -1 absent.
+# multi-label files: 1 present, 0 difficult, -1 absent. Probabilities, float32 [B, K], if images are
+# mixed.
 Batch = tuple[torch.Tensor, torch.Tensor]
 DEBUG_FILL_VALUE = 77
 
@@ -38,6 +39,17 @@ class Epoch(ABC):
     @abstractmethod
     def close(self) -> None:
         """End the epoch. May be called more than once."""
+
+    def wait(self) -> Batch:
+        """Wait for the next batch, without what `finish` does with it."""
+        return next(self)
+
+    def finish(self, batch: Batch) -> Batch:
+        """Apply the plan's augmentations to the batch that `wait` returned last.
+
+        `next` does both. Training calls them one after the other, to time them.
+        """
+        return batch
 
     def __iter__(self) -> Self:
         return self

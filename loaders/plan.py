@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from loaders.augmentations import Augmentations
 from loaders.interpolation import RESIZE_VERSION, Interpolation
 from writers.errors import UserError
 from writers.subset.spec import Subset
@@ -34,6 +35,9 @@ class LoaderPlan:
         horizontal_flip: mirror each image with probability 1/2.
         crops_per_image: k > 1: batches are [B, k, 3, R, R]; each image is decoded once for k crops.
         center_fraction: center_crop: fraction of the shorter side.
+        augmentations: after crop and flip: color, geometry, erasing, mixing; see
+            `loaders.augmentations`. With MixUp or CutMix labels are probabilities, float32 [B, K].
+            None means no further augmentation.
         interpolation: area averages the area under each output pixel, bilinear if an axis grows.
             bilinear and bicubic are Pillow's, with antialiasing.
         order: quasi_random reads a few pages of the file at a time.
@@ -41,7 +45,7 @@ class LoaderPlan:
         mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
         std: float16 only: standard deviation of red, green and blue, likewise.
         drop_last: drop the incomplete batch at the end.
-        seed: of order, crops and flips.
+        seed: of order, crops, flips and augmentations.
         subset: view of the samples that this subset selects, relabeled. None means no subset.
         indices: view of these samples of the beton, in this order. None means all samples.
         labels: new label of each label in the file; -1 drops the samples. None means labels as
@@ -69,6 +73,7 @@ class LoaderPlan:
     horizontal_flip: bool = False
     crops_per_image: int = 1
     center_fraction: float = 224 / 256
+    augmentations: Augmentations | None = None
     interpolation: Interpolation = "area"
     order: Literal["sequential", "random", "quasi_random"] = "sequential"
     dtype: Literal["uint8", "float16"] = "uint8"
@@ -128,6 +133,12 @@ class LoaderPlan:
                 f"LoaderPlan.crops_per_image is {self.crops_per_image}; all crops are equal with "
                 f"augment: {self.augment}.",
                 "Use augment: random_resized_crop.",
+            )
+        if self.crops_per_image > 1 and self.augmentations is not None:
+            raise UserError(
+                "LoaderPlan.augmentations needs one crop per image; crops_per_image is "
+                f"{self.crops_per_image}.",
+                "Augment the crops in your own code, or set crops_per_image=1.",
             )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:

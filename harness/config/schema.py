@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 from harness.config import pretrain_presets, transfer_presets
 from harness.config.methods import available, settings_model
 from harness.config.recipe import Recipe
+from loaders.augmentations.settings import PRESETS
 from writers import names
 from writers.subset import lists
 from writers.subset.registry import STEPS
@@ -46,6 +47,10 @@ def schema() -> JSON:
     definitions["PretrainSettings"]["properties"]["preset"] = _known(
         "preset", sorted(pretrain_presets.PRESETS)
     )
+    definitions["Augmentations"]["properties"]["preset"] = _known("preset", sorted(PRESETS))
+    definitions["Augmentations"] = {
+        "anyOf": [_known("preset", sorted(PRESETS)), definitions["Augmentations"]]
+    }
     settings["archs"]["items"] = _known("model", names.names("harness.modeling.archs"))
     settings["base"] = {
         "description": "Recipe that this file extends: a name, or a path relative to this file.",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from harness.config.attack import AttackSettings
 from harness.config.base import JSON, Count, Fraction, NotNegative, Positive, Settings
+from loaders.augmentations import Augmentations
 from loaders.interpolation import Interpolation
 
 # Micro-batches per batch; BatchNorm uses the statistics of each. "auto": the smallest number that
@@ -64,6 +65,8 @@ class TrainSettings(Settings):
         eval_crop: centre crop of evaluation, as a fraction of the shorter side.
         crop_scale: RandomResizedCrop: range of the area, as a fraction of the image's.
         crop_ratio: RandomResizedCrop: range of the aspect ratio.
+        augment: augmentations after crop and flip, in training: a preset, or a mapping. Attacks
+            start from augmented images.
         interpolation: filter of every resize, in training and evaluation. auto: that of published
             weights; area for models that are trained here.
         flip_tta: evaluate with the mean of the logits of each image and its mirror image.
@@ -80,11 +83,21 @@ class TrainSettings(Settings):
     crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     horizontal_flip: bool = True
+    augment: Augmentations | None = None
     interpolation: Interpolation | Literal["auto"] = "auto"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     flip_tta: bool = False
     optimizer: ScheduleSettings = ScheduleSettings()
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+
+    def resolved(self) -> JSON:
+        """Dump every setting that has an effect; of augmentations only those that are set."""
+        settings = super().resolved()
+        if self.augment is None:
+            del settings["augment"]
+        else:
+            settings["augment"] = self.augment.model_dump(mode="json", exclude_none=True)
+        return settings
 
 
 class ProgressiveSettings(Settings):

@@ -14,13 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from harness.config import grid
 from harness.config.attack import EvaluationAttack
 from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
-from harness.config.train import PretrainSettings
+from harness.config.train import PretrainSettings, TrainSettings
 from harness.config.transfer import TransferSettings
 from harness.modeling import classifier, pretrained
 from harness.modeling.classifier import Classifier
@@ -40,11 +42,13 @@ from harness.train.autotune import (
     time_step,
 )
 from harness.train.evaluate import attack_images
+from harness.train.learner import Learner
 from harness.train.micro_batching import choose_micro_batches
 from harness.train.step import TrainStep
 from harness.transfer import method
 from harness.transfer.method import TransferSetup
 from harness.transfer.methods._network_settings import NetworkSettings
+from loaders.augmentations.batch import Stream, augment
 from writers.errors import UserError
 
 JSON = dict[str, Any]
@@ -126,7 +130,7 @@ def _pretrain(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
     learner = new_learner(context, settings, NUM_CLASSES, Timer(context.device))
     choose_micro_batches(learner, settings.accumulate, batch, context.folder)
     choose_compile_mode(learner, batch, settings.compile, context.device)
-    yield lambda: learner.train_batch(*batch)
+    yield _augmented(learner, batch, settings)
 
 
 @contextmanager
@@ -156,7 +160,22 @@ def _transfer(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]
     learner = method.find(step["method"]).candidates(setup, grid.trials(settings)).learner
     if isinstance(learner, TrainStep) and isinstance(settings, NetworkSettings):
         choose_micro_batches(learner, settings.accumulate, batch, context.folder)
-    yield lambda: learner.train_batch(*batch)
+    yield _augmented(learner, batch, settings)
+
+
+def _augmented(
+    learner: Learner, batch: tuple[Tensor, Tensor], settings: TrainSettings
+) -> Callable[[], None]:
+    """Return a function that augments a batch, as the settings do, and takes a step."""
+    augmentations, ids = settings.augment, np.arange(len(batch[1]), dtype=np.uint64)
+    if augmentations is None:
+        return lambda: learner.train_batch(*batch)
+
+    def run_step() -> None:
+        stream = Stream(0, 0, ids)
+        learner.train_batch(*augment(*batch, augmentations, stream, NUM_CLASSES))
+
+    return run_step
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
+SPANS = ("data_wait", "copy", "augment", "attack", "forward", "backward", "optimizer")
 PERCENTILES = (50, 90, 99)
 LOW_PEAK_SHARE = 0.25  # fraction of the peak below which kernels are too small or too many
 NO_IMAGES = "Fits cached features: no images are loaded."

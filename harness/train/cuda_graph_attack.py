@@ -24,7 +24,7 @@ class CudaGraphAttack:
             sizes: Batch or micro-batch sizes to capture.
         """
         self._attack, self._sizes = attack, sizes
-        # Shape of a batch -> graph, static images, static labels, attacked images.
+        # Shapes of images and labels -> graph, static images, static labels, attacked images.
         self._graphs: dict[
             tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]
         ] = {}
@@ -38,10 +38,11 @@ class CudaGraphAttack:
         """
         if len(images) not in self._sizes:
             return self._attack(images, labels)
-        shape = tuple(images.shape)
+        # Trial steps have class numbers, and mixed images have probabilities.
+        shape = (*images.shape, *labels.shape)
         if shape not in self._graphs:
             # Progressive resizing does not return to an earlier resolution.
-            if any(captured[-1] != shape[-1] for captured in self._graphs):
+            if any(captured[3] != images.shape[3] for captured in self._graphs):
                 self._graphs.clear()
             self._graphs[shape] = self._capture(images, labels)
         graph, static_images, static_labels, attacked = self._graphs[shape]

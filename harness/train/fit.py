@@ -160,7 +160,9 @@ def fit(
                     if stop:
                         raise Stopped
                 with timer.span("data_wait"):
-                    images, labels = next(batches)
+                    batch = batches.wait()
+                with timer.span("augment"):
+                    images, labels = batches.finish(batch)
                 learner.set_rate(run.rate(run.step))
                 learner.train_batch(images, labels)
                 timer.end_step()

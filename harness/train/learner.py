@@ -36,7 +36,8 @@ class Learner(Protocol):
 
         Args:
             images: uint8 [B, 3, R, R], channels_last, on the training device.
-            labels: int64 [B], or int8 [B, K] if images have several labels.
+            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
+                [B, K], if they are mixed.
         """
 
     def first_bad_step(self) -> int | None:

@@ -60,6 +60,7 @@ def train_plan(
         crop_scale=settings.crop_scale,
         crop_ratio=settings.crop_ratio,
         horizontal_flip=settings.horizontal_flip,
+        augmentations=settings.augment,
         interpolation=interpolation,
         order="random",
         seed=seed,

@@ -4,6 +4,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def has_one_label(labels: Tensor) -> bool:
+    """Return True for class numbers [B] and for probabilities [B, K]."""
+    return labels.ndim == 1 or labels.is_floating_point()
+
+
 def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Compute the loss of each image, [B] in nats.
 
@@ -13,10 +18,11 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
 
     Args:
         logits: float32 [B, K].
-        labels: int64 [B], or int8 [B, K]; 1 present, 0 difficult, -1 absent.
+        labels: int64 [B], or int8 [B, K]; 1 present, 0 difficult, -1 absent. float32 [B, K] are
+            probabilities of one label, as MixUp makes them.
         label_smoothing: Fraction of the target spread evenly over all classes.
     """
-    if labels.ndim == 1:
+    if has_one_label(labels):
         return functional.cross_entropy(
             logits, labels, reduction="none", label_smoothing=label_smoothing
         )
@@ -28,7 +34,7 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Compute the mean of `image_losses`, a scalar."""
-    if labels.ndim == 1:
+    if has_one_label(labels):
         return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return image_losses(logits, labels, label_smoothing).mean()
 
@@ -36,9 +42,13 @@ def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Count images whose highest logit is at their class, or at one of their classes.
 
+    The class of a mixed image is its most probable one.
+
     Arguments as in `image_losses`. Returns an int64 scalar on the device.
     """
     predicted = logits.argmax(1)
     if labels.ndim == 1:
         return (predicted == labels).sum()
+    if labels.is_floating_point():
+        return (predicted == labels.argmax(1)).sum()
     return (labels.gather(1, predicted[:, None]) == 1).sum()

@@ -104,7 +104,8 @@ class TrainStep:
 
         Args:
             images: uint8 [B, 3, R, R], channels_last, on the training device.
-            labels: int64 [B], or int8 [B, K] if images have several labels.
+            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
+                [B, K], if they are mixed.
         """
         weigh = self._ddp.loss_weight(len(labels))
         losses = []
@@ -289,7 +290,8 @@ class FreeTrainStep(TrainStep):
 
         Args:
             images: uint8 [B, 3, R, R], channels_last, on the training device.
-            labels: int64 [B], or int8 [B, K] if images have several labels.
+            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
+                [B, K], if they are mixed.
         """
         weigh = self._ddp.loss_weight(len(labels))
         pixels = images.float().div_(255)

@@ -147,6 +147,7 @@ def test_summary_rates():
     assert timing["spans_s"] == {
         "data_wait": 1.0,
         "copy": 0.0,
+        "augment": 0.0,
         "attack": 0.0,
         "forward": 0.0,
         "backward": 8.0,

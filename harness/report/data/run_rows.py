@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from harness.report.data.collection import Collection
 
-SPANS = ("data_wait", "copy", "attack", "forward", "backward", "optimizer")
+SPANS = ("data_wait", "copy", "augment", "attack", "forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class TimingRow:
     name: str
     data_wait_ms: float
     copy_ms: float
+    augment_ms: float
     attack_ms: float
     forward_ms: float
     backward_ms: float
@@ -45,6 +46,7 @@ class TimingRow:
         return (
             self.data_wait_ms,
             self.copy_ms,
+            self.augment_ms,
             self.attack_ms,
             self.forward_ms,
             self.backward_ms,
@@ -108,6 +110,7 @@ def timing_rows(results: Collection) -> list[TimingRow]:
                         name=result.name,
                         data_wait_ms=per_step_ms.get("data_wait", 0.0),
                         copy_ms=per_step_ms.get("copy", 0.0),
+                        augment_ms=per_step_ms.get("augment", 0.0),
                         attack_ms=per_step_ms.get("attack", 0.0),
                         forward_ms=per_step_ms.get("forward", 0.0),
                         backward_ms=per_step_ms.get("backward", 0.0),

@@ -34,6 +34,7 @@ from harness.report.text import findings
 SPAN_LABELS = {
     "data_wait": "waiting for data",
     "copy": "copy to the device",
+    "augment": "augmentation",
     "attack": "attack",
     "forward": "forward",
     "backward": "backward",

@@ -25,6 +25,7 @@ STEP_SETTINGS = (
     "aux_head",
     "ema_decay",
     "attack",
+    "augment",
 )
 
 

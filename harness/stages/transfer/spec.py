@@ -47,6 +47,8 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     def training(group: Sequence[Trial], num_images: float) -> Workload:
         names = set(STEP_SETTINGS) - group[0].settings.without_effect().keys()
         step_settings = group[0].settings.model_dump(mode="json", include=names)
+        if settings.augment is not None:
+            step_settings["augment"] = settings.augment.model_dump(mode="json", exclude_none=True)
         return Workload(
             {
                 "step": "transfer",

@@ -61,7 +61,8 @@ class HeadStack:
 
         Args:
             features: float32 [B, D].
-            labels: int64 [B], or int8 [B, K] if images have several labels.
+            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
+                [B, K], if they are mixed.
             label_smoothing: Fraction of the target spread evenly over all classes.
 
         Returns:
@@ -92,9 +93,10 @@ class HeadStack:
         gradients = torch.autograd.grad(losses.sum(), (weight, bias))
         with torch.no_grad():
             predicted = logits.argmax(2)  # [H, B]
+            known = labels.argmax(1) if labels.is_floating_point() else labels
             right = (
-                predicted == labels
-                if labels.ndim == 1
+                predicted == known
+                if known.ndim == 1
                 else repeated.gather(2, predicted[..., None])[..., 0] == 1
             )
         tensors = (self.weight[chunk], self.bias[chunk])

@@ -1,0 +1,103 @@
+"""Augment a batch: all augmentations of the settings, in their order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loaders.augmentations import color, draws, randaugment, regions
+from loaders.augmentations.settings import Augmentations, ColorJitter
+from loaders.backend import Batch
+
+_JITTER_OPS = (color.brightness, color.contrast, color.saturation, color.hue)
+_IMAGES_AT_ONCE = 16  # on a CPU, so that intermediate values stay in its caches
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What the random numbers of a batch depend on.
+
+    Attributes:
+        seed: of the plan.
+        epoch: number of the epoch.
+        ids: uint64 [B], ids of the samples.
+    """
+
+    seed: int
+    epoch: int
+    ids: np.ndarray
+
+    def part(self, rows: slice) -> "Stream":
+        """Return the stream of some rows."""
+        return Stream(self.seed, self.epoch, self.ids[rows])
+
+    @property
+    def key(self) -> tuple[int, int, np.ndarray]:
+        """Seed, epoch and ids."""
+        return self.seed, self.epoch, self.ids
+
+
+def augment(
+    images: Tensor, labels: Tensor, settings: Augmentations, stream: Stream, num_classes: int
+) -> Batch:
+    """Augment a batch; its memory is not changed.
+
+    Args:
+        images: uint8 [B, 3, R, R] in channels_last, or float32 in [0, 1], rounded to 255 levels.
+        labels: int64 [B], or int8 [B, K] if nothing is mixed.
+        settings: what to do.
+        stream: random numbers.
+        num_classes: K.
+
+    Returns:
+        uint8 images, [B, 3, R, R] in channels_last, and labels: probabilities, float32 [B, K], if
+        MixUp or CutMix is used, and the given ones otherwise.
+    """
+    if images.is_floating_point():
+        images = (images * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    if pixels.is_cuda or len(pixels) <= _IMAGES_AT_ONCE:
+        pixels = _each(pixels, settings, stream)
+    else:
+        parts = [
+            slice(start, start + _IMAGES_AT_ONCE)
+            for start in range(0, len(pixels), _IMAGES_AT_ONCE)
+        ]
+        pixels = torch.cat([_each(pixels[rows], settings, stream.part(rows)) for rows in parts])
+    if settings.mixes:
+        drawn = draws.mixes(settings, *stream.key)
+        pixels, labels = regions.mix(pixels, labels, drawn, num_classes)
+    return pixels.permute(0, 3, 1, 2), labels
+
+
+def _each(pixels: Tensor, settings: Augmentations, stream: Stream) -> Tensor:
+    """Apply the augmentations of single images. pixels: uint8 [N, H, W, 3]."""
+    if (rand := settings.randaugment) is not None:
+        drawn = draws.rand_ops(rand, len(randaugment.ops_of(rand)), *stream.key)
+        pixels = randaugment.apply(pixels, rand, drawn)
+    if settings.color_jitter is not None:
+        jitter = draws.jitter(settings.color_jitter, *stream.key)
+        pixels = _jittered(pixels, settings.color_jitter, jitter)
+    if settings.lighting is not None:
+        colors = torch.from_numpy(draws.lighting(settings.lighting, *stream.key))
+        pixels = color.add_color(pixels, colors.to(pixels.device, non_blocking=True))
+    if settings.erasing is not None:
+        rectangles = draws.rectangles(settings.erasing, *stream.key)
+        pixels = regions.erase(pixels, rectangles, settings.erasing.fill)
+    return pixels
+
+
+def _jittered(pixels: Tensor, settings: ColorJitter, drawn: draws.Jitter) -> Tensor:
+    pixels = pixels.clone()
+    used = [number for number, name in enumerate(draws.JITTER_OPS) if getattr(settings, name) > 0]
+    for place in range(len(draws.JITTER_OPS)):
+        for number in used:
+            rows = np.flatnonzero(drawn.order[:, place] == number)
+            if len(rows):
+                places = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+                factors = torch.from_numpy(drawn.factors[rows, number])
+                pixels[places] = _JITTER_OPS[number](
+                    pixels[places], factors.to(pixels.device, non_blocking=True)
+                )
+    return pixels

@@ -1,0 +1,173 @@
+"""Random parameters of augmentations: functions of (seed, epoch, sample id), in numpy.
+
+Each augmentation has its own stream of random words per sample, so that one of them changes no
+other. Uniform words become normal and beta variables by the inverse of their distribution
+functions. Parameters are relative to the image's size: the resolution changes none of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from loaders.augmentations.settings import Augmentations, ColorJitter, RandAugment, RandomErasing
+from writers.random_streams import random_words, uniform
+
+NUM_TRIES = 10  # of a rectangle, as torchvision and timm
+# Principal components of ImageNet's colors in [0, 1], in the order of their variance, and the roots
+# of the variances (Krizhevsky et al. 2012; the values are those of fb.resnet.torch).
+PCA_STD = np.array([0.2175, 0.0188, 0.0045])
+PCA_COLORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Color jitter of a batch.
+
+    Attributes:
+        factors: float64 [B, 4], of JITTER_OPS; the hue's is a shift.
+        order: int64 [B, 4], indices of JITTER_OPS, first to last.
+    """
+
+    factors: np.ndarray
+    order: np.ndarray
+
+
+@dataclass(frozen=True)
+class RandOps:
+    """Operations of RandAugment, [B, num_ops] each.
+
+    Attributes:
+        ops: int64, index of the operation; -1 for none.
+        magnitudes: float64, in the units of the settings.
+        signs: float64, -1 or 1.
+    """
+
+    ops: np.ndarray
+    magnitudes: np.ndarray
+    signs: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """Rectangles to erase, [B] each, before the size of the image is known.
+
+    Attributes:
+        erased: bool.
+        areas: float64 [B, NUM_TRIES], fraction of the image.
+        ratios: float64 [B, NUM_TRIES], height / width.
+        top: float64 in [0, 1), of the possible places.
+        left: float64 in [0, 1), likewise.
+        colors: float64 [B, 3], normal variables.
+        keys: uint64, start of the stream of the noise.
+    """
+
+    erased: np.ndarray
+    areas: np.ndarray
+    ratios: np.ndarray
+    top: np.ndarray
+    left: np.ndarray
+    colors: np.ndarray
+    keys: np.ndarray
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """MixUp and CutMix, [B] each.
+
+    Attributes:
+        own: float64, fraction of the image itself; 1 for an image that is not mixed.
+        cuts: bool, CutMix instead of MixUp.
+        top: float64 in [0, 1), center of the rectangle of CutMix.
+        left: float64 in [0, 1), likewise.
+    """
+
+    own: np.ndarray
+    cuts: np.ndarray
+    top: np.ndarray
+    left: np.ndarray
+
+
+def jitter(settings: ColorJitter, seed: int, epoch: int, ids: np.ndarray) -> Jitter:
+    """Draw the color jitter of samples. ids: uint64 [B]."""
+    words = _words(seed, "jitter", epoch, ids, 8)
+    draws = uniform(words[:, :4])
+    strengths = np.array([getattr(settings, name) for name in JITTER_OPS])
+    low, high = np.maximum(0, 1 - strengths), 1 + strengths
+    low[3], high[3] = -settings.hue, settings.hue
+    return Jitter(low + (high - low) * draws, np.argsort(words[:, 4:], axis=1, kind="stable"))
+
+
+def lighting(std: float, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
+    """Return the color to add to each sample, float64 [B, 3] for pixels in [0, 1]."""
+    weights = _normal(_words(seed, "lighting", epoch, ids, 3)) * std
+    # Not a matrix product: BLAS may sum in another order for another number of samples.
+    colors: np.ndarray = (weights[:, None, :] * PCA_STD * PCA_COLORS).sum(axis=2)
+    return colors
+
+
+def rand_ops(
+    settings: RandAugment, num_known: int, seed: int, epoch: int, ids: np.ndarray
+) -> RandOps:
+    """Draw the operations of samples. num_known: number of operations to choose from."""
+    words = _words(seed, "randaug", epoch, ids, 4 * settings.num_ops)
+    words = words.reshape(len(ids), settings.num_ops, 4)
+    draws = uniform(words)
+    ops = np.floor(draws[:, :, 0] * num_known).astype(np.int64)
+    magnitudes = np.full(ops.shape, float(settings.magnitude))
+    if settings.magnitude_std:
+        magnitudes += settings.magnitude_std * _normal(words[:, :, 3])
+        magnitudes = magnitudes.clip(0, 10)
+    return RandOps(
+        np.where(draws[:, :, 1] < settings.probability, ops, -1),
+        magnitudes,
+        np.where(words[:, :, 2] >> np.uint64(63), -1.0, 1.0),
+    )
+
+
+def rectangles(settings: RandomErasing, seed: int, epoch: int, ids: np.ndarray) -> Rectangles:
+    """Draw the rectangles to erase."""
+    words = _words(seed, "erasing", epoch, ids, 2 * NUM_TRIES + 7)
+    draws = uniform(words)
+    tries = draws[:, 7:].reshape(len(ids), NUM_TRIES, 2)
+    (smallest, largest), (low, high) = settings.area, np.log(settings.ratio)
+    return Rectangles(
+        draws[:, 0] < settings.probability,
+        smallest + (largest - smallest) * tries[:, :, 0],
+        np.exp(low + (high - low) * tries[:, :, 1]),
+        draws[:, 1],
+        draws[:, 2],
+        _normal(words[:, 3:6]),
+        words[:, 6],
+    )
+
+
+def mixes(settings: Augmentations, seed: int, epoch: int, ids: np.ndarray) -> Mixes:
+    """Draw how samples are mixed."""
+    words = _words(seed, "mixing", epoch, ids, 5)
+    draws = uniform(words)
+    share = settings.cutmix_share if settings.cutmix_share is not None else 0.5
+    if settings.mixup is None or settings.cutmix is None:
+        share = 0.0 if settings.cutmix is None else 1.0
+    cuts = draws[:, 1] < share
+    alpha = np.where(cuts, settings.cutmix or 1.0, settings.mixup or 1.0)
+    own = special.betaincinv(alpha, alpha, _inside(words[:, 2]))
+    probability = 1.0 if settings.mix_probability is None else settings.mix_probability
+    return Mixes(np.where(draws[:, 0] < probability, own, 1.0), cuts, draws[:, 3], draws[:, 4])
+
+
+def _words(seed: int, purpose: str, epoch: int, ids: np.ndarray, count: int) -> np.ndarray:
+    return random_words(seed ^ int.from_bytes(purpose.encode()[:8], "big"), epoch, ids, count)
+
+
+def _inside(words: np.ndarray) -> np.ndarray:
+    """Convert words to float64 in (0, 1), without the ends."""
+    return uniform(words) + 2.0**-54
+
+
+def _normal(words: np.ndarray) -> np.ndarray:
+    values: np.ndarray = special.ndtri(_inside(words))
+    return values

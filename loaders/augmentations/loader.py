@@ -1,0 +1,87 @@
+"""Loader that augments the batches of a backend."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from loaders.augmentations.batch import Stream, augment
+from loaders.augmentations.settings import Augmentations
+from loaders.backend import Batch, Epoch, Loader
+from loaders.normalize import look_up, lookup_table
+from loaders.plan import LoaderPlan
+from writers.errors import UserError
+
+
+class AugmentedLoader(Loader):
+    """Loader whose batches are those of a backend, augmented on their device."""
+
+    def __init__(self, plan: LoaderPlan, open_backend: Callable[[LoaderPlan], Loader]) -> None:
+        """Open the loader of the backend.
+
+        Raises:
+            UserError: images with several labels would be mixed.
+        """
+        assert plan.augmentations is not None
+        self._settings: Augmentations = plan.augmentations
+        self._backend = open_backend(
+            replace(plan, augmentations=None, dtype="uint8", mean=None, std=None)
+        )
+        super().__init__(plan, self._backend.samples)
+        self.skipped = self._backend.skipped
+        if self._settings.mixes and self.samples.multi_label:
+            self._backend.close()
+            raise UserError(
+                f"MixUp and CutMix need one label per image; images of {plan.beton} have many.",
+                "Remove mixup and cutmix.",
+            )
+
+    def epoch(
+        self, epoch: int, resolution: int | None = None, start_batch: int = 0
+    ) -> "AugmentedEpoch":
+        """Start an epoch; see `Loader.epoch`."""
+        batches = self._backend.epoch(epoch, resolution, start_batch)
+        return AugmentedEpoch(batches, self, epoch, start_batch)
+
+    def augment(self, batch: Batch, epoch: int, positions: np.ndarray) -> Batch:
+        """Augment the batch of some samples. positions: int64, of all samples of the batch."""
+        samples = self.samples
+        if len(positions) > len(batch[1]):  # the backend has skipped damaged images
+            kept = [int(index) not in self.skipped for index in samples.indices[positions]]
+            positions = positions[kept]
+        stream = Stream(self.plan.seed, epoch, samples.ids[positions])
+        images, labels = augment(*batch, self._settings, stream, len(self.classes))
+        if self.plan.dtype != "uint8":
+            table = torch.from_numpy(lookup_table(self.plan)).to(images.device)
+            images = look_up(table, images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return images, labels
+
+    def close(self) -> None:
+        """Release all resources; see `Loader.close`."""
+        self._backend.close()
+
+
+class AugmentedEpoch(Epoch):
+    """Epoch whose batches are augmented when they are requested."""
+
+    def __init__(
+        self, batches: Epoch, loader: AugmentedLoader, epoch: int, start_batch: int
+    ) -> None:
+        self._batches, self._loader, self._epoch = batches, loader, epoch
+        self._positions = iter(loader.samples.batches(loader.plan, epoch, start_batch))
+
+    def wait(self) -> Batch:
+        """Wait for the next batch of the backend."""
+        return next(self._batches)
+
+    def finish(self, batch: Batch) -> Batch:
+        """Augment the batch that `wait` returned last."""
+        return self._loader.augment(batch, self._epoch, next(self._positions))
+
+    def __next__(self) -> Batch:
+        return self.finish(self.wait())
+
+    def close(self) -> None:
+        """End the epoch. May be called more than once."""
+        self._batches.close()

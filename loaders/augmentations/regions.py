@@ -1,0 +1,154 @@
+"""Random erasing, MixUp and CutMix on uint8 images [N, H, W, 3]."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from loaders.augmentations.draws import Mixes, Rectangles
+from writers.random_streams import GAMMA
+
+MEAN = np.array([0.485, 0.456, 0.406]) * 255  # of ImageNet's colors
+STD = np.array([0.229, 0.224, 0.225]) * 255
+# Sum of 8 bytes: mean, and root of the variance.
+_BYTES_MEAN, _BYTES_STD = 1020, (8 * (256**2 - 1) / 12) ** 0.5
+
+
+def boxes_to_erase(drawn: Rectangles, height: int, width: int) -> np.ndarray:
+    """Return top, left, bottom and right of the rectangles, int64 [N, 4].
+
+    The first of ten tries that is smaller than the image counts; without one the box is empty.
+    """
+    areas = drawn.areas * (height * width)
+    heights = np.rint(np.sqrt(areas * drawn.ratios)).astype(np.int64)
+    widths = np.rint(np.sqrt(areas / drawn.ratios)).astype(np.int64)
+    fits = (heights < height) & (widths < width)
+    rows, first = np.arange(len(fits)), fits.argmax(axis=1)
+    used = drawn.erased & fits[rows, first]
+    box_heights = np.where(used, heights[rows, first], 0)
+    box_widths = np.where(used, widths[rows, first], 0)
+    top = np.floor(drawn.top * (height - box_heights + 1)).astype(np.int64)
+    left = np.floor(drawn.left * (width - box_widths + 1)).astype(np.int64)
+    return np.stack([top, left, top + box_heights, left + box_widths], axis=1)
+
+
+def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
+    """Return images with filled rectangles. fill: mean, color or noise."""
+    height, width = images.shape[1:3]
+    boxes = boxes_to_erase(drawn, height, width)
+    rows = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
+    if not len(rows):
+        return images
+    places = torch.from_numpy(rows).to(images.device, non_blocking=True)
+    inside = _inside(boxes[rows], images)
+    if fill == "noise":
+        filling = _noise(drawn.keys[rows], height, width, images.device)
+    else:
+        normal = drawn.colors[rows] if fill == "color" else np.zeros((len(rows), 3))
+        levels = np.rint(MEAN + STD * normal).clip(0, 255).astype(np.uint8)
+        filling = torch.from_numpy(levels).to(images.device, non_blocking=True)[:, None, None]
+    images = images.clone()
+    images[places] = torch.where(inside, filling, images[places])
+    return images
+
+
+def mix(images: Tensor, labels: Tensor, drawn: Mixes, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mix each image with the one half a batch further on, cyclically.
+
+    With an even batch of which each of W ranks has every W-th image, the partner is on the same
+    rank if 2 W divides the batch size. Mixing then gives the same images for any such W.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+        drawn: how to mix.
+        num_classes: K.
+
+    Returns:
+        uint8 images, and probabilities of classes, float32 [N, K].
+    """
+    count, height, width, _ = images.shape
+    boxes, own = _cutmix_boxes(drawn, height, width)
+    weights = torch.from_numpy(own).to(images.device, non_blocking=True)
+    first = weights.float()[:, None, None, None]
+    second = (1 - weights).float()[:, None, None, None]
+    partners = images.roll(-(count // 2), 0)
+    blended = images.float().mul_(first).add_(partners.float().mul_(second)).round_()
+    is_cut = torch.from_numpy(drawn.cuts).to(images.device, non_blocking=True)
+    pasted = torch.where(_inside(boxes, images), partners, images)
+    mixed = torch.where(is_cut[:, None, None, None], pasted, blended.to(torch.uint8))
+    classes = functional.one_hot(labels, num_classes).float()
+    others = classes.roll(-(count // 2), 0)
+    probabilities = classes * first[:, :, 0, 0] + others * second[:, :, 0, 0]
+    return mixed, probabilities
+
+
+def _cutmix_boxes(drawn: Mixes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes, int64 [N, 4], and the fraction of the image itself, float64 [N]."""
+    side = np.sqrt(1 - drawn.own)
+    box_height, box_width = (
+        np.trunc(height * side).astype(np.int64),
+        np.trunc(width * side).astype(np.int64),
+    )
+    y, x = (
+        np.floor(drawn.top * height).astype(np.int64),
+        np.floor(drawn.left * width).astype(np.int64),
+    )
+    boxes = np.stack(
+        [
+            (y - box_height // 2).clip(0, height),
+            (x - box_width // 2).clip(0, width),
+            (y + (box_height + 1) // 2).clip(0, height),
+            (x + (box_width + 1) // 2).clip(0, width),
+        ],
+        axis=1,
+    )
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return boxes, np.where(drawn.cuts, 1 - areas / (height * width), drawn.own)
+
+
+def _inside(boxes: np.ndarray, images: Tensor) -> Tensor:
+    """Return which pixels are in the boxes, bool [N, H, W, 1]."""
+    top, left, bottom, right = (
+        torch.from_numpy(np.ascontiguousarray(edge)).to(images.device, non_blocking=True)
+        for edge in boxes.T
+    )
+    y = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    x = torch.arange(images.shape[2], device=images.device)[None, None, :, None]
+    top, left, bottom, right = (edge[:, None, None, None] for edge in (top, left, bottom, right))
+    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+
+
+def _noise(keys: np.ndarray, height: int, width: int, device: torch.device) -> Tensor:
+    """Return noise with ImageNet's mean and standard deviation, uint8 [N, H, W, 3].
+
+    A value is the sum of the 8 bytes of a random word, which is normal to within 0.006 in its
+    distribution function. Unlike a logarithm or a cosine it is equal on every device. The words are
+    those of `writers.random_streams`, in int64 arithmetic, which wraps around.
+    """
+    starts = torch.from_numpy(keys.view(np.int64)).to(device, non_blocking=True)
+    steps = torch.arange(1, height * width * 3 + 1, device=device) * _signed(GAMMA)
+    words = _mix(starts[:, None] + steps)
+    low_bytes = 0x00FF00FF00FF00FF
+    pairs = (words & low_bytes) + (_shift(words, 8) & low_bytes)
+    sums = _shift(pairs * 0x0001000100010001, 48)
+    normal = (sums.float() - _BYTES_MEAN) / _BYTES_STD
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (MEAN, STD))
+    levels: Tensor = normal.view(-1, height, width, 3).mul_(std).add_(mean)
+    return levels.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _mix(words: Tensor) -> Tensor:
+    """Apply splitmix64's output function to int64 words."""
+    words = (words ^ _shift(words, 30)) * _signed(0xBF58476D1CE4E5B9)
+    words = (words ^ _shift(words, 27)) * _signed(0x94D049BB133111EB)
+    return words ^ _shift(words, 31)
+
+
+def _shift(words: Tensor, count: int) -> Tensor:
+    """Shift to the right and fill with zeros."""
+    return (words >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word

@@ -41,6 +41,7 @@ _SALMAN = {
     "epochs": 90,
     "batch_size": 512,
     "resolution": 224,
+    "augment": "salman",
     "optimizer": {
         "lr": 0.1,
         "schedule": "step",

@@ -4,6 +4,7 @@ import pytest
 
 from harness.config import load as recipe
 from harness.matrix.expand import expand
+from writers.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["robust_l2", "robust_linf", "fewer_classes"])
@@ -26,3 +27,60 @@ def test_robust_recipes_attack_and_freeze_as_salmans_code(name: str):
         if stage.axes.get("method") == "fixed"
     }
     assert statistics == {"update"}
+
+
+@pytest.mark.parametrize("name", ["robust_l2", "robust_linf", "fewer_classes"])
+def test_robust_recipes_augment_as_the_robustness_library(name: str):
+    """Its ImageNet training: ColorJitter(0.1, 0.1, 0.1) and Lighting(0.05) after crop and flip."""
+    expected = {
+        "color_jitter": {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.0},
+        "lighting": 0.05,
+    }
+    stages = expand(recipe.read(name)).stages
+    found = [
+        stage.config["settings"].get("augment") for stage in stages if stage.kind == "pretrain"
+    ]
+    assert found
+    assert all(augment == expected for augment in found)
+    transfers = [stage.config["settings"] for stage in stages if stage.kind == "transfer"]
+    assert not any("augment" in settings for settings in transfers)
+
+
+def test_non_binary_augments_as_its_command_line():
+    """timm: --mixup 0.2 --aa rand-m9-mstd0.5-inc1 --reprob 0.5 --remode pixel."""
+    stages = expand(recipe.read("non_binary")).stages
+    for method in ("default", "l2sp", "scratch"):
+        settings = [
+            stage.config["settings"] for stage in stages if stage.axes.get("method") == method
+        ]
+        assert settings
+        for augment in (one["augment"] for one in settings):
+            assert augment["mixup"] == 0.2
+            assert augment["erasing"] | {"probability": 0.5, "fill": "noise"} == augment["erasing"]
+            rand = augment["randaugment"]
+            assert (rand["ops"], rand["num_ops"], rand["magnitude"]) == ("timm", 2, 9)
+            assert (rand["magnitude_std"], rand["probability"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.augment=imagenet", "there is no preset 'imagenet'; presets are"),
+        ("pretrain.augment={mixpu: 0.2}", "mixpu"),
+        ("pretrain.augment={mixup: -1}", "greater than 0"),
+        ("pretrain.augment={mix_probability: 0.5, lighting: 0.1}", "with mixup or cutmix only"),
+        ("methods.full.augment={randaugment: {magnitude: 99}}", "the highest is 30"),
+    ],
+)
+def test_augmentations_without_sense_are_refused_in_one_line(override: str, message: str):
+    with pytest.raises(UserError, match=message) as error:
+        recipe.read("robust_l2", [override])
+    assert "augment" in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_augmentations_can_be_removed_and_changed():
+    plain = recipe.read("robust_l2", ["pretrain.augment=null"])
+    assert plain.pretrain.augment is None
+    changed = recipe.read("robust_l2", ["pretrain.augment={preset: salman, mixup: 0.2}"])
+    assert (changed.pretrain.augment.lighting, changed.pretrain.augment.mixup) == (0.05, 0.2)

@@ -6,7 +6,6 @@ The same images therefore give the same beton, byte for byte, from a folder, an 
 """
 
 import importlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,26 +16,15 @@ from typing import TYPE_CHECKING
 from writers import names
 from writers.errors import UserError
 from writers.formats.files import Files
+from writers.found_images import FoundImages, Images, joined
 from writers.omissions import Omission, OmissionLog
+from writers.split_names import UNSAID
 from writers.text_names import printable
 
 if TYPE_CHECKING:
     import numpy as np
 
 KINDS = "writers.sources"
-# names that people give to the folders of splits
-SPLIT_NAMES = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst"),
-}
-SPLIT_FOLDER = re.compile(
-    r"(?:(?:seg|data|dataset|images?|imgs?)[-_ .]*)?(?P<name>"
-    + "|".join(name for names_of_split in SPLIT_NAMES.values() for name in names_of_split)
-    + r")(?:[-_ .]*(?:set|data|dataset|images?|imgs?|split|folder))?(?:[-_ .]*(?:19|20)\d\d)?",
-    re.IGNORECASE,
-)
-UNSAID = ""  # split of images for which the source gives none
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +88,6 @@ class Source:
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
 
-# key -> class, and path below the class folder: ("cat", "1.jpg")
-Images = Mapping[str, tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class FoundImages:
-    """Images of one path by split (train, val, test, or UNSAID), and how to read them."""
-
-    files: Files
-    splits: Mapping[str, Images]
-    prefix: str = ""  # prefix of the keys in `files`
-    # keys of images by split whose names have no class; a dataset may know their labels
-    unlabeled: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    omissions: Sequence[Omission] = ()
-
-
 ClassesOf = Callable[[Collection[str]], Mapping[str, str]]
 
 
@@ -147,7 +119,7 @@ def open_source(
     paths = [path] if isinstance(path, Path) else list(path)
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
         raise UserError(f"{twice[0]} is given twice as a source.", "Name each place once.")
-    found_images = _joined({place: _find(place, classes) for place in paths})
+    found_images = joined({place: _find(place, classes) for place in paths})
     found_images = _labeled(found_images, classes_of)
     refuse_unclear_splits(found_images.splits, paths)
     there = {
@@ -240,13 +212,6 @@ def carve(
     return {"train": left, "val": val or new_val, "test": test or new_test}
 
 
-def split_of(folder: str) -> str | None:
-    """Return the split of a folder name such as train, Validation, seg_test or training_set."""
-    match = SPLIT_FOLDER.fullmatch(folder)
-    name = match["name"].lower() if match else ""
-    return next((split for split, known in SPLIT_NAMES.items() if name in known), None)
-
-
 def unique_names(names: Sequence[str]) -> list[str]:
     """Number repeated class names: crane, heron, crane (2). A label is an index, not a name."""
     given, used = set(names), set[str]()
@@ -332,57 +297,3 @@ def _labeled(found_images: FoundImages, classes_of: ClassesOf | None) -> FoundIm
             else:
                 omitted.add("images outside class folders, which have no label", key)
     return replace(found_images, splits=splits, unlabeled={}, omissions=omitted.omissions())
-
-
-def _joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
-    """Join the images of several paths. A path without splits is of the split in its name."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    splits: dict[str, dict[str, tuple[str, str]]] = {}
-    unlabeled: dict[str, list[str]] = {}
-    omitted = OmissionLog()
-    for number, (path, part) in enumerate(parts.items()):
-        for split, images in part.splits.items():
-            part_split = split or split_of(path.stem)
-            if part_split is None:
-                raise UserError(
-                    f"Of the images in {path} it is unclear whether they are training or test "
-                    "images.",
-                    "Each of several sources must contain splits, or be named train, val or test.",
-                )
-            splits.setdefault(part_split, {}).update(
-                (f"{number}/{key}", image) for key, image in images.items()
-            )
-        for split, keys in part.unlabeled.items():
-            part_split = split or split_of(path.stem) or UNSAID
-            unlabeled.setdefault(part_split, []).extend(f"{number}/{key}" for key in keys)
-        omitted.extend(part.omissions, f"{path.name}/")
-    files = _Numbered(list(parts.values()))
-    return FoundImages(files, splits, unlabeled=unlabeled, omissions=omitted.omissions())
-
-
-class _Numbered:
-    """Files of several paths, named `<index of the path>/<key>`."""
-
-    def __init__(self, parts: Sequence[FoundImages]) -> None:
-        self._parts = parts
-
-    def names(self) -> Sequence[str]:
-        return [
-            f"{number}/{key}"
-            for number, part in enumerate(self._parts)
-            for key in part.files.names()
-        ]
-
-    def read(self, name: str) -> bytes:
-        part, key = self._split(name)
-        return part.files.read(key)
-
-    def where(self, name: str) -> str:
-        part, key = self._split(name)
-        return part.files.where(key)
-
-    def _split(self, name: str) -> tuple[FoundImages, str]:
-        number, key = name.split("/", 1)
-        part = self._parts[int(number)]
-        return part, part.prefix + key

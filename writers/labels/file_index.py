@@ -5,7 +5,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from writers.source import split_of, stem_of
+from writers.source import stem_of
+from writers.split_names import split_of
 from writers.text_names import normalized
 
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")

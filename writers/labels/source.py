@@ -19,7 +19,6 @@ from writers.labels.settings import LabelTable
 from writers.labels.values import flag_of, is_missing, list_of, text_of
 from writers.omissions import OmissionLog
 from writers.source import (
-    UNSAID,
     Example,
     Source,
     SplitSettings,
@@ -27,10 +26,10 @@ from writers.source import (
     carve,
     named_examples,
     refuse_unclear_splits,
-    split_of,
     stem_of,
 )
 from writers.sources.tree import list_images
+from writers.split_names import UNSAID, split_of
 from writers.text_names import normalized, printable
 
 MAX_PROBLEMS = 20  # rows named in one error

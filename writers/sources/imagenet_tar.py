@@ -18,7 +18,7 @@ from writers.formats.files import Files, JoinedFiles
 from writers.formats.image_formats import is_image
 from writers.formats.imagenet_val import DEVKIT, of_devkit, shipped
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
-from writers.source import FoundImages, Images
+from writers.found_images import FoundImages, Images
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 LAYOUT = f"{TRAIN} and {VAL}, in one folder or each by its own --source"

@@ -25,8 +25,10 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.formats.files import shards_in
+from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
-from writers.source import UNSAID, FoundImages, below_class, split_of, unique_names
+from writers.source import below_class, unique_names
+from writers.split_names import UNSAID, split_of
 
 LAYOUT = (
     "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "

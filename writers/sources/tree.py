@@ -20,8 +20,10 @@ from writers.formats.image_formats import (
     format_of,
     is_image,
 )
+from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
-from writers.source import UNSAID, FoundImages, layouts, split_of
+from writers.source import layouts
+from writers.split_names import UNSAID, split_of
 from writers.text_names import normalized, printable
 
 LAYOUT = (

@@ -24,8 +24,10 @@ from writers.errors import UserError
 from writers.formats.files import shards_in
 from writers.formats.image_formats import IMAGE_ENDINGS, ending_of
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
+from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
-from writers.source import UNSAID, FoundImages, below_class, split_of, unique_names
+from writers.source import below_class, unique_names
+from writers.split_names import UNSAID, split_of
 
 LAYOUT = (
     "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in "

@@ -89,7 +89,7 @@ def command(
 
 
 def _split_of(file: Path) -> str | None:
-    from writers.source import split_of
+    from writers.split_names import split_of
 
     stem = file.name.split(".")[0]
     return split_of(stem) or split_of(stem.split("_")[0])

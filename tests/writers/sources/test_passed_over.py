@@ -17,7 +17,8 @@ from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
 from writers.formats.image_formats import ENDINGS_OF, format_of
 from writers.formats.imagenet_val import SOLUTION, image_name, shipped
-from writers.source import Source, split_of
+from writers.source import Source
+from writers.split_names import split_of
 from writers.subset.spec import everything
 
 ALL_TRAIN = SplitSettings(val=0)

@@ -1,0 +1,79 @@
+"""Images that a kind of source has found at one path, and those of several paths joined."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from writers.errors import UserError
+from writers.formats.files import Files
+from writers.omissions import Omission, OmissionLog
+from writers.split_names import UNSAID, split_of
+
+# key -> class, and path below the class folder: ("cat", "1.jpg")
+Images = Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Images of one path by split (train, val, test, or UNSAID), and how to read them."""
+
+    files: Files
+    splits: Mapping[str, Images]
+    prefix: str = ""  # prefix of the keys in `files`
+    # keys of images by split whose names have no class; a dataset may know their labels
+    unlabeled: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    omissions: Sequence[Omission] = ()
+
+
+def joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
+    """Join the images of several paths. A path without splits is of the split in its name."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    splits: dict[str, dict[str, tuple[str, str]]] = {}
+    unlabeled: dict[str, list[str]] = {}
+    omitted = OmissionLog()
+    for number, (path, part) in enumerate(parts.items()):
+        for split, images in part.splits.items():
+            part_split = split or split_of(path.stem)
+            if part_split is None:
+                raise UserError(
+                    f"Of the images in {path} it is unclear whether they are training or test "
+                    "images.",
+                    "Each of several sources must contain splits, or be named train, val or test.",
+                )
+            splits.setdefault(part_split, {}).update(
+                (f"{number}/{key}", image) for key, image in images.items()
+            )
+        for split, keys in part.unlabeled.items():
+            part_split = split or split_of(path.stem) or UNSAID
+            unlabeled.setdefault(part_split, []).extend(f"{number}/{key}" for key in keys)
+        omitted.extend(part.omissions, f"{path.name}/")
+    files = _Numbered(list(parts.values()))
+    return FoundImages(files, splits, unlabeled=unlabeled, omissions=omitted.omissions())
+
+
+class _Numbered:
+    """Files of several paths, named `<index of the path>/<key>`."""
+
+    def __init__(self, parts: Sequence[FoundImages]) -> None:
+        self._parts = parts
+
+    def names(self) -> Sequence[str]:
+        return [
+            f"{number}/{key}"
+            for number, part in enumerate(self._parts)
+            for key in part.files.names()
+        ]
+
+    def read(self, name: str) -> bytes:
+        part, key = self._split(name)
+        return part.files.read(key)
+
+    def where(self, name: str) -> str:
+        part, key = self._split(name)
+        return part.files.where(key)
+
+    def _split(self, name: str) -> tuple[FoundImages, str]:
+        number, key = name.split("/", 1)
+        part = self._parts[int(number)]
+        return part, part.prefix + key

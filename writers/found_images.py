@@ -23,6 +23,8 @@ class FoundImages:
     # keys of images by split whose names have no class; a dataset may know their labels
     unlabeled: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omissions: Sequence[Omission] = ()
+    # key -> its classes, if images may have several; `splits` then has the first one
+    labels: Mapping[str, Sequence[str]] | None = None
 
 
 def joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
@@ -49,7 +51,22 @@ def joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
             unlabeled.setdefault(part_split, []).extend(f"{number}/{key}" for key in keys)
         omitted.extend(part.omissions, f"{path.name}/")
     files = _Numbered(list(parts.values()))
-    return FoundImages(files, splits, unlabeled=unlabeled, omissions=omitted.omissions())
+    labels = None
+    if any(part.labels is not None for part in parts.values()):
+        labels = {
+            f"{number}/{key}": classes
+            for number, part in enumerate(parts.values())
+            for key, classes in _labels(part).items()
+        }
+    return FoundImages(
+        files, splits, unlabeled=unlabeled, omissions=omitted.omissions(), labels=labels
+    )
+
+
+def _labels(part: FoundImages) -> Mapping[str, Sequence[str]]:
+    if part.labels is not None:
+        return part.labels
+    return {key: (name,) for images in part.splits.values() for key, (name, _) in images.items()}
 
 
 class _Numbered:

@@ -122,9 +122,14 @@ def open_source(
     found_images = joined({place: _find(place, classes) for place in paths})
     found_images = _labeled(found_images, classes_of)
     refuse_unclear_splits(found_images.splits, paths)
-    there = {
-        class_name for images in found_images.splits.values() for class_name, _ in images.values()
-    }
+    labels = found_images.labels
+    there = (
+        {name for images in found_images.splits.values() for name, _ in images.values()}
+        if labels is None
+        else {name for own in labels.values() for name in own}
+    )
+    if not there and labels is not None:
+        raise UserError(f"No image of {paths[0]} has a label.")
     if classes is not None and (unknown := sorted(there - set(classes) - set(exclude))):
         raise UserError(
             f"{paths[0]} has images of {len(unknown)} classes that are not in {name}, such as "
@@ -137,7 +142,12 @@ def open_source(
         if class_name in there and class_name not in exclude
     ]
     label = {class_name: number for number, class_name in enumerate(kept)}
-    splits = {split: named_examples(images, label) for split, images in found_images.splits.items()}
+    splits = {
+        split: named_examples(images, label)
+        if labels is None
+        else examples_of_many({key: image for key, (_, image) in images.items()}, labels, label)
+        for split, images in found_images.splits.items()
+    }
     train = splits.get("train") or splits.get(UNSAID, [])
     splits = carve(train, splits.get("val", []), splits.get("test", []), settings)
     return Source(
@@ -147,6 +157,7 @@ def open_source(
         splits,
         found_images.files,
         found_images.prefix,
+        multi_label=labels is not None,
         omissions=found_images.omissions,
     )
 
@@ -168,6 +179,30 @@ def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
         Example(key, label[images[key][0]], stem if times[stem] == 1 else path)
         for (key, path), stem in zip(paths.items(), stems, strict=True)
     ]
+
+
+def examples_of_many(
+    images: Mapping[str, str], labels: Mapping[str, Sequence[str]], label: Mapping[str, int]
+) -> list[Example]:
+    """Make examples of images with several labels, sorted by key and named by file.
+
+    Splits are drawn by the first class of each image.
+
+    Args:
+        images: key -> path of the image, with or without folders.
+        labels: key -> classes that are present. Classes that `label` lacks are left out.
+        label: number of each class.
+    """
+    names = {key: stem_of(image.rsplit("/", 1)[-1]) for key, image in images.items()}
+    for longer in (images, {key: key for key in images}):
+        times = Counter(names.values())
+        names = {key: name if times[name] == 1 else longer[key] for key, name in names.items()}
+    examples = []
+    for key in sorted(images):
+        present = {label[name] for name in labels[key] if name in label}
+        marks = tuple(1 if number in present else -1 for number in range(len(label)))
+        examples.append(Example(key, min(present, default=0), names[key], marks))
+    return examples
 
 
 def ids_of(examples: Sequence[Example]) -> "np.ndarray":

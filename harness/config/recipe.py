@@ -63,8 +63,9 @@ class DataSettings(Settings):
         metric: None means the dataset's own metric (`folder`: top1).
         encoding: None means the recipe's.
         labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
-            $HARNESS_RAW. `several: true` declares several labels per image (targets only). None
-            means that the images' folders, or the records of shards, are the labels.
+            $HARNESS_RAW. None means that the images' folders, or the records of shards, are the
+            labels. Several labels per image (targets only) are declared by `several: true` of the
+            table, or by `metric: map11`.
     """
 
     dataset: str = "folder"
@@ -93,8 +94,13 @@ class DataSettings(Settings):
 
     @property
     def own_metric(self) -> Metric:
-        """Metric of the dataset, unless the recipe sets another."""
-        if self.labels is not None and self.labels.several:
+        """Metric of the dataset, unless the recipe sets another.
+
+        For any folder of images it depends on whether they have several labels, which the recipe
+        declares by `metric` or by `labels`.
+        """
+        several = self.labels.several if self.labels is not None else None
+        if several or (several is None and self.dataset == "folder" and self.metric == "map11"):
             return "map11"
         return spec_of(self.dataset).metric
 

@@ -24,9 +24,9 @@ from writers.source import (
     SplitSettings,
     below_class,
     carve,
+    examples_of_many,
     named_examples,
     refuse_unclear_splits,
-    stem_of,
 )
 from writers.sources.tree import list_images
 from writers.split_names import UNSAID, split_of
@@ -279,21 +279,14 @@ def _many_labels(
     if not classes:
         raise UserError(f"No image of {reading.settings.files[0]} has a label.")
     label = {class_name: number for number, class_name in enumerate(classes)}
-    by_split = {}
-    for split, images in splits.items():
-        names = {key: stem_of(normalized(key).rsplit("/", 1)[-1]) for key in images}
-        for _, twins in _groups(names):
-            names |= {key: normalized(key) for key in twins}
-        by_split[split] = [
-            _example(key, images[key].labels, names[key], label) for key in sorted(images)
-        ]
-    return classes, by_split
-
-
-def _example(key: str, labels: Sequence[str], name: str, label: Mapping[str, int]) -> Example:
-    present = {label[one] for one in labels}
-    marks = tuple(1 if number in present else -1 for number in range(len(label)))
-    return Example(key, min(present, default=0), name, marks)
+    return classes, {
+        split: examples_of_many(
+            {key: normalized(key) for key in images},
+            {key: one.labels for key, one in images.items()},
+            label,
+        )
+        for split, images in splits.items()
+    }
 
 
 def _groups(names: Mapping[str, Any]) -> Iterator[tuple[Any, list[str]]]:

@@ -2,11 +2,12 @@
 
 Train-00000-of-00294.parquet etc., in a folder or its data/.
 
-Columns: `image`, a struct of `bytes` and `path`, and `label`, an integer. Class names come from the
-schema's metadata (`ClassLabel`), unless the dataset has a fixed order of its own, such as ImageNet.
+Columns: `image`, a struct of `bytes` and `path`, and `label` or `labels`, a number or name of a
+class, or a list of them if images have several labels. Class names come from the schema's metadata
+(`ClassLabel`), unless the dataset has a fixed order of its own, such as ImageNet.
 Images are named by their paths. ImageNet's paths there end in the class,
 `n01440764_10026_n01440764.JPEG`; this suffix is removed, so that names agree with other sources.
-Images without a label (-1, ImageNet's test shards) are skipped.
+Images labeled -1 and shards without labels (ImageNet's test shards) are left out and counted.
 
 A row group is the smallest unit of reading, about 100 images on the hub, and a beton is written in
 another order, so row groups of large datasets are read many times. CACHE_BYTES of row groups stay
@@ -28,6 +29,7 @@ from writers.formats.files import shards_in
 from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
+from writers.sources._label_lists import listed, with_lists
 from writers.split_names import UNSAID, split_of
 
 LAYOUT = (
@@ -35,6 +37,10 @@ LAYOUT = (
     "a folder of them"
 )
 CACHE_BYTES = 512 * 2**20
+_ONE_LABEL = r"(?:u?int\d+|(?:large_)?string|dictionary<values=string.*>)"
+LABEL_TYPE = re.compile(
+    rf"{_ONE_LABEL}|(?:large_|fixed_size_)?list<\w+: {_ONE_LABEL}(?: not null)?>(?:\[\d+\])?"
+)
 CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
 
 
@@ -54,17 +60,28 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """
     files = ParquetFiles([path] if path.is_file() else shards_in(path, ".parquet"))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
+    several: dict[str, list[str]] = {}  # classes of images whose label is a list
     omitted = OmissionLog()
     for number, shard in enumerate(files.shards):
         class_of = _namer(files.class_names, classes, shard)
         images = splits.setdefault(_split_of(shard), {})
-        for row, (label, image_path) in enumerate(files.labels_and_paths(number)):
-            if label is None or label == -1:
+        rows = files.labels_and_paths(number)
+        is_labeled = any(label not in (None, -1) for label, _ in rows)
+        for row, (label, image_path) in enumerate(rows):
+            if label == -1 or (label is None and not is_labeled):
                 omitted.add("rows without a label", f"{shard.name}, row {row}")
+                continue
+            if isinstance(label, list):
+                own = [class_of(one) for one in listed(label, f"{shard}, row {row},")]
+                several[f"{number}/{row}"] = own
+                class_name = own[0] if own else ""
+            elif label is None or label == "":
+                raise _without_label(shard, [label for label, _ in rows], row)
             else:
                 class_name = class_of(label)
-                images[f"{number}/{row}"] = class_name, _image(image_path, class_name, shard, row)
-    return FoundImages(files, splits, omissions=omitted.omissions())
+            images[f"{number}/{row}"] = class_name, _image(image_path, class_name, shard, row)
+    labels = with_lists(splits, several)
+    return FoundImages(files, splits, omissions=omitted.omissions(), labels=labels)
 
 
 class ParquetFiles:
@@ -74,8 +91,8 @@ class ParquetFiles:
         self.shards = list(shards)
         self.class_names: list[str] | None = None  # label k is class_names[k]
         self._metadata = [_metadata(shard) for shard in shards]
-        # column of the images
-        self._columns = [self._image_column(number) for number in range(len(shards))]
+        # columns of the images and of the labels
+        self._columns = [self._columns_of(number) for number in range(len(shards))]
         # per shard: number of rows up to the end of each row group
         self._ends = [
             list(
@@ -112,18 +129,21 @@ class ParquetFiles:
         shard, row = name.split("/")
         return f"{self.shards[int(shard)]}, row {row}"
 
-    def labels_and_paths(self, shard: int) -> Sequence[tuple[int | None, str | None]]:
-        """Labels and paths of all rows, without reading images."""
-        column = self._columns[shard]
+    def labels_and_paths(self, shard: int) -> Sequence[tuple[Any, str | None]]:
+        """Labels and paths of all rows, without reading images.
+
+        A label is a number, a name, a list of them, or None.
+        """
+        column, label = self._columns[shard]
         try:
-            table = self._open(shard).read(["label", f"{column}.path"], use_threads=False).flatten()
+            file = self._open(shard)
+            labels = file.read([label], use_threads=False)[label].to_pylist()
+            table = file.read([f"{column}.path"], use_threads=False).flatten()
         except Exception as error:  # pyarrow raises its own exception types
             raise UserError(
                 f"{self.shards[shard]} is damaged: {error}", "Download it again."
             ) from error
-        return list(
-            zip(table["label"].to_pylist(), table[f"{column}.path"].to_pylist(), strict=True)
-        )
+        return list(zip(labels, table[f"{column}.path"].to_pylist(), strict=True))
 
     def _row_group(self, shard: int, group: int) -> Any:
         """Bytes of the images of a row group, as a pyarrow array."""
@@ -131,7 +151,7 @@ class ParquetFiles:
             if (shard, group) in self._cache:
                 self._cache.move_to_end((shard, group))
                 return self._cache[shard, group]
-        column = f"{self._columns[shard]}.bytes"
+        column = f"{self._columns[shard][0]}.bytes"
         try:
             images = (
                 self._open(shard)
@@ -154,29 +174,37 @@ class ParquetFiles:
             self.shards[shard], metadata=self._metadata[shard], pre_buffer=False
         )
 
-    def _image_column(self, shard: int) -> str:
-        """Return the image column's name; check that all shards have the same class names."""
+    def _columns_of(self, shard: int) -> tuple[str, str]:
+        """Return the columns of images and labels; check that all shards have the same classes."""
         schema, path = self._metadata[shard].schema.to_arrow_schema(), self.shards[shard]
         column = next((name for name in ("image", "img") if name in schema.names), "")
         parts = {part.name for part in schema.field(column).flatten()} if column else set()
-        is_whole = "label" in schema.names and "int" in str(schema.field("label").type)
-        if not ({f"{column}.bytes", f"{column}.path"} <= parts and is_whole):
+        label = next((name for name in ("label", "labels") if name in schema.names), "")
+        is_label = bool(label) and LABEL_TYPE.fullmatch(str(schema.field(label).type)) is not None
+        if not ({f"{column}.bytes", f"{column}.path"} <= parts and is_label):
             raise UserError(
                 f"{path} has the columns {', '.join(schema.names)}; it needs image, with bytes and "
-                "path, and "
-                "label, a whole number.",
+                "path, and label, a whole number, a name, or a list of them.",
                 f"Accepted: {LAYOUT}.",
             )
-        class_names = _class_names(schema.metadata or {}, path)
+        class_names = _class_names(schema.metadata or {}, path, label)
         if shard and class_names != self.class_names:
             raise UserError(
                 f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset."
             )
         self.class_names = class_names
-        return column
+        return column, label
 
 
-def _class_names(metadata: Mapping[bytes, bytes], shard: Path) -> list[str] | None:
+def _without_label(shard: Path, labels: Sequence[Any], row: int) -> UserError:
+    number = sum(label is None or label == "" for label in labels)
+    return UserError(
+        f"{shard} has no label in {number} of {len(labels)} rows; the first is row {row}.",
+        "Remove these rows, or label them -1 if they are to be left out.",
+    )
+
+
+def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> list[str] | None:
     """Class names of the hub's metadata in label order, or None without any.
 
     Raises:
@@ -184,9 +212,15 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path) -> list[str] | No
     """
     try:
         found: Any = json.loads(metadata.get(b"huggingface", b"{}"))
-        for key in ("info", "features", "label", "names"):
+        for key in ("info", "features", column, "names"):
             if found is None:
                 return None
+            if key == "names" and isinstance(found, list) and len(found) == 1:
+                found = found[0]  # the hub's form of a list of labels
+            elif key == "names" and isinstance(found, dict) and "feature" in found:
+                found = found["feature"]
+                if found is None:
+                    return None
             if not isinstance(found, dict):
                 raise ValueError(f"'{key}' is not in an object")
             found = found.get(key)
@@ -209,7 +243,7 @@ def _split_of(shard: Path) -> str:
 
 def _namer(
     names: Sequence[str] | None, classes: Sequence[str] | None, shard: Path
-) -> Callable[[int], str]:
+) -> Callable[[int | str], str]:
     """Map labels to class names.
 
     The schema's, unless the dataset defines names in the same order.
@@ -224,7 +258,9 @@ def _namer(
             "Give shards of that dataset.",
         )
 
-    def name(label: int) -> str:
+    def name(label: int | str) -> str:
+        if isinstance(label, str):
+            return label.strip()
         if in_order is None:
             return f"{label:04d}"
         if not 0 <= label < len(in_order):

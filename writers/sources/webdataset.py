@@ -5,10 +5,11 @@ A shard is a tar; the files of a sample share a key and follow each other: `0001
     imagenet1k-train-0000.tar  imagenet1k-validation-00.tar     timm's imagenet-1k-wds
     train/0000.tar  test/0000.tar  classnames.txt               CLIP benchmark
 
-The label is the content of `.cls`, or `label`, `cls` or `class_id` in `.json`: a class number or
-name. Numbers are mapped to names by the dataset's own order if it has one (ImageNet), otherwise by
-the lines of `classnames.txt` or `classes.txt`, otherwise the number is the name. An image is named
-by `filename` in its `.json`, otherwise by its key.
+The label is the content of `.cls`, or `label`, `cls`, `class_id` or `labels` in `.json`: a number
+or name of a class, or a list of them if images have several labels. Numbers are mapped to names by
+the dataset's own order if it has one (ImageNet), otherwise by the lines of `classnames.txt` or
+`classes.txt`, otherwise the number is the name. An image is named by `filename` in its `.json`,
+otherwise by its key.
 """
 
 import json
@@ -16,6 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refu
 from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
+from writers.sources._label_lists import is_label, listed, number_or_name, with_lists
 from writers.split_names import UNSAID, split_of
 
 LAYOUT = (
@@ -35,6 +38,7 @@ LAYOUT = (
 )
 CLASS_LISTS = ("classnames.txt", "classes.txt")
 UNLABELED = "-1"
+LABEL_KEYS = ("label", "cls", "class_id", "labels")
 LABEL_ENDINGS = (".cls", ".json")
 
 
@@ -54,6 +58,7 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     class_of = _namer(classes or _class_list(path), path)
     files = TarFiles()
     splits: dict[str, dict[str, tuple[str, str]]] = {}
+    several: dict[str, list[str]] = {}  # classes of images whose label is a list
     omitted = OmissionLog()
     for number, shard in enumerate(shards):
         images = splits.setdefault(_split_of(shard), {})
@@ -77,12 +82,17 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
                 if label == UNLABELED:
                     omitted.add("samples without a label (-1)", f"{shard.name}:{key}")
                     continue
-                class_name = class_of(label, f"{shard}:{key}")
                 name = f"{number}/{image.name}"
+                if isinstance(label, list):
+                    several[name] = [class_of(one, f"{shard}:{key}") for one in label]
+                    class_name = several[name][0] if label else ""
+                else:
+                    class_name = class_of(label, f"{shard}:{key}")
                 files.add(name, shard, image)
                 images[name] = class_name, below_class(filename or image.name, class_name)
     splits = {split: _unique(images, shards) for split, images in splits.items()}
-    return FoundImages(files, splits, omissions=omitted.omissions())
+    labels = with_lists(splits, several)
+    return FoundImages(files, splits, omissions=omitted.omissions(), labels=labels)
 
 
 def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
@@ -118,8 +128,8 @@ def _unique(
 
 def _label(
     handle: int, member_of: dict[str, Member], shard: Path, key: str
-) -> tuple[int | str, str | None]:
-    """Label and file name of a sample."""
+) -> tuple[int | str | list[int | str], str | None]:
+    """Label or labels, and file name of a sample."""
     metadata: dict[str, Any] = {}
     if ".json" in member_of:
         try:
@@ -133,16 +143,20 @@ def _label(
         label: Any = _content(handle, member_of[".cls"]).decode(errors="replace").strip()
     else:
         label = next(
-            (metadata[name] for name in ("label", "cls", "class_id") if name in metadata), None
+            (metadata[name] for name in LABEL_KEYS if metadata.get(name) is not None), None
         )
-    if not isinstance(label, int | str) or label == "":
+    if isinstance(label, str) and label.startswith("["):
+        with suppress(ValueError, RecursionError):
+            label = json.loads(label)
+    filename = metadata.get("filename")
+    filename = filename if isinstance(filename, str) else None
+    if isinstance(label, list):
+        return listed(label, f"{shard}:{key}"), filename
+    if not is_label(label):
         raise UserError(
             f"{shard}:{key} has no label.", "Each image needs a .cls, or a label in its .json."
         )
-    filename = metadata.get("filename")
-    return int(label) if re.fullmatch(r"\d+", str(label)) else str(label), filename if isinstance(
-        filename, str
-    ) else None
+    return number_or_name(label), filename
 
 
 def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str], str]:

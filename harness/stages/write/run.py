@@ -148,11 +148,16 @@ def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None
 
 
 def _check_several(source: Source, data: DataSettings) -> None:
-    """Raise UserError if the images have several labels and the recipe does not declare it."""
+    """Raise UserError if images have several labels and the recipe declares one, or vice versa."""
     if source.multi_label and data.own_metric != "map11":
         raise UserError(
             f"Images of {data.label} have several labels.",
-            "Set `several: true` of its `labels`; its metric is then the mean average precision.",
+            "Set `metric: map11`, the mean average precision.",
+        )
+    if not source.multi_label and data.own_metric == "map11":
+        raise UserError(
+            f"Images of {data.label} have one label each, and its metric is map11.",
+            "Remove `metric`, or set `several: true` of its `labels`.",
         )
 
 

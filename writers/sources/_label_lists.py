@@ -1,0 +1,63 @@
+"""Labels of records: a number or name, or a list of them, which makes a dataset multi-label."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from writers.errors import UserError
+from writers.found_images import Images
+
+MAX_DIGITS = 18
+
+
+def is_label(value: Any) -> bool:
+    """Return True for a whole number or a name."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, str) and value.strip() != ""
+    )
+
+
+def number_or_name(label: int | str) -> int | str:
+    """Return digits as a number, other text as a name."""
+    is_number = re.fullmatch(rf"\d{{1,{MAX_DIGITS}}}", str(label), re.ASCII)
+    return int(label) if is_number else str(label)
+
+
+def listed(labels: Sequence[Any], where: str) -> list[int | str]:
+    """Return the labels of a list.
+
+    Raises:
+        UserError: a label is repeated, as in a list of 0 and 1 per class, or is no label.
+    """
+    for label in labels:
+        if not is_label(label) or str(label).startswith("-"):
+            raise UserError(
+                f"{where} has a list of labels with {label!r} in it.",
+                "A list holds numbers or names of classes.",
+            )
+    if len(set(labels)) < len(labels):
+        raise UserError(
+            f"{where} has the label {next(x for x in labels if labels.count(x) > 1)!r} twice in "
+            "its list.",
+            "A list holds the numbers or names of the classes that are present, not a 0 or 1 for "
+            "each class.",
+        )
+    return [number_or_name(label) for label in labels]
+
+
+def with_lists(
+    splits: Mapping[str, Images], several: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]] | None:
+    """Classes of all images if some have a list of labels, otherwise None.
+
+    Args:
+        splits: images by split, with one class each.
+        several: classes of those with a list.
+    """
+    if not several:
+        return None
+    return {
+        key: several.get(key, (class_name,))
+        for images in splits.values()
+        for key, (class_name, _) in images.items()
+    }

@@ -32,7 +32,7 @@ from writers.errors import UserError
 
 Transform = Callable[[torch.Tensor, torch.Tensor], Batch]
 
-_ORDERS = ("sequential", "random", "quasi_random")
+_ORDERS = ("sequential", "random", "quasi_random", "balanced", "weighted")
 # Parameters of FFCV's Loader that have another name or form here.
 _OF_FFCV = {
     "pipelines": "Set augment, crop_scale, horizontal_flip, resolution, dtype, and transform.",
@@ -82,7 +82,8 @@ class Loader:
             path: path of the beton, or a LoaderPlan, which is used as it is.
             batch_size: images per batch over all ranks.
             resolution: R, in pixels.
-            order: sequential, random or quasi_random; FFCV's OrderOption is also accepted.
+            order: sequential, random, quasi_random, balanced (classes equally often) or weighted
+                (by `weights`); FFCV's OrderOption is also accepted.
             num_workers: decoding threads; -1 means one per available core.
             seed: of order, crops and flips. None means 0.
             indices: samples to load, in this order. None means all.

@@ -40,7 +40,11 @@ class LoaderPlan:
             None means no further augmentation.
         interpolation: area averages the area under each output pixel, bilinear if an axis grows.
             bilinear and bicubic are Pillow's, with antialiasing.
-        order: quasi_random reads a few pages of the file at a time.
+        order: quasi_random reads a few pages of the file at a time. balanced draws each class
+            equally often, and weighted each sample in proportion to its weight; an epoch has as
+            many draws as there are samples (`loaders/sampling.py`).
+        weights: weighted only: array of a number per sample of the beton, or the path of a .npy or
+            CSV file (`loaders.sampling.read_weights`).
         dtype: of the images.
         mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
         std: float16 only: standard deviation of red, green and blue, likewise.
@@ -75,7 +79,8 @@ class LoaderPlan:
     center_fraction: float = 224 / 256
     augmentations: Augmentations | None = None
     interpolation: Interpolation = "area"
-    order: Literal["sequential", "random", "quasi_random"] = "sequential"
+    order: Literal["sequential", "random", "quasi_random", "balanced", "weighted"] = "sequential"
+    weights: Sequence[float] | np.ndarray | str | Path | None = None
     dtype: Literal["uint8", "float16"] = "uint8"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -98,6 +103,17 @@ class LoaderPlan:
         object.__setattr__(self, "beton", Path(self.beton))
         if self.indices is not None:
             object.__setattr__(self, "indices", _freeze(self.indices))
+        if isinstance(self.weights, str):
+            object.__setattr__(self, "weights", Path(self.weights))
+        elif self.weights is not None and not isinstance(self.weights, Path):
+            weights = np.array(self.weights)
+            weights.flags.writeable = False
+            object.__setattr__(self, "weights", weights)
+        if (self.weights is None) == (self.order == "weighted"):
+            raise UserError(
+                "LoaderPlan.weights and order: weighted go together.",
+                "Set both, or use order: balanced for equal shares of the classes.",
+            )
         for name, allowed in _choices().items():
             if getattr(self, name) not in allowed:
                 raise UserError(
@@ -200,6 +216,8 @@ class LoaderPlan:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.indices is not None:
             named["indices"] = np.asarray(self.indices).tobytes()
+        if isinstance(self.weights, np.ndarray):
+            named["weights"] = self.weights.tobytes()
         if self.subset is not None:
             named["subset"] = self.subset.name, self.subset.digest
         if self.labels is not None:

@@ -11,6 +11,15 @@ import numpy as np
 
 from loaders.augment import quasi_random_order, random_order
 from loaders.plan import LoaderPlan
+from loaders.sampling import (
+    Draws,
+    balanced_weights,
+    check_weights,
+    drawn_rows,
+    plan_draws,
+    read_weights,
+    row_ids,
+)
 from writers.beton.encoding import DCT, JPEG, RAW
 from writers.beton.store import Beton, damaged, has_fields_of, open_beton
 from writers.errors import UserError
@@ -21,6 +30,9 @@ from writers.subset.spec import Subset
 @dataclass(frozen=True)
 class Samples:
     """Samples that a plan selects, as columns of equal length N in the order of the view.
+
+    With a weighted order an epoch draws some samples several times. The columns then have further
+    rows for second and later draws, M in all, which differ from the first in their ids only.
 
     Attributes:
         path: the beton.
@@ -35,6 +47,7 @@ class Samples:
         heights: int64 [N], pixels.
         offsets: int64 [N], first byte of the image in the file.
         sizes: int64 [N], bytes.
+        draws: how often each sample is drawn. None means once per epoch.
     """
 
     path: Path
@@ -47,8 +60,15 @@ class Samples:
     heights: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    draws: Draws | None = None
 
     def __len__(self) -> int:
+        """Return N, which is also the number of draws per epoch."""
+        return len(self.indices) if self.draws is None else len(self.draws.units)
+
+    @property
+    def num_rows(self) -> int:
+        """Length of the columns: more than N with a weighted order."""
         return len(self.indices)
 
     @property
@@ -84,7 +104,10 @@ class Samples:
                 f"{start_batch}.",
                 "Batches are counted from 0. Resume an epoch with the plan that started it.",
             )
-        if plan.order == "random":
+        if self.draws is not None:
+            rows = drawn_rows(self.draws, plan.seed, epoch, self.ids[: len(self)])
+            positions = rows[random_order(plan.seed, epoch, self.ids[rows])]
+        elif plan.order == "random":
             positions = random_order(plan.seed, epoch, self.ids)
         elif plan.order == "quasi_random":
             positions = quasi_random_order(plan.seed, epoch, self.ids, self.offsets)
@@ -156,19 +179,38 @@ def open_samples(plan: LoaderPlan) -> Samples:
             f"{plan.beton}: the view has {len(indices)} samples for {plan.world_size} ranks.",
             "Use at most as many ranks as there are samples.",
         )
+    ids, draws = beton.ids[indices], None
+    if plan.order in ("balanced", "weighted"):
+        draws = plan_draws(_weights(plan, beton, indices, labels), ids, labels)
+        ids = row_ids(draws, ids)
+        indices, labels = indices[draws.sample_of_row], labels[draws.sample_of_row]
     chosen = rows[indices]
     return Samples(
         plan.beton,
         classes,
         indices,
-        beton.ids[indices],
+        ids,
         labels,
         chosen["mode"].copy(),
         chosen["width"].astype(np.int64),
         chosen["height"].astype(np.int64),
         chosen["offset"].astype(np.int64),
         sizes[indices],
+        draws,
     )
+
+
+def _weights(plan: LoaderPlan, beton: Beton, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the weights of the selected samples, float64 [N]."""
+    if plan.weights is None:
+        return balanced_weights(labels, plan.beton)
+    weights = plan.weights
+    if isinstance(weights, Path):
+        weights = read_weights(weights, tuple(beton.manifest.classes), beton.labels, beton.ids)
+    chosen: np.ndarray = check_weights(np.asarray(weights), len(beton.rows))[indices]
+    if not chosen.sum() > 0:
+        raise UserError(f"All weights of the selected samples of {plan.beton} are 0.")
+    return chosen
 
 
 def decoded_bytes(samples: Samples) -> int:

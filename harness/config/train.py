@@ -148,7 +148,8 @@ class PretrainSettings(TrainSettings):
         sync_batch_norm: BatchNorm over the whole batch if several GPUs share it. False: over the
             part of each GPU.
         channels: widths of the stages, for architectures with configurable widths (resnet10).
-        order: quasi_random reads a few pages at a time, for betons larger than memory.
+        order: quasi_random reads a few pages at a time, for betons larger than memory. balanced
+            draws each class equally often; an epoch has as many images as before.
         length: what subsets have in common: the number of epochs, or the number of steps, which is
             that of the whole source.
     """
@@ -165,7 +166,7 @@ class PretrainSettings(TrainSettings):
     eval_every: Count | None = None
     sync_batch_norm: bool = False
     channels: tuple[Count, ...] | None = None
-    order: Literal["random", "quasi_random"] = "random"
+    order: Literal["random", "quasi_random", "balanced"] = "random"
     length: Literal["equal_epochs", "equal_steps"] = "equal_epochs"
 
     @model_validator(mode="after")

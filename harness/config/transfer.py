@@ -185,6 +185,7 @@ class TransferSettings(MethodSettings, TrainSettings):
         lrs: peak learning rates of the grid.
         grid: further axes.
         refit: train the chosen point again on train and val together, and test that model.
+        order: balanced draws each class equally often; an epoch has as many images as before.
         bn_stats: BatchNorm statistics of the source stay, or follow the target's images.
     """
 
@@ -201,6 +202,7 @@ class TransferSettings(MethodSettings, TrainSettings):
     grid: TrainingGrid = TrainingGrid()
     policy: Policy = "full"
     refit: bool = False
+    order: Literal["random", "balanced"] = "random"
     bn_stats: BnStats = "update"
 
     def without_effect(self) -> dict[str, str]:
@@ -223,6 +225,8 @@ class TransferSettings(MethodSettings, TrainSettings):
     def resolved(self) -> JSON:
         """Dump the settings of one stage; learning rates are always in `lrs`."""
         settings = super().resolved()
+        if self.order == "random":  # as before there was a choice
+            del settings["order"]
         settings["lrs"] = list(self.rates)
         settings["grid"].pop("lr", None)
         if self._sets_weight_decay:

@@ -75,7 +75,7 @@ class ResidentLoader(Loader):
         if self._device.type == "cpu":
             decoded = replace(
                 samples,
-                modes=np.full(len(samples), RAW, np.uint8),
+                modes=np.full(samples.num_rows, RAW, np.uint8),
                 offsets=3 * self._first_pixels,
                 sizes=3 * samples.widths * samples.heights,
             )
@@ -176,7 +176,7 @@ class ResidentLoader(Loader):
         runs = first_pixels * 3 // _STAGED_BYTES  # of images, about _STAGED_BYTES each
         decoder, damaged = BatchDecoder(samples, 1, LIBRARY), {}
         with ThreadPoolExecutor(self.plan.num_threads) as threads:
-            for run in np.split(np.arange(len(samples)), np.flatnonzero(np.diff(runs)) + 1):
+            for run in np.split(np.arange(samples.num_rows), np.flatnonzero(np.diff(runs)) + 1):
                 begin, end = int(first_pixels[run[0]]), int(first_pixels[run[-1]] + sizes[run[-1]])
                 staged = torch.empty((end - begin, 3), dtype=torch.uint8)
                 targets = np.split(staged.numpy(), first_pixels[run[1:]] - begin)

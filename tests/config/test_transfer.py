@@ -289,8 +289,8 @@ def test_a_changed_default_changes_the_settings_of_a_stage(method: str):
             changed = settings.model_copy(update={name: value}).resolved()
             assert (changed != resolved) == (value != getattr(settings, name))
     left_out = set(model.model_fields) - resolved.keys() - settings.without_effect().keys()
-    # Without augmentations, results and keys are those of versions that had none.
-    assert left_out <= {"method", "per_target", "eval_crop", "augment"}
+    # Without augmentations and with the random order, keys are those of versions without a choice.
+    assert left_out <= {"method", "per_target", "eval_crop", "augment", "order"}
     assert "eval_crop" in resolved or method == "logreg", "its features have a crop, not the fit"
     assert model.model_validate_json(json.dumps(resolved), strict=True).resolved() == resolved
 

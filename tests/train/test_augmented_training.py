@@ -208,3 +208,14 @@ def test_keys_change_only_if_something_is_augmented(model):
     }
     text = json.dumps(settings.resolved())
     assert model.model_validate_json(text, strict=True).resolved() == settings.resolved()
+
+
+@pytest.mark.parametrize(
+    "model", [PretrainSettings, settings_model("full"), settings_model("fixed")]
+)
+def test_a_balanced_order_has_keys_of_its_own(model):
+    plain, balanced = model(), model.model_validate({"order": "balanced"})
+    assert balanced.resolved() == {**plain.resolved(), "order": "balanced"}
+    assert (
+        model.model_validate_json(json.dumps(balanced.resolved()), strict=True).order == "balanced"
+    )

@@ -226,6 +226,7 @@ def _train_plan(
     beton = split_path(context, "data", "train")
     plan = replace(
         train_plan(beton, settings, context.config["seed"], context, interpolation),
+        order=settings.order,
         indices=sample_per_class_of_beton(beton, settings.per_class, context.config["seed"])
         if isinstance(settings.per_class, int)
         else None,

@@ -1,0 +1,197 @@
+"""Weighted orders: an epoch draws as many samples as there are, some of them several times.
+
+Systematic sampling: a sample whose share of the weights is worth e draws per epoch has floor(e) or
+ceil(e) of them, and e on average. Samples are laid out by class, so that the same holds for the
+draws of each class. This varies less between epochs than independent draws. All draws are
+functions of (seed, epoch, sample ids) in integers. The second and later draws of a sample within an
+epoch have ids of their own, and thus other crops and augmentations.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from writers.errors import UserError
+from writers.random_streams import random_words, sample_ids
+
+UNIT = 2**32  # of a draw; N units of all weights fit in int64
+_LAYOUT_KEY, _OFFSET_KEY, _COPY_KEY = 0x6C61796F7574, 0x6F6666736574, 0x636F7079
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Samples and their possible draws. Row r < N is the first draw of sample r.
+
+    Attributes:
+        units: int64 [N], draws per epoch in units of 1 / UNIT; they sum to N * UNIT.
+        layout_labels: int64 [N], classes by which samples are laid out.
+        sample_of_row: int64 [M], M >= N: sample of each row.
+        first_more: int64 [N], row of the second draw of each sample; the next ones follow.
+    """
+
+    units: np.ndarray
+    layout_labels: np.ndarray
+    sample_of_row: np.ndarray
+    first_more: np.ndarray
+
+
+def plan_draws(weights: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> Draws:
+    """Lay out the possible draws of samples.
+
+    Args:
+        weights: float64 [N], not negative, with a positive finite sum.
+        ids: uint64 [N].
+        labels: int64 [N], or int8 [N, K], which are not used.
+    """
+    by_id = np.argsort(ids, kind="stable")  # sums must not depend on the order of the samples
+    sums = np.cumsum(weights[by_id])
+    ends = np.rint(sums / sums[-1] * len(ids) * UNIT).astype(np.int64)
+    units = np.empty(len(ids), np.int64)
+    units[by_id] = np.diff(ends, prepend=0)
+    more = np.maximum(-(-units // UNIT) - 1, 0)
+    first_more = len(ids) + np.cumsum(more) - more
+    samples = np.arange(len(ids))
+    return Draws(
+        units,
+        labels if labels.ndim == 1 else np.zeros(len(ids), np.int64),
+        np.concatenate([samples, np.repeat(samples, more)]),
+        first_more,
+    )
+
+
+def row_ids(draws: Draws, ids: np.ndarray) -> np.ndarray:
+    """Return the id of each row, uint64 [M]: the sample's own for its first draw."""
+    rows = np.arange(len(ids), len(draws.sample_of_row))
+    samples = draws.sample_of_row[len(ids) :]
+    copies = rows - draws.first_more[samples] + 1
+    more = np.empty(len(rows), np.uint64)
+    for copy in np.unique(copies).tolist():
+        chosen = copies == copy
+        more[chosen] = random_words(_COPY_KEY, copy, ids[samples[chosen]], 1)[:, 0]
+    return np.concatenate([ids, more])
+
+
+def drawn_rows(draws: Draws, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
+    """Return the N rows that an epoch draws, int64, in an order that is not random.
+
+    Args:
+        draws: possible draws.
+        seed: of the plan.
+        epoch: number of the epoch.
+        ids: uint64 [N] of the samples.
+    """
+    words = random_words(seed ^ _LAYOUT_KEY, epoch, ids, 1)[:, 0]
+    layout = np.lexsort((words, draws.layout_labels))
+    ends = np.cumsum(draws.units[layout])
+    offset = int(
+        random_words(seed ^ _OFFSET_KEY, epoch, np.zeros(1, np.uint64), 1)[0, 0] >> np.uint64(32)
+    )
+    points = np.arange(len(ids), dtype=np.int64) * UNIT + offset
+    chosen = layout[np.searchsorted(ends, points, side="right")]
+    # Draws of a sample are adjacent: the number of each among them.
+    starts = np.flatnonzero(np.diff(chosen, prepend=-1))
+    lengths = np.diff(starts, append=len(chosen))
+    copies = np.arange(len(chosen)) - np.repeat(starts, lengths)
+    return np.where(copies == 0, chosen, draws.first_more[chosen] + copies - 1)
+
+
+def balanced_weights(labels: np.ndarray, path: Path) -> np.ndarray:
+    """Return weights that give each class equal shares, float64 [N]. labels: int64 [N].
+
+    Raises:
+        UserError: images have several labels.
+    """
+    if labels.ndim != 1:
+        raise UserError(
+            f"Images of {path} have several labels; order: balanced needs one label per image.",
+            "Use order: weighted with weights of your own.",
+        )
+    weights: np.ndarray = 1 / np.bincount(labels)[labels]
+    return weights
+
+
+def read_weights(
+    file: Path, classes: tuple[str, ...], labels: np.ndarray, ids: np.ndarray
+) -> np.ndarray:
+    """Read the weight of each sample in a beton, float64 [N].
+
+    Args:
+        file: a .npy array of N numbers in the order of the beton, or a CSV file with the columns
+            `class` and `weight`, or `image` (`<class>/<file name>`) and `weight`.
+        classes: class names of the beton.
+        labels: int64 [N], labels as stored.
+        ids: uint64 [N].
+
+    Raises:
+        UserError: the file cannot be read, or lacks a weight.
+    """
+    if file.suffix == ".npy":
+        try:
+            array: np.ndarray = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read as an array: {error}") from error
+        return array
+    columns = _read_columns(file)
+    weights = columns["weight"]
+    names = columns.get("class", columns.get("image", ()))
+    if twice := len(names) - len(set(names)):
+        raise UserError(f"{file} names {twice} of its rows twice.")
+    try:
+        numbers = np.array([float(weight) for weight in weights])
+    except ValueError as error:
+        raise UserError(f"{file} has a weight that is no number: {error}") from error
+    if "class" in columns:
+        known = dict(zip(names, numbers, strict=True))
+        used = [classes[label] for label in np.unique(labels)]
+        if missing := [name for name in used if name not in known]:
+            raise UserError(
+                f"{file} has no weight for {len(missing)} classes, such as {missing[0]}."
+            )
+        of_classes: np.ndarray = np.array([known.get(name, 0.0) for name in classes])
+        return np.take(of_classes, labels)
+    listed = sample_ids(names)
+    order = np.argsort(listed)
+    places = np.searchsorted(listed, ids, sorter=order).clip(0, max(0, len(listed) - 1))
+    found = listed[order[places]] == ids if len(listed) else np.zeros(len(ids), bool)
+    if not found.all():
+        raise UserError(
+            f"{file} has no weight for {int((~found).sum())} of {len(ids)} images.",
+            "Images are named <class>/<file name>, as in the folder that was written.",
+        )
+    weights_of_images: np.ndarray = numbers[order[places]]
+    return weights_of_images
+
+
+def _read_columns(file: Path) -> dict[str, list[str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read as CSV: {error}") from error
+    columns = set(rows[0]) if rows else set()
+    if columns not in ({"class", "weight"}, {"image", "weight"}):
+        raise UserError(
+            f"{file} has the columns {', '.join(sorted(map(str, columns))) or 'none'}.",
+            "It needs `class` and `weight`, or `image` and `weight`.",
+        )
+    return {column: [str(row[column]) for row in rows] for column in columns}
+
+
+def check_weights(weights: np.ndarray, num_samples: int) -> np.ndarray:
+    """Return weights as float64 [N].
+
+    Raises:
+        UserError: their number or one of their values is wrong.
+    """
+    array = np.asarray(weights)
+    if array.shape != (num_samples,) or array.dtype.kind not in "fiu":
+        raise UserError(
+            f"LoaderPlan.weights has {array.dtype} values of shape {array.shape}; the beton has "
+            f"{num_samples} samples, with one number each."
+        )
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all() or array.min(initial=0) < 0:
+        raise UserError("LoaderPlan.weights has a value that is negative or not finite.")
+    return array

@@ -110,6 +110,11 @@ def open_dataset(
             "Give the folder that contains them.",
         )
     settings = replace(settings, protocol=settings.protocol or module.SPEC.default_protocol)
+    if not settings.folders.is_default and (module.SPEC.name != "folder" or labels is not None):
+        raise UserError(
+            "Rules for folders go with any images in class folders, which is dataset folder.",
+            "Remove --split-folders and --class-level.",
+        )
     source: Source
     if labels is not None:
         source = _open_with_labels(module.SPEC, paths, settings, labels)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from writers.dataset import open_dataset
 from writers.errors import UserError
+from writers.folder_rules import BY_NAME, FolderRules
 from writers.formats.files import Files, entries_below
 from writers.labels.settings import LabelTable
 from writers.source import Example, Source, SplitSettings
@@ -95,6 +96,7 @@ def listing_of(
     protocol: str | None,
     files: Mapping[str, FileState],
     labels: LabelTable | None = None,
+    folders: FolderRules = BY_NAME,
 ) -> Listing:
     """List what the dataset's reader finds at a path.
 
@@ -106,8 +108,9 @@ def listing_of(
         protocol: name of splits; None means the dataset's own.
         files: result of `walk`.
         labels: table of the images' labels, if there is one.
+        folders: rules for trees of folders.
     """
-    settings = SplitSettings(val=0.0, test=0.0, protocol=protocol)
+    settings = SplitSettings(val=0.0, test=0.0, protocol=protocol, folders=folders)
     try:
         source = open_dataset(dataset, path, settings, labels)
     except UserError:

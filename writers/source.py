@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from writers import names
 from writers.errors import UserError
+from writers.folder_rules import BY_NAME, FolderRules
 from writers.formats.files import Files
 from writers.found_images import FoundImages, Images, joined
 from writers.omissions import Omission, OmissionLog
@@ -47,12 +48,14 @@ class SplitSettings:
     """How to draw missing splits from train: fractions of each class's images, drawn by `seed`.
 
     `protocol` selects splits of the dataset's `SPEC.protocols`; None means the dataset's default.
+    `folders` are the rules for trees of folders.
     """
 
     val: float = 0.1
     test: float = 0.0
     seed: int = 0
     protocol: str | None = None
+    folders: FolderRules = BY_NAME
 
 
 @dataclass
@@ -119,7 +122,7 @@ def open_source(
     paths = [path] if isinstance(path, Path) else list(path)
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
         raise UserError(f"{twice[0]} is given twice as a source.", "Name each place once.")
-    found_images = joined({place: _find(place, classes) for place in paths})
+    found_images = joined({place: _find(place, classes, settings.folders) for place in paths})
     found_images = _labeled(found_images, classes_of)
     refuse_unclear_splits(found_images.splits, paths)
     labels = found_images.labels
@@ -293,7 +296,7 @@ def stem_of(path: str) -> str:
     return f"{folder}{slash}{file.rsplit('.', 1)[0] or file}"
 
 
-def _find(path: Path, classes: Sequence[str] | None) -> FoundImages:
+def _find(path: Path, classes: Sequence[str] | None, rules: FolderRules) -> FoundImages:
     """Try each kind of source in turn; the default is a tree of class folders."""
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
@@ -303,9 +306,17 @@ def _find(path: Path, classes: Sequence[str] | None) -> FoundImages:
         kind = next(
             (kind for kind in _kinds() if hasattr(kind, "recognize") and kind.recognize(path)), None
         )
-        found_images: FoundImages = (kind or importlib.import_module(f"{KINDS}.tree")).find(
-            path, classes
-        )
+        found_images: FoundImages
+        if kind is not None and not rules.is_default:
+            raise UserError(
+                f"{path} is not a tree of folders: rules for its folders have no effect.",
+                "Remove --split-folders and --class-level.",
+            )
+        if kind is None:
+            tree = importlib.import_module(f"{KINDS}.tree")
+            found_images = tree.find(path, classes, rules)
+        else:
+            found_images = kind.find(path, classes)
         return found_images
     except OSError as error:
         raise UserError(

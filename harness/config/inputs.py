@@ -6,12 +6,14 @@ their content or its digest.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.config.base import JSON
+from harness.config.data import DataSettings
 from harness.config.model import ModelSettings
 from harness.config.raw_paths import label_table, raw_path
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.recipe import Recipe
 from harness.config.zoo_names import is_pattern
 from writers.dataset import spec_of
 from writers.labels.settings import LabelTable
@@ -34,8 +36,12 @@ class Images:
     def name(self) -> str:
         """Name in `Contents`: equal for equal images, whatever their splits and encoding."""
         data = self.data
-        labels = [] if data.labels is None else [data.labels.model_dump(mode="json")]
-        return json.dumps(["images", data.dataset, data.path, data.protocol, *labels])
+        rules: list[JSON] = []
+        if data.labels is not None:
+            rules.append(data.labels.model_dump(mode="json"))
+        if not data.folders.is_default:
+            rules.append(asdict(data.folders))
+        return json.dumps(["images", data.dataset, data.path, data.protocol, *rules])
 
     @property
     def label(self) -> str:

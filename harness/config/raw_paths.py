@@ -4,7 +4,8 @@ from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.data import DataSettings
+from harness.config.recipe import Recipe
 from writers import names
 from writers.labels.settings import LabelTable
 

@@ -6,7 +6,7 @@ and `--help` stay fast.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,13 +25,11 @@ from harness.config.base import (
     JSON,
     MAX_LABEL,
     Count,
-    Fraction,
-    Label,
-    Metric,
     NotNegative,
     Settings,
     check_label,
 )
+from harness.config.data import DataSettings
 from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
@@ -39,80 +37,10 @@ from harness.config.transfer import MethodSettings
 from loaders.interpolation import Interpolation
 from writers import names
 from writers.beton.encoding import Encoding
-from writers.dataset import spec_of
-from writers.labels.settings import LabelTable
 from writers.subset.spec import SubsetSpec
-from writers.text_names import printable
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MAX_LABEL)]
 Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-class DataSettings(Settings):
-    """A dataset: a file of `writers/datasets/`, or any tree of class folders.
-
-    Attributes:
-        dataset: name in `writers/datasets`; `folder` for any tree, or tar, of class folders.
-        path: folder or archive, relative to $HARNESS_RAW. None means $HARNESS_RAW/<dataset>.
-        name: name in reports. None means `dataset`, or the stem of `path` for `folder`.
-        val: fraction of train that becomes val, stratified and seeded, if the dataset has no val.
-        test: fraction of train that becomes test, if the dataset has no test (targets only).
-        protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
-        accept_counts: write the dataset although its counts differ from those published; the
-            manifest records the differences.
-        metric: None means the dataset's own metric (`folder`: top1).
-        encoding: None means the recipe's.
-        labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
-            $HARNESS_RAW. None means that the images' folders, or the records of shards, are the
-            labels. Several labels per image (targets only) are declared by `several: true` of the
-            table, or by `metric: map11`.
-    """
-
-    dataset: str = "folder"
-    path: str | None = None
-    name: Label | None = None
-    val: Fraction = 0.1
-    test: Fraction = 0.2
-    split_seed: int = 0
-    protocol: str | None = None
-    accept_counts: bool = False
-    metric: Metric | None = None
-    encoding: Encoding | None = None
-    labels: LabelTable | None = None
-
-    @field_validator("dataset")
-    @classmethod
-    def _normalize_name(cls, dataset: str) -> str:
-        return names.normalize(dataset)  # clevr-count is clevr_count
-
-    def resolved_for(self, splits: Collection[str]) -> JSON:
-        """Dump every setting that has an effect on writing these splits."""
-        settings = self.resolved()
-        unused = {"encoding", "metric"} | ({"test"} if "test" not in splits else set())
-        unused |= {"labels"} if self.labels is None else set()
-        return {name: settings[name] for name in settings if name not in unused}
-
-    @property
-    def own_metric(self) -> Metric:
-        """Metric of the dataset, unless the recipe sets another.
-
-        For any folder of images it depends on whether they have several labels, which the recipe
-        declares by `metric` or by `labels`.
-        """
-        several = self.labels.several if self.labels is not None else None
-        if several or (several is None and self.dataset == "folder" and self.metric == "map11"):
-            return "map11"
-        return spec_of(self.dataset).metric
-
-    @property
-    def label(self) -> str:
-        """Name of the dataset in names of stages and in reports."""
-        if self.name:
-            return self.name
-        if self.dataset == "folder" and self.path:
-            stem = self.path.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
-            return printable(stem)[:MAX_LABEL] or self.dataset
-        return self.dataset
 
 
 class RankingSettings(Settings):

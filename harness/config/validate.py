@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.config import axes, pretrain_presets, transfer_presets
+from harness.config.data import DataSettings
 from harness.config.explain import Place, explain, lower_first, method_name, place_of, recipe_place
 from harness.config.methods import PACKAGE as METHODS
 from harness.config.methods import any_needs_features, available
 from harness.config.model import ModelSettings
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.recipe import Recipe
 from harness.config.zoo_names import is_pattern, matching
 from writers import names
 from writers.errors import UserError
@@ -322,6 +323,11 @@ def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
     for place, data in (*source, *targets):
         spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
         own = data.own_metric
+        if not data.folders.is_default and (data.dataset != "folder" or data.labels is not None):
+            for name in sorted({"split_folders", "class_level"} & data.model_fields_set):
+                mistakes.append(
+                    ((*place, name), "goes with dataset: folder, and with no table of labels.")
+                )
         if data.labels is not None and data.dataset != "folder":
             mistakes.append(
                 (

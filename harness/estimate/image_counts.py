@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.config.recipe import DataSettings
+from harness.config.data import DataSettings
 from harness.matrix.stage import Stage
 from harness.matrix.workload import Counts
 from harness.runner import result

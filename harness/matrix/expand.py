@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from harness.config.axes import AxisSelection
+from harness.config.data import DataSettings
 from harness.config.inputs import NO_CONTENTS, Contents, Images
-from harness.config.recipe import DataSettings, RankingSettings, Recipe
+from harness.config.recipe import RankingSettings, Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.features_and_scores import Scores
 from harness.matrix.pretrained_models import stages_of_models

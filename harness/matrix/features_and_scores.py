@@ -5,8 +5,9 @@ Imports no torch.
 
 from collections.abc import Iterator, Sequence
 
+from harness.config.data import DataSettings
 from harness.config.methods import any_needs_features
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.recipe import Recipe
 from harness.matrix.stage import Stage
 from loaders import interpolation
 from writers import names

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.config.axes import AxisSelection
+from harness.config.data import DataSettings
 from harness.config.inputs import (
     PUBLISHED,
     Checkpoint,
@@ -17,7 +18,7 @@ from harness.config.inputs import (
     inputs_of_model,
 )
 from harness.config.model import ModelSettings
-from harness.config.recipe import DataSettings, Recipe, ShortlistSettings
+from harness.config.recipe import Recipe, ShortlistSettings
 from harness.config.transfer import TransferSettings
 from harness.matrix.features_and_scores import Scores
 from harness.matrix.stage import Stage

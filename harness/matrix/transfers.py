@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config import grid
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.data import DataSettings
+from harness.config.recipe import Recipe
 from harness.config.transfer import MethodSettings
 from harness.matrix.features_and_scores import Features
 from harness.matrix.stage import SharedConfig, Stage

@@ -125,7 +125,8 @@ def contents_of_images(
             remember(images.name, runs, state, known.contents[state])
         return known.contents[state]
     files = dict(walk(path)) if files is None else files
-    listing = listing_of(images.data.dataset, path, images.data.protocol, files, table)
+    data = images.data
+    listing = listing_of(data.dataset, path, data.protocol, files, table, data.folders)
     contents = _compare(images.name, runs, path, listing, files, on_read)
     remember(images.name, runs, state, contents)
     return contents

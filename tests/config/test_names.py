@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.data import DataSettings
+from harness.config.recipe import Recipe
 from harness.report.render.figures.plot import to_csv_text
 from harness.report.render.tables.table import inert
 from writers.text_names import MAX_FILE_NAME, file_name

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.data import DataSettings
+from harness.config.recipe import Recipe
 from harness.config.train import ScheduleSettings
 from harness.config.transfer import TransferSettings
 

@@ -4,7 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.config.recipe import DataSettings, RankingSettings, Recipe
+from harness.config.data import DataSettings
+from harness.config.recipe import RankingSettings, Recipe
 from harness.config.transfer import TransferSettings
 from harness.matrix.expand import expand
 from harness.matrix.stage import Stage

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.recipe import DataSettings, Recipe
+from harness.config.data import DataSettings
+from harness.config.recipe import Recipe
 from harness.config.transfer import TransferSettings
 from harness.report.data.collection import Collection
 from harness.report.data.records import ScoreRow, TransferRow

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from harness.config.data import DataSettings
 from harness.config.methods import settings_model
-from harness.config.recipe import DataSettings, EvaluateSettings, Recipe
+from harness.config.recipe import EvaluateSettings, Recipe
 from harness.config.train import PretrainSettings
 from harness.config.transfer import TransferSettings
 from harness.matrix.expand import Matrix, expand

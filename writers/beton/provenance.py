@@ -38,6 +38,7 @@ class Origin(BaseModel):
     split_seed: int
     protocol: str | None
     files: str  # sha256 of names, sizes and modification times of all source files
+    folders: str | None = None  # rules for folders, unless they are the default
     labels: str | None = None  # digest of the table of labels and its settings, if there is one
 
 
@@ -66,6 +67,7 @@ def open_with_origin(
         split_seed=settings.seed,
         protocol=source.protocol,
         files=files,
+        folders=None if settings.folders.is_default else str(settings.folders),
         labels=table,
     )
 

@@ -8,10 +8,11 @@ are counted and named. A file whose ending is unknown is an image if its content
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from writers.errors import UserError
+from writers.folder_rules import BY_NAME, FolderRules
 from writers.formats.files import FolderFiles, ListedFiles, is_system_folder, open_files
 from writers.formats.image_formats import (
     HEAD_BYTES,
@@ -35,7 +36,7 @@ MIN_SHARED = 2  # subfolders that all top folders share, from which they cannot 
 ClassAndImage = tuple[str, str]
 
 
-def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
+def find(path: Path, classes: Sequence[str] | None, rules: FolderRules = BY_NAME) -> FoundImages:
     """List the images.
 
     Raises:
@@ -43,7 +44,7 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """
     omitted = OmissionLog()
     files, images = list_images(path, omitted)
-    prefix, names = _without_wrapping(images)
+    prefix, names = _without_wrapping(images, rules)
     in_tree = {prefix + name for name in names}
     outside = [name for name in images if name not in in_tree]
     unlabeled: dict[str, Sequence[str]] = {}
@@ -53,14 +54,12 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
         raise UserError(f"{path} has no images in class folders.", layouts())
     for name in outside:
         omitted.add("images outside class folders", name)
-    splits, unlabeled = _given_splits(names, path, omitted)
-    for by_name in splits.values():
-        _refuse_shared_subfolders(path, by_name, classes)
+    splits, unlabeled = _given_splits(names, path, omitted, rules)
+    if rules.is_default:
+        for by_name in splits.values():
+            _refuse_shared_subfolders(path, by_name, classes)
     if isinstance(files, FolderFiles):
-        _refuse_empty_folders(
-            path / prefix,
-            {name.rsplit("/", 1)[0] for name in names},
-        )
+        _refuse_empty_folders(path / prefix, {name.rsplit("/", 1)[0] for name in names}, rules)
     return FoundImages(files, splits, prefix, unlabeled, omitted.omissions())
 
 
@@ -104,14 +103,18 @@ def _is_image_by_content(files: ListedFiles, name: str) -> bool:
         return False
 
 
-def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
+def _without_wrapping(names: Sequence[str], rules: FolderRules) -> tuple[str, list[str]]:
     """Strip outer folders while class folders remain; skip files next to class folders."""
     prefix = ""
     inner = [name for name in names if "/" in name]
     while inner:
         first = inner[0].split("/", 1)[0]
-        wraps = split_of(first) is None and all(name.startswith(f"{first}/") for name in inner)
-        deeper = [name[len(first) + 1 :] for name in inner if name.count("/") > 1]
+        wraps = rules.split_of(first) is None and all(
+            name.startswith(f"{first}/") for name in inner
+        )
+        deeper = [
+            name[len(first) + 1 :] for name in inner if name.count("/") > (rules.class_level or 1)
+        ]
         if not wraps or not deeper:
             break
         prefix, inner = f"{prefix}{first}/", deeper
@@ -119,18 +122,21 @@ def _without_wrapping(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _given_splits(
-    names: Sequence[str], path: Path, omitted: OmissionLog
+    names: Sequence[str], path: Path, omitted: OmissionLog, rules: FolderRules
 ) -> tuple[dict[str, dict[str, ClassAndImage]], dict[str, Sequence[str]]]:
     """Images by split, or under "" if class folders are at the top; and those without a class."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for name in names:
         folder, below = name.split("/", 1)
         by_folder[folder].append(below)
-    splits = {folder: split_of(folder) for folder in sorted(by_folder)}
+    splits = {folder: rules.split_of(folder) for folder in sorted(by_folder)}
     if all(splits.values()) and "train" not in splits.values():
-        raise UserError(f"{path} has {'/ and '.join(splits)}/, and no train/.", layouts())
+        raise UserError(
+            f"{path} has {'/ and '.join(splits)}/, and no train/.",
+            f"{layouts()} If they are classes, pass --split-folders never.",
+        )
     if "train" not in splits.values():
-        return {UNSAID: {name: _class_and_image(name) for name in names}}, {}
+        return {UNSAID: _in_classes({name: name for name in names}, rules, omitted)}, {}
     by_split: dict[str, dict[str, ClassAndImage]] = {}
     unlabeled: dict[str, Sequence[str]] = {}
     folder_of: dict[str, str] = {}
@@ -142,7 +148,8 @@ def _given_splits(
                 raise UserError(
                     f"{path} has images in {printable(folder)}/ next to train/; its splits are "
                     "unclear.",
-                    layouts(),
+                    "If they are classes, pass --split-folders never (in a recipe, split_folders). "
+                    f"{layouts()}",
                 )
             for name in below_of:
                 omitted.add("images outside class folders, next to the splits", name)
@@ -153,9 +160,8 @@ def _given_splits(
                 "Which one is meant? Rename or remove the other.",
             )
         folder_of[split] = folder
-        by_split[split] = {
-            name: _class_and_image(below) for name, below in below_of.items() if "/" in below
-        }
+        in_folders = {name: below for name, below in below_of.items() if "/" in below}
+        by_split[split] = _in_classes(in_folders, rules, omitted)
         unlabeled[split] = [name for name, below in below_of.items() if "/" not in below]
     return by_split, {split: keys for split, keys in unlabeled.items() if keys}
 
@@ -170,9 +176,18 @@ def _inner_folder(folder: str, names: Sequence[str]) -> str:
     return inner if is_again and all(name.startswith(inner) for name in names) else ""
 
 
-def _class_and_image(path: str) -> ClassAndImage:
-    class_name, image = normalized(path).split("/", 1)
-    return class_name, image
+def _in_classes(
+    paths: Mapping[str, str], rules: FolderRules, omitted: OmissionLog
+) -> dict[str, ClassAndImage]:
+    """Class and path of each image. Images above the level of the classes are counted."""
+    images = {}
+    for name, path in paths.items():
+        found = rules.class_and_image(normalized(path))
+        if found is None:
+            omitted.add("images outside class folders", name)
+        else:
+            images[name] = found
+    return images
 
 
 def _refuse_shared_subfolders(
@@ -196,15 +211,17 @@ def _refuse_shared_subfolders(
     raise UserError(
         f"All folders of {path} ({tops}, ...) have the subfolders {', '.join(shared[:3])}. Which "
         "ones are the classes?",
-        f"If {shared[0]} is a class, give one folder with --source, or name the folders train, val "
-        f"and test. If {shared[0]} is a split, move it above the class folders.",
+        f"Pass --class-level 1 for {tops.split(', ')[0]}, --class-level 2 for {shared[0]} (in a "
+        "recipe, class_level). If these are splits, name them train, val and test.",
     )
 
 
-def _refuse_empty_folders(root: Path, folders_with_images: Collection[str]) -> None:
+def _refuse_empty_folders(
+    root: Path, folders_with_images: Collection[str], rules: FolderRules
+) -> None:
     """Raise UserError for a class folder without images: a mistake of copying or unpacking."""
     tops = [entry for entry in root.iterdir() if entry.is_dir()]
-    train = next((entry for entry in tops if split_of(entry.name) == "train"), None)
+    train = next((entry for entry in tops if rules.split_of(entry.name) == "train"), None)
     above = root if train is None else train
     inside = "" if train is None else f"{train.name}/"
     if train is not None and (train / train.name).is_dir():

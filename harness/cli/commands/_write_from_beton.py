@@ -33,6 +33,8 @@ OPTIONS_OF_IMAGES = frozenset(
         "on_error",
         "accept_counts",
         "protocol",
+        "split_folders",
+        "class_level",
         "label_files",
         "file_column",
         "label_columns",

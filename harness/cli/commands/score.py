@@ -235,8 +235,8 @@ def _write_betons(
 ) -> dict[str, Path]:
     """Write the missing betons of the dataset; return split -> path."""
     from harness.cli import console
+    from harness.config.data import DataSettings
     from harness.config.raw_paths import raw_path
-    from harness.config.recipe import DataSettings
     from harness.system import environment
     from writers import names
     from writers.beton.encoding import Encoding

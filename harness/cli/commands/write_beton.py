@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from writers.beton.encoding import Encoding
     from writers.beton.store import Manifest
+    from writers.folder_rules import SplitFolders
     from writers.labels.settings import LabelTable
 
 
@@ -134,6 +135,20 @@ if TYPE_CHECKING:
     help="Seed of the order in the file and of splits taken from train.",
 )
 @click.option(
+    "--split-folders",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether folders named train, val, test and the like are splits; otherwise, classes.",
+)
+@click.option(
+    "--class-level",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Level of the class folders below splits, from 1 at the top; other folders have no "
+    "meaning. Default: 1, if the folders leave no doubt.",
+)
+@click.option(
     "--protocol",
     metavar="NAME",
     help="Protocol that defines the splits, such as vtab. Default: the dataset's own.",
@@ -222,6 +237,8 @@ def _write(
     test_share: float,
     seed: int,
     protocol: str | None,
+    split_folders: "SplitFolders",
+    class_level: int | None,
     threads: int | None,
     on_error: Literal["fail", "skip"],
     check: bool,
@@ -230,14 +247,15 @@ def _write(
     **encoding_options: Any,
 ) -> list[tuple[Path, "Manifest"]]:
     from harness.cli import console
+    from harness.config.data import DataSettings
     from harness.config.raw_paths import raw_folder
-    from harness.config.recipe import DataSettings
     from harness.system import environment
     from writers.beton.provenance import open_with_origin, record
     from writers.beton.write import write_split
     from writers.check import accepted_differences
     from writers.dataset import SplitSettings, spec_of
     from writers.errors import UserError
+    from writers.folder_rules import FolderRules
     from writers.subset.spec import everything, named, resolve
 
     encoding = _encoding(**encoding_options)
@@ -252,7 +270,9 @@ def _write(
     opened, origin = open_with_origin(
         name,
         paths,
-        SplitSettings(val=val_share, test=test_share, seed=seed, protocol=protocol),
+        SplitSettings(
+            val_share, test_share, seed, protocol, FolderRules(split_folders, class_level)
+        ),
         labels,
     )
     for omission in opened.omissions:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
+from harness.config.data import DataSettings
 from harness.config.inputs import Images
-from harness.config.recipe import DataSettings
 from harness.runner import file_records
 from harness.runner.context import StageContext, Stopped
 from harness.runner.file_records import FileRecord

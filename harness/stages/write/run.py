@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.config.data import DataSettings
 from harness.config.raw_paths import label_table, raw_path
-from harness.config.recipe import DataSettings
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.runner.result import Result
 from harness.stages.write.raw_input import RawInput
@@ -39,7 +39,7 @@ def run(context: StageContext) -> Outcome:
     data = DataSettings.model_validate(config["data"])
     # A source has no test split: the images stay in train.
     test = data.test if "test" in config["splits"] else 0.0
-    splits = SplitSettings(val=data.val, test=test, seed=data.split_seed, protocol=data.protocol)
+    splits = SplitSettings(data.val, test, data.split_seed, data.protocol, data.folders)
     raw_files = config.get("raw_files")
     raw = RawInput(data, raw_files, context) if raw_files is not None else None
     source, origin = open_with_origin(

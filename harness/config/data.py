@@ -1,0 +1,95 @@
+"""Settings of a dataset: a recipe's source, or one of its targets."""
+
+from collections.abc import Collection
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from harness.config.base import JSON, MAX_LABEL, Fraction, Label, Metric, Settings
+from writers import names
+from writers.beton.encoding import Encoding
+from writers.dataset import spec_of
+from writers.folder_rules import FolderRules, SplitFolders
+from writers.labels.settings import LabelTable
+from writers.text_names import printable
+
+
+class DataSettings(Settings):
+    """A dataset: a file of `writers/datasets/`, or any tree of class folders.
+
+    Attributes:
+        dataset: name in `writers/datasets`; `folder` for any tree, or tar, of class folders.
+        path: folder or archive, relative to $HARNESS_RAW. None means $HARNESS_RAW/<dataset>.
+        name: name in reports. None means `dataset`, or the stem of `path` for `folder`.
+        val: fraction of train that becomes val, stratified and seeded, if the dataset has no val.
+        test: fraction of train that becomes test, if the dataset has no test (targets only).
+        protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
+        accept_counts: write the dataset although its counts differ from those published; the
+            manifest records the differences.
+        metric: None means the dataset's own metric (`folder`: top1).
+        encoding: None means the recipe's.
+        labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
+            $HARNESS_RAW. None means that the images' folders, or the records of shards, are the
+            labels. Several labels per image (targets only) are declared by `several: true` of the
+            table, or by `metric: map11`.
+        split_folders: for `folder`. auto: folders named train, val, test and the like are splits.
+            never: they are classes.
+        class_level: for `folder`: level of the class folders below splits, from 1 at the top. None
+            means 1, if the folders leave no doubt.
+    """
+
+    dataset: str = "folder"
+    path: str | None = None
+    name: Label | None = None
+    val: Fraction = 0.1
+    test: Fraction = 0.2
+    split_seed: int = 0
+    protocol: str | None = None
+    accept_counts: bool = False
+    metric: Metric | None = None
+    encoding: Encoding | None = None
+    labels: LabelTable | None = None
+    split_folders: SplitFolders = "auto"
+    class_level: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("dataset")
+    @classmethod
+    def _normalize_name(cls, dataset: str) -> str:
+        return names.normalize(dataset)  # clevr-count is clevr_count
+
+    def resolved_for(self, splits: Collection[str]) -> JSON:
+        """Dump every setting that has an effect on writing these splits."""
+        settings = self.resolved()
+        unused = {"encoding", "metric"} | ({"test"} if "test" not in splits else set())
+        if self.labels is None:
+            unused.add("labels")
+        if self.folders.is_default:
+            unused |= {"split_folders", "class_level"}
+        return {name: settings[name] for name in settings if name not in unused}
+
+    @property
+    def folders(self) -> FolderRules:
+        """Rules for a tree of folders."""
+        return FolderRules(self.split_folders, self.class_level)
+
+    @property
+    def own_metric(self) -> Metric:
+        """Metric of the dataset, unless the recipe sets another.
+
+        For any folder of images it depends on whether they have several labels, which the recipe
+        declares by `metric` or by `labels`.
+        """
+        several = self.labels.several if self.labels is not None else None
+        if several or (several is None and self.dataset == "folder" and self.metric == "map11"):
+            return "map11"
+        return spec_of(self.dataset).metric
+
+    @property
+    def label(self) -> str:
+        """Name of the dataset in names of stages and in reports."""
+        if self.name:
+            return self.name
+        if self.dataset == "folder" and self.path:
+            stem = self.path.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+            return printable(stem)[:MAX_LABEL] or self.dataset
+        return self.dataset

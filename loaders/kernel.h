@@ -3,13 +3,7 @@
 #ifndef HARNESS_KERNEL_H
 #define HARNESS_KERNEL_H
 
-#include <setjmp.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-
-#include <jpeglib.h>
-
+#include "../writers/jpeg/libjpeg.h"
 #include "native/picture.h"
 
 enum { VERSION = 3 };       /* as in kernel_c.py; raise both with each change of a function's arguments or meaning */
@@ -80,8 +74,7 @@ enum { MAX_HEADER = 4096 };     /* as in writers/jpeg/restart_index.py */
 
 struct decoder {
     struct jpeg_decompress_struct codec;
-    struct jpeg_error_mgr errors;
-    jmp_buf failed;
+    struct jpeg_errors errors;
     struct entropy entropy;
     uint8_t header[MAX_HEADER];
     uint8_t *second_clean;      /* as entropy.clean, of a second segment */
@@ -90,7 +83,6 @@ struct decoder {
     uint8_t *pixels;            /* [num_pixels, 3] */
     int64_t num_pixels;
     int num_dropped;            /* tables in libjpeg's permanent pool that are no longer used */
-    int has_index;              /* the JPEG has one, so we wrote it: it has no extraneous bytes */
     uint32_t crc[256];
 };
 

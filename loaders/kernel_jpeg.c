@@ -1,12 +1,10 @@
 /* Decode the part of a JPEG under a box by libjpeg-turbo with our Huffman decoder, or all of it by
  * libjpeg-turbo. */
 
-#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernel.h"
-#include <jerror.h>
 
 enum { MARGIN = 2 };        /* pixels around the crop from which its chroma is interpolated */
 enum { MIN_WIDTH = 5 };   /* pixels; libjpeg does not interpolate chroma of narrower images */
@@ -33,8 +31,8 @@ static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *byt
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                           const struct box *box, struct box *part) {
     int64_t footer = size - FOOTER_SIZE;
-    decoder->has_index = footer >= 0 && memcmp(blob + size - 8, "hrst\r\nix", 8) == 0;
-    if (!decoder->has_index)
+    decoder->errors.has_index = footer >= 0 && ends_in_index(blob, size);
+    if (!decoder->errors.has_index)
         return 0;
     const uint8_t *at = blob + footer;
     int64_t num_segments = u32(at), frame = u32(at + 4), scan = u32(at + 8), interval = u16(at + 12);
@@ -151,7 +149,7 @@ int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int
                  struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
     decoder->entropy.jpeg = blob;
-    decoder->errors.num_warnings = 0;
+    decoder->errors.base.num_warnings = 0;
     mark_tables(decoder);
     int64_t header = read_index(decoder, blob, size, width, height, box, part);
     if (header == 0)
@@ -160,7 +158,7 @@ int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int
     jpeg_read_header(codec, TRUE);
     drop_unread_tables(decoder);
     if (codec->image_width != part->width || codec->image_height != part->height)
-        longjmp(decoder->failed, 1);
+        longjmp(decoder->errors.back, 1);
     return 1;
 }
 
@@ -175,7 +173,7 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
 
     entropy->jpeg = blob;
     entropy->segment = entropy->mcus_left = entropy->mcus_done = 0;
-    decoder->errors.num_warnings = 0;
+    decoder->errors.base.num_warnings = 0;
     mark_tables(decoder);
     if (way == WITH_INDEX) {
         int64_t header = read_index(decoder, blob, size, width, height, box, part);
@@ -194,23 +192,23 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
         /* If the blob ends in its header, libjpeg has replaced it by an end marker in its own memory. */
         uintptr_t next = (uintptr_t)codec->src->next_input_byte, first = (uintptr_t)blob;
         if (next < first || next > first + size)
-            longjmp(decoder->failed, 1);
+            longjmp(decoder->errors.back, 1);
         entropy->position = next - first;
     }
     codec->out_color_space = JCS_RGB;
     codec->dct_method = JDCT_ISLOW;
     if (codec->image_width != part->width || codec->image_height != part->height)
-        longjmp(decoder->failed, 1);
+        longjmp(decoder->errors.back, 1);
     jpeg_start_decompress(codec);
     if (way != LIBJPEG && !use_own_entropy(codec, entropy))
-        longjmp(decoder->failed, 1);
+        longjmp(decoder->errors.back, 1);
     return 1;
 }
 
 /* Returns 0 if this way fails. */
 static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width,
                              int64_t height, const struct box *box, struct box *part) {
-    if (setjmp(decoder->failed) != 0) {
+    if (setjmp(decoder->errors.back) != 0) {
         jpeg_abort_decompress(&decoder->codec);
         return 0;
     }
@@ -227,7 +225,7 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     if (way != LIBJPEG)
         decode_rest(codec, NULL);
     jpeg_abort_decompress(codec);
-    return decoder->errors.num_warnings == 0;
+    return decoder->errors.base.num_warnings == 0;
 }
 
 /* Decode and discard the coefficients under `box`, for benchmarks. Returns 0 if there is no
@@ -235,7 +233,7 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
 int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                    const struct box *box, struct counts *counts) {
     struct box part;
-    if (setjmp(decoder->failed) != 0 || !begin(WITH_INDEX, decoder, blob, size, width, height, box, &part)) {
+    if (setjmp(decoder->errors.back) != 0 || !begin(WITH_INDEX, decoder, blob, size, width, height, box, &part)) {
         jpeg_abort_decompress(&decoder->codec);
         return 0;
     }
@@ -254,22 +252,6 @@ int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64
     return 0;
 }
 
-static void on_error(j_common_ptr codec) {
-    struct decoder *decoder = (struct decoder *)codec;      /* its first member */
-    longjmp(decoder->failed, 1);
-}
-
-static void on_message(j_common_ptr codec, int level) {
-    /* Bytes between markers, which some cameras leave, carry no pixels; before a restart marker they are the rest of
-     * damaged data. All other warnings mean damage. */
-    const struct decoder *decoder = (struct decoder *)codec;
-    int marker = codec->err->msg_parm.i[1];
-    int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !decoder->has_index &&
-                      (marker < JPEG_RST0 || marker > JPEG_RST0 + 7);
-    if (level < 0 && !is_harmless)
-        codec->err->num_warnings++;
-}
-
 void free_decoder(struct decoder *decoder) {
     jpeg_destroy_decompress(&decoder->codec);
     free(decoder->entropy.clean);
@@ -284,16 +266,14 @@ struct decoder *new_decoder(void) {
     struct decoder *volatile decoder = calloc(1, sizeof *decoder);
     if (decoder == NULL)
         return NULL;
-    decoder->codec.err = jpeg_std_error(&decoder->errors);
-    decoder->errors.error_exit = on_error;
-    decoder->errors.emit_message = on_message;
-    decoder->entropy.failed = &decoder->failed;
+    decoder->codec.err = start_jpeg_errors(&decoder->errors, NULL);
+    decoder->entropy.failed = &decoder->errors.back;
     for (uint32_t i = 0; i < 256; i++) {
         decoder->crc[i] = i;
         for (int k = 0; k < 8; k++)
             decoder->crc[i] = decoder->crc[i] & 1 ? decoder->crc[i] >> 1 ^ 0xEDB88320 : decoder->crc[i] >> 1;
     }
-    if (setjmp(decoder->failed) != 0) {
+    if (setjmp(decoder->errors.back) != 0) {
         free_decoder(decoder);
         return NULL;
     }

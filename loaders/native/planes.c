@@ -5,7 +5,6 @@
  * decoded by libjpeg's pipeline, and so are damaged ones.
  */
 
-#include <setjmp.h>
 #include <string.h>
 
 #include "huffman.h"
@@ -136,9 +135,9 @@ static int decode_coefficients(struct decoder *decoder, const struct stages *sta
     j_decompress_ptr codec = &decoder->codec;
     if (!open_indexed(decoder, blob, size, width, height, box, part))
         return 0;
-    if (decoder->errors.num_warnings != 0 || !is_ordinary(codec, &decoder->entropy, width) ||
+    if (decoder->errors.base.num_warnings != 0 || !is_ordinary(codec, &decoder->entropy, width) ||
         !make_tables(codec, &decoder->entropy))
-        longjmp(decoder->failed, 1);
+        longjmp(decoder->errors.back, 1);
     picture->kind = codec->num_components == 1 ? GREY_PLANE : YCC_PLANES;
     picture->box = *box;
     picture->halved_across = codec->num_components == 3 && codec->comp_info[0].h_samp_factor == 2;
@@ -146,7 +145,7 @@ static int decode_coefficients(struct decoder *decoder, const struct stages *sta
     struct lanes lanes;
     if (!make_room(memory, picture, part, coefficients, codec->num_components) ||
         !set_up_lanes(&lanes, decoder, part, coefficients, picture))
-        longjmp(decoder->failed, 1);
+        longjmp(decoder->errors.back, 1);
     stages->decode_lanes(&lanes);
     return 1;
 }
@@ -156,7 +155,7 @@ int decode_planes(struct decoder *decoder, const struct stages *stages, struct p
     j_decompress_ptr codec = &decoder->codec;
     struct coefficients coefficients[3];
     struct box part;
-    if (setjmp(decoder->failed) != 0) {
+    if (setjmp(decoder->errors.back) != 0) {
         jpeg_abort_decompress(codec);
         return 0;
     }
@@ -177,7 +176,7 @@ int decode_huffman(struct decoder *decoder, const struct stages *stages, struct 
     struct coefficients coefficients[3];
     struct picture picture = {0};
     struct box part;
-    int done = setjmp(decoder->failed) == 0 &&
+    int done = setjmp(decoder->errors.back) == 0 &&
                decode_coefficients(decoder, stages, memory, blob, size, width, height, box, &picture, &part, coefficients);
     jpeg_abort_decompress(&decoder->codec);
     return done;

@@ -11,7 +11,7 @@ from writers.jpeg import native as kernel
 from writers.jpeg.restart_index import DamagedJpegError
 
 MAGIC = b"hdct"
-_DONE, _LEFT_ALONE = 0, 1  # as in encode.c
+_DONE, _LEFT_ALONE = 0, 1  # as in jpeg/libjpeg.h
 
 
 class DamagedBlobError(Exception):

@@ -1,16 +1,11 @@
 /* JPEGs to `dct` blobs and back, without decoding pixels; blob.h defines the layout. Called by
  * blob.py. */
 
-#include <setjmp.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-#include <jpeglib.h>
-#include <jerror.h>
-
+#include "../jpeg/libjpeg.h"
 #include "blob.h"
 
-enum { DONE = 0, DAMAGED = -1, LEFT_ALONE = 1 };        /* as in restart.c */
 enum { MIN_WIDTH = 8 };                               /* libjpeg upsamples narrower images differently */
 
 static const uint8_t ZIGZAG[64] = {
@@ -128,40 +123,6 @@ static uint8_t *put_run(uint8_t *to, const JBLOCK *blocks, int64_t n) {
     return to;
 }
 
-/* ---- libjpeg's errors (as in restart.c) ------------------------------------------------------------------------------------ */
-
-struct errors {
-    struct jpeg_error_mgr base;
-    jmp_buf back;
-    char *message;
-    int has_index;
-};
-
-static void on_error(j_common_ptr codec) {
-    struct errors *errors = (struct errors *)codec->err;
-    codec->err->format_message(codec, errors->message);
-    longjmp(errors->back, 1);
-}
-
-static void on_message(j_common_ptr codec, int level) {
-    struct errors *errors = (struct errors *)codec->err;
-    int marker = codec->err->msg_parm.i[1];
-    int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !errors->has_index &&
-                      (marker < JPEG_RST0 || marker > JPEG_RST0 + 7);
-    if (level < 0 && !is_harmless && codec->err->num_warnings++ == 0)
-        codec->err->format_message(codec, errors->message);
-}
-
-static struct jpeg_error_mgr *start_errors(struct errors *errors, char *message) {
-    jpeg_std_error(&errors->base);
-    errors->base.error_exit = on_error;
-    errors->base.emit_message = on_message;
-    errors->message = message;
-    errors->has_index = 0;
-    message[0] = 0;
-    return &errors->base;
-}
-
 /* ---- JPEG to blob -------------------------------------------------------------------------------------------------------- */
 
 /* Returns 1 if the format can hold the image: gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0. */
@@ -175,15 +136,6 @@ static int is_ordinary(const struct jpeg_decompress_struct *source) {
     return source->num_components == 3 && source->jpeg_color_space == JCS_YCbCr && parts[0].h_samp_factor <= 2 &&
            parts[0].v_samp_factor <= 2 && parts[1].h_samp_factor == 1 && parts[1].v_samp_factor == 1 &&
            parts[2].h_samp_factor == 1 && parts[2].v_samp_factor == 1;
-}
-
-/* A decoder smooths an image whose last scans are missing; coefficients alone would not be
- * smoothed. */
-static int has_all_scans(const struct jpeg_decompress_struct *source) {
-    for (int i = 0; source->coef_bits != NULL && i < source->num_components * DCTSIZE2; i++)
-        if (source->coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0)
-            return 0;
-    return 1;
 }
 
 static void put_u16(uint8_t *to, uint32_t value) {
@@ -257,26 +209,26 @@ static int64_t put_image(j_decompress_ptr source, jvirt_barray_ptr *coefficients
     return to - blob;
 }
 
-/* Set `*result` (to be freed with harness_free) and its size. Returns DONE; DAMAGED with the
- * reason in `message`, which has room for 200 bytes; or LEFT_ALONE for an intact image that a blob
+/* Set `*result` (to be freed with harness_free) and its size. Returns JPEG_DONE; JPEG_DAMAGED with the
+ * reason in `message`, which has room for 200 bytes; or JPEG_LEFT_ALONE for an intact image that a blob
  * cannot hold. */
 int harness_jpeg_to_dct(const unsigned char *jpeg, unsigned long size, unsigned char **result, unsigned long *result_size,
                         char *message) {
     struct jpeg_decompress_struct source = {0};
-    struct errors errors;
+    struct jpeg_errors errors;
     uint8_t *volatile blob = NULL;
-    volatile int outcome = DAMAGED;
+    volatile int outcome = JPEG_DAMAGED;
     *result = NULL;
-    source.err = start_errors(&errors, message);
-    errors.has_index = size >= 8 && memcmp(jpeg + size - 8, "hrst\r\nix", 8) == 0;
+    source.err = start_jpeg_errors(&errors, message);
+    errors.has_index = ends_in_index(jpeg, size);
     if (setjmp(errors.back) == 0) {
         jpeg_create_decompress(&source);
         jpeg_mem_src(&source, jpeg, size);
         jpeg_read_header(&source, TRUE);
         jvirt_barray_ptr *coefficients = jpeg_read_coefficients(&source);
         if (errors.base.num_warnings == 0)
-            outcome = LEFT_ALONE;
-        if (outcome == LEFT_ALONE && has_all_scans(&source) && is_ordinary(&source)) {
+            outcome = JPEG_LEFT_ALONE;
+        if (outcome == JPEG_LEFT_ALONE && has_all_scans(&source) && is_ordinary(&source)) {
             struct dct_image image = {.width = source.image_width, .height = source.image_height,
                                       .num_components = source.num_components};
             image.halved_across = image.num_components == 3 && source.comp_info[0].h_samp_factor == 2;
@@ -291,13 +243,13 @@ int harness_jpeg_to_dct(const unsigned char *jpeg, unsigned long size, unsigned 
                 *result = fitted != NULL ? fitted : blob;
                 *result_size = written;
                 blob = NULL;
-                outcome = DONE;
+                outcome = JPEG_DONE;
             }
         }
     } else if (errors.base.msg_code == JERR_MISMATCHED_QUANT_TABLE) {   /* a table was changed between two scans */
-        outcome = LEFT_ALONE;
+        outcome = JPEG_LEFT_ALONE;
     } else {
-        outcome = DAMAGED;
+        outcome = JPEG_DAMAGED;
     }
     free(blob);
     jpeg_destroy_decompress(&source);
@@ -305,35 +257,6 @@ int harness_jpeg_to_dct(const unsigned char *jpeg, unsigned long size, unsigned 
 }
 
 /* ---- Blob to JPEG --------------------------------------------------------------------------------------------------------- */
-
-/* Growing output buffer, as in restart.c. */
-struct memory {
-    struct jpeg_destination_mgr base;
-    unsigned char *bytes;
-    size_t size;
-};
-
-static void start_writing(j_compress_ptr codec) {
-    struct memory *memory = (struct memory *)codec->dest;
-    memory->base.next_output_byte = memory->bytes;
-    memory->base.free_in_buffer = memory->size;
-}
-
-static boolean grow(j_compress_ptr codec) {
-    struct memory *memory = (struct memory *)codec->dest;
-    unsigned char *larger = realloc(memory->bytes, 2 * memory->size);
-    if (larger == NULL)
-        ERREXIT1(codec, JERR_OUT_OF_MEMORY, 0);
-    memory->base.next_output_byte = larger + memory->size;
-    memory->base.free_in_buffer = memory->size;
-    memory->bytes = larger;
-    memory->size *= 2;
-    return TRUE;
-}
-
-static void end_writing(j_compress_ptr codec) {
-    (void)codec;
-}
 
 static void set_component(j_compress_ptr target, const struct dct_image *image, int c) {
     jpeg_component_info *part = &target->comp_info[c];
@@ -351,24 +274,19 @@ static void set_component(j_compress_ptr target, const struct dct_image *image, 
 int harness_dct_to_jpeg(const unsigned char *blob, unsigned long size, unsigned char **result, unsigned long *result_size,
                         char *message) {
     struct jpeg_compress_struct target = {0};
-    struct errors errors;
-    struct memory memory = {0};
+    struct jpeg_errors errors;
+    struct jpeg_memory memory = {0};
     struct dct_image image;
-    volatile int outcome = DAMAGED;
+    volatile int outcome = JPEG_DAMAGED;
     *result = NULL;
-    target.err = start_errors(&errors, message);
+    target.err = start_jpeg_errors(&errors, message);
     if (!open_dct(&image, blob, (int64_t)size)) {
         strcpy(message, "its header is damaged");
-        return DAMAGED;
+        return JPEG_DAMAGED;
     }
-    memory.base.init_destination = start_writing;
-    memory.base.empty_output_buffer = grow;
-    memory.base.term_destination = end_writing;
-    memory.size = size + 65536;
-    memory.bytes = malloc(memory.size);
-    if (memory.bytes == NULL) {
+    if (!start_jpeg_memory(&memory, size + 65536)) {
         strcpy(message, "out of memory");
-        return DAMAGED;
+        return JPEG_DAMAGED;
     }
     if (setjmp(errors.back) == 0) {
         jvirt_barray_ptr arrays[3];
@@ -404,30 +322,25 @@ int harness_dct_to_jpeg(const unsigned char *blob, unsigned long size, unsigned 
         }
         if (is_whole) {
             jpeg_finish_compress(&target);
-            outcome = DONE;
+            outcome = JPEG_DONE;
         } else {
             strcpy(message, "a row of its blocks is damaged");
         }
     } else {
-        outcome = DAMAGED;
+        outcome = JPEG_DAMAGED;
     }
-    if (outcome == DONE) {
-        *result = memory.bytes;
-        *result_size = memory.base.next_output_byte - memory.bytes;
-    } else {
-        free(memory.bytes);
-    }
+    end_jpeg_memory(&memory, outcome, result, result_size);
     jpeg_destroy_compress(&target);
     return outcome;
 }
 
-/* Read all blocks of a blob. Returns 0 and its size in pixels, or DAMAGED and the reason in
+/* Read all blocks of a blob. Returns 0 and its size in pixels, or JPEG_DAMAGED and the reason in
  * `message`. */
 int harness_check_dct(const unsigned char *blob, unsigned long size, int *width, int *height, char *message) {
     struct dct_image image;
     if (!open_dct(&image, blob, (int64_t)size)) {
         strcpy(message, "its header is damaged");
-        return DAMAGED;
+        return JPEG_DAMAGED;
     }
     int16_t *blocks = malloc(64 * image.components[0].blocks_per_row * sizeof *blocks);
     int is_whole = blocks != NULL;
@@ -438,7 +351,7 @@ int harness_check_dct(const unsigned char *blob, unsigned long size, int *width,
     *width = (int)image.width, *height = (int)image.height;
     if (!is_whole)
         strcpy(message, "a row of its blocks is damaged");
-    return is_whole ? DONE : DAMAGED;
+    return is_whole ? JPEG_DONE : JPEG_DAMAGED;
 }
 
 /* The coefficients of a component, int16 [rows, blocks_per_row, 64] in natural order, for tests.

@@ -2,122 +2,25 @@
  * coefficients or from pixels; and damage reports. Called by restart_index.py and turbojpeg.py. No Python is called, so
  * threads run in parallel. */
 
-#include <setjmp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <jpeglib.h>
-#include <jerror.h>
-
-enum { DONE = 0, DAMAGED = -1, LEFT_ALONE = 1 };
-
-/* libjpeg's own error handler ends the process; this one jumps back to `back`. */
-struct errors {
-    struct jpeg_error_mgr base;
-    jmp_buf back;
-    char *message;      /* of the error, or of the first warning that counts */
-    int has_index;      /* the JPEG is one of ours, which have no extraneous bytes */
-};
-
-/* Growing output buffer. (libjpeg's own jpeg_mem_dest leaks its memory after an error.) */
-struct memory {
-    struct jpeg_destination_mgr base;
-    unsigned char *bytes;
-    size_t size;
-};
-
-static void on_error(j_common_ptr codec) {
-    struct errors *errors = (struct errors *)codec->err;
-    codec->err->format_message(codec, errors->message);
-    longjmp(errors->back, 1);
-}
-
-static void on_message(j_common_ptr codec, int level) {
-    struct errors *errors = (struct errors *)codec->err;
-    /* As in loaders/kernel_jpeg.c. Bytes between markers, which some cameras leave, carry no pixels; before a restart marker
-     * they are the rest of damaged data. All other warnings mean damage. */
-    int marker = codec->err->msg_parm.i[1];
-    int is_harmless = codec->err->msg_code == JWRN_EXTRANEOUS_DATA && !errors->has_index &&
-                      (marker < JPEG_RST0 || marker > JPEG_RST0 + 7);
-    if (level < 0 && !is_harmless && codec->err->num_warnings++ == 0)
-        codec->err->format_message(codec, errors->message);
-}
-
-static void start_writing(j_compress_ptr codec) {
-    struct memory *memory = (struct memory *)codec->dest;
-    memory->base.next_output_byte = memory->bytes;
-    memory->base.free_in_buffer = memory->size;
-}
-
-static boolean grow(j_compress_ptr codec) {
-    struct memory *memory = (struct memory *)codec->dest;
-    unsigned char *larger = realloc(memory->bytes, 2 * memory->size);
-    if (larger == NULL)
-        ERREXIT1(codec, JERR_OUT_OF_MEMORY, 0);
-    memory->base.next_output_byte = larger + memory->size;
-    memory->base.free_in_buffer = memory->size;
-    memory->bytes = larger;
-    memory->size *= 2;
-    return TRUE;
-}
-
-static void end_writing(j_compress_ptr codec) {
-    (void)codec;    /* all of it is in memory already */
-}
-
-static struct jpeg_error_mgr *start_errors(struct errors *errors, char *message) {
-    jpeg_std_error(&errors->base);
-    errors->base.error_exit = on_error;
-    errors->base.emit_message = on_message;
-    errors->message = message;
-    errors->has_index = 0;
-    message[0] = 0;
-    return &errors->base;
-}
-
-static int has_index(const unsigned char *jpeg, unsigned long size) {
-    return size >= 8 && memcmp(jpeg + size - 8, "hrst\r\nix", 8) == 0;    /* MAGIC in restart_index.py */
-}
-
-static int start_memory(struct memory *memory, size_t size) {
-    memory->base.init_destination = start_writing;
-    memory->base.empty_output_buffer = grow;
-    memory->base.term_destination = end_writing;
-    memory->size = size;
-    return (memory->bytes = malloc(size)) != NULL;
-}
-
-/* Return the written bytes on success; free them otherwise. */
-static void give(struct memory *memory, int outcome, unsigned char **result, unsigned long *result_size) {
-    *result = outcome == DONE ? memory->bytes : NULL;
-    *result_size = outcome == DONE ? memory->base.next_output_byte - memory->bytes : 0;
-    if (outcome != DONE)
-        free(memory->bytes);
-}
-
-/* A decoder smooths an image whose last scans are missing; the same coefficients in one scan would not be smoothed. */
-static int has_all_scans(const struct jpeg_decompress_struct *source) {
-    for (int i = 0; source->coef_bits != NULL && i < source->num_components * DCTSIZE2; i++)
-        if (source->coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0)
-            return 0;
-    return 1;
-}
+#include "libjpeg.h"
 
 /* Set `*result` (to be freed with harness_free) and its size: a JPEG with a restart marker after every `interval` MCUs.
- * Returns DONE; DAMAGED with the reason in `message`, which has room for JMSG_LENGTH_MAX = 200 bytes; or LEFT_ALONE for an
- * intact image that one baseline scan cannot express. */
+ * Returns JPEG_DONE; JPEG_DAMAGED with the reason in `message`, which has room for JMSG_LENGTH_MAX = 200 bytes; or
+ * JPEG_LEFT_ALONE for an intact image that one baseline scan cannot express. */
 int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, unsigned int interval,
                                 unsigned char **result, unsigned long *result_size, char *message) {
     struct jpeg_decompress_struct source = {0};
     struct jpeg_compress_struct target = {0};
-    struct errors errors;
-    struct memory memory;
-    volatile int outcome = DAMAGED;     /* volatile: read after a longjmp */
+    struct jpeg_errors errors;
+    struct jpeg_memory memory;
+    volatile int outcome = JPEG_DAMAGED;     /* volatile: read after a longjmp */
 
-    source.err = target.err = start_errors(&errors, message);
-    errors.has_index = has_index(jpeg, size);
-    if (!start_memory(&memory, size + 65536)) {
+    source.err = target.err = start_jpeg_errors(&errors, message);
+    errors.has_index = ends_in_index(jpeg, size);
+    if (!start_jpeg_memory(&memory, size + 65536)) {
         strcpy(message, "out of memory");
     } else if (setjmp(errors.back) == 0) {
         jpeg_create_decompress(&source);
@@ -127,19 +30,19 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
         jpeg_read_header(&source, TRUE);
         jvirt_barray_ptr *coefficients = jpeg_read_coefficients(&source);
         if (errors.base.num_warnings == 0 && !has_all_scans(&source)) {
-            outcome = LEFT_ALONE;
+            outcome = JPEG_LEFT_ALONE;
         } else if (errors.base.num_warnings == 0) {
             jpeg_copy_critical_parameters(&source, &target);
             target.restart_interval = interval;
             target.optimize_coding = TRUE;
             jpeg_write_coefficients(&target, coefficients);
             jpeg_finish_compress(&target);
-            outcome = DONE;
+            outcome = JPEG_DONE;
         }
     } else if (errors.base.msg_code == JERR_MISMATCHED_QUANT_TABLE) {  /* a table was changed between two scans */
-        outcome = LEFT_ALONE;
+        outcome = JPEG_LEFT_ALONE;
     }
-    give(&memory, outcome, result, result_size);
+    end_jpeg_memory(&memory, outcome, result, result_size);
     jpeg_destroy_compress(&target);
     jpeg_destroy_decompress(&source);
     return outcome;
@@ -148,10 +51,10 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
 /* Write the first damage of a JPEG to `message`, which has room for 200 bytes: '' if no pixel is affected. */
 void harness_find_damage(const unsigned char *jpeg, unsigned long size, char *message) {
     struct jpeg_decompress_struct source = {0};
-    struct errors errors;
+    struct jpeg_errors errors;
 
-    source.err = start_errors(&errors, message);
-    errors.has_index = has_index(jpeg, size);
+    source.err = start_jpeg_errors(&errors, message);
+    errors.has_index = ends_in_index(jpeg, size);
     if (setjmp(errors.back) == 0) {
         jpeg_create_decompress(&source);
         jpeg_mem_src(&source, jpeg, size);
@@ -182,12 +85,12 @@ int harness_encode_with_markers(const unsigned char *const planes[3], const int 
                                 int height, int quality, unsigned int interval, unsigned char **result,
                                 unsigned long *result_size, char *message) {
     struct jpeg_compress_struct target = {0};
-    struct errors errors;
-    struct memory memory;
-    volatile int outcome = DAMAGED;
+    struct jpeg_errors errors;
+    struct jpeg_memory memory;
+    volatile int outcome = JPEG_DAMAGED;
 
-    target.err = start_errors(&errors, message);
-    if (!start_memory(&memory, (size_t)width * height / 2 + 65536)) {
+    target.err = start_jpeg_errors(&errors, message);
+    if (!start_jpeg_memory(&memory, (size_t)width * height / 2 + 65536)) {
         strcpy(message, "out of memory");
     } else if (setjmp(errors.back) == 0) {
         JSAMPARRAY rows[3];
@@ -217,9 +120,9 @@ int harness_encode_with_markers(const unsigned char *const planes[3], const int 
             jpeg_write_raw_data(&target, rows, target.max_v_samp_factor * DCTSIZE);
         }
         jpeg_finish_compress(&target);
-        outcome = DONE;
+        outcome = JPEG_DONE;
     }
-    give(&memory, outcome, result, result_size);
+    end_jpeg_memory(&memory, outcome, result, result_size);
     jpeg_destroy_compress(&target);
     return outcome;
 }

@@ -45,6 +45,7 @@ class WorkerRequest:
         num_threads: CPU threads of the stage.
         on_gpu: the stage uses a GPU.
         shares_gpu: other stages may run on the same GPU.
+        num_processes: processes that run the stage together, with a GPU each if `on_gpu`.
     """
 
     folder: Path
@@ -53,6 +54,12 @@ class WorkerRequest:
     num_threads: int
     on_gpu: bool
     shares_gpu: bool
+    num_processes: int = 1
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that the stage uses."""
+        return self.num_processes if self.on_gpu else 0
 
     @classmethod
     def of(
@@ -66,7 +73,8 @@ class WorkerRequest:
             num_threads: CPU threads of the stage.
             gpus: the cluster has GPUs for this run.
         """
-        on_gpu = gpus and settings.stage_kind(folder.parent.name).needs_gpu
+        kind = settings.stage_kind(folder.parent.name)
+        on_gpu = gpus and kind.needs_gpu
         return cls(
             folder,
             tuple(settings.worker_command("cuda:0" if on_gpu else "cpu", num_threads)),
@@ -74,6 +82,7 @@ class WorkerRequest:
             num_threads,
             on_gpu,
             on_gpu and settings.jobs_per_gpu > 1,
+            settings.gpus_per_stage if kind.multi_process else 1,
         )
 
 

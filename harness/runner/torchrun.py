@@ -61,10 +61,14 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> StageSta
         arguments += ["--answers", answers_dir]
         log_start = log.tell()
         process = subprocess.Popen(
-            distributed.torchrun_command(options.processes, arguments, sys.executable),
+            distributed.torchrun_command(
+                options.processes, arguments, sys.executable, Path(answers_dir) / "rendezvous"
+            ),
+            env=distributed.torchrun_variables(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            preexec_fn=_ignore_scheduler_signal,
         )
         is_signaled = False
         while process.poll() is None:
@@ -85,6 +89,11 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> StageSta
         f"One of {options.processes} processes {_describe_crash(torchrun_log, log_start)}; "
         f"each process's output is in {folder / 'log.*'}",
     )
+
+
+def _ignore_scheduler_signal() -> None:
+    """Let torchrun survive the signal of a scheduler; the ranks install handlers of their own."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _describe_crash(log: Path, start: int) -> str:

@@ -74,7 +74,8 @@ def main() -> NoReturn:
     group = distributed.from_environment()
     if group.world_size > 1:
         threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
-    with distributed.init_process_group(group, options.device):
+    store = None if options.answers is None else options.answers / "store"
+    with distributed.init_process_group(group, options.device, store=store):
         answer = run_stage(options.stage, options, stop, group)
         if options.answers is not None:
             write_json(options.answers / f"{group.rank}.json", answer)

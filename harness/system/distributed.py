@@ -11,11 +11,13 @@ imported.
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # A collective fails after this time without an answer; compiling a model takes minutes.
 TIMEOUT_S = 600.0
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"  # name of the interface
 # Fragments of torch's error messages for a lost peer; only NCCL has an exception class for it.
 _PEER_FAILURES = (
     "Connection closed by peer",
@@ -254,9 +257,16 @@ def from_environment(variables: Mapping[str, str] = os.environ) -> ProcessGroup:
 
 @contextmanager
 def init_process_group(
-    group: ProcessGroup, device: str, timeout_s: float = TIMEOUT_S
+    group: ProcessGroup, device: str, timeout_s: float = TIMEOUT_S, store: Path | None = None
 ) -> Iterator[None]:
     """Make collectives available inside the block.
+
+    Args:
+        group: the processes.
+        device: "cpu" or "cuda".
+        timeout_s: a collective fails after this time.
+        store: new file on this machine through which the processes find each other. None means
+            the address and the port in torchrun's environment variables.
 
     After an exception the group is not destroyed, because other ranks may be gone and would be
     waited for.
@@ -273,7 +283,11 @@ def init_process_group(
     # NCCL refuses two ranks on one GPU.
     has_own_gpu = on_gpu and group.local_world_size <= _num_gpus()
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo", timeout=timedelta(seconds=timeout_s)
+        "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo",
+        init_method=None if store is None else f"file://{store.absolute()}",
+        rank=group.rank,
+        world_size=group.world_size,
+        timeout=timedelta(seconds=timeout_s),
     )
     yield
     dist.destroy_process_group()
@@ -309,18 +323,44 @@ def convert_sync_batch_norm(model: "nn.Module", group: ProcessGroup) -> "nn.Modu
     return converted
 
 
-def torchrun_command(num_processes: int, arguments: Sequence[str], executable: str) -> list[str]:
-    """Return the command that runs `python -m ARGUMENTS` in num_processes local processes."""
+def torchrun_command(
+    num_processes: int, arguments: Sequence[str], executable: str, rendezvous: Path
+) -> list[str]:
+    """Return the command that runs `python -m ARGUMENTS` in num_processes local processes.
+
+    Use it with `torchrun_variables`. The processes meet through files, so that torchrun opens no
+    port. By default its stores listen on all interfaces, without authentication.
+
+    Args:
+        num_processes: number of processes.
+        arguments: module and its arguments.
+        executable: path of Python.
+        rendezvous: file that torchrun creates.
+    """
     return [
         executable,
         "-m",
         "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(num_processes),
+        "--nnodes=1",
+        f"--nproc-per-node={num_processes}",
+        "--rdzv-backend=c10d",
+        "--rdzv-id=stage",
+        "--rdzv-conf=store_type=file",
+        f"--rdzv-endpoint={rendezvous}",
+        "--local-addr=127.0.0.1",
         "-m",
         *arguments,
     ]
+
+
+def torchrun_variables(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of torchrun: collectives of this machine use the loopback interface.
+
+    A user's own choice of interfaces is kept.
+    """
+    defaults = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
+    # Otherwise torchrun starts a store for the processes, which listens on all interfaces.
+    return {**defaults, **variables, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def _has_sync_batch_norm(model: "nn.Module") -> bool:

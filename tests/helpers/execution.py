@@ -1,8 +1,9 @@
 """Build and run matrices of fake stages, and watch the processes that run them."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from harness.system.folders import Folders
 from tests.helpers import ROOT
 
 FAKE_STAGES = "tests.helpers.fake_stages"
+# As in /proc/net/tcp and tcp6: 127.0.0.1, the same in IPv6, and ::1.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 FAST_RETRIES = RetryPolicy(max_retries=2, first_wait_s=0.05)
 
 
@@ -151,6 +154,23 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
+
+
+def listening_addresses(pids: Iterable[int]) -> set[str]:
+    """Addresses at which these processes accept TCP connections, as in /proc/net/tcp."""
+    addresses = {}  # inode of a listening socket -> its address
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A":
+                addresses[columns[9]] = columns[1].rpartition(":")[0]
+    found = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError, KeyError):
+                inode = str(link.readlink()).removeprefix("socket:[").rstrip("]")
+                found.add(addresses[inode])
+    return found
 
 
 def workers_of(pid: int) -> list[int]:

@@ -20,9 +20,12 @@ from harness.system.folders import Folders
 from tests.helpers import ROOT
 from tests.helpers.execution import (
     FAST_RETRIES,
+    LOOPBACK,
+    listening_addresses,
     matrix_of,
     settings_for,
     wait_for,
+    workers_of,
 )
 
 RECIPE = """\
@@ -168,6 +171,20 @@ def test_a_crash_in_one_process_names_its_signal(folders, make):
     assert (
         message.startswith("One of 2 processes was killed by SIGSEGV (") and "doctor" in message
     ), message
+
+
+def test_the_processes_of_a_stage_listen_on_loopback_only(folders, make):
+    stage = make("shared", kind="evaluate", sleep_s=3)
+    settings = settings_for(folders, gpus_per_stage=2, began_at=begin(folders))
+    listening: set[str] = set()
+    others = set(workers_of(os.getpid()))  # such as the daemons of other tests
+    with local.open(settings) as launcher:
+        run = Run(matrix_of(stage), folders, launcher, RetryPolicy(max_retries=0))
+        for _ in run.events():
+            listening |= listening_addresses(set(workers_of(os.getpid())) - others)
+    assert not run.failed
+    assert result.load(stage.folder(folders.runs)).metrics["num_processes"] == 2
+    assert listening and listening <= LOOPBACK
 
 
 def answer(status: str, cause: str = "") -> dict[str, str]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -30,6 +30,8 @@ LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 class Options(LauncherOptions):
     """Options of the ray launcher."""
+
+    USES_GPUS_TOGETHER: ClassVar[bool] = True
 
     address: str | None = Field(
         default=None,
@@ -84,6 +86,8 @@ class RayLauncher:
         self.has_gpus = settings.device != "cpu" and resources.get("GPU", 0) >= 1
         if settings.device == "cuda" and not self.has_gpus:
             raise UserError("No machine of the Ray cluster has a GPU.", "Leave out --device cuda.")
+        if self.has_gpus:
+            self._check_gpus_per_stage()
         num_cpus = int(resources.get("CPU", 1))
         min_cpus = min(
             (
@@ -94,9 +98,9 @@ class RayLauncher:
             default=num_cpus,
         )
         per_stage = (
-            num_cpus // max(1, round(resources["GPU"] * settings.jobs_per_gpu))
+            num_cpus // max(1, self._num_gpu_slots())
             if self.has_gpus
-            else min(4, min_cpus)
+            else 4 * settings.gpus_per_stage
         )
         self.num_threads = settings.num_threads or max(1, min(per_stage, min_cpus))
         self.remote = ray.remote(_run_attempt)
@@ -104,13 +108,32 @@ class RayLauncher:
     @property
     def num_slots(self) -> int:
         """Stages that the cluster can run now; machines may join and leave."""
-        resources = self.ray.cluster_resources()
-        num_slots = (
-            resources["GPU"] * self.settings.jobs_per_gpu
-            if self.has_gpus and "GPU" in resources
-            else resources.get("CPU", 1) / self.num_threads
-        )
+        num_cpus = self.ray.cluster_resources().get("CPU", 1)
+        num_slots = (self._num_gpu_slots() if self.has_gpus else 0) or num_cpus / self.num_threads
         return self.settings.num_jobs or max(1, int(num_slots))
+
+    def _num_gpu_slots(self) -> int:
+        """Stages that the cluster's GPUs can run now; those of a stage are in one machine."""
+        per_stage, per_gpu = self.settings.gpus_per_stage, self.settings.jobs_per_gpu
+        return sum(num_gpus // per_stage * per_gpu for num_gpus in self._gpus_of_nodes())
+
+    def _gpus_of_nodes(self) -> list[int]:
+        return [int(node["Resources"].get("GPU", 0)) for node in self.ray.nodes() if node["Alive"]]
+
+    def _check_gpus_per_stage(self) -> None:
+        """Raise UserError if no machine has the GPUs of a stage, or if stages would share them."""
+        per_stage, most = self.settings.gpus_per_stage, max(self._gpus_of_nodes(), default=0)
+        if most < per_stage:
+            raise UserError(
+                f"--gpus-per-stage {per_stage}: no machine of the Ray cluster has more than {most} "
+                "GPUs.",
+                f"Use --gpus-per-stage {most} or fewer.",
+            )
+        if per_stage > 1 and self.settings.jobs_per_gpu > 1:
+            raise UserError(
+                "--gpus-per-stage and --jobs-per-gpu exclude each other with --launcher ray.",
+                "Leave out one of them.",
+            )
 
     def prefetch(self, kinds: Collection[str]) -> None:
         """Do nothing: the machines' fork servers import code when they need it."""
@@ -125,7 +148,7 @@ class RayLauncher:
         # max_retries=0: lost tasks are returned to the executor, which counts and shows retries.
         options = {
             "num_cpus": self.num_threads,
-            "num_gpus": 1 / self.settings.jobs_per_gpu if request.on_gpu else 0,
+            "num_gpus": request.num_gpus / self.settings.jobs_per_gpu,
             "max_retries": 0,
             "name": folder.parent.name,
         }

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,7 @@ from writers.errors import UserError
 
 MAX_JOBS = 64  # in the queue at once, unless --jobs is given
 MAX_REQUEUES = 1000  # of a job at its time limit
-NUM_THREADS = 4  # per stage, unless --threads is given
+NUM_THREADS = 4  # per process of a stage, unless --threads is given
 RESUBMIT_S = 30.0  # wait after Slurm has refused a job
 POLL_QUEUE_S = 5.0  # interval between two looks at the queue
 COMMAND_TIMEOUT_S = 10.0  # limit of each Slurm command
@@ -37,6 +37,8 @@ ENDED_FILE = "ended"  # in the launcher's folder: jobs of this run must not star
 
 class Options(LauncherOptions):
     """Options of the slurm launcher. Most are those of sbatch, with underscores for dashes."""
+
+    USES_GPUS_TOGETHER: ClassVar[bool] = True
 
     cluster: Literal["slurm", "local"] = Field(
         default="slurm", description="local runs the jobs on this machine, without Slurm"
@@ -100,6 +102,18 @@ class Options(LauncherOptions):
         ]
         return names + (["gres"] if self.gres is not None and "gpu" in self.gres else [])
 
+    @property
+    def num_requested_gpus(self) -> int | None:
+        """GPUs that the options request for a job; None if they do not give a number."""
+        counts = [self.num_gpus, self.gpus_per_node, self.gpus_per_task]
+        if self.gres is not None:
+            # gpu:2, gpu:a100:2 or gpu; a list has commas
+            parts = [part.split(":") for part in self.gres.split(",")]
+            counts += [
+                int(part[-1]) if part[-1].isdigit() else 1 for part in parts if part[0] == "gpu"
+            ]
+        return max((count for count in counts if count is not None), default=None)
+
     def sbatch_parameters(self) -> dict[str, Any]:
         """Return the parameters for submitit's SlurmExecutor that are set."""
         parameters = self.model_dump(exclude_none=True, exclude={"cluster", "reservation"})
@@ -113,7 +127,7 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
 
     Raises:
         UserError: submitit or Slurm is missing, Slurm refuses an option, or an option requests a
-            GPU that no stage would use.
+            GPU that no stage would use, or fewer GPUs than a stage uses.
     """
     options = options or Options()
     if options.gpu_options and settings.device != "cuda":
@@ -121,6 +135,13 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
             f"--launcher-option {options.gpu_options[0]} has no effect without --device cuda: "
             "stages would leave the GPU idle.",
             "Add --device cuda.",
+        )
+    num_requested, num_needed = options.num_requested_gpus, settings.gpus_per_stage
+    if num_requested is not None and num_requested < num_needed:
+        raise UserError(
+            f"--launcher-option {options.gpu_options[0]} requests {num_requested} GPUs per job; "
+            f"--gpus-per-stage needs {num_needed}.",
+            f"Request {num_needed} GPUs, or leave the option out.",
         )
     try:
         import submitit
@@ -131,7 +152,8 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
     if settings.device == "auto":
         print("Stages run on CPUs; use --device cuda for one GPU each.", file=sys.stderr)
     folder = settings.folders.runs / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    num_threads, job_name = settings.num_threads or NUM_THREADS, ""
+    num_threads = settings.num_threads or NUM_THREADS * settings.gpus_per_stage
+    job_name = ""
     try:
         if options.cluster == "local":
             executor: Any = submitit.LocalExecutor(folder, max_num_timeout=MAX_REQUEUES)
@@ -142,17 +164,18 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
             executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_REQUEUES)
             job_name = f"{options.job_name}-{folder.name}"
             parameters = options.sbatch_parameters()
-            if settings.device == "cuda" and not options.gpu_options:
-                parameters["gpus_per_node"] = 1
             executor.update_parameters(
                 **{**parameters, "cpus_per_task": num_threads, "job_name": job_name}
             )
+        chooses_gpus = settings.device == "cuda" and not options.gpu_options
+        if chooses_gpus:
+            executor.update_parameters(gpus_per_node=1)
     except (NameError, RuntimeError, ValueError) as error:
         raise UserError(
             f"Slurm: {str(error).strip().splitlines()[0]}",
             "Use a machine that has sbatch, and check --launcher-option.",
         ) from error
-    return SlurmLauncher(settings, executor, num_threads, job_name)
+    return SlurmLauncher(settings, executor, num_threads, job_name, chooses_gpus=chooses_gpus)
 
 
 @dataclass(frozen=True)
@@ -166,11 +189,18 @@ class QueuedJob:
 class SlurmLauncher:
     """Submits one job per stage.
 
-    Use `--device cuda` for one GPU per job; Slurm cannot be asked which machines have one.
+    Use `--device cuda` for one GPU per job; Slurm cannot be asked which machines have one. Kinds
+    that several processes can run get `gpus_per_stage` GPUs of one node.
     """
 
     def __init__(
-        self, settings: LauncherSettings, executor: Any, num_threads: int, job_name: str
+        self,
+        settings: LauncherSettings,
+        executor: Any,
+        num_threads: int,
+        job_name: str,
+        *,
+        chooses_gpus: bool = False,
     ) -> None:
         """Create the launcher.
 
@@ -180,9 +210,12 @@ class SlurmLauncher:
             num_threads: CPU threads of a stage.
             job_name: name of all jobs of this run and of no other; empty for jobs that run on this
                 machine, without Slurm.
+            chooses_gpus: jobs request as many GPUs as their stages use. Otherwise the executor's
+                parameters decide.
         """
         self.settings, self.executor = settings, executor
         self.num_threads, self.job_name = num_threads, job_name
+        self.chooses_gpus = chooses_gpus
         self.is_local = not job_name
         self.ended_file = Path(executor.folder) / ENDED_FILE
         self.to_submit: list[Path] = []
@@ -281,7 +314,7 @@ class SlurmLauncher:
             self._forget(folder)
 
     def _submit(self) -> None:
-        """Submit the stages that wait for it, as one array.
+        """Submit the stages that wait for it, as one array per number of GPUs.
 
         If Slurm refuses later jobs of a run, it may be busy, or a limit is reached: they wait.
 
@@ -295,10 +328,15 @@ class SlurmLauncher:
             WorkerRequest.of(folder, self.settings, self.num_threads, gpus=gpus)
             for folder in self.to_submit
         ]
+        arrays: dict[int, list[WorkerRequest]] = {}
+        for request in requests:
+            # At least one GPU: partitions of GPU nodes may refuse jobs without a GPU.
+            num_gpus = max(1, request.num_gpus) if self.chooses_gpus else 0
+            arrays.setdefault(num_gpus, []).append(request)
         self.is_submitting = True
         try:
-            with self.executor.batch():
-                jobs = [self.executor.submit(Job(request, self.ended_file)) for request in requests]
+            for num_gpus, array in arrays.items():
+                self._submit_array(array, num_gpus)
         except Exception as error:  # submitit raises many types, with the output of sbatch
             if not self.has_submitted:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -308,8 +346,18 @@ class SlurmLauncher:
                 ) from error
             self.submit_at = time.monotonic() + RESUBMIT_S
             return
-        self.jobs |= dict(zip(self.to_submit, jobs, strict=True))
-        self.to_submit, self.has_submitted, self.is_submitting = [], True, False
+        self.is_submitting = False
+
+    def _submit_array(self, requests: list[WorkerRequest], num_gpus: int) -> None:
+        """Submit requests as one array; num_gpus: 0 if the executor's parameters decide."""
+        if num_gpus:
+            self.executor.update_parameters(gpus_per_node=num_gpus)
+        with self.executor.batch():
+            jobs = [self.executor.submit(Job(request, self.ended_file)) for request in requests]
+        folders = [request.folder for request in requests]
+        self.jobs |= dict(zip(folders, jobs, strict=True))
+        self.to_submit = [folder for folder in self.to_submit if folder not in self.jobs]
+        self.has_submitted = True
 
     def _answers(self) -> list[Finished]:
         ended = [folder for folder, job in self.jobs.items() if job.paths.result_pickle.exists()]

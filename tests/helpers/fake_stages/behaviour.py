@@ -62,11 +62,13 @@ def run(context: StageContext) -> Outcome:
             raise Stopped
         context.progress(done=step, total=total, note="asleep")
         time.sleep(0.05)
+    num_processes = len(context.group.all_gather(context.group.rank))
     inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
     return Outcome(
         {
             "value": 1 + sum(inputs.values()),
             "resumed_at": done,
+            "num_processes": num_processes,
             "pid": os.getpid(),
             "parent": os.getppid(),
             "is_forked": "--fork-server" in sys.orig_argv,

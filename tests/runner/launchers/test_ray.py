@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import pytest
 from harness.matrix.stage import Stage
 from harness.runner import lease
 from harness.runner.executor import Run
+from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import ray as ray_launcher
 from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
 from tests.helpers import ROOT
-from tests.helpers.execution import load_result, matrix_of, settings_for, wait_for
+from tests.helpers.execution import LOOPBACK, load_result, matrix_of, settings_for, wait_for
 from writers.errors import UserError
 
 
@@ -185,6 +187,50 @@ def test_stop_lets_stages_save(cluster: Any, folders: Folders, make: Callable[..
     assert int((folder / "steps.txt").read_text()) >= 0 and not (folder / "error.txt").exists()
 
 
+def test_two_processes_of_a_stage_run_in_one_task(
+    cluster: Any, folders: Folders, make: Callable[..., Stage]
+):
+    shared, alone = make("shared", kind="evaluate"), make("alone")
+    settings = settings_for(folders, None, num_threads=1, gpus_per_stage=2)
+    with ray_launcher.open(settings, ray_launcher.Options(address=cluster.address)) as launcher:
+        run = Run(matrix_of(shared, alone), folders, launcher, RetryPolicy(max_retries=0))
+        for _ in run.events():
+            pass
+    assert not run.failed
+    assert load_result(shared, folders).metrics["num_processes"] == 2
+    assert load_result(alone, folders).metrics["num_processes"] == 1
+
+
+class Nodes:
+    """Stands in for the module ray on a cluster of nodes with these numbers of GPUs."""
+
+    def __init__(self, *num_gpus: int) -> None:
+        self.num_gpus = num_gpus
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 16.0 * len(self.num_gpus), "GPU": float(sum(self.num_gpus))}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"Alive": True, "Resources": {"CPU": 16.0, "GPU": float(number)}}
+            for number in self.num_gpus
+        ]
+
+    def remote(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+
+def test_the_gpus_of_a_stage_are_in_one_machine(folders: Folders):
+    settings = LauncherSettings(folders, device="cuda", gpus_per_stage=4)
+    assert ray_launcher.RayLauncher(settings, Nodes(8, 7, 3)).num_slots == 3
+    with pytest.raises(UserError, match="no machine of the Ray cluster has more than 3 GPUs"):
+        ray_launcher.RayLauncher(settings, Nodes(3, 3))
+    with pytest.raises(UserError, match="exclude each other"):
+        ray_launcher.RayLauncher(replace(settings, jobs_per_gpu=2), Nodes(8))
+    alone = replace(settings, gpus_per_stage=1, jobs_per_gpu=2)
+    assert ray_launcher.RayLauncher(alone, Nodes(8, 3)).num_slots == 22
+
+
 def test_a_missing_ray_is_a_user_error(folders: Folders, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="needs the package ray"):
@@ -216,28 +262,15 @@ from pathlib import Path
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import ray as ray_launcher
 from harness.system.folders import Folders
-from tests.helpers.execution import workers_of
+from tests.helpers.execution import listening_addresses, workers_of
 
 folder = Path(sys.argv[1])
 settings = LauncherSettings(Folders(folder, folder, folder), num_threads=1)
 with ray_launcher.open(settings) as launcher:
-    addresses = {}  # inode of a listening socket -> its address
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A":
-                addresses[columns[9]] = columns[1].rpartition(":")[0]
-    listening = set()
-    for pid in (os.getpid(), *workers_of(os.getpid())):
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                listening.add(addresses[os.readlink(link).removeprefix("socket:[").rstrip("]")])
-            except (OSError, KeyError):
-                pass
+    listening = listening_addresses([os.getpid(), *workers_of(os.getpid())])
     gcs = launcher.ray.get_runtime_context().gcs_address
 print(json.dumps({"gcs": gcs, "listening": sorted(listening)}))
 """
-LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 def test_without_an_address_ray_starts_a_cluster_on_loopback(cluster: Any, tmp_path: Path):

@@ -25,7 +25,7 @@ from harness.runner.launcher import Finished, LauncherSettings
 from harness.runner.launchers import slurm
 from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
-from tests.helpers.execution import load_result, matrix_of, settings_for, wait_for
+from tests.helpers.execution import FAKE_STAGES, load_result, matrix_of, settings_for, wait_for
 from writers.errors import UserError
 
 CONF = """\
@@ -183,14 +183,32 @@ def test_stop_lets_a_job_save(folders, make):
     assert not lease.is_held(folder)
 
 
-def kill_processes_of(job_id: str) -> None:
-    """Kill all processes of an array's task, as the out-of-memory killer might."""
+def pids_of(job_id: str) -> list[int]:
+    """Processes of a job, or of a task of an array."""
     array, _, task = job_id.partition("_")
     variables = {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={task}".encode()}
+    if not task:
+        variables = {f"SLURM_JOB_ID={array}".encode()}
+    found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if variables <= set(environ.read_bytes().split(b"\0")):
-                os.kill(int(environ.parent.name), signal.SIGKILL)
+                found.append(int(environ.parent.name))
+    return found
+
+
+def command_of(pid: int) -> bytes:
+    """Command line of a process; empty if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def kill_processes_of(job_id: str) -> None:
+    """Kill all processes of an array's task, as the out-of-memory killer might."""
+    for pid in pids_of(job_id):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("needs_submitit", "real_slurm")
@@ -306,6 +324,70 @@ def test_on_a_real_slurm_a_job_requeued_after_its_answer_ends_with_the_run(folde
     wait_for(lambda: launcher._queue() == {})
 
 
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_two_processes_of_a_stage_save_and_resume(folders, make):
+    """Before preemption, Slurm sends SIGUSR2 to all processes of the job, torchrun included."""
+    shared, alone = make("shared", kind="evaluate", sleep_s=4), make("alone")
+    signaled: list[str] = []
+
+    def observe(launcher: slurm.SlurmLauncher) -> None:
+        folder = shared.folder(folders.runs)
+        if (folder / "progress.json").exists() and not signaled:
+            signaled.append(launcher.jobs[folder].job_id)
+            for pid in pids_of(signaled[0]):
+                if b"torch.distributed.run" in command_of(pid):
+                    os.kill(pid, signal.SIGUSR2)
+            subprocess.run(["scancel", "--signal=USR2", signaled[0]], check=True)
+        if signaled and not result.load(folder):
+            subprocess.run(
+                ["scontrol", "update", f"JobId={signaled[0]}", "StartTime=now"],
+                capture_output=True,
+            )
+
+    settings = settings_for(folders, 2, num_threads=2, gpus_per_stage=2)
+    run = run_all(settings, slurm.Options(time=5), (shared, alone), observe)
+    assert not run.failed and signaled
+    metrics = load_result(shared, folders).metrics
+    assert metrics["num_processes"] == 2 and metrics["resumed_at"] > 0
+    assert load_result(shared, folders).retries == {}
+    assert load_result(alone, folders).metrics["num_processes"] == 1
+
+
+@pytest.mark.usefixtures("needs_submitit")
+def test_jobs_request_the_gpus_of_their_stages(folders, make, fake_slurm):
+    settings = LauncherSettings(folders, 4, "cuda", FAKE_STAGES, gpus_per_stage=4)
+    with slurm.open(settings) as launcher:
+        for stage in (make("alone"), make("shared", kind="evaluate"), make("other")):
+            launcher.start(stage, stage.folder(folders.runs))
+        launcher.wait(0)
+        assert len(launcher.jobs) == 3 and not launcher.to_submit
+    gpus = read_lines(fake_slurm / "gpus")
+    assert gpus == ["#SBATCH --gpus-per-node=1", "#SBATCH --gpus-per-node=4"]
+    assert read_lines(fake_slurm / "cpus") == ["#SBATCH --cpus-per-task=16"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "is_enough"),
+    [
+        ({"gres": "gpu:1"}, False),
+        ({"gres": "gpu:a100:4"}, True),
+        ({"gres": "lustre:1,gpu:h200:3"}, False),
+        ({"gres": "gpu"}, False),
+        ({"num_gpus": 3}, False),
+        ({"gpus_per_node": 8}, True),
+        ({"partition": "gpu"}, True),
+    ],
+)
+@pytest.mark.usefixtures("needs_submitit", "fake_slurm")
+def test_options_that_request_too_few_gpus_are_refused(folders, options, is_enough):
+    settings = LauncherSettings(folders, device="cuda", gpus_per_stage=4)
+    if is_enough:
+        slurm.open(settings, slurm.Options(**options))
+        return
+    with pytest.raises(UserError, match="--gpus-per-stage needs 4"):
+        slurm.open(settings, slurm.Options(**options))
+
+
 @pytest.mark.usefixtures("needs_submitit")
 def test_a_job_that_starts_after_the_end_of_its_run_does_nothing(folders, make, journal, tmp_path):
     stage = make("late")
@@ -329,6 +411,8 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     sbatch = """grep -o 'job-name=.*' $1 >> {here}/names
+                grep 'gpus-per-node' $1 >> {here}/gpus
+                grep 'cpus-per-task' $1 >> {here}/cpus
                 if [ -e {here}/refuse ]
                 then echo 'sbatch: error: invalid partition' >&2; exit 1; fi
                 if [ -e {here}/interrupt ]; then kill -INT $PPID; fi

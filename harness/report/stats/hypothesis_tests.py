@@ -21,6 +21,8 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 NUM_PERMUTATIONS = 10_000
+_MAX_LOG2_ATOMS = 20
+_CIRCLE = 2**17
 
 
 def mcnemar(correct: Bools, other_correct: Bools) -> float:
@@ -66,37 +68,79 @@ def exchange_test(differences: Integers) -> float:
     return float(np.clip(tails, 0, 1))
 
 
-def sign_flip_test(
-    differences: Floats, *, seed: int = 0, num_permutations: int = NUM_PERMUTATIONS
-) -> float:
+def sign_flip_test(differences: Floats) -> float:
     """Compute p of "the models are interchangeable on every image" for a weighted mean.
 
-    An exchange flips the sign of an image's difference. `permutation_test` is the slow twin that
-    accepts any metric.
+    An exchange flips the sign of an image's difference. Images of equal weight form a binomial.
+    With few combinations of them, p is exact. Otherwise the weights are rounded to multiples of
+    1 / 5000 of the sum's standard deviation or finer, and the distribution of the sum is exact
+    for the rounded weights. `permutation_test` is the slow twin that accepts any metric.
 
     Args:
         differences: float64 [N], each image's difference times its weight. For mean per class the
             weight is 1 / images of the class.
-        seed: of the random permutations.
-        num_permutations: number of permutations.
     """
-    weights = np.asarray(differences, np.float32)
-    weights = weights[weights != 0]
-    if not len(weights):
+    differences = np.asarray(differences, np.float64)
+    differences = differences[differences != 0]
+    observed, total = abs(float(differences.sum())), float(np.abs(differences).sum())
+    if observed <= 1e-12 * total:
         return 1.0
-    random = np.random.default_rng(seed)
-    observed = abs(float(weights.sum(dtype=np.float64)))
-    num_extreme = 0
-    for start in range(0, num_permutations, 500):
-        number = min(500, num_permutations - start)
-        bits = np.unpackbits(
-            random.integers(0, 256, (number, -(-len(weights) // 8)), np.uint8),
-            axis=1,
-            count=len(weights),
-        )
-        sums = (2 * bits.astype(np.float32) - 1) @ weights
-        num_extreme += int((np.abs(sums) >= observed * (1 - 1e-5)).sum())
-    return (num_extreme + 1) / (num_permutations + 1)
+    # Weights that differ by rounding errors are equal.
+    ordered = np.sort(np.abs(differences))
+    starts = np.flatnonzero(np.append(True, np.diff(ordered) > 1e-12 * ordered[1:]))
+    weights, counts = ordered[starts], np.diff(np.append(starts, len(ordered)))
+    if np.log2(counts + 1.0).sum() <= _MAX_LOG2_ATOMS:
+        sums, masses = np.zeros(1), np.ones(1)
+        for weight, count in zip(weights.tolist(), counts.tolist(), strict=True):
+            steps = np.arange(-count, count + 1, 2)
+            sums = np.add.outer(sums, weight * steps).ravel()
+            masses = np.outer(masses, scipy_stats.binom.pmf((steps + count) / 2, count, 0.5))
+            masses = masses.ravel()
+        return float(min(1, masses[np.abs(sums) >= observed - 1e-12 * total].sum()))
+    return _rounded_sign_flip_test(differences, weights, counts, observed)
+
+
+def _rounded_sign_flip_test(
+    differences: Floats, weights: Floats, counts: Integers, observed: float
+) -> float:
+    """Compute p from the characteristic function of the sum, on a circle of integers.
+
+    Args:
+        differences: float64 [N], without zeros.
+        weights: float64 [G], distinct absolute values of the differences.
+        counts: int64 [G], images of each weight.
+        observed: absolute value of the sum of the differences.
+    """
+    sd = math.sqrt(float((counts * weights**2).sum()))
+    # Beyond 12 standard deviations are less than 1e-31 of the sums (Hoeffding 1963).
+    reach = min(float((counts * weights).sum()), max(12 * sd, 1.1 * observed))
+    size = _CIRCLE
+    unit = 2 * reach / (size - 2 * len(counts) - 2)
+    rounded = np.maximum(1, np.rint(weights / unit).astype(np.int64))
+    angle = 2 * np.pi / size * np.arange(size)
+    cosine = np.cos(angle)
+    with np.errstate(divide="ignore"):
+        log_cosine = np.log(np.abs(cosine))
+    frequency = np.arange(size // 2 + 1)
+    logarithm, is_negative = np.zeros(len(frequency)), np.zeros(len(frequency), bool)
+    for index in np.argsort(-counts, kind="stable").tolist():
+        count = int(counts[index])
+        place = frequency * int(rounded[index]) & (size - 1)
+        logarithm += count * log_cosine[place]
+        if count % 2:
+            is_negative ^= cosine[place] < 0
+        # Most frequencies are soon below the precision of float64.
+        if (kept := logarithm > -45).mean() < 0.7:
+            frequency, logarithm = frequency[kept], logarithm[kept]
+            is_negative = is_negative[kept]
+    characteristic = np.zeros(size // 2 + 1)
+    characteristic[frequency] = np.where(is_negative, -1, 1) * np.exp(logarithm)
+    masses = np.fft.irfft(characteristic, size)
+    group = np.searchsorted(weights, np.abs(differences) * (1 + 1e-11), side="right") - 1
+    distance = abs(int((np.sign(differences) * rounded[group]).sum()))
+    if distance > size // 2:
+        return 0.0
+    return float(np.clip(masses[distance : size - distance + 1].sum(), 0, 1))
 
 
 def permutation_test(
@@ -129,69 +173,6 @@ def permutation_test(
         second = np.where(exchanged, predictions, other_predictions)
         num_extreme += abs(metric(first) - metric(second)) >= observed - 1e-12
     return (num_extreme + 1) / (num_permutations + 1)
-
-
-def map11_permutation_test(
-    scores: Floats,
-    other_scores: Floats,
-    labels: Integers,
-    *,
-    seed: int = 0,
-    num_permutations: int = 1000,
-) -> tuple[float, float]:
-    """`permutation_test` for 11-point mAP, with one sort per class instead of one per permutation.
-
-    An image's scores of all classes are exchanged together. Images with equal scores share a
-    threshold.
-
-    Args:
-        scores: float [N, K], finite, of the first model.
-        other_scores: likewise of the second.
-        labels: integers [N, K]: 1 present, 0 difficult (ignored), -1 absent.
-        seed: of the random permutations.
-        num_permutations: number of permutations.
-
-    Returns:
-        The difference of the two mAPs, and p.
-    """
-    classes = []
-    for label in np.flatnonzero((labels == 1).any(axis=0)):
-        sure = np.flatnonzero(labels[:, label] != 0)
-        both = np.concatenate([scores[sure, label], other_scores[sure, label]])
-        order = np.argsort(-both, kind="stable")
-        positive = (labels[sure, label] == 1)[order % len(sure)]
-        classes.append((sure[order % len(sure)], order >= len(sure), both[order], positive))
-
-    def difference(exchanged: Bools) -> float:
-        return float(
-            np.mean(
-                [
-                    _ap11(values, positive, is_first) - _ap11(values, positive, ~is_first)
-                    for image, is_second, values, positive in classes
-                    for is_first in (exchanged[image] == is_second,)
-                ]
-            )
-        )
-
-    random = np.random.default_rng(seed)
-    observed = difference(np.zeros(len(labels), bool))
-    num_extreme = sum(
-        abs(difference(random.random(len(labels)) < 0.5)) >= abs(observed) - 1e-12
-        for _ in range(num_permutations)
-    )
-    return observed, (num_extreme + 1) / (num_permutations + 1)
-
-
-def _ap11(values: Floats, positive: Bools, selected: Bools) -> float:
-    """11-point average precision of the `selected` entries of a list sorted by decreasing value."""
-    values, positive = values[selected], positive[selected]
-    last = np.flatnonzero(np.append(values[1:] != values[:-1], True))
-    num_true = positive.cumsum()[last]
-    # Highest precision at each recall or above.
-    max_precision = np.maximum.accumulate((num_true / (last + 1))[::-1])[::-1]
-    # Integers: in floats, 3 / 10 < 3 * 0.1.
-    reached = np.searchsorted(10 * num_true, np.arange(11) * num_true[-1])
-    return float(max_precision[reached].mean())
 
 
 def one_sample_t_test(differences: Floats) -> float:

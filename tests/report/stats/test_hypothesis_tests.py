@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from harness.report.stats import hypothesis_tests, intervals, summaries
+from harness.report.stats import hypothesis_tests, intervals, map_test, summaries
 
 RANDOM = np.random.default_rng(0)
 
@@ -192,12 +193,55 @@ def test_sign_flips_agree_with_permutations_of_the_predictions():
     assert hypothesis_tests.sign_flip_test(np.zeros(9)) == 1
 
 
-def test_map_permutations_equal_the_slow_twin():
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 9)), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_sign_flips_equal_exhaustive_exchanges(differences):
+    fractions = [Fraction(value, size) for value, size in differences]
+    sums = [
+        abs(sum(sign * value for sign, value in zip(signs, fractions, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(fractions))
+    ]
+    expected = np.mean([value >= abs(sum(fractions)) for value in sums])
+    found = hypothesis_tests.sign_flip_test(np.array([float(value) for value in fractions]))
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_classes", "num_seeds", "bias"),
+    [(4000, 60, 1, 0.53), (4000, 60, 3, 0.55), (12000, 300, 5, 0.505)],
+)
+def test_sign_flips_of_many_class_sizes_agree_with_random_flips(
+    num_images, num_classes, num_seeds, bias
+):
+    random = np.random.default_rng(num_images + num_seeds)
+    label = random.choice(num_classes, num_images, p=random.dirichlet(np.full(num_classes, 3.0)))
+    signs = np.where(random.random((num_seeds, num_images)) < bias, 1, -1)
+    right = (random.random((num_seeds, num_images)) < 0.2) * signs
+    weighted = right.sum(axis=0) / np.bincount(label)[label] / num_classes / num_seeds
+    changed = weighted[weighted != 0]
+    flips = random.integers(0, 2, (4000, len(changed)), np.int8) * 2 - 1
+    sampled = np.mean(np.abs(flips @ changed) >= abs(changed.sum()) - 1e-12)
+    error = math.sqrt(sampled * (1 - sampled) / 4000) + 1e-3
+    assert hypothesis_tests.sign_flip_test(weighted) == pytest.approx(sampled, abs=4 * error)
+
+
+def test_sign_flips_give_p_below_that_of_any_number_of_permutations():
+    """Holm's adjustment for hundreds of tests needs p below 1e-4, the least of 10,000 draws."""
+    weighted = np.tile(np.repeat(1 / np.arange(5, 45), np.arange(5, 45)), 2)
+    weighted[::20] *= -1
+    sd = math.sqrt((weighted**2).sum())
+    p = hypothesis_tests.sign_flip_test(weighted * 0.25)
+    assert 0 <= p < 2 * math.exp(-((weighted.sum() / sd) ** 2) / 2) < 1e-9  # Hoeffding's bound
+
+
+@pytest.mark.parametrize("noise", [1.05, 1.3, 2.5])
+def test_map_permutations_equal_the_slow_twin(noise):
     """The same permutations with the evaluation's 11-point precision give the same p."""
     average_precision = pytest.importorskip("harness.train.average_precision")
-    labels = RANDOM.choice([-1, 0, 1], (50, 3), p=[0.6, 0.1, 0.3]).astype(np.int8)
-    first = (labels + RANDOM.normal(0, 1.0, (50, 3))).round(1)  # rounded: with ties
-    second = (labels + RANDOM.normal(0, 2.5, (50, 3))).round(1)
+    random = np.random.default_rng(int(noise * 100))
+    labels = random.choice([-1, 0, 1], (50, 3), p=[0.6, 0.1, 0.3]).astype(np.int8)
+    first = (labels + random.normal(0, 1.0, (50, 3))).round(1)  # rounded: with ties
+    second = (labels + random.normal(0, noise, (50, 3))).round(1)
 
     def map11(scores):
         return float(
@@ -206,10 +250,11 @@ def test_map_permutations_equal_the_slow_twin():
             )
         )
 
-    difference, p = hypothesis_tests.map11_permutation_test(
+    difference, p = map_test.map11_permutation_test(
         first, second, labels, num_permutations=60, seed=3
     )
     assert difference == pytest.approx(map11(first) - map11(second))
+    assert difference == map_test.map11_difference(first, second, labels)
     assert p == pytest.approx(
         hypothesis_tests.permutation_test(map11, first, second, num_permutations=60, seed=3)
     )

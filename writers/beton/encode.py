@@ -17,6 +17,7 @@ from writers.beton.encoding import DCT, JPEG, MAX_SIDE, RAW, Encoding
 from writers.beton.pixels import Pixels, to_rgb
 from writers.dct import blob as dct
 from writers.jpeg import turbojpeg
+from writers.jpeg.damage import check_coded_data
 from writers.jpeg.markers import check_markers
 from writers.jpeg.resize import shrink, shrink_into
 from writers.jpeg.restart_index import (
@@ -50,7 +51,7 @@ def encode(
     encoding: Encoding,
     chance: float = 0.0,
     *,
-    check: bool = False,
+    check: bool = True,
     lenient: bool = False,
 ) -> Blob:
     """Encode an image file.
@@ -59,9 +60,8 @@ def encode(
         data: bytes of the file.
         encoding: settings.
         chance: the image's draw in [0, 1), for `mixed`.
-        check: also decode a JPEG that is stored byte for byte. Otherwise only its markers are
-            checked, and
-            damage between them is not found.
+        check: read all coded data of a JPEG that is stored byte for byte, which finds what a
+            decoder would find. Otherwise only its markers are checked.
         lenient: encode a JPEG with warnings again as Pillow decodes it.
 
     Raises:
@@ -101,9 +101,10 @@ def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) ->
     if encoding.format == "passthrough" and fitted == size:
         if encoding.restart_index:  # which decodes
             return _jpeg_blob(data, size, encoding)
-        check_markers(data, frame.scan)
         if check:
-            turbojpeg.check(data)
+            check_coded_data(data)
+        else:
+            check_markers(data, frame.scan)
         return Blob(JPEG, *size, data)
     if encoding.format == "dct" and fitted == size:
         return _jpeg_blob(data, size, encoding)  # which reads all of it

@@ -44,7 +44,7 @@ def write_split(
     num_threads: int | None = None,
     progress: Progress | None = None,
     on_error: Literal["fail", "skip"] = "fail",
-    check: bool = False,
+    check: bool = True,
     warn: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Write the images of `split` of the subset's classes to `out_file`, with a manifest.
@@ -59,7 +59,8 @@ def write_split(
         num_threads: None uses all cores.
         progress: called with numbers of samples.
         on_error: "skip" skips unreadable images and lists them in the manifest.
-        check: also decode JPEGs that are stored byte for byte.
+        check: read all coded data of JPEGs that are stored byte for byte; otherwise only their
+            markers.
         warn: receives a line if values of images were scaled by their own range.
 
     Raises:

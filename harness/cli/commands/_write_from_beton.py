@@ -54,7 +54,7 @@ def write(
     out: Path | None,
     folders: Folders,
     *,
-    check: bool,
+    check: bool | None,
     threads: int | None,
     index: bool | None,
     format_: str,
@@ -66,7 +66,7 @@ def write(
         subset_name: subset to copy; None means all samples are converted.
         splits: splits to write; all of the folder's if empty.
         out: folder to write; None means a folder of the data folder.
-        check: verify each beton first.
+        check: True verifies each beton first; False has no effect and is refused.
         threads: number of threads; None means the number of cores.
         index: True adds a restart index.
         format_: value of --format; dct and passthrough convert.
@@ -77,6 +77,8 @@ def write(
     Raises:
         UserError: options without effect, no such beton, a damaged beton.
     """
+    if check is False:
+        raise UserError("--no-check has no effect with --from.", "Remove it.")
     conversion = _conversion(subset_name, index=index, format_=format_)
     num_threads = threads or environment.num_cores()
     files = _files(from_.expanduser(), splits)

@@ -108,9 +108,11 @@ if TYPE_CHECKING:
     "With --from: index the JPEGs of that beton.",
 )
 @click.option(
-    "--check",
-    is_flag=True,
-    help="Also decode JPEGs that are stored unchanged; with --from, verify that beton first.",
+    "--check/--no-check",
+    default=None,
+    help="Whether damage inside of JPEGs that are stored unchanged is found, as harness verify "
+    "finds it. Default: yes; --no-check checks markers only and is faster. With --from, --check "
+    "verifies that beton first.",
 )
 @click.option(
     "--val",
@@ -241,7 +243,7 @@ def _write(
     class_level: int | None,
     threads: int | None,
     on_error: Literal["fail", "skip"],
-    check: bool,
+    check: bool | None,
     accept_counts: bool,
     labels: "LabelTable | None",
     **encoding_options: Any,
@@ -259,6 +261,11 @@ def _write(
     from writers.subset.spec import everything, named, resolve
 
     encoding = _encoding(**encoding_options)
+    if check is False and encoding.format != "passthrough":
+        raise UserError(
+            f"--no-check has no effect with format {encoding.format}, which decodes each image.",
+            "Remove it, or use --format passthrough.",
+        )
     spec = named(subset_name) if subset_name else None
     name = dataset or ("imagenet" if spec else "folder")
     if not sources and name == "folder":
@@ -299,7 +306,7 @@ def _write(
                 progress=report,
                 num_threads=threads or environment.num_cores(),
                 on_error=on_error,
-                check=check,
+                check=check is not False,
                 warn=lambda line: click.echo(line, err=True),
             )
         record(file, manifest, origin)

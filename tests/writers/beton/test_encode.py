@@ -310,7 +310,7 @@ def test_passthrough_detects_broken_markers_without_decoding(data, check):
     ids=["bytes lost", "early end"],
 )
 def test_damage_between_markers_is_detected_when_decoding(data):
-    assert encode(data, Encoding(format="passthrough")).data == data
+    assert encode(data, Encoding(format="passthrough"), check=False).data == data
     for encoding, check in (
         (Encoding(format="passthrough"), True),
         (Encoding(), False),

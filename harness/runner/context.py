@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from harness.runner.result import Result
 from harness.system.atomic_write import write_json
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from writers.errors import UserError
+
+EPOCHS_FILE = "epochs.json"  # in the folder of a stage that trains: records of its epochs so far
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class StageContext:
                     (now - self.phase["at"]) * (total - done) / (done - self.phase["done"])
                 )
         write_json(self.folder / "progress.json", values)
+
+    def record_epochs(self, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Write the records of all epochs so far, for trackers that follow a training."""
+        if self.group.is_main:
+            write_json(self.folder / EPOCHS_FILE, list(epochs))
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class Run:
         policy: number of retries and waits between them.
         is_cancelled: returns True after `harness cancel`.
         on_all_started: called once, when every stage that is left is running.
+        on_event: called with each event before it is yielded.
         running: key -> stage and monotonic time of its start.
         failed: key -> the most informative line of the error.
         finished: keys of the stages that are done.
@@ -80,6 +81,7 @@ class Run:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     is_cancelled: Callable[[], bool] = lambda: False
     on_all_started: Callable[[], None] = lambda: None
+    on_event: Callable[[Event], None] = lambda event: None
     running: dict[str, tuple[Stage, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
@@ -123,6 +125,11 @@ class Run:
         Raises:
             Cancelled: `is_cancelled` returned True.
         """
+        for event in self._events():
+            self.on_event(event)
+            yield event
+
+    def _events(self) -> Iterator[Event]:
         kinds, all_started = {stage.kind for stage in self.pending.values()}, False
         while not self._is_over():
             if self.is_cancelled():

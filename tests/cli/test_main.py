@@ -249,6 +249,7 @@ def test_ls_lists_every_kind_with_descriptions(harness):
         "scores",
         "backends",
         "launchers",
+        "trackers",
         "recipes",
     } == set(content)
     assert set(content) <= set(re.findall(r"\w+", harness("ls", "--help")[1]))

@@ -22,12 +22,23 @@ PACKAGES = {
     "scores": "harness.transfer.scores",
     "backends": "loaders.backends",
     "launchers": "harness.runner.launchers",
+    "trackers": "harness.runner.trackers",
 }
 ZOO = {
     "torchvision/NAME": "Any classifier of torchvision, cut before its last layer",
     "timm/NAME": "Any classifier of timm, cut before its last layer",
 }
-KINDS = ("datasets", "subsets", "models", "methods", "scores", "backends", "launchers", "recipes")
+KINDS = (
+    "datasets",
+    "subsets",
+    "models",
+    "methods",
+    "scores",
+    "backends",
+    "launchers",
+    "trackers",
+    "recipes",
+)
 
 
 @click.command(short_help="List the available names: datasets, models and so on.")
@@ -37,7 +48,7 @@ KINDS = ("datasets", "subsets", "models", "methods", "scores", "backends", "laun
 def command(kind: str | None, as_json: bool, folders: Folders) -> None:
     """List the available names, of one KIND or of all.
 
-    KIND: datasets, subsets, models, methods, scores, backends, launchers or recipes.
+    KIND: datasets, subsets, models, methods, scores, backends, launchers, trackers or recipes.
 
     harness ls datasets also shows splits, classes, metric and license of each dataset, and what of
     it is on this machine. harness ls launchers also shows the options of each launcher.

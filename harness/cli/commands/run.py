@@ -1,6 +1,7 @@
 """Run the unfinished stages of a recipe, then write its report."""
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,10 +10,11 @@ from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from harness.matrix.expand import Matrix
-    from harness.runner.executor import Run
+    from harness.runner.executor import Event, Run
 
 STOP_GRACE_S = 20.0
 
@@ -89,6 +91,11 @@ STOP_GRACE_S = 20.0
     help="Trace N steps of each pretraining to trace.json in its folder, for ui.perfetto.dev.",
 )
 @click.option(
+    "--tracker",
+    metavar="NAME",
+    help="Also send curves and results to tensorboard, wandb or mlflow.",
+)
+@click.option(
     "--accept-changes",
     is_flag=True,
     help="Run stages again whose images or weights have changed, without asking. Old results are "
@@ -115,6 +122,7 @@ def command(
     checkpoint_minutes: float,
     trace_steps: int,
     as_json: bool,
+    tracker: str | None,
     accept_changes: bool,
     stages_package: str,
 ) -> None:
@@ -144,6 +152,7 @@ def command(
             launcher_options,
             accept_changes,
             as_json=as_json,
+            tracker=tracker,
             num_jobs=jobs,
             device=device,
             stages_package=stages_package,
@@ -164,6 +173,7 @@ def _run(
     launcher_options: tuple[str, ...],
     accept_changes: bool,
     as_json: bool = False,
+    tracker: str | None = None,
     **settings: Any,
 ) -> None:
     """Run the recipe with further settings: fields of LauncherSettings."""
@@ -211,13 +221,14 @@ def _run(
     import_report = threading.Thread(
         target=importlib.import_module, args=("harness.report.render.page",), daemon=True
     )
-    with opened:
+    with opened, _tracking(tracker, planned.matrix, folders) as on_event:
         run = Run(
             plan,
             folders,
             opened,
             is_cancelled=cancel.Watch(cancel.file_of(folders.runs, recipe.name)),
             on_all_started=import_report.start,
+            on_event=on_event,
         )
         num_done = len(plan.stages) - len(run.pending)
         terminal.print(
@@ -265,6 +276,28 @@ def _run(
         click.echo(f"Report: {report}")
     if run.failed:
         sys.exit(1)
+
+
+@contextmanager
+def _tracking(
+    name: str | None, plan: "Matrix", folders: Folders
+) -> "Iterator[Callable[[Event], None]]":
+    """Open a tracker, and yield the function that receives the events of the run."""
+    if name is None:
+        yield lambda event: None
+        return
+    from harness.runner.tracker import Tracking, open_tracker
+
+    folder = folders.runs / "tracking" / name / plan.recipe.name
+    opened = open_tracker(name, folder, plan.recipe.name)
+    tracking = Tracking(
+        opened, folder, folders.runs, lambda text: click.secho(text, fg="yellow", err=True)
+    )
+    try:
+        tracking.catch_up(plan.stages)
+        yield tracking
+    finally:
+        tracking.close()
 
 
 def _report(plan: "Matrix", folders: Folders) -> "Path":

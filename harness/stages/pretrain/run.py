@@ -321,6 +321,7 @@ def _train(
                 started = time.monotonic()
                 record["val"], _ = _scores(learner, settings, context)
                 record["timing"]["eval_s"] = time.monotonic() - started
+            context.record_epochs([_without_timing(each) for each in records])
         return records
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

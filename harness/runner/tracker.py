@@ -1,0 +1,233 @@
+"""Contract of trackers, which pass the numbers of a run on to other programs.
+
+A tracker is a module `harness/runner/trackers/NAME.py` with
+`open(folder: Path, recipe: str) -> Tracker`. `Tracking` follows the events of a run: curves appear
+while a model trains, other numbers when a stage is done. Results on disk do not depend on it: a
+tracker that fails is reported once and no longer called.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.matrix.stage import Stage
+from harness.runner import result
+from harness.runner.context import EPOCHS_FILE
+from harness.runner.executor import Event
+from harness.system.atomic_write import write_json
+from writers import names
+from writers.errors import UserError
+
+READ_EVERY_S = 2.0
+PACKAGE = "harness.runner.trackers"
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A stage as trackers see it.
+
+    Attributes:
+        key: the stage's key; equal for the same stage of another recipe.
+        name: such as transfer/pets/full/minus10/eps0.5/seed0.
+        kind: kind of stage.
+        config: settings by dotted name.
+    """
+
+    key: str
+    name: str
+    kind: str
+    config: dict[str, str | int | float | bool]
+
+
+class Tracker(Protocol):
+    """Receives runs, one per stage. Several are open at once."""
+
+    def begin(self, run: TrackedRun) -> None:
+        """Open a run, or open it again after an interruption."""
+
+    def log(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
+        """Add values at a step: an epoch, from 1; 0 for the results of the whole stage."""
+
+    def end(self, run: TrackedRun, succeeded: bool) -> None:
+        """Close a run."""
+
+    def close(self) -> None:
+        """Release everything; open runs are left as they are."""
+
+
+def open_tracker(name: str, folder: Path, recipe: str) -> Tracker:
+    """Open a tracker.
+
+    Args:
+        name: a module of `harness.runner.trackers`.
+        folder: for its files.
+        recipe: the recipe's name.
+
+    Raises:
+        UserError: there is no such tracker, or its package is not installed.
+    """
+    module = names.find(PACKAGE, name, "tracker")
+    try:
+        tracker: Tracker = module.open(folder, recipe)
+    except ImportError as error:
+        raise UserError(
+            f"--tracker {name} needs the package {error.name or name}.",
+            f"pip install 'harness[{name}]'",
+        ) from error
+    return tracker
+
+
+class Tracking:
+    """Passes the events of a run on to a tracker."""
+
+    def __init__(
+        self, tracker: Tracker, folder: Path, runs: Path, warn: Callable[[str], None]
+    ) -> None:
+        """Read what was tracked before.
+
+        Args:
+            tracker: receives the runs.
+            folder: of the record of what was tracked, so that nothing is tracked twice.
+            runs: $HARNESS_RUNS.
+            warn: shows a message.
+        """
+        self._tracker, self._runs, self._warn = tracker, runs, warn
+        self._file = folder / "tracked.json"
+        self._num_epochs: dict[str, int] = {}
+        self._ended: set[str] = set()
+        try:
+            state = json.loads(self._file.read_text())
+            self._num_epochs, self._ended = dict(state["num_epochs"]), set(state["ended"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # the first run, or a damaged record: everything is tracked again
+        self._open: dict[str, TrackedRun] = {}
+        self._training: dict[str, Stage] = {}
+        self._read_at = 0.0
+        self._has_failed = False
+
+    def catch_up(self, stages: Sequence[Stage]) -> None:
+        """Track stages that were done before this run."""
+        for stage in stages:
+            if (stage.folder(self._runs) / result.FILE_NAME).exists():
+                self._guard(self._finish, stage)
+
+    def __call__(self, event: Event) -> None:
+        """Handle an event of the run."""
+        stage = event.stage
+        if event.what == "started" and stage is not None:
+            self._training[stage.key] = stage
+        elif event.what == "waiting":
+            if time.monotonic() - self._read_at >= READ_EVERY_S:
+                self._read_at = time.monotonic()
+                for running in self._training.values():
+                    self._guard(self._log_epochs, running)
+        elif stage is not None:
+            self._training.pop(stage.key, None)
+            if event.what == "done":
+                self._guard(self._finish, stage)
+            elif event.what == "failed":
+                self._guard(self._fail, stage)
+
+    def close(self) -> None:
+        """Close the tracker."""
+        self._guard(lambda _: self._tracker.close(), None)
+
+    def _guard(self, action: Callable[[Any], None], argument: Any) -> None:
+        if self._has_failed:
+            return
+        try:
+            action(argument)
+        except Exception as error:  # any library, any network: results do not depend on it
+            self._has_failed = True
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            self._warn(f"The tracker failed and is not used any more: {first}")
+
+    def _log_epochs(self, stage: Stage) -> None:
+        if not is_tracked(stage) or stage.key in self._ended:
+            return
+        try:
+            epochs = json.loads((stage.folder(self._runs) / EPOCHS_FILE).read_text())
+        except (OSError, ValueError):
+            return
+        self._add(stage, epochs)
+
+    def _add(self, stage: Stage, epochs: Sequence[Mapping[str, Any]]) -> None:
+        num_known = self._num_epochs.get(stage.key, 0)
+        for number, epoch in enumerate(epochs[num_known:], start=num_known + 1):
+            values = flat_numbers(epoch)
+            values.pop("epoch", None)
+            self._tracker.log(self._begun(stage), values, number)
+            self._num_epochs[stage.key] = number
+        if len(epochs) > num_known:
+            self._save()
+
+    def _finish(self, stage: Stage) -> None:
+        if not is_tracked(stage) or stage.key in self._ended:
+            return
+        record = result.load(stage.folder(self._runs))
+        if record is None:
+            return
+        metrics = dict(record.metrics)
+        self._add(stage, metrics.pop("epochs", ()))
+        values = flat_numbers(metrics)
+        if (rate := record.timing.get("img_per_s")) is not None:
+            values["img_per_s"] = float(rate)
+        values["wall_s"] = record.wall_s
+        run = self._begun(stage)
+        self._tracker.log(run, values, 0)
+        self._tracker.end(run, True)
+        self._open.pop(stage.key)
+        self._ended.add(stage.key)
+        self._save()
+
+    def _fail(self, stage: Stage) -> None:
+        if is_tracked(stage) and stage.key in self._open:
+            self._tracker.end(self._open.pop(stage.key), False)
+
+    def _begun(self, stage: Stage) -> TrackedRun:
+        if stage.key not in self._open:
+            run = TrackedRun(stage.key, stage.name, stage.kind, flat_settings(stage.config))
+            self._tracker.begin(run)
+            self._open[stage.key] = run
+        return self._open[stage.key]
+
+    def _save(self) -> None:
+        state = {"num_epochs": self._num_epochs, "ended": sorted(self._ended)}
+        write_json(self._file, state)
+
+
+def is_tracked(stage: Stage) -> bool:
+    """Return True for stages that train or score a model."""
+    return stage.spec.in_status == "models"
+
+
+def flat_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a record by path, such as test/top1. Lists are left out."""
+    return {
+        name: float(value)
+        for name, value in _leaves(record, "/")
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def flat_settings(config: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """Return settings by dotted name; lists as text."""
+    return {
+        name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
+        for name, value in _leaves(config, ".")
+        if value is not None
+    }
+
+
+def _leaves(
+    record: Mapping[str, Any], separator: str, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, separator, f"{prefix}{name}{separator}")
+        else:
+            yield f"{prefix}{name}", value

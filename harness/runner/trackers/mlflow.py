@@ -1,0 +1,81 @@
+"""MLflow: an experiment per recipe, a run per stage.
+
+The server is MLFLOW_TRACKING_URI, or else files in $HARNESS_RUNS/tracking/mlflow/RECIPE.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.runner.tracker import TrackedRun
+
+MAX_VALUE = 6000  # characters of a parameter
+
+
+def open(folder: Path, recipe: str) -> "MLflow":
+    """Open the tracker. Raises ImportError if MLflow is not installed."""
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    if address is None:
+        address = (folder / "runs").absolute().as_uri()
+        # MLflow 3 asks for this consent to store runs in files.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+
+    client = MlflowClient(tracking_uri=address)
+    found = client.get_experiment_by_name(recipe)
+    experiment = found.experiment_id if found is not None else client.create_experiment(recipe)
+    return MLflow(client, experiment, _Entities(Metric, Param, RunTag))
+
+
+class _Entities:
+    """MLflow's record types."""
+
+    def __init__(self, metric: Any, param: Any, tag: Any) -> None:
+        self.metric, self.param, self.tag = metric, param, tag
+
+
+class MLflow:
+    """Runs of one experiment."""
+
+    def __init__(self, client: Any, experiment: str, entities: _Entities) -> None:
+        self._client, self._experiment, self._entities = client, experiment, entities
+        self._ids: dict[str, str] = {}
+
+    def begin(self, run: TrackedRun) -> None:
+        """Open the run of the stage: the one with its key, or a new one."""
+        found = self._client.search_runs(
+            [self._experiment], filter_string=f"tags.stage = '{run.key}'", max_results=1
+        )
+        if found:
+            self._ids[run.key] = found[0].info.run_id
+            self._client.update_run(self._ids[run.key], status="RUNNING")
+            return
+        tags = {"stage": run.key, "kind": run.kind}
+        created = self._client.create_run(self._experiment, run_name=run.name, tags=tags)
+        self._ids[run.key] = created.info.run_id
+        params = [
+            self._entities.param(name, str(value)[:MAX_VALUE]) for name, value in run.config.items()
+        ]
+        for first in range(0, len(params), 100):  # the most that a server takes at once
+            self._client.log_batch(self._ids[run.key], params=params[first : first + 100])
+
+    def log(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
+        """Log metrics at an epoch; those of the whole stage are in the group `result`."""
+        now, prefix = int(1000 * time.time()), "epoch" if step else "result"
+        metrics = [
+            self._entities.metric(f"{prefix}/{name}", value, now, step)
+            for name, value in values.items()
+        ]
+        for first in range(0, len(metrics), 1000):
+            self._client.log_batch(self._ids[run.key], metrics=metrics[first : first + 1000])
+
+    def end(self, run: TrackedRun, succeeded: bool) -> None:
+        """Close the run."""
+        status = "FINISHED" if succeeded else "FAILED"
+        self._client.set_terminated(self._ids.pop(run.key), status=status)
+
+    def close(self) -> None:
+        """Nothing to release: each call is complete by itself."""

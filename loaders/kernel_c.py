@@ -3,6 +3,7 @@
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -165,6 +166,66 @@ def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
         has_error[:] = error_codes == DAMAGED
 
     return decode_images
+
+
+@dataclass(frozen=True)
+class PartTimes:
+    """CPU time of the parts of the kernel, in seconds of one thread.
+
+    Attributes:
+        entropy: header and Huffman codes of JPEGs; 0 for other images.
+        transform: inverse DCT, for dct after unpacking the coefficients.
+        color: chroma upsampling and color conversion; of raw images, splitting colors.
+        resize: resize, flip and output.
+    """
+
+    entropy: float
+    transform: float
+    color: float
+    resize: float
+
+
+def time_parts(
+    file: np.ndarray,
+    columns: Sequence[np.ndarray],
+    boxes: np.ndarray,
+    flips: np.ndarray,
+    output: np.ndarray,
+    instruction_set: str,
+) -> PartTimes:
+    """Make a batch on the calling thread, part by part, and return the CPU time of each part.
+
+    Args:
+        file: uint8, the whole beton.
+        columns: `file_columns` of the images: raw, dct, or JPEG with a restart index.
+        boxes: int64 [n, 4].
+        flips: bool [n].
+        output: uint8 [n, R, R, 3].
+        instruction_set: one of `instruction_sets()`.
+
+    Raises:
+        ValueError: an image is damaged or a JPEG without an index, or this CPU lacks the
+            instruction set.
+    """
+    opened = library()
+    assert opened is not None, "instruction_sets() is empty without the C kernel"
+    opened.harness_time_parts.restype = ctypes.c_int64
+    seconds = (ctypes.c_double * len(fields(PartTimes)))()
+    boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
+    done = opened.harness_time_parts(
+        ctypes.c_void_p(file.ctypes.data),
+        *[ctypes.c_void_p(column.ctypes.data) for column in columns],
+        ctypes.c_void_p(boxes.ctypes.data),
+        ctypes.c_void_p(flips.ctypes.data),
+        ctypes.c_int64(len(output)),
+        ctypes.c_int64(output.shape[1]),
+        ctypes.c_void_p(output.ctypes.data),
+        _number_of(opened, instruction_set),
+        seconds,
+    )
+    if done < len(output):
+        raise ValueError(f"image {done} is damaged, or is a JPEG without a restart index")
+    return PartTimes(*seconds)
 
 
 def memory_error(width: int, height: int) -> MemoryError:

@@ -67,6 +67,30 @@ def link_corpus(corpus: Path, scratch: Path) -> Path:
     return folder
 
 
+def recode_corpus(photos: Path, subsampling: str, quality: int = 90) -> Path:
+    """Return a copy of a folder from `link_corpus` whose JPEGs have another chroma subsampling.
+
+    Args:
+        photos: Folder of class folders.
+        subsampling: 4:4:4, 4:2:2 or 4:2:0.
+        quality: Of the new files.
+    """
+    from PIL import Image
+
+    folder = photos.with_name(f"{photos.name}_{subsampling.replace(':', '')}_{quality}")
+    for path in sorted(photos.glob("*/*")):
+        copy = folder / path.parent.name / path.name
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = copy.with_suffix(".unfinished")
+            with Image.open(path) as image:
+                image.convert("RGB").save(
+                    unfinished, "JPEG", quality=quality, subsampling=subsampling
+                )
+            unfinished.replace(copy)
+    return folder
+
+
 def repeat_source(source: "Source", num_copies: int) -> "Source":
     """Return a source with every training image num_copies times, in ten classes.
 

@@ -167,13 +167,19 @@ def markdown(record: dict[str, Any]) -> str:
         rates = ", ".join(f"{rate:,.0f}" for rate in contender["rates"])
         lines.append(f"| {contender['what']} | {contender['median']:,.0f} | {rates} |")
     lines += [f"| {name} | absent | {reason} |" for name, reason in record["absent"].items()]
+    has_goals = any(ratio["must"] for ratio in record["ratios"])
     if record["ratios"]:
-        lines += ["", "| ratio | median | rounds | must | aim | |", "|---|---|---|---|---|---|"]
+        goals = " must | aim | |" if has_goals else ""
+        lines += [
+            "",
+            f"| ratio | median | rounds |{goals}",
+            "|---|---|---|" + has_goals * "---|---|---|",
+        ]
     for ratio in record["ratios"]:
-        goals = (f"{value:g}x" if value else "" for value in (ratio["must"], ratio["aim"]))
         rounds = ", ".join(f"{value:.2f}" for value in ratio["rounds"])
-        lines.append(
-            f"| {ratio['title']} | {ratio['median']:.2f}x | {rounds} | "
-            f"{' | '.join(goals)} | {ratio['verdict']} |"
-        )
+        line = f"| {ratio['title']} | {ratio['median']:.2f}x | {rounds} |"
+        if has_goals:
+            limits = (f"{value:g}x" if value else "" for value in (ratio["must"], ratio["aim"]))
+            line += f" {' | '.join(limits)} | {ratio['verdict']} |"
+        lines.append(line)
     return "\n".join(lines) + "\n"

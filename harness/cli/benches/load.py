@@ -38,6 +38,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "rrc160": {"resolution": 160},
     "rrc128": {"resolution": 128},
     "rrc224_1thread": {"num_threads": 1},
+    "whole": {"crop_scale": (1.0, 1.0)},
 }
 
 
@@ -47,6 +48,12 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
     help="A folder of JPEG files. Default: photo tiles, made by benchmarks/photo_tiles.py.",
+)
+@click.option(
+    "--subsampling",
+    type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]),
+    help="Encode the images again with this chroma subsampling and quality 90. "
+    "Default: the files as they are.",
 )
 @click.option(
     "--against",
@@ -70,7 +77,8 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     type=click.Choice(list(WORKLOADS)),
     default="rrc224",
     show_default=True,
-    help="Augmentation, output size and number of threads. Goals apply to rrc224.",
+    help="Augmentation, output size and number of threads. whole: each crop is the whole image, if "
+    "its sides have a ratio of 3:4 to 4:3.",
 )
 @click.option(
     "--rounds",
@@ -114,6 +122,17 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     help="Folder that keeps betons and shards of the corpus between runs. "
     "Default: bench_load in the data folder.",
 )
+@click.option(
+    "--parts",
+    is_flag=True,
+    help="Measure the parts of our decoding instead: CPU time of each with every instruction "
+    "set, and Python's time for a batch.",
+)
+@click.option(
+    "--scaling",
+    is_flag=True,
+    help="Measure our variants with 1, 2, 4, ... threads, up to all cores, instead.",
+)
 @json_option
 @time_limit_option
 @click.option(
@@ -133,6 +152,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 )
 def command(
     corpus: Path | None,
+    subsampling: str | None,
     against: str,
     ours: str,
     workload: str,
@@ -142,6 +162,8 @@ def command(
     threads: int | None,
     device: str,
     scratch: Path | None,
+    parts: bool,
+    scaling: bool,
     json_file: Path | None,
     time_limit_s: float | None,
     plot_file: Path | None,
@@ -151,11 +173,16 @@ def command(
 
     Each contender runs in its own process on the same cores, and is stopped while others run.
 
-    Example: harness bench load --against ffcv,torchvision --json load.json
+    Examples:
+    harness bench load --against ffcv,torchvision --json load.json
+    harness bench load --subsampling 4:4:4 --against ffcv,dali:cpu
+    harness bench load --parts
     """
     from harness.cli.benches._checkout import ROOT
     from harness.cli.benches._contenders import measure_contenders
-    from harness.cli.benches._corpus import link_corpus, make_photo_tiles
+    from harness.cli.benches._corpus import link_corpus, make_photo_tiles, recode_corpus
+    from harness.cli.benches._load_parts import measure_parts, measure_scaling
+    from harness.cli.benches._load_tables import plot_rates, print_rates
     from harness.cli.benches._record import compute_ratios, make_record, save
     from harness.cli.benches._rounds import deadline_in
     from writers.errors import UserError
@@ -168,6 +195,8 @@ def command(
         )
     scratch = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
     photos = link_corpus(corpus.resolve() if corpus else make_photo_tiles(scratch), scratch)
+    if subsampling is not None:
+        photos = recode_corpus(photos, subsampling)
     converted = scratch / "converted" / photos.name
     settings = {
         "batch_size": batch_size,
@@ -182,6 +211,14 @@ def command(
         "mean_jpeg_bytes": sum(sizes) / len(sizes),
     }
 
+    work = settings | {"corpus": str(photos), "scratch": str(converted)}
+    if parts or scaling:
+        names = _parse_names(ours, OURS)
+        found = measure_parts(work) if parts else measure_scaling(names, work, num_rounds)
+        if json_file is not None:
+            save(json_file, found)
+        return
+
     def save_record(
         measured: "dict[str, Measured]", absent: dict[str, str], plan: "RoundPlan"
     ) -> dict[str, Any]:
@@ -190,7 +227,7 @@ def command(
             "load",
             about | sized,
             measured,
-            compute_ratios(measured, _goals(workload)) + _first_batch_ratios(measured),
+            compute_ratios(measured, _comparisons()) + _first_batch_ratios(measured),
             device=device,
             absent=absent,
             rounds_planned=plan.num_rounds,
@@ -202,57 +239,34 @@ def command(
 
     measured, absent, plan = measure_contenders(
         [*_parse_names(ours, OURS), *_parse_names(against, ALL)],
-        settings | {"corpus": str(photos), "scratch": str(converted)},
+        work,
         num_rounds,
         deadline=deadline,
         on_round=save_record,
     )
     record = save_record(measured, absent, plan)
     if plot_file is not None:
-        _plot(measured, plot_file)
-    _print(record)
+        plot_rates(measured, plot_file)
+    print_rates(record)
 
 
-def _goals(workload: str) -> "list[Goal]":
+def _comparisons() -> "list[Goal]":
     from harness.cli.benches._record import Goal
 
-    goals = [
-        Goal("ours:dct", ("ffcv:jpeg",), 7.0, 9.0, "ours, dct / stock FFCV, the source's JPEGs"),
-        Goal(
-            "ours:restart",
-            ("ffcv:jpeg",),
-            4.2,
-            5.2,
-            "ours, indexed / stock FFCV, the source's JPEGs",
-        ),
-        Goal("ours:raw400", ("ffcv:raw400",), 5.0, 6.0, "ours / stock FFCV, raw at 400 px"),
-        Goal("ours:dct", ("ffcv:raw400",), 1.5, 2.5, "ours, dct / stock FFCV, raw at 400 px"),
-        Goal(
-            "ours:dct",
-            ("dali:cpu", "torchvision:io"),
-            5.0,
-            7.0,
-            "ours, dct / best of DALI CPU and torchvision.io",
-        ),
-        Goal(
-            "ours:restart",
-            ("dali:cpu", "torchvision:io"),
-            1.8,
-            2.4,
-            "ours / best of DALI CPU and torchvision.io",
-        ),
-        Goal("ours:restart", ("torchvision:pil",), 3.0, 3.5, "ours / torchvision, Pillow"),
-        Goal("ours:restart", ("dali:gpu",), title="ours / DALI on the GPU"),
-        Goal("ours:resident", ("dali:gpu",), title="ours, decoded once and kept / DALI on the GPU"),
-        Goal(
-            "ours:resident",
-            ("ours:restart",),
-            title="ours, decoded once and kept / decoded each time",
-        ),
+    rivals = ("dali:cpu", "torchvision:io")
+    pairs: list[tuple[str, tuple[str, ...], str]] = [
+        ("ours:dct", ("ffcv:jpeg",), "ours, dct / stock FFCV, the source's JPEGs"),
+        ("ours:restart", ("ffcv:jpeg",), "ours, indexed / stock FFCV, the source's JPEGs"),
+        ("ours:raw400", ("ffcv:raw400",), "ours / stock FFCV, raw at 400 px"),
+        ("ours:dct", ("ffcv:raw400",), "ours, dct / stock FFCV, raw at 400 px"),
+        ("ours:dct", rivals, "ours, dct / best of DALI CPU and torchvision.io"),
+        ("ours:restart", rivals, "ours / best of DALI CPU and torchvision.io"),
+        ("ours:restart", ("torchvision:pil",), "ours / torchvision, Pillow"),
+        ("ours:restart", ("dali:gpu",), "ours / DALI on the GPU"),
+        ("ours:resident", ("dali:gpu",), "ours, decoded once and kept / DALI on the GPU"),
+        ("ours:resident", ("ours:restart",), "ours, decoded once and kept / decoded each time"),
     ]
-    if workload == "rrc224":
-        return goals
-    return [Goal(goal.ours, goal.against, title=goal.title) for goal in goals]
+    return [Goal(ours, against, title=title) for ours, against, title in pairs]
 
 
 def _first_batch_ratios(measured: "dict[str, Measured]") -> "list[Ratio]":
@@ -267,8 +281,8 @@ def _first_batch_ratios(measured: "dict[str, Measured]") -> "list[Ratio]":
             ours,
             (names[1],),
             (theirs.opened["first_batch_s"] / measured[ours].opened["first_batch_s"],),
-            40.0,
-            60.0,
+            None,
+            None,
         )
         for ours in names[0]
         if theirs is not None and ours in measured
@@ -303,68 +317,3 @@ def _bytes_on_disk(converted: Path) -> dict[str, int]:
         folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         for folder in sorted(converted.iterdir())
     }
-
-
-def _print(record: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from harness.cli import console
-
-    terminal = console.out()
-    table = Table(
-        "contender",
-        "images/s",
-        "rounds",
-        "first batch",
-        "memory",
-        title=f"load, {record['work']['workload']}",
-    )
-    for contender in sorted(record["contenders"].values(), key=lambda row: -row["median"]):
-        memory = max(detail["memory_bytes"] for detail in contender["details"])
-        table.add_row(
-            contender["what"],
-            f"{contender['median']:,.0f}",
-            ", ".join(f"{rate:,.0f}" for rate in contender["rates"]),
-            f"{contender['opened']['first_batch_s']:.1f} s",
-            f"{memory / 2**20:,.0f} MiB",
-        )
-    terminal.print(table)
-    for name, reason in record["absent"].items():
-        terminal.print(f"absent: {name}: {reason}")
-    if record["ratios"]:
-        table = Table("ratio", "median", "rounds", "must", "aim", "")
-        for ratio in record["ratios"]:
-            goals = [f"{value:g}x" if value else "" for value in (ratio["must"], ratio["aim"])]
-            table.add_row(
-                ratio["title"],
-                f"{ratio['median']:.2f}x",
-                ", ".join(f"{value:.2f}" for value in ratio["rounds"]),
-                *goals,
-                ratio["verdict"],
-            )
-        terminal.print(table)
-
-
-def _plot(measured: "dict[str, Measured]", file: Path) -> None:
-    """Draw medians as bars and rounds as dots."""
-    from matplotlib.figure import Figure
-
-    ordered = sorted(measured.items(), key=lambda item: item[1].median)
-    figure = Figure(figsize=(9, 0.45 * len(ordered) + 1), layout="constrained")
-    axes = figure.subplots()
-    for row, (name, contender) in enumerate(ordered):
-        color = "#2a6f97" if name.startswith("ours") else "#b0b7bf"
-        axes.barh(row, contender.median, color=color)
-        axes.plot(contender.rates, [row] * len(contender.rates), "o", color="black", markersize=2.5)
-        axes.annotate(
-            f"{contender.median:,.0f}",
-            (max(contender.rates), row),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axes.set_yticks(range(len(ordered)), [contender.what for _, contender in ordered])
-    axes.set_xlabel("images/s: medians, and each round as a dot")
-    axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=150)

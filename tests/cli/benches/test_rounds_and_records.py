@@ -142,13 +142,13 @@ def test_ratios_of_a_gpu_run():
         name: Measured(name, rates=[1.0])
         for name in ("ours:restart", "ours:resident", "ffcv:jpeg", "torchvision:io", "dali:gpu")
     }
-    ratios = compute_ratios(measured, load._goals("rrc224"))
-    assert [(ratio.ours, ratio.against, ratio.must) for ratio in ratios] == [
-        ("ours:restart", ("ffcv:jpeg",), 4.2),
-        ("ours:restart", ("torchvision:io",), None),
-        ("ours:restart", ("dali:gpu",), None),
-        ("ours:resident", ("dali:gpu",), None),
-        ("ours:resident", ("ours:restart",), None),
+    ratios = compute_ratios(measured, load._comparisons())
+    assert [(ratio.ours, ratio.against) for ratio in ratios] == [
+        ("ours:restart", ("ffcv:jpeg",)),
+        ("ours:restart", ("torchvision:io",)),
+        ("ours:restart", ("dali:gpu",)),
+        ("ours:resident", ("dali:gpu",)),
+        ("ours:resident", ("ours:restart",)),
     ]
     assert ratios[1].title == "ours:restart / torchvision:io"
 
@@ -193,6 +193,7 @@ def test_bench_load_end_to_end(tmp_path: Path):
         cli, [*arguments, "--ours", "ours:jpeg", "--against", "torchvision:pil,dali:gpu"]
     )
     assert ended.exit_code == 0, ended.output
+    assert not {"must", "aim", "reached", "NOT"} & set(ended.output.replace("│", " ").split())
     content = json.loads((tmp_path / "load.json").read_text())
     assert set(content["contenders"]) == {"ours:jpeg", "torchvision:pil"} and set(
         content["absent"]
@@ -226,5 +227,5 @@ def test_first_batches_are_compared_with_stock_ffcvs_once():
 
     measured = {"ours:dct": opened(0.1), "ours:raw400": opened(9.0), "ffcv:jpeg": opened(5.0)}
     (ratio,) = load._first_batch_ratios(measured)
-    assert ratio.ours == "ours:dct" and ratio.rounds == (50.0,) and ratio.verdict == "reached"
+    assert ratio.ours == "ours:dct" and ratio.rounds == (50.0,)
     assert load._first_batch_ratios({"ours:dct": opened(0.1)}) == []

@@ -1,0 +1,133 @@
+"""Where this project's loader spends its time, for `harness bench load --parts`.
+
+    python -m benchmarks.load_parts '{"corpus": ...}'
+
+Prints JSON: CPU time of each part of the C kernel for each form and instruction set, and the time
+for which Python holds the GIL for each batch.
+"""
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.betons import beton
+from benchmarks.contender import Work
+from loaders import kernel_c
+from loaders.augment import Crops, choose_crops
+from loaders.plan import LoaderPlan
+from writers.beton.store import open_beton
+
+FORMS = {"dct": "dct", "restart": "indexed JPEG", "raw400": "raw at 400 px"}
+MOST_IMAGES, NUM_ROUNDS, NUM_THREADS = 512, 7, 16
+# Its loops are those of libjpeg-turbo, which has no separate parts.
+WHOLE = "libjpeg-turbo"
+
+
+class Images:
+    """Images of a beton with one crop each, and memory for the output."""
+
+    def __init__(self, path: Path, work: Work) -> None:
+        """Open a beton and draw the crops of epoch 0."""
+        opened = open_beton(path)
+        rows, self.n = opened.rows[:MOST_IMAGES], min(MOST_IMAGES, opened.manifest.num_samples)
+        self.plan = LoaderPlan(
+            path,
+            work.batch_size,
+            work.resolution,
+            augment=work.augment,
+            crop_scale=work.crop_scale,
+            horizontal_flip=work.augment != "center_crop",
+        )
+        self.ids, self.sides = opened.ids[: self.n], (rows["width"], rows["height"])
+        self.crops = self.draw()
+        # Loaded to memory, with the bytes after the last image that a kernel may read.
+        self.file = np.fromfile(path, np.uint8)
+        sizes = opened.sizes[: self.n]
+        self.columns = kernel_c.file_columns(rows["offset"], sizes, rows["mode"], *self.sides)
+        self.output = np.zeros((self.n, work.resolution, work.resolution, 3), np.uint8)
+
+    def draw(self) -> Crops:
+        """Draw the crops."""
+        widths, heights = (side.astype(np.int64) for side in self.sides)
+        return choose_crops(self.plan, 0, self.ids, widths, heights)
+
+    def parts_ms(self, instruction_set: str) -> dict[str, float]:
+        """Return the CPU time of each part of a crop."""
+        times = kernel_c.time_parts(
+            self.file,
+            self.columns,
+            self.crops.boxes,
+            self.crops.flips,
+            self.output,
+            instruction_set,
+        )
+        return {name: 1e3 * seconds / self.n for name, seconds in asdict(times).items()}
+
+    def whole_ms(self, pool: kernel_c.Pool) -> float:
+        """Return the CPU time of a crop in a pool of one thread."""
+        begin = time.thread_time()
+        self.batch(pool, self.n)
+        return 1e3 * (time.thread_time() - begin) / self.n
+
+    def batch(self, pool: kernel_c.Pool, n: int) -> None:
+        """Make the first n crops."""
+        pool.make_batch(
+            self.file,
+            None,
+            [column[:n] for column in self.columns],
+            self.crops.boxes[:n],
+            self.crops.flips[:n],
+            self.output[:n],
+            np.zeros(n, np.uint8),
+            np.empty((0, 256), np.float16),
+        )
+
+
+def measure_parts(work: Work) -> list[dict[str, Any]]:
+    """Return medians in ms of CPU time a crop: a row for each form and instruction set."""
+    images = {form: Images(beton(work, form), work) for form in FORMS}
+    names = [name for name in kernel_c.instruction_sets() if name != WHOLE]
+    rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
+    pools = {name: kernel_c.Pool(1, name) for name in names}
+    for _ in range(NUM_ROUNDS):
+        for form, opened in images.items():
+            for name in names:
+                whole = {"whole": opened.whole_ms(pools[name])}
+                rounds.setdefault((form, name), []).append(opened.parts_ms(name) | whole)
+    return [
+        {"form": FORMS[form], "instructions": name}
+        | {key: statistics.median(row[key] for row in measured) for key in measured[0]}
+        for (form, name), measured in rounds.items()
+    ]
+
+
+def measure_gil_ms(work: Work) -> dict[str, float]:
+    """Return the time in which Python works for a batch, while no other Python thread can run.
+
+    The kernel itself runs without the GIL, so it is replaced by a function that does nothing.
+    """
+    opened = Images(beton(work, "dct"), work)
+    pool, n = kernel_c.Pool(NUM_THREADS), min(work.batch_size, opened.n)
+    opened.batch(pool, n)
+    calls, draws = [], []
+    kernel, pool._make_batch = pool._make_batch, lambda *arguments: 1
+    for _ in range(200):
+        begin = time.thread_time()
+        opened.batch(pool, n)
+        calls.append(time.thread_time() - begin)
+        begin = time.thread_time()
+        opened.draw()
+        draws.append((time.thread_time() - begin) * n / opened.n)
+    pool._make_batch = kernel
+    return {"call": 1e3 * statistics.median(calls), "crops": 1e3 * statistics.median(draws)}
+
+
+if __name__ == "__main__":
+    described = Work(**json.loads(sys.argv[1]))
+    json.dump({"parts": measure_parts(described), "gil_ms": measure_gil_ms(described)}, sys.stdout)

@@ -1,0 +1,83 @@
+"""Parts of our decoding, and its scaling over cores: `harness bench load --parts`, `--scaling`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from harness.cli import console
+from harness.cli.benches._checkout import ROOT, checkout_environment
+from harness.cli.benches._contenders import measure_contenders
+from harness.system import environment
+from writers.errors import UserError
+
+
+def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure and print the CPU time of each part of a crop; return the record.
+
+    Args:
+        work: Fields of `benchmarks.contender.Work`.
+
+    Raises:
+        UserError: The measurement failed, such as without the C kernel.
+    """
+    from rich.table import Table
+
+    from loaders.kernel_c import instruction_sets
+
+    if not instruction_sets():
+        raise UserError("The parts of the C kernel are measured, which was not built.")
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load_parts", json.dumps(work)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=checkout_environment(),
+    )
+    if process.returncode:
+        reason = process.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise UserError(f"The parts cannot be measured: {reason[0]}")
+    measured = json.loads(process.stdout)
+    parts = ("entropy", "transform", "color", "resize", "whole")
+    table = Table("form", "instructions", *parts, title="ms of CPU time a crop, one thread")
+    for row in measured["parts"]:
+        table.add_row(row["form"], row["instructions"], *(f"{row[part]:.3f}" for part in parts))
+    terminal = console.out()
+    terminal.print(table)
+    gil = measured["gil_ms"]
+    terminal.print(
+        f"Python's time for a batch of {work['batch_size']}: {gil['call']:.3f} ms around the call "
+        f"of C with 16 threads, {gil['crops']:.3f} ms to draw crops."
+    )
+    return _record("load parts", work, measured)
+
+
+def measure_scaling(names: list[str], work: Mapping[str, Any], num_rounds: int) -> dict[str, Any]:
+    """Measure our variants with 1, 2, 4, ... threads and all cores; print and return the record."""
+    from rich.table import Table
+
+    num_cores = environment.num_cores()
+    counts = sorted({num_cores, *(2**k for k in range(num_cores.bit_length()) if 2**k < num_cores)})
+    rows = []
+    table = Table("contender", "threads", "images/s", "a thread", "relative to 1 thread")
+    for count in counts:
+        measured, absent, _ = measure_contenders(names, {**work, "num_threads": count}, num_rounds)
+        rows += [
+            {"name": name, "threads": count, "median": found.median} | asdict(found)
+            for name, found in measured.items()
+        ]
+    alone = {row["name"]: row["median"] for row in rows if row["threads"] == 1}
+    for row in sorted(rows, key=lambda row: (row["name"], row["threads"])):
+        rate, count = row["median"], row["threads"]
+        speedup = f"{rate / alone[row['name']]:.2f}x"
+        table.add_row(row["what"], str(count), f"{rate:,.0f}", f"{rate / count:,.0f}", speedup)
+    console.out().print(table)
+    return _record("load scaling", work, {"rows": rows, "absent": absent})
+
+
+def _record(name: str, work: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    about = environment.describe("cpu", environment.num_cores())
+    kept = {key: value for key, value in work.items() if key not in ("corpus", "scratch")}
+    return {"benchmark": name, "work": kept, "environment": about, **found}

@@ -1,0 +1,67 @@
+"""Tables and the chart of `harness bench load`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.cli.benches._rounds import Measured
+
+
+def print_rates(record: dict[str, Any]) -> None:
+    """Print the record of `harness bench load` as two tables: rates, and ratios."""
+    from rich.table import Table
+
+    from harness.cli import console
+
+    terminal = console.out()
+    table = Table(
+        "contender",
+        "images/s",
+        "rounds",
+        "first batch",
+        "memory",
+        title=f"load, {record['work']['workload']}",
+    )
+    for contender in sorted(record["contenders"].values(), key=lambda row: -row["median"]):
+        memory = max(detail["memory_bytes"] for detail in contender["details"])
+        table.add_row(
+            contender["what"],
+            f"{contender['median']:,.0f}",
+            ", ".join(f"{rate:,.0f}" for rate in contender["rates"]),
+            f"{contender['opened']['first_batch_s']:.1f} s",
+            f"{memory / 2**20:,.0f} MiB",
+        )
+    terminal.print(table)
+    for name, reason in record["absent"].items():
+        terminal.print(f"absent: {name}: {reason}")
+    if record["ratios"]:
+        table = Table("ratio", "median", "rounds")
+        for ratio in record["ratios"]:
+            rounds = ", ".join(f"{value:.2f}" for value in ratio["rounds"])
+            table.add_row(ratio["title"], f"{ratio['median']:.2f}x", rounds)
+        terminal.print(table)
+
+
+def plot_rates(measured: "dict[str, Measured]", file: Path) -> None:
+    """Draw medians as bars and rounds as dots."""
+    from matplotlib.figure import Figure
+
+    ordered = sorted(measured.items(), key=lambda item: item[1].median)
+    figure = Figure(figsize=(9, 0.45 * len(ordered) + 1), layout="constrained")
+    axes = figure.subplots()
+    for row, (name, contender) in enumerate(ordered):
+        color = "#2a6f97" if name.startswith("ours") else "#b0b7bf"
+        axes.barh(row, contender.median, color=color)
+        axes.plot(contender.rates, [row] * len(contender.rates), "o", color="black", markersize=2.5)
+        axes.annotate(
+            f"{contender.median:,.0f}",
+            (max(contender.rates), row),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_yticks(range(len(ordered)), [contender.what for _, contender in ordered])
+    axes.set_xlabel("images/s: medians, and each round as a dot")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=150)

@@ -1,0 +1,70 @@
+/* CPU time of each part of the kernel, for `harness bench load --parts`. The parts run one after another
+ * on whole crops; the kernel does the last two row by row. */
+
+#include <time.h>
+
+#include "worker.h"
+
+enum part { ENTROPY, TRANSFORM, COLOR, RESIZE, NUM_PARTS };     /* as in kernel_c.py */
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Add the seconds of one image to `seconds`. Returns 0 if it is damaged, or has no index. */
+static int time_image(struct worker *worker, const struct job *job, int64_t i, double seconds[NUM_PARTS]) {
+    const uint8_t *blob = job->file + job->offsets[i];
+    const struct box *box = &job->boxes[i];
+    const int64_t size = job->sizes[i], width = job->widths[i], height = job->heights[i];
+    struct picture *picture = &worker->picture;
+    double begin = now(), entropy = begin;
+    if (job->modes[i] == JPEG) {
+        if (!reserve_blob(worker->decoder, size) ||
+            !decode_huffman(worker->decoder, job->stages, &worker->planes, blob, size, width, height, box))
+            return 0;
+        entropy = now();
+        /* Huffman codes are decoded again, together with the transform. */
+        if (!decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, box, picture))
+            return 0;
+    } else if (job->modes[i] == DCT) {
+        if (!decode_dct(job->stages, &worker->planes, blob, size, width, height, box, picture))
+            return 0;
+    } else {
+        picture->kind = RGB_PIXELS;
+        picture->box = *box;
+        picture->stride = 3 * width;
+        picture->pixels = blob + box->top * picture->stride + 3 * box->left;
+    }
+    double planes = now();
+    if (!share_colors(picture, job->stages))
+        return 0;
+    double colors = now();
+    if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[i], job->resolution, job->interpolation, &job->format,
+                        (uint8_t *)job->output + i * job->resolution * job->resolution * 3))
+        return 0;
+    seconds[ENTROPY] += entropy - begin;
+    seconds[TRANSFORM] += planes - entropy - (entropy - begin);
+    seconds[COLOR] += colors - planes;
+    seconds[RESIZE] += now() - colors;
+    return 1;
+}
+
+/* Make n uint8 images, one crop of each, and add up the seconds of each part. The arguments are those of
+ * harness_make_batch. Returns how many images were made. */
+__attribute__((visibility("default")))
+int64_t harness_time_parts(const uint8_t *file, const int64_t *offsets, const int64_t *sizes, const uint8_t *modes,
+                           const int64_t *widths, const int64_t *heights, const struct box *boxes, const uint8_t *flips, int64_t n,
+                           int64_t resolution, void *output, int isa, double seconds[NUM_PARTS]) {
+    const struct job job = {
+        .file = file, .offsets = offsets, .sizes = sizes, .modes = modes, .widths = widths, .heights = heights, .boxes = boxes,
+        .flips = flips, .num_images = n, .crops_per_image = 1, .resolution = resolution, .interpolation = AREA, .output = output,
+        .stages = stages_of((enum isa)isa)};
+    struct worker worker = {.decoder = new_decoder()};
+    int64_t done = 0;
+    while (worker.decoder != NULL && job.stages != NULL && done < n && time_image(&worker, &job, done, seconds))
+        done++;
+    free_worker(&worker);
+    return done;
+}

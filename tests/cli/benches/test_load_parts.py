@@ -1,0 +1,140 @@
+"""`harness bench load --parts`, `--scaling`, `--subsampling`, and workloads of whole images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from harness.cli.benches import load
+from harness.cli.benches._corpus import link_corpus, recode_corpus
+from harness.cli.main import cli
+from loaders import kernel_c
+from tests.helpers import ROOT
+from tests.helpers.tiny_betons import jpeg, photo
+from writers.beton.encoding import DCT, JPEG, RAW
+from writers.dct.blob import from_jpeg
+from writers.jpeg.restart_index import add_restart_index
+
+needs_c = pytest.mark.skipif(
+    kernel_c.library() is None, reason="the package's C parts were not built"
+)
+needs_checkout = pytest.mark.skipif(
+    not (ROOT / "benchmarks" / "contender.py").is_file(),
+    reason="benchmarks/ is not part of the package",
+)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.jpg").write_bytes(jpeg(photo(160 + number, 120, seed=number)))
+    return folder
+
+
+def run(corpus: Path, *options: str) -> tuple[str, dict]:
+    """Run `harness bench load` on the corpus and return its output and record."""
+    data = corpus.parent / "data"
+    arguments = ["bench", "load", "--corpus", str(corpus), "--data-dir", str(data)]
+    arguments += ["--batch-size", "4", "--json", str(corpus.parent / "x.json"), *options]
+    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return ended.output, json.loads((corpus.parent / "x.json").read_text())
+
+
+@needs_c
+@needs_checkout
+def test_parts_of_each_form_and_instruction_set(corpus):
+    output, record = run(corpus, "--parts")
+    rows = {(row["form"], row["instructions"]): row for row in record["parts"]}
+    names = set(kernel_c.instruction_sets()) - {"libjpeg-turbo"}
+    assert set(rows) == {
+        (form, name) for form in ("dct", "indexed JPEG", "raw at 400 px") for name in names
+    }
+    for (form, _), row in rows.items():
+        assert (row["entropy"] > 0) == (form == "indexed JPEG")
+        assert min(row["color"], row["resize"], row["whole"]) > 0
+    assert record["gil_ms"]["call"] > 0 and "for a batch of 4" in " ".join(output.split())
+
+
+@needs_c
+@pytest.mark.parametrize("mode", [JPEG, DCT, RAW])
+def test_parts_make_the_pixels_of_the_whole_kernel(mode):
+    pixels = photo(150, 110, seed=3)
+    blob = jpeg(pixels)
+    stored = {JPEG: add_restart_index(blob), DCT: from_jpeg(blob), RAW: pixels.tobytes()}[mode]
+    file = np.frombuffer(stored + bytes(512), np.uint8)
+    columns = kernel_c.file_columns(*(np.array([x]) for x in (0, len(stored), mode, 150, 110)))
+    box, flip = np.array([[13, 7, 101, 90]]), np.array([True])
+    for name in sorted(set(kernel_c.instruction_sets()) - {"libjpeg-turbo"}):
+        outputs = np.zeros((2, 1, 48, 48, 3), np.uint8)
+        kernel_c.time_parts(file, columns, box, flip, outputs[0], name)
+        kernel_c.Pool(1, name).make_batch(
+            file,
+            None,
+            columns,
+            box,
+            flip,
+            outputs[1],
+            np.zeros(1, np.uint8),
+            np.empty((0, 256), np.float16),
+        )
+        assert outputs[0].std() > 10 and np.array_equal(outputs[0], outputs[1])
+
+
+@needs_c
+def test_parts_of_a_damaged_image_are_refused():
+    blob = jpeg(photo(50, 40, seed=3))
+    file = np.frombuffer(blob + bytes(512), np.uint8)
+    columns = kernel_c.file_columns(*(np.array([x]) for x in (0, len(blob), JPEG, 50, 40)))
+    with pytest.raises(ValueError, match="without a restart index"):
+        kernel_c.time_parts(
+            file,
+            columns,
+            np.array([[0, 0, 50, 40]]),
+            np.array([False]),
+            np.zeros((1, 8, 8, 3), np.uint8),
+            "scalar",
+        )
+
+
+@needs_checkout
+def test_scaling_has_a_row_for_each_number_of_threads(corpus, monkeypatch):
+    monkeypatch.setattr("harness.system.environment.num_cores", lambda: 2)
+    options = ["--ours", "ours:jpeg", "--rounds", "1", "--images", "10", "--scaling"]
+    _, record = run(corpus, *options)
+    assert [(row["name"], row["threads"]) for row in record["rows"]] == [
+        ("ours:jpeg", 1),
+        ("ours:jpeg", 2),
+    ]
+    assert all(len(row["rates"]) == 1 and row["median"] > 0 for row in record["rows"])
+
+
+@pytest.mark.parametrize(("subsampling", "factors"), [("4:4:4", (1, 1)), ("4:2:0", (2, 2))])
+def test_images_are_encoded_again_with_another_subsampling(corpus, tmp_path, subsampling, factors):
+    photos = link_corpus(corpus, tmp_path / "scratch")
+    copy = recode_corpus(photos, subsampling)
+    files = sorted(path.relative_to(copy) for path in copy.rglob("*.jpg"))
+    assert files == sorted(path.relative_to(photos) for path in photos.rglob("*.jpg"))
+    for path in files:
+        with Image.open(copy / path) as new, Image.open(photos / path) as old:
+            assert new.layer[0][1:3] == factors and new.size == old.size
+            assert np.abs(np.asarray(new, int) - np.asarray(old, int)).mean() < 8
+    times = [path.stat().st_mtime_ns for path in sorted(copy.rglob("*.jpg"))]
+    recode_corpus(photos, subsampling)
+    assert times == [path.stat().st_mtime_ns for path in sorted(copy.rglob("*.jpg"))]
+
+
+def test_crops_of_the_workload_whole_are_whole_images():
+    from loaders.augment import choose_crops
+    from loaders.plan import LoaderPlan
+
+    plan = LoaderPlan(Path("x"), 4, 224, augment="random_resized_crop", **load.WORKLOADS["whole"])
+    widths, heights = np.array([500, 375, 512]), np.array([375, 500, 512])
+    crops = choose_crops(plan, 0, np.arange(3, dtype=np.uint64), widths, heights)
+    assert (crops.boxes[:2] == [[0, 0, 500, 375], [0, 0, 375, 500]]).all()
+    assert (crops.boxes[2, 2:] >= 440).all()  # a square admits other ratios of the same area

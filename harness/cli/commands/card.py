@@ -1,0 +1,45 @@
+"""Describe betons in a dataset card."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Write the dataset card of betons: content, source, digests, license.")
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the card to this file, such as README.md. Default: print it.",
+)
+def command(files: tuple[Path, ...], out: Path | None) -> None:
+    """Describe betons of one dataset, such as its splits, as Markdown.
+
+    The card has classes, counts, encoding, digests, source and license notes. It is made of the
+    manifests; no image is read.
+
+    \b
+    Examples:
+    harness card data/pets-all/*.beton
+    harness card data/pets-all/*.beton --out data/pets-all/README.md
+    """
+    from harness.system.atomic_write import write_atomically
+    from writers.beton.card import card
+    from writers.beton.store import read_manifest
+
+    order = {"train": 0, "val": 1, "test": 2}
+    manifests = [(file, read_manifest(file)) for file in files]
+    manifests.sort(key=lambda one: (order.get(one[1].split, 3), one[1].split))
+    text = card(manifests)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomically(out, text.encode())
+        click.echo(out)

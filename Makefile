@@ -1,7 +1,8 @@
 # make setup        install everything into .venv, system libraries included
 # make demo         run the demo recipe to its report (JOBS: number of stages at once)
 # make test         run lint and all tests, as CI does
-# make test-slow    run longer forms of tests: kills of the demo, Ray nodes, torch.compile's cache, the demo's effects
+# make test-slow    run longer forms of tests: kills of the demo, Ray nodes, torch.compile's cache, the demo's effects, fuzzing
+# make fuzz         mutate JPEGs, restart indices, dct blobs and betons against sanitized C code (FUZZ: --count N --seed S, TARGET)
 # make coverage     run all tests and print the share of lines that they execute
 # make lint         check format, style, import order, types and prose
 # make gpu-check    run GPU tests and benchmarks on a GPU machine (PART=A, B or C: under 9 minutes each)
@@ -19,11 +20,11 @@ export HARNESS_DATA ?= data
 export HARNESS_RAW ?= raw
 export HARNESS_RUNS ?= runs
 
-.PHONY: setup demo test test-slow coverage lint gpu-check gpu-bundle clean
+.PHONY: setup demo test test-slow fuzz coverage lint gpu-check gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,10s/^# //p' Makefile
+	@sed -n '1,11s/^# //p' Makefile
 
 setup: $(STAMP)
 
@@ -60,6 +61,11 @@ test-slow: setup
 	@$(BIN)/python -m pytest --timeout 3600 tests/runner/launchers/test_ray.py --kill-nodes 6
 	@$(BIN)/python -m pytest --timeout 3600 tests/train/test_compile_cache.py --compiler
 	@$(BIN)/python -m pytest --timeout 3600 tests/recipes/test_demo.py --demo-effects
+	@$(BIN)/python -m pytest --timeout 3600 tests/fuzz --fuzz 3000
+
+# The C extensions are built in build/fuzz with AddressSanitizer and UndefinedBehaviorSanitizer (gcc).
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # Worker processes and code compiled by numba are not counted.
 coverage: setup

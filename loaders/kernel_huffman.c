@@ -180,6 +180,9 @@ int make_tables(j_decompress_ptr codec, struct entropy *entropy) {
 int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
     if (codec->progressive_mode || codec->arith_code || codec->comps_in_scan != codec->num_components)
         return 0;
+    /* Lossless images have other values here; libjpeg-turbo 3 calls their decoder with other arguments. */
+    if (codec->Ss != 0 || codec->Se != DCTSIZE2 - 1 || codec->Ah != 0 || codec->Al != 0)
+        return 0;
     if (!make_tables(codec, entropy))
         return 0;
     int64_t num_mcus = (int64_t)codec->MCUs_per_row * codec->MCU_rows_in_scan;

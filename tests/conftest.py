@@ -35,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run train/test_compile_cache.py, which calls torch.compile",
     )
+    parser.addoption(
+        "--fuzz",
+        type=int,
+        metavar="N",
+        help="run fuzz/test_fuzz.py: N mutated inputs of each kind through sanitized C code",
+    )
 
 
 @pytest.fixture(autouse=True)

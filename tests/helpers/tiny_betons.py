@@ -46,6 +46,7 @@ def write_beton(
     raw: Sequence[bool],
     blobs: Sequence[bytes] | None = None,
     classes: Sequence[str] | None = None,
+    page: int = PAGE,
 ) -> Path:
     """FFCV's format, version 2 (24-byte header, 1041-byte fields, 24-byte rows, blobs, table of blobs), and a manifest.
 
@@ -60,7 +61,7 @@ def write_beton(
     for number, (image, label, is_raw, blob) in enumerate(
         zip(images, labels, raw, blobs, strict=True)
     ):
-        offset = PAGE + len(body)
+        offset = page + len(body)
         rows.append(struct.pack("<BHHQ3xq", is_raw, image.shape[1], image.shape[0], offset, label))
         table.append(struct.pack("<QQQ", number, offset, len(blob)))
         body += blob
@@ -70,11 +71,11 @@ def write_beton(
     ids = b"".join(struct.pack("<Q", 1000 + number) for number in range(len(images)))
     digests = b"".join(hashlib.sha256(blob).digest()[:16] for blob in blobs)
     header = struct.pack(
-        "<HHIQQ", 2, 2, PAGE, len(images), PAGE + len(body) + len(digests) + len(ids)
+        "<HHIQQ", 2, 2, page, len(images), page + len(body) + len(digests) + len(ids)
     )
     start = header + fields + b"".join(rows)
-    assert len(start) <= PAGE
-    path.write_bytes(start.ljust(PAGE, b"\0") + body + digests + ids + b"".join(reversed(table)))
+    assert len(start) <= page
+    path.write_bytes(start.ljust(page, b"\0") + body + digests + ids + b"".join(reversed(table)))
     classes = classes or [f"class{label}" for label in range(max(labels) + 1)]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     tables = start + digests + ids + b"".join(reversed(table))
@@ -94,7 +95,7 @@ def write_beton(
         max_width=max(image.shape[1] for image in images),
         max_height=max(image.shape[0] for image in images),
         skipped=[],
-        page_size=PAGE,
+        page_size=page,
         bytes=path.stat().st_size,
         sha256=digest,
         tables_sha256=hashlib.sha256(tables).hexdigest(),

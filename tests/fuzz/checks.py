@@ -1,0 +1,156 @@
+"""Pass a case to public functions; a finding is a string, an exception that is not theirs, a crash."""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from loaders import kernel_c
+from tests.fuzz.cases import Case, image_case
+from writers.beton.encode import UnreadableError, encode
+from writers.beton.encoding import DCT, JPEG, Encoding
+from writers.dct import blob as dct
+from writers.jpeg import turbojpeg
+from writers.jpeg.restart_index import DamagedJpegError, add_restart_index
+
+R = 16  # pixels of a side of the output
+WRITTEN_EVERY = 4  # cases between two that the writers read, too, which takes longer
+
+
+@functools.cache
+def kernels() -> dict[str, Callable[..., None]]:
+    """The C kernel in each instruction set of this CPU, and numba's."""
+    from loaders import kernel_numba
+
+    found = {name: kernel_c.open_kernel(name) for name in kernel_c.instruction_sets()}
+    return found | {"numba": kernel_numba.open_kernel(_ffcv_library())}
+
+
+def _ffcv_library() -> Path:
+    """FFCV's shared object, which holds libjpeg-turbo; found without an import of torch."""
+    spec = importlib.util.find_spec("ffcv")
+    assert spec is not None and spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
+    return next(path for place in (folder, folder.parent) for path in place.glob("_libffcv*.so"))
+
+
+def decoded(name: str, case: Case, mode: int) -> np.ndarray | None:
+    """Pixels of the case's box, uint8 [R, R, 3]; None if the kernel refuses the image.
+
+    The image is at the end of its memory, so that a sanitizer sees each read past it.
+    """
+    file = np.zeros(max(4096, len(case.data)), np.uint8)
+    offset = len(file) - len(case.data)
+    file[offset:] = np.frombuffer(case.data, np.uint8)
+    output, has_error = np.zeros((1, R, R, 3), np.uint8), np.zeros(1, bool)
+    kernels()[name](
+        file,
+        np.array([offset]),
+        np.array([len(case.data)]),
+        np.array([mode], np.uint8),
+        np.array([case.width]),
+        np.array([case.height]),
+        np.array([case.box]),
+        np.array([False]),
+        output,
+        has_error,
+        np.empty((0, 256), np.float16),
+    )
+    return None if has_error[0] else output[0]
+
+
+def check_image_case(target: str, seed: int, number: int) -> str:
+    """Return what is wrong with the case, or ''."""
+    case = image_case(target, seed, number)
+    if target == "dct":
+        return _check_dct(case, number)
+    c_names = [name for name in kernels() if name != "numba"]
+    first = c_names[number % len(c_names)]
+    results = {name: decoded(name, case, JPEG) for name in (first, "numba")}
+    if problem := difference(results):
+        return problem
+    if number % WRITTEN_EVERY == 0:
+        return _check_writers(case, results[first])
+    return ""
+
+
+def difference(results: dict[str, np.ndarray | None]) -> str:
+    """Describe how results differ, or return ''."""
+    (first_name, first), *others = results.items()
+    for name, other in others:
+        if (first is None) != (other is None):
+            refuses, accepts = (first_name, name) if first is None else (name, first_name)
+            return f"{refuses} refuses what {accepts} accepts"
+        if first is not None and other is not None and not np.array_equal(first, other):
+            return f"{first_name} and {name} give other pixels"
+    return ""
+
+
+def _check_writers(case: Case, pixels: np.ndarray | None) -> str:
+    """Recode the JPEG; what a writer accepts decodes to the pixels of the original."""
+    for encoding in (
+        Encoding(format="passthrough"),
+        Encoding(format="jpeg"),
+        Encoding(format="raw"),
+    ):
+        try:
+            encode(case.data, encoding, check=True)
+        except UnreadableError:
+            continue
+    recoded: dict[int, bytes] = {}
+    for mode, convert in ((JPEG, add_restart_index), (DCT, dct.from_jpeg)):
+        try:
+            data = convert(case.data)
+        except DamagedJpegError:
+            continue
+        if data is not None and data != case.data:
+            recoded[mode] = data
+    for mode, data in recoded.items():
+        if mode == DCT and dct.check(data) != _size_of(case.data):
+            return "a dct blob has another size than its JPEG"
+        if _size_of(case.data) != (case.width, case.height):
+            continue
+        again = decoded("numba" if mode == JPEG else _fastest(), replaced(case, data), mode)
+        if problem := difference({"the JPEG": pixels, f"its copy in mode {mode}": again}):
+            return problem
+    return ""
+
+
+def _check_dct(case: Case, number: int) -> str:
+    names = [name for name in kernels() if name != "numba"]
+    results = {name: decoded(name, case, DCT) for name in names}
+    if problem := difference(results):
+        return problem
+    try:
+        is_whole = dct.check(case.data) == (case.width, case.height)
+    except dct.DamagedBlobError:
+        return ""
+    pixels = results[names[0]]
+    if is_whole and pixels is None:
+        return "dct.check accepts what a kernel refuses"
+    if not is_whole or number % WRITTEN_EVERY:
+        return ""
+    try:
+        jpeg = dct.to_jpeg(case.data)
+    except dct.DamagedBlobError:
+        return ""
+    again = decoded(names[0], replaced(case, jpeg), JPEG)
+    return difference({"the blob": pixels, "its JPEG": again})
+
+
+def replaced(case: Case, data: bytes) -> Case:
+    """The same crop of other bytes."""
+    return Case(data, case.width, case.height, case.box)
+
+
+def _fastest() -> str:
+    return kernel_c.instruction_sets()[0]
+
+
+def _size_of(jpeg: bytes) -> tuple[int, int] | None:
+    try:
+        return turbojpeg.check(jpeg)
+    except turbojpeg.JpegError:
+        return None

@@ -1,0 +1,62 @@
+"""Run a range of cases in one process, which a crash may end: called by `run.py`."""
+
+import argparse
+import faulthandler
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from writers.jpeg import native
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--first", type=int, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--libraries", type=Path, required=True)
+    parser.add_argument("--state", type=Path, required=True, help="file for the current number")
+    parser.add_argument("--limit", type=float, required=True, help="seconds for a case")
+    chosen = parser.parse_args()
+    use_libraries(chosen.libraries)
+
+    # Imported here: they load the libraries.
+    from tests.fuzz.checks import check_image_case, kernels
+    from tests.fuzz.tables import check_beton_case
+
+    kernels()
+    state = os.open(chosen.state, os.O_WRONLY | os.O_CREAT)
+    for number in range(chosen.first, chosen.first + chosen.count):
+        os.pwrite(state, f"{number:20}".encode(), 0)
+        # The first case of a process compiles numba's kernel.
+        limit = chosen.limit if number > chosen.first else 10 * chosen.limit
+        faulthandler.dump_traceback_later(limit, exit=True)
+        try:
+            if chosen.target == "beton":
+                problem = check_beton_case(chosen.seed, number)
+            else:
+                problem = check_image_case(chosen.target, chosen.seed, number)
+        except Exception:
+            problem = "an unexpected exception:\n" + traceback.format_exc()
+        if problem:
+            print(json.dumps({"number": number, "problem": problem}), flush=True)
+    faulthandler.cancel_dump_traceback_later()
+
+
+def use_libraries(folder: Path) -> None:
+    """Make the product load its C libraries from a folder of sanitized builds."""
+    from tests.fuzz.sanitized import library_of
+
+    def library_file(module: str) -> Path:
+        return library_of(folder, module)
+
+    native.library_file = library_file
+    if native.library() is None:
+        sys.exit(f"The libraries in {folder} cannot be loaded.")
+
+
+if __name__ == "__main__":
+    main()

@@ -139,8 +139,8 @@ static inline int16_t clamp_row(int32_t sum) {
     return (int16_t)(sum < 0 ? 0 : sum > MOST_ACROSS ? MOST_ACROSS : sum);
 }
 
-/* Same as below, with equally many products for each output pixel: weights after `counts` are 0,
- * and rows have padding. */
+/* Same as below, with equally many products for each output pixel, and no sum out of range: weights
+ * after `counts` are 0, and rows have padding. */
 static inline void resize_few(const uint8_t *row, const struct weights *weights, int64_t count, int16_t *result) {
     for (int64_t x = 0; x < weights->target; x++) {
         const int16_t *values = weights->values + x * weights->stride;
@@ -148,17 +148,18 @@ static inline void resize_few(const uint8_t *row, const struct weights *weights,
         int32_t sum = 1 << (ROUND_ACROSS - 1);
         for (int64_t k = 0; k < count; k++)
             sum += values[k] * from[k];
-        result[x] = clamp_row(sum);
+        result[x] = (int16_t)(sum >> ROUND_ACROSS);
     }
 }
 
 void resize_across_scalar(const uint8_t *row, const struct weights *weights, int16_t *result) {
-    if (weights->most <= 2) {
-        resize_few(row, weights, 2, result);
-        return;
-    }
-    if (weights->most <= 4) {
-        resize_few(row, weights, 4, result);
+    if (weights->most <= 4 && !weights->has_negative) {
+        if (weights->most <= 2)
+            resize_few(row, weights, 2, result);
+        else if (weights->most == 3)
+            resize_few(row, weights, 3, result);
+        else
+            resize_few(row, weights, 4, result);
         return;
     }
     for (int64_t x = 0; x < weights->target; x++) {
@@ -181,8 +182,11 @@ void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64
         for (int64_t k = 0; k < num_rows; k++)
             for (int x = 0; x < COLUMNS; x++)
                 sums[x] += values[k] * rows[k][begin + x];
-        for (int x = 0; x < COLUMNS; x++)
-            result[begin + x] = (uint8_t)(sums[x] < 0 ? 0 : min64(sums[x] >> ROUND_DOWN, 255));
+        for (int x = 0; x < COLUMNS; x++) {
+            int32_t level = sums[x] >> ROUND_DOWN;      /* of 32 bits: 64 would not be vectorized */
+            level = level < 0 ? 0 : level;
+            result[begin + x] = (uint8_t)(level > 255 ? 255 : level);
+        }
     }
 }
 

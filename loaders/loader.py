@@ -160,14 +160,14 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Start the next epoch, or the one that set_epoch or load_state_dict selected.
 
-        An epoch that was left early counts as ended. Only the newest iterator is valid.
+        The epoch begins with its first batch: an iterator that is never used, such as that of a
+        trainer which checks its data, counts as none. An epoch that was left early counts as
+        ended. Only the newest iterator is valid.
         """
         if not self._is_positioned:
             self._epoch, self._batch = self._epoch + 1, 0
         self._is_positioned = False
-        return self._batches(self._epoch, self._batch)
-
-    def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+        epoch, start_batch = self._epoch, self._batch
         with self._opened.epoch(epoch, start_batch=start_batch) as batches:
             for number, batch in enumerate(batches, start=start_batch):
                 self._batch = number + 1

@@ -43,6 +43,50 @@ def our_step(
     return lambda: learner.train_batch(*batch)
 
 
+# Augmentations under test, by name: settings as in a recipe.
+AUGMENTATIONS: dict[str, dict[str, object]] = {
+    "randaugment": {"randaugment": {}},
+    "randaugment timm": {"randaugment": {"ops": "timm", "magnitude_std": 0.5, "probability": 0.5}},
+    "color_jitter": {
+        "color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    },
+    "lighting": {"lighting": 0.1},
+    "erasing": {"erasing": {"fill": "noise"}},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "salman": {"preset": "salman"},
+    "non_binary": {"preset": "non_binary"},
+}
+
+
+def augmented_step(
+    arch: str, resolution: int, batch_size: int, eps: float, device: str, name: str
+) -> Callable[[], None]:
+    """Return one of our steps, eager, on a batch with other augmentations each time.
+
+    The arguments are those of `our_step`; name: key of AUGMENTATIONS.
+    """
+    from itertools import count
+
+    import numpy as np
+
+    from harness.train.autotune import noise_batch
+    from loaders.augmentations import Augmentations
+    from loaders.augmentations.batch import Stream, augment
+
+    batch = noise_batch(batch_size, resolution, NUM_CLASSES, device)
+    settings = Augmentations.model_validate(AUGMENTATIONS[name])
+    learner = make_learner(arch, eps, device)
+    learner.set_rate(1.0)
+    ids, epochs = np.arange(batch_size, dtype=np.uint64), count()
+
+    def step() -> None:
+        stream = Stream(0, next(epochs), ids)
+        learner.train_batch(*augment(*batch, settings, stream, NUM_CLASSES))
+
+    return step
+
+
 def make_learner(arch: str, eps: float, device: str) -> "TrainStep":
     """Build a network with random weights and what trains it, as the harness does."""
     import torch

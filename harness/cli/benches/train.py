@@ -38,6 +38,12 @@ MIN_SPEEDUP_OVER_PLAIN = 1.15
     help="Also measure training fed by our loader. Default: only on a GPU.",
 )
 @click.option(
+    "--augment",
+    "augments",
+    is_flag=True,
+    help="Also measure our eager step with each augmentation.",
+)
+@click.option(
     "--corpus",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
@@ -74,6 +80,7 @@ def command(
     eps: float,
     compiles: bool | None,
     fed: bool | None,
+    augments: bool,
     corpus: Path | None,
     threads: int | None,
     scratch: Path | None,
@@ -102,8 +109,10 @@ def command(
         saver,
     )
     from harness.cli.benches._training_steps import (
+        AUGMENTATIONS,
         FED_WARM_UP_STEPS,
         FedByLoader,
+        augmented_step,
         make_learner,
         our_step,
         plain_step,
@@ -172,6 +181,11 @@ def command(
                 f"ours, {name}",
                 our_step(arch, resolution, batch_size, eps, device, name),
             )
+        for name in AUGMENTATIONS if augments else ():
+            steps[f"augment:{name}"] = (
+                f"ours, eager, with {name}",
+                augmented_step(arch, resolution, batch_size, eps, device, name),
+            )
         measured, rounds = measure_steps(
             steps,
             device,
@@ -188,6 +202,7 @@ def command(
 def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
     """Goals apply to GPUs; on a CPU the ratios are only reported."""
     from harness.cli.benches._record import Goal
+    from harness.cli.benches._training_steps import AUGMENTATIONS
     from harness.train.autotune import compile_modes
 
     kind = "robust" if eps > 0 else "clean"
@@ -206,6 +221,10 @@ def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
             ("ours:eager",),
             MIN_FED[kind] if on_gpu else None,
             title=f"gpu_fed, {kind}",
+        ),
+        *(
+            Goal(f"augment:{name}", ("ours:eager",), None, title=f"with {name}, {kind}")
+            for name in AUGMENTATIONS
         ),
     ]
 

@@ -201,3 +201,11 @@ def test_a_missing_gpu_is_a_user_error(tmp_path):
         pytest.skip("there is a GPU")
     ended = CliRunner().invoke(cli, ["bench", "attack", *TINY, "--device", "cuda:0"])
     assert ended.exit_code and "cannot use a GPU" in str(ended.exception)
+
+
+def test_bench_train_with_each_augmentation(tmp_path):
+    record = run(tmp_path, "train", *TINY, "--augment")
+    names = {f"augment:{name}" for name in _training_steps.AUGMENTATIONS}
+    assert set(record["contenders"]) == {"plain", "ours:eager", *names}
+    assert not record["absent"]
+    assert sum(ratio["title"].startswith("with ") for ratio in record["ratios"]) == len(names)

@@ -100,6 +100,13 @@ class OutOfMemoryError(UserError):
     """
 
 
+class RestartRequiredError(UserError):
+    """Raised by a stage whose process can no longer be used, for example after a failed capture.
+
+    The stage is repeated in a new process. It has saved what the next attempt avoids.
+    """
+
+
 def load_spec(folder: Path, package: str = stage_kind.STAGES_PACKAGE) -> StageSpec:
     """Read a stage's stage.json.
 

@@ -39,7 +39,8 @@ class Result(BaseModel):
         metrics: numbers of the stage; see `harness/stages/<kind>/`.
         timing: seconds and rates of the stage's parts.
         environment: versions, machine and device.
-        retries: cause of earlier failed attempts -> their number: lost, out_of_memory, preempted.
+        retries: cause of earlier failed attempts -> their number: lost, out_of_memory, restart,
+            preempted.
         started_at: ISO 8601, UTC.
         gpu_memory_bytes: peak of the memory that torch reserved on its GPU; None without a GPU.
         gpu_busy: fraction of the stage's time in which a kernel ran on its GPU. None if NVML is

@@ -1,7 +1,7 @@
 """Decide which failures are retried and when, and record failed attempts in the stage's folder.
 
-Preemption, lost workers and exhausted memory are retried. User errors and bugs would fail again,
-so they are not retried before the next run.
+Preemption, lost workers, exhausted memory and required restarts are retried. User errors and bugs
+would fail again, so they are not retried before the next run.
 """
 
 import json
@@ -20,7 +20,10 @@ from harness.runner import stage_state
 from harness.system.atomic_write import write_atomically, write_json
 
 FILE_NAME = "attempts.json"  # list of FailedAttempt
-FailureCause = Literal["", "mistake", "bug", "lost", "out_of_memory", "preempted", "cancelled"]
+FailureCause = Literal[
+    "", "mistake", "bug", "lost", "out_of_memory", "restart", "preempted", "cancelled"
+]
+RETRIED: tuple[FailureCause, ...] = ("lost", "out_of_memory", "restart")  # besides preemption
 
 
 class FailedAttempt(TypedDict):
@@ -36,7 +39,7 @@ class RetryPolicy:
     """Number of retries of a stage within a run, and the wait before each.
 
     Attributes:
-        max_retries: after lost workers and exhausted memory, together.
+        max_retries: after lost workers, exhausted memory and required restarts, together.
         first_wait_s: wait before the first retry, and before every retry after preemption.
         factor: each further wait is this many times the last one.
     """
@@ -56,9 +59,11 @@ class RetryPolicy:
         """
         if cause == "preempted":
             return self.first_wait_s
-        num_retries = earlier.get("lost", 0) + earlier.get("out_of_memory", 0)
-        if cause not in ("lost", "out_of_memory") or num_retries >= self.max_retries:
+        num_retries = sum(earlier.get(retried, 0) for retried in RETRIED)
+        if cause not in RETRIED or num_retries >= self.max_retries:
             return None
+        if cause == "restart":  # there is nothing to wait for
+            return 0.0
         return float(self.first_wait_s * self.factor**num_retries)
 
 

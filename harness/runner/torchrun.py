@@ -116,7 +116,7 @@ def _combine(
     the first one has the cause.
     """
     # A bug comes last: it may be a lost peer that torch reports with another exception.
-    causes: tuple[FailureCause, ...] = ("mistake", "out_of_memory", "bug")
+    causes: tuple[FailureCause, ...] = ("mistake", "out_of_memory", "restart", "bug")
     for cause in causes:
         for answer in answers:
             if answer["cause"] == cause:

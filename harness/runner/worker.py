@@ -40,7 +40,13 @@ from harness.runner import (
     torchrun,
     worker_args,
 )
-from harness.runner.context import OutOfMemoryError, StageContext, Stopped, load_spec
+from harness.runner.context import (
+    OutOfMemoryError,
+    RestartRequiredError,
+    StageContext,
+    Stopped,
+    load_spec,
+)
 from harness.runner.protocol import Answer, Request, StageStatus, Status
 from harness.runner.result import Result
 from harness.runner.retry import FailureCause
@@ -192,8 +198,13 @@ def _attempt(
         print(error, file=sys.stderr)
         return "failed", "out_of_memory", f"{error.message} {error.hint}"
     except UserError as error:
+        if (restart := _required_restart(error)) is not None:
+            return "failed", "restart", f"{restart.message} {restart.hint}"
         return "failed", "mistake", _record_error(folder, str(error))
     except Exception as error:
+        if (restart := _required_restart(error)) is not None:
+            traceback.print_exc()
+            return "failed", "restart", f"{restart.message} {restart.hint}"
         if group.world_size > 1 and distributed.is_peer_failure(error):
             traceback.print_exc()
             return (
@@ -361,6 +372,17 @@ def _output_to(log: Path) -> Iterator[None]:
             os.close(copy)
 
 
+def _required_restart(error: BaseException) -> RestartRequiredError | None:
+    """Return the RestartRequiredError that an error is, or was raised after.
+
+    Closing a loader or a monitor may need the GPU, and then raises an error of its own.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, RestartRequiredError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
 def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
     """Process requests until stdin ends. Imports and compiled code are kept between stages."""
     # A copy of stdout for answers; output of stages goes to stderr.
@@ -376,6 +398,8 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
             answers.write(json.dumps(answer) + "\n")
         except BrokenPipeError:  # the launcher has died; the result is on disk
             os._exit(STOPPED)
+        if answer["cause"] == "restart":  # this process cannot be used any more
+            break
         _free_memory()
 
 

@@ -34,6 +34,12 @@ MODES = {
 RECOMPILE_LIMIT = 64
 
 
+def uses_graphs(mode: str) -> bool:
+    """Return True if the mode captures CUDA graphs: of the attack, or of the whole model."""
+    torch_mode, in_cuda_graph = MODES[mode]
+    return in_cuda_graph or torch_mode == "reduce-overhead"
+
+
 class CompiledModel:
     """Compiled form of a model, with the same weights, modes and hooks."""
 

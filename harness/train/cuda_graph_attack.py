@@ -9,6 +9,10 @@ from harness.train.attack import PgdAttack
 NUM_WARM_UP_CALLS = 3
 
 
+class CaptureFailedError(RuntimeError):
+    """A capture failed. The process can no longer use its GPU reliably: it must be replaced."""
+
+
 class CudaGraphAttack:
     """Attack that replays a CUDA graph for batches of the usual sizes; others run eagerly.
 
@@ -35,6 +39,9 @@ class CudaGraphAttack:
         Args:
             images: uint8 [B, 3, R, R].
             labels: int64 [B] or int8 [B, K].
+
+        Raises:
+            CaptureFailedError: At the first batch of a shape.
         """
         if len(images) not in self._sizes:
             return self._attack(images, labels)
@@ -72,6 +79,9 @@ class CudaGraphAttack:
         graph.register_generator_state(attack.generator)
         # In the default mode, CUDA calls of the loader's threads, such as pinning memory, would
         # fail and abort the capture.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            attacked = attack(images, labels)
+        try:
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                attacked = attack(images, labels)
+        except Exception as error:  # the attack's, or CUDA's at the end of the capture
+            raise CaptureFailedError(f"The capture of the attack failed: {error}") from error
         return graph, images, labels, attacked

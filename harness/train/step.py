@@ -70,6 +70,7 @@ class TrainStep:
         logits_of: The model, or a compiled form of it.
         compile_mode: Key of `compilation.MODES` in use.
         num_micro_batches: Parts of a batch whose gradients are accumulated.
+        excluded_modes: Compile modes that a checkpoint does not restore, because they failed.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class TrainStep:
         group: ProcessGroup = SINGLE_PROCESS,
         penalty: L2SPPenalty | NoPenalty = NO_PENALTY,
     ) -> None:
+        self.excluded_modes: frozenset[str] = frozenset()
         self.model, self.config, self.num_micro_batches = model, config, config.num_micro_batches
         self.optimizer, self._timer, self._group, self._penalty = optimizer, timer, group, penalty
         self._scaler = torch.amp.GradScaler(
@@ -257,7 +259,7 @@ class TrainStep:
         self._generator.set_state(state["generator"])
         self._totals.load_state_dict(state["totals"])
         self.num_micro_batches = max(self.num_micro_batches, state["num_micro_batches"])
-        if self.compile_mode != state["compile_mode"]:
+        if state["compile_mode"] not in {self.compile_mode, *self.excluded_modes}:
             self.compile(state["compile_mode"], state["batch_size"])
 
 

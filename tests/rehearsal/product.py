@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,7 @@ from harness.config.train import ScheduleSettings
 from harness.modeling.classifier import Classifier, build
 from harness.modeling.precision import Precision
 from harness.profiling.timer import Timer
-from harness.train import autotune
+from harness.train import autotune, compile_choice
 from harness.train.attack import PgdAttack
 from harness.train.compilation import MODES
 from harness.train.cuda_graph_attack import CudaGraphAttack
@@ -86,6 +87,13 @@ def weights_of(learner: TrainStep) -> list[Tensor]:
 def choose(learner: TrainStep) -> dict[str, Any]:
     """Do what `compile: auto` does before training; returns the measurements by mode."""
     return autotune.choose_compile_mode(learner, make_batch("cuda:0"), "auto", "cuda:0")
+
+
+def choose_for(learner: TrainStep, folder: Path) -> dict[str, Any]:
+    """Do what a stage with `compile: auto` does at its start, and record it in its folder."""
+    measured = compile_choice.choose(learner, make_batch("cuda:0"), "auto", "cuda:0", folder)
+    compile_choice.record(folder, measured)
+    return measured
 
 
 def wait_for(device: str) -> None:

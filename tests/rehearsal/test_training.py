@@ -11,6 +11,8 @@ import torch
 
 from harness.config.attack import AttackSettings
 from harness.profiling.timer import SPANS
+from harness.runner.context import RestartRequiredError
+from harness.train import autotune, compilation, compile_choice
 from tests.rehearsal import machine, product
 from tests.rehearsal.cuda import no_sync
 from tests.rehearsal.streams import NUM_POOLED
@@ -141,18 +143,61 @@ def test_graphs_of_the_whole_step_are_not_tried_with_accumulation(faked):
     assert "cuda_graphs" not in product.choose(learner)
 
 
-def test_a_way_whose_capture_fails_is_passed_over(faked):
+def test_a_failed_capture_requires_a_new_process_without_it(faked, tmp_path):
+    """Both ways with the captured attack would fail; the recorded choice is then used again."""
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
 
     def waits(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return images.float().div(255).clamp(max=labels.max().item())
 
     product.replace_attack(learner, waits)
+    with pytest.raises(RestartRequiredError, match="captured_attack failed"):
+        product.choose_for(learner, tmp_path)
+    again = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    product.replace_attack(again, waits)
+    measured = product.choose_for(again, tmp_path)
+    assert set(measured) == {"chosen", *(w for w in product.COMPILE_MODES if "captured" not in w)}
+    again.train_batch(*product.make_batch("cuda:0"))
+    assert again.totals()["num_images"] == 8
+    third = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    assert product.choose_for(third, tmp_path) == measured
+    assert third.compile_mode == again.compile_mode == measured["chosen"]
+
+
+def test_a_checkpoint_of_an_excluded_way_resumes_without_it(faked, tmp_path):
+    saved = product.make_learner("cuda:0", "captured_attack", attack=ATTACKS["pgd l2"])
+    saved.train_batch(*product.make_batch("cuda:0"))
+    compile_choice.restart_without(tmp_path, "captured_attack", "the capture failed")
+    resumed = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    product.choose_for(resumed, tmp_path)
+    resumed.load_state_dict(product.checkpoint_of(saved))
+    assert "captured" not in resumed.compile_mode
+    assert all(map(torch.equal, product.weights_of(saved), product.weights_of(resumed)))
+
+
+@pytest.mark.parametrize("factor", [0.5, float("nan")])
+def test_a_way_with_other_numbers_than_the_eager_step_is_passed_over(faked, monkeypatch, factor):
+    """As if graphs dropped half of the gradient, or returned memory that was overwritten."""
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    backward = learner._backward
+
+    def wrong(loss: torch.Tensor) -> None:
+        backward(loss * (factor if learner.compile_mode == "cuda_graphs" else 1))
+
+    monkeypatch.setattr(learner, "_backward", wrong)
     measured = product.choose(learner)
-    for way in product.COMPILE_MODES:
-        assert ("failed" in measured[way]) == ("captured" in way), way
-    learner.train_batch(*product.make_batch("cuda:0"))
-    assert learner.totals()["num_images"] == 8
+    assert "deviates" in measured["cuda_graphs"]["failed"]
+    assert measured["chosen"] != "cuda_graphs"
+    assert all(measured[way]["deviation"] == 0 for way in ("compiled", "captured_attack"))
+
+
+def test_graphs_of_the_ways_that_were_not_chosen_are_freed(faked, monkeypatch):
+    freed: list[str] = []
+    monkeypatch.setattr(compilation, "reset", lambda: freed.append("all"))
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    monkeypatch.setattr(autotune, "MAX_TIME_RATIO", 0.0)  # no way is fast enough
+    assert product.choose(learner)["chosen"] == "eager"
+    assert freed == ["all", "all"], "before the trials, and after them"
 
 
 def test_an_attack_that_draws_from_another_generator_is_not_captured(faked):

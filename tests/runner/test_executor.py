@@ -152,6 +152,21 @@ def test_lost_workers_and_exhausted_memory_are_retried_in_the_same_run(folders, 
     assert "out of memory" in (hopeless.folder(folders.runs) / "error.txt").read_text()
 
 
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_a_stage_that_requires_a_new_process_gets_one(folders, make, is_masked):
+    """Also if closing something raises after it, as CUDA does in a broken context."""
+    stage = make("broken", restart_times=1, masked=is_masked)
+    run = execute(matrix_of(stage), folders)
+    assert not run.failed
+    assert load_result(stage, folders).retries == {"restart": 1}
+    first, second = (stage.folder(folders.runs) / "pids").read_text().split()
+    assert first != second
+
+    hopeless = make("hopeless", restart_times=9)
+    run = execute(matrix_of(hopeless), folders)
+    assert "cannot use its GPU" in run.failed[hopeless.key]
+
+
 def test_a_preempted_stage_saves_and_resumes_in_the_same_run(folders, make, journal):
     """Preemption ends the worker but not the run, any number of times."""
     stage = make("preempted", sleep_s=1.5)

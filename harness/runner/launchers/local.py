@@ -348,6 +348,8 @@ class LocalLauncher:
             elif slot.gpu is not None and answer["status"] == "done":
                 self.sharing.learn(slot.resource_key, folder)
             slot.running = None
+        if finished and finished[-1].cause == "restart":
+            self._close(slot)
         return finished
 
     def _reap(self, slot: Slot) -> list[Finished]:

@@ -24,8 +24,9 @@ from harness.stages.pretrain.record import Epoch, PretrainMetrics, PretrainTimin
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.system.distributed import ProcessGroup, convert_sync_batch_norm
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train import micro_batching
-from harness.train.autotune import choose_compile_mode, noise_batch
+from harness.train import compile_choice, micro_batching
+from harness.train.autotune import noise_batch
+from harness.train.cuda_graph_attack import CaptureFailedError
 from harness.train.evaluate import View, evaluate
 from harness.train.fit import Checkpoints, Clock, fit, num_batches
 from harness.train.flip_tta import FlipAverage
@@ -267,10 +268,12 @@ def _prepare(
     if settings.compile == "off":
         return {"chosen": "eager"}
     measured: dict[str, Any] = group.broadcast(
-        choose_compile_mode(learner, batch, settings.compile, device)
+        compile_choice.choose(learner, batch, settings.compile, device, context.folder)
     )
     if learner.compile_mode != measured["chosen"]:
         learner.compile(measured["chosen"], batch_size)
+    if settings.compile == "auto" and group.is_main:
+        compile_choice.record(context.folder, measured)
     return measured
 
 
@@ -287,6 +290,7 @@ def _train(
 
     Raises:
         UserError: the batch does not fit in memory; names the size that does.
+        RestartRequiredError: a capture failed; the next attempt continues without it.
     """
     try:
         passes = fit(
@@ -323,6 +327,9 @@ def _train(
                 record["timing"]["eval_s"] = time.monotonic() - started
             context.record_epochs([_without_timing(each) for each in records])
         return records
+    except CaptureFailedError as error:  # at the first batch of a resolution
+        mode = learner.compile_mode
+        raise compile_choice.restart_without(context.folder, mode, str(error)[:200]) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

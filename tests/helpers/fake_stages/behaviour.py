@@ -8,7 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-from harness.runner.context import Outcome, OutOfMemoryError, StageContext, Stopped
+from harness.runner.context import (
+    Outcome,
+    OutOfMemoryError,
+    RestartRequiredError,
+    StageContext,
+    Stopped,
+)
 from writers.errors import UserError
 
 
@@ -35,6 +41,15 @@ def run(context: StageContext) -> Outcome:
         os.kill(os.getpid(), signal.SIGKILL)
     if attempts <= config.get("out_of_memory_times", 0):
         raise MemoryError("out of memory")
+    if config.get("restart_times"):
+        with (context.folder / "pids").open("a") as pids:
+            pids.write(f"{os.getpid()}\n")
+    if attempts <= config.get("restart_times", 0):
+        try:
+            raise RestartRequiredError("The process cannot use its GPU.", "Another one can.")
+        finally:
+            if config.get("masked"):
+                raise RuntimeError("CUDA error: operation failed due to a previous error")
     if attempts <= config.get("no_room_times", 0):
         raise OutOfMemoryError("Others hold the memory.", "Another try may go well.")
     if attempts <= config.get("no_map_times", 0):

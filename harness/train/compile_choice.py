@@ -1,0 +1,119 @@
+"""The compile mode of a stage, kept in its folder so that a resumed run computes as before.
+
+A failed capture leaves the process without a usable GPU. Its mode is then excluded in the folder,
+and the stage is repeated in a new process.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from harness.runner.context import RestartRequiredError
+from harness.system.atomic_write import write_json
+from harness.train import compilation
+from harness.train.autotune import choose_compile_mode, compile_modes
+from harness.train.step import TrainStep
+
+FILE_NAME = "compile.json"
+
+
+@dataclass(frozen=True)
+class CompileChoice:
+    """Content of the file.
+
+    Attributes:
+        measured: Times by mode, and the chosen mode; see `choose_compile_mode`. None before a
+            choice.
+        excluded: Modes that are not tried -> reason.
+    """
+
+    measured: dict[str, Any] | None = None
+    excluded: dict[str, str] = field(default_factory=dict)
+
+
+def choose(
+    learner: TrainStep,
+    batch: tuple[Tensor, Tensor],
+    setting: Literal["off", "auto", "on"],
+    device: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Set the learner's compile mode: the recorded one, or with `auto` the fastest.
+
+    Args:
+        learner: What trains.
+        batch: Images and labels of the size to compile for.
+        setting: `compile` in a recipe.
+        device: Device of the learner.
+        folder: Folder of the stage. `record` writes the choice there.
+
+    Returns:
+        See `choose_compile_mode`.
+
+    Raises:
+        RestartRequiredError: A capture failed. Its mode is excluded in the folder.
+    """
+    if setting != "auto":
+        return choose_compile_mode(learner, batch, setting, device)
+    recorded = read(folder)
+    learner.excluded_modes = frozenset(recorded.excluded)
+    if recorded.measured is not None and recorded.measured["chosen"] in compile_modes(
+        torch.device(device).type == "cuda", learner.is_attacked, learner.num_micro_batches
+    ):
+        compilation.reset()  # as before a measurement: graphs of earlier stages
+        learner.compile(recorded.measured["chosen"], len(batch[1]))
+        return recorded.measured
+    failures: dict[str, str] = {}
+    try:
+        return choose_compile_mode(
+            learner,
+            batch,
+            setting,
+            device,
+            excluded=recorded.excluded,
+            exclude=failures.__setitem__,
+        )
+    except Exception as error:
+        # The end of a block may have replaced the error: restoring the state needs the GPU, too.
+        for mode, reason in failures.items():
+            raise restart_without(folder, mode, reason) from error
+        raise
+
+
+def record(folder: Path, measured: Mapping[str, Any]) -> None:
+    """Write a choice to the stage's folder, for the attempts after this one."""
+    write_json(folder / FILE_NAME, asdict(CompileChoice(dict(measured), read(folder).excluded)))
+
+
+def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredError:
+    """Exclude a mode, and those with the same graph, in the folder; return the error to raise."""
+    same_graph = [
+        name
+        for name, kind in compilation.MODES.items()
+        if name == mode or (kind.in_cuda_graph and compilation.MODES[mode].in_cuda_graph)
+    ]
+    excluded = {**read(folder).excluded, **dict.fromkeys(same_graph, reason)}
+    write_json(folder / FILE_NAME, asdict(CompileChoice(None, excluded)))
+    return RestartRequiredError(
+        f"compile: {mode} failed, and left the GPU unusable for this process: {reason}",
+        f"The next attempt does without {', '.join(same_graph)}.",
+    )
+
+
+def read(folder: Path) -> CompileChoice:
+    """Read the file of a stage's folder; a missing or damaged one counts as empty."""
+    try:
+        content = json.loads((folder / FILE_NAME).read_text())
+        measured, excluded = content["measured"], content["excluded"]
+        if measured is not None and measured["chosen"] not in compilation.MODES:
+            measured = None
+        return CompileChoice(
+            measured, {str(mode): str(reason) for mode, reason in excluded.items()}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return CompileChoice()

@@ -5,8 +5,14 @@ of classes and images must be equal for a folder and its archive, and on every f
 decomposes accents, Linux keeps any bytes.
 """
 
+import re
 import unicodedata
 
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal (SGR)
+# Control characters, line separators, changes of direction, and halves of surrogate pairs.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, of which endings take some
 
 
@@ -19,6 +25,18 @@ def printable(name: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in name
     )
+
+
+def printable_lines(text: str) -> str:
+    """Replace control characters by escapes, except for line breaks and tabs; drop colors.
+
+    A carriage return, as progress bars write, starts a new line. All kinds of spaces stay.
+    """
+    text = _COLORS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    if not _CONTROLS.search(text):
+        return text
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROLS.sub(lambda found: printable(found.group()), text)
 
 
 def normalized(name: str) -> str:

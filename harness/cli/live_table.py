@@ -15,6 +15,7 @@ from harness.cli.console import bar, seconds
 from harness.matrix.stage import Stage
 from harness.runner import queue_state, retry
 from harness.runner.executor import Event, Run
+from writers.text_names import printable
 
 STILL_RUNNING_EVERY_S = 60.0
 REFRESH_EVERY_S = 0.25
@@ -34,8 +35,8 @@ def event_line(event: Event, num_finished: int, num_stages: int) -> str:
     assert event.stage is not None
     outcome = {
         "done": seconds(event.wall_s),
-        "failed": f"FAILED: {event.message}",
-        "retry": f"will be retried: {event.message}",
+        "failed": f"FAILED: {printable(event.message)}",
+        "retry": f"will be retried: {printable(event.message)}",
     }[event.what]
     return f"[{num_finished}/{num_stages}] {event.stage.name.replace('/', ' ')}   {outcome}"
 
@@ -51,7 +52,9 @@ def progress_of(folder: Path) -> dict[str, Any]:
         progress = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError):
         return {}
-    return progress if isinstance(progress, dict) else {}
+    if not isinstance(progress, dict):
+        return {}
+    return progress | {"note": printable(str(progress.get("note") or ""))}
 
 
 def describe_progress(progress: dict[str, Any]) -> str:

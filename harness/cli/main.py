@@ -15,7 +15,7 @@ import click
 
 from writers import names
 from writers.errors import UserError
-from writers.text_names import printable
+from writers.text_names import printable_lines
 
 COMMANDS = "harness.cli.commands"
 
@@ -104,8 +104,7 @@ def _color() -> bool | None:
 def _print_error(message: str, hint: str = "") -> int:
     """Print red lines, control characters as escapes; return the exit code of a user's mistake."""
     for text in filter(None, (message, hint)):
-        lines = map(printable, text.split("\n"))
-        click.secho("\n".join(lines), fg="red", err=True, color=_color())
+        click.secho(printable_lines(text), fg="red", err=True, color=_color())
     return 2
 
 

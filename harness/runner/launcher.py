@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from harness.matrix import stage_kind
 from harness.matrix.stage import Stage
@@ -44,6 +44,14 @@ class LauncherOptions(BaseModel):
     USES_GPUS_TOGETHER: ClassVar[bool] = False
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _on_one_line(cls, value: object) -> object:
+        """Refuse text that would add lines to a job script."""
+        if isinstance(value, str) and not value.isprintable():
+            raise ValueError("it must have printable characters only, on one line")
+        return value
 
 
 Options = TypeVar("Options", bound=LauncherOptions)
@@ -85,7 +93,7 @@ def parse_options(model: type[Options], launcher: str, settings: Sequence[str]) 
             raise UserError(f"--launcher-option: {message}") from error
         key = str(first["loc"][0])
         raise UserError(
-            f"--launcher-option {key}={values[key]}: {first['msg']}.",
+            f"--launcher-option {key}={values[key]}: {first['msg'].removeprefix('Value error, ')}.",
             f"{key}: {model.model_fields[key].description}",
         ) from error
 

@@ -8,7 +8,7 @@ from harness.config.data import DataSettings
 from harness.config.recipe import Recipe
 from harness.report.render.figures.plot import to_csv_text
 from harness.report.render.tables.table import inert
-from writers.text_names import MAX_FILE_NAME, file_name
+from writers.text_names import MAX_FILE_NAME, file_name, printable_lines
 
 PATHS = ["../../../escaped", "a/../../b", "..", ".", ".hidden", "/etc", "a\\..\\b", "-rf"]
 UNPRINTABLE = ["a\nb", "a\0b", "\x1b[31mred", "a\tb", "\u202egnp", " a", "a ", "", "x" * 260]
@@ -63,8 +63,19 @@ def test_file_names_stay_in_their_folder(text, tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\tx", "\r=1"])
 def test_csv_cells_are_no_formulas(text):
-    assert inert(text) == f"'{text}"
+    assert inert(text) == "'" + text.replace("\r", "\n")
     assert to_csv_text(("a", "b"), [(text, -1.5)]).splitlines()[-1].endswith(",-1.5")
+
+
+@pytest.mark.parametrize("text", ["a\x1b]0;x\x07", "a\x9b31m", "a\u202eb", "a\u2028b", "a\udcffb"])
+def test_control_characters_become_escapes(text):
+    shown = printable_lines(f"{text}\tb\nc\u00a0d")
+    assert shown.endswith("\tb\nc\u00a0d") and shown.startswith("a\\")
+    assert inert(text).isprintable()
+
+
+def test_colors_and_carriage_returns_of_logs_are_dropped():
+    assert printable_lines("\x1b[1;31mred\x1b[0m 5%\r10%\r\nend") == "red 5%\n10%\nend"
 
 
 @pytest.mark.parametrize("text", ["-1.5", "+3", "1e-5", "-2.5e-7", "pets", "a=b", ""])

@@ -8,6 +8,7 @@ import click
 
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
+from writers.text_names import printable_lines
 
 POLL_EVERY_S = 0.5
 
@@ -47,8 +48,9 @@ def command(
     if as_json:
         _print_json(folder, text, num_lines, follow)
         return
-    if shown := text.decode(errors="replace"):
-        click.echo("\n".join(shown.splitlines()[-num_lines:]) if num_lines else shown.rstrip("\n"))
+    # A log may quote any file: no escape sequence of it reaches the terminal.
+    if shown := printable_lines(text.decode(errors="replace")).rstrip("\n"):
+        click.echo("\n".join(shown.split("\n")[-num_lines:]) if num_lines else shown)
     position, was_held, is_over = len(text), False, not follow
     while not is_over:
         # Read before the log, so that the last lines are not missed.
@@ -59,11 +61,12 @@ def command(
         was_held = was_held or is_held
         more = _read(log, position)
         position += len(more)
-        click.echo(more.decode(errors="replace"), nl=False)
+        click.echo(printable_lines(more.decode(errors="replace")), nl=False)
         if not is_over:
             time.sleep(POLL_EVERY_S)
     if (folder / stage_state.ERROR_FILE).exists():
-        click.secho((folder / stage_state.ERROR_FILE).read_text().rstrip(), fg="red", err=True)
+        error = (folder / stage_state.ERROR_FILE).read_text(errors="replace").rstrip()
+        click.secho(printable_lines(error), fg="red", err=True)
 
 
 def _print_json(folder: Path, text: bytes, num_lines: int | None, follow: bool) -> None:
@@ -78,7 +81,7 @@ def _print_json(folder: Path, text: bytes, num_lines: int | None, follow: bool) 
         "name": json.loads((folder / "stage.json").read_text())["name"],
         "folder": str(folder),
         "lines": lines[-num_lines:] if num_lines else lines,
-        "error": error.read_text() if error.exists() else None,
+        "error": error.read_text(errors="replace") if error.exists() else None,
     }
     click.echo(json.dumps(record, indent=1))
 

@@ -339,6 +339,7 @@ def _check_raw_data(plan: "Matrix", folders: Folders) -> None:
 def _print_failures(run: "Run") -> None:
     """Print the failed stages with reason and error file."""
     from harness.runner import stage_state
+    from writers.text_names import printable
 
     click.secho(
         f"{len(run.failed)} stages failed, {len(run.not_run)} that need them did not run:",
@@ -347,7 +348,7 @@ def _print_failures(run: "Run") -> None:
     )
     for key, message in run.failed.items():
         stage = run.pending[key]
-        click.secho(f"  {stage.name}: {message}", fg="red", err=True)
+        click.secho(f"  {stage.name}: {printable(message)}", fg="red", err=True)
         # Missing if the disk refused that file too.
         if (error := stage.folder(run.folders.runs) / stage_state.ERROR_FILE).exists():
             click.secho(f"    {error}", fg="red", err=True)

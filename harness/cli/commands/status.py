@@ -136,11 +136,12 @@ def _failures(
     from rich.text import Text
 
     from harness.runner import stage_state
+    from writers.text_names import printable
 
     return [
         Text.assemble(
             (f"failed  {stage.name}: ", "red"),
-            stage_state.error_line(stage.folder(folders.runs)) or "",
+            printable(stage_state.error_line(stage.folder(folders.runs)) or ""),
         )
         for stage in plan.stages
         if states[stage.key] == "failed"

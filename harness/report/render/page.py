@@ -29,6 +29,7 @@ from harness.report.stats.predictors import PredictorFit, PredictorRow
 from harness.runner.result import Result
 from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
+from writers.text_names import printable_lines
 
 FORMATS = ("html", "md", "csv", "parquet")
 MAX_ROWS = 1000  # of a table in the page; longer ones slow down the browser
@@ -127,6 +128,7 @@ def to_html(report: Report) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report.render", ""),
         autoescape=True,
+        finalize=_finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -142,6 +144,12 @@ def to_html(report: Report) -> str:
         max_rows=MAX_ROWS,
         base64=lambda text: base64.b64encode(text.encode()).decode(),
     )
+
+
+def _finalize(value: object) -> object:
+    """Replace control characters of free text, such as class names; markup is ours."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable_lines(str(value)) if is_text else value
 
 
 def to_report_markdown(report: Report) -> str:

@@ -43,7 +43,12 @@ class Options(LauncherOptions):
     cluster: Literal["slurm", "local"] = Field(
         default="slurm", description="local runs the jobs on this machine, without Slurm"
     )
-    job_name: str = Field(default="harness", description="beginning of the jobs' names")
+    # No comma: scancel and squeue read a list of names.
+    job_name: str = Field(
+        default="harness",
+        pattern=r"^[^,]{1,100}$",
+        description="beginning of the jobs' names, without commas",
+    )
     partition: str | None = Field(default=None, description="partition to submit to")
     qos: str | None = Field(default=None, description="quality of service")
     account: str | None = Field(default=None, description="account to charge")
@@ -151,6 +156,7 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
         ) from error
     if settings.device == "auto":
         print("Stages run on CPUs; use --device cuda for one GPU each.", file=sys.stderr)
+    _check_folder(settings.folders.runs)
     folder = settings.folders.runs / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     num_threads = settings.num_threads or NUM_THREADS * settings.gpus_per_stage
     job_name = ""
@@ -176,6 +182,17 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
             "Use a machine that has sbatch, and check --launcher-option.",
         ) from error
     return SlurmLauncher(settings, executor, num_threads, job_name, chooses_gpus=chooses_gpus)
+
+
+def _check_folder(runs: Path) -> None:
+    r"""Raise UserError for a folder that Slurm misreads: % begins a pattern, \ ends one."""
+    text = str(runs.absolute())
+    if not text.isprintable() or set(text) & set("%\\"):
+        raise UserError(
+            f"Slurm cannot write to {text}: the path has a percent sign, a backslash or an "
+            "unprintable character.",
+            "Choose another folder: --runs-dir DIR.",
+        )
 
 
 @dataclass(frozen=True)

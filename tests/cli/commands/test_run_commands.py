@@ -159,6 +159,22 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     assert harness("logs", "abc") == 2
 
 
+def test_no_escape_sequence_of_a_log_or_an_error_reaches_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = stage("pretrain", "abc1", result=False)
+    hostile = b"\x1b]0;owned\x07 \x1b[2J \x9b31m \xff \xe2\x80\xae \x08\x1b[31mred\x1b[0m\r50%\n"
+    (folder / "log.txt").write_bytes(hostile)
+    (folder / "error.txt").write_bytes(b"Traceback\n" + hostile)
+    for more in ((), ("--follow",), ("--lines", "1")):
+        assert harness("logs", "abc1", *more) == 0
+        ended = capsys.readouterr()
+        assert ended.out and all(line.isprintable() for line in (ended.out + ended.err).split("\n"))
+        assert "50%" in ended.out and "owned" in ended.err
+    assert harness("logs", "abc1", "--json") == 0
+    assert "owned" in json.loads(capsys.readouterr().out)["error"]
+
+
 def test_logs_follow_a_stage_that_has_not_started(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -165,6 +166,32 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
         "\\`", ""
     )
     assert {row["target"] for row in read_csv(tmp_path / "transfer.csv")} == {HOSTILE}
+
+
+def test_control_characters_of_class_names_become_escapes(tmp_path: Path) -> None:
+    """Folders may have any names, and people print reports and CSV files in terminals."""
+    recipe, name = make_recipe(eps=(0.0,)), "\x1b]0;owned\x07\x9b31m\u202egnp\r=1+1"
+    results = []
+    for result in make_results(recipe):
+        if result.kind == "rank":
+            result = replace_metrics(
+                result,
+                classes=[name, *result.metrics["classes"]],
+                accuracy={**result.metrics["accuracy"], name: 0.0},
+                num_images={**result.metrics["num_images"], name: 3},
+            )
+        results.append(result)
+    write(recipe, results, [name], tmp_path, ("html", "md", "csv"))
+    found = 0
+    for path in tmp_path.rglob("*.*"):
+        if path.suffix == ".parquet":
+            continue
+        text = path.read_bytes().decode()
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text), path
+        found += "owned" in text
+        if path.suffix == ".svg":
+            ElementTree.fromstring(text)
+    assert found >= 4
 
 
 def test_csv_reads_back_to_the_results(tmp_path: Path) -> None:

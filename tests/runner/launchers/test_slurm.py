@@ -21,7 +21,7 @@ import pytest
 from harness.matrix.stage import Stage
 from harness.runner import lease, queue_state, result
 from harness.runner.executor import Run, prepare
-from harness.runner.launcher import Finished, LauncherSettings
+from harness.runner.launcher import Finished, LauncherSettings, parse_options
 from harness.runner.launchers import slurm
 from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
@@ -511,6 +511,43 @@ def test_on_a_real_slurm_unknown_jobs_of_the_run_are_cancelled(folders, make):
         launcher.jobs.clear()
         launcher.is_submitting = True
     wait_for(lambda: launcher._queue() == {})
+
+
+@pytest.mark.usefixtures("needs_submitit", "real_slurm")
+def test_on_a_real_slurm_free_text_stays_text(tmp_path, make):
+    """Names with quotes, spaces and shell syntax, in one folder and in the job script."""
+    root = tmp_path / 'it\'s my "runs"; $HOME `id` $(id) & #x *?[a] ünï ☃' / "-dash"
+    folders = Folders(root / "data", root / "raw", root / "runs")
+    options = slurm.Options(
+        job_name="a b'c", comment='it\'s "x"; $(touch owned)', wckey="`touch owned`"
+    )
+    run = run_all(settings_for(folders, 2, num_threads=1), options, (make("first"),))
+    assert not run.failed
+    assert list((folders.runs / "slurm").glob("*/*_log.out")), "its log is in the run's folder"
+
+
+@pytest.mark.parametrize("name", ["50%j", "back\\slash", "new\nline", "esc\x1b[2J"])
+@pytest.mark.usefixtures("needs_submitit", "fake_slurm")
+def test_folders_that_slurm_misreads_are_refused(tmp_path, name):
+    root = tmp_path / name
+    with pytest.raises(UserError, match="Slurm cannot write to"):
+        slurm.open(settings_for(Folders(root, root, root)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("comment=x\ntouch owned", "printable characters only"),
+        ("job_name=x\r", "printable characters only"),
+        ("partition=\x1b[2J", "printable characters only"),
+        ("job_name=mine,other", "job_name"),
+        ("job_name=", "job_name"),
+    ],
+)
+def test_options_that_are_no_text_of_one_line_are_refused(setting, message):
+    """A line break would add a line to the job script, and a comma other jobs to scancel."""
+    with pytest.raises(UserError, match=message):
+        parse_options(slurm.Options, "slurm", [setting])
 
 
 @pytest.mark.parametrize("options", [{"gres": "gpu:1"}, {"gpus_per_node": 1}])

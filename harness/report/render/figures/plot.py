@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from harness.report.render.tables.table import inert
 from harness.report.stats.intervals import SeedMean
+from writers.text_names import printable_lines
 
 NUM_COLORS = 6
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -168,7 +169,7 @@ def to_svg(figure: Figure, name: str) -> str:
     """Render as an `<svg>` element whose ids are unique among the page's figures."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
+    svg = printable_lines(text.getvalue())  # XML has no escapes for control characters
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(xmlns|xmlns:xlink|version)="[^"]*"', "", svg)

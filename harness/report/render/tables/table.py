@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from writers.text_names import printable_lines
+
 Row = TypeVar("Row")
 _NUMBER = re.compile(r"[+-]?[\d.]+(?:[eE][+-]?\d+)?")
 
@@ -141,7 +143,8 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape HTML, table bars and emphasis, and join lines."""
+    """Escape HTML, table bars, emphasis and control characters, and join lines."""
+    text = printable_lines(text)
     for character in "\\`*_[]|#":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
@@ -171,8 +174,7 @@ def _csv_value(value: object) -> object:
 def inert(text: str) -> str:
     """Return a CSV cell that no spreadsheet runs: an apostrophe precedes =, +, @, and - with text.
 
-    Numbers keep their sign.
+    Numbers keep their sign. Control characters become escapes, because people print CSV files.
     """
-    if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text):
-        return f"'{text}"
-    return text
+    is_formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text)
+    return f"'{printable_lines(text)}" if is_formula else printable_lines(text)

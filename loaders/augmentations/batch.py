@@ -11,7 +11,8 @@ from loaders.augmentations.settings import Augmentations, ColorJitter
 from loaders.backend import Batch
 
 _JITTER_OPS = (color.brightness, color.contrast, color.saturation, color.hue)
-_IMAGES_AT_ONCE = 16  # on a CPU, so that intermediate values stay in its caches
+# On a CPU, so that intermediate values stay in its caches; on a GPU, to bound their memory.
+_IMAGES_AT_ONCE = {"cpu": 16, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,16 @@ def augment(
     if images.is_floating_point():
         images = (images * 255).round().clamp(0, 255).to(torch.uint8)
     pixels = images.permute(0, 2, 3, 1).contiguous()
-    if pixels.is_cuda or len(pixels) <= _IMAGES_AT_ONCE:
-        pixels = _each(pixels, settings, stream)
-    else:
-        parts = [
-            slice(start, start + _IMAGES_AT_ONCE)
-            for start in range(0, len(pixels), _IMAGES_AT_ONCE)
-        ]
-        pixels = torch.cat([_each(pixels[rows], settings, stream.part(rows)) for rows in parts])
+    size = _IMAGES_AT_ONCE.get(pixels.device.type, len(pixels))
+    parts = [slice(start, start + size) for start in range(0, len(pixels), size)]
+    pixels = torch.cat([_each(pixels[rows], settings, stream.part(rows)) for rows in parts])
     if settings.mixes:
-        drawn = draws.mixes(settings, *stream.key)
-        pixels, labels = regions.mix(pixels, labels, drawn, num_classes)
+        drawn, sources = draws.mixes(settings, *stream.key), pixels
+        partners = regions.partners(sources)
+        mixed = [regions.mix(sources[p], partners[p], drawn.part(p)) for p in parts]
+        pixels = torch.cat([images for images, _ in mixed])
+        own = torch.cat([weights for _, weights in mixed])
+        labels = regions.mix_labels(labels, own, num_classes)
     return pixels.permute(0, 3, 1, 2), labels
 
 

@@ -90,6 +90,10 @@ class Mixes:
     top: np.ndarray
     left: np.ndarray
 
+    def part(self, rows: slice) -> "Mixes":
+        """Return the draws of some rows."""
+        return Mixes(self.own[rows], self.cuts[rows], self.top[rows], self.left[rows])
+
 
 def jitter(settings: ColorJitter, seed: int, epoch: int, ids: np.ndarray) -> Jitter:
     """Draw the color jitter of samples. ids: uint64 [B]."""

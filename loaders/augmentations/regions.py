@@ -52,35 +52,46 @@ def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
     return images
 
 
-def mix(images: Tensor, labels: Tensor, drawn: Mixes, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mix each image with the one half a batch further on, cyclically.
+def partners(batch: Tensor) -> Tensor:
+    """Return the partner of each row: the one half a batch further on, cyclically.
 
-    With an even batch of which each of W ranks has every W-th image, the partner is on the same
-    rank if 2 W divides the batch size. Mixing then gives the same images for any such W.
+    If each of W ranks has every W-th row of a batch, the partner is on the same rank if 2 W divides
+    the batch size. Any such W then gives the same pairs.
+    """
+    return batch.roll(-(len(batch) // 2), 0)
+
+
+def mix(images: Tensor, others: Tensor, drawn: Mixes) -> tuple[Tensor, Tensor]:
+    """Mix each image with its partner.
 
     Args:
         images: uint8 [N, H, W, 3].
-        labels: int64 [N].
+        others: partners, likewise.
         drawn: how to mix.
-        num_classes: K.
 
     Returns:
-        uint8 images, and probabilities of classes, float32 [N, K].
+        uint8 images, and the fraction of the image itself, float64 [N].
     """
-    count, height, width, _ = images.shape
-    boxes, own = _cutmix_boxes(drawn, height, width)
-    weights = torch.from_numpy(own).to(images.device, non_blocking=True)
-    first = weights.float()[:, None, None, None]
-    second = (1 - weights).float()[:, None, None, None]
-    partners = images.roll(-(count // 2), 0)
-    blended = images.float().mul_(first).add_(partners.float().mul_(second)).round_()
+    height, width = images.shape[1:3]
+    boxes, fractions = _cutmix_boxes(drawn, height, width)
+    own = torch.from_numpy(fractions).to(images.device, non_blocking=True)
+    first, second = own.float()[:, None, None, None], (1 - own).float()[:, None, None, None]
+    blended = images.float().mul_(first).add_(others.float().mul_(second)).round_()
     is_cut = torch.from_numpy(drawn.cuts).to(images.device, non_blocking=True)
-    pasted = torch.where(_inside(boxes, images), partners, images)
-    mixed = torch.where(is_cut[:, None, None, None], pasted, blended.to(torch.uint8))
+    pasted = torch.where(_inside(boxes, images), others, images)
+    return torch.where(is_cut[:, None, None, None], pasted, blended.to(torch.uint8)), own
+
+
+def mix_labels(labels: Tensor, own: Tensor, num_classes: int) -> Tensor:
+    """Return probabilities of classes, float32 [N, K].
+
+    Args:
+        labels: int64 [N].
+        own: fraction of the image itself, float64 [N].
+        num_classes: K.
+    """
     classes = functional.one_hot(labels, num_classes).float()
-    others = classes.roll(-(count // 2), 0)
-    probabilities = classes * first[:, :, 0, 0] + others * second[:, :, 0, 0]
-    return mixed, probabilities
+    return classes * own.float()[:, None] + partners(classes) * (1 - own).float()[:, None]
 
 
 def _cutmix_boxes(drawn: Mixes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as oracle
 
 from loaders import Augmentations, Loader, LoaderPlan, open_loader
-from loaders.augmentations import draws
+from loaders.augmentations import batch, draws
+from loaders.augmentations.batch import Stream, augment
 from loaders.backend import Batch
 from loaders.reader import Samples
 from tests.helpers.tiny_betons import photo, write_beton
@@ -255,3 +256,41 @@ def test_images_with_several_labels_are_augmented_but_not_mixed(betons, monkeypa
     with pytest.raises(UserError, match="need one label per image"):
         open_loader(plan_of(betons, MIXED))
     assert batches(plan_of(betons, EACH))[0][1].dtype == torch.int64
+
+
+@pytest.mark.parametrize("settings", [EACH, MIXED], ids=["each", "mixed"])
+def test_results_do_not_depend_on_how_many_images_are_computed_at_once(settings, monkeypatch):
+    pixels = torch.randint(256, (40, 24, 24, 3), dtype=torch.uint8)
+    images, labels = pixels.permute(0, 3, 1, 2), torch.arange(40) % 4
+    stream = Stream(1, 2, np.arange(40, dtype=np.uint64))
+    expected = augment(images, labels, settings, stream, 4)
+    assert torch.equal(images, pixels.permute(0, 3, 1, 2)), "the batch itself is not changed"
+    for size in (1, 7, 40):
+        monkeypatch.setitem(batch._IMAGES_AT_ONCE, "cpu", size)
+        for one, other in zip(expected, augment(images, labels, settings, stream, 4), strict=True):
+            assert torch.equal(one, other)
+    floats = augment(images.float() / 255, labels, settings, stream, 4)
+    assert torch.equal(floats[0], expected[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EACH,
+        MIXED,
+        Augmentations.model_validate("non_binary"),
+        Augmentations.model_validate({"erasing": {"fill": "color", "probability": 1.0}}),
+    ],
+)
+def test_a_gpu_gives_the_bits_of_a_cpu(settings):
+    """Images and labels, also in more chunks than one."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (600, 40, 40, 3), dtype=torch.uint8, generator=generator)
+    images, labels = pixels.permute(0, 3, 1, 2), torch.arange(600) % 10
+    stream = Stream(1, 2, np.arange(600, dtype=np.uint64))
+    expected = augment(images, labels, settings, stream, 10)
+    found = augment(images.cuda(), labels.cuda(), settings, stream, 10)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one, other.cpu())

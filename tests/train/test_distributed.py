@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,11 +34,13 @@ from harness.train.fit import num_batches
 from harness.train.metrics import in_order
 from harness.train.step import StepConfig, make_step
 from loaders import open_loader
+from loaders.augmentations import Augmentations
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import PRETRAIN, SPLITS, as_result, write_colours
 
 # 60: of batches of 11, the last has 5 images, 3 + 2 for two processes.
 NUM_TRAIN = 3 * SPLITS["train"]
+MIXED = Augmentations(mixup=0.4, cutmix=1.0, lighting=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,13 @@ class Plain(nn.Module):
 
 
 def train_plainly(
-    beton: Path, group: ProcessGroup, *, parts: int = 1, attack: AttackSettings | None = None
+    beton: Path,
+    group: ProcessGroup,
+    *,
+    parts: int = 1,
+    attack: AttackSettings | None = None,
+    batch_size: int = 11,
+    augmentations: Augmentations | None = None,
 ) -> dict[str, Any]:
     """Train for two passes; return losses, samples, weights and scores."""
     torch.manual_seed(0)
@@ -161,11 +170,12 @@ def train_plainly(
     step = make_step(model.train(), optimizer, config, Timer("cpu"), group=group)
     plan = LoaderPlan(
         beton,
-        11,
+        batch_size,
         24,
         augment="random_resized_crop",
         order="random",
         seed=3,
+        augmentations=augmentations,
         rank=group.rank,
         world_size=group.world_size,
     )
@@ -179,6 +189,7 @@ def train_plainly(
             for images, labels in loader.epoch(epoch):
                 step.train_batch(images, labels)
             losses.append(step.totals())
+    with open_loader(replace(plan, augmentations=None)) as loader:
         counts = evaluate(
             model,
             loader,
@@ -255,8 +266,14 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"parts": 2}, {"attack": AttackSettings(steps=2)}],
-    ids=["whole", "parts", "attacked"],
+    [
+        {},
+        {"parts": 2},
+        {"attack": AttackSettings(steps=2)},
+        # Partners are on the same rank: twice the number of processes divides the batch size.
+        {"attack": AttackSettings(steps=2), "batch_size": 12, "augmentations": MIXED},
+    ],
+    ids=["whole", "parts", "attacked", "mixed"],
 )
 def test_two_processes_train_like_one(more, data, tmp_path):
     """Each sample once per epoch, in the same batches; losses and weights equal up to rounding."""

@@ -1,12 +1,19 @@
 """Names of torchvision's and timm's classifiers, and patterns of names.
 
-Imports neither library until a pattern is looked up.
+Imports neither library unless a pattern is looked up for the first time.
 """
 
 import fnmatch
-from collections.abc import Iterable
+import hashlib
+import importlib.util
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from harness.system.atomic_write import write_json
 from writers.errors import UserError
 
 LIBRARIES = ("torchvision", "timm")
@@ -51,32 +58,58 @@ def matching(pattern: str, limit: int | None = None) -> list[str]:
             "Begin it with torchvision/ or timm/: timm/resnet*.",
         )
     network, weights = split_weights(inner)
-    fitting = fnmatch.filter(available(library), network)
-    matches = [f"{library}/{name}" for name in _with_weights(library, fitting, weights)]
+    published = _published(library)
+    # The default weights have no name in a recipe.
+    matches = [
+        f"{library}/{name}@{weights}" if weights else f"{library}/{name}"
+        for name in fnmatch.filter(published, network)
+        if not weights or weights in published[name]
+    ]
     if not matches:
         raise UserError(f"No classifier of {library} with published weights is called {inner}.")
     return matches[:limit]
 
 
-def _with_weights(library: str, candidates: Iterable[str], weights: str) -> list[str]:
-    """Names of the candidates with published weights, or with those of the given name."""
+_NAMES: TypeAdapter[dict[str, list[str]]] = TypeAdapter(dict[str, list[str]])
+
+
+def _published(library: str) -> dict[str, list[str]]:
+    """Map the classifiers with published weights to the names of the weights; timm's have none.
+
+    The names of an installed library are kept in ~/.cache/harness: importing torchvision or timm
+    takes seconds and 600 MB, and every command that reads a recipe with a pattern needs them.
+    """
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:
+        return _published_by_import(library)
+    origin = Path(spec.origin)
+    state = f"{origin} {origin.stat().st_mtime_ns} {version(library)}"
+    digest = hashlib.sha256(state.encode()).hexdigest()[:20]
+    file = Path("~/.cache/harness").expanduser() / f"{library}-names-{digest}.json"
+    try:
+        return _NAMES.validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        published = _published_by_import(library)
+    with suppress(OSError):
+        write_json(file, published)
+    return published
+
+
+def _published_by_import(library: str) -> dict[str, list[str]]:
     if library == "timm":
-        if weights:
-            return []
         timm = timm_library()
-        return [
-            name
-            for name in candidates
+        return {
+            name: []
+            for name in available(library)
             if timm.models.is_model_pretrained(name) and timm.get_pretrained_cfg(name).num_classes
-        ]
+        }
     from torchvision import models
 
     published = {
-        name: [member.name for member in models.get_model_weights(name)] for name in candidates
+        name: [member.name for member in models.get_model_weights(name)]
+        for name in available(library)
     }
-    if weights:
-        return [f"{name}@{weights}" for name, known in published.items() if weights in known]
-    return [name for name, known in published.items() if known]
+    return {name: weights for name, weights in published.items() if weights}
 
 
 def timm_library() -> Any:

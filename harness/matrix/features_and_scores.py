@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from harness.config.data import DataSettings
 from harness.config.methods import any_needs_features
 from harness.config.recipe import Recipe
-from harness.matrix.stage import Stage
+from harness.matrix.stage import SharedConfig, Stage
 from loaders import interpolation
 from writers import names
 
@@ -24,10 +24,9 @@ class Scores:
         targets: with the stages that write their data.
         """
         self._features, self._targets = Features(recipe), targets if recipe.scores else ()
-        self._scores = (
-            names.names("harness.transfer.scores")
-            if recipe.scores == "all"
-            else list(recipe.scores)
+        every = recipe.scores == "all"
+        self._config = SharedConfig(
+            scores=names.names("harness.transfer.scores") if every else list(recipe.scores)
         )
 
     def stages_for(self, model: Stage, *, name_suffix: str) -> Iterator[Stage]:
@@ -37,7 +36,7 @@ class Scores:
             yield features
             yield Stage(
                 "score",
-                {"scores": self._scores},
+                self._config,
                 {"features": features},
                 features.axes,
                 f"score/{target.label}/{name_suffix}",
@@ -50,6 +49,7 @@ class Features:
     def __init__(self, recipe: Recipe) -> None:
         """Choose the splits: all if a method works on features, train for scores alone."""
         self._settings, self._trained = recipe.features, recipe.pretrain
+        self._configs: dict[tuple[bool, float | None], SharedConfig] = {}
         self._splits = ALL_SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
 
     def stage_for(
@@ -70,26 +70,31 @@ class Features:
             name_suffix: end of the stage's name.
             eval_crop: instead of the recipe's.
         """
+        place = model.kind == "pretrain", eval_crop
+        if place not in self._configs:
+            self._configs[place] = self._config(is_trained_here=place[0], eval_crop=eval_crop)
+        return Stage(
+            "features",
+            self._configs[place],
+            {"model": model, "data": data},
+            {**model.axes, "target": target.label},
+            f"features/{target.label}/{name_suffix}",
+        )
+
+    def _config(self, *, is_trained_here: bool, eval_crop: float | None) -> SharedConfig:
         settings, trained = self._settings, self._trained
         # None means the model's own.
         view = {"resolution": settings.resolution, "eval_crop": eval_crop or settings.eval_crop}
-        if model.kind == "pretrain":
+        if is_trained_here:
             view = {
                 "resolution": view["resolution"] or trained.eval_resolution or trained.resolution,
                 "eval_crop": view["eval_crop"] or trained.eval_crop,
             }
-        config = {
+        return SharedConfig(
             **view,
-            "interpolation": settings.interpolation,
-            "resize_version": interpolation.RESIZE_VERSION,
-            "batch_size": settings.batch_size,
-            "precision": settings.precision,
-            "splits": list(self._splits),
-        }
-        return Stage(
-            "features",
-            config,
-            {"model": model, "data": data},
-            {**model.axes, "target": target.label},
-            f"features/{target.label}/{name_suffix}",
+            interpolation=settings.interpolation,
+            resize_version=interpolation.RESIZE_VERSION,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
+            splits=list(self._splits),
         )

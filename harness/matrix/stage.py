@@ -18,6 +18,7 @@ from harness.matrix import stage_kind
 from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 
 FILE_NAME = "stage.json"
+_CONSTANTS = {None: "null", True: "true", False: "false"}
 REWRITE = "Run `harness run` to write it again from the recipe."
 
 
@@ -156,4 +157,6 @@ def canonical(value: Any) -> str:
         )
     if kind is int or (kind is float and math.isfinite(value)):
         return repr(value)
+    if value is None or kind is bool:
+        return _CONSTANTS[value]
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

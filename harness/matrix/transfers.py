@@ -61,16 +61,13 @@ class Transfers:
             for point in _points(target, data, label, settings.for_target(target.dataset))
         ]
         self._features = Features(recipe)
+        self._configs: dict[tuple[int, int], SharedConfig] = {}
 
     def stages_for(self, model: Stage, *, seed: int, name_suffix: str) -> Iterator[Stage]:
         """Iterate over the transfers of one model, and the features that they need."""
         for point in self._points:
             axes = {"target": point.target.label, "method": point.label, **point.axes}
-            config = {
-                **point.config,
-                "seed": seed,
-                "resize_version": interpolation.RESIZE_VERSION,
-            }
+            config = self._config(point, seed)
             # All models of one architecture share a method that needs none of their weights.
             if point.needs is None and model.kind == "pretrain":
                 own = {axis: model.axes[axis] for axis in SOURCE_AXES}
@@ -93,11 +90,9 @@ class Transfers:
                     for role, crop in point.crops.items()
                 }
                 yield from needs.values()
-                # Only the draw of images has a seed.
-                seeded = {"seed": seed} if "per_class" in point.axes else {}
                 yield Stage(
                     "transfer",
-                    {**point.config, **seeded},
+                    config,
                     needs,
                     {**model.axes, **axes},
                     f"transfer/{point.name}/{name_suffix}",
@@ -110,6 +105,18 @@ class Transfers:
                     {**model.axes, **axes},
                     f"transfer/{point.name}/{name_suffix}",
                 )
+
+    def _config(self, point: _Point, seed: int) -> SharedConfig:
+        """Config of a point's transfers; one object for all models with equal seeds."""
+        place = id(point), seed
+        if place not in self._configs:
+            if point.needs == "features":
+                # Only the draw of images has a seed.
+                own = {"seed": seed} if "per_class" in point.axes else {}
+            else:
+                own = {"seed": seed, "resize_version": interpolation.RESIZE_VERSION}
+            self._configs[place] = SharedConfig({**point.config, **own})
+        return self._configs[place]
 
 
 def _points(

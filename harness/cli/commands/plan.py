@@ -133,11 +133,12 @@ def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "di
 
     kinds = {stage.kind for stage in plan.stages}
     skipped = shortlist.skipped(plan.stages, folders.runs)
-    with_result = stage_state.with_result(folders.runs, kinds) if skipped else set()
     started = stage_state.with_folder(folders.runs, kinds)
 
     def state_of(stage: "Stage") -> "State":
-        if stage.key in skipped and stage.key not in with_result:
+        if stage.key in skipped and not (
+            stage.key in started and stage_state.has_result(stage.folder(folders.runs))
+        ):
             return "skipped"
         if stage.key not in left:
             return "done"

@@ -171,11 +171,10 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
     for stage in plan.stages:
         if stage.spec.in_status == "models" and "role" not in stage.axes:
-            own = MODEL_AXES if "model" not in stage.axes else ("model",)
-            row = rows.setdefault(
-                tuple(stage.axes.get(axis, "") if axis in own else "" for axis in MODEL_AXES), {}
-            )
-            row.setdefault(stage.axes.get("method", stage.kind), []).append(states[stage.key])
+            own, given = stage.axes, ("model",) if "model" in stage.axes else MODEL_AXES
+            place = *(own.get(axis, "") for axis in given), *[""] * (len(MODEL_AXES) - len(given))
+            row = rows.setdefault(place, {})
+            row.setdefault(own.get("method", stage.kind), []).append(states[stage.key])
     axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
     methods = list(plan.recipe.methods)
     kinds = [kind for kind in dict.fromkeys(chain(*rows.values())) if kind not in methods]

@@ -80,10 +80,12 @@ def write_report(
 
 def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
     """Read all finished stages and compute the content of the report."""
+    from harness.report.data.compact import Compactor
     from harness.report.render import report
     from harness.runner import result, shortlist, stage_state
 
     results, unfinished, left_out = [], [], []
+    compactor = Compactor()
     skipped = shortlist.skipped(matrix.stages, folders.runs)
     failed, predictions = {}, {}
     for stage in matrix.stages:
@@ -95,7 +97,7 @@ def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
             if reason := stage_state.error_line(stage.folder(folders.runs)):
                 failed[stage.name] = reason
         else:
-            results.append(record.model_copy(update={"axes": stage.axes, "name": stage.name}))
+            results.append(compactor.compact(record, stage))
             if "predictions" in record.metrics:
                 predictions[stage.key] = stage.folder(folders.runs) / record.metrics["predictions"]
     return report.collect(matrix.recipe, results, unfinished, failed, predictions, left_out)

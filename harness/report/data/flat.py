@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from writers.errors import UserError
 
@@ -10,7 +10,7 @@ Scalar = str | float | int | bool | None
 Record = dict[str, Scalar]
 
 
-def flat_records(kind: type, rows: Sequence[object]) -> list[Record]:
+def flat_records(kind: type, rows: Iterable[object]) -> list[Record]:
     """Turn dataclasses of type `kind` into dictionaries of plain values with equal keys.
 
     A mapping becomes one column per key, such as `chosen.lr`; a tuple becomes `x;y`.
@@ -20,7 +20,7 @@ def flat_records(kind: type, rows: Sequence[object]) -> list[Record]:
     return [{name: record.get(name) for name in columns} for record in flat]
 
 
-def to_parquet(kind: type, rows: Sequence[object]) -> bytes:
+def to_parquet(kind: type, rows: Iterable[object]) -> bytes:
     """Format the rows as a Parquet file with the columns of `flat_records`.
 
     Raises:

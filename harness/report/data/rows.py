@@ -1,6 +1,7 @@
 """Turn results into records about models, in the recipe's order. A missing result has no record."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import chain
 from typing import Any, TypedDict
 
 from harness.report.data.collection import Collection
@@ -128,18 +129,44 @@ def transfer_rows(results: Collection) -> list[TransferRow]:
     return rows
 
 
-def grid_rows(results: Collection) -> list[GridRow]:
-    """Validation scores of every configuration of all transfers."""
-    rows = []
-    for result in results.of("transfer"):
-        chosen = _chosen(result.metrics)
+class GridRows(Sized, Iterable[GridRow]):
+    """Validation scores of every configuration of all transfers.
+
+    The rows are made when they are read: a recipe may have a million.
+    """
+
+    def __init__(self, results: Collection) -> None:
+        """Keep the results."""
+        self._results, self._transfers = results, results.of("transfer")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return sum(len(result.metrics["grid"]) for result in self._transfers)
+
+    def __iter__(self) -> Iterator[GridRow]:
+        """Iterate over the rows of all transfers."""
+        return chain.from_iterable(map(self._rows_of, self._transfers))
+
+    def groups(self, min_axes: int) -> Iterator[tuple[str, str, list[GridRow]]]:
+        """Iterate over target, method and rows of grids with at least `min_axes` axes."""
+        groups: dict[tuple[str, str], list[Result]] = {}
+        for result in self._transfers:
+            if len(_chosen(result.metrics)) >= min_axes:
+                place = result.axes["target"], result.axes["method"]
+                groups.setdefault(place, []).append(result)
+        for place, group in groups.items():
+            yield *place, [row for result in group for row in self._rows_of(result)]
+
+    def _rows_of(self, result: Result) -> list[GridRow]:
+        rows = []
+        chosen, axes = _chosen(result.metrics), _model_axes(self._results, result)
         for entry in result.metrics["grid"]:
             # An entry also holds its score and diagnostics; the axes are those of the selected one.
             setting = {axis: value for axis, value in entry.items() if axis in chosen}
             val = entry["val"] or {}
             rows.append(
                 GridRow(
-                    **_model_axes(results, result),
+                    **axes,
                     target=result.axes["target"],
                     method=result.axes["method"],
                     lr=setting.get("lr"),
@@ -154,7 +181,12 @@ def grid_rows(results: Collection) -> list[GridRow]:
                     chosen=setting == chosen,
                 )
             )
-    return rows
+        return rows
+
+
+def grid_rows(results: Collection) -> GridRows:
+    """Validation scores of every configuration of all transfers."""
+    return GridRows(results)
 
 
 def score_rows(results: Collection) -> list[ScoreRow]:

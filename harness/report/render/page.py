@@ -5,7 +5,7 @@ Equal results give equal bytes. Stages without a result are listed; the rest is 
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -99,28 +99,31 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
         raise UserError(
             f"Unknown report format '{', '.join(unknown)}'.", f"Known: {', '.join(FORMATS)}."
         )
-    files: dict[str, str | bytes] = {}
-    if "html" in formats:
-        files["index.html"] = to_html(report)
-    if "md" in formats:
-        files["report.md"] = to_report_markdown(report)
-    if "csv" in formats:
-        files |= to_csv_files(report)
-    if "parquet" in formats:
-        files |= {
-            f"{name}.parquet": to_parquet(kind, rows)
-            for name, (kind, rows) in record_tables(report).items()
-        }
-    files[ANSWER_FILE] = f"{report.headline}\n"
+    first = ""
     try:
-        for name, content in files.items():
+        for name, content in _files(report, formats):
+            first = first or name
             write_atomically(out / name, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise UserError(
             f"The report cannot be written to {out}: {error.strerror}.",
             "Choose another folder: --out DIR",
         ) from error
-    return out / next(iter(files))
+    return out / first
+
+
+def _files(report: Report, formats: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
+    """Iterate over names and contents of all files, so that one is in memory at a time."""
+    if "html" in formats:
+        yield "index.html", to_html(report)
+    if "md" in formats:
+        yield "report.md", to_report_markdown(report)
+    if "csv" in formats:
+        yield from _csv_files(report)
+    if "parquet" in formats:
+        for name, (kind, rows) in record_tables(report).items():
+            yield f"{name}.parquet", to_parquet(kind, rows)
+    yield ANSWER_FILE, f"{report.headline}\n"
 
 
 def to_html(report: Report) -> str:
@@ -185,7 +188,7 @@ def to_report_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def record_tables(report: Report) -> dict[str, tuple[type, Sequence[object]]]:
+def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
     """Name of a table -> type of its rows, and the rows."""
     analysis = report.analysis
     return {
@@ -216,15 +219,19 @@ def record_tables(report: Report) -> dict[str, tuple[type, Sequence[object]]]:
 
 def to_csv_files(report: Report) -> dict[str, str]:
     """File name -> text: one file per kind of row, and each plot with its numbers."""
-    kinds = record_tables(report)
-    files = {f"{name}.csv": to_csv(kind, of_kind) for name, (kind, of_kind) in kinds.items()}
+    return {
+        name: content if isinstance(content, str) else content.decode()
+        for name, content in _csv_files(report)
+    }
+
+
+def _csv_files(report: Report) -> Iterator[tuple[str, str | bytes]]:
+    for name, (kind, rows) in record_tables(report).items():
+        yield f"{name}.csv", to_csv(kind, rows)
     css = _css()
     for panel in (panel for section in report.sections for panel in section.all_panels):
-        files |= {
-            f"figures/{panel.name}.csv": panel.data,
-            f"figures/{panel.name}.svg": plot.standalone(panel.svg, css),
-        }
-    return files
+        yield f"figures/{panel.name}.csv", panel.data
+        yield f"figures/{panel.name}.svg", plot.standalone(panel.svg, css)
 
 
 def _css() -> str:

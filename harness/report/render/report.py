@@ -12,7 +12,6 @@ from harness.report.data.records import (
     AccuracyRow,
     ClassRow,
     CoarseRow,
-    GridRow,
     ScoreRow,
     TransferRow,
 )
@@ -41,7 +40,7 @@ class Report:
     num_skipped: int
     accuracy: list[AccuracyRow]
     transfer: list[TransferRow]
-    grid: list[GridRow]
+    grid: rows.GridRows
     scores: list[ScoreRow]
     coarse: list[CoarseRow]
     classes: list[ClassRow]

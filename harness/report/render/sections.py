@@ -9,12 +9,12 @@ from harness.report.data.records import (
     AccuracyRow,
     ClassRow,
     CoarseRow,
-    GridRow,
     ScoreRow,
     TransferRow,
     at_full_size,
     format_eps,
 )
+from harness.report.data.rows import GridRows
 from harness.report.data.run_rows import TimingRow
 from harness.report.render.figures import classes as class_figures
 from harness.report.render.figures import grids as grid_figures
@@ -222,7 +222,7 @@ def target_sizes_section(rows: Sequence[TransferRow]) -> Section:
     )
 
 
-def grid_section(rows: Sequence[GridRow]) -> Section:
+def grid_section(rows: GridRows) -> Section:
     """Heat maps of the hyperparameter grids."""
     panels = grid_figures.heat_panels(rows)
     note = (

@@ -7,6 +7,7 @@ from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
 from harness.report.data.records import GridRow
+from harness.report.data.rows import GridRows
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import HEAT, INK, PAPER, Panel
 
@@ -14,17 +15,16 @@ MAX_HEAT_MAPS = 24
 MAX_VALUES = 100  # of an axis; more squares are not legible
 
 
-def heat_panels(rows: Sequence[GridRow]) -> list[Panel]:
+def heat_panels(rows: GridRows) -> list[Panel]:
     """For each target and method with at least two grid axes, the score on val over two of them.
 
     A square is the best score over the other axes, averaged over models and seeds. It is blank if
     every run there diverged.
     """
-    groups: dict[tuple[str, str], list[GridRow]] = {}
-    for row in rows:
-        groups.setdefault((row.target, row.method), []).append(row)
     panels: list[Panel] = []
-    for (target, method), group in groups.items():
+    for target, method, group in rows.groups(min_axes=2):
+        if len(panels) == MAX_HEAT_MAPS:
+            break
         values: dict[str, dict[object, None]] = {}
         for row in group:
             for axis, value in row.setting.items():
@@ -33,7 +33,7 @@ def heat_panels(rows: Sequence[GridRow]) -> list[Panel]:
             (axis for axis in values if 1 < len(values[axis]) <= MAX_VALUES),
             key=lambda axis: -len(values[axis]),
         )
-        if len(axes) >= 2 and len(panels) < MAX_HEAT_MAPS:
+        if len(axes) >= 2:
             x, y = ((axis, _sorted(list(values[axis]))) for axis in axes[:2])
             name = f"grid-{len(panels)}"
             panels.append(_heat_panel(name, f"{target}, {method}", group, x, y))

@@ -4,8 +4,9 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TypeVar
 
 from writers.text_names import printable_lines
@@ -150,18 +151,30 @@ def escape_markdown(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
 
 
-def to_csv(kind: type, rows: Sequence[object]) -> str:
+def to_csv(kind: type, rows: Iterable[object]) -> bytes:
     """Format dataclasses of type `kind` as CSV with their field names as header.
 
     None becomes an empty cell, a tuple `x;y`, a mapping `a=1;b=2`. Numbers are written in full, so
     reading them back gives the same numbers.
     """
     names = [field.name for field in dataclasses.fields(kind)]
-    text = io.StringIO()
+    content = io.BytesIO()
+    text = io.TextIOWrapper(content, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_csv_value(getattr(row, name)) for name in names] for row in rows)
-    return text.getvalue()
+    values_of = attrgetter(*names)
+    writer.writerows(
+        [
+            value if type(value) in _PLAIN or value == "" else _csv_value(value)
+            for value in values_of(row)
+        ]
+        for row in rows
+    )
+    text.flush()
+    return content.getvalue()
+
+
+_PLAIN = frozenset({float, int, bool, type(None)})
 
 
 def _csv_value(value: object) -> object:

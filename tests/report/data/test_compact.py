@@ -1,0 +1,50 @@
+"""Packed entries equal the list that they replace; compact results keep what a report reads."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.matrix.stage import Stage
+from harness.report.data.compact import Compactor, PackedEntries
+from harness.runner.result import Result
+
+VALUES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text()
+ENTRIES = st.lists(st.dictionaries(st.text(), VALUES | st.dictionaries(st.text(), VALUES)))
+
+
+@given(ENTRIES)
+def test_packed_entries_equal_the_list(entries: list[dict[str, object]]) -> None:
+    packed = PackedEntries(entries)
+    assert len(packed) == len(entries)
+    assert repr(list(packed)) == repr(entries) == repr(packed[:])
+    if entries:
+        assert repr(packed[-1]) == repr(entries[-1])
+
+
+def test_results_share_settings_and_environments() -> None:
+    def record(key: str) -> Result:
+        return Result(
+            kind="transfer",
+            key=key,
+            name="of another recipe",
+            axes={"seed": 1},
+            config={"lr": [0.1]},
+            needs={"model": "abc"},
+            metrics={"grid": [{"lr": 0.1, "val": None}], "lr": 0.1},
+            environment={"cpu": "x", "packages": {"torch": "2"}},
+            started_at="2026-01-01T00:00:00+00:00",
+            wall_s=1.0,
+        )
+
+    stage = Stage("transfer", {"lr": [0.1]}, axes={"seed": 0}, name="of this recipe")
+    compactor = Compactor()
+    first, second = (compactor.compact(record(key), stage) for key in ("a", "b"))
+    assert first.environment is second.environment == record("a").environment
+    assert first.config is second.config is stage.config
+    assert (second.key, second.name, second.axes, second.needs, second.metrics["lr"]) == (
+        "b",
+        "of this recipe",
+        {"seed": 0},
+        {"model": "abc"},
+        0.1,
+    )
+    assert list(second.metrics["grid"]) == [{"lr": 0.1, "val": None}]

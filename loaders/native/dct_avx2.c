@@ -185,15 +185,15 @@ INLINE_AVX2 __m256i signed_values(const struct unpacked *a, const struct unpacke
 __attribute__((noinline, cold))
 static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_second) {
     int64_t bit = block->bits;
-    for (int g = 0; g < 8; g++)
-        for (int k = 0; k < 8; k++)
-            if (block->wide >> 3 * g & 1 && block->bitmaps >> (8 * g + k) & 1) {
-                int value = (int)(dct_u32(block->values + bit / 8) >> bit % 8 & 0x7FF) - 0x400;
-                int place = ZIGZAG[8 * g + k];
-                bit += 11;
-                if (place > 0)
-                    rows[place / 8][8 * is_second + place % 8] = (int16_t)(value + (value >= 0));
-            }
+    for (uint32_t wide = block->wide; wide != 0; wide &= wide - 1) {
+        int group = __builtin_ctz(wide) / DCT_CODE_BITS;
+        for (unsigned present = block->bitmaps >> 8 * group & 0xFF; present != 0; present &= present - 1, bit += 11) {
+            int value = (int)(dct_u32(block->values + bit / 8) >> bit % 8 & 0x7FF) - 0x400;
+            int place = ZIGZAG[8 * group + __builtin_ctz(present)];
+            if (place > 0)
+                rows[place / 8][8 * is_second + place % 8] = (int16_t)(value + (value >= 0));
+        }
+    }
 }
 
 INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, int16_t dc_a, int16_t dc_b, int groups,

@@ -26,6 +26,7 @@ from harness.config.base import (
     MAX_LABEL,
     Count,
     NotNegative,
+    OneLine,
     Settings,
     check_label,
 )
@@ -193,6 +194,7 @@ class Recipe(Settings):
     """A study: sources, subsets, robustness, targets and methods.
 
     Attributes:
+        absent: parts of the published study that the recipe lacks; reports list them.
         scale: one of the recipe's `scales`, which override the rest of it.
         source: None means that nothing is pretrained; the recipe uses `models` only.
         variants: an axis of training; in a recipe, each overrides `pretrain`.
@@ -207,6 +209,7 @@ class Recipe(Settings):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=MAX_LABEL)]
     question: str = ""
+    absent: tuple[OneLine, ...] = ()
     scale: str | None = None
     source: DataSettings | None = None
     encoding: Encoding = Encoding()

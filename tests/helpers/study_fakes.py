@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.data import DataSettings
+from harness.config.model import ModelSettings
 from harness.config.recipe import Recipe
 from harness.config.transfer import TransferSettings
 from harness.report.data.collection import Collection
@@ -344,7 +345,10 @@ def rows_of(
     methods = dict.fromkeys(
         result.axes["method"] for result in results if result.kind == "transfer"
     )
-    found = Collection(recipe or recipe_for(targets, methods), results)
+    models = tuple(
+        ModelSettings(name=result.axes["model"]) for result in results if result.kind == "adopt"
+    )
+    found = Collection(recipe or recipe_for(targets, methods, models=models), results)
     return transfer_rows(found), score_rows(found)
 
 

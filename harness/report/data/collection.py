@@ -118,6 +118,16 @@ class Collection:
         model = self.by_key.get(needs.get("model", ""))
         return model if model is not None and stage_kind.find(model.kind).makes_model else None
 
+    def network(self, result: Result) -> str:
+        """Architecture of a transferred model, without its library, weights and tag.
+
+        `torchvision/resnet50@IMAGENET1K_V1`, `timm/resnet50.a1_in1k` and `resnet50` are one.
+        """
+        model = self.model(result)
+        adopted = model.metrics.get("arch") if model is not None and model.kind == "adopt" else None
+        name = str(adopted or result.axes.get("arch") or result.axes.get("model", ""))
+        return name.rpartition("/")[2].partition("@")[0].partition(".")[0]
+
     def source_accuracy(self, model: Result) -> float | None:
         """Top-1 on source classes that all models share; None if unknown.
 

@@ -154,6 +154,7 @@ class TransferRow:
         steps: training steps; None means the method's epochs decide.
         source_accuracy: top-1 on the source classes that all models share; None if unknown.
         chosen: the selected value of every axis of the grid.
+        network: architecture without its library and weights; "" if unknown.
     """
 
     arch: str
@@ -185,6 +186,7 @@ class TransferRow:
     source_accuracy: float | None = None
     chosen: Mapping[str, object] = field(default_factory=dict)
     same_variants: tuple[str, ...] = ()
+    network: str = ""
 
     @property
     def model_id(self) -> ModelId:

@@ -119,6 +119,7 @@ def transfer_rows(results: Collection) -> list[TransferRow]:
                 per_class=result.axes.get("per_class"),
                 steps=result.axes.get("steps"),
                 chosen=_chosen(metrics),
+                network=results.network(result),
                 num_configs=metrics["num_configs"],
                 num_diverged=sum(entry["val"] is None for entry in metrics["grid"]),
                 selected_on=metrics["selected_on"],

@@ -21,10 +21,12 @@ from harness.report.render.figures import plot
 from harness.report.render.report import Report, collect
 from harness.report.render.tables import runs
 from harness.report.render.tables.table import Table, escape_markdown, to_csv, to_markdown
+from harness.report.stats.architectures import Association, SignRow
 from harness.report.stats.comparisons import Comparison, ScratchComparison
+from harness.report.stats.convergence import Convergence
 from harness.report.stats.effects import DifferenceRow
 from harness.report.stats.image_tests import ImageTest
-from harness.report.stats.leaderboard import Association, RankedModel
+from harness.report.stats.leaderboard import RankedModel
 from harness.report.stats.predictors import PredictorFit, PredictorRow
 from harness.runner.result import Result
 from harness.system.atomic_write import write_atomically
@@ -206,6 +208,8 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
             [model for ranking in analysis.rankings.values() for model in ranking],
         ),
         "associations": (Association, analysis.associations),
+        "signs": (SignRow, analysis.signs),
+        "convergence": (Convergence, analysis.convergences),
         "predictors": (PredictorRow, analysis.predictor_rows),
         "predictor_powers": (PredictorFit, analysis.predictor_fits),
         "classes": (records.ClassRow, report.classes),

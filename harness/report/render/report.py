@@ -15,10 +15,10 @@ from harness.report.data.records import (
     ScoreRow,
     TransferRow,
 )
-from harness.report.render import sections
+from harness.report.render import sections, study_sections
 from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
-from harness.report.text import answer, caveats, findings
+from harness.report.text import answer, caveats, findings, study_findings
 from harness.runner.result import Result
 
 MAX_OPENING = 3  # paragraphs at the top; the others are in their sections
@@ -89,8 +89,10 @@ def collect(
         sections.transfer_section(recipe, transfer, analysis),
         sections.scores_section(recipe, scores, induced),
         sections.models_section(recipe, analysis),
+        study_sections.architectures_section(analysis),
         sections.source_sizes_section(transfer),
         sections.target_sizes_section(transfer),
+        study_sections.convergence_section(analysis),
         sections.scratch_section(analysis),
         sections.grid_section(grid),
         sections.classes_section(recipe, classes, list(collection.kept_classes)),
@@ -118,7 +120,7 @@ def collect(
         headline=answer.headline(accuracy, transfer, analysis.effects) or _first(opening[0]),
         sentences=opening,
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
-        caveats=caveats.caveats(accuracy, transfer),
+        caveats=[*caveats.caveats(accuracy, transfer), *study_findings.about_absent(recipe)],
         sections=[section.without_sentences(opening) for section in built],
     )
 
@@ -141,8 +143,9 @@ def _sentences(
         findings.about_induction(induced),
         findings.about_predictors(analysis, shortlist),
         findings.about_source_accuracy(analysis.associations),
-        findings.about_methods(analysis.comparisons, transfer),
+        findings.about_methods(analysis.comparisons, transfer, analysis.signs),
         findings.about_scratch(analysis.against_scratch),
+        study_findings.about_convergence(analysis.speedups),
         findings.about_strengths(analysis),
     ]
     return [paragraph for paragraph in paragraphs if paragraph]

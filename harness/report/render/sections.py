@@ -89,7 +89,7 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         notes.append(", ".join(numbered) + ".")
     table = transfer_tables.transfer_table(recipe, rows)
     is_short = len(table.rows) <= _MAX_OPEN_ROWS
-    sentence = findings.about_methods(analysis.comparisons, rows)
+    sentence = findings.about_methods(analysis.comparisons, rows, analysis.signs)
     return Section(
         "transfer",
         "Transfer",
@@ -158,7 +158,7 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
         findings.about_source_accuracy(analysis.associations),
     ]
     scatter = [
-        model_figures.scatter_panel(analysis.matrices[row.method], row, number)
+        model_figures.scatter_panel(analysis.compared[row.method], row, number)
         for number, row in enumerate(analysis.associations)
     ]
     elo = [

@@ -5,22 +5,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.report.data.records import AccuracyRow, ModelId, ScoreRow, TransferRow
+from harness.report.stats.architectures import (
+    Association,
+    SignRow,
+    association,
+    comparable,
+    sign_rows,
+)
 from harness.report.stats.comparisons import (
     Comparison,
     ScratchComparison,
     against_scratch,
     comparisons,
 )
+from harness.report.stats.convergence import Convergence, Speedup, convergences, speedups
 from harness.report.stats.effects import Effect, effects
 from harness.report.stats.image_tests import ImageTest, image_tests
 from harness.report.stats.leaderboard import (
-    Association,
     RankedModel,
     ScoreMatrix,
-    association,
     model_names,
     ranking,
     score_matrices,
+    scratch_matrices,
 )
 from harness.report.stats.predictors import (
     PredictorFit,
@@ -38,6 +45,7 @@ class Analysis:
         names: model -> its name in this report.
         matrices: method -> scores of all models on all targets.
         rankings: method -> its models, best first; only methods with several models.
+        compared: method of an association -> the architectures that it is computed on.
     """
 
     names: dict[ModelId, str]
@@ -48,6 +56,10 @@ class Analysis:
     matrices: dict[str, ScoreMatrix]
     rankings: dict[str, list[RankedModel]]
     associations: list[Association]
+    compared: dict[str, ScoreMatrix]
+    signs: list[SignRow]
+    convergences: list[Convergence]
+    speedups: list[Speedup]
     predictor_rows: list[PredictorRow]
     predictor_fits: list[PredictorFit]
 
@@ -70,7 +82,10 @@ def analyze(
     matrices = score_matrices(transfer, names)
     predicted = predictor_rows(scores, matrices)
     rankings = {method: ranking(matrix) for method, matrix in matrices.items()}
-    associations = (association(matrix) for matrix in matrices.values())
+    scratch = scratch_matrices(transfer, names)
+    with_scratch = matrices | scratch
+    associations = [row for matrix in with_scratch.values() if (row := association(matrix))]
+    converged = convergences(transfer, names)
     return Analysis(
         names=names,
         effects=effects(accuracy, transfer),
@@ -79,7 +94,11 @@ def analyze(
         image_tests=image_tests(transfer, predictions, names),
         matrices=matrices,
         rankings={method: ranked for method, ranked in rankings.items() if ranked},
-        associations=[result for result in associations if result],
+        associations=associations,
+        compared={row.method: comparable(with_scratch[row.method]) for row in associations},
+        signs=sign_rows(with_scratch, scratch),
+        convergences=converged,
+        speedups=speedups(converged),
         predictor_rows=predicted,
         predictor_fits=predictor_fits(predicted),
     )

@@ -1,8 +1,8 @@
-"""Score matrix of one method (models x targets), and its ranking and correlation."""
+"""Score matrix of one method (models x targets), and its ranking."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from harness.report.stats.hypothesis_tests import sign_test
 Floats = NDArray[np.float64]
 MIN_MODELS = 4  # a correlation over fewer models means nothing
 TOP = 5
-NUM_SOURCE_IMAGES = 50_000  # ImageNet's validation images, for logits of the source accuracy
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class ScoreMatrix:
         logits: float64 [M, D], means over seeds of the logits.
         source_accuracy: float64 [M].
         rounds: scores [M] of each target and seed (`harness.report.stats.elo`).
+        networks: architecture of each model, without its library and weights; empty means that
+            every model has its own.
     """
 
     method: str
@@ -45,6 +46,7 @@ class ScoreMatrix:
     logits: Floats
     source_accuracy: Floats
     rounds: tuple[Floats, ...]
+    networks: tuple[str, ...] = ()
 
     @property
     def has_many_models(self) -> bool:
@@ -56,24 +58,40 @@ class ScoreMatrix:
         return len(kinds) >= MIN_MODELS
 
     def complete(self) -> "ScoreMatrix":
-        """Select the part without gaps.
+        """Select a part without gaps: the models and targets with the largest number of scores.
 
-        Keeps the models with the largest number of targets, and the targets that all of those
-        have.
+        One model that has more targets than the others therefore does not exclude them. Of equal
+        parts, the one with more targets is selected.
         """
         measured = ~np.isnan(self.scores)
-        rows = np.flatnonzero(measured.sum(axis=1) == measured.sum(axis=1).max(initial=0))
-        columns = np.flatnonzero(measured[rows].all(axis=0))
+        if not measured.any():
+            return self.part([], [])
+        order = np.argsort(-measured.sum(axis=0), kind="stable")
+        firsts = np.tri(len(order), dtype=bool)[:, np.argsort(order)]  # the best-covered targets
+        candidates = np.unique(np.vstack([measured, firsts, measured.all(axis=0)]), axis=0)
+        covered = candidates.astype(np.int64) @ measured.T.astype(np.int64)  # [candidate, model]
+        num_targets = candidates.sum(axis=1)
+        num_models = (covered == num_targets[:, None]).sum(axis=1)
+        best = np.lexsort((num_targets, num_models * num_targets))[-1]
+        columns = np.flatnonzero(candidates[best])
+        return self.part(
+            np.flatnonzero(measured[:, columns].all(axis=1)).tolist(), columns.tolist()
+        )
+
+    def part(self, rows: Sequence[int], columns: Sequence[int]) -> "ScoreMatrix":
+        """Select models and targets by position."""
+        index = np.array(rows, np.int64)
         return ScoreMatrix(
             self.method,
             self.is_head_only,
             tuple(self.model_ids[row] for row in rows),
             tuple(self.names[row] for row in rows),
             tuple(self.targets[column] for column in columns),
-            self.scores[np.ix_(rows, columns)],
-            self.logits[np.ix_(rows, columns)],
-            self.source_accuracy[rows],
-            tuple(scores[rows] for scores in self.rounds),
+            self.scores[np.ix_(index, np.array(columns, np.int64))],
+            self.logits[np.ix_(index, np.array(columns, np.int64))],
+            self.source_accuracy[index],
+            tuple(scores[index] for scores in self.rounds),
+            tuple(self.networks[row] for row in rows) if self.networks else (),
         )
 
 
@@ -100,6 +118,26 @@ def score_matrices(
     return {method: _score_matrix(method, group, names) for method, group in by_method.items()}
 
 
+def scratch_matrices(
+    rows: Iterable[TransferRow], names: Mapping[ModelId, str]
+) -> dict[str, ScoreMatrix]:
+    """Method -> the score matrix of training from random weights; a row is an architecture.
+
+    Its source accuracy is that of the first model of the architecture.
+    """
+    rows = list(rows)
+    known: dict[str, float] = {}
+    for row in rows:
+        if row.source_accuracy is not None:
+            known.setdefault(row.network, row.source_accuracy)
+    by_method: dict[str, list[TransferRow]] = {}
+    for row in at_full_size(rows):
+        if row.is_scratch:
+            accuracy = known.get(row.network) if row.network else row.source_accuracy
+            by_method.setdefault(row.method, []).append(replace(row, source_accuracy=accuracy))
+    return {method: _score_matrix(method, group, names) for method, group in by_method.items()}
+
+
 def _score_matrix(
     method: str, rows: Sequence[TransferRow], names: Mapping[ModelId, str]
 ) -> ScoreMatrix:
@@ -107,6 +145,7 @@ def _score_matrix(
     targets = {target: i for i, target in enumerate(dict.fromkeys(row.target for row in rows))}
     score_sums, logit_sums, counts = np.zeros((3, len(models), len(targets)))
     known: dict[ModelId, list[float]] = {}
+    networks = {row.model_id: row.network or names[row.model_id] for row in rows}
     rounds: dict[tuple[str, int], Floats] = {}
     logits = summaries.logit([row.score for row in rows], [row.num_images for row in rows])
     for row, logit in zip(rows, logits, strict=True):
@@ -130,6 +169,7 @@ def _score_matrix(
         logit_sums / counts,
         np.array([np.mean(known[model]) if model in known else math.nan for model in models]),
         tuple(rounds.values()),
+        tuple(networks[model] for model in models),
     )
 
 
@@ -198,46 +238,6 @@ def ranking(matrix: ScoreMatrix) -> list[RankedModel]:
             )
         )
     return ranked
-
-
-@dataclass(frozen=True)
-class Association:
-    """Correlation over models of mean transfer with source accuracy, both as logits."""
-
-    method: str
-    num_models: int
-    num_targets: int
-    r: float
-    low_95: float
-    high_95: float
-    rho: float
-
-
-def association(matrix: ScoreMatrix) -> Association | None:
-    """Correlate mean transfer with source accuracy.
-
-    Returns:
-        None if too few models have a known source accuracy, or if nothing varies.
-    """
-    full = matrix.complete()
-    known = np.isfinite(full.source_accuracy)
-    if not matrix.has_many_models or known.sum() < MIN_MODELS or not full.targets:
-        return None
-    result = summaries.correlation(
-        summaries.logit(full.source_accuracy[known], NUM_SOURCE_IMAGES),
-        full.logits[known].mean(axis=1),
-    )
-    if math.isnan(result.r):
-        return None
-    return Association(
-        matrix.method,
-        result.num_points,
-        len(full.targets),
-        result.r,
-        result.low,
-        result.high,
-        result.rho,
-    )
 
 
 def _p_better(scores: Floats, other_scores: Floats) -> float | None:

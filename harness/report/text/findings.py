@@ -14,6 +14,7 @@ from harness.config.recipe import ShortlistSettings
 from harness.report.data.induction import Induction
 from harness.report.data.records import ScoreRow, TransferRow, format_eps
 from harness.report.stats.analysis import Analysis
+from harness.report.stats.architectures import ALL_TARGETS, Association, SignRow
 from harness.report.stats.comparisons import Comparison, ScratchComparison
 from harness.report.stats.intervals import (
     Condition,
@@ -22,7 +23,6 @@ from harness.report.stats.intervals import (
     paired_difference,
     sampling_error,
 )
-from harness.report.stats.leaderboard import Association
 from harness.report.stats.predictors import PredictorFit, gap_to_runner_up
 from harness.report.text.phrases import (
     averaged_over,
@@ -35,6 +35,7 @@ from harness.report.text.phrases import (
 )
 
 MIN_TARGETS = 3  # fewer targets are no sample
+MAX_LEFT_OUT = 6  # names in a sentence; the table has all
 
 
 def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) -> str:
@@ -106,47 +107,72 @@ def about_strengths(analysis: Analysis) -> str:
 
 
 def about_source_accuracy(associations: Sequence[Association]) -> str:
-    """State whether better source models transfer better."""
+    """State whether better source models transfer better, over architectures."""
     if not associations:
         return ""
+    first = associations[0]
+    numbers = {(row.num_models, row.num_targets) for row in associations}
+    sample = f"over {first.num_models} architectures and {first.num_targets} targets"
     clear = [row for row in associations if row.low_95 > 0 or row.high_95 < 0]
     unclear = [row for row in associations if row not in clear]
-    sample = f"over {associations[0].num_models} models and {associations[0].num_targets} targets"
     sentences = []
-    if clear:
-        sentences.append(
-            f"Mean transfer correlates with source accuracy {sample}: "
-            f"{join_words([_r(row) for row in clear])}."
+    for rows, verb in ((clear, "correlates"), (unclear, "shows no clear correlation")):
+        if rows:
+            over = f" {sample}" if len(numbers) == 1 else ""
+            each = [_r(row, with_sample=len(numbers) > 1) for row in rows]
+            sentences.append(
+                f"Mean transfer {verb} with source accuracy{over}: {join_words(each)}."
+            )
+    text = f"{' '.join(sentences)} Both are logits; in brackets, 95 % intervals over architectures."
+    if left_out := list(dict.fromkeys(name for row in associations for name in row.left_out)):
+        text += (
+            f" {len(left_out)} more {'is' if len(left_out) == 1 else 'are'} left out, without a "
+            f"known source accuracy or with targets missing: {join_words(left_out[:MAX_LEFT_OUT])}"
+            f"{', ...' if len(left_out) > MAX_LEFT_OUT else ''}."
         )
-    if unclear:
-        sentences.append(
-            f"Mean transfer shows no clear correlation with source accuracy {sample}: "
-            f"{join_words([_r(row) for row in unclear])}."
-        )
-    return f"{' '.join(sentences)} Both are logits; in brackets, 95 % intervals over models."
+    return text
 
 
-def _r(row: Association) -> str:
+def _r(row: Association, *, with_sample: bool) -> str:
     decimals = 3 if abs(row.r) > 0.95 else 2
     r, low, high = (plain(value, decimals) for value in (row.r, row.low_95, row.high_95))
-    return f"r = {r} ({low} to {high}) by {row.method}"
+    sample = f" ({row.num_models} architectures, {row.num_targets} targets)" if with_sample else ""
+    return f"r = {r} ({low} to {high}) by {row.method}{sample}"
 
 
-def about_methods(comparisons: Sequence[Comparison], transfer: Sequence[TransferRow]) -> str:
-    """Compare each method with the recipe's first one, and state what searches selected."""
+def about_methods(
+    comparisons: Sequence[Comparison],
+    transfer: Sequence[TransferRow],
+    signs: Sequence[SignRow] = (),
+) -> str:
+    """Compare each method with the recipe's first one, and state what searches selected.
+
+    Args:
+        comparisons: of settings.
+        transfer: all transfers.
+        signs: wins over architectures; methods without them are counted by runs.
+    """
     scratch = {row.method for row in transfer if row.is_scratch}
     of_methods = [
         row
         for row in comparisons
         if row.axis == "method" and not {row.setting, row.baseline} & scratch
     ]
+    totals = {(row.method, row.baseline): row for row in signs if row.target == ALL_TARGETS}
     sentences = [
-        f"Method {row.setting} was better than {row.baseline} in {row.wins:,} of "
-        f"{row.num_pairs:,} runs (target, model, seed); the mean difference is {_size(row)}."
+        f"Method {row.setting} was better than {row.baseline} in "
+        f"{_wins(row, totals.get((row.setting, row.baseline)))}; "
+        f"the mean difference is {_size(row)}."
         for row in of_methods
         if row.baseline == of_methods[0].baseline
     ]
     return " ".join([*sentences, *_selected(transfer)]) if sentences else ""
+
+
+def _wins(row: Comparison, sign: SignRow | None) -> str:
+    if sign is not None:
+        return f"{sign.wins:,} of {sign.num_pairs:,} pairs of architecture and target"
+    return f"{row.wins:,} of {row.num_pairs:,} runs (target, model, seed)"
 
 
 def _size(row: Comparison) -> str:

@@ -105,7 +105,10 @@ def test_correlation_with_source_accuracy_equals_scipy_on_logits() -> None:
     )
     assert row.rho == pytest.approx(scipy_stats.spearmanr(matrix.source_accuracy, means).statistic)
     text = findings.about_source_accuracy(found.associations)
-    assert "Mean transfer correlates with source accuracy over 8 models and 8 targets: r = " in text
+    assert (
+        "Mean transfer correlates with source accuracy over 8 architectures and 8 targets: r = "
+        in text
+    )
 
 
 def test_an_unclear_correlation_is_stated() -> None:

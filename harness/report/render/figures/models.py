@@ -9,12 +9,8 @@ from matplotlib.axes import Axes
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import INK, PAPER, QUIET, SERIES, Panel
 from harness.report.stats import summaries
-from harness.report.stats.leaderboard import (
-    NUM_SOURCE_IMAGES,
-    Association,
-    RankedModel,
-    ScoreMatrix,
-)
+from harness.report.stats.architectures import NUM_SOURCE_IMAGES, Association
+from harness.report.stats.leaderboard import RankedModel, ScoreMatrix
 from harness.report.stats.predictors import PredictorFit
 
 _TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, *(0.1 * i for i in range(1, 9)), 0.85, 0.9, 0.95)
@@ -28,17 +24,20 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
     """Mean logit over targets against source accuracy, with bars of one standard error.
 
     The standard error ignores the targets' difficulty (Morey 2008).
+
+    Args:
+        matrix: what the association is computed on, without gaps.
+        association: the correlation.
+        number: of the panel.
     """
     name = f"source-{number}"
-    full = matrix.complete()
-    known = np.isfinite(full.source_accuracy)
-    means = summaries.dataset_adjusted_means(full.logits)
-    accuracy, transfer, error = (
-        full.source_accuracy[known],
-        means.mean[known],
-        means.standard_error[known],
+    means = summaries.dataset_adjusted_means(matrix.logits)
+    names, accuracy, transfer, error = (
+        matrix.names,
+        matrix.source_accuracy,
+        means.mean,
+        means.standard_error,
     )
-    names = [model for model, is_known in zip(full.names, known, strict=True) if is_known]
     x = summaries.logit(accuracy, NUM_SOURCE_IMAGES)
     with plot.style(name):
         figure, axes = plot.blank(4.6, 3.2)
@@ -80,7 +79,7 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
         f"{value:.{decimals}f}"
         for value in (association.r, association.low_95, association.high_95)
     )
-    detail = f"r = {r} ({low} to {high}), {association.num_models} models"
+    detail = f"r = {r} ({low} to {high}), {association.num_models} architectures"
     lines = zip(names, accuracy.tolist(), transfer.tolist(), error.tolist(), strict=True)
     return Panel(
         name,

@@ -10,6 +10,7 @@ from harness.report.render.tables.cells import (
     decimal,
     model_columns,
     number,
+    optional_text,
     percent,
     percent_cell,
     plain_or_percent,
@@ -23,8 +24,9 @@ from harness.report.render.tables.table import (
     mark_best,
     table_of,
 )
+from harness.report.stats.architectures import Association
 from harness.report.stats.intervals import is_near_chance, seed_mean
-from harness.report.stats.leaderboard import TOP, Association, RankedModel
+from harness.report.stats.leaderboard import TOP, RankedModel
 from harness.report.stats.predictors import PredictorFit
 from harness.report.text.phrases import signed
 
@@ -89,10 +91,24 @@ def association_table(rows: Sequence[Association]) -> Table:
             lambda row: Cell(f"{row.low_95:.2f} to {row.high_95:.2f}", sort=row.low_95),
         ),
         (Column("rho", hint="Spearman"), lambda row: decimal(row.rho)),
-        (Column("models"), lambda row: number(row.num_models)),
+        (Column("architectures"), lambda row: number(row.num_models)),
         (Column("targets"), lambda row: number(row.num_targets)),
+        (
+            Column(
+                "left out",
+                numeric=False,
+                hint="source accuracy unknown, or targets missing",
+            ),
+            lambda row: optional_text(", ".join(row.left_out)),
+        ),
     ]
-    return table_of("associations", "Transfer and source accuracy", rows, columns)
+    return table_of(
+        "associations",
+        "Transfer and source accuracy",
+        rows,
+        columns,
+        "Each architecture counts once, with the first of its models.",
+    )
 
 
 def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings | None) -> Table:

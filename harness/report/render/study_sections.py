@@ -1,0 +1,36 @@
+"""Build the sections that answer the questions of single studies."""
+
+from harness.report.render.section import Fold, Section
+from harness.report.render.tables import architectures as architecture_tables
+from harness.report.render.tables.table import Table
+from harness.report.stats.analysis import Analysis
+from harness.report.text import study_findings
+
+_MAX_OPEN_ROWS = 40  # longer tables are folded
+
+
+def architectures_section(analysis: Analysis) -> Section:
+    """Wins of methods over each other, for each architecture once."""
+    return _with_table(
+        Section("architectures", "Methods over architectures"),
+        architecture_tables.sign_table(analysis.signs),
+    )
+
+
+def convergence_section(analysis: Analysis) -> Section:
+    """Steps to most of the final odds."""
+    sentence = study_findings.about_convergence(analysis.speedups)
+    return _with_table(
+        Section("convergence", "Steps of training", (sentence,) if sentence else ()),
+        architecture_tables.convergence_table(analysis.convergences),
+    )
+
+
+def _with_table(section: Section, table: Table) -> Section:
+    """Show the table, folded if it is long."""
+    if not table.rows:
+        return section
+    if len(table.rows) <= _MAX_OPEN_ROWS:
+        return Section(section.name, section.title, section.sentences, tables=(table,))
+    fold = Fold(f"{table.title} ({len(table.rows):,})", (table,))
+    return Section(section.name, section.title, section.sentences, folds=(fold,))

@@ -1,0 +1,166 @@
+"""Compare architectures: transfer against source accuracy, and methods by their wins.
+
+After Kornblith, Shlens and Le 2019. Models of one architecture that differ in training are not
+independent, so that each architecture enters once, with its first model in the recipe's order.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.report.stats import summaries
+from harness.report.stats.hypothesis_tests import sign_test
+from harness.report.stats.leaderboard import MIN_MODELS, ScoreMatrix
+
+NUM_SOURCE_IMAGES = 50_000  # ImageNet's validation images, for logits of the source accuracy
+ALL_TARGETS = "all"
+
+
+@dataclass(frozen=True)
+class Association:
+    """Correlation over architectures of mean transfer with source accuracy, both as logits.
+
+    Attributes:
+        num_models: architectures.
+        left_out: models without a known source accuracy, or without results on every target.
+    """
+
+    method: str
+    num_models: int
+    num_targets: int
+    r: float
+    low_95: float
+    high_95: float
+    rho: float
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SignRow:
+    """How often one method beat another on the same architecture.
+
+    Attributes:
+        target: ALL_TARGETS for the sum over targets.
+        num_pairs: architectures that both methods have a score of, over all targets for their sum.
+    """
+
+    method: str
+    baseline: str
+    target: str
+    wins: int
+    ties: int
+    num_pairs: int
+
+
+def one_per_architecture(matrix: ScoreMatrix) -> ScoreMatrix:
+    """Select one model of every architecture.
+
+    A model with a known source accuracy precedes others, a loaded model precedes trained ones, and
+    the recipe's order decides between the rest.
+    """
+    networks = matrix.networks or matrix.names
+    by_preference = sorted(
+        range(len(networks)),
+        key=lambda row: (
+            bool(np.isnan(matrix.source_accuracy[row])),
+            not matrix.model_ids[row].model,
+        ),
+    )
+    chosen: dict[str, int] = {}
+    for row in by_preference:
+        chosen.setdefault(networks[row], row)
+    return matrix.part(sorted(chosen.values()), range(len(matrix.targets)))
+
+
+def comparable(matrix: ScoreMatrix) -> ScoreMatrix:
+    """Select what a correlation is computed on.
+
+    These are the architectures with a known source accuracy, and targets that all of them have.
+    """
+    single = one_per_architecture(matrix)
+    known = np.flatnonzero(np.isfinite(single.source_accuracy)).tolist()
+    return single.part(known, range(len(single.targets))).complete()
+
+
+def association(matrix: ScoreMatrix) -> Association | None:
+    """Correlate mean transfer with source accuracy over architectures.
+
+    Returns:
+        None if too few architectures have a known source accuracy, or if nothing varies.
+    """
+    full = comparable(matrix)
+    if len(full.names) < MIN_MODELS or not full.targets:
+        return None
+    result = summaries.correlation(
+        summaries.logit(full.source_accuracy, NUM_SOURCE_IMAGES), full.logits.mean(axis=1)
+    )
+    if math.isnan(result.r):
+        return None
+    left_out = set(one_per_architecture(matrix).names) - set(full.names)
+    return Association(
+        matrix.method,
+        result.num_points,
+        len(full.targets),
+        result.r,
+        result.low,
+        result.high,
+        result.rho,
+        tuple(name for name in matrix.names if name in left_out),
+    )
+
+
+def sign_rows(matrices: Mapping[str, ScoreMatrix], scratch: Iterable[str]) -> list[SignRow]:
+    """Count the wins of each method over each earlier one, and of every method over scratch.
+
+    Args:
+        matrices: method -> scores, in the recipe's order.
+        scratch: the methods that train from random weights; they are baselines only.
+
+    Returns:
+        For each pair with at least MIN_MODELS architectures, the sum and then a row per target.
+    """
+    baselines = set(scratch)
+    single = {method: one_per_architecture(matrix) for method, matrix in matrices.items()}
+    ordered = sorted(single, key=lambda method: method not in baselines)
+    rows: list[SignRow] = []
+    for index, method in enumerate(ordered):
+        for baseline in ordered[:index]:
+            if method not in baselines:
+                rows += _sign_rows(single[method], single[baseline])
+    return rows
+
+
+def _sign_rows(first: ScoreMatrix, second: ScoreMatrix) -> list[SignRow]:
+    networks = [network for network in first.networks if network in second.networks]
+    targets = [target for target in first.targets if target in second.targets]
+    if len(networks) < MIN_MODELS or not targets:
+        return []
+    sides = [_scores_of(matrix, networks, targets) for matrix in (first, second)]
+    rows = []
+    for column, target in enumerate(targets):
+        pairs = np.array([side[:, column] for side in sides])
+        pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+        signs = sign_test(pairs[0], pairs[1])
+        rows.append(
+            SignRow(first.method, second.method, target, signs.wins, signs.ties, pairs.shape[1])
+        )
+    total = SignRow(
+        first.method,
+        second.method,
+        ALL_TARGETS,
+        sum(row.wins for row in rows),
+        sum(row.ties for row in rows),
+        sum(row.num_pairs for row in rows),
+    )
+    return [total, *rows] if total.num_pairs else []
+
+
+def _scores_of(
+    matrix: ScoreMatrix, networks: Sequence[str], targets: Sequence[str]
+) -> summaries.Floats:
+    rows = [matrix.networks.index(network) for network in networks]
+    columns = [matrix.targets.index(target) for target in targets]
+    scores: summaries.Floats = matrix.scores[np.ix_(rows, columns)]
+    return scores

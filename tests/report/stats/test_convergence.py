@@ -1,0 +1,66 @@
+"""Steps to 90 % of the final odds, against curves in closed form."""
+
+import math
+
+import pytest
+
+from harness.report.stats.convergence import steps_to_fraction
+from harness.report.text.study_findings import about_convergence
+from harness.runner.result import Result
+from tests.helpers import study_fakes as fakes
+
+STEPS = (100, 300, 1000, 3000, 10_000)
+
+
+def test_a_straight_line_over_log_steps_is_inverted_exactly():
+    logits = [0.5 * math.log(steps) - 2 for steps in STEPS]
+    # Odds of 90 % are log(0.9) below the final log-odds; the slope is 0.5 per log step.
+    expected = 10_000 * math.exp(math.log(0.9) / 0.5)
+    assert steps_to_fraction(STEPS, logits) == pytest.approx(expected)
+
+
+def test_the_first_crossing_counts_and_a_flat_curve_has_only_a_bound():
+    assert steps_to_fraction(STEPS, [1.0, 1.0, 1.0, 1.0, 1.0]) is None
+    found = steps_to_fraction(STEPS, [0.0, 2.0, 0.0, 1.0, 1.0])
+    part = (1 + math.log(0.9)) / 2
+    assert found == pytest.approx(math.exp((1 - part) * math.log(100) + part * math.log(300)))
+
+
+def curve(slope: float, method: str, kind: str, model: Result) -> list[Result]:
+    return [
+        fakes.transfer(
+            model,
+            {**model.axes, "target": target, "method": method, "steps": steps},
+            1 / (1 + math.exp(-(slope * math.log(steps / 10_000) + 1.5))),
+            method=kind,
+            num_images=10**6,
+        )
+        for target in ("pets", "cars")
+        for steps in STEPS
+    ]
+
+
+def test_pretrained_and_random_networks_are_compared_by_the_ratio_of_steps():
+    metrics = {"imagenet_top1": 0.8, "num_classes": 1000, "arch": "timm/inception_v4"}
+    model = fakes.stage("adopt", {"model": "timm/inception_v4"}, metrics)
+    results = [model, *curve(0.05, "full_steps", "full", model)]
+    results += curve(0.5, "scratch_steps", "scratch", model)
+    found, _ = fakes.analyzed(results)
+    by_place = {(row.method, row.target): row for row in found.convergences}
+    assert len(by_place) == 4
+    slow = by_place["scratch_steps", "pets"].steps
+    assert slow == pytest.approx(10_000 * 0.9**2, rel=1e-3)
+    fast = by_place["full_steps", "pets"].steps
+    assert fast == pytest.approx(10_000 * 0.9**20, rel=1e-2)
+    (speedup,) = found.speedups
+    assert slow and fast and speedup.ratio == pytest.approx(slow / fast)
+    assert (speedup.num_targets, speedup.num_bounds) == (2, 0)
+    text = about_convergence(found.speedups)
+    assert text.startswith("full_steps reaches 90 % of its final odds in 6.7 times fewer steps")
+
+
+def test_one_length_has_no_convergence():
+    model = fakes.stage("adopt", {"model": "timm/a"}, {"arch": "timm/a"})
+    single = [row for row in curve(0.5, "full_steps", "full", model) if row.axes["steps"] == 100]
+    found, _ = fakes.analyzed([model, *single])
+    assert found.convergences == [] and found.speedups == [] and about_convergence([]) == ""

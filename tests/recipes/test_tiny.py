@@ -23,6 +23,8 @@ from harness.system.folders import Folders
 STUDIES = [
     "better_models",
     "fewer_classes",
+    "imagenet_rn18_16",
+    "imagenet_rn18_16_robust",
     "model_zoo",
     "non_binary",
     "robust_l2",

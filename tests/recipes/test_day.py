@@ -1,0 +1,88 @@
+"""`scale=day`, and the 16-epoch recipes, within their hours on one H100 by the roofline."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from harness.config import load as recipe
+from harness.config.attack import AttackSettings
+from harness.estimate.calibration import Calibration, Machine
+from harness.estimate.estimate import estimate
+from harness.matrix.expand import Matrix, expand
+
+# ResNet-18, bf16, 224 px, eager: images per second that memory allows on an H100 (90 % of 3.0 TB/s
+# at 100 MB an image), and the fraction of it that a training step reaches.
+CEILING, REACHED = 27_000, 0.4
+STEP_S_OF_PASS = 1 / (CEILING * REACHED)  # a clean training step, per image
+FORWARD = 1 / 3  # of a training step
+STAGE_S = 15.0  # start and end of a stage
+MINUTES_OF_RECORD = {"imagenet_rn18_16": 25, "imagenet_rn18_16_robust": 90}
+
+
+class Roofline(Mapping[str, float]):
+    """Seconds of a step of ResNet-18, from its description."""
+
+    def __getitem__(self, key: str) -> float:
+        step = json.loads(key)
+        settings = step.get("settings", step)
+        side = settings["resolution"]
+        passes = {"pretrain": 1.0, "look": FORWARD, "attack": FORWARD}.get(step["step"], 1.0)
+        if step["step"] == "transfer" and step["method"] == "fixed":
+            passes = FORWARD
+        if step["step"] == "attack" or step.get("attacked"):
+            passes += AttackSettings.model_validate(_pgd(settings["attack"])).num_passes
+        return settings["batch_size"] * passes * (side / 224) ** 2 * STEP_S_OF_PASS
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+
+def _pgd(attack: dict) -> dict:
+    return {name: value for name, value in attack.items() if name != "restarts"}
+
+
+def hours(name: str, folder: Path, *settings: str) -> tuple[float, Matrix]:
+    """Return the predicted hours of all stages that use the GPU."""
+    matrix = expand(recipe.read(name, settings))
+    stages = {stage.key: stage for stage in matrix.stages if stage.kind != "write"}
+    found = estimate(stages, folder, Calibration(Machine("H100, predicted", ""), Roofline()))
+    unknown = {stage.kind for stage in stages.values() if stage.spec.workloads is None}
+    assert found.num_unknown == sum(stage.kind in unknown for stage in stages.values())
+    return found.hours + len(stages) * STAGE_S / 3600, matrix
+
+
+@pytest.mark.parametrize("name", ["robust_l2", "fewer_classes"])
+def test_a_day_of_one_h100_answers_the_posters_question(name, tmp_path):
+    predicted, matrix = hours(name, tmp_path, "scale=day")
+    assert 12 < predicted < 24, f"{predicted:.1f} h"
+    models = [stage.axes for stage in matrix.stages if stage.kind == "pretrain"]
+    for subset in ("in1000", "in900", "in800"):
+        seeds = {
+            axes["seed"] for axes in models if axes.get("subset") == subset and not axes["eps"]
+        }
+        assert seeds == {0, 1, 2}, subset
+        assert any(axes.get("subset") == subset and axes["eps"] == 3 for axes in models), subset
+    transfers = [stage for stage in matrix.stages if stage.kind == "transfer"]
+    assert len({stage.axes["target"] for stage in transfers}) == 12
+    epochs = {
+        stage.config["settings"]["epochs"]
+        for stage in transfers
+        if stage.axes["target"] == "aircraft"
+    }
+    assert epochs == {24}, "the preset, not the 150 of the whole protocol"
+
+
+@pytest.mark.parametrize("name", MINUTES_OF_RECORD)
+def test_the_16_epochs_cost_minutes(name, tmp_path):
+    predicted, _ = hours(name, tmp_path)
+    assert 60 * predicted < MINUTES_OF_RECORD[name], f"{60 * predicted:.0f} minutes"
+
+
+def test_the_whole_protocol_takes_more_than_a_day(tmp_path):
+    """The roofline can fail: it does so for 90 epochs and three seeds."""
+    assert hours("robust_l2", tmp_path)[0] > 100

@@ -1,6 +1,7 @@
 """Sample GPU utilization, clock, memory and power with NVML, if nvidia-ml-py is installed."""
 
 import threading
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ class GpuMonitor:
         self._nvml: Any = None
         self._handle: Any = None
         self._samples: list[tuple[float, float, float, float]] = []
+        self._started_at = self._seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="harness-gpu-monitor")
 
@@ -29,6 +31,7 @@ class GpuMonitor:
             torch.cuda.init()
             torch.cuda.reset_peak_memory_stats(self._device)
             self._open()
+        self._started_at = time.monotonic()
         if self._handle is not None:
             self._thread.start()
         return self
@@ -40,6 +43,7 @@ class GpuMonitor:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
+        self._seconds = time.monotonic() - self._started_at
         if self._thread.ident is not None:
             self._thread.join()
             # Ended before the first sample; NVML averages over some tenths of a second.
@@ -81,6 +85,8 @@ class GpuMonitor:
             "sm_clock_min_mhz": min(clock),
             "memory_peak_bytes": max(memory),
             "power_w": sum(power) / count,
+            # Of the whole block and the whole GPU, other processes included.
+            "energy_wh": sum(power) / count * self._seconds / 3600,
             "num_samples": count,
         }
 

@@ -17,6 +17,11 @@ class TimingRow:
         gpu_fed: images/s end to end, as a fraction of replay_img_per_s.
         data_wait_fraction: fraction of a step spent waiting for data.
         verdict: one sentence about the bottleneck.
+        val_top1: accuracy of a pretrained model on val; None for other kinds.
+        wall_s: seconds of the whole stage.
+        energy_wh: energy of the GPU meanwhile, in watt-hours; None if not measured.
+        gpu: name of the GPU, "" on a CPU.
+        gpu_memory_bytes: peak of the memory reserved on the GPU; None on a CPU.
     """
 
     kind: str
@@ -39,6 +44,11 @@ class TimingRow:
     data_wait_fraction: float | None
     verdict: str
     key: str
+    val_top1: float | None = None
+    wall_s: float | None = None
+    energy_wh: float | None = None
+    gpu: str = ""
+    gpu_memory_bytes: int | None = None
 
     @property
     def spans_ms(self) -> tuple[float, ...]:
@@ -126,6 +136,13 @@ def timing_rows(results: Collection) -> list[TimingRow]:
                         data_wait_fraction=timing.get("data_wait_fraction"),
                         verdict=timing.get("verdict", ""),
                         key=result.key,
+                        val_top1=(result.metrics.get("val") or {}).get("top1")
+                        if kind == "pretrain"
+                        else None,
+                        wall_s=result.wall_s,
+                        energy_wh=(timing.get("gpu") or {}).get("energy_wh"),
+                        gpu=str(result.environment.get("gpu") or ""),
+                        gpu_memory_bytes=result.gpu_memory_bytes,
                     )
                 )
     return rows

@@ -275,8 +275,8 @@ def classes_section(recipe: Recipe, rows: Sequence[ClassRow], written: Sequence[
 
 
 def timing_section(rows: Sequence[TimingRow]) -> Section:
-    """Time per step and throughput of each run."""
-    tables = run_tables.timing_tables(rows)
+    """Accuracy and cost of each model; time per step and throughput of each run."""
+    tables = [run_tables.cost_table(rows), *run_tables.timing_tables(rows)]
     legend = tuple(LegendEntry(label, swatch=span) for span, label in SPAN_LABELS.items())
     note = (
         "Replayed: images/s when one batch, already on the device, is trained on repeatedly: the "
@@ -287,10 +287,10 @@ def timing_section(rows: Sequence[TimingRow]) -> Section:
     return Section(
         "timing",
         "Timing",
-        legend=legend if tables else (),
+        legend=legend if rows else (),
         tables=tuple(table for table in tables if len(table.rows) <= _MAX_LOOKUP_ROWS),
         folds=_folds(*(table for table in tables if len(table.rows) > _MAX_LOOKUP_ROWS)),
-        note=note if tables else "",
+        note=note if rows else "",
         nothing="No training run has finished yet.",
     )
 

@@ -4,7 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.report.data.run_rows import SPANS, BetonRow, EnvironmentRow, StageRow, TimingRow
-from harness.report.render.tables.cells import NONE, interval_cell, number, points, text
+from harness.report.render.tables.cells import (
+    NONE,
+    interval_cell,
+    number,
+    optional_text,
+    percent_cell,
+    points,
+    text,
+)
 from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
 from harness.report.stats.effects import MEASURES, Effect
 
@@ -56,6 +64,40 @@ def _interval(effect: Effect) -> Cell:
     if half is None:
         return Cell("one seed", absent=True)
     return interval_cell(mean - half, mean + half, half, NONE)
+
+
+def cost_table(rows: Sequence[TimingRow]) -> Table:
+    """Accuracy of each pretrained model, and what its training took."""
+    trained = [row for row in rows if row.kind == "pretrain"]
+    columns: list[ColumnOf[TimingRow]] = [
+        (Column("model", numeric=False), lambda row: text(row.name)),
+        (Column("val top-1", hint="percent"), lambda row: percent_cell(row.val_top1)),
+        (
+            Column("minutes", hint="the whole stage; below: training alone"),
+            lambda row: _minutes(row.wall_s, row.train_s),
+        ),
+        (
+            Column("energy, Wh", hint="of the GPU, other processes on it included"),
+            lambda row: number(row.energy_wh),
+        ),
+        (
+            Column("GPU memory, GB", hint="peak that torch reserved"),
+            lambda row: (
+                NONE
+                if row.gpu_memory_bytes is None
+                else Cell(f"{row.gpu_memory_bytes / 1e9:.1f}", sort=float(row.gpu_memory_bytes))
+            ),
+        ),
+        (Column("GPU", numeric=False), lambda row: optional_text(row.gpu)),
+    ]
+    return table_of("costs", "Accuracy and cost", trained, columns)
+
+
+def _minutes(wall_s: float | None, train_s: float | None) -> Cell:
+    if wall_s is None:
+        return NONE
+    below = "" if train_s is None else f"{train_s / 60:,.1f}"
+    return Cell(f"{wall_s / 60:,.1f}", sort=wall_s, below=below)
 
 
 def timing_tables(rows: Sequence[TimingRow]) -> list[Table]:

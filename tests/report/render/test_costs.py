@@ -1,0 +1,53 @@
+"""Accuracy beside the cost of a model: minutes, energy and memory of the GPU."""
+
+from dataclasses import replace
+
+from harness.report.data.run_rows import TimingRow
+from harness.report.render import sections
+from harness.report.render.tables.runs import cost_table
+
+ROW = TimingRow(
+    kind="pretrain",
+    name="pretrain in1000",
+    data_wait_ms=1.0,
+    copy_ms=0.0,
+    augment_ms=0.0,
+    attack_ms=0.0,
+    forward_ms=20.0,
+    backward_ms=40.0,
+    optimizer_ms=1.0,
+    num_steps=100,
+    train_s=1800.0,
+    eval_s=None,
+    checkpoint_s=None,
+    startup_s=None,
+    img_per_s=10_000.0,
+    replay_img_per_s=None,
+    gpu_fed=None,
+    data_wait_fraction=None,
+    verdict="",
+    key="k",
+    val_top1=0.669,
+    wall_s=2100.0,
+    energy_wh=350.0,
+    gpu="NVIDIA H100",
+    gpu_memory_bytes=21_500_000_000,
+)
+
+
+def test_a_model_has_its_cost_in_one_row():
+    table = cost_table([ROW, replace(ROW, kind="transfer")])
+    cells = [cell.text for cell in table.rows[0]]
+    assert cells == ["pretrain in1000", "66.9", "35.0", "350", "21.5", "NVIDIA H100"]
+    assert len(table.rows) == 1 and table.rows[0][2].below == "30.0"
+
+
+def test_what_was_not_measured_is_a_dash():
+    on_cpu = replace(ROW, val_top1=None, energy_wh=None, gpu="", gpu_memory_bytes=None)
+    row = cost_table([on_cpu]).rows[0]
+    assert len({cell.text for cell in (row[1], row[3], row[4], row[5])}) == 1
+
+
+def test_the_section_opens_with_the_costs():
+    assert sections.timing_section([ROW]).all_tables[0].name == "costs"
+    assert sections.timing_section([]).is_empty

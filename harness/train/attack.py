@@ -34,6 +34,29 @@ FP16_SCALE = 256.0
 FP16_MIN_ERROR = 2.0**-20
 
 
+def moved(
+    iterate: Tensor, gradient: Tensor, center: Tensor, norm: Norm, eps: float, step_size: float
+) -> Tensor:
+    """Return the next iterate: normalized ascent, projection onto the ball, and clamp, in one call.
+
+    Equals `project(iterate + ascent(gradient, norm, step_size), center, norm, eps)` bit for bit on
+    a CPU. torch.compile turns it into few kernels; its result then differs in the last bits.
+
+    Args:
+        iterate: float32 [B, 3, R, R] in [0, 1].
+        gradient: Gradient of the loss, of the same shape.
+        center: Images that were given.
+        norm: Norm of the ball.
+        eps: Radius of the ball in units of [0, 1] pixels.
+        step_size: Length of the step in the same units.
+    """
+    step = ascent(gradient, norm, step_size).add_(iterate).sub_(center)
+    return within_ball(step, norm, eps).add_(center).clamp_(0, 1)
+
+
+Move = Callable[[Tensor, Tensor, Tensor, Norm, float, float], Tensor]  # as `moved`
+
+
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -50,6 +73,7 @@ def pgd(
     precision: Precision = "float32",
     zero_gradients: Tensor | None = None,
     logits_of: Callable[[Tensor], Tensor] | None = None,
+    move: Move = moved,
 ) -> Tensor:
     """Find images of higher loss within `eps` of the given ones.
 
@@ -75,6 +99,7 @@ def pgd(
         zero_gradients: int64 scalar; the number of zero gradients is added to it. Low precision
             causes them, and such an image does not move.
         logits_of: Compiled form of the model; None calls the model.
+        move: `moved`, or a compiled form of it.
 
     Returns:
         float32 images in [0, 1]; the input itself if eps or steps is 0.
@@ -103,7 +128,7 @@ def pgd(
                 best, best_loss = _better(best, best_loss, iterate, loss)
             if zero_gradients is not None:
                 count_zero_gradients(gradient, zero_gradients)
-            iterate = project(iterate + ascent(gradient, norm, step_size), center, norm, eps)
+            iterate = move(iterate, gradient, center, norm, eps, step_size)
         if best_iterate:
             with torch.no_grad():
                 loss = _loss(logits_of, iterate, labels, precision)
@@ -129,6 +154,7 @@ class PgdAttack:
         logits_of: Callable[[Tensor], Tensor],
         generator: torch.Generator,
         zero_gradients: Tensor,
+        move: Move = moved,
     ) -> None:
         """Bind the settings.
 
@@ -140,7 +166,9 @@ class PgdAttack:
             logits_of: The model, or a compiled form of it.
             generator: Source of random starts, on the device of the images.
             zero_gradients: int64 scalar on that device.
+            move: `moved`, or a compiled form of it.
         """
+        self._move = move
         self._model, self._settings, self._eps = model, settings, eps
         self._precision, self._logits_of = precision, logits_of
         self.generator, self.zero_gradients = generator, zero_gradients
@@ -169,6 +197,7 @@ class PgdAttack:
             precision=self._precision,
             zero_gradients=self.zero_gradients,
             logits_of=self._logits_of,
+            move=self._move,
         )
 
 

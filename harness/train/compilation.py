@@ -62,6 +62,21 @@ class CompiledModel:
         return (self._compiled if len(images) in self._sizes else self._model)(images)
 
 
+def compiled_for(function: Callable[..., Tensor], sizes: frozenset[int]) -> Callable[..., Tensor]:
+    """Return a function that is compiled for batches of these sizes.
+
+    Args:
+        function: Its first argument is a batch.
+        sizes: Batch sizes to compile for. Other batches are computed eagerly.
+    """
+    compiled: Callable[..., Tensor] = torch.compile(function, dynamic=False)
+
+    def call(batch: Tensor, *args: object) -> Tensor:
+        return (compiled if len(batch) in sizes else function)(batch, *args)
+
+    return call
+
+
 def reset() -> None:
     """Discard all compiled graphs.
 

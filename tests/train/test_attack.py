@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.modeling import classifier
-from harness.train.attack import best_of_restarts, pgd
+from harness.train.attack import ascent, best_of_restarts, moved, pgd, project
 from tests.helpers.smooth_networks import make_float64, make_smooth
 from writers.errors import UserError
 
@@ -483,3 +483,52 @@ def test_restarts_keep_successes_and_highest_losses():
 def test_uint8_images_are_refused(net, batch):
     with pytest.raises(UserError, match=r"uint8"):
         pgd(net, (batch[0] * 255).byte(), batch[1], norm="l2", eps=1.0, steps=1, step_size=0.5)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_fused_move_equals_its_parts_bit_for_bit_and_compiles_whole(norm):
+    """Also for a gradient of zero, a tiny one, and a step that leaves the ball or [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    center, iterate, gradient = (
+        torch.rand(5, 3, 9, 9, generator=generator).to(memory_format=torch.channels_last)
+        for _ in range(3)
+    )
+    gradient = (gradient - 0.5) * torch.tensor([0.0, 1e-30, 1e-4, 1.0, 1e6]).view(-1, 1, 1, 1)
+    before = [value.clone() for value in (center, iterate, gradient)]
+    whole = torch.compile(moved, fullgraph=True, dynamic=False, backend="aot_eager")
+    for eps, step_size in ((0.5, 0.1), (3.0, 2.0), (0.01, 7.0)):
+        parts = project(iterate + ascent(gradient, norm, step_size), center, norm, eps)
+        for function in (moved, whole):
+            found = function(iterate, gradient, center, norm, eps, step_size)
+            assert torch.equal(found, parts)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+    assert all(map(torch.equal, before, (center, iterate, gradient)))
+
+
+@pytest.mark.parametrize("start", ["none", "ball"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_every_convolution_of_the_attack_is_in_bf16_and_channels_last(norm, start):
+    torch.manual_seed(0)
+    model = classifier.build("resnet10", 5, channels=(16, 16, 16, 16)).eval()
+    seen = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda _, inputs, output: seen.append(
+                    (output.dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
+                )
+            )
+    images = torch.rand(4, 3, 24, 24).to(memory_format=torch.channels_last)
+    pgd(
+        model,
+        images,
+        torch.arange(4),
+        norm=norm,
+        eps=0.5,
+        steps=2,
+        step_size=0.3,
+        random_start=start,
+        best_iterate=True,
+        precision="bf16",
+    )
+    assert len(seen) >= 3 * 9 and set(seen) == {(torch.bfloat16, True)}

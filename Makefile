@@ -5,6 +5,7 @@
 # make fuzz         mutate JPEGs, restart indices, dct blobs and betons against sanitized C code (FUZZ: --count N --seed S, TARGET)
 # make coverage     run all tests and print the share of lines that they execute
 # make lint         check format, style, import order, types and prose
+# make docs         build the documentation site into site/
 # make gpu-check    run GPU tests and benchmarks on a GPU machine (PART=A, B or C: under 9 minutes each)
 # make gpu-bundle   collect wheels in .whl for a GPU machine without a network (GPU_PYTHON=3.12)
 # make clean        delete .venv and caches
@@ -20,11 +21,11 @@ export HARNESS_DATA ?= data
 export HARNESS_RAW ?= raw
 export HARNESS_RUNS ?= runs
 
-.PHONY: setup demo test test-slow fuzz coverage lint gpu-check gpu-bundle clean
+.PHONY: setup demo test test-slow fuzz coverage lint docs gpu-check gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,11s/^# //p' Makefile
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 setup: $(STAMP)
 
@@ -77,6 +78,10 @@ lint: setup
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 	@$(BIN)/python docs/check_prose.py
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q -d site
+	@echo "Documentation: site/index.html"
 
 # Uses .venv if it exists, otherwise the machine's Python, which must have torch.
 gpu-check:

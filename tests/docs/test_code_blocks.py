@@ -1,0 +1,156 @@
+"""Code blocks of the README and the documentation run, or are marked with what they need.
+
+In a bash block, each command is a line, with backslashes for continuation. A command marked [data]
+needs files of the reader, one marked [long] takes minutes: their options are checked, and they do
+not run. Python blocks marked [data] run here on a few generated photographs.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from harness.cli.main import cli
+from harness.config import load
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"#.*\[(?:data|long)\]")
+SET_UP = {"make", "source", "eval", "git"}  # steps of an installation
+
+
+class Block(NamedTuple):
+    page: str
+    language: str
+    text: str
+
+
+def blocks(language: str) -> list[Block]:
+    return [block for block in all_blocks() if block.language == language]
+
+
+def all_blocks() -> list[Block]:
+    return [
+        Block(str(page.relative_to(ROOT)), language, text)
+        for page in PAGES
+        for language, text in FENCE.findall(page.read_text())
+    ]
+
+
+def commands(block: Block) -> list[str]:
+    joined = re.sub(r"\\\n\s*", " ", block.text)
+    return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+ALL_COMMANDS = [
+    pytest.param(command, id=f"{block.page}-{command[:50]}")
+    for block in blocks("bash")
+    for command in commands(block)
+]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with photographs of two classes, and betons of them."""
+    folder = tmp_path_factory.mktemp("reader")
+    rng = np.random.default_rng(0)
+    for name in ("apple", "pear"):
+        (folder / "my-photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"my-photos/{name}/{number}.jpg")
+    run("harness write-beton --source my-photos/", folder)
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    words = shlex.split(command, comments=True)
+    program = [sys.executable, "-m", "harness.cli.main"] if words[0] == "harness" else [words[0]]
+    ended = subprocess.run(
+        [*program, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def check_options(words: list[str]) -> None:
+    """Raise click.UsageError if the command or an option does not exist."""
+    command: click.Command = cli
+    context = click.Context(cli, info_name="harness")
+    words = words[1:]
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(context, words.pop(0))
+        assert found is not None
+        command = found
+        context = click.Context(command, parent=context)
+    command.make_parser(context).parse_args(list(words))
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+def test_commands_run_or_have_valid_options(command: str, workspace: Path) -> None:
+    words = shlex.split(command, comments=True)
+    if words[0] in SET_UP:
+        return
+    is_ours = words[0] == "harness" or words[0].startswith(".venv/")
+    assert is_ours or MARK.search(command), "only commands of this project are tested"
+    if words[0] == "harness":
+        check_options(words)
+        if not MARK.search(command):
+            run(command, workspace)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.page)
+def test_python_blocks_run(block: Block, workspace: Path) -> None:
+    compile(block.text, block.page, "exec")
+    if "[long]" in block.text:
+        return
+    ended = subprocess.run(
+        [sys.executable, "-c", block.text], cwd=workspace, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.page)
+def test_yaml_blocks_are_recipes_or_parts_of_one(block: Block, tmp_path: Path) -> None:
+    tree = yaml.safe_load(block.text)
+    file = tmp_path / "recipe.yaml"
+    base = {} if "name" in tree else {"base": "demo", "name": "part"}
+    file.write_text(yaml.safe_dump({**base, **tree}))
+    load.read(file)
+
+
+def test_every_block_has_a_language() -> None:
+    unnamed = [f"{block.page}: {block.text[:40]!r}" for block in all_blocks() if not block.language]
+    assert not unnamed
+
+
+def test_an_unknown_option_is_found() -> None:
+    with pytest.raises(click.UsageError):
+        check_options(["harness", "run", "demo", "--no-such-option"])
+
+
+def test_messages_of_the_troubleshooting_page_exist() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    source = "\n".join(
+        file.read_text()
+        for package in ("harness", "writers", "loaders")
+        for file in (ROOT / package).rglob("*.py")
+    )
+    joined = re.sub(r'"\s*\n\s*f?"', "", source)
+    rows = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    assert len(rows) > 5
+    for message in rows:
+        assert message in joined, message

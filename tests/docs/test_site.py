@@ -1,0 +1,59 @@
+"""The documentation site builds without warnings, and its generated pages are complete."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from harness.cli.main import cli
+from harness.config.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    folder = tmp_path_factory.mktemp("site")
+    ended = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_each_command_has_a_page_with_its_options(site: Path) -> None:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        if not isinstance(cli.get_command(context, name), click.Group):
+            page = (site / "commands" / name / "index.html").read_text()
+            assert f"harness {name}" in page
+    assert "--jobs-per-gpu" in (site / "commands/run/index.html").read_text()
+
+
+def test_each_setting_of_a_recipe_is_listed(site: Path) -> None:
+    page = (site / "recipes/settings/index.html").read_text()
+    for name in Recipe.model_fields:
+        assert f"<code>{name}</code>" in page
+
+
+def test_pages_request_nothing_from_other_hosts(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        for attribute in (
+            '<script src="http',
+            '<link rel="stylesheet" href="http',
+            '<img src="http',
+        ):
+            assert attribute not in text, page
+
+
+def test_numbers_of_stages_are_those_of_the_plan(site: Path) -> None:
+    assert ">717<" in (site / "recipes/costs/index.html").read_text()

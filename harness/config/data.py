@@ -27,7 +27,7 @@ class DataSettings(Settings):
         accept_counts: write the dataset although its counts differ from those published; the
             manifest records the differences.
         metric: None means the dataset's own metric (`folder`: top1).
-        encoding: None means the recipe's.
+        encoding: settings that it leaves out are the recipe's. None means all of them.
         labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
             $HARNESS_RAW. None means that the images' folders, or the records of shards, are the
             labels. Several labels per image (targets only) are declared by `several: true` of the

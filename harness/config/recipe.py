@@ -34,7 +34,7 @@ from harness.config.data import DataSettings
 from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
-from harness.config.transfer import MethodSettings
+from harness.config.transfer import MethodSettings, completed
 from loaders.interpolation import Interpolation
 from writers import names
 from writers.beton.encoding import Encoding
@@ -249,6 +249,10 @@ class Recipe(Settings):
         }
         models = {
             label: settings_model(entry["method"]) if isinstance(entry, dict) else MethodSettings
+            for label, entry in entries.items()
+        }
+        entries = {
+            label: completed(entry, models[label]) if isinstance(entry, dict) else entry
             for label, entry in entries.items()
         }
         adapter: TypeAdapter[dict[str, MethodSettings]] = TypeAdapter(_typed_dict(models))

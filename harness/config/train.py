@@ -210,18 +210,18 @@ class PretrainSettings(TrainSettings):
                 )
         return self
 
-    def resolved_for(self, *, attacked: bool, all_classes: bool) -> JSON:
+    def resolved_for(self, *, attacked: bool, all_images: bool) -> JSON:
         """Dump every setting that has an effect on one model.
 
         Args:
             attacked: training is adversarial.
-            all_classes: the model trains on the whole source, where an equal number of epochs and
-                an equal number of steps are the same.
+            all_images: the model trains on all images of the source, possibly with coarser labels;
+                an equal number of epochs and an equal number of steps are then the same.
         """
         settings = self.resolved()
         if not attacked:
             del settings["attack"]
-        if all_classes:
+        if all_images:
             del settings["length"]
         return settings
 

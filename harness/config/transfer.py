@@ -268,16 +268,21 @@ RIVALS = (
     ("lrs", "lr"),
     ("step_epochs", "step_at"),
 )
+STEP_SETTINGS = ("step_epochs", "step_at", "step_factor")  # without effect on other schedules
 
 
 def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
     """Merge settings of a method, as a recipe has them; mappings merge key by key.
 
     A setting of `under` is dropped if `over` sets the same thing in another way: steps replace
-    epochs, and an axis of the grid replaces the setting of its name.
+    epochs, an axis of the grid replaces the setting of its name, and another schedule replaces the
+    settings of steps.
     """
     replaced = set(_names(over))
     replaced |= {name for pair in RIVALS if replaced & set(pair) for name in pair}
+    optimizer = over.get("optimizer")
+    if isinstance(optimizer, Mapping) and optimizer.get("schedule", "step") != "step":
+        replaced |= set(STEP_SETTINGS)
 
     def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> JSON:
         kept = {key: value for key, value in low.items() if key in high or key not in replaced}
@@ -291,6 +296,21 @@ def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
         return merged
 
     return merge(under, over)
+
+
+def completed(entry: Mapping[str, Any], model: type[MethodSettings]) -> JSON:
+    """Take what a partial `optimizer` of a recipe leaves out from the method's default one.
+
+    Args:
+        entry: settings of a method, as a recipe has them.
+        model: settings model of the method.
+    """
+    field = model.model_fields.get("optimizer")
+    if field is None or not isinstance(entry.get("optimizer"), Mapping):
+        return dict(entry)
+    own = {key: entry[key] for key in ("optimizer", "grid") if key in entry}
+    below = {"optimizer": field.default.model_dump(mode="json", exclude_unset=True)}
+    return {**entry, "optimizer": merge_settings(below, own)["optimizer"]}
 
 
 def _names(settings: Mapping[str, Any]) -> Iterator[str]:

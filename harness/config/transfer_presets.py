@@ -40,7 +40,12 @@ _SALMAN = {
 # B.8 repeats it: 7 learning rates, and 7 ratios of weight decay to the inverse of the rate, and no
 # decay. Val chooses; the chosen point trains on train and val together. The cosine schedule is
 # cited from memory.
-_NESTEROV = {"schedule": "cosine", "momentum": 0.9, "nesterov": True}
+_NESTEROV = {
+    "schedule": "cosine",
+    "momentum": 0.9,
+    "nesterov": True,
+    "decay_norm_and_bias": False,
+}
 _KORNBLITH = {
     "steps": 20_000,
     "batch_size": 256,
@@ -73,6 +78,7 @@ _VTAB = {
         "step_factor": 0.1,
         "momentum": 0.9,
         "weight_decay": 0.0,
+        "decay_norm_and_bias": False,
     },
 }
 

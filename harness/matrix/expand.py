@@ -94,13 +94,18 @@ def _without_unneeded(stages: list[Stage]) -> list[Stage]:
     return kept[::-1]
 
 
+def encoding_of(data: DataSettings, recipe: Recipe) -> Encoding:
+    """Encoding of a dataset: its own settings over the recipe's."""
+    return data.encoding.over(recipe.encoding) if data.encoding else recipe.encoding
+
+
 def _stages(recipe: Recipe, contents: Contents) -> Iterable[Stage]:
     targets = [
         (
             target,
             _write(
                 target,
-                target.encoding or recipe.encoding,
+                encoding_of(target, recipe),
                 None,
                 {},
                 ("train", "val", "test"),
@@ -125,7 +130,7 @@ def _pretrained(
     contents: Contents,
 ) -> Iterable[Stage]:
     """Expand every model that the recipe pretrains, with its needs and everything that uses it."""
-    encoding = source.encoding or recipe.encoding
+    encoding = encoding_of(source, recipe)
     ranking = None
     whole = _all_classes(source, recipe.subsets)
     splits, name = ("train", "val"), whole.name if whole else "all"
@@ -138,6 +143,7 @@ def _pretrained(
 
     models = list(selection.models())
     used = {axes["subset"] for axes in models}
+    keep_all = {subset.name for subset in recipe.subsets if subset.keeps_all_images}
     sources: dict[str, Stage] = {}
     for subset in (subset for subset in recipe.subsets if subset.name in used):
         needs = {"ranking": ranking} if subset.needs_ranking == "reference" and ranking else {}
@@ -171,7 +177,10 @@ def _pretrained(
         )
         needs = {"data": data}
         config = variant.pretrain.config(
-            axes["arch"], axes["eps"], axes["seed"], all_classes=data.key == all_data.key
+            axes["arch"],
+            axes["eps"],
+            axes["seed"],
+            all_images=data.key == all_data.key or axes["subset"] in keep_all,
         )
         if config["settings"].get("length") == "equal_steps":
             needs["all_data"] = all_data
@@ -267,7 +276,7 @@ def _references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
     assert recipe.ranking is not None
     arch, seed = recipe.archs[0], recipe.ranking.seed
     config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(
-        arch, 0.0, seed, all_classes=True
+        arch, 0.0, seed, all_images=True
     )
     axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
     name = f"pretrain/reference/seed{seed}"
@@ -318,12 +327,12 @@ class _PretrainConfigs:
         self._pretrain = recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})
         self._settings: dict[tuple[bool, bool], SharedConfig] = {}
 
-    def config(self, arch: str, eps: float, seed: int, *, all_classes: bool) -> JSON:
+    def config(self, arch: str, eps: float, seed: int, *, all_images: bool) -> JSON:
         """Config of the stage at one point of the axes."""
-        combination = eps > 0, all_classes
+        combination = eps > 0, all_images
         if combination not in self._settings:
             self._settings[combination] = SharedConfig(
-                self._pretrain.resolved_for(attacked=eps > 0, all_classes=all_classes)
+                self._pretrain.resolved_for(attacked=eps > 0, all_images=all_images)
             )
         return {
             "arch": arch,

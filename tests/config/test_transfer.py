@@ -310,3 +310,80 @@ def test_settings_of_a_recipe_are_those_of_its_methods():
         lambda place: "kept.json:1",
     )
     assert again.methods == {"l2sp": found["l2sp"]}
+
+
+# Settings given in part.
+
+
+def optimizer_of(method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Optimizer of the first stage of a method in a recipe."""
+    return dict(transfers({method: settings})[0].config["settings"]["optimizer"])
+
+
+@pytest.mark.parametrize("method", ["full", "fixed", "scratch"])
+@pytest.mark.parametrize(
+    "part", [{"nesterov": True}, {"momentum": 0.8}, {"warmup_epochs": 3}, {"step_factor": 0.3}]
+)
+def test_a_partial_optimizer_is_merged_with_the_methods_default(method: str, part: dict[str, Any]):
+    default = optimizer_of(method, {})
+    found = optimizer_of(method, {"optimizer": part})
+    assert found == {**default, **part}
+    assert (found["schedule"], found["step_epochs"], found["weight_decay"]) == ("step", 50, 5e-4)
+
+
+def test_another_schedule_replaces_the_steps_and_keeps_the_decay():
+    found = optimizer_of("full", {"optimizer": {"schedule": "cosine"}})
+    assert found["schedule"] == "cosine" and "step_epochs" not in found
+    assert found["weight_decay"] == 5e-4 and found["decay_norm_and_bias"]
+    by_fraction = optimizer_of("full", {"optimizer": {"step_at": [0.5]}})
+    assert by_fraction["step_at"] == [0.5] and by_fraction["step_epochs"] is None
+
+
+def test_a_grid_of_decays_replaces_the_default_decay_of_a_partial_optimizer():
+    grid_of = {"decay_ratio": [0, 1e-4], "lr": [0.1]}
+    found = optimizer_of("full", {"optimizer": {"nesterov": True}, "grid": grid_of})
+    assert found["step_epochs"] == 50 and "weight_decay" not in found
+
+
+def test_merged_settings_read_back_and_merge_per_target():
+    methods = {
+        "full": {
+            "optimizer": {"nesterov": True},
+            "per_target": {"flowers": {"optimizer": {"schedule": "cosine"}}},
+        }
+    }
+    plain, flowers = (stage.config["settings"]["optimizer"] for stage in transfers(methods))
+    assert (plain["schedule"], plain["nesterov"], plain["weight_decay"]) == ("step", True, 5e-4)
+    assert (flowers["schedule"], flowers["nesterov"], flowers["weight_decay"]) == (
+        "cosine",
+        True,
+        5e-4,
+    )
+    for stage in transfers(methods):
+        read = settings_model("full").model_validate_json(json.dumps(stage.config["settings"]))
+        assert read.resolved() == stage.config["settings"]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"max_resolution": 300}, {"format": "jpeg", "max_resolution": 300, "jpeg_quality": 80}),
+        ({"format": "raw"}, {"format": "raw", "max_resolution": 400}),
+        ({"jpeg_quality": 70}, {"format": "jpeg", "max_resolution": 400, "jpeg_quality": 70}),
+        ({"restart_index": False}, {"restart_index": False, "jpeg_quality": 80}),
+        ({"max_resolution": None}, {"max_resolution": None, "jpeg_quality": 80}),
+    ],
+)
+def test_a_partial_encoding_of_a_target_is_merged_with_the_recipes(
+    own: dict[str, Any], expected: dict[str, Any]
+):
+    targets = [{"dataset": "synthetic_patterns", "encoding": own}]
+    found = recipe(
+        {"full": {}}, targets=targets, encoding={"max_resolution": 400, "jpeg_quality": 80}
+    )
+    (encoding,) = (
+        stage.config["encoding"]
+        for stage in expand(found).stages
+        if stage.kind == "write" and stage.axes["dataset"] == "synthetic_patterns"
+    )
+    assert {key: encoding[key] for key in expected} == expected

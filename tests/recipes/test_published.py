@@ -84,3 +84,19 @@ def test_augmentations_can_be_removed_and_changed():
     assert plain.pretrain.augment is None
     changed = recipe.read("robust_l2", ["pretrain.augment={preset: salman, mixup: 0.2}"])
     assert (changed.pretrain.augment.lighting, changed.pretrain.augment.mixup) == (0.05, 0.2)
+
+
+def test_no_pretraining_of_huh_is_repeated_under_another_key():
+    """Coarser labels keep all images, so that equal epochs are equal steps."""
+    stages = expand(recipe.read("what_makes_imagenet_good")).stages
+    trained = [stage.axes for stage in stages if stage.kind == "pretrain"]
+    by_variant = {
+        variant: {axes["subset"] for axes in trained if axes["variant"] == variant}
+        for variant in ("equal_epochs", "equal_steps")
+    }
+    whole = {"in1000", *(f"huh-{size}" for size in (918, 753, 486, "top-127", 79, 9))}
+    assert whole <= by_variant["equal_epochs"] and not whole & by_variant["equal_steps"]
+    # A budget of 500 images for each of 1000 classes is per_class: 500.
+    assert "500k-examples" in by_variant["equal_steps"]
+    assert not {"per-class-500", "per-class-250", "per-class-125"} & by_variant["equal_epochs"]
+    assert len(trained) == 20 + 13

@@ -75,6 +75,18 @@ class Encoding(BaseModel):
         }
         return settings | {"format": "mixed"}
 
+    def over(self, base: "Encoding") -> "Encoding":
+        """Take the settings that this one leaves out from `base`, as far as they have an effect."""
+        own = self.model_dump(include=self.model_fields_set)
+        if "format" not in own and own.get("restart_index"):
+            del own["restart_index"]  # the default of another format
+        left_out = {"restart_index"} if "format" in own else set()
+        chosen = own.get("format", base.format)
+        left_out |= {"jpeg_quality"} if chosen == "raw" else set()
+        left_out |= {"compress_probability"} if chosen != "mixed" else set()
+        inherited = base.model_dump(include=base.model_fields_set - left_out)
+        return Encoding.model_validate({**inherited, **own})
+
     @model_validator(mode="after")
     def _only_settings_with_effect(self) -> Self:
         if (self.format == "mixed") != (self.compress_probability is not None):

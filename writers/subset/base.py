@@ -8,7 +8,7 @@ Draws are nested: with the same seed, the smaller choice is part of the larger.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,8 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
 # ids, labels -> chosen positions, ascending
 Chooser = Callable[["np.ndarray", "np.ndarray"], "np.ndarray"]
+# Images per class or label before a step -> after it.
+Counter = Callable[[Mapping[str, int]], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,19 @@ class Selection:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A step on images: its description for the digest, what it counts, and how it chooses."""
+    """A step on images: its description for the digest, what it counts, and how it chooses.
+
+    Attributes:
+        count: training images that it leaves. None if only its total is known.
+        total: training images that it leaves in total. None if `count` gives them.
+    """
 
     what: list[Any]
     by_label: bool
     choose: Chooser
     splits: tuple[str, ...] = ("train",)
+    count: Counter | None = None
+    total: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ arrays and is imported late: reading a recipe needs no numpy.
 """
 
 import hashlib
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from writers.subset.base import (
     Chooser,
     Chosen,
     Count,
+    Counter,
     Selection,
     Step,
     SubsetContext,
@@ -52,6 +55,9 @@ class PerClass(Step):
             self,
             partial(sampling.num_per_class, wanted.images, wanted.seed),
             splits=wanted.splits,
+            count=lambda counts: {
+                name: min(number, wanted.images) for name, number in counts.items()
+            },
         )
 
 
@@ -101,9 +107,9 @@ class Budget(Step):
         from writers.subset import sampling
 
         like = (
-            sorted(context.resolve_named(self.budget.like).classes)
+            context.resolve_named(self.budget.like)
             if self.budget.like is not None
-            else []
+            else Selection(())
         )
         if self.budget.by == "examples":
             # The number is looked up when images are chosen: the subset is defined without its
@@ -114,9 +120,11 @@ class Budget(Step):
                 lambda ids, labels: sampling.spread_over_classes(
                     self._num_images(context, like), self.budget.seed, ids, labels
                 ),
-                like,
+                sorted(like.classes),
+                *([[chosen.what for chosen in like.choosers]] if like.choosers else []),
+                total=lambda: self._num_images(context, like),
             )
-        num_images, counts = self._num_images(context, like), _counts(context)
+        num_images, counts = self._num_images(context, like), _counts_per_class(selection, context)
         kept, total = set(), 0
         for name in shuffled(selection.classes, "classes", self.budget.seed):
             total += counts.get(name, 0)
@@ -125,8 +133,8 @@ class Budget(Step):
             kept.add(name)
         return selection.keep(kept)
 
-    def _num_images(self, context: SubsetContext, like: list[str]) -> int:
-        return self.budget.images or sum(_counts(context).get(name, 0) for name in like)
+    def _num_images(self, context: SubsetContext, like: Selection) -> int:
+        return self.budget.images or _num_left(like, context)
 
 
 class Examples(Step):
@@ -159,6 +167,7 @@ class Examples(Step):
             selection,
             {"examples": self.sha256},
             partial(sampling.listed_ids, wanted, self.examples),
+            total=lambda: len(set(wanted.tolist())),
         )
 
 
@@ -185,6 +194,10 @@ class Fraction(Step):
             self,
             partial(sampling.fraction_per_class, wanted.of, wanted.seed),
             splits=wanted.splits,
+            count=lambda counts: {
+                name: min(number, max(1, math.floor(number * wanted.of + 0.5)))
+                for name, number in counts.items()
+            },
         )
 
 
@@ -194,10 +207,13 @@ def with_chooser(
     choose: Chooser,
     *more: Any,
     splits: tuple[str, ...] = ("train",),
+    count: Counter | None = None,
+    total: Callable[[], int] | None = None,
 ) -> Selection:
     """Add a step on images to a selection.
 
-    `what`, `more` and unusual `splits` are part of the subset's digest.
+    `what`, `more` and unusual `splits` are part of the subset's digest. `count` and `total` are
+    those of `Chosen`.
     """
     described = (
         what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
@@ -207,7 +223,8 @@ def with_chooser(
             inner.pop("splits", None)
     others = [sorted(set(splits))] if set(splits) != {"train"} else []
     by_label = bool(selection.label_of)
-    chosen = Chosen([described, *more, by_label, *others], by_label, choose, splits)
+    what_chosen = [described, *more, by_label, *others]
+    chosen = Chosen(what_chosen, by_label, choose, splits, count, total)
     return replace(selection, choosers=(*selection.choosers, chosen))
 
 
@@ -218,3 +235,50 @@ def _counts(context: SubsetContext) -> dict[str, int]:
             "It can only be shown or written with its source.",
         )
     return context.class_counts
+
+
+def _counts_per_class(selection: Selection, context: SubsetContext) -> dict[str, int]:
+    """Training images of each class that the selection's steps leave.
+
+    Raises:
+        UserError: they depend on the classes that will be kept.
+    """
+    counts = _counts(context)
+    left = {name: counts.get(name, 0) for name in selection.classes}
+    for chosen in _of_train(selection):
+        if chosen.count is None or chosen.by_label:
+            raise UserError(
+                "A budget by classes cannot follow a step that spreads its images over all classes "
+                "or counts coarser labels.",
+                "Put the budget first, or use by: examples.",
+            )
+        left = chosen.count(left)
+    return left
+
+
+def _num_left(selection: Selection, context: SubsetContext) -> int:
+    """Training images that the selection's steps leave in total."""
+    counts = _counts(context)
+    left = {name: counts.get(name, 0) for name in selection.classes}
+    for chosen in _of_train(selection):
+        if chosen.total is not None:
+            left = {"": chosen.total()}
+        elif chosen.count is not None:
+            if "" in left:
+                raise UserError(
+                    "A budget cannot be like a subset that draws images per class after a budget "
+                    "or a list of examples.",
+                    "Give the number of images.",
+                )
+            if chosen.by_label:
+                by_label: dict[str, int] = {}
+                for name, number in left.items():
+                    label = selection.label_of.get(name, name)
+                    by_label[label] = by_label.get(label, 0) + number
+                left = by_label
+            left = chosen.count(left)
+    return sum(left.values())
+
+
+def _of_train(selection: Selection) -> Iterator[Chosen]:
+    return (chosen for chosen in selection.choosers if "train" in chosen.splits)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from writers import names
 from writers.errors import UserError
 from writers.subset.base import Chosen, Selection, SubsetContext, existing_file
-from writers.subset.class_steps import REFERENCE, ByRanking, Keep, Listed, Remove
+from writers.subset.class_steps import REFERENCE, ByRanking, Coarsen, Keep, Listed, Remove
 from writers.subset.lists import available, file_of, read_class_list
 from writers.subset.ranking import Ranking
 from writers.subset.registry import STEPS, AnyStep, step
@@ -64,6 +64,11 @@ class SubsetSpec(BaseModel):
         if twice := [name for name, number in Counter(self.classes or ()).items() if number > 1]:
             raise ValueError(f"the class {twice[0]} is listed twice")
         return self
+
+    @property
+    def keeps_all_images(self) -> bool:
+        """True if the steps change labels only."""
+        return all(isinstance(step, Coarsen) for step in self.all_steps)
 
     @property
     def all_steps(self) -> list[AnyStep]:

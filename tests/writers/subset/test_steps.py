@@ -142,6 +142,50 @@ def test_a_budget_like_another_subset():
         taken(subset_of({"budget": {"images": 999, "by": "examples"}}))
 
 
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        [{"per_class": {"images": 6}}],
+        [{"fraction": {"of": 0.4}}],
+        [{"fraction": {"of": 0.5}}, {"per_class": {"images": 9}}],
+        [{"per_class": {"images": 12}}, {"random": {"classes": 8}}],
+    ],
+)
+def test_a_budget_of_classes_counts_what_earlier_steps_left(earlier):
+    """As many whole classes as fit: the next one in drawn order would exceed the budget."""
+    left = Counter(name.split("/")[0] for name in taken(subset_of(*earlier)))
+    subset = subset_of(*earlier, {"budget": {"images": 40, "by": "classes"}})
+    counts = Counter(name.split("/")[0] for name in taken(subset))
+    assert counts == {name: left[name] for name in subset.classes}
+    assert 40 - max(left.values()) < sum(counts.values()) <= 40
+
+
+def test_a_budget_of_classes_after_a_spread_over_classes_is_refused():
+    for earlier in ({"budget": {"images": 60, "by": "examples"}},):
+        with pytest.raises(UserError, match="budget by classes cannot follow"):
+            subset_of(earlier, {"budget": {"images": 40, "by": "classes"}})
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"per_class": {"images": 6}}],
+        [{"fraction": {"of": 0.3}}],
+        [{"random": {"classes": 7}}, {"fraction": {"of": 0.3}}, {"per_class": {"images": 5}}],
+        [{"budget": {"images": 77, "by": "examples"}}],
+        [{"budget": {"images": 77, "by": "classes"}}],
+        [{"per_class": {"images": 8}}, {"budget": {"images": 50, "by": "examples"}}],
+    ],
+)
+@pytest.mark.parametrize("by", ["examples", "classes"])
+def test_a_budget_like_a_subset_has_that_subsets_images(steps, by, tmp_path: Path):
+    file = tmp_path / "other.yaml"
+    file.write_text(SubsetSpec.model_validate({"name": "o", "steps": steps}).model_dump_json())
+    wanted = len(taken(subset_of(*steps)))
+    found = len(taken(subset_of({"budget": {"like": str(file), "by": by}})))
+    assert found == wanted if by == "examples" else wanted - max(COUNTS) < found <= wanted
+
+
 def test_only_training_images_are_removed():
     subset = subset_of({"random": {"classes": 5}}, {"per_class": {"images": 2}})
     assert len(taken(subset)) == 10

@@ -28,6 +28,7 @@ from harness.report.stats.effects import DifferenceRow
 from harness.report.stats.image_tests import ImageTest
 from harness.report.stats.leaderboard import RankedModel
 from harness.report.stats.predictors import PredictorFit, PredictorRow
+from harness.report.stats.top_counts import TopCount
 from harness.runner.result import Result
 from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
@@ -209,6 +210,7 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
         ),
         "associations": (Association, analysis.associations),
         "signs": (SignRow, analysis.signs),
+        "top_counts": (TopCount, analysis.top_counts),
         "convergence": (Convergence, analysis.convergences),
         "predictors": (PredictorRow, analysis.predictor_rows),
         "predictor_powers": (PredictorFit, analysis.predictor_fits),

@@ -90,6 +90,7 @@ def collect(
         sections.scores_section(recipe, scores, induced),
         sections.models_section(recipe, analysis),
         study_sections.architectures_section(analysis),
+        study_sections.top_section(analysis),
         sections.source_sizes_section(transfer),
         sections.target_sizes_section(transfer),
         study_sections.convergence_section(analysis),

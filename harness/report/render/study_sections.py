@@ -17,6 +17,14 @@ def architectures_section(analysis: Analysis) -> Section:
     )
 
 
+def top_section(analysis: Analysis) -> Section:
+    """Targets on which each model is among the best by kNN."""
+    return _with_table(
+        Section("top", "Most often among the best"),
+        architecture_tables.top_table(analysis.top_counts),
+    )
+
+
 def convergence_section(analysis: Analysis) -> Section:
     """Steps to most of the final odds."""
     sentence = study_findings.about_convergence(analysis.speedups)

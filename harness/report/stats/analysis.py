@@ -35,6 +35,7 @@ from harness.report.stats.predictors import (
     predictor_fits,
     predictor_rows,
 )
+from harness.report.stats.top_counts import TopCount, top_counts
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Analysis:
     signs: list[SignRow]
     convergences: list[Convergence]
     speedups: list[Speedup]
+    top_counts: list[TopCount]
     predictor_rows: list[PredictorRow]
     predictor_fits: list[PredictorFit]
 
@@ -99,6 +101,7 @@ def analyze(
         signs=sign_rows(with_scratch, scratch),
         convergences=converged,
         speedups=speedups(converged),
+        top_counts=top_counts(scores, names),
         predictor_rows=predicted,
         predictor_fits=predictor_fits(predicted),
     )

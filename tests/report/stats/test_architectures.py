@@ -180,3 +180,21 @@ def test_few_architectures_have_neither_wins_nor_a_correlation():
     results = study({name: pair for name, pair in list(LINE.items())[:3]})
     found, _ = fakes.analyzed(results)
     assert found.associations == [] and found.signs == []
+
+
+def test_times_in_the_top_five_are_of_knn_and_not_of_a_method():
+    results = fakes.model_zoo(num_models=8, noise=0.02)
+    found, _ = fakes.analyzed(results)
+    _, scores = fakes.rows_of(results)
+    expected: dict[str, int] = {}
+    for target in fakes.TARGETS:
+        values = {
+            row.model: row.value for row in scores if (row.name, row.target) == ("knn", target)
+        }
+        for model in sorted(values, key=lambda model: -values[model])[:5]:
+            expected[model] = expected.get(model, 0) + 1
+    counts = {row.model: row.times_in_top for row in found.top_counts}
+    assert counts == {f"torchvision/net{index}": 0 for index in range(8)} | expected
+    assert sum(counts.values()) == 5 * len(fakes.TARGETS)
+    few, _ = fakes.analyzed(fakes.model_zoo(num_models=5))
+    assert few.top_counts == []

@@ -6,6 +6,8 @@ from harness.report.render.tables.cells import NONE, number, percent, text
 from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
 from harness.report.stats.architectures import ALL_TARGETS, SignRow
 from harness.report.stats.convergence import FRACTION, Convergence
+from harness.report.stats.leaderboard import TOP
+from harness.report.stats.top_counts import TopCount
 
 
 def sign_table(rows: Sequence[SignRow]) -> Table:
@@ -34,6 +36,21 @@ def sign_table(rows: Sequence[SignRow]) -> Table:
 def _wins(row: SignRow) -> Cell:
     ties = f"{row.ties} equal" if row.ties else ""
     return Cell(f"{row.wins} of {row.num_pairs}", sort=row.wins / row.num_pairs, below=ties)
+
+
+def top_table(rows: Sequence[TopCount]) -> Table:
+    """Models by the number of targets on which a score puts them among the best."""
+    columns: list[ColumnOf[TopCount]] = [
+        (Column("model", numeric=False), lambda row: text(row.model)),
+        (
+            Column(f"in top {TOP}", hint="targets on which the model is among the best"),
+            lambda row: number(row.times_in_top),
+        ),
+        (Column("targets"), lambda row: number(row.num_targets)),
+    ]
+    score = rows[0].score if rows else ""
+    note = "Models that tie for the last place all count."
+    return table_of("top-counts", f"Times among the {TOP} best by {score}", rows, columns, note)
 
 
 def convergence_table(rows: Sequence[Convergence]) -> Table:

@@ -18,6 +18,7 @@ from writers.errors import UserError
 from writers.folder_rules import BY_NAME, FolderRules
 from writers.formats.files import Files, entries_below
 from writers.labels.settings import LabelTable
+from writers.regular_file import open_regular
 from writers.source import Example, Source, SplitSettings
 
 DOCUMENTATION = ("readme", "license", "licence", "changelog", "citation")
@@ -134,7 +135,7 @@ def containers(source: Source, files: Mapping[str, FileState]) -> frozenset[str]
 def content_digest(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> str | None:
     """sha256 of a file; None if `is_stopped` returned True. Raises OSError."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path, buffering=0) as file:
         while block := file.read(READ_BYTES):
             digest.update(block)
             if is_stopped():

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from writers.beton.layout import (
 from writers.beton.store import SMALL_FILE, Manifest, Progress, manifest_path, samples_path
 from writers.beton.write import CREATED_BY
 from writers.errors import UserError
+from writers.regular_file import open_regular
 from writers.subset.spec import everything
 
 MAX_CLASSES = 1_000_000
@@ -47,6 +48,13 @@ FIELD_NAMES = {
     5: "JSON",
     6: "a tensor",
 }
+
+
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return open_regular(file, buffering=0)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
 def adopt(
@@ -76,7 +84,7 @@ def adopt(
             already, or the folder cannot be written.
     """
     _refuse_existing(out_file or file)
-    with file.open("rb", buffering=0) as opened:
+    with _opened(file) as opened:
         header, rows, blobs, num_bytes = _tables(file, opened.fileno())
         digests = _digests(file, opened.fileno(), rows, blobs, num_threads, progress)
     counts = np.bincount(rows["label"], minlength=len(classes or ()))

@@ -34,6 +34,7 @@ from writers.beton.layout import (
     header_of,
 )
 from writers.errors import UserError
+from writers.regular_file import open_regular
 
 SMALL_FILE = 64 * 2**20  # file size up to which a manifest has the plain sha256 of the file
 
@@ -197,7 +198,7 @@ def open_beton(path: Path | str) -> Beton:
     path = Path(path)
     manifest = read_manifest(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes != manifest.bytes:
                 raise not_whole(

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cli.benches.matrix import one_epoch_settings
+from harness.cli.benches._matrix_runs import one_epoch_settings
 from harness.config.load import read
 from harness.matrix.expand import Matrix
 from harness.runner import inputs, lease, result

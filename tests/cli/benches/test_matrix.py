@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.cli.benches.matrix import MatrixRuns, cpu_outside_stages_s, markdown
+from harness.cli.benches._matrix_runs import MatrixRuns, cpu_outside_stages_s
+from harness.cli.benches.matrix import markdown
 from harness.cli.main import cli
 from harness.config.load import read
 from harness.matrix.stage import Stage

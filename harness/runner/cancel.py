@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.runner.lease import file_system_time
+from writers.lease import file_system_time
 
 POLL_S = 1.0
 

@@ -16,13 +16,14 @@ from typing import Literal
 
 from harness.matrix.expand import Matrix
 from harness.matrix.stage import FILE_NAME, Stage
-from harness.runner import lease, provenance, result, retry, shortlist, stage_state
+from harness.runner import provenance, result, retry, shortlist, stage_state
 from harness.runner.gpu_packing import ResourceKey, resource_key
 from harness.runner.launcher import Finished, Launcher
 from harness.runner.retry import FailureCause, RetryPolicy
 from harness.system import os_errors
 from harness.system.atomic_write import write_json
 from harness.system.folders import Folders
+from writers import lease
 
 BUSY_RETRY_S = 0.5  # interval between checks of a stage that another process holds
 WAIT_S = 0.25  # maximum time between two events

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.matrix.stage_kind import StageKind
-from harness.runner import lease, result
+from harness.runner import result
+from writers import lease
 
 ERROR_FILE = "error.txt"
 

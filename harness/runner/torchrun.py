@@ -12,12 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.matrix import stage_kind
-from harness.runner import lease, stage_state
+from harness.runner import stage_state
 from harness.runner.fork_server import describe_exit
 from harness.runner.protocol import Answer, StageStatus
 from harness.runner.retry import FailureCause
 from harness.runner.signals import POLL_S, StopSignal
 from harness.system import distributed
+from writers import lease
 
 EXIT_CODE = re.compile(rb"exitcode\s*:\s*(-?\d+)")  # in torchrun's summary of failed processes
 

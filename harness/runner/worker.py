@@ -32,7 +32,6 @@ from harness.matrix import stage_kind
 from harness.matrix.stage_kind import StageKind
 from harness.runner import (
     fork_server,
-    lease,
     provenance,
     result,
     retry,
@@ -56,6 +55,7 @@ from harness.system.atomic_write import write_atomically, write_json
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.system.gpu import select_gpu
 from harness.system.out_of_memory import is_out_of_memory
+from writers import lease
 from writers.errors import UserError
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from harness.cli.commands import doctor
 from harness.cli.main import main
 from harness.config.load import read
 from harness.matrix.expand import expand
-from harness.runner import lease, result, retry
+from harness.runner import result, retry
 from harness.runner.context import StageContext
 from harness.system import os_errors
 from harness.system.folders import Folders
 from tests.helpers import ROOT
+from writers import lease
 from writers.errors import UserError
 
 RECIPE = """\

@@ -24,10 +24,11 @@ from PIL import Image
 from harness.cli.benches._matrix_runs import one_epoch_settings
 from harness.config.load import read
 from harness.matrix.expand import Matrix
-from harness.runner import inputs, lease, result
+from harness.runner import inputs, result
 from harness.system.folders import Folders
 from tests.helpers import ROOT
 from tests.helpers.execution import is_alive, wait_for, workers_of
+from writers import lease
 
 RECIPE = """\
 name: small

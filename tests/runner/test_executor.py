@@ -11,7 +11,7 @@ import pytest
 
 from harness.matrix import stage_kind
 from harness.matrix.stage import Stage
-from harness.runner import lock, result, stage_state
+from harness.runner import result, stage_state
 from harness.runner.executor import Run, begin, prepare, unfinished
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
@@ -30,6 +30,7 @@ from tests.helpers.execution import (
     wait_for,
     write_script,
 )
+from writers import lock
 from writers.errors import UserError
 
 

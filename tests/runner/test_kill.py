@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.runner import lease, result
+from harness.runner import result
 from harness.runner.context import load_spec
 from harness.runner.executor import begin
 from harness.system import os_errors
@@ -30,6 +30,7 @@ from tests.helpers.execution import (
     workers_of,
     write_script,
 )
+from writers import lease
 from writers.errors import UserError
 
 NUM_KILLS = 20

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harness.config.load import read
-from harness.runner import inputs, lease, result, torchrun
+from harness.runner import inputs, result, torchrun
 from harness.runner.executor import Run, begin
 from harness.runner.launchers import local
 from harness.runner.retry import RetryPolicy
@@ -27,6 +27,7 @@ from tests.helpers.execution import (
     wait_for,
     workers_of,
 )
+from writers import lease
 
 RECIPE = """\
 name: shared

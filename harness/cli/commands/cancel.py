@@ -24,9 +24,10 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, as_j
     Example: harness cancel robust_l2
     """
     from harness.config.load import read
-    from harness.runner import cancel, lease
+    from harness.runner import cancel
     from harness.runner.executor import unfinished
     from harness.runner.inputs import expand_accepted
+    from writers import lease
 
     plan = expand_accepted(read(recipe_name, overrides), folders.runs)
     stages = {

@@ -138,7 +138,7 @@ def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...], folders: Fo
 
 
 def _delete(path: Path) -> None:
-    from harness.runner import lease
+    from writers import lease
 
     if path.is_file():
         path.unlink(missing_ok=True)
@@ -159,7 +159,8 @@ def _scratch(folders: Folders, only: set[str] | None) -> list[tuple[Path, str]]:
         folders: Folders of the runs.
         only: Keys of the stages to consider; None for all.
     """
-    from harness.runner import lease, stage_state
+    from harness.runner import stage_state
+    from writers import lease
 
     candidates = []
     for folder in _stage_folders(folders, only):
@@ -179,7 +180,7 @@ def _unused(folders: Folders, kept: set[str]) -> list[tuple[Path, str]]:
 
     The name of a folder of betons ends with the key of the stage that wrote it.
     """
-    from harness.runner import lease
+    from writers import lease
 
     candidates = []
     written: dict[str, list[Path]] = {}

@@ -40,7 +40,8 @@ def command(
 
     Example: harness logs pretrain/in900/resnet18/eps0/seed0 --follow
     """
-    from harness.runner import lease, stage_state
+    from harness.runner import stage_state
+    from writers import lease
 
     folder = find_stage(stage, folders)
     log = folder / "log.txt"

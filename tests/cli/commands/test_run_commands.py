@@ -15,11 +15,11 @@ import pytest
 from harness.cli.main import main
 from harness.config.load import read
 from harness.matrix.expand import expand
-from harness.runner import lease
 from harness.runner.cancel import Watch, file_of, request
 from harness.runner.executor import Run
 from harness.system.folders import Folders
 from tests.helpers import ROOT
+from writers import lease
 
 RECIPE = """\
 name: tiny

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from harness.matrix.stage import Stage
-from harness.runner import lease
 from harness.runner.executor import Run
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import ray as ray_launcher
@@ -27,6 +26,7 @@ from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
 from tests.helpers import ROOT
 from tests.helpers.execution import LOOPBACK, load_result, matrix_of, settings_for, wait_for
+from writers import lease
 from writers.errors import UserError
 
 

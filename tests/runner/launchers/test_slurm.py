@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 
 from harness.matrix.stage import Stage
-from harness.runner import lease, queue_state, result
+from harness.runner import queue_state, result
 from harness.runner.executor import Run, prepare
 from harness.runner.launcher import Finished, LauncherSettings, parse_options
 from harness.runner.launchers import slurm
 from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
 from tests.helpers.execution import FAKE_STAGES, load_result, matrix_of, settings_for, wait_for
+from writers import lease
 from writers.errors import UserError
 
 CONF = """\

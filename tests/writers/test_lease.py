@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.matrix import stage_kind
-from harness.runner import lease, lock, stage_state
-from harness.runner.lease import Holder
+from writers import lease
+from writers.lease import Holder
 
 FAR, FARTHER = Holder("far", "boot-of-far", 1), Holder("farther", "boot-of-farther", 2)
 
@@ -117,18 +116,6 @@ def test_an_unreadable_lease_is_respected_until_it_expires(tmp_path: Path):
     assert lease.take(tmp_path, FAR) is None
     aged(tmp_path / "lease-000007", lease.EXPIRES_S + 5)
     assert lease.take(tmp_path, FAR).path.name == "lease-000008"
-
-
-def test_a_stage_of_another_host_counts_as_running(tmp_path: Path):
-    folder = tmp_path / "stages" / "rank" / "abc"
-    folder.mkdir(parents=True)
-    held = lease.take(folder, FAR)
-    assert (
-        not lock.is_held(folder)
-        and stage_state.state(stage_kind.find("rank"), folder, tmp_path) == "running"
-    )
-    held.release()
-    assert stage_state.state(stage_kind.find("rank"), folder, tmp_path) == "left"
 
 
 def real_now(folder: Path) -> float:

@@ -1,6 +1,6 @@
-"""Give a stage's folder to one worker at a time, even if several hosts share it over NFS.
+"""Give a folder to one process at a time, even if several hosts share it over NFS.
 
-Workers of one host exclude each other by an operating-system lock (`harness.runner.lock`), which
+Processes of one host exclude each other by an operating-system lock (`writers.lock`), which
 ends with its process. Hosts exclude each other by a lease: a file `lease-NUMBER`, created
 exclusively, whose modification time the holder renews. Numbers only increase. A process that
 finds an expired lease creates the next number; only one of several can. A previous holder that
@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harness.runner import lock
+from writers import lock
 
 BEAT_S = 15.0  # interval between renewals
 EXPIRES_S = 120.0  # a lease not renewed for this long has expired: 8 missed renewals
@@ -97,7 +97,7 @@ def hold(folder: Path, beat_s: float = BEAT_S) -> Iterator[Lease | None]:
     """Hold the folder inside the block. Yields None at once if any other process holds it.
 
     Args:
-        folder: folder of a stage; created if it does not exist.
+        folder: such as that of a stage; created if it does not exist.
         beat_s: interval between renewals.
     """
     with lock.hold(folder) as locked:

@@ -6,19 +6,26 @@ It is written under a temporary name in the same folder. When it is complete and
 older beton of that name is removed, the manifest is renamed, and then the beton. A kill at any
 point leaves neither an incomplete beton nor one with another's manifest. The next writer removes
 the temporary file of a killed one.
+
+The temporary file is a lease: its name has its host, and its writer renews its modification time.
+On one host a lock shows whether the writer lives. The file of another host, or one on a file system
+without locks, is removed only after its time has expired. A writer that sees another one stops.
 """
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from writers.beton.store import Manifest, manifest_path
 from writers.errors import UserError
+from writers.lease import BEAT_S, EXPIRES_S, Holder
 from writers.lock import locked
 
 
@@ -67,6 +74,12 @@ class NewBeton:
         return True
 
     def _take_name(self) -> None:
+        if not self.temporary.exists():
+            raise UserError(
+                f"{self.out_file} was not written: another host took over, because this process "
+                f"paused for more than {EXPIRES_S:.0f} s.",
+                "See whether the other host has written it; otherwise run the command again.",
+            )
         self.out_file.unlink(missing_ok=True)
         _temporary_manifest(self.temporary).replace(manifest_path(self.out_file))
         self.temporary.replace(self.out_file)
@@ -90,45 +103,81 @@ def new_beton(out_file: Path) -> Iterator[NewBeton]:
                 "Remove it, or write elsewhere with --out.",
             )
         handle, temporary = _open_temporary(out_file)
+        stopped = threading.Event()
+        beat = threading.Thread(target=_renew_until, args=(stopped, handle), daemon=True)
+        beat.start()
         try:
             yield NewBeton(handle, temporary, out_file)
         except BaseException:
             _remove(temporary)
             raise
         finally:
+            stopped.set()
+            beat.join()
             os.close(handle)
+
+
+def _renew_until(stopped: threading.Event, handle: int) -> None:
+    while not stopped.wait(BEAT_S):
+        with contextlib.suppress(OSError):  # the next beat tries again
+            os.utime(handle)
 
 
 def _open_temporary(out_file: Path) -> tuple[int, Path]:
     """Open a new file in the folder of `out_file`, locked while it is open."""
     # otherwise another writer could take it for stale before it is locked
     with locked(out_file.parent):
-        _remove_stale(out_file)
-        temporary = out_file.with_name(f".{out_file.name}.{secrets.token_hex(8)}.writing")
+        name = f".{out_file.name}.{_this_host()}-{secrets.token_hex(8)}.writing"
+        temporary = out_file.with_name(name)
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        # a file system without locks: nothing is removed as stale either
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            # After its own file exists: of two hosts that start together, one sees the other.
+            _remove_stale(out_file, temporary)
+        except BaseException:
+            os.close(handle)
+            _remove(temporary)
+            raise
     return handle, temporary
 
 
-def _remove_stale(out_file: Path) -> None:
-    """Remove temporary files of killed writers.
+def _remove_stale(out_file: Path, own: Path) -> None:
+    """Remove temporary files of killed writers, except the file `own`.
 
-    Raises UserError if a writer is active (holds its lock).
+    Raises UserError if another writer is active.
     """
     for path in out_file.parent.glob(f".{out_file.name}.*.writing"):
+        if path == own:
+            continue
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if _is_active(file.fileno(), path, own):
                 raise UserError(
                     f"Another process is writing {out_file} at this moment.",
-                    "Wait for it, or write elsewhere with --out.",
-                ) from None
-            except OSError:  # a file system without locks
-                continue
+                    "Wait for it, or write elsewhere with --out. If it was killed on another host, "
+                    f"try again after {EXPIRES_S:.0f} s.",
+                )
             _remove(path)
+
+
+def _is_active(handle: int, path: Path, own: Path) -> bool:
+    """Return True if the writer of a temporary file may be alive."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if f".{_this_host()}-" in path.name:
+            return False  # its process has ended: it would hold the lock
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        pass
+    os.utime(own)  # by the clock of the file system
+    return own.stat().st_mtime - os.fstat(handle).st_mtime < EXPIRES_S
+
+
+def _this_host() -> str:
+    """Identify this boot of this host in the names of temporary files: 12 hex digits."""
+    me = Holder.me()
+    return hashlib.sha256(f"{me.host} {me.boot}".encode()).hexdigest()[:12]
 
 
 def _remove(temporary: Path) -> None:

@@ -9,7 +9,7 @@ equal, images of the same name are the same file and need not be decoded again
 
 import hashlib
 import json
-import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
     if origin is None:
         return
     path = record_path(file)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with locked(file.parent):  # otherwise a writer that starts could take it for a stale file
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    with locked(file.parent):
         temporary.write_text(
             json.dumps({"manifest": manifest.digest, **origin.model_dump()}, indent=1) + "\n"
         )

@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers.pictures import picture
 from writers.beton import copy, layout, provenance, reuse
+from writers.beton.atomic_file import _this_host
 from writers.beton.copy import copy_subset
 from writers.beton.encoding import Encoding
 from writers.beton.provenance import (
@@ -221,8 +222,8 @@ def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(place: Place, mo
 def test_the_next_writer_removes_the_link_of_a_killed_one(place: Place):
     whole, folder = place.write(), place.data / "taken"
     folder.mkdir()
-    (folder / ".train.beton.00.writing").touch()
-    os.link(whole, folder / ".train.beton.00.link")
+    (folder / f".train.beton.{_this_host()}-00.writing").touch()
+    os.link(whole, folder / f".train.beton.{_this_host()}-00.link")
     assert place.take()
     assert sorted(path.name for path in folder.iterdir()) == ["train.beton", "train.beton.json"]
 

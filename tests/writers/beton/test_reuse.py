@@ -335,7 +335,7 @@ def test_the_origin_covers_files_and_split_settings(place: Place, monkeypatch):
     def opened(
         protocol: str | None = None, place_made: Path = place.tree, **settings: Any
     ) -> Origin | None:
-        def open_dataset(name: str, paths: list[Path], settings: SplitSettings) -> Any:
+        def open_dataset(name: str, paths: list[Path], settings: SplitSettings, labels=None) -> Any:
             place_made.mkdir(exist_ok=True)
             return SimpleNamespace(protocol=protocol)
 

@@ -108,7 +108,9 @@ def _move(rows: np.ndarray, blobs: np.ndarray, draws: np.random.Generator) -> No
         if kind < 0.4:
             offset = int(draws.integers(offset + size))
         elif kind < 0.6:
-            size = int(draws.choice([0, 1, 7, 20, 27, 28, 29, 155, 156, 157, size - 1, size + 1]))
+            size = int(
+                draws.choice([0, 1, 7, 20, 27, 28, 29, 155, 156, 157, max(0, size - 1), size + 1])
+            )
         elif kind < 0.8:
             rows["mode"][row] = int(draws.integers(3))
             rows["width"][row] = int(draws.integers(1, 40))

@@ -28,6 +28,31 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 
+// Long tables get a field that hides the rows without all of its words.
+for (const section of document.querySelectorAll("section.tall")) {
+  const rows = [...section.querySelector("tbody").rows];
+  const field = document.createElement("input");
+  const count = document.createElement("span");
+  field.type = "search";
+  field.placeholder = "Filter rows";
+  field.setAttribute("aria-label", `Filter rows: ${section.querySelector("h3").textContent}`);
+  count.setAttribute("role", "status");
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/);
+    let shown = 0;
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    count.textContent = ` ${shown} of ${rows.length} rows`;
+  });
+  const line = document.createElement("p");
+  line.className = "filter";
+  line.append(field, count);
+  section.querySelector("h3").after(line);
+}
+
 const wanted = /^#sort=([\w-]+),(\d+)(,descending)?$/.exec(location.hash);
 if (wanted) {
   const table = document.getElementById(wanted[1]);

@@ -235,7 +235,8 @@ def _csv_files(report: Report) -> Iterator[tuple[str, str | bytes]]:
     for name, (kind, rows) in record_tables(report).items():
         yield f"{name}.csv", to_csv(kind, rows)
     css = _css()
-    for panel in (panel for section in report.sections for panel in section.all_panels):
+    panels = [panel for section in report.sections for panel in section.all_panels]
+    for panel in [*([report.lead] if report.lead else []), *panels]:
         yield f"figures/{panel.name}.csv", panel.data
         yield f"figures/{panel.name}.svg", plot.standalone(panel.svg, css)
 

@@ -16,6 +16,8 @@ from harness.report.data.records import (
     TransferRow,
 )
 from harness.report.render import sections, study_sections
+from harness.report.render.figures.means import mean_panel
+from harness.report.render.figures.plot import Panel
 from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
 from harness.report.text import answer, caveats, findings, study_findings
@@ -32,6 +34,7 @@ class Report:
         num_skipped: stages that the recipe's shortlist skipped.
         headline: the answer in one sentence.
         sentences: the opening paragraphs.
+        lead: the figure of the first screen.
         more: further findings that belong to no section.
     """
 
@@ -51,6 +54,7 @@ class Report:
     analysis: Analysis
     headline: str
     sentences: list[str]
+    lead: Panel | None
     more: list[str]
     caveats: list[str]
     sections: list[Section]
@@ -82,7 +86,8 @@ def collect(
     analysis = analyze(accuracy, transfer, scores, predictions)
     induced = inductions(recipe, scores)
     sentences = _sentences(accuracy, transfer, analysis, induced, recipe.shortlist) or [
-        answer.why_none(any_measured=bool(accuracy or transfer or scores))
+        findings.about_best_model(analysis.matrices)
+        or answer.why_none(any_measured=bool(accuracy or transfer or scores))
     ]
     built = [
         sections.accuracy_section(recipe, accuracy, coarse, collection.planned),
@@ -120,6 +125,7 @@ def collect(
         analysis=analysis,
         headline=answer.headline(accuracy, transfer, analysis.effects) or _first(opening[0]),
         sentences=opening,
+        lead=mean_panel(analysis.matrices),
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
         caveats=[*caveats.caveats(accuracy, transfer), *study_findings.about_absent(recipe)],
         sections=[section.without_sentences(opening) for section in built],

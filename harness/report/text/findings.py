@@ -23,6 +23,7 @@ from harness.report.stats.intervals import (
     paired_difference,
     sampling_error,
 )
+from harness.report.stats.leaderboard import ScoreMatrix
 from harness.report.stats.predictors import PredictorFit, gap_to_runner_up
 from harness.report.text.phrases import (
     averaged_over,
@@ -283,3 +284,21 @@ def _limits(accuracies: Sequence[float], difference: PairedDifference, row: Scor
 
 def _trained_on(row: ScoreRow) -> str:
     return f"{row.num_classes:,} classes ({row.subset})"
+
+
+def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
+    """Name the model with the highest mean over the targets, and the next; "" without two models.
+
+    Only the method with most models is described: other methods have their own best models.
+    """
+    complete = [matrix.complete() for matrix in matrices.values()]
+    matrix = max(complete, key=lambda matrix: len(matrix.names), default=None)
+    if matrix is None or len(matrix.names) < 2 or not matrix.targets:
+        return ""
+    means = matrix.scores.mean(axis=1)
+    first, second = (-means).argsort(kind="stable")[:2].tolist()
+    over = f"{len(matrix.targets)} target{'s' if len(matrix.targets) > 1 else ''}"
+    return (
+        f"{matrix.names[first]} has the highest mean over {over}: {100 * means[first]:.1f} % "
+        f"({matrix.method}), {matrix.names[second]} follows with {100 * means[second]:.1f} %."
+    )

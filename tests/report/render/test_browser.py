@@ -24,6 +24,11 @@ PRESS = (
     "<script>for (let n = 0; n < %d; n++) "
     "document.querySelectorAll('#%s thead button')[%d].click();</script></body>"
 )
+FILTER = """<script>{
+  const field = document.getElementById("stages").closest("section").querySelector("input");
+  field.value = "EPS0.5  seed1";
+  field.dispatchEvent(new Event("input"));
+}</script></body>"""
 # A browser is slow to start, so all pages are opened once, in frames of one window. After loading,
 # each frame is written as text: the widths of the page and its first table, then its content.
 GATHER = """<script>onload = () => {
@@ -72,6 +77,7 @@ def opened(report: Path) -> dict[str, Opened]:
         "by_target": by_target,
         "by_time_once": text.replace("</body>", PRESS % (1, "kinds", 2)),
         "by_time_twice": text.replace("</body>", PRESS % (2, "kinds", 2)),
+        "filtered": text.replace("</body>", FILTER),
         "phone": text,
         "sorted": text,
         "sorted_by_no_table": text,
@@ -171,8 +177,15 @@ def test_text_sorts_ascending_and_empty_cells_stay_last(opened: dict[str, Opened
 def test_the_page_of_models_has_its_figures(opened: dict[str, Opened]) -> None:
     page = opened["models"].page
     assert (
-        page.tags.count("figure") == 6 and page.loads == []
-    )  # scatter, predictors and Elo by each method
+        page.tags.count("figure") == 7 and page.loads == []
+    )  # means, scatter, predictors and Elo by each method
+
+
+def test_a_long_table_is_filtered_by_words(opened: dict[str, Opened]) -> None:
+    rows = [" ".join(row) for row in opened["plain"].page.tables["stages"][1:]]
+    kept = [row for row in rows if "eps0.5" in row and "seed1" in row]
+    assert 0 < len(kept) < len(rows)
+    assert f"{len(kept)} of {len(rows)} rows" in opened["filtered"].page.text
 
 
 def test_a_narrow_window_scrolls_tables_and_not_the_page(opened: dict[str, Opened]) -> None:

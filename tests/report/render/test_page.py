@@ -55,7 +55,7 @@ def assert_sound(text: str) -> Page:
 def test_a_complete_matrix(tmp_path: Path, seeds: tuple[int, ...], archs: tuple[str, ...]) -> None:
     recipe = make_recipe(seeds=seeds, archs=archs)
     page = assert_sound(render(recipe, make_results(recipe), tmp_path))
-    assert page.tags.count("figure") == 2 * len(archs) + 1
+    assert page.tags.count("figure") == 2 * len(archs) + 2  # the means come first
     assert {f"accuracy-{index}-common_masked" for index in range(len(archs))} <= set(page.tables)
     assert recipe.question in page.text and "have no result yet" not in page.text
     assert ("There is one seed and no interval" in page.text) == (len(seeds) == 1)
@@ -127,7 +127,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         },
     )
     names = files_of(tmp_path / "one")
-    assert len(names) == 3 + 22 + 2 * 2
+    assert len(names) == 3 + 22 + 2 * 3
     for other in ("two", "three"):
         assert files_of(tmp_path / other) == names
         for name in names:

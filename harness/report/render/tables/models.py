@@ -26,11 +26,13 @@ from harness.report.render.tables.table import (
 )
 from harness.report.stats.architectures import Association
 from harness.report.stats.intervals import is_near_chance, seed_mean
-from harness.report.stats.leaderboard import TOP, RankedModel
+from harness.report.stats.leaderboard import TOP, RankedModel, model_names
 from harness.report.stats.predictors import PredictorFit
 from harness.report.text.phrases import signed
 
 KNN = "knn"
+_MAX_WIDTH = 12  # scores in a line; more do not fit into a page
+_MAX_MODEL_COLUMNS = 6
 
 
 def ranking_table(rows: Sequence[RankedModel]) -> Table:
@@ -154,7 +156,7 @@ def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings |
 
 
 def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
-    """A line per model, a column per target and score.
+    """A line per model, a column per target and score. The reverse for few models of many scores.
 
     Versions of a score, such as knn_k5, are in the CSV only.
     """
@@ -189,7 +191,20 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
         note += " –: not computed."
     if len(recipe.seeds) > 1:
         note += " sd: standard deviation over seeds."
-    lines = tuple(zip(*model_cells, *scored, strict=True))
+    if len(places) > _MAX_WIDTH and len(models) <= _MAX_MODEL_COLUMNS:
+        named = model_names(rows)
+        columns = (
+            Column("target", numeric=False),
+            Column("score", numeric=False),
+            *(Column(named[model]) for model in models),
+        )
+        lines = tuple(
+            (Cell(target, sort=target), Cell(name, sort=name), *cells)
+            for (target, name), cells in zip(places, scored, strict=True)
+        )
+        note = note.replace("of each column", "of each line")
+    else:
+        lines = tuple(zip(*model_cells, *scored, strict=True))
     return Table("scores", "Each model's scores", columns, lines, note)
 
 

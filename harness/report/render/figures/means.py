@@ -1,0 +1,82 @@
+"""The figure of the first screen: each model's mean over the targets."""
+
+from collections.abc import Mapping
+
+from harness.report.render.figures import plot
+from harness.report.render.figures.plot import MARKERS, NUM_COLORS, SERIES, Panel
+from harness.report.stats.leaderboard import ScoreMatrix
+
+MAX_MODELS = 20
+
+
+def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
+    """Draw the mean over the targets of each model, a marker per method; the best one on top.
+
+    A method's mean is over the targets that all of its models have, so that means are comparable.
+
+    Returns:
+        None if there are fewer than two models and fewer than two methods.
+    """
+    complete = {method: matrix.complete() for method, matrix in matrices.items()}
+    means = {
+        method: dict(zip(matrix.names, matrix.scores.mean(axis=1).tolist(), strict=True))
+        for method, matrix in complete.items()
+        if matrix.targets
+    }
+    if len({name for of_method in means.values() for name in of_method}) == 1:
+        # One model: its methods are compared.
+        means = {"": {method: next(iter(own.values())) for method, own in means.items()}}
+    best: dict[str, float] = {}
+    for of_method in means.values():
+        for name, mean in of_method.items():
+            best[name] = max(mean, best.get(name, 0.0))
+    if len(best) < 2:
+        return None
+    shown = sorted(best, key=lambda name: -best[name])[:MAX_MODELS]
+    name, numbers = "means", []
+    with plot.style(name):
+        left = 0.3 + 0.068 * max(map(len, shown))
+        top = 0.3 if len(means) > 1 else 0.08
+        figure, axes = plot.blank(
+            max(6.4, left + 4), 0.42 + top + 0.19 * len(shown), left=left, top=top
+        )
+        for index, (method, of_method) in enumerate(means.items()):
+            shift = 0.5 * ((index + 0.5) / len(means) - 0.5)
+            rows = [row for row, model in enumerate(shown) if model in of_method]
+            axes.plot(
+                [100 * of_method[shown[row]] for row in rows],
+                [row + shift for row in rows],
+                linestyle="none",
+                color=SERIES[index % NUM_COLORS],
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=4.5,
+                label=method,
+            )
+            numbers += [(shown[row], method, of_method[shown[row]]) for row in rows]
+        axes.set_yticks(range(len(shown)), shown)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlabel("mean over targets, percent")
+        if len(means) > 1:  # above the plot: inside it, its markers look like means
+            axes.legend(
+                loc="lower left",
+                bbox_to_anchor=(0, 1),
+                ncols=len(means),
+                borderaxespad=0.2,
+                frameon=False,
+                fontsize=8,
+            )
+        svg = plot.to_svg(figure, name)
+    counts = sorted({len(matrix.targets) for matrix in complete.values() if matrix.targets})
+    targets = " to ".join(map(str, [counts[0], *counts[1:][-1:]]))
+    only = next(iter(means))
+    method = f"{only}, " if len(means) == 1 and only else ""
+    some = f", the best {MAX_MODELS} of {len(best):,} models" if len(best) > MAX_MODELS else ""
+    return Panel(
+        name,
+        "Mean over targets",
+        f"{method}{targets} target{'s' if counts[-1] > 1 else ''}{some}",
+        "Mean score over the targets",
+        svg,
+        plot.to_csv_text(("model", "method", "mean"), numbers),
+        wide=True,
+    )

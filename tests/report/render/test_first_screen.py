@@ -1,0 +1,75 @@
+"""The first figure has the means over shared targets, and the first sentence fits to it."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from harness.report.data.records import ModelId
+from harness.report.render.figures.means import MAX_MODELS, mean_panel
+from harness.report.stats.leaderboard import ScoreMatrix
+from harness.report.text.findings import about_best_model
+
+NAN = math.nan
+
+
+def matrix(method: str, scores: list[list[float]], names: list[str] | None = None) -> ScoreMatrix:
+    values = np.array(scores)
+    names = names or [f"net{row}" for row in range(len(values))]
+    return ScoreMatrix(
+        method,
+        False,
+        tuple(ModelId(name, "", "", "", 0.0) for name in names),
+        tuple(names),
+        tuple(f"target{column}" for column in range(values.shape[1])),
+        values,
+        values,
+        np.full(len(values), NAN),
+        (),
+    )
+
+
+def rows_of(matrices: dict[str, ScoreMatrix]) -> dict[tuple[str, str], float]:
+    panel = mean_panel(matrices)
+    assert panel is not None
+    return {
+        (row["model"], row["method"]): float(row["mean"])
+        for row in csv.DictReader(panel.data.splitlines())
+    }
+
+
+def test_means_are_over_targets_that_all_shown_models_have() -> None:
+    full = matrix("full", [[0.5, 0.7], [0.9, NAN], [0.6, 0.8]])
+    fixed = matrix("fixed", [[0.2], [0.4], [0.3]])
+    found = rows_of({"full": full, "fixed": fixed})
+    assert found == pytest.approx(
+        {
+            ("net2", "full"): 0.7,
+            ("net0", "full"): 0.6,
+            ("net1", "fixed"): 0.4,
+            ("net2", "fixed"): 0.3,
+            ("net0", "fixed"): 0.2,
+        }
+    )
+    assert about_best_model({"full": full, "fixed": fixed}) == (
+        "net1 has the highest mean over 1 target: 40.0 % (fixed), net2 follows with 30.0 %."
+    )
+
+
+def test_methods_of_one_model_are_compared() -> None:
+    found = rows_of({"full": matrix("full", [[0.5, 0.7]]), "fixed": matrix("fixed", [[0.2, 0.4]])})
+    assert found == pytest.approx({("full", ""): 0.6, ("fixed", ""): 0.3})
+
+
+def test_only_the_best_of_many_models_are_drawn() -> None:
+    scores = [[row / 100] for row in range(MAX_MODELS + 5)]
+    panel = mean_panel({"full": matrix("full", scores)})
+    assert panel is not None and f"best {MAX_MODELS} of {MAX_MODELS + 5} models" in panel.detail
+    assert panel.data.splitlines()[1] == f"net{MAX_MODELS + 4},full,{(MAX_MODELS + 4) / 100}"
+
+
+def test_one_model_of_one_method_has_no_figure_and_no_sentence() -> None:
+    for matrices in ({}, {"full": matrix("full", [[0.5, 0.7]])}):
+        assert mean_panel(matrices) is None
+        assert about_best_model(matrices) == ""

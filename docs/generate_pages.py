@@ -86,7 +86,7 @@ def _command_pages() -> dict[str, str]:
     pages, rows = {}, []
     for name, command in _commands(cli, "harness"):
         file = name.removeprefix("harness ").replace(" ", "-") + ".md"
-        context = click.Context(command, info_name=name)
+        context = click.Context(command, info_name=name, **cli.context_settings)
         usage = " ".join(command.collect_usage_pieces(context))
         lines = [f"# {name}", "", f"```text\n{name} {usage}\n```", "", _help_text(command), ""]
         options = [_option_row(option, context) for option in command.get_params(context)]

@@ -89,7 +89,8 @@ def run(command: str, folder: Path) -> str:
 def check_options(words: list[str]) -> None:
     """Raise click.UsageError if the command or an option does not exist."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="harness")
+    # A command keeps the names of its help option from its first context.
+    context = click.Context(cli, info_name="harness", **cli.context_settings)
     words = words[1:]
     while isinstance(command, click.Group) and words:
         found = command.get_command(context, words.pop(0))

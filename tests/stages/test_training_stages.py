@@ -92,7 +92,7 @@ def test_the_same_stage_gives_the_same_numbers_and_weights(root: Path, source: R
 def test_robust_training_spends_its_time_in_the_attack_and_says_so(root: Path, source: Result):
     outcome = pretrain.run(pretrain_context(root, source, "robust", eps=0.5))
     spans = outcome.timing["spans_s"]
-    assert set(spans) == {"data_wait", "copy", "attack", "forward", "backward", "optimizer"}
+    assert set(spans) == {*SPANS}
     assert spans["attack"] > spans["forward"] + spans["backward"] > 0
     assert sum(spans.values()) <= outcome.timing["train_s"] * 1.001
     assert outcome.metrics["eps_resolution"] == 24

@@ -20,6 +20,7 @@ from harness.report.render.figures.means import mean_panel
 from harness.report.render.figures.plot import Panel
 from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
+from harness.report.stats.budgets import budget_scores
 from harness.report.text import answer, caveats, findings, study_findings
 from harness.runner.result import Result
 
@@ -96,6 +97,7 @@ def collect(
         sections.models_section(recipe, analysis),
         study_sections.architectures_section(analysis),
         study_sections.top_section(analysis),
+        study_sections.budgets_section(budget_scores(recipe, transfer)),
         sections.source_sizes_section(transfer),
         sections.target_sizes_section(transfer),
         study_sections.convergence_section(analysis),

@@ -1,9 +1,13 @@
 """Build the sections that answer the questions of single studies."""
 
+from collections.abc import Sequence
+
 from harness.report.render.section import Fold, Section
 from harness.report.render.tables import architectures as architecture_tables
+from harness.report.render.tables import budgets as budget_tables
 from harness.report.render.tables.table import Table
 from harness.report.stats.analysis import Analysis
+from harness.report.stats.budgets import BudgetScore
 from harness.report.text import study_findings
 
 _MAX_OPEN_ROWS = 40  # longer tables are folded
@@ -31,6 +35,13 @@ def convergence_section(analysis: Analysis) -> Section:
     return _with_table(
         Section("convergence", "Steps of training", (sentence,) if sentence else ()),
         architecture_tables.convergence_table(analysis.convergences),
+    )
+
+
+def budgets_section(rows: Sequence[BudgetScore]) -> Section:
+    """More classes against more images per class, at equal numbers of images."""
+    return _with_table(
+        Section("budgets", "Equal numbers of images"), budget_tables.budget_table(rows)
     )
 
 

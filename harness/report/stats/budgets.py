@@ -1,0 +1,85 @@
+"""Compare more classes with more images per class at equal numbers of images (Huh et al. 2016)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.config.recipe import Recipe
+from harness.report.data.records import ModelId, TransferRow, at_full_size
+from writers.subset.image_steps import Budget
+
+NUM_IMAGES = (500_000, 250_000, 125_000)
+# Huh et al. 2016: percent at NUM_IMAGES, by the first word of the target's name and Images.by
+PUBLISHED: Mapping[tuple[str, str], tuple[float, ...]] = {
+    ("voc2007", "classes"): (57.1, 54.8, 50.6),
+    ("voc2007", "examples"): (57.0, 52.5, 49.8),
+    ("sun397", "classes"): (50.6, 45.7, 42.2),
+    ("sun397", "examples"): (49.7, 46.7, 42.3),
+}
+
+
+@dataclass(frozen=True)
+class BudgetScore:
+    """Score at one number of pretraining images.
+
+    Attributes:
+        by: `classes`: all images of fewer classes; `examples`: fewer images of all classes.
+        score: mean over seeds of the target's metric, a fraction.
+        published: percent of Huh et al. 2016; None if they have no such number.
+    """
+
+    target: str
+    method: str
+    arch: str
+    variant: str
+    eps: float
+    by: str
+    num_images: int
+    score: float
+    num_seeds: int
+    published: float | None
+
+
+def budget_scores(recipe: Recipe, transfer: Iterable[TransferRow]) -> list[BudgetScore]:
+    """Average the transfers of subsets whose only step is a budget of a given number of images.
+
+    Returns:
+        A row per target, method, model and subset; empty unless both kinds of budget are measured.
+    """
+    budgets = _budgets(recipe)
+    scores: dict[tuple[str, str, ModelId], list[float]] = {}
+    for row in at_full_size(transfer):
+        if not row.is_scratch and not row.model and row.subset in budgets:
+            scores.setdefault((row.target, row.method, row.model_id), []).append(row.score)
+    rows = [
+        BudgetScore(
+            target,
+            method,
+            model.arch,
+            model.variant,
+            model.eps,
+            *budgets[model.subset],
+            float(np.mean(values)),
+            len(values),
+            _published(target, *budgets[model.subset]),
+        )
+        for (target, method, model), values in scores.items()
+    ]
+    return rows if len({row.by for row in rows}) == 2 else []
+
+
+def _budgets(recipe: Recipe) -> dict[str, tuple[str, int]]:
+    budgets: dict[str, tuple[str, int]] = {}
+    for subset in recipe.subsets:
+        steps: Sequence[object] = subset.all_steps
+        if len(steps) == 1 and isinstance(steps[0], Budget) and steps[0].budget.images:
+            budgets[subset.name] = steps[0].budget.by, steps[0].budget.images
+    return budgets
+
+
+def _published(target: str, by: str, num_images: int) -> float | None:
+    values = PUBLISHED.get((target.split("_")[0].split("-")[0], by))
+    if values is None or num_images not in NUM_IMAGES:
+        return None
+    return values[NUM_IMAGES.index(num_images)]

@@ -34,10 +34,10 @@ def run_with_less_memory_on_rank_1(folder: Path, data: Path, *more: str) -> None
 
 
 def test_out_of_memory_on_one_rank_makes_all_retry_in_more_micro_batches(tmp_path):
-    folder, answers = (
-        make_stage(tmp_path, write_colours(tmp_path), accumulate="auto"),
-        tmp_path / "answers",
-    )
+    folder = make_stage(tmp_path, write_colours(tmp_path), accumulate="auto")
+    answers, answers_of_retry = tmp_path / "answers", tmp_path / "answers_of_retry"
+    answers.mkdir()  # as the launcher does: the processes meet in a file in it
+    answers_of_retry.mkdir()
     assert Group(
         run_with_less_memory_on_rank_1, folder, tmp_path, "--answers", str(answers)
     ).codes() == [1, 1]
@@ -45,6 +45,6 @@ def test_out_of_memory_on_one_rank_makes_all_retry_in_more_micro_batches(tmp_pat
     assert causes == ["lost", "out_of_memory"] and not (folder / "error.txt").exists()
     assert json.loads((folder / micro_batching.FILE_NAME).read_text()) == {"at_least": 2}
     assert Group(
-        run_with_less_memory_on_rank_1, folder, tmp_path, "--answers", str(answers)
+        run_with_less_memory_on_rank_1, folder, tmp_path, "--answers", str(answers_of_retry)
     ).codes() == [0, 0]
     assert metrics_of(folder)["num_parts"] == 2 and metrics_of(folder)["num_processes"] == 2

@@ -3,6 +3,7 @@
 # Import hypothesis before any test: pytest's plugin of that name imports it at the end of a run,
 # and Python 3.11's ast module fails in that import once FFCV has generated code (SystemError: AST
 # constructor recursion depth mismatch).
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import hypothesis  # noqa: F401
 import pytest
 from threadpoolctl import threadpool_limits
+
+# Shells start background jobs with Ctrl-C ignored. Tests that press it, and their processes, need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

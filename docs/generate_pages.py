@@ -265,10 +265,10 @@ def _costs_page() -> str:
         )
         if any(count[kind] for count in counts.values())
     ]
-    lines += [f"| recipe | {' | '.join(kinds)} | all |", "|---|" + "---:|" * (len(kinds) + 1)]
+    lines += [f"| recipe | all | {' | '.join(kinds)} |", "|---|" + "---:|" * (len(kinds) + 1)]
     for name, count in counts.items():
         cells = [f"{count[kind]:,}" if count[kind] else "" for kind in kinds]
         lines.append(
-            f"| [{name}](index.md#{name}) | {' | '.join(cells)} | {sum(count.values()):,} |"
+            f"| [{name}](index.md#{name}) | {sum(count.values()):,} | {' | '.join(cells)} |"
         )
     return "\n".join(lines) + "\n"

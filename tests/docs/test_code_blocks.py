@@ -76,14 +76,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(command: str, folder: Path) -> str:
+def run(command: str, folder: Path) -> None:
     words = shlex.split(command, comments=True)
     program = [sys.executable, "-m", "harness.cli.main"] if words[0] == "harness" else [words[0]]
     ended = subprocess.run(
         [*program, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=300
     )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    # doctor exits with 1 if this machine has a problem, such as a nearly full disk.
+    codes = (0, 1) if "doctor" in words else (0,)
+    assert ended.returncode in codes, ended.stderr
 
 
 def check_options(words: list[str]) -> None:

@@ -110,64 +110,73 @@ class Tracking:
         self._has_failed = False
 
     def catch_up(self, stages: Sequence[Stage]) -> None:
-        """Track stages that were done before this run."""
-        for stage in stages:
-            if (stage.folder(self._runs) / result.FILE_NAME).exists():
-                self._guard(self._finish, stage)
+        """Track those of the stages that are done, and record them with one write."""
+        left = [stage for stage in stages if is_tracked(stage) and stage.key not in self._ended]
+        if left:
+            self._guard(self._finish, left)
 
     def __call__(self, event: Event) -> None:
         """Handle an event of the run."""
         stage = event.stage
-        if event.what == "started" and stage is not None:
-            self._training[stage.key] = stage
-        elif event.what == "waiting":
+        if event.what == "waiting":
             if time.monotonic() - self._read_at >= READ_EVERY_S:
                 self._read_at = time.monotonic()
                 for running in self._training.values():
                     self._guard(self._log_epochs, running)
-        elif stage is not None:
+        elif stage is None or not is_tracked(stage):
+            return
+        elif event.what == "started":
+            self._training[stage.key] = stage
+        else:
             self._training.pop(stage.key, None)
             if event.what == "done":
-                self._guard(self._finish, stage)
+                self.catch_up([stage])
             elif event.what == "failed":
                 self._guard(self._fail, stage)
 
     def close(self) -> None:
         """Close the tracker."""
-        self._guard(lambda _: self._tracker.close(), None)
+        self._guard(self._tracker.close)
 
-    def _guard(self, action: Callable[[Any], None], argument: Any) -> None:
+    def _guard(self, action: Callable[..., None], *arguments: Any) -> None:
         if self._has_failed:
             return
         try:
-            action(argument)
+            action(*arguments)
         except Exception as error:  # any library, any network: results do not depend on it
             self._has_failed = True
             first = next(iter(str(error).splitlines()), type(error).__name__)
             self._warn(f"The tracker failed and is not used any more: {first}")
 
     def _log_epochs(self, stage: Stage) -> None:
-        if not is_tracked(stage) or stage.key in self._ended:
+        if stage.key in self._ended:
             return
         try:
             epochs = json.loads((stage.folder(self._runs) / EPOCHS_FILE).read_text())
         except (OSError, ValueError):
             return
-        self._add(stage, epochs)
+        if len(epochs) > self._num_epochs.get(stage.key, 0):
+            self._add(stage, epochs)
+            self._save()
 
     def _add(self, stage: Stage, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Log the epochs that are new."""
         num_known = self._num_epochs.get(stage.key, 0)
         for number, epoch in enumerate(epochs[num_known:], start=num_known + 1):
             values = flat_numbers(epoch)
             values.pop("epoch", None)
             self._tracker.log(self._begun(stage), values, number)
             self._num_epochs[stage.key] = number
-        if len(epochs) > num_known:
+
+    def _finish(self, stages: Sequence[Stage]) -> None:
+        try:
+            for stage in stages:
+                self._log_result(stage)
+        finally:  # what a failing tracker has received is recorded, too
             self._save()
 
-    def _finish(self, stage: Stage) -> None:
-        if not is_tracked(stage) or stage.key in self._ended:
-            return
+    def _log_result(self, stage: Stage) -> None:
+        """Log the rest of a stage and end its run; do nothing if it has no result."""
         record = result.load(stage.folder(self._runs))
         if record is None:
             return
@@ -181,11 +190,11 @@ class Tracking:
         self._tracker.log(run, values, 0)
         self._tracker.end(run, True)
         self._open.pop(stage.key)
+        self._num_epochs.pop(stage.key, None)
         self._ended.add(stage.key)
-        self._save()
 
     def _fail(self, stage: Stage) -> None:
-        if is_tracked(stage) and stage.key in self._open:
+        if stage.key in self._open:
             self._tracker.end(self._open.pop(stage.key), False)
 
     def _begun(self, stage: Stage) -> TrackedRun:

@@ -21,26 +21,18 @@ def open(folder: Path, recipe: str) -> "MLflow":
         address = (folder / "runs").absolute().as_uri()
         # MLflow 3 asks for this consent to store runs in files.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow import MlflowClient, entities
 
     client = MlflowClient(tracking_uri=address)
     found = client.get_experiment_by_name(recipe)
     experiment = found.experiment_id if found is not None else client.create_experiment(recipe)
-    return MLflow(client, experiment, _Entities(Metric, Param, RunTag))
-
-
-class _Entities:
-    """MLflow's record types."""
-
-    def __init__(self, metric: Any, param: Any, tag: Any) -> None:
-        self.metric, self.param, self.tag = metric, param, tag
+    return MLflow(client, experiment, entities)
 
 
 class MLflow:
     """Runs of one experiment."""
 
-    def __init__(self, client: Any, experiment: str, entities: _Entities) -> None:
+    def __init__(self, client: Any, experiment: str, entities: Any) -> None:
         self._client, self._experiment, self._entities = client, experiment, entities
         self._ids: dict[str, str] = {}
 
@@ -57,7 +49,7 @@ class MLflow:
         created = self._client.create_run(self._experiment, run_name=run.name, tags=tags)
         self._ids[run.key] = created.info.run_id
         params = [
-            self._entities.param(name, str(value)[:MAX_VALUE]) for name, value in run.config.items()
+            self._entities.Param(name, str(value)[:MAX_VALUE]) for name, value in run.config.items()
         ]
         for first in range(0, len(params), 100):  # the most that a server takes at once
             self._client.log_batch(self._ids[run.key], params=params[first : first + 100])
@@ -66,7 +58,7 @@ class MLflow:
         """Log metrics at an epoch; those of the whole stage are in the group `result`."""
         now, prefix = int(1000 * time.time()), "epoch" if step else "result"
         metrics = [
-            self._entities.metric(f"{prefix}/{name}", value, now, step)
+            self._entities.Metric(f"{prefix}/{name}", value, now, step)
             for name, value in values.items()
         ]
         for first in range(0, len(metrics), 1000):

@@ -53,6 +53,15 @@ OPTIONS = (
         help="Whether images may have several labels. Default: decided by the table.",
     ),
 )
+# Names under which click passes them to a command.
+PARAMETERS = (
+    "label_files",
+    "file_column",
+    "label_columns",
+    "split_column",
+    "separator",
+    "several",
+)
 
 
 def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,8 +69,7 @@ def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_table(*args: Any, **options: Any) -> Any:
-        names = ("label_files", "file_column", "label_columns", "split_column", "separator")
-        given = {name: options.pop(name) for name in (*names, "several")}
+        given = {name: options.pop(name) for name in PARAMETERS}
         return command(*args, labels=_table(**given), **options)
 
     for option in reversed(OPTIONS):

@@ -6,6 +6,7 @@ from typing import Literal
 import click
 
 from harness.cli import console
+from harness.cli.commands import _label_options
 from harness.cli.commands._betons import training_images
 from harness.system import environment
 from harness.system.folders import Folders
@@ -35,12 +36,7 @@ OPTIONS_OF_IMAGES = frozenset(
         "protocol",
         "split_folders",
         "class_level",
-        "label_files",
-        "file_column",
-        "label_columns",
-        "split_column",
-        "separator",
-        "several",
+        *_label_options.PARAMETERS,
     }
 )
 Conversion = Literal["index", "dct", "passthrough"]

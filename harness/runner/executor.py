@@ -296,7 +296,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     to_recompute = {
         stage.key
         for stage in matrix.stages
-        # 100,000 paths would take two seconds.
+        # Makes paths only for kinds that can be incomplete: 100,000 paths take two seconds.
         if stage.spec.is_incomplete is not None
         and stage_state.is_incomplete(stage.spec, stage.folder(folders.runs))
     }

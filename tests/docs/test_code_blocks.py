@@ -5,6 +5,7 @@ needs files of the reader, one marked [long] takes minutes: their options are ch
 not run. Python blocks marked [data] run here on a few generated photographs.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -20,8 +21,8 @@ from PIL import Image
 
 from harness.cli.main import cli
 from harness.config import load
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -55,10 +56,18 @@ def commands(block: Block) -> list[str]:
     return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def distinct_commands() -> list[tuple[str, str]]:
+    """Pages and commands; one that several pages have, with the same mark, is listed once."""
+    found: dict[tuple[tuple[str, ...], bool], tuple[str, str]] = {}
+    for block in blocks("bash"):
+        for command in commands(block):
+            key = tuple(shlex.split(command, comments=True)), bool(MARK.search(command))
+            found.setdefault(key, (block.page, command))
+    return list(found.values())
+
+
 ALL_COMMANDS = [
-    pytest.param(command, id=f"{block.page}-{command[:50]}")
-    for block in blocks("bash")
-    for command in commands(block)
+    pytest.param(command, id=f"{page}-{command[:50]}") for page, command in distinct_commands()
 ]
 
 
@@ -79,12 +88,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(command: str, folder: Path) -> None:
     words = shlex.split(command, comments=True)
     program = [sys.executable, "-m", "harness.cli.main"] if words[0] == "harness" else [words[0]]
-    ended = subprocess.run(
-        [*program, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    ended = run_program([*program, *words[1:]], folder)
     # doctor exits with 1 if this machine has a problem, such as a nearly full disk.
     codes = (0, 1) if "doctor" in words else (0,)
     assert ended.returncode in codes, ended.stderr
+
+
+def run_program(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in the folder, without settings of the person who runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HARNESS_")}
+    return subprocess.run(
+        command, cwd=folder, env=kept, capture_output=True, text=True, timeout=300
+    )
 
 
 def check_options(words: list[str]) -> None:
@@ -119,9 +134,7 @@ def test_python_blocks_run(block: Block, workspace: Path) -> None:
     compile(block.text, block.page, "exec")
     if "[long]" in block.text:
         return
-    ended = subprocess.run(
-        [sys.executable, "-c", block.text], cwd=workspace, capture_output=True, text=True
-    )
+    ended = run_program([sys.executable, "-c", block.text], workspace)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from harness.cli.main import cli
 from harness.config.recipe import Recipe
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -47,19 +47,17 @@ def main() -> int:
 
 
 def save_input(target: str, seed: int, number: int) -> Path:
-    """Write the input of a case to `build/fuzz/findings`."""
+    """Write the input of a case, with the manifest of a beton, to `build/fuzz/findings`."""
     from tests.fuzz.cases import image_case
     from tests.fuzz.tables import write_case
 
     folder = BUILD / "findings"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{target}-{seed}-{number}"
-    data = (
-        write_case(seed, number).read_bytes()
-        if target == "beton"
-        else image_case(target, seed, number).data
-    )
-    path.write_bytes(data)
+    if target == "beton":
+        write_case(path, seed, number)
+    else:
+        path.write_bytes(image_case(target, seed, number).data)
     return path
 
 

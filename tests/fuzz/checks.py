@@ -44,8 +44,8 @@ def decoded(name: str, case: Case, mode: int) -> np.ndarray | None:
     file = np.zeros(max(4096, len(case.data)), np.uint8)
     offset = len(file) - len(case.data)
     file[offset:] = np.frombuffer(case.data, np.uint8)
-    output, has_error = np.zeros((1, R, R, 3), np.uint8), np.zeros(1, bool)
-    kernels()[name](
+    output, has_error = decode(
+        name,
         file,
         np.array([offset]),
         np.array([len(case.data)]),
@@ -53,12 +53,27 @@ def decoded(name: str, case: Case, mode: int) -> np.ndarray | None:
         np.array([case.width]),
         np.array([case.height]),
         np.array([case.box]),
-        np.array([False]),
-        output,
-        has_error,
-        np.empty((0, 256), np.float16),
     )
     return None if has_error[0] else output[0]
+
+
+def decode(
+    name: str,
+    file: np.ndarray,
+    offsets: np.ndarray,
+    sizes: np.ndarray,
+    modes: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    boxes: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode images of a file; return pixels, uint8 [N, R, R, 3], and which failed, bool [N]."""
+    number = len(offsets)
+    output, has_error = np.zeros((number, R, R, 3), np.uint8), np.zeros(number, bool)
+    is_flipped, tables = np.zeros(number, bool), np.empty((0, 256), np.float16)
+    columns = (offsets, sizes, modes, widths, heights)
+    kernels()[name](file, *columns, boxes, is_flipped, output, has_error, tables)
+    return output, has_error
 
 
 def check_image_case(target: str, seed: int, number: int) -> str:

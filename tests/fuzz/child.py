@@ -18,7 +18,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--libraries", type=Path, required=True)
-    parser.add_argument("--state", type=Path, required=True, help="file for the current number")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        required=True,
+        help="file for the current number; cases are next to it",
+    )
     parser.add_argument("--limit", type=float, required=True, help="seconds for a case")
     chosen = parser.parse_args()
     use_libraries(chosen.libraries)
@@ -28,6 +33,7 @@ def main() -> None:
     from tests.fuzz.tables import check_beton_case
 
     kernels()
+    beton = chosen.state.with_name("case.beton")
     state = os.open(chosen.state, os.O_WRONLY | os.O_CREAT)
     for number in range(chosen.first, chosen.first + chosen.count):
         os.pwrite(state, f"{number:20}".encode(), 0)
@@ -36,7 +42,7 @@ def main() -> None:
         faulthandler.dump_traceback_later(limit, exit=True)
         try:
             if chosen.target == "beton":
-                problem = check_beton_case(chosen.seed, number)
+                problem = check_beton_case(beton, chosen.seed, number)
             else:
                 problem = check_image_case(chosen.target, chosen.seed, number)
         except Exception:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples, open_samples
 from tests.fuzz.cases import dct_blobs, draws_of, flip_some, indexed_jpegs, plain_jpegs
-from tests.fuzz.checks import R, difference, kernels
+from tests.fuzz.checks import R, decode, difference, kernels
 from tests.helpers.reseal import reseal
 from tests.helpers.tiny_betons import photo, write_beton
 from writers.beton.encoding import DCT
@@ -25,14 +24,6 @@ EDGES = (0, 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 
 @functools.cache
-def folder() -> Path:
-    """A folder in memory, if the system has one."""
-    memory = Path("/dev/shm")
-    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="fuzz-", dir=place))
-
-
-@functools.cache
 def original() -> tuple[bytes, str]:
     """A beton of JPEG, raw and dct images, and its manifest."""
     found = [plain_jpegs()[0], indexed_jpegs()[1], plain_jpegs()[4], dct_blobs()[0], dct_blobs()[9]]
@@ -42,25 +33,24 @@ def original() -> tuple[bytes, str]:
         image.tobytes() if is_raw else data
         for image, is_raw, (data, _) in zip(images, raw, found, strict=True)
     ]
-    path = write_beton(
-        folder() / "original.beton", images, [0, 1, 0, 1, 1], raw=raw, blobs=blobs, page=PAGE
-    )
-    data = bytearray(path.read_bytes())
-    fields = fields_of(None, has_dct=True)
-    data[HEADER.itemsize : FIRST_ROW] = fields.tobytes()
-    np.frombuffer(data, SAMPLE, len(found), FIRST_ROW)["mode"][3:] = DCT
-    path.write_bytes(data)
-    reseal(path, num_jpeg=2, num_dct=2)
-    assert verify(path) == []
-    return path.read_bytes(), manifest_path(path).read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "original.beton"
+        write_beton(path, images, [0, 1, 0, 1, 1], raw=raw, blobs=blobs, page=PAGE)
+        data = bytearray(path.read_bytes())
+        fields = fields_of(None, has_dct=True)
+        data[HEADER.itemsize : FIRST_ROW] = fields.tobytes()
+        np.frombuffer(data, SAMPLE, len(found), FIRST_ROW)["mode"][3:] = DCT
+        path.write_bytes(data)
+        reseal(path, num_jpeg=2, num_dct=2)
+        assert verify(path) == []
+        return path.read_bytes(), manifest_path(path).read_text()
 
 
-def write_case(seed: int, number: int) -> Path:
-    """Write a case's beton and manifest."""
+def write_case(path: Path, seed: int, number: int) -> None:
+    """Write a case's beton to the path, and its manifest."""
     draws = draws_of("beton", seed, number)
     beton, manifest = original()
     data, kind = bytearray(beton), draws.random()
-    path = folder() / "case.beton"
     num_samples = json.loads(manifest)["num_samples"]
     table = len(beton) - num_samples * BLOB.itemsize
     if kind < 0.15:
@@ -95,7 +85,6 @@ def write_case(seed: int, number: int) -> Path:
     manifest_path(path).write_bytes(text)
     if draws.random() < 0.75:
         _seal(path, draws)
-    return path
 
 
 def _move(rows: np.ndarray, blobs: np.ndarray, draws: np.random.Generator) -> None:
@@ -153,9 +142,12 @@ def _seal(path: Path, draws: np.random.Generator) -> None:
         return  # a mutated manifest, which stays unsealed
 
 
-def check_beton_case(seed: int, number: int) -> str:
-    """Return what is wrong with the case, or ''. Only UserError may be raised by the product."""
-    path = write_case(seed, number)
+def check_beton_case(path: Path, seed: int, number: int) -> str:
+    """Write the case to the path; return what is wrong with it, or ''.
+
+    Only UserError may be raised by the product.
+    """
+    write_case(path, seed, number)
     problems = verify(path, num_threads=1)
     try:
         read_manifest(path)
@@ -172,23 +164,15 @@ def check_beton_case(seed: int, number: int) -> str:
 
 
 def _decoded(name: str, path: Path, samples: Samples) -> np.ndarray | None:
-    file = np.fromfile(path, np.uint8)
-    number = len(samples)
-    output = np.zeros((number, R, R, 3), np.uint8)
-    has_error = np.zeros(number, bool)
-    zeros = np.zeros(number, np.int64)
-    kernels()[name](
-        file,
+    zeros = np.zeros(len(samples), np.int64)
+    output, has_error = decode(
+        name,
+        np.fromfile(path, np.uint8),
         samples.offsets,
         samples.sizes,
         samples.modes,
         samples.widths,
         samples.heights,
         np.stack([zeros, zeros, samples.widths, samples.heights], axis=1),
-        np.zeros(number, bool),
-        output,
-        has_error,
-        np.empty((0, 256), np.float16),
     )
-    output[has_error] = 0
     return None if has_error.any() else output

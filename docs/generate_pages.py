@@ -23,6 +23,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # Pages made of files elsewhere in the repository.
 COPIED_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 PAGE_OF = {**COPIED_PAGES, "README.md": "index.md"}
+# Columns of the costs; a kind that is missing here stops the build.
+STAGE_KINDS = (
+    "write",
+    "adopt",
+    "pretrain",
+    "rank",
+    "evaluate",
+    "features",
+    "score",
+    "shortlist",
+    "transfer",
+)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
@@ -251,20 +263,7 @@ def _costs_page() -> str:
     for file in _recipe_files():
         matrix = expand(read(file))
         counts[file.stem] = Counter(stage.kind for stage in matrix.stages)
-    kinds = [
-        kind
-        for kind in (
-            "write",
-            "adopt",
-            "pretrain",
-            "rank",
-            "evaluate",
-            "features",
-            "score",
-            "transfer",
-        )
-        if any(count[kind] for count in counts.values())
-    ]
+    kinds = sorted(set().union(*counts.values()), key=STAGE_KINDS.index)
     lines += [f"| recipe | all | {' | '.join(kinds)} |", "|---|" + "---:|" * (len(kinds) + 1)]
     for name, count in counts.items():
         cells = [f"{count[kind]:,}" if count[kind] else "" for kind in kinds]

@@ -115,6 +115,17 @@ def load(folder: Path) -> Result | None:
     return loaded
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read only the metrics of a stage's result, without validation.
+
+    Raises:
+        OSError: the stage has no result, or it cannot be read.
+        ValueError, KeyError, TypeError: the record is damaged; `load` reports how.
+    """
+    metrics: dict[str, Any] = json.loads((folder / FILE_NAME).read_text())["metrics"]
+    return metrics
+
+
 def sample(runs: Path, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Iterate over folder and record of at most MAX_SAMPLED results of a kind.
 

@@ -7,7 +7,6 @@ always derived from the shortlist. The gate is not part of their keys: a model t
 not invalidate what was computed for the others.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -88,7 +87,7 @@ def skipped(
 
 def _metrics(folder: Path) -> dict[str, Any] | None:
     try:
-        metrics: dict[str, Any] = json.loads((folder / result.FILE_NAME).read_text())["metrics"]
+        metrics = result.read_metrics(folder)
     except (OSError, ValueError, KeyError):
         return None
     return metrics if "chosen" in metrics else None

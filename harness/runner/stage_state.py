@@ -3,7 +3,6 @@
 A stage is done if it has a result and the files that later stages read still exist.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -60,7 +59,7 @@ def has_outputs(kind: StageKind, folder: Path, data: Path) -> bool:
     metrics: Any = {}
     try:
         if kind.recorded_outputs is not None:
-            metrics = json.loads((folder / result.FILE_NAME).read_text())["metrics"]
+            metrics = result.read_metrics(folder)
         return all(
             file.exists() if size is None else file.stat().st_size == size
             for file, size in kind.output_files(metrics, folder, data).items()
@@ -77,7 +76,7 @@ def is_incomplete(kind: StageKind, folder: Path) -> bool:
     if kind.is_incomplete is None:
         return False
     try:
-        return kind.is_incomplete(json.loads((folder / result.FILE_NAME).read_text())["metrics"])
+        return kind.is_incomplete(result.read_metrics(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

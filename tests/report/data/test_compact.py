@@ -1,6 +1,6 @@
 """Packed entries equal the list that they replace; compact results keep what a report reads."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.matrix.stage import Stage
@@ -12,6 +12,7 @@ ENTRIES = st.lists(st.dictionaries(st.text(), VALUES | st.dictionaries(st.text()
 
 
 @given(ENTRIES)
+@settings(deadline=None)
 def test_packed_entries_equal_the_list(entries: list[dict[str, object]]) -> None:
     packed = PackedEntries(entries)
     assert len(packed) == len(entries)

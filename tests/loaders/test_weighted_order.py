@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from loaders import Loader, LoaderPlan, open_loader
+from loaders import Loader, LoaderPlan, open_loader, reader
 from loaders.reader import Samples
 from tests.helpers.tiny_betons import photo, write_beton
 from writers.errors import UserError
@@ -176,9 +176,9 @@ def test_weights_come_from_files(beton, tmp_path, monkeypatch):
 
     names = [f"class{label}/{number}.jpg" for number, label in enumerate(LABELS)]
     own = sample_ids(names)
-    beton_of = __import__("loaders.reader", fromlist=["open_beton"]).open_beton
+    open_beton = reader.open_beton
     monkeypatch.setattr(
-        "loaders.reader.open_beton", lambda path: dataclasses.replace(beton_of(path), ids=own)
+        reader, "open_beton", lambda path: dataclasses.replace(open_beton(path), ids=own)
     )
     by_image = tmp_path / "images.csv"
     lines = [f"{name},{value}" for name, value in zip(names, values, strict=True)]

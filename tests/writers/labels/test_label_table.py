@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -237,7 +238,7 @@ def test_rows_that_cannot_be_used_are_all_named(dogs: Path):
             "row 3: train/00.jpg is already in row 2",
             "row 4: there is no image nowhere",
             "row 5: /etc/passwd is an absolute path",
-            "row 6: C:\\\\a.jpg is an absolute path".replace("\\\\", "\\"),
+            "row 6: C:\\a.jpg is an absolute path",
             "row 7: ../dogs/train/01 is outside of the folder",
             "row 8: train/../../x is outside of the folder",
             "row 9: it has no label",
@@ -287,8 +288,6 @@ def test_splits_of_a_column_of_tables_and_of_folders(dogs: Path):
 
 
 def test_names_in_other_scripts_and_encodings(tmp_path: Path):
-    import unicodedata
-
     root = tmp_path / "photos"
     root.mkdir()
     decomposed, latin = (
@@ -328,7 +327,6 @@ def test_archives(dogs: Path, tmp_path: Path):
         ("t.json", b'{"00": "pug", "00": "beagle"}', "'00' is there twice"),
         ("t.json", b'{"images": [{}], "annotations": []}', "another form than COCO's"),
         ("t.json", b'{"00": {"label": {"a": 1}}}', "a label is a dict instead of a text"),
-        ("t.json", b'{"00": "\\ud800"}', ""),
         ("t.jsonl", b'{"file": "00"\n', "row 1, is not JSON"),
         ("t.parquet", b"PAR1 and no more", "not a complete Parquet file"),
         ("t.xlsx", b"PK", "not a table of labels that can be read"),
@@ -336,11 +334,13 @@ def test_archives(dogs: Path, tmp_path: Path):
 )
 def test_tables_that_cannot_be_read(dogs: Path, name: str, content: bytes, message: str):
     (dogs / name).write_bytes(content)
-    if not message:
-        assert opened(dogs, dogs / name).classes == ["\\ud800"]
-        return
     with pytest.raises(UserError, match=message):
         opened(dogs, dogs / name)
+
+
+def test_a_lone_surrogate_of_a_label_becomes_an_escape(dogs: Path):
+    (dogs / "t.json").write_bytes(b'{"00": "\\ud800"}')
+    assert opened(dogs, dogs / "t.json").classes == ["\\ud800"]
 
 
 def test_where_a_table_has_no_effect(dogs: Path):

@@ -1,5 +1,6 @@
 """Lists of labels in shards, and labels that are missing."""
 
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -30,8 +31,6 @@ def opened(path: Path) -> Source:
 
 
 def image(number: int) -> bytes:
-    import io
-
     data = io.BytesIO()
     picture(number, 40, 30, "RGB").save(data, "PNG")
     return data.getvalue()
@@ -108,16 +107,16 @@ def test_shards_with_and_without_lists_are_joined(tmp_path: Path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([[0, 1, 0, 1]], "has the label 0 twice in its list"),
+        ([[0, 1, 0, 1]], "the label 0 twice in its list"),
         ([[0, -1]], "a list of labels with -1 in it"),
         ([[0, None]], "a list of labels with None in it"),
     ],
 )
 def test_lists_that_are_no_labels_are_refused(tmp_path: Path, labels: list, message: str):
     path = parquet(tmp_path / "t.parquet", [[0], *labels], pa.list_(pa.int64()))
-    with pytest.raises(UserError, match=rf"t\.parquet, row 1, has .*{message[4:]}"):
+    with pytest.raises(UserError, match=rf"t\.parquet, row 1, has {message}"):
         opened(path)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"has {message}"):
         opened(webdataset(tmp_path / "train-0.tar", [[0], *labels]))
 
 

@@ -161,9 +161,9 @@ def test_a_budget_of_classes_counts_what_earlier_steps_left(earlier):
 
 
 def test_a_budget_of_classes_after_a_spread_over_classes_is_refused():
-    for earlier in ({"budget": {"images": 60, "by": "examples"}},):
-        with pytest.raises(UserError, match="budget by classes cannot follow"):
-            subset_of(earlier, {"budget": {"images": 40, "by": "classes"}})
+    earlier = {"budget": {"images": 60, "by": "examples"}}
+    with pytest.raises(UserError, match="budget by classes cannot follow"):
+        subset_of(earlier, {"budget": {"images": 40, "by": "classes"}})
 
 
 @pytest.mark.parametrize(

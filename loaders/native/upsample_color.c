@@ -77,6 +77,10 @@ INLINE_AVX2 __m256i load_32(const uint8_t *bytes) {
     return _mm256_loadu_si256((const __m256i *)bytes);
 }
 
+INLINE_AVX2 void store_bytes(uint8_t *to, __m256i first, __m256i second) {
+    _mm256_storeu_si256((__m256i *)to, _mm256_packus_epi16(first, second));
+}
+
 /* 3 near + far of 32 samples. */
 INLINE_AVX2 struct words near_and_far(__m256i near, __m256i far) {
     const __m256i weights = _mm256_set1_epi16(0x0103);
@@ -84,8 +88,15 @@ INLINE_AVX2 struct words near_and_far(__m256i near, __m256i far) {
                           _mm256_maddubs_epi16(_mm256_unpackhi_epi8(near, far), weights)};
 }
 
-INLINE_AVX2 __m256i rounded(__m256i sum, int bias, int bits) {
-    return _mm256_srli_epi16(_mm256_add_epi16(sum, _mm256_set1_epi16((short)bias)), bits);
+INLINE_AVX2 struct words add(struct words a, struct words b) {
+    return (struct words){_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
+}
+
+/* (sums + bias) >> bits. */
+INLINE_AVX2 struct words rounded(struct words sums, int bias, int bits) {
+    const __m256i more = _mm256_set1_epi16((short)bias);
+    struct words shifted = add(sums, (struct words){more, more});
+    return (struct words){_mm256_srli_epi16(shifted.low, bits), _mm256_srli_epi16(shifted.high, bits)};
 }
 
 /* 64 output samples from words of 0..255: left[0], right[0], left[1], ... */
@@ -103,8 +114,7 @@ void upsample_h2v1_avx2(const uint8_t *near, int64_t count, uint8_t *row) {
     for (int64_t i = 0; i < count; i += 32) {
         struct words left = near_and_far(load_32(near + i), load_32(near + i - 1));
         struct words right = near_and_far(load_32(near + i), load_32(near + i + 1));
-        store_alternated(row + 2 * i, (struct words){rounded(left.low, 1, 2), rounded(left.high, 1, 2)},
-                         (struct words){rounded(right.low, 2, 2), rounded(right.high, 2, 2)});
+        store_alternated(row + 2 * i, rounded(left, 1, 2), rounded(right, 2, 2));
     }
 }
 
@@ -114,19 +124,16 @@ void upsample_h2v2_avx2(const uint8_t *near, const uint8_t *far, int64_t count, 
         struct words here = near_and_far(load_32(near + i), load_32(far + i));
         struct words before = near_and_far(load_32(near + i - 1), load_32(far + i - 1));
         struct words after = near_and_far(load_32(near + i + 1), load_32(far + i + 1));
-        here.low = _mm256_add_epi16(here.low, _mm256_add_epi16(here.low, here.low));
-        here.high = _mm256_add_epi16(here.high, _mm256_add_epi16(here.high, here.high));
-        struct words left = {rounded(_mm256_add_epi16(here.low, before.low), 8, 4), rounded(_mm256_add_epi16(here.high, before.high), 8, 4)};
-        struct words right = {rounded(_mm256_add_epi16(here.low, after.low), 7, 4), rounded(_mm256_add_epi16(here.high, after.high), 7, 4)};
-        store_alternated(row + 2 * i, left, right);
+        struct words triple = add(here, add(here, here));
+        store_alternated(row + 2 * i, rounded(add(triple, before), 8, 4), rounded(add(triple, after), 7, 4));
     }
 }
 
 TARGET_AVX2
 void upsample_h1v2_avx2(const uint8_t *near, const uint8_t *far, int bias, int64_t count, uint8_t *row) {
     for (int64_t i = 0; i < count; i += 32) {
-        struct words sum = near_and_far(load_32(near + i), load_32(far + i));
-        _mm256_storeu_si256((__m256i *)(row + i), _mm256_packus_epi16(rounded(sum.low, bias, 2), rounded(sum.high, bias, 2)));
+        struct words sum = rounded(near_and_far(load_32(near + i), load_32(far + i)), bias, 2);
+        store_bytes(row + i, sum.low, sum.high);
     }
 }
 
@@ -152,10 +159,6 @@ INLINE_AVX2 struct rgb_words rgb_of(__m256i y, __m256i cb, __m256i cr) {
     __m256i share = _mm256_packs_epi32(_mm256_srai_epi32(_mm256_add_epi32(low, half), 16),
                                        _mm256_srai_epi32(_mm256_add_epi32(high, half), 16));
     return (struct rgb_words){red, _mm256_add_epi16(_mm256_sub_epi16(y, cr), share), blue};
-}
-
-INLINE_AVX2 void store_bytes(uint8_t *to, __m256i first, __m256i second) {
-    _mm256_storeu_si256((__m256i *)to, _mm256_packus_epi16(first, second));
 }
 
 TARGET_AVX2

@@ -21,15 +21,18 @@ class AugmentedLoader(Loader):
         """Open the loader of the backend.
 
         Raises:
-            UserError: images with several labels would be mixed.
+            UserError: images with several labels would be mixed, or a normalized value exceeds
+                the range of float16.
         """
         assert plan.augmentations is not None
+        table = torch.from_numpy(lookup_table(plan))
         self._settings: Augmentations = plan.augmentations
         self._backend = open_backend(
             replace(plan, augmentations=None, dtype="uint8", mean=None, std=None)
         )
         super().__init__(plan, self._backend.samples)
         self.skipped = self._backend.skipped
+        self._table = table.to(plan.device)
         if self._settings.mixes and self.samples.multi_label:
             self._backend.close()
             raise UserError(
@@ -53,8 +56,7 @@ class AugmentedLoader(Loader):
         stream = Stream(self.plan.seed, epoch, samples.ids[positions])
         images, labels = augment(*batch, self._settings, stream, len(self.classes))
         if self.plan.dtype != "uint8":
-            table = torch.from_numpy(lookup_table(self.plan)).to(images.device)
-            images = look_up(table, images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            images = look_up(self._table, images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return images, labels
 
     def close(self) -> None:

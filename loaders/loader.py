@@ -18,7 +18,7 @@ from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Self, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -26,13 +26,12 @@ import torch.distributed as dist
 
 from loaders import open_loader
 from loaders.backend import Batch
-from loaders.plan import LoaderPlan
+from loaders.plan import LoaderPlan, Order
 from writers import names
 from writers.errors import UserError
 
 Transform = Callable[[torch.Tensor, torch.Tensor], Batch]
 
-_ORDERS = ("sequential", "random", "quasi_random", "balanced", "weighted")
 # Parameters of FFCV's Loader that have another name or form here.
 _OF_FFCV = {
     "pipelines": "Set augment, crop_scale, horizontal_flip, resolution, dtype, and transform.",
@@ -278,7 +277,7 @@ def _check(settings: dict[str, Any]) -> None:
 def _order(order: str | Enum) -> str:
     name = order.name if isinstance(order, Enum) else order
     lowered = str(name).lower()
-    return lowered if lowered in _ORDERS else str(name)
+    return lowered if lowered in get_args(Order) else str(name)
 
 
 def _rank_and_world_size(distributed: bool | None) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from loaders.interpolation import RESIZE_VERSION, Interpolation
 from writers.errors import UserError
 from writers.subset.spec import Subset
 
+Order = Literal["sequential", "random", "quasi_random", "balanced", "weighted"]
+
 
 @dataclass(frozen=True, eq=False)
 class LoaderPlan:
@@ -79,7 +81,7 @@ class LoaderPlan:
     center_fraction: float = 224 / 256
     augmentations: Augmentations | None = None
     interpolation: Interpolation = "area"
-    order: Literal["sequential", "random", "quasi_random", "balanced", "weighted"] = "sequential"
+    order: Order = "sequential"
     weights: Sequence[float] | np.ndarray | str | Path | None = None
     dtype: Literal["uint8", "float16"] = "uint8"
     mean: tuple[float, float, float] | None = None
@@ -106,9 +108,7 @@ class LoaderPlan:
         if isinstance(self.weights, str):
             object.__setattr__(self, "weights", Path(self.weights))
         elif self.weights is not None and not isinstance(self.weights, Path):
-            weights = np.array(self.weights)
-            weights.flags.writeable = False
-            object.__setattr__(self, "weights", weights)
+            object.__setattr__(self, "weights", _frozen(self.weights))
         if (self.weights is None) == (self.order == "weighted"):
             raise UserError(
                 "LoaderPlan.weights and order: weighted go together.",
@@ -225,6 +225,11 @@ class LoaderPlan:
         return tuple(named.values())
 
     @property
+    def has_scattered_order(self) -> bool:
+        """True if neighbors of an epoch are at unrelated places of the file."""
+        return self.order not in ("sequential", "quasi_random")
+
+    @property
     def local_batch_size(self) -> int:
         """Images of a full batch that belong to this rank."""
         return len(range(self.rank, self.batch_size, self.world_size))
@@ -241,19 +246,19 @@ def _choices() -> dict[str, tuple[str, ...]]:
 
 def _freeze(indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return indices as a read-only int64 array [N] that no caller can change."""
-    if (
-        isinstance(indices, np.ndarray)
-        and indices.dtype == np.int64
-        and indices.base is None
-        and not indices.flags.writeable
-    ):
-        return indices
-    array = np.array(indices)
+    array = _frozen(indices)
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise UserError(
             f"LoaderPlan.indices is {array.dtype} of shape {array.shape}; it must be a "
             "one-dimensional array of integers."
         )
-    array = array.astype(np.int64)
+    return _frozen(array.astype(np.int64, copy=False))
+
+
+def _frozen(values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Return values as a read-only array that no caller can change; copies unless it is one."""
+    if isinstance(values, np.ndarray) and values.base is None and not values.flags.writeable:
+        return values
+    array = np.array(values)
     array.flags.writeable = False
     return array

@@ -15,11 +15,7 @@ def warnings(plan: LoaderPlan) -> list[str]:
     """Return a sentence for each thing that will make the plan slow or fail, with a remedy."""
     found = []
     num_bytes, free = open_beton(plan.beton).path.stat().st_size, free_memory_bytes()
-    if (
-        plan.backend == "ffcv"
-        and plan.order not in ("sequential", "quasi_random")
-        and num_bytes > free
-    ):
+    if plan.backend == "ffcv" and plan.has_scattered_order and num_bytes > free:
         found.append(
             f"{plan.beton.name} has {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory "
             "are free: in random "

@@ -315,9 +315,7 @@ def _has_scattered_reads(plan: LoaderPlan, samples: Samples) -> bool:
     if samples.path.stat().st_size <= free_memory_bytes() / 2:
         return False
     spanned = int((samples.offsets + samples.sizes).max() - samples.offsets.min())
-    return (
-        plan.order not in ("sequential", "quasi_random") or int(samples.sizes.sum()) < spanned / 2
-    )
+    return plan.has_scattered_order or int(samples.sizes.sum()) < spanned / 2
 
 
 def _with_index(device: torch.device) -> torch.device:

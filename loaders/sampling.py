@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from writers.errors import UserError
-from writers.random_streams import random_words, sample_ids
+from writers.random_streams import random_words, sample_ids, seed_of
 
 UNIT = 2**32  # of a draw; N units of all weights fit in int64
-_LAYOUT_KEY, _OFFSET_KEY, _COPY_KEY = 0x6C61796F7574, 0x6F6666736574, 0x636F7079
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def row_ids(draws: Draws, ids: np.ndarray) -> np.ndarray:
     more = np.empty(len(rows), np.uint64)
     for copy in np.unique(copies).tolist():
         chosen = copies == copy
-        more[chosen] = random_words(_COPY_KEY, copy, ids[samples[chosen]], 1)[:, 0]
+        more[chosen] = random_words(seed_of(0, "copy"), copy, ids[samples[chosen]], 1)[:, 0]
     return np.concatenate([ids, more])
 
 
@@ -82,11 +81,12 @@ def drawn_rows(draws: Draws, seed: int, epoch: int, ids: np.ndarray) -> np.ndarr
         epoch: number of the epoch.
         ids: uint64 [N] of the samples.
     """
-    words = random_words(seed ^ _LAYOUT_KEY, epoch, ids, 1)[:, 0]
+    words = random_words(seed_of(seed, "layout"), epoch, ids, 1)[:, 0]
     layout = np.lexsort((words, draws.layout_labels))
     ends = np.cumsum(draws.units[layout])
     offset = int(
-        random_words(seed ^ _OFFSET_KEY, epoch, np.zeros(1, np.uint64), 1)[0, 0] >> np.uint64(32)
+        random_words(seed_of(seed, "offset"), epoch, np.zeros(1, np.uint64), 1)[0, 0]
+        >> np.uint64(32)
     )
     points = np.arange(len(ids), dtype=np.int64) * UNIT + offset
     chosen = layout[np.searchsorted(ends, points, side="right")]

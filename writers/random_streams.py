@@ -27,7 +27,12 @@ def sample_ids(names: Iterable[str]) -> np.ndarray:
 
 def random_bits(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:
     """Return a random word per sample, uint64 [N]. Draws for different purposes are independent."""
-    return random_words(seed ^ int.from_bytes(purpose.encode()[:8], "big"), 0, ids, 1)[:, 0]
+    return random_words(seed_of(seed, purpose), 0, ids, 1)[:, 0]
+
+
+def seed_of(seed: int, purpose: str) -> int:
+    """Return a seed for a purpose, whose first 8 characters count."""
+    return seed ^ int.from_bytes(purpose.encode()[:8], "big")
 
 
 def random_words(seed: int, epoch: int, ids: np.ndarray, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from loaders.augmentations.settings import Augmentations, ColorJitter, RandAugment, RandomErasing
-from writers.random_streams import random_words, uniform
+from writers.random_streams import random_words, seed_of, uniform
 
 NUM_TRIES = 10  # of a rectangle, as torchvision and timm
 # Principal components of ImageNet's colors in [0, 1], in the order of their variance, and the roots
@@ -164,7 +164,7 @@ def mixes(settings: Augmentations, seed: int, epoch: int, ids: np.ndarray) -> Mi
 
 
 def _words(seed: int, purpose: str, epoch: int, ids: np.ndarray, count: int) -> np.ndarray:
-    return random_words(seed ^ int.from_bytes(purpose.encode()[:8], "big"), epoch, ids, count)
+    return random_words(seed_of(seed, purpose), epoch, ids, count)
 
 
 def _inside(words: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from harness.config.attack import AttackSettings
 from harness.modeling.module_modes import attack_mode, eval_mode
 from harness.modeling.precision import Precision, autocast
-from harness.train.loss import image_losses
+from harness.train.loss import image_losses, is_correct
 from writers.errors import UserError
 
 Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
@@ -248,11 +248,7 @@ def _success_and_loss(
     """Return which images the model misclassifies, bool [B], and the losses [B]."""
     with eval_mode(model), torch.no_grad(), autocast(precision, images.device.type, model):
         logits = model(images).float()
-    predicted = logits.argmax(1)
-    correct = (
-        predicted == labels if labels.ndim == 1 else labels.gather(1, predicted[:, None])[:, 0] == 1
-    )
-    return ~correct, image_losses(logits, labels)
+    return ~is_correct(logits, labels), image_losses(logits, labels)
 
 
 def _loss_and_gradient(

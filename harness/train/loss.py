@@ -40,15 +40,18 @@ def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count images whose highest logit is at their class, or at one of their classes.
+    """Count the images that `is_correct` selects. Returns an int64 scalar on the device."""
+    return is_correct(logits, labels).sum()
 
-    The class of a mixed image is its most probable one.
 
-    Arguments as in `image_losses`. Returns an int64 scalar on the device.
+def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return whether each image's highest logit is at its class or one of its classes, bool [B].
+
+    The class of a mixed image is its most probable one. Arguments as in `image_losses`.
     """
     predicted = logits.argmax(1)
     if labels.ndim == 1:
-        return (predicted == labels).sum()
+        return predicted == labels
     if labels.is_floating_point():
-        return (predicted == labels.argmax(1)).sum()
-    return (labels.gather(1, predicted[:, None]) == 1).sum()
+        return predicted == labels.argmax(1)
+    return labels.gather(1, predicted[:, None])[:, 0] == 1

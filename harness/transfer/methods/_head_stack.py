@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.train import ScheduleSettings
-from harness.train.loss import image_losses
+from harness.train.loss import image_losses, is_correct
 
 # Memory of the logits and gradients of the heads that are computed together, in bytes.
 CHUNK_BYTES = 2**28
@@ -87,18 +87,12 @@ class HeadStack:
         logits = torch.baddbmm(
             bias[:, None], features.expand(num_heads, *features.shape), weight.transpose(1, 2)
         )
-        repeated = labels.expand(num_heads, *labels.shape)
-        losses = image_losses(logits.flatten(0, 1), repeated.flatten(0, 1), label_smoothing)
+        logits = logits.flatten(0, 1)  # [H * B, K]
+        repeated = labels.expand(num_heads, *labels.shape).flatten(0, 1)
+        losses = image_losses(logits, repeated, label_smoothing)
         losses = losses.view(num_heads, -1).mean(1)
         gradients = torch.autograd.grad(losses.sum(), (weight, bias))
-        with torch.no_grad():
-            predicted = logits.argmax(2)  # [H, B]
-            known = labels.argmax(1) if labels.is_floating_point() else labels
-            right = (
-                predicted == known
-                if known.ndim == 1
-                else repeated.gather(2, predicted[..., None])[..., 0] == 1
-            )
+        right = is_correct(logits.detach(), repeated).view(num_heads, -1)
         tensors = (self.weight[chunk], self.bias[chunk])
         decays = (self._decays[chunk].view(-1, 1, 1), self._bias_decays[chunk].view(-1, 1))
         rates = (self._rates[chunk].view(-1, 1, 1), self._rates[chunk].view(-1, 1))

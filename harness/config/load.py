@@ -136,7 +136,8 @@ def _merged(files: Sequence[Tree], scale: str | None = None) -> Tree:
         _merge(merged, values, file.origins, ())
         scales = file.values.get("scales")
         settings = scales.get(scale) if isinstance(scales, dict) else None
-        if isinstance(settings, dict):  # another file may replace what is none
+        # `_check_scales` reports a value that is no mapping, unless a later file replaces it.
+        if isinstance(settings, dict):
             prefix = ("scales", scale)
             origins = {
                 place[2:]: origin for place, origin in file.origins.items() if place[:2] == prefix

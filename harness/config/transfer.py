@@ -268,7 +268,7 @@ RIVALS = (
     ("lrs", "lr"),
     ("step_epochs", "step_at"),
 )
-STEP_SETTINGS = ("step_epochs", "step_at", "step_factor")  # without effect on other schedules
+STEP_SCHEDULE = ("step_epochs", "step_at", "step_factor")  # without effect on other schedules
 
 
 def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
@@ -282,7 +282,7 @@ def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
     replaced |= {name for pair in RIVALS if replaced & set(pair) for name in pair}
     optimizer = over.get("optimizer")
     if isinstance(optimizer, Mapping) and optimizer.get("schedule", "step") != "step":
-        replaced |= set(STEP_SETTINGS)
+        replaced |= set(STEP_SCHEDULE)
 
     def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> JSON:
         kept = {key: value for key, value in low.items() if key in high or key not in replaced}

@@ -144,7 +144,10 @@ def _noise(keys: np.ndarray, height: int, width: int, device: torch.device) -> T
     pairs = (words & low_bytes) + (_shift(words, 8) & low_bytes)
     sums = _shift(pairs * 0x0001000100010001, 48)
     normal = (sums.float() - _BYTES_MEAN) / _BYTES_STD
-    mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (MEAN, STD))
+    mean, std = (
+        torch.from_numpy(values.astype(np.float32)).to(device, non_blocking=True)
+        for values in (MEAN, STD)
+    )
     levels: Tensor = normal.view(-1, height, width, 3).mul_(std).add_(mean)
     return levels.round_().clamp_(0, 255).to(torch.uint8)
 

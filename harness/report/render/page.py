@@ -223,15 +223,8 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
     }
 
 
-def to_csv_files(report: Report) -> dict[str, str]:
-    """File name -> text: one file per kind of row, and each plot with its numbers."""
-    return {
-        name: content if isinstance(content, str) else content.decode()
-        for name, content in _csv_files(report)
-    }
-
-
 def _csv_files(report: Report) -> Iterator[tuple[str, str | bytes]]:
+    """Iterate over one file per kind of row, and over each plot with its numbers."""
     for name, (kind, rows) in record_tables(report).items():
         yield f"{name}.csv", to_csv(kind, rows)
     css = _css()

@@ -1,6 +1,7 @@
 """Build the sections that answer the questions of single studies."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.report.render.section import Fold, Section
 from harness.report.render.tables import architectures as architecture_tables
@@ -50,6 +51,6 @@ def _with_table(section: Section, table: Table) -> Section:
     if not table.rows:
         return section
     if len(table.rows) <= _MAX_OPEN_ROWS:
-        return Section(section.name, section.title, section.sentences, tables=(table,))
+        return replace(section, tables=(table,))
     fold = Fold(f"{table.title} ({len(table.rows):,})", (table,))
-    return Section(section.name, section.title, section.sentences, folds=(fold,))
+    return replace(section, folds=(fold,))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from writers.errors import UserError
 
@@ -10,12 +10,19 @@ Scalar = str | float | int | bool | None
 Record = dict[str, Scalar]
 
 
+def field_names(kind: type) -> tuple[str, ...]:
+    """Return the fields of a dataclass or of a named tuple, in order."""
+    names: tuple[str, ...] | None = getattr(kind, "_fields", None)  # of a named tuple
+    return names or tuple(field.name for field in dataclasses.fields(kind))
+
+
 def flat_records(kind: type, rows: Iterable[object]) -> list[Record]:
-    """Turn dataclasses of type `kind` into dictionaries of plain values with equal keys.
+    """Turn records of type `kind` into dictionaries of plain values with equal keys.
 
     A mapping becomes one column per key, such as `chosen.lr`; a tuple becomes `x;y`.
     """
-    flat = [_flat(kind, row) for row in rows]
+    fields = field_names(kind)
+    flat = [_flat(fields, row) for row in rows]
     columns = dict.fromkeys(name for record in flat for name in record)
     return [{name: record.get(name) for name in columns} for record in flat]
 
@@ -32,7 +39,7 @@ def to_parquet(kind: type, rows: Iterable[object]) -> bytes:
     except ImportError as error:
         raise UserError("Parquet needs pyarrow.", "pip install 'harness[parquet]'") from error
     records = flat_records(kind, rows)
-    names = list(records[0]) if records else [field.name for field in dataclasses.fields(kind)]
+    names = list(records[0]) if records else field_names(kind)
     columns = {name: _one_type([record[name] for record in records]) for name in names}
     file = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), file)
@@ -49,14 +56,14 @@ def _one_type(values: list[Scalar]) -> list[Scalar]:
     return values
 
 
-def _flat(kind: type, row: object) -> Record:
+def _flat(fields: Sequence[str], row: object) -> Record:
     record: Record = {}
-    for field in dataclasses.fields(kind):
-        value = getattr(row, field.name)
+    for field in fields:
+        value = getattr(row, field)
         if isinstance(value, Mapping):
-            record |= {f"{field.name}.{name}": _scalar(item) for name, item in value.items()}
+            record |= {f"{field}.{name}": _scalar(item) for name, item in value.items()}
         else:
-            record[field.name] = _scalar(value)
+            record[field] = _scalar(value)
     return record
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeVar
 
 from harness.config import methods
@@ -225,9 +226,10 @@ class TransferRow:
         return math.log(fraction / (1 - fraction))
 
 
-@dataclass(frozen=True)
-class GridRow:
+class GridRow(NamedTuple):
     """Validation scores of one configuration that was tried for a TransferRow.
+
+    A named tuple is made in a quarter of the time of a frozen dataclass.
 
     Attributes:
         val_top1: None if the run diverged; likewise the other scores.
@@ -253,7 +255,7 @@ class GridRow:
     model: str = ""
     per_class: int | None = None
     steps: int | None = None
-    setting: Mapping[str, object] = field(default_factory=dict)
+    setting: Mapping[str, object] = MappingProxyType({})
     key: str = ""
     same_variants: tuple[str, ...] = ()
 

@@ -30,7 +30,7 @@ from harness.report.stats.leaderboard import RankedModel
 from harness.report.stats.predictors import PredictorFit, PredictorRow
 from harness.report.stats.top_counts import TopCount
 from harness.runner.result import Result
-from harness.system.atomic_write import write_atomically
+from harness.system.atomic_write import open_atomically
 from writers.errors import UserError
 from writers.text_names import printable_lines
 
@@ -106,7 +106,9 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
     try:
         for name, content in _files(report, formats):
             first = first or name
-            write_atomically(out / name, content.encode() if isinstance(content, str) else content)
+            with open_atomically(out / name) as file:
+                parts = [content.encode()] if isinstance(content, str) else content
+                file.writelines(parts)
     except OSError as error:
         raise UserError(
             f"The report cannot be written to {out}: {error.strerror}.",
@@ -115,8 +117,8 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
     return out / first
 
 
-def _files(report: Report, formats: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
-    """Iterate over names and contents of all files, so that one is in memory at a time."""
+def _files(report: Report, formats: Sequence[str]) -> Iterator[tuple[str, str | Iterable[bytes]]]:
+    """Iterate over names and contents of all files; a large table comes in parts."""
     if "html" in formats:
         yield "index.html", to_html(report)
     if "md" in formats:
@@ -125,7 +127,7 @@ def _files(report: Report, formats: Sequence[str]) -> Iterator[tuple[str, str | 
         yield from _csv_files(report)
     if "parquet" in formats:
         for name, (kind, rows) in record_tables(report).items():
-            yield f"{name}.parquet", to_parquet(kind, rows)
+            yield f"{name}.parquet", [to_parquet(kind, rows)]
     yield ANSWER_FILE, f"{report.headline}\n"
 
 
@@ -223,7 +225,7 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
     }
 
 
-def _csv_files(report: Report) -> Iterator[tuple[str, str | bytes]]:
+def _csv_files(report: Report) -> Iterator[tuple[str, str | Iterable[bytes]]]:
     """Iterate over one file per kind of row, and over each plot with its numbers."""
     for name, (kind, rows) in record_tables(report).items():
         yield f"{name}.csv", to_csv(kind, rows)

@@ -1,14 +1,16 @@
 """A table as the page shows it, and its two plain forms: Markdown, and CSV of the rows."""
 
 import csv
-import dataclasses
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
 from operator import attrgetter
 from typing import TypeVar
 
+from harness.report.data.flat import field_names
 from writers.text_names import printable_lines
 
 Row = TypeVar("Row")
@@ -151,37 +153,62 @@ def escape_markdown(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
 
 
-def to_csv(kind: type, rows: Iterable[object]) -> bytes:
-    """Format dataclasses of type `kind` as CSV with their field names as header.
+def to_csv(kind: type, rows: Iterable[object]) -> Iterator[bytes]:
+    """Format records of type `kind` as CSV with their field names as header.
 
     None becomes an empty cell, a tuple `x;y`, a mapping `a=1;b=2`. Numbers are written in full, so
     reading them back gives the same numbers.
+
+    Returns:
+        Parts of the UTF-8 file, in order. A table of a million rows is never in memory as a whole.
     """
-    names = [field.name for field in dataclasses.fields(kind)]
-    content = io.BytesIO()
-    text = io.TextIOWrapper(content, encoding="utf-8", newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    names = field_names(kind)
     values_of = attrgetter(*names)
-    writer.writerows(
-        [
-            value if type(value) in _PLAIN or value == "" else _csv_value(value)
-            for value in values_of(row)
-        ]
-        for row in rows
-    )
-    text.flush()
-    return content.getvalue()
+    yield f"{','.join(names)}\n".encode()
+    last: Sequence[object] = names
+    cells = list(names)
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, _ROWS_OF_PART)):
+        lines = []
+        for row in chunk:
+            values = values_of(row)
+            # Most values of a row are the objects of the row above: their cells are equal.
+            cells = [
+                cell if value is above else _csv_cell(value)
+                for value, above, cell in zip(values, last, cells, strict=True)
+            ]
+            last = values
+            lines.append(",".join(cells))
+        yield "".join(f"{line}\n" for line in lines).encode()
 
 
-_PLAIN = frozenset({float, int, bool, type(None)})
+_ROWS_OF_PART = 10_000
 
 
-def _csv_value(value: object) -> object:
+def _csv_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if type(value) is float or type(value) is int or type(value) is bool:
+        return str(value)
+    if isinstance(value, str):
+        return _text_cell(value)
     if isinstance(value, Mapping):
-        return inert(";".join(f"{name}={item}" for name, item in value.items()))
-    value = ";".join(map(str, value)) if isinstance(value, tuple) else value
-    return inert(value) if isinstance(value, str) else value
+        return _text_cell(";".join([f"{name}={item}" for name, item in value.items()]))
+    if isinstance(value, tuple):
+        return _text_cell(";".join(map(str, value)))
+    return _quoted(str(value))
+
+
+@lru_cache(maxsize=4096)
+def _text_cell(text: str) -> str:
+    return _quoted(inert(text))
+
+
+def _quoted(text: str) -> str:
+    """Return the cell as `csv` writes it: in quotes if it holds a comma, a quote or a line end."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\n").writerow((text, ""))
+    return line.getvalue().removesuffix(",\n")
 
 
 def inert(text: str) -> str:

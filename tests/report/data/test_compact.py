@@ -1,5 +1,7 @@
 """Packed entries equal the list that they replace; compact results keep what a report reads."""
 
+import marshal
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +23,15 @@ def test_packed_entries_equal_the_list(entries: list[dict[str, object]]) -> None
         assert repr(packed[-1]) == repr(entries[-1])
 
 
-def test_results_share_settings_and_environments() -> None:
+def test_a_grid_is_packed_into_less_than_half_of_its_marshaled_bytes() -> None:
+    entries = [
+        {"lr": 0.001 * step, "val": {"top1": step / 500, "num_images": 500}, "converged": True}
+        for step in range(1, 51)
+    ]
+    assert 2 * PackedEntries(entries).num_bytes < len(marshal.dumps(entries))
+
+
+def test_results_share_settings_names_and_environments() -> None:
     def record(key: str) -> Result:
         return Result(
             kind="transfer",
@@ -30,7 +40,14 @@ def test_results_share_settings_and_environments() -> None:
             axes={"seed": 1},
             config={"lr": [0.1]},
             needs={"model": "abc"},
-            metrics={"grid": [{"lr": 0.1, "val": None}], "lr": 0.1},
+            metrics={
+                "grid": [{"lr": 0.1, "val": None}],
+                "lr": 0.1,
+                "classes": ["cat", "dog"],
+                "order": ["dog", "cat"],
+                "counts": [1, 2],
+                "none": [],
+            },
             environment={"cpu": "x", "packages": {"torch": "2"}},
             started_at="2026-01-01T00:00:00+00:00",
             wall_s=1.0,
@@ -49,3 +66,7 @@ def test_results_share_settings_and_environments() -> None:
         0.1,
     )
     assert list(second.metrics["grid"]) == [{"lr": 0.1, "val": None}]
+    assert first.metrics["classes"] is second.metrics["classes"]
+    lists = {name: second.metrics[name] for name in ("classes", "order", "counts", "none")}
+    expected = {"classes": ["cat", "dog"], "order": ["dog", "cat"], "counts": [1, 2], "none": []}
+    assert lists == expected

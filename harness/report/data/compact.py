@@ -60,7 +60,7 @@ class Compactor:
         text = str(record.environment)
         metrics = {name: self._shared(value) for name, value in record.metrics.items()}
         if "grid" in metrics:
-            metrics = {**metrics, "grid": PackedEntries(metrics["grid"])}
+            metrics["grid"] = PackedEntries(metrics["grid"])
         return record.model_copy(
             update={
                 "axes": stage.axes,

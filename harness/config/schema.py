@@ -19,7 +19,7 @@ from harness.config.recipe import Recipe
 from loaders.augmentations.settings import PRESETS
 from writers import names
 from writers.subset import lists
-from writers.subset.registry import STEPS
+from writers.subset.registry import EARLIER_NAMES, STEPS
 
 JSON = dict[str, Any]
 
@@ -115,6 +115,7 @@ def _label_table(definition: JSON) -> JSON:
 def _subset(definitions: JSON) -> JSON:
     """Schema of a subset: a name, or a mapping of a name and of steps or a list of steps."""
     steps = {key: _step(key, definitions) for key in STEPS}
+    steps |= {old: steps[new] for old, new in EARLIER_NAMES.items()}
     single_steps = [
         {"type": "object", "additionalProperties": False, "properties": {key: step}}
         for key, step in steps.items()

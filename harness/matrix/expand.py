@@ -24,7 +24,7 @@ from harness.matrix.transfers import Transfers
 from loaders import interpolation
 from writers.beton.encoding import Encoding
 from writers.dataset import spec_of
-from writers.subset.class_steps import Coarsen
+from writers.subset.class_steps import Granularity
 from writers.subset.spec import SubsetSpec
 
 JSON = dict[str, Any]
@@ -361,7 +361,7 @@ def _comparison(subsets: list[SubsetSpec], common_names: tuple[str, ...] | None)
     coarse = {
         f"common_{index}": subset.name
         for index, subset in enumerate(subsets)
-        if any(isinstance(step, Coarsen) for step in subset.all_steps)
+        if any(isinstance(step, Granularity) for step in subset.all_steps)
     }
     common = [
         f"common_{index}"

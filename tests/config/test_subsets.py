@@ -58,8 +58,8 @@ def test_equal_subsets_have_equal_stages_however_they_are_written(tmp_path: Path
             "t.yaml:4: subsets.0.steps.0: .* mean remove",
         ),
         (
-            "\n    name: x\n    steps:\n      - under: n02084071\n      - coarsen: {botom_up: 79}",
-            "t.yaml:8: subsets.0.steps.1.coarsen: .* mean bottom_up",
+            "\n    name: x\n    steps:\n      - under: n02084071\n      - granularity: {botom_up: 79}",
+            "t.yaml:8: subsets.0.steps.1.granularity: .* mean bottom_up",
         ),
         ("{name: x, undr: n02084071}", "t.yaml:4: subsets.0: .* mean under"),
         ("{name: x, steps: [in90]}", "in900"),

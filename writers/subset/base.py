@@ -1,8 +1,9 @@
 """Contract of a step of a subset: it maps the selection of earlier steps to a new one.
 
-Each step has one key and is a pure function of class names, labels, sample ids and its seed. Steps
-on classes (`writers/subset/class_steps.py`) refer to the source's classes, also after `coarsen`, so
-their order does not matter. Steps on images (`writers/subset/image_steps.py`) choose among train
+Each step has one key and is a pure function of class names, labels, sample ids, its seed and, in
+`writers/subset/score_steps.py`, scores of models. Steps on classes
+(`writers/subset/class_steps.py`) refer to the source's classes, also after `granularity`, so their
+order does not matter. Steps on images (`writers/subset/image_steps.py`) choose among train
 images; val and test keep all of theirs, unless `per_class` and `fraction` name other `splits`.
 Draws are nested: with the same seed, the smaller choice is part of the larger.
 """
@@ -18,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from writers import names
 from writers.errors import UserError
 from writers.subset.ranking import Ranking
+from writers.subset.scores import ScoreRequest, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +38,7 @@ class Selection:
     """Selection so far: source classes in order, their label names, and choosers of images."""
 
     classes: tuple[str, ...]
-    # of coarsened classes; others are their own label
+    # of merged classes; others are their own label
     label_of: dict[str, str] = field(default_factory=dict)
     choosers: tuple["Chosen", ...] = ()
 
@@ -69,6 +71,8 @@ class SubsetContext:
     all_classes: tuple[str, ...]  # ranking of the source
     ranking: Ranking | None = None  # ranking by the recipe's reference model
     class_counts: dict[str, int] | None = None  # training images per class
+    # scores by the recipe's models; role of a request -> scores
+    scores: Mapping[str, Scores] = field(default_factory=dict)
     resolve_named: Callable[[str], "Selection"] = lambda name: Selection(())
 
 
@@ -89,6 +93,11 @@ class Step(BaseModel):
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """Return the new selection. Raises UserError for classes that the source lacks."""
         raise NotImplementedError
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """Scores that the step needs from the recipe. None means it needs none."""
+        return None
 
 
 def from_number(key: str) -> BeforeValidator:

@@ -212,20 +212,27 @@ class Coarser(Step):
         return self
 
 
-class Coarsen(Step):
-    """Merge classes under coarser labels; keep all images."""
+class Granularity(Step):
+    """Merge classes under coarser labels; keep all images. `coarsen` is its earlier name."""
 
-    coarsen: Coarser
+    granularity: Coarser
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_earlier_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.keys() == {"coarsen"}:
+            return {"granularity": value["coarsen"]}
+        return value
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
-        if self.coarsen.bottom_up is not None:
-            labels = wordnet.bottom_up(self.coarsen.bottom_up, context.all_classes)
-        elif self.coarsen.top_down is not None:
-            labels = wordnet.top_down(self.coarsen.top_down, context.all_classes)
+        if self.granularity.bottom_up is not None:
+            labels = wordnet.bottom_up(self.granularity.bottom_up, context.all_classes)
+        elif self.granularity.top_down is not None:
+            labels = wordnet.top_down(self.granularity.top_down, context.all_classes)
         else:
-            assert self.coarsen.map is not None
-            labels = _read_map(_map_file(self.coarsen.map), context.all_classes)
+            assert self.granularity.map is not None
+            labels = _read_map(_map_file(self.granularity.map), context.all_classes)
         return replace(selection, label_of=labels)
 
 

@@ -67,7 +67,8 @@ class Images(Step):
     images: Count | None = None
     like: str | None = None  # as many images as this subset
     sha256: str | None = None  # digest of that subset, if it is a user's file, which may change
-    by: Literal["classes", "examples"]
+    by: Literal["classes", "examples"] | None = None
+    classes: Count | None = None  # spread over this many random classes
     seed: int = 0
 
     @model_validator(mode="before")
@@ -94,11 +95,17 @@ class Images(Step):
     def _check_exactly_one(self) -> Self:
         if (self.images is None) == (self.like is None):
             raise ValueError("give one of images: 100000, like: in900")
+        if (self.by is None) == (self.classes is None):
+            raise ValueError("give one of by: classes, by: examples, classes: 500")
         return self
 
 
 class Budget(Step):
-    """Keep a number of training images: all images of few classes, or few images of each label."""
+    """Keep a number of training images: all images of few classes, or few images of each label.
+
+    With `classes`, the images are spread over that many random classes: one point of the frontier
+    of classes times images per class at a fixed total (arXiv 2305.12224).
+    """
 
     budget: Images
 
@@ -111,7 +118,9 @@ class Budget(Step):
             if self.budget.like is not None
             else Selection(())
         )
-        if self.budget.by == "examples":
+        if self.budget.classes is not None:
+            selection = _random_classes(self.budget.classes, self.budget.seed, selection)
+        if self.budget.by != "classes":
             # The number is looked up when images are chosen: the subset is defined without its
             # source.
             return with_chooser(
@@ -134,7 +143,7 @@ class Budget(Step):
         return selection.keep(kept)
 
     def _num_images(self, context: SubsetContext, like: Selection) -> int:
-        return self.budget.images or _num_left(like, context)
+        return self.budget.images or num_left(like, context)
 
 
 class Examples(Step):
@@ -228,6 +237,14 @@ def with_chooser(
     return replace(selection, choosers=(*selection.choosers, chosen))
 
 
+def _random_classes(number: int, seed: int, selection: Selection) -> Selection:
+    if number > len(selection.classes):
+        raise UserError(
+            f"The budget is spread over {number} classes, and there are {len(selection.classes)}."
+        )
+    return selection.keep(set(shuffled(selection.classes, "classes", seed)[:number]))
+
+
 def _counts(context: SubsetContext) -> dict[str, int]:
     if context.class_counts is None:
         raise UserError(
@@ -256,7 +273,7 @@ def _counts_per_class(selection: Selection, context: SubsetContext) -> dict[str,
     return left
 
 
-def _num_left(selection: Selection, context: SubsetContext) -> int:
+def num_left(selection: Selection, context: SubsetContext) -> int:
     """Training images that the selection's steps leave in total."""
     counts = _counts(context)
     left = {name: counts.get(name, 0) for name in selection.classes}

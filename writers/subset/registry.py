@@ -4,8 +4,25 @@ from typing import Any
 
 from writers import names
 from writers.subset.base import Step
-from writers.subset.class_steps import Coarsen, Exclude, Half, Keep, Listed, Random, Remove, Under
+from writers.subset.class_steps import (
+    Exclude,
+    Granularity,
+    Half,
+    Keep,
+    Listed,
+    Random,
+    Remove,
+    Under,
+)
 from writers.subset.image_steps import Budget, Examples, Fraction, PerClass
+from writers.subset.score_steps import (
+    El2n,
+    FeatureMapping,
+    Forgetting,
+    Influence,
+    LabelMapping,
+    Prototypes,
+)
 
 AnyStep = (
     Listed
@@ -14,12 +31,18 @@ AnyStep = (
     | Random
     | Under
     | Exclude
-    | Coarsen
+    | Granularity
     | PerClass
     | Budget
     | Half
     | Examples
     | Fraction
+    | El2n
+    | Forgetting
+    | Prototypes
+    | LabelMapping
+    | FeatureMapping
+    | Influence
 )
 STEPS: dict[str, type[Step]] = {
     "classes": Listed,
@@ -28,13 +51,20 @@ STEPS: dict[str, type[Step]] = {
     "random": Random,
     "under": Under,
     "exclude": Exclude,
-    "coarsen": Coarsen,
+    "granularity": Granularity,
     "per_class": PerClass,
     "budget": Budget,
     "half": Half,
     "examples": Examples,
     "fraction": Fraction,
+    "el2n": El2n,
+    "forgetting": Forgetting,
+    "prototypes": Prototypes,
+    "label_mapping": LabelMapping,
+    "feature_mapping": FeatureMapping,
+    "influence": Influence,
 }
+EARLIER_NAMES = {"coarsen": "granularity"}  # of steps; still read
 
 
 def step(value: Any) -> Any:
@@ -46,7 +76,8 @@ def step(value: Any) -> Any:
         raise ValueError(
             f"a step is a mapping with one key, such as remove: {{hardest: 100}}; not {value!r}"
         )
-    if keys[0] not in STEPS:
-        error = names.unknown("step", str(keys[0]), STEPS)
+    key = EARLIER_NAMES.get(keys[0], keys[0])
+    if key not in STEPS:
+        error = names.unknown("step", str(key), STEPS)
         raise ValueError(f"{error.message} {error.hint}")
-    return STEPS[keys[0]].model_validate(value)
+    return STEPS[key].model_validate(value)

@@ -5,12 +5,17 @@ images in ascending order.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from writers.errors import UserError
 from writers.random_streams import random_bits, sample_ids
+from writers.subset.scores import ImageScores
+
+Part = Literal["hardest", "easiest", "middle"]
 
 
 def num_per_class(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -45,6 +50,50 @@ def listed_ids(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndar
     return np.flatnonzero(np.isin(ids, wanted))
 
 
+def part_by_score(
+    scores: ImageScores,
+    part: Part,
+    share: float,
+    balanced: bool,
+    seed: int,
+    ids: np.ndarray,
+    labels: np.ndarray,
+) -> np.ndarray:
+    """Take the hardest, easiest or middle images by score; equal scores in drawn order.
+
+    Args:
+        scores: scores of these images.
+        part: which images to take.
+        share: fraction of the images, above 0 and below 1; at least one image.
+        balanced: take the share of each label instead of the share of all.
+    """
+    values = scores.values[scores.positions(ids)]
+    groups = labels if balanced else np.zeros(len(ids), np.int64)
+    order = np.lexsort((random_bits(seed, "scores", ids), values, groups))
+    counts = np.bincount(groups)
+    first = np.cumsum(counts) - counts
+    place = np.arange(len(ids)) - first[groups[order]]  # in its group, the easiest first
+    wanted = np.minimum(counts, np.maximum(1, np.floor(counts * share + 0.5).astype(np.int64)))
+    start = {"easiest": 0 * counts, "hardest": counts - wanted, "middle": (counts - wanted) // 2}
+    begin = start[part][groups[order]]
+    kept = (place >= begin) & (place < begin + wanted[groups[order]])
+    return np.sort(order[kept])
+
+
+def in_top_clusters(
+    scores: ImageScores, keep: int | float, ids: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Take the images of the clusters with the highest scores; of equal ones, the first.
+
+    keep: number of clusters, or their fraction.
+    """
+    assert scores.clusters is not None
+    numbers, first = np.unique(scores.clusters, return_index=True)
+    by_score = numbers[np.argsort(-scores.values[first], kind="stable")]
+    wanted = keep if isinstance(keep, int) else max(1, int(keep * len(numbers) + 0.5))
+    return np.flatnonzero(np.isin(scores.clusters[scores.positions(ids)], by_score[:wanted]))
+
+
 def read_ids(path: Path) -> np.ndarray:
     """Parse lines to ids, uint64 [lines].
 
@@ -55,14 +104,26 @@ def read_ids(path: Path) -> np.ndarray:
         for line in path.read_text().splitlines()
         if line.strip() and not line.startswith("#")
     ]
+    return ids_of(lines, path)
+
+
+def ids_of(lines: Sequence[str], path: Path) -> np.ndarray:
+    """Return the id of each image, uint64 [N], from `<class>/<image>` or from 0x and 16 digits.
+
+    Raises:
+        UserError: a line is neither.
+    """
     ids = {line for line in lines if re.fullmatch("0x[0-9a-fA-F]{16}", line)}
     if wrong := [line for line in lines if "/" not in line and line not in ids]:
         raise UserError(
             f"{path}: '{wrong[0]}' is not a class and an image.",
             "Example: n01440764/n01440764_10026.",
         )
-    names = ["/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines if line not in ids]
-    return np.concatenate([sample_ids(names), np.array([int(line, 16) for line in ids], np.uint64)])
+    by_name = sample_ids(
+        "/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines if line not in ids
+    )
+    names = iter(by_name.tolist())
+    return np.array([int(line, 16) if line in ids else next(names) for line in lines], np.uint64)
 
 
 def _first_of_each(

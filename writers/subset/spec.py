@@ -2,7 +2,7 @@
 
     subsets: [all, in900, {name: minus10, remove: {hardest: 10, by: reference}},
               {name: dogs, under: n02084071, per_class: 100},
-              {name: few, steps: [in900, {coarsen: {bottom_up: 79}}, {per_class: 100}]}]
+              {name: few, steps: [in900, {granularity: {bottom_up: 79}}, {per_class: 100}]}]
 
 A name is a file: `in900` is `writers/subsets/in900.txt` with one class per line, or a `.yaml` of
 steps (`writers/subset/registry.py`). Labels follow the source's class order. Nothing is copied: a
@@ -24,10 +24,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from writers import names
 from writers.errors import UserError
 from writers.subset.base import Chosen, Selection, SubsetContext, existing_file
-from writers.subset.class_steps import REFERENCE, ByRanking, Coarsen, Keep, Listed, Remove
+from writers.subset.class_steps import REFERENCE, ByRanking, Granularity, Keep, Listed, Remove
 from writers.subset.lists import available, file_of, read_class_list
 from writers.subset.ranking import Ranking
-from writers.subset.registry import STEPS, AnyStep, step
+from writers.subset.registry import EARLIER_NAMES, STEPS, AnyStep, step
+from writers.subset.scores import ScoreRequest, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ class SubsetSpec(BaseModel):
     @property
     def keeps_all_images(self) -> bool:
         """True if the steps change labels only."""
-        return all(isinstance(step, Coarsen) for step in self.all_steps)
+        return all(isinstance(step, Granularity) for step in self.all_steps)
 
     @property
     def all_steps(self) -> list[AnyStep]:
@@ -89,6 +90,17 @@ class SubsetSpec(BaseModel):
             if isinstance(item, Remove | Keep)
         ]
         return REFERENCE if REFERENCE in rankings else next(iter(rankings), None)
+
+    @property
+    def requests(self) -> list[ScoreRequest]:
+        """Scores that the subset needs from the recipe, each once."""
+        wanted = [item.request for item in self.all_steps]
+        return list(dict.fromkeys(request for request in wanted if request is not None))
+
+    @property
+    def selection_targets(self) -> tuple[str, ...]:
+        """Targets whose train and val images select the classes or images; usually none."""
+        return tuple(dict.fromkeys(name for request in self.requests for name in request.targets))
 
     @property
     def is_everything(self) -> bool:
@@ -232,15 +244,18 @@ def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
     """Move keys of the mapping that are steps into `steps`. Raises ValueError for unknown keys."""
     beside = [key for key in value if key not in SubsetSpec.model_fields]
     for key in beside:
-        if key not in STEPS:
+        if key not in STEPS and key not in EARLIER_NAMES:
             raise ValueError(
                 str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " ")
             )
     if beside and "steps" in value:
         raise ValueError(f"put {beside[0]} into the steps, so that their order is clear")
     if beside:
-        steps = [{key: inner} for key, inner in value.items() if key in STEPS]
-        value = {**{key: inner for key, inner in value.items() if key not in STEPS}, "steps": steps}
+        steps = [{key: value[key]} for key in value if key in STEPS or key in EARLIER_NAMES]
+        value = {
+            **{key: value[key] for key in value if {key: value[key]} not in steps},
+            "steps": steps,
+        }
     if not isinstance(value.get("steps"), list) or not any(
         isinstance(item, str) for item in value["steps"]
     ):
@@ -274,6 +289,7 @@ def resolve(
     ranking: Ranking | None = None,
     *,
     class_counts: Mapping[str, int] | None = None,
+    scores: Mapping[str, Scores] | None = None,
 ) -> Subset:
     """Apply a specification to a source's `classes`, in the source's order.
 
@@ -282,6 +298,7 @@ def resolve(
         classes: classes of the source in label order.
         ranking: needed for `by: reference`.
         class_counts: training images per class, needed for a budget.
+        scores: role of a `ScoreRequest` -> scores, needed for steps by: reference.
 
     Raises:
         UserError: a class is not in the source or the ranking, or nothing is left.
@@ -297,6 +314,7 @@ def resolve(
         tuple(classes),
         ranking,
         dict(class_counts) if class_counts is not None else None,
+        scores or {},
         lambda name: selected(named(name)),
     )
     try:

@@ -34,7 +34,7 @@ def command() -> None:
     "--map",
     "as_map",
     is_flag=True,
-    help="Print lines of class,label for the step coarsen: {map: FILE}.",
+    help="Print lines of class,label for the step granularity: {map: FILE}.",
 )
 @click.option(
     "--json",

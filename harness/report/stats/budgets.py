@@ -73,8 +73,10 @@ def _budgets(recipe: Recipe) -> dict[str, tuple[str, int]]:
     budgets: dict[str, tuple[str, int]] = {}
     for subset in recipe.subsets:
         steps: Sequence[object] = subset.all_steps
-        if len(steps) == 1 and isinstance(steps[0], Budget) and steps[0].budget.images:
-            budgets[subset.name] = steps[0].budget.by, steps[0].budget.images
+        if len(steps) == 1 and isinstance(steps[0], Budget):
+            budget = steps[0].budget
+            if budget.by is not None and budget.images is not None:
+                budgets[subset.name] = budget.by, budget.images
     return budgets
 
 

@@ -1,0 +1,1 @@
+"""Formulas that score source classes or images for a selection, one file per method, in numpy."""

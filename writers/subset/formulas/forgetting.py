@@ -1,0 +1,31 @@
+"""Forgetting events: how often training unlearns an image.
+
+Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR
+2019: an event is a change from a correct to a wrong prediction between two looks at the image. The
+paper looks when the image is in a batch; here the looks are at the ends of epochs.
+"""
+
+import numpy as np
+
+
+def num_forgotten(correct: np.ndarray) -> np.ndarray:
+    """Count the forgetting events of each image for one training.
+
+    Images that were never correct get the number of looks, which is more than any count: the paper
+    treats them as forgotten infinitely often.
+
+    Args:
+        correct: whether the prediction was right, bool [looks, N].
+
+    Returns:
+        float64 [N].
+    """
+    events: np.ndarray = (correct[:-1] & ~correct[1:]).sum(axis=0).astype(np.float64)
+    events[~correct.any(axis=0)] = len(correct)
+    return events
+
+
+def forgetting(counts: np.ndarray) -> np.ndarray:
+    """Average the counts over trainings: float64 [M, N] -> [N]."""
+    mean: np.ndarray = counts.mean(axis=0)
+    return mean

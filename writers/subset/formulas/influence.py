@@ -1,0 +1,63 @@
+"""Influence of a source class on a target: mean accuracy with the class minus without it.
+
+Jain et al., "A Data-Based Perspective on Transfer Learning", CVPR 2023 (arXiv 2207.05739), Eq. 1,
+over models that were pretrained on random halves of the classes. The interval is a percentile
+bootstrap over models.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 1000
+
+
+class Influence(NamedTuple):
+    """Influence of each class, and its 95 % interval, float64 [C].
+
+    A class that all models or no model had is NaN. The interval of a class is NaN if a tenth of the
+    draws or more give no influence.
+    """
+
+    value: np.ndarray
+    low_95: np.ndarray
+    high_95: np.ndarray
+
+
+def influence(had: np.ndarray, accuracy: np.ndarray, *, seed: int, draws: int = DRAWS) -> Influence:
+    """Compute influences and their intervals.
+
+    Args:
+        had: whether model m was pretrained on class c, bool [M, C].
+        accuracy: accuracy of model m on the target, float [M].
+        seed: seed of the bootstrap.
+        draws: number of bootstrap draws.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    num_models = len(accuracy)
+    drawn = generator.multinomial(num_models, np.full(num_models, 1 / num_models), draws)
+    samples = differences(had, accuracy, drawn.astype(np.float64))
+    few = np.isnan(samples).mean(axis=0) >= 0.1
+    low, high = np.full((2, had.shape[1]), np.nan)
+    if not few.all():
+        low[~few], high[~few] = np.nanpercentile(samples[:, ~few], (2.5, 97.5), axis=0)
+    return Influence(differences(had, accuracy, np.ones((1, num_models)))[0], low, high)
+
+
+def differences(had: np.ndarray, accuracy: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean accuracy with each class minus without it.
+
+    Args:
+        had: bool [M, C].
+        accuracy: float [M].
+        weights: weights of the models in each draw, float64 [B, M].
+
+    Returns:
+        float64 [B, C]; NaN if no weight is on one of the sides.
+    """
+    having = had.astype(np.float64)
+    num_with, num = weights @ having, weights.sum(axis=1, keepdims=True)
+    sum_with, total = (weights * accuracy) @ having, (weights @ accuracy)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference: np.ndarray = sum_with / num_with - (total - sum_with) / (num - num_with)
+    return difference

@@ -1,0 +1,347 @@
+"""Steps that select source classes or images by scores of models.
+
+Scores are those of the recipe's models (`by: reference`), or of a CSV file. Formulas and papers are
+in `writers/subset/formulas/`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from writers.errors import UserError
+from writers.subset.base import (
+    Amount,
+    Count,
+    Selection,
+    Step,
+    SubsetContext,
+    digest_of,
+    existing_file,
+    from_number,
+    preview,
+)
+from writers.subset.image_steps import num_left, with_chooser
+from writers.subset.scores import (
+    ClassScores,
+    ImageScores,
+    Method,
+    ScoreRequest,
+    read_class_scores,
+    read_image_scores,
+)
+
+REFERENCE = "reference"  # the scores made by the recipe
+
+
+class ByScores(Step):
+    """Settings of every step that selects by scores."""
+
+    by: str = REFERENCE  # `reference`, or a CSV file of scores
+    sha256: str | None = None  # digest of that file, filled in when it is first read
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_digest(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(by := value.get("by", REFERENCE), str):
+            return value
+        if by == REFERENCE:
+            return value
+        digest = digest_of(by, existing_file, value.get("sha256"), "file of scores")
+        return {**value, "sha256": digest}
+
+    @property
+    def is_from_recipe(self) -> bool:
+        """True if the recipe computes the scores."""
+        return self.by == REFERENCE
+
+
+class ImagesByScore(ByScores):
+    """Which training images to keep by their scores."""
+
+    keep: Literal["hardest", "easiest", "middle"] = "hardest"
+    share: Annotated[float, Field(gt=0, lt=1)]  # of the training images
+    balanced: bool = False  # the share of each label instead of all images
+    seed: int = 0  # draws the order of equal scores
+
+
+class ClusteredImages(ImagesByScore):
+    """Which training images to keep by their distance to the center of their cluster."""
+
+    clusters: Count | None = None  # None means the number of classes of the source
+
+
+class El2n(Step):
+    """Keep training images by the length of their error vector early in training."""
+
+    el2n: Annotated[ImagesByScore, from_number("share")]
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """See `Step.request`."""
+        return ScoreRequest("el2n") if self.el2n.is_from_recipe else None
+
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
+        return _part(self, self.el2n, selection, context)
+
+
+class Forgetting(Step):
+    """Keep training images by how often training unlearns them."""
+
+    forgetting: Annotated[ImagesByScore, from_number("share")]
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """See `Step.request`."""
+        return ScoreRequest("forgetting") if self.forgetting.is_from_recipe else None
+
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
+        return _part(self, self.forgetting, selection, context)
+
+
+class Prototypes(Step):
+    """Keep training images by their distance to the center of their k-means cluster."""
+
+    prototypes: Annotated[ClusteredImages, from_number("share")]
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """See `Step.request`."""
+        settings = self.prototypes
+        if not settings.is_from_recipe:
+            return None
+        return ScoreRequest("prototypes", (), settings.clusters)
+
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
+        return _part(self, self.prototypes, selection, context)
+
+
+class ForTarget(ByScores):
+    """Settings of every step that selects for a target."""
+
+    target: str | tuple[str, ...] = ()  # targets of the recipe, with equal weight
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        if self.is_from_recipe and not self.target:
+            raise ValueError("name the target that the selection is for, such as target: pets")
+        if not self.is_from_recipe and self.target:
+            raise ValueError("target has no effect with a file of scores, which is for one target")
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets."""
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+
+class KeptClasses(ForTarget):
+    """A number of classes (integer) or a fraction below 1."""
+
+    keep: Amount
+
+
+class LabelMapping(Step):
+    """Keep the source classes that a surrogate model sees most in a target's images."""
+
+    label_mapping: KeptClasses
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """See `Step.request`."""
+        settings = self.label_mapping
+        return ScoreRequest("label_mapping", settings.targets) if settings.is_from_recipe else None
+
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
+        scores = _class_scores(self.request, self.label_mapping, selection, context)
+        ranked = _ranked(scores, selection.classes)
+        return selection.keep(set(ranked[: _count(self.label_mapping.keep, len(ranked))]))
+
+
+class KeptClusters(ForTarget):
+    """A number of clusters of source images (integer) or a fraction below 1."""
+
+    keep: Amount
+    clusters: Count | None = None  # None means the number of classes of the source
+    seed: int = 0  # seed of the clusters
+
+    @model_validator(mode="after")
+    def _check_clusters(self) -> Self:
+        if not self.is_from_recipe and (self.clusters or self.seed):
+            raise ValueError("clusters and seed have no effect with a file of scores")
+        return self
+
+
+class FeatureMapping(Step):
+    """Keep the clusters of training images that are nearest to a target's images."""
+
+    feature_mapping: KeptClusters
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """See `Step.request`."""
+        settings = self.feature_mapping
+        if not settings.is_from_recipe:
+            return None
+        return ScoreRequest("feature_mapping", settings.targets, settings.clusters, settings.seed)
+
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
+        from writers.subset import sampling
+
+        scores = _image_scores(self.request, self.feature_mapping, context)
+        if scores.clusters is None:
+            raise UserError(
+                f"{scores.source} has no clusters, which feature_mapping selects.",
+                "Give a CSV file with the columns image, score and cluster.",
+            )
+
+        def unknown() -> int:
+            raise UserError(
+                "A budget cannot be like a subset of clusters, whose sizes differ.",
+                "Give the number of images.",
+            )
+
+        return with_chooser(
+            selection,
+            _described(self, scores),
+            partial(sampling.in_top_clusters, scores, self.feature_mapping.keep),
+            total=unknown,
+        )
+
+
+class ByInfluence(ForTarget):
+    """Classes to keep or to drop by their influence on a target: by number, fraction or sign."""
+
+    keep: Amount | Literal["positive"] | None = None  # the classes with the highest influence
+    drop: Amount | Literal["negative"] | None = None  # the classes with the lowest influence
+    certain: bool = False  # by sign: only if the 95 % interval excludes zero
+
+    @model_validator(mode="after")
+    def _check_exactly_one(self) -> Self:
+        if (self.keep is None) == (self.drop is None):
+            raise ValueError("give one of keep: 0.8, keep: positive, drop: 0.2, drop: negative")
+        if self.certain and not isinstance(self.keep or self.drop, str):
+            raise ValueError("certain goes with keep: positive or drop: negative")
+        return self
+
+
+class Influence(Step):
+    """Keep or drop source classes by their influence on a target's accuracy."""
+
+    influence: ByInfluence
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """See `Step.request`."""
+        settings = self.influence
+        return ScoreRequest("influence", settings.targets) if settings.is_from_recipe else None
+
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
+        settings = self.influence
+        scores = _class_scores(self.request, settings, selection, context)
+        if settings.keep == "positive":
+            bound = scores.low_95 if settings.certain else scores.value
+            return selection.keep({name for name in selection.classes if bound[name] > 0})
+        if settings.drop == "negative":
+            bound = scores.high_95 if settings.certain else scores.value
+            return selection.keep({name for name in selection.classes if not bound[name] < 0})
+        ranked = _ranked(scores, selection.classes)
+        if settings.keep is not None:
+            return selection.keep(set(ranked[: _count(settings.keep, len(ranked))]))
+        assert settings.drop is not None
+        return selection.keep(set(ranked[: len(ranked) - _count(settings.drop, len(ranked))]))
+
+
+def _part(
+    step: Step, settings: ImagesByScore, selection: Selection, context: SubsetContext
+) -> Selection:
+    """Add the choice of a part of the training images."""
+    from writers.subset import sampling
+
+    def unknown() -> int:
+        raise UserError(
+            "A budget cannot be like a subset with a share of each label.",
+            "Give the number of images.",
+        )
+
+    scores = _image_scores(step.request, settings, context)
+    if scores.clusters is not None and step.request is None and not isinstance(step, Prototypes):
+        raise UserError(f"{scores.source} has clusters; this step has no use for them.")
+    return with_chooser(
+        selection,
+        _described(step, scores),
+        partial(
+            sampling.part_by_score,
+            scores,
+            settings.keep,
+            settings.share,
+            settings.balanced,
+            settings.seed,
+        ),
+        total=unknown
+        if settings.balanced
+        else lambda: int(num_left(selection, context) * settings.share + 0.5),
+    )
+
+
+def _described(step: Step, scores: ImageScores) -> dict[str, Any]:
+    """Describe a step for the digest of the subset: its settings and the scores' contents."""
+    settings = step.model_dump(mode="json", exclude_none=True)
+    for inner in settings.values():
+        inner.pop("by", None)
+        inner.pop("sha256", None)
+    return {**settings, "scores": scores.digest}
+
+
+def _class_scores(
+    request: ScoreRequest | None, settings: ByScores, selection: Selection, context: SubsetContext
+) -> ClassScores:
+    """Scores of all classes of the selection. Raises UserError if one has none."""
+    scores = (
+        read_class_scores(Path(settings.by)) if request is None else _of_recipe(request, context)
+    )
+    assert isinstance(scores, ClassScores)
+    if missing := sorted(set(selection.classes) - scores.value.keys()):
+        raise UserError(
+            f"{scores.source} lacks {len(missing)} classes of the source: {preview(missing)}."
+        )
+    return scores
+
+
+def _image_scores(
+    request: ScoreRequest | None, settings: ByScores, context: SubsetContext
+) -> ImageScores:
+    if request is None:
+        return read_image_scores(Path(settings.by))
+    scores = _of_recipe(request, context)
+    assert isinstance(scores, ImageScores)
+    return scores
+
+
+def _of_recipe(request: ScoreRequest, context: SubsetContext) -> ClassScores | ImageScores:
+    """Return the recipe's scores. Raises UserError outside a recipe."""
+    if request.role not in context.scores:
+        method: Method = request.method
+        raise UserError(
+            f"The subset selects by {method} scores of a recipe's models, and there are none.",
+            "Use it in a recipe with `selection:`, or give a CSV file of scores: by: FILE.",
+        )
+    return context.scores[request.role]
+
+
+def _ranked(scores: ClassScores, classes: Sequence[str]) -> list[str]:
+    """Order classes by score, the highest first, then by name."""
+    return sorted(classes, key=lambda name: (-scores.value[name], name))
+
+
+def _count(amount: int | float | str, number: int) -> int:
+    assert not isinstance(amount, str)
+    return amount if isinstance(amount, int) else int(amount * number + 0.5)

@@ -1,0 +1,215 @@
+"""Scores of source classes and of source images, by which steps of a subset select.
+
+They are computed by a stage of the recipe, or read from a CSV file. A class is kept if its score is
+high; an image is hard if its score is high.
+"""
+
+import csv
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from writers.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Method = Literal[
+    "el2n", "forgetting", "prototypes", "label_mapping", "feature_mapping", "influence"
+]
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Scores that a step needs from the recipe.
+
+    Attributes:
+        method: formula in `writers/subset/formulas/`.
+        targets: targets whose train and val images decide; empty if none do.
+        clusters: number of k-means clusters. None means that of the source's classes.
+        seed: seed of the clusters.
+    """
+
+    method: Method
+    targets: tuple[str, ...] = ()
+    clusters: int | None = None
+    seed: int = 0
+
+    @property
+    def role(self) -> str:
+        """Name under which a stage needs these scores."""
+        parts = [self.method, *self.targets]
+        parts += [f"clusters {self.clusters}"] if self.clusters else []
+        return ":".join([*parts, *([f"seed {self.seed}"] if self.seed else [])])
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Score of each class, and the ends of its 95 % interval; NaN is no interval."""
+
+    value: Mapping[str, float]
+    low_95: Mapping[str, float]
+    high_95: Mapping[str, float]
+    source: str  # where the scores are from
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """Scores of training images.
+
+    Attributes:
+        ids: uint64 [N].
+        values: float64 [N]; that of its cluster for clustered images.
+        clusters: int64 [N]. None means images are not clustered.
+        source: where the scores are from.
+    """
+
+    ids: "np.ndarray"
+    values: "np.ndarray"
+    clusters: "np.ndarray | None"
+    source: str
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of ids, values and clusters, independent of the order of the images."""
+        order = self.ids.argsort(kind="stable")
+        arrays = [self.ids, self.values, *([] if self.clusters is None else [self.clusters])]
+        digest = hashlib.sha256()
+        for array in arrays:
+            digest.update(array[order].tobytes())
+        return digest.hexdigest()
+
+    def positions(self, ids: "np.ndarray") -> "np.ndarray":
+        """Return the place of each id in the arrays, int64.
+
+        Raises:
+            UserError: an image has no score.
+        """
+        import numpy as np
+
+        order = self.ids.argsort(kind="stable")
+        place = np.searchsorted(self.ids[order], ids)
+        found = order[np.minimum(place, len(order) - 1)] if len(order) else place
+        missing = int((self.ids[found] != ids).sum()) if len(order) else len(ids)
+        if missing:
+            raise UserError(
+                f"{missing} of {len(ids)} training images have no score in {self.source}.",
+                "Compute the scores on all images of the source.",
+            )
+        return found
+
+
+Scores = ClassScores | ImageScores
+
+
+def read_class_scores(path: Path) -> ClassScores:
+    """Read a CSV file with the columns class, score and, if known, low_95 and high_95.
+
+    Raises:
+        UserError: names the line that is not a class with numbers.
+    """
+    rows = _read(path, ("class", "score"), ("low_95", "high_95"))
+    nothing = {name: math.nan for name in rows}
+    low, high = (
+        {name: values[column] for name, values in rows.items()}
+        if all(column in values for values in rows.values())
+        else nothing
+        for column in ("low_95", "high_95")
+    )
+    return ClassScores(
+        {name: values["score"] for name, values in rows.items()}, low, high, str(path)
+    )
+
+
+def read_image_scores(path: Path) -> ImageScores:
+    """Read a CSV file with the columns image, score and, for clustered images, cluster.
+
+    An image is `<class>/<name>`, or its id: 0x and 16 hexadecimal digits.
+
+    Raises:
+        UserError: names the line that is not an image with numbers.
+    """
+    import numpy as np
+
+    from writers.subset.sampling import ids_of
+
+    rows = _read(path, ("image", "score"), ("cluster",))
+    is_clustered = all("cluster" in values for values in rows.values())
+    return ImageScores(
+        ids_of(list(rows), path),
+        np.array([values["score"] for values in rows.values()]),
+        np.array([values["cluster"] for values in rows.values()]).astype(np.int64)
+        if is_clustered
+        else None,
+        str(path),
+    )
+
+
+def _read(
+    path: Path, needed: tuple[str, str], optional: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """Read a table: value of its first column -> other column -> number."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
+    lines = [
+        (number, line)
+        for number, line in enumerate(text.splitlines(keepends=True), 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    reader = csv.reader(line for _, line in lines)
+    header = next(reader, [])
+    if tuple(header[:2]) != needed or not set(header[2:]) <= set(optional):
+        raise UserError(
+            f"{path}: the first line must name the columns {','.join(needed)}, then any of "
+            f"{','.join(optional)}; not {','.join(header) or 'nothing'}."
+        )
+    rows: dict[str, dict[str, float]] = {}
+    for row in reader:
+        where = f"{path}:{lines[reader.line_num - 1][0]}"
+        if len(row) != len(header):
+            raise UserError(f"{where}: {len(row)} columns, and the header has {len(header)}.")
+        if row[0] in rows:
+            raise UserError(f"{where}: {row[0]} is listed twice.")
+        rows[row[0]] = {
+            column: _number(text, where, allow_nothing=column in optional)
+            for column, text in zip(header[1:], row[1:], strict=True)
+        }
+    if not rows:
+        raise UserError(f"{path} has no score.")
+    return rows
+
+
+def _number(text: str, where: str, *, allow_nothing: bool) -> float:
+    if allow_nothing and not text.strip():
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: '{text}' is not a number.")
+    return value
+
+
+def hypothetical(request: ScoreRequest, classes: tuple[str, ...], ids: "np.ndarray") -> Scores:
+    """Scores that keep as many classes and images as real ones, to count images in advance.
+
+    Influences are all 0 then, so that no class is dropped by its sign.
+    """
+    import numpy as np
+
+    if request.method in ("label_mapping", "influence"):
+        nothing: dict[str, Any] = dict.fromkeys(classes, math.nan)
+        return ClassScores(dict.fromkeys(classes, 0.0), nothing, nothing, "nothing")
+    clusters = (
+        np.arange(len(ids)) % (request.clusters or len(classes))
+        if request.method == "feature_mapping"
+        else None
+    )
+    return ImageScores(ids, np.zeros(len(ids)), clusters, "nothing")

@@ -8,7 +8,7 @@ from itertools import product
 
 from harness.config.transfer import Halving, MethodSettings, Reduced, TransferSettings
 
-Point = dict[str, float]  # axis -> value
+Point = dict[str, float | str]  # axis -> value
 
 AFTER_TRAINING = ("eval_crop",)  # axes that need no training of their own
 WITH_LR = ("weight_decay", "decay_ratio")
@@ -80,12 +80,12 @@ def num_configs(settings: TransferSettings) -> int:
 
 def settings_of(settings: TransferSettings, point: Point) -> TransferSettings:
     """Settings of one point, with the values of its axes."""
-    lr = point["lr"]
-    optimizer: dict[str, float] = {"lr": lr}
+    lr = float(point["lr"])
+    optimizer = {"lr": lr}
     if "weight_decay" in point:
-        optimizer["weight_decay"] = point["weight_decay"]
+        optimizer["weight_decay"] = float(point["weight_decay"])
     if "decay_ratio" in point:
-        optimizer["weight_decay"] = point["decay_ratio"] / lr
+        optimizer["weight_decay"] = float(point["decay_ratio"]) / lr
     own = {axis: value for axis, value in point.items() if axis not in ("lr", *WITH_LR)}
     return settings.model_copy(
         update={**own, "optimizer": settings.optimizer.model_copy(update=optimizer)}

@@ -34,7 +34,7 @@ class GridSettings(Settings):
                 raise ValueError(f"the axis {axis} names a value twice: {list(values)}")
         return self
 
-    def axes(self) -> dict[str, tuple[float, ...]]:
+    def axes(self) -> dict[str, tuple[float | str, ...]]:
         """Map each axis that is set to its values; training length and crop come last."""
         names = [name for name in type(self).model_fields if name not in self.TRAINING_AXES]
         return {

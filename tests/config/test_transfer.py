@@ -387,3 +387,23 @@ def test_a_partial_encoding_of_a_target_is_merged_with_the_recipes(
         if stage.kind == "write" and stage.axes["dataset"] == "synthetic_patterns"
     )
     assert {key: encoding[key] for key in expected} == expected
+
+
+def test_the_layers_with_l2sp_are_an_axis_of_the_grid():
+    settings = settings_of(
+        "l2sp", {"num_low": 2, "lrs": [0.1], "grid": {"start_groups": ["both", "low", "none"]}}
+    )
+    tried = grid.trials(settings)
+    assert [trial.point["start_groups"] for trial in tried] == ["both", "low", "none"]
+    assert [trial.settings.start_groups for trial in tried] == ["both", "low", "none"]
+    with pytest.raises(ValueError, match="start_groups"):
+        settings_of("l2sp", {"grid": {"start_groups": ["middle"]}})
+
+
+@pytest.mark.parametrize("target", ["cifar10", "cifar100"])
+def test_the_fast_preset_trains_on_whole_images_of_cifar(target: str):
+    """data-transfer decodes all 32 pixels and resizes them; other targets are cropped."""
+    settings = settings_of("full", {"preset": "fast"})
+    assert settings.for_target(target).train_crop == "center"
+    assert settings.for_target(target).eval_crop == 1.0
+    assert settings.for_target("pets").train_crop == "random"

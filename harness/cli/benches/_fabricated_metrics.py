@@ -289,7 +289,7 @@ def transfer(stage: Stage, quality: float, chance: random.Random) -> TransferMet
         "metric": metric,
         "test": _scores(log_odds, metric=metric),
         "val": entries[best]["val"],
-        "lr": chosen.get("lr"),
+        "lr": float(chosen["lr"]) if "lr" in chosen else None,
         "chosen": chosen,
         "grid": entries,
         "policy": config["settings"].get("policy", "full"),

@@ -1,5 +1,6 @@
 """Record of a transfer stage. Imports no torch."""
 
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from harness.matrix.scores import Scores
@@ -26,7 +27,7 @@ class TransferMetrics(Selection):
     test: Scores
     val: Scores
     lr: float | None  # None means the method has no learning rate
-    chosen: dict[str, float]  # axis -> value
+    chosen: Mapping[str, float | str]  # axis -> value
     grid: list[GridEntry]
     num_epochs: int | None
     num_steps: int | None

@@ -24,8 +24,9 @@ def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
     groups = {"low": parts.low, "high": parts.high}
     kept = [
         parameter
-        for name in settings.start_groups
-        for block in groups[name]
+        for name, blocks in groups.items()
+        if settings.start_groups in ("both", name)
+        for block in blocks
         for parameter in block.parameters(model.backbone)
     ]
     penalty = L2SPPenalty(model, kept, alpha=settings.alpha, beta=settings.beta)

@@ -1,14 +1,14 @@
 """Settings of L2-SP. Imports no torch."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness.config.base import NotNegative
 from harness.config.transfer import Crop, TrainingGrid, TransferSchedule, Whole
 from harness.transfer.methods._network_settings import BlockSettings
 
-Group = Literal["low", "high"]
+StartGroups = Literal["both", "low", "high", "none"]
 
 
 class L2SPGrid(TrainingGrid):
@@ -19,6 +19,7 @@ class L2SPGrid(TrainingGrid):
     low_lr_ratio: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
     layer_decay: Annotated[tuple[Crop, ...], Field(min_length=1)] | None = None
     reinit_last: Annotated[tuple[Whole, ...], Field(min_length=1)] | None = None
+    start_groups: Annotated[tuple[StartGroups, ...], Field(min_length=1)] | None = None
 
 
 class L2SPSchedule(TransferSchedule):
@@ -40,21 +41,15 @@ class L2SPSettings(BlockSettings):
     Attributes:
         alpha: strength of the penalty on the distance of transferred weights from their start.
         beta: strength of the penalty on all other weights.
-        start_groups: groups of transferred blocks that `alpha` applies to; `beta` applies to the
-            rest.
+        start_groups: transferred blocks that `alpha` pulls towards their start: those with the low
+            learning rate, those with the high one, both or none. `beta` applies to the rest.
     """
 
     optimizer: L2SPSchedule = L2SPSchedule(schedule="step", step_epochs=50)
     grid: L2SPGrid = L2SPGrid()
     alpha: NotNegative = 0.1
     beta: NotNegative = 0.01
-    start_groups: tuple[Group, ...] = ("low", "high")
-
-    @model_validator(mode="after")
-    def _check_start_groups(self) -> Self:
-        if len(set(self.start_groups)) != len(self.start_groups):
-            raise ValueError(f"start_groups names a group twice: {list(self.start_groups)}")
-        return self
+    start_groups: StartGroups = "both"
 
 
 SETTINGS = L2SPSettings

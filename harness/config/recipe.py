@@ -93,6 +93,8 @@ class EvaluateSettings(Settings):
         attacked_logits: scored: the attack on a view raises the loss over the logits that the view
             scores, for example those of the common classes. all: one attack on all logits serves
             all views; masked accuracies then look more robust than they are.
+        compile: torch.compile and CUDA graphs for the attack, as in `pretrain`. None means that of
+            `pretrain`.
         common: subsets whose shared classes all models are compared on. None means all subsets but
             those with coarser labels.
     """
@@ -100,20 +102,26 @@ class EvaluateSettings(Settings):
     attack: EvaluationAttack = EvaluationAttack()
     attacked_logits: Literal["scored", "all"] = "scored"
     batch_size: Count = 256
+    compile: Literal["off", "auto", "on"] | None = None
     eps_of_clean: NotNegative | None = None
     common: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
-    def resolved_for(self, eps: float) -> JSON:
+    def resolved_for(self, eps: float, compile_in_training: str) -> JSON:
         """Dump every setting that has an effect on evaluating a model that was trained at eps.
 
         `common` is left out: the stage has the subsets' roles in its place.
+
+        Args:
+            eps: Radius of the attack in training.
+            compile_in_training: `compile` of `pretrain`.
         """
-        settings = self.resolved()
+        settings = self.resolved() | {"compile": self.compile or compile_in_training}
         del settings["common"]
         if eps > 0:
             del settings["eps_of_clean"]
         elif not self.eps_of_clean:
-            del settings["attack"], settings["eps_of_clean"], settings["attacked_logits"]
+            for name in ("attack", "eps_of_clean", "attacked_logits", "compile"):
+                del settings[name]
         return settings
 
 

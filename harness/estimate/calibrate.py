@@ -34,16 +34,11 @@ from harness.stages.pretrain.run import new_learner
 from harness.system.folders import Folders
 from harness.system.gpu import select_gpu
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train.autotune import (
-    NUM_TIMED,
-    choose_compile_mode,
-    noise_batch,
-    synchronize,
-    time_step,
-)
-from harness.train.evaluate import attack_images
+from harness.train.autotune import choose_compile_mode, noise_batch
+from harness.train.evaluation_attack import AttackPlan, choose_attack_mode
 from harness.train.learner import Learner
 from harness.train.micro_batching import choose_micro_batches
+from harness.train.mode_trials import NUM_TIMED, synchronize, time_step
 from harness.train.step import TrainStep
 from harness.transfer import method
 from harness.transfer.method import TransferSetup
@@ -199,22 +194,24 @@ def _attack(step: JSON, context: StageContext) -> Iterator[Callable[[], None]]:
         EvaluationAttack.model_validate(step["attack"]),
         choose(step["precision"], context.device),
     )
-    generator = torch.Generator(context.device).manual_seed(0)
-
-    def run_step() -> None:
-        adversarial = attack_images(
-            model,
-            images,
-            labels,
-            attack,
-            attack.eps_of(EPS, step["resolution"]),
-            precision,
-            generator,
-        )
-        with torch.inference_mode(), autocast(precision, context.device, model):
-            model(adversarial)
-
+    plan = AttackPlan(
+        attack,
+        attack.eps_of(EPS, step["resolution"]),
+        precision,
+        context.device,
+        batch_size=len(labels),
+    )
     with eval_mode(model):
+        measured = choose_attack_mode(
+            [model], (images, [labels]), plan, step.get("compile", "off"), context.folder
+        )
+        attack_images = replace(plan, compile_mode=measured["chosen"]).attack_on(model)
+
+        def run_step() -> None:
+            attacked = attack_images(images, labels)
+            with torch.inference_mode(), autocast(precision, context.device, model):
+                model(attacked)
+
         yield run_step
 
 

@@ -345,7 +345,7 @@ class _PretrainConfigs:
 
 def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
     return {
-        "settings": recipe.evaluate.resolved_for(eps),
+        "settings": recipe.evaluate.resolved_for(eps, recipe.pretrain.compile),
         "eps": eps,
         **_view_settings(recipe.pretrain),
         "flip_tta": recipe.pretrain.flip_tta,

@@ -5,7 +5,7 @@ and the stage is repeated in a new process.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,24 +60,48 @@ def choose(
     """
     if setting != "auto":
         return choose_compile_mode(learner, batch, setting, device)
-    recorded = read(folder)
-    learner.excluded_modes = frozenset(recorded.excluded)
-    if recorded.measured is not None and recorded.measured["chosen"] in compile_modes(
+    learner.excluded_modes = frozenset(read(folder).excluded)
+    modes = compile_modes(
         torch.device(device).type == "cuda", learner.is_attacked, learner.num_micro_batches
-    ):
+    )
+
+    def measure(excluded: Collection[str], exclude: Callable[[str, str], None]) -> dict[str, Any]:
+        return choose_compile_mode(
+            learner, batch, setting, device, excluded=excluded, exclude=exclude
+        )
+
+    measured = recorded_or(measure, modes, folder)
+    if learner.compile_mode != measured["chosen"]:
+        learner.compile(measured["chosen"], len(batch[1]))
+    return measured
+
+
+def recorded_or(
+    measure: Callable[[Collection[str], Callable[[str, str], None]], dict[str, Any]],
+    modes: Collection[str],
+    folder: Path,
+) -> dict[str, Any]:
+    """Return the recorded choice of a folder if its mode is available, or else measure.
+
+    Args:
+        measure: Tries the modes. Receives those that are excluded, and what to call with a mode
+            and a reason before it raises because of a failed capture.
+        modes: Keys of `compilation.MODES` that are available.
+        folder: Folder of the stage.
+
+    Returns:
+        See `harness.train.mode_trials.try_modes`.
+
+    Raises:
+        RestartRequiredError: A capture failed. Its mode is excluded in the folder.
+    """
+    recorded = read(folder)
+    if recorded.measured is not None and recorded.measured["chosen"] in modes:
         compilation.reset()  # as before a measurement: graphs of earlier stages
-        learner.compile(recorded.measured["chosen"], len(batch[1]))
         return recorded.measured
     failures: dict[str, str] = {}
     try:
-        return choose_compile_mode(
-            learner,
-            batch,
-            setting,
-            device,
-            excluded=recorded.excluded,
-            exclude=failures.__setitem__,
-        )
+        return measure(recorded.excluded, failures.__setitem__)
     except Exception as error:
         # The end of a block may have replaced the error: restoring the state needs the GPU, too.
         for mode, reason in failures.items():
@@ -100,7 +124,7 @@ def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredErro
     excluded = {**read(folder).excluded, **dict.fromkeys(same_graph, reason)}
     write_json(folder / FILE_NAME, asdict(CompileChoice(None, excluded)))
     return RestartRequiredError(
-        f"compile: {mode} failed, and left the GPU unusable for this process: {reason}",
+        f"compile: {mode} failed, and may have left the GPU unusable for this process: {reason}",
         f"The next attempt does without {', '.join(same_graph)}.",
     )
 

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness.config.attack import AttackSettings, EvaluationAttack
+from harness.config.attack import AttackSettings
 from harness.matrix.scores import Scores
 from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import Precision, autocast
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
-from harness.train.attack import best_of_restarts, pgd
+from harness.train.autotune import noise_batch
 from harness.train.average_precision import MultiLabelCounts
+from harness.train.evaluation_attack import AttackPlan, choose_attack_mode
 from harness.train.metrics import Counts
 from loaders.backend import Loader
 from writers.errors import UserError
@@ -93,6 +94,7 @@ def evaluate(
     attack: AttackSettings | None = None,
     eps: float = 0.0,
     attacked_logits: Literal["scored", "all"] = "scored",
+    compile_mode: str = "eager",
     keep_predictions: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
     zero_gradients: Tensor | None = None,
@@ -112,6 +114,9 @@ def evaluate(
         attack: Attack that raises the loss over all logits, or None. It also attacks images that no
             view counts, so that batches do not depend on views.
         eps: Radius of the attack in units of [0, 1] pixels.
+        attacked_logits: "scored" attacks the logits that each view scores; "all" attacks all logits
+            for all views.
+        compile_mode: Key of `compilation.MODES` for the attack; see `choose_compile_mode`.
         keep_predictions: True for `Counts.predictions`.
         group: Ranks that evaluate together.
         zero_gradients: int64 scalar; the attack's number of zero gradients is added to it,
@@ -123,6 +128,7 @@ def evaluate(
 
     Raises:
         UserError: images have several labels, which `score` supports.
+        CaptureFailedError: a capture of the attack failed, in a mode with captures.
     """
     if loader.multi_label:
         raise UserError(
@@ -145,9 +151,12 @@ def evaluate(
         if view.groups
     }
     targets, target_of = _targets(model, views, num_classes, device, attack, attacked_logits)
+    plan = None
+    if attack is not None:
+        plan = _attack_plan(loader, attack, eps, precision, device, group, compile_mode)
     num_images = 0
     for batch, labels in _logits_of_batches(
-        model, loader, device, precision, attack, eps, group, zero_gradients, targets
+        model, loader, device, precision, plan, group, zero_gradients, targets
     ):
         num_images += len(labels)
         for name, count in counts.items():
@@ -165,6 +174,54 @@ def evaluate(
     if zero_gradients is not None:
         group.all_reduce_(zero_gradients)
     return counts
+
+
+def choose_compile_mode(
+    model: nn.Module,
+    loader: Loader,
+    folder: Path,
+    setting: Literal["off", "auto", "on"],
+    *,
+    device: str,
+    precision: Precision,
+    num_classes: int,
+    views: Mapping[str, View],
+    attack: AttackSettings,
+    eps: float,
+    attacked_logits: Literal["scored", "all"] = "scored",
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> dict[str, Any]:
+    """Choose the compile mode of an attacked evaluation; see `choose_attack_mode`.
+
+    The other arguments are those of `evaluate`.
+
+    Args:
+        folder: Folder of the stage, which records the choice of `auto`.
+        setting: `compile` in a recipe.
+    """
+    targets, _ = _targets(model, views, num_classes, device, attack, attacked_logits)
+    plan = _attack_plan(loader, attack, eps, precision, device, group)
+    images, labels = noise_batch(plan.batch_size, loader.plan.resolution, num_classes, device)
+    return choose_attack_mode(
+        [target or model for target in targets],
+        (images, [target.labels(labels) if target else labels for target in targets]),
+        plan,
+        setting,
+        folder,
+    )
+
+
+def _attack_plan(
+    loader: Loader,
+    attack: AttackSettings,
+    eps: float,
+    precision: Precision,
+    device: str,
+    group: ProcessGroup,
+    compile_mode: str = "eager",
+) -> AttackPlan:
+    batch_size = min(loader.plan.local_batch_size, -(-loader.num_samples // group.world_size))
+    return AttackPlan(attack, eps, precision, device, compile_mode, batch_size, group.rank)
 
 
 def _targets(
@@ -244,62 +301,12 @@ def count(
     return counts
 
 
-def attack_images(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    attack: AttackSettings,
-    eps: float,
-    precision: Precision,
-    generator: torch.Generator,
-    zero_gradients: Tensor | None = None,
-) -> Tensor:
-    """Attack a batch for evaluation, with random restarts if the settings ask for them.
-
-    Args:
-        model: The attacked model.
-        images: uint8 [B, 3, R, R].
-        labels: int64 [B] or int8 [B, K].
-        attack: Settings of the attack.
-        eps: Radius in units of [0, 1] pixels.
-        precision: Number format of the passes.
-        generator: Source of random starts, on the device of the images.
-        zero_gradients: int64 scalar; the number of zero gradients is added to it.
-
-    Returns:
-        float32 [B, 3, R, R] in [0, 1].
-    """
-    once = partial(
-        pgd,
-        model,
-        images.float().div_(255),
-        labels,
-        norm=attack.norm,
-        eps=eps,
-        steps=attack.steps,
-        step_size=attack.step_length(eps),
-        random_start=attack.random_start,
-        best_iterate=attack.best_iterate,
-        generator=generator,
-        precision=precision,
-        zero_gradients=zero_gradients,
-    )
-    return best_of_restarts(
-        once,
-        model,
-        labels,
-        attack.restarts if isinstance(attack, EvaluationAttack) else 1,
-        precision,
-    )
-
-
 def _logits_of_batches(
     model: nn.Module,
     loader: Loader,
     device: str,
     precision: Precision,
-    attack: AttackSettings | None = None,
-    eps: float = 0.0,
+    plan: AttackPlan | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
     zero_gradients: Tensor | None = None,
     targets: Sequence[ScoredLogits | None] = (None,),
@@ -309,25 +316,18 @@ def _logits_of_batches(
     The labels are valid until the next batch.
     """
     # The same random starts in each evaluation, and for each target.
-    generators = [torch.Generator(device).manual_seed(group.rank) for _ in targets]
+    attacks = [
+        plan.attack_on(target or model, zero_gradients) if plan else None for target in targets
+    ]
     num_images = 0
     with eval_mode(model), cudnn_benchmark(device), loader.epoch(0) as batches:
         for images, labels in batches:
             num_images += len(labels)
             batch = []
-            for target, generator in zip(targets, generators, strict=True):
+            for target, attack in zip(targets, attacks, strict=True):
                 shown = images
                 if attack is not None:
-                    shown = attack_images(
-                        model if target is None else target,
-                        images,
-                        labels if target is None else target.labels(labels),
-                        attack,
-                        eps,
-                        precision,
-                        generator,
-                        zero_gradients,
-                    )
+                    shown = attack(images, target.labels(labels) if target else labels)
                 with torch.inference_mode(), autocast(precision, device, model):
                     batch.append(model(shown))
             yield batch, labels

@@ -18,8 +18,9 @@ from harness.runner.context import OutOfMemoryError
 from harness.runner.gpu_packing import CONTEXT_BYTES
 from harness.system.atomic_write import write_json
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train.autotune import restore_after, synchronize
+from harness.train.autotune import restore_after
 from harness.train.learner import Learner
+from harness.train.mode_trials import synchronize
 from harness.train.step import TrainStep
 from writers.errors import UserError
 

@@ -7,8 +7,8 @@ from itertools import repeat
 from torch import Tensor
 
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
-from harness.train.autotune import synchronize
 from harness.train.learner import Learner
+from harness.train.mode_trials import synchronize
 
 MAX_REPLAY_S = 1.5
 MAX_REPLAY_FRACTION = 0.05  # of the training time

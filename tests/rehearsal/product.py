@@ -16,7 +16,7 @@ from harness.config.train import ScheduleSettings
 from harness.modeling.classifier import Classifier, build
 from harness.modeling.precision import Precision
 from harness.profiling.timer import Timer
-from harness.train import autotune, compile_choice
+from harness.train import autotune, compile_choice, mode_trials
 from harness.train.attack import PgdAttack
 from harness.train.compilation import MODES
 from harness.train.cuda_graph_attack import CudaGraphAttack
@@ -97,7 +97,7 @@ def choose_for(learner: TrainStep, folder: Path) -> dict[str, Any]:
 
 
 def wait_for(device: str) -> None:
-    autotune.synchronize(device)
+    mode_trials.synchronize(device)
 
 
 def checkpoint_of(learner: TrainStep) -> dict[str, Any]:

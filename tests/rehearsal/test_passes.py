@@ -1,18 +1,24 @@
 """Passes over a split on the fake device: evaluation, ranking and features."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from harness.config.attack import EvaluationAttack
 from harness.modeling.classifier import Classifier
-from harness.train.evaluate import View, evaluate
+from harness.runner.context import RestartRequiredError
+from harness.train import compile_choice, evaluation_attack
+from harness.train.cuda_graph_attack import CudaGraphAttack
+from harness.train.evaluate import View, choose_compile_mode, evaluate
+from harness.train.evaluation_attack import AttackPlan, attack_modes
 from harness.transfer.features import Features, extract
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_betons import photo, write_beton
-from tests.rehearsal import product
+from tests.rehearsal import graphs, product, streams
 from tests.rehearsal.cuda import no_sync
 
 BATCH_SIZE = 4
@@ -85,3 +91,132 @@ def test_passes_use_cudnn_autotuning_and_restore_it(faked, plan, run, monkeypatc
     model.seen.clear()
     run(plan, "cpu")
     assert not any(model.seen)
+
+
+# Attacked passes
+
+ATTACK = EvaluationAttack(steps=4, random_start="ball", best_iterate=True)
+TWICE = EvaluationAttack(steps=2, random_start="sphere", norm="linf", restarts=2)
+MASKED = {"own": View(), "masked": View(labels=(0, 2), logits=(0, 2))}
+
+
+def attacked(plan: LoaderPlan, device: str, mode: str, attack=ATTACK, **options) -> list:
+    zero_gradients = torch.zeros((), dtype=torch.int64, device=device)
+    model = product.make_model()
+    with torch.no_grad():
+        model.head.weight[:, :3] = 0  # some gradients are zero, if not all
+    with open_loader(plan) as loader:
+        counts = evaluate(
+            model,
+            loader,
+            device=device,
+            precision="float32",
+            num_classes=product.NUM_CLASSES,
+            views=MASKED,
+            keep_predictions=True,
+            attack=attack,
+            eps=0.3,
+            compile_mode=mode,
+            zero_gradients=zero_gradients,
+            **options,
+        )
+    arrays = [array.tolist() for count in counts.values() for array in count.predictions()]
+    return [*arrays, [count.scores() for count in counts.values()], int(zero_gradients)]
+
+
+@pytest.mark.parametrize("attack", [ATTACK, TWICE], ids=["once", "restarts"])
+def test_an_attacked_pass_in_every_mode_is_that_of_the_cpu(plan, attack, request):
+    """Five whole batches, which a mode with captures replays, and one image, which is eager."""
+    expected = attacked(plan, "cpu", "eager", attack)
+    request.getfixturevalue("faked")
+    for mode in attack_modes(on_gpu=True):
+        assert attacked(on_cuda(plan), "cuda:0", mode, attack) == expected, mode
+
+
+def test_whole_batches_of_each_view_are_replayed(faked, plan, monkeypatch):
+    replays = []
+    replay = graphs.CUDAGraph.replay
+    monkeypatch.setattr(
+        graphs.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))
+    )
+    attacked(on_cuda(plan), "cuda:0", "captured_attack")
+    assert len(replays) == 2 * 5 and len(set(replays)) == 2
+
+
+@pytest.mark.parametrize("mode", ["eager", "captured_attack"])
+def test_an_attack_does_not_wait_for_the_gpu(faked, mode):
+    plan = AttackPlan(ATTACK, 0.3, "float32", "cuda:0", mode, product.BATCH_SIZE)
+    model, batch = product.make_model().to("cuda:0").eval(), product.make_batch("cuda:0")
+    attack = plan.attack_on(model)
+    attack(*batch)  # a capture waits
+    with no_sync():
+        attack(*batch)
+
+
+def chosen_for(plan: LoaderPlan, folder: Path) -> dict:
+    """Do what an evaluate stage with `compile: auto` does before its attacked pass."""
+    with pytest.MonkeyPatch.context() as patch, open_loader(on_cuda(plan)) as loader:
+        patch.setattr(evaluation_attack, "TRIAL_STEPS", 1)
+        measured = choose_compile_mode(
+            product.make_model(),
+            loader,
+            folder,
+            "auto",
+            device="cuda:0",
+            precision="float32",
+            num_classes=product.NUM_CLASSES,
+            views=MASKED,
+            attack=ATTACK,
+            eps=0.3,
+        )
+    compile_choice.record(folder, measured)
+    return measured
+
+
+def test_auto_tries_every_mode_of_the_attack_and_reuses_the_choice(faked, plan, tmp_path):
+    measured = chosen_for(plan, tmp_path)
+    assert set(measured) == {"chosen", *attack_modes(on_gpu=True)}
+    assert all(measured[mode]["deviation"] == 0 for mode in attack_modes(True)[1:])
+    assert chosen_for(plan, tmp_path) == measured
+
+
+def test_a_mode_of_the_attack_that_runs_out_of_memory_is_passed_over(
+    faked, plan, tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(CudaGraphAttack, "__call__", refuse)
+    measured = chosen_for(plan, tmp_path)
+    assert "out of memory" in measured["captured_attack"]["failed"]
+    assert "captured" not in measured["chosen"]
+
+
+@pytest.mark.parametrize("factor", [0.5, float("nan")])
+def test_a_mode_whose_attack_has_other_numbers_is_passed_over(
+    faked, plan, tmp_path, monkeypatch, factor
+):
+    """As if a graph had lost a part of the attack, or returned memory that was overwritten."""
+    replayed = CudaGraphAttack.__call__
+
+    def wrong(attack: CudaGraphAttack, images: Tensor, labels: Tensor) -> Tensor:
+        clean = images.float() / 255
+        return clean + factor * (replayed(attack, images, labels) - clean)
+
+    monkeypatch.setattr(CudaGraphAttack, "__call__", wrong)
+    measured = chosen_for(plan, tmp_path)
+    assert "deviates" in measured["captured_attack"]["failed"]
+    assert measured["compiled"]["deviation"] == 0
+
+
+def test_a_failed_capture_of_the_attack_requires_a_new_process_without_it(
+    faked, plan, tmp_path, monkeypatch
+):
+    def refuse(*_: object, **options: object) -> None:
+        raise streams.CudaError("CUDA error: operation not permitted when stream is capturing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs.CUDAGraph, "capture_begin", refuse)
+        with pytest.raises(RestartRequiredError, match="captured_attack failed"):
+            chosen_for(plan, tmp_path)
+    assert set(chosen_for(plan, tmp_path)) == {"chosen", "eager", "compiled"}

@@ -9,6 +9,7 @@ from harness.runner.executor import Run
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
 from harness.system.folders import Folders
+from harness.train.evaluation_attack import attack_modes
 from tests.rehearsal.conftest import child_environment
 from tests.rehearsal.product import COMPILE_MODES
 
@@ -66,6 +67,14 @@ def test_compile_auto_measured_every_way(name, matrices, folders):
         ways = {way for way in COMPILE_MODES if record.axes.get("eps") or "captured" not in way}
         assert set(measured) == {*ways, "chosen"}, record.name
         assert all("step_s" in measured[way] for way in ways), record.name
+    attacked = 0
+    for record in records(matrices[name], folders, "evaluate"):
+        if record.metrics["attack"]:
+            measured = record.timing["compile"]
+            assert set(measured) == {*attack_modes(on_gpu=True), "chosen"}, record.name
+            assert record.metrics["attack"]["compiled"] == measured["chosen"]
+            attacked += 1
+    assert attacked
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,7 +12,7 @@ import torch
 from harness.config.attack import AttackSettings
 from harness.profiling.timer import SPANS
 from harness.runner.context import RestartRequiredError
-from harness.train import autotune, compilation, compile_choice
+from harness.train import compilation, compile_choice, mode_trials
 from tests.rehearsal import machine, product
 from tests.rehearsal.cuda import no_sync
 from tests.rehearsal.streams import NUM_POOLED
@@ -195,7 +195,7 @@ def test_graphs_of_the_ways_that_were_not_chosen_are_freed(faked, monkeypatch):
     freed: list[str] = []
     monkeypatch.setattr(compilation, "reset", lambda: freed.append("all"))
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
-    monkeypatch.setattr(autotune, "MAX_TIME_RATIO", 0.0)  # no way is fast enough
+    monkeypatch.setattr(mode_trials, "MAX_TIME_RATIO", 0.0)  # no way is fast enough
     assert product.choose(learner)["chosen"] == "eager"
     assert freed == ["all", "all"], "before the trials, and after them"
 

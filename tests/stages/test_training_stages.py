@@ -436,6 +436,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
         "restarts": 1,
         "zero_gradients": 0,
         "logits": "scored",
+        "compiled": "eager",
     }
     check_predictions(root, metrics, source)
     clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics

@@ -11,7 +11,7 @@ from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
 from harness.modeling import classifier
 from harness.profiling.timer import Timer
-from harness.train import autotune, compilation
+from harness.train import autotune, compilation, mode_trials
 from harness.train.compilation import CompiledModel
 from harness.train.optimizer import make_sgd
 from harness.train.step import StepConfig, TrainStep, make_step
@@ -93,7 +93,7 @@ class FakeClock:
 @pytest.fixture
 def compiles(monkeypatch):
     clock = FakeClock()
-    monkeypatch.setattr(autotune, "time", clock)
+    monkeypatch.setattr(mode_trials, "time", clock)
 
     def at_speed(seconds: float) -> None:
         monkeypatch.setattr(

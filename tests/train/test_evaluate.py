@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ class FakeLoader:
     """Batches in one buffer that is reused, as in real loaders."""
 
     multi_label = False
+    plan = SimpleNamespace(local_batch_size=5, resolution=24)
 
     def __init__(self, num_samples: int = N) -> None:
         generator = torch.Generator().manual_seed(0)

@@ -185,6 +185,7 @@ def evaluate(stage: Stage, quality: float) -> EvaluateMetrics:
             "restarts": 1,
             "zero_gradients": 0,
             "logits": "scored",
+            "compiled": "eager",
         }
     coarse: dict[str, CoarseScores] = {
         name: {

@@ -4,7 +4,7 @@ A view is a way to score the same predictions: `own`, on the model's own classes
 and `common_masked`, on the classes that all compared subsets share.
 """
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from harness.matrix.scores import Scores
 
@@ -41,6 +41,7 @@ class EvaluationAttackRecord(TypedDict):
     restarts: int
     zero_gradients: int  # images whose gradient was zero, summed over the attacks
     logits: str  # `scored`: those that each view scores; `all`: the same attack for all views
+    compiled: str  # compile mode of the attack
 
 
 class EvaluateMetrics(TypedDict):
@@ -61,4 +62,5 @@ class EvaluateTiming(TypedDict, total=False):
     """Timing of an evaluate stage."""
 
     clean_s: float
-    adversarial_s: float
+    adversarial_s: float  # with the choice of the compile mode
+    compile: dict[str, Any]  # measured times, and what was chosen

@@ -8,15 +8,19 @@ also scored on the coarser labels.
 """
 
 import time
-from typing import Literal
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from harness.config.recipe import EvaluateSettings
 from harness.matrix.scores import Scores
 from harness.modeling import classifier
-from harness.modeling.precision import choose
+from harness.modeling.precision import Precision, choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
 from harness.stages.evaluate.record import (
@@ -27,11 +31,16 @@ from harness.stages.evaluate.record import (
     PerClass,
 )
 from harness.stages.pretrain.spec import MODEL_FILE
-from harness.train import predictions
-from harness.train.evaluate import View, evaluate
+from harness.system.out_of_memory import is_out_of_memory
+from harness.train import compile_choice, predictions
+from harness.train.cuda_graph_attack import CaptureFailedError
+from harness.train.evaluate import View, choose_compile_mode, evaluate
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import choose_interpolation, eval_plan, split_path
+from harness.train.metrics import Counts
+from harness.train.mode_trials import first_line
 from loaders import open_loader
+from loaders.backend import Loader
 
 # Ways to predict a coarse label: by the sum of its classes' probabilities, or by the largest.
 BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")
@@ -92,25 +101,39 @@ def run(context: StageContext) -> Outcome:
     timing: EvaluateTiming = {}
     answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     zero_gradients = torch.zeros((), dtype=torch.int64, device=context.device)
+    compile_mode = "eager"
     passes: tuple[Pass, ...] = ("clean", "adversarial") if eps > 0 else ("clean",)
     with open_loader(plan) as loader:
         for name in passes:
             started = time.monotonic()
-            counts = evaluate(
+            pass_of = partial(
+                evaluate,
                 model,
                 loader,
                 device=context.device,
                 precision=precision,
                 num_classes=len(classes),
                 views=views,
-                eps=eps if name == "adversarial" else 0.0,
-                attack=settings.attack if name == "adversarial" else None,
-                attacked_logits=settings.attacked_logits,
                 keep_predictions=True,
                 group=context.group,
                 zero_gradients=zero_gradients,
                 after_batch=PassProgress(context, loader, name),
             )
+            if name == "clean":
+                counts = pass_of()
+            else:
+                timing["compile"] = _choose_compile_mode(
+                    context, settings, model, loader, precision, len(classes), views, eps
+                )
+                compile_mode = timing["compile"]["chosen"]
+                attacked = partial(
+                    pass_of,
+                    attack=settings.attack,
+                    eps=eps,
+                    attacked_logits=settings.attacked_logits,
+                    compile_mode=compile_mode,
+                )
+                counts = _without_failing_mode(attacked, compile_mode, context.folder)
             label_counts = {
                 view: count for view, count in counts.items() if not view.startswith("coarse ")
             }
@@ -150,9 +173,61 @@ def run(context: StageContext) -> Outcome:
             "restarts": settings.attack.restarts,
             "zero_gradients": int(zero_gradients),
             "logits": settings.attacked_logits,
+            "compiled": compile_mode,
         }
         metrics["attack"] = attack
     return Outcome(metrics, timing)
+
+
+def _choose_compile_mode(
+    context: StageContext,
+    settings: EvaluateSettings,
+    model: nn.Module,
+    loader: Loader,
+    precision: Precision,
+    num_classes: int,
+    views: Mapping[str, View],
+    eps: float,
+) -> dict[str, Any]:
+    """Choose the compile mode of the attack, the same for all ranks, and record the choice."""
+    setting = settings.compile or "off"
+    chosen: dict[str, Any] = context.group.broadcast(
+        choose_compile_mode(
+            model,
+            loader,
+            context.folder,
+            setting,
+            device=context.device,
+            precision=precision,
+            num_classes=num_classes,
+            views=views,
+            attack=settings.attack,
+            eps=eps,
+            attacked_logits=settings.attacked_logits,
+            group=context.group,
+        )
+    )
+    if setting == "auto" and context.group.is_main:
+        compile_choice.record(context.folder, chosen)
+    return chosen
+
+
+def _without_failing_mode(
+    attacked: Callable[[], dict[str, Counts]], mode: str, folder: Path
+) -> dict[str, Counts]:
+    """Run an attacked pass. A mode that fails or does not fit is left out of the next attempt.
+
+    Raises:
+        RestartRequiredError: A capture failed, or a mode other than eager ran out of memory.
+    """
+    try:
+        return attacked()
+    except CaptureFailedError as error:
+        raise compile_choice.restart_without(folder, mode, str(error)[:200]) from error
+    except (RuntimeError, MemoryError) as error:
+        if mode == "eager" or not is_out_of_memory(error):
+            raise
+        raise compile_choice.restart_without(folder, mode, first_line(error)) from error
 
 
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:

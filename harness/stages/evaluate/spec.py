@@ -35,6 +35,7 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
                 "batch_size": settings.batch_size,
                 "precision": config["precision"],
                 "attack": config["settings"]["attack"],
+                **({"compile": settings.compile} if settings.compile != "off" else {}),
             },
             settings.batch_size,
             num_images * (1 + is_masked),

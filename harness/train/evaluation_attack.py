@@ -1,0 +1,189 @@
+"""The attack of an evaluation, in any compile mode, and the choice of the mode by trial runs."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.config.attack import AttackSettings, EvaluationAttack
+from harness.modeling.module_modes import cudnn_benchmark, eval_mode
+from harness.modeling.precision import Precision, autocast
+from harness.train import compilation, compile_choice
+from harness.train.attack import Attack, PgdAttack, best_of_restarts, moved
+from harness.train.compilation import MODES, CompiledModel, compiled_for
+from harness.train.cuda_graph_attack import CudaGraphAttack
+from harness.train.loss import image_losses
+from harness.train.mode_trials import FirstRun, free_memory_of_trials, time_step, try_modes
+
+# Steps of the attack in a trial run. A mode changes the time of a step, not their number.
+TRIAL_STEPS = 3
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """Settings of an evaluation attack.
+
+    Attributes:
+        settings: Norm, number and length of steps, start, restarts.
+        eps: Radius at the evaluated resolution, in units of [0, 1] pixels.
+        precision: Number format of the passes.
+        device: Device of the images.
+        compile_mode: Key of `compilation.MODES`.
+        batch_size: Images in a full batch on this rank. Batches of another size run eagerly.
+        rank: Seed of random starts: ranks hold different images.
+    """
+
+    settings: AttackSettings
+    eps: float
+    precision: Precision
+    device: str
+    compile_mode: str = "eager"
+    batch_size: int = 0
+    rank: int = 0
+
+    def attack_on(self, model: nn.Module, zero_gradients: Tensor | None = None) -> Attack:
+        """Return the attack on a model, with random starts of its own.
+
+        A captured attack returns images that are valid until its next call.
+
+        Args:
+            model: Maps images to logits [B, K]; in evaluation mode.
+            zero_gradients: int64 scalar; the number of zero gradients is added to it.
+        """
+        torch_mode, in_cuda_graph = MODES[self.compile_mode]
+        sizes = frozenset([self.batch_size])
+        if zero_gradients is None:
+            zero_gradients = torch.zeros((), dtype=torch.int64, device=self.device)
+        pgd_attack = PgdAttack(
+            model,
+            self.settings.model_copy(update={"eps_at": None}),  # eps has been adapted
+            self.eps,
+            precision=self.precision,
+            logits_of=CompiledModel(model, torch_mode, sizes) if torch_mode else model,
+            generator=torch.Generator(self.device).manual_seed(self.rank),
+            zero_gradients=zero_gradients,
+            move=compiled_for(moved, sizes) if torch_mode else moved,
+        )
+        attack = CudaGraphAttack(pgd_attack, sizes) if in_cuda_graph else pgd_attack
+        settings = self.settings
+        restarts = settings.restarts if isinstance(settings, EvaluationAttack) else 1
+        if restarts == 1:
+            return attack
+
+        def restarted(images: Tensor, labels: Tensor) -> Tensor:
+            def once() -> Tensor:
+                attacked = attack(images, labels)
+                return attacked.clone() if in_cuda_graph else attacked
+
+            return best_of_restarts(once, model, labels, restarts, self.precision)
+
+        return restarted
+
+
+def attack_modes(on_gpu: bool) -> list[str]:
+    """Return the keys of `compilation.MODES` that an evaluation attack may use, eager first.
+
+    CUDA graphs of the whole model are left out: the loop keeps results of one step over the next,
+    which torch's graphs overwrite. A captured attack has the same kernels in one graph.
+    """
+    return [
+        name
+        for name, (torch_mode, _) in MODES.items()
+        if torch_mode != "reduce-overhead" and (on_gpu or not compilation.uses_graphs(name))
+    ]
+
+
+def choose_attack_mode(
+    models: Sequence[nn.Module],
+    batch: tuple[Tensor, Sequence[Tensor]],
+    plan: AttackPlan,
+    setting: Literal["off", "auto", "on"],
+    folder: Path,
+) -> dict[str, Any]:
+    """Choose the compile mode of an evaluation: the recorded one, or with `auto` the fastest.
+
+    `auto` attacks a batch with a few steps: eager, compiled, and on a GPU also in a CUDA graph. A
+    mode counts only if losses and lengths of its attack agree with those of the eager one. All
+    attacked models are tried together, so that the memory is that of the evaluation.
+
+    Args:
+        models: The models that are attacked: the evaluated one, or that restricted to some logits.
+        batch: Images, uint8 [B, 3, R, R], and the labels [B] for each model.
+        plan: The attack, with the size of the batch. Its compile mode does not matter.
+        setting: `compile` in a recipe.
+        folder: Folder of the stage. `compile_choice.record` writes the choice there.
+
+    Returns:
+        See `try_modes`.
+
+    Raises:
+        RestartRequiredError: A capture failed. Its mode is excluded in the folder.
+        UserError: `on`, and compilation failed.
+    """
+    if setting == "off":
+        return {"chosen": "eager"}
+    settings = plan.settings.model_copy(
+        update={"steps": min(TRIAL_STEPS, plan.settings.steps), "restarts": 1}
+    )
+    on_gpu = torch.device(plan.device).type == "cuda"
+    attacks: list[Attack] = []
+    images, labels = batch
+
+    def use(mode: str) -> None:
+        trial = dataclasses.replace(plan, settings=settings, compile_mode=mode)
+        attacks[:] = [trial.attack_on(model) for model in models]
+
+    def run() -> None:
+        for attack, of_model in zip(attacks, labels, strict=True):
+            attack(images, of_model)
+
+    def first() -> FirstRun:
+        attacked: list[Tensor] = []
+
+        def keep() -> None:
+            for attack, of_model in zip(attacks, labels, strict=True):
+                attacked.append(attack(images, of_model))
+
+        seconds = time_step(keep, plan.device)
+        return FirstRun(seconds, *_loss_and_length(models, images, attacked, labels, plan))
+
+    def measure(excluded: Collection[str], exclude: Callable[[str, str], None]) -> dict[str, Any]:
+        measured = try_modes(
+            attack_modes(on_gpu),
+            setting,
+            plan.device,
+            use=use,
+            first=first,
+            again=lambda: time_step(run, plan.device),
+            excluded=excluded,
+            exclude=exclude,
+        )
+        attacks.clear()
+        free_memory_of_trials(plan.device)
+        return measured
+
+    compilation.reset()  # graphs of earlier stages of this process must not influence the choice
+    with eval_mode(models[0]), cudnn_benchmark(plan.device):
+        if setting == "on":
+            return measure((), lambda mode, reason: None)
+        return compile_choice.recorded_or(measure, attack_modes(on_gpu), folder)
+
+
+def _loss_and_length(
+    models: Sequence[nn.Module],
+    images: Tensor,
+    attacked: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    plan: AttackPlan,
+) -> tuple[float, float]:
+    """Return the mean loss of attacked images, and the L2 norm of their changes."""
+    losses, lengths = [], []
+    for model, found, of_model in zip(models, attacked, labels, strict=True):
+        with torch.no_grad(), autocast(plan.precision, plan.device, model):
+            losses.append(image_losses(model(found).float(), of_model).mean())
+        lengths.append((found - images.float().div_(255)).norm())
+    return float(torch.stack(losses).mean()), float(torch.stack(lengths).norm())

@@ -7,20 +7,18 @@ limit save their stage and are queued again. Jobs that a person cancels with sca
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
-
-from pydantic import Field, model_validator
+from typing import Any, Self
 
 from harness.matrix.stage import Stage
 from harness.runner import queue_state
-from harness.runner.launcher import Finished, LauncherOptions, LauncherSettings
+from harness.runner.launcher import Finished, LauncherSettings
+from harness.runner.launchers import _slurm_commands as slurm_commands
+from harness.runner.launchers._slurm_options import Options
 from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, finished
 from writers.errors import UserError
 
@@ -29,102 +27,7 @@ MAX_REQUEUES = 1000  # of a job at its time limit
 NUM_THREADS = 4  # per process of a stage, unless --threads is given
 RESUBMIT_S = 30.0  # wait after Slurm has refused a job
 POLL_QUEUE_S = 5.0  # interval between two looks at the queue
-COMMAND_TIMEOUT_S = 10.0  # limit of each Slurm command
-COMPLETING_S = 5.0  # wait for the final state of a job that is completing
-SIGNAL_EARLY_S = 60  # Slurm may send a job's signal this much earlier than requested
 ENDED_FILE = "ended"  # in the launcher's folder: jobs of this run must not start any more
-
-
-class Options(LauncherOptions):
-    """Options of the slurm launcher. Most are those of sbatch, with underscores for dashes."""
-
-    USES_GPUS_TOGETHER: ClassVar[bool] = True
-
-    cluster: Literal["slurm", "local"] = Field(
-        default="slurm", description="local runs the jobs on this machine, without Slurm"
-    )
-    # No comma: scancel and squeue read a list of names.
-    job_name: str = Field(
-        default="harness",
-        pattern=r"^[^,]{1,100}$",
-        description="beginning of the jobs' names, without commas",
-    )
-    partition: str | None = Field(default=None, description="partition to submit to")
-    qos: str | None = Field(default=None, description="quality of service")
-    account: str | None = Field(default=None, description="account to charge")
-    reservation: str | None = Field(default=None, description="reservation to use")
-    constraint: str | None = Field(default=None, description="required node features")
-    exclude: str | None = Field(default=None, description="nodes not to use")
-    nodelist: str | None = Field(default=None, description="nodes to use")
-    time: int = Field(
-        default=24 * 60,
-        gt=0,
-        description="time limit of a job in minutes; before it the stage saves and is requeued",
-    )
-    signal_delay_s: int = Field(
-        default=90, gt=0, description="seconds between the signal to save and the time limit"
-    )
-    mem: str | None = Field(default=None, description="memory of a job, such as 16GB")
-    mem_per_cpu: str | None = Field(default=None, description="memory per CPU thread, such as 4GB")
-    mem_per_gpu: str | None = Field(default=None, description="memory per GPU, such as 64GB")
-    gres: str | None = Field(default=None, description="generic resources, such as gpu:a100:1")
-    num_gpus: int | None = Field(default=None, gt=0, description="GPUs of a job")
-    gpus_per_node: int | None = Field(default=None, gt=0, description="GPUs of a job")
-    gpus_per_task: int | None = Field(default=None, gt=0, description="GPUs of a job")
-    exclusive: bool | None = Field(
-        default=None, description="true: do not share nodes with other jobs"
-    )
-    dependency: str | None = Field(
-        default=None, description="jobs to wait for, such as afterok:123"
-    )
-    comment: str | None = Field(default=None, description="comment in Slurm's records")
-    wckey: str | None = Field(default=None, description="workload characterization key")
-    mail_type: str | None = Field(default=None, description="events to send mail about")
-    mail_user: str | None = Field(default=None, description="recipient of mail")
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        """Refuse time limits that leave no time to work, and options without effect."""
-        lead_s = self.signal_delay_s + SIGNAL_EARLY_S
-        if 60 * self.time <= lead_s:
-            raise ValueError(
-                f"time={self.time} leaves no time to work: stages are asked to save up to "
-                f"{lead_s} s before the time limit. Use time={lead_s // 60 + 1} or more."
-            )
-        if self.cluster == "local":
-            unused = self.model_fields_set - {"cluster", "job_name", "time", "signal_delay_s"}
-            if unused:
-                raise ValueError(f"{min(unused)} has no effect with cluster=local.")
-        return self
-
-    @property
-    def gpu_options(self) -> list[str]:
-        """Names of the options that request GPUs."""
-        names = [
-            name
-            for name in ("num_gpus", "gpus_per_node", "gpus_per_task")
-            if getattr(self, name) is not None
-        ]
-        return names + (["gres"] if self.gres is not None and "gpu" in self.gres else [])
-
-    @property
-    def num_requested_gpus(self) -> int | None:
-        """GPUs that the options request for a job; None if they do not give a number."""
-        counts = [self.num_gpus, self.gpus_per_node, self.gpus_per_task]
-        if self.gres is not None:
-            # gpu:2, gpu:a100:2 or gpu; a list has commas
-            parts = [part.split(":") for part in self.gres.split(",")]
-            counts += [
-                int(part[-1]) if part[-1].isdigit() else 1 for part in parts if part[0] == "gpu"
-            ]
-        return max((count for count in counts if count is not None), default=None)
-
-    def sbatch_parameters(self) -> dict[str, Any]:
-        """Return the parameters for submitit's SlurmExecutor that are set."""
-        parameters = self.model_dump(exclude_none=True, exclude={"cluster", "reservation"})
-        if self.reservation is not None:
-            parameters["additional_parameters"] = {"reservation": self.reservation}
-        return parameters
 
 
 def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLauncher":
@@ -173,14 +76,12 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
             executor.update_parameters(
                 **{**parameters, "cpus_per_task": num_threads, "job_name": job_name}
             )
-        chooses_gpus = settings.device == "cuda" and not options.gpu_options
-        if chooses_gpus:
-            executor.update_parameters(gpus_per_node=1)
     except (NameError, RuntimeError, ValueError) as error:
         raise UserError(
             f"Slurm: {str(error).strip().splitlines()[0]}",
             "Use a machine that has sbatch, and check --launcher-option.",
         ) from error
+    chooses_gpus = settings.device == "cuda" and not options.gpu_options
     return SlurmLauncher(settings, executor, num_threads, job_name, chooses_gpus=chooses_gpus)
 
 
@@ -193,14 +94,6 @@ def _check_folder(runs: Path) -> None:
             "unprintable character.",
             "Choose another folder: --runs-dir DIR.",
         )
-
-
-@dataclass(frozen=True)
-class QueuedJob:
-    """State of a job in Slurm's queue, with the reason why it waits."""
-
-    state: str
-    reason: str
 
 
 class SlurmLauncher:
@@ -286,8 +179,8 @@ class SlurmLauncher:
                 job._process.terminate()  # submitit's controller forwards it
         elif self.jobs:
             # Without --signal for pending jobs: scancel would wait a minute for each of them.
-            self._scancel("--state=PENDING")
-            self._scancel("--signal=TERM", "--state=RUNNING")
+            slurm_commands.scancel("--state=PENDING", f"--name={self.job_name}")
+            slurm_commands.scancel("--signal=TERM", "--state=RUNNING", f"--name={self.job_name}")
             queue = self._queue()
             for folder in [
                 folder
@@ -326,7 +219,7 @@ class SlurmLauncher:
                 with contextlib.suppress(ProcessLookupError):
                     job._process.kill()
         elif self.has_submitted or self.is_submitting:
-            self._scancel()
+            slurm_commands.scancel(f"--name={self.job_name}")
         for folder in list(self.jobs):
             self._forget(folder)
 
@@ -396,15 +289,15 @@ class SlurmLauncher:
         if end.status != "stopped" or self.is_stopping or self.is_local:
             return end
         # SIGTERM came from scancel or from a preemption; only Slurm has recorded which.
-        if self._is_cancelled(job.job_id):
+        if slurm_commands.is_cancelled(job.job_id):
             return _cancelled(folder, job.job_id)
         # Slurm may queue a preempted job again, but the executor starts the stage again itself.
-        self._run("scancel", job.job_id)
+        slurm_commands.scancel(job.job_id)
         return end
 
     def _end_without_answer(self, folder: Path) -> Finished:
         job = self._forget(folder)
-        if not self.is_local and self._is_cancelled(job.job_id):
+        if not self.is_local and slurm_commands.is_cancelled(job.job_id):
             return _cancelled(folder, job.job_id)
         message = f"Its job {job.job_id} has left the queue without an answer."
         return Finished(folder, "failed", message, "lost")
@@ -437,52 +330,12 @@ class SlurmLauncher:
         lost, self.missing = missing & self.missing, missing
         return list(lost)
 
-    def _queue(self) -> dict[str, QueuedJob] | None:
-        """Return job id -> state of the jobs in the queue; None if Slurm does not respond.
-
-        Uses squeue, because sacct needs an accounting database.
-        """
+    def _queue(self) -> dict[str, slurm_commands.QueuedJob] | None:
+        """Return job id -> state of jobs in the queue; None if Slurm does not respond."""
         if self.is_local:
-            running = QueuedJob("RUNNING", "None")
+            running = slurm_commands.QueuedJob("RUNNING", "None")
             return {job.job_id: running for job in self.jobs.values() if not job.done()}
-        # %i: 12_3 for a task of an array; %A: a plain number. Both are equal for a single job.
-        lines = self._run("squeue", "--me", "--noheader", "--array", "--format=%i|%A|%T|%r")
-        if lines is None:
-            return None
-        queue = {}
-        for line in lines:
-            number, plain_number, state, reason = line.split("|", 3)
-            queue[number] = queue[plain_number] = QueuedJob(state, reason)
-        return queue
-
-    def _is_cancelled(self, job_id: str) -> bool:
-        """Return True if the job has ended in the state CANCELLED.
-
-        slurmctld keeps ended jobs for a while (MinJobAge, 5 minutes by default).
-        """
-        deadline = time.monotonic() + COMPLETING_S
-        while True:
-            lines = self._run(
-                "squeue", f"--jobs={job_id}", "--states=all", "--noheader", "--format=%T"
-            )
-            states = [line.strip() for line in lines or ()]
-            if "COMPLETING" not in states or time.monotonic() > deadline:
-                return "CANCELLED" in states
-            time.sleep(0.2)
-
-    def _scancel(self, *arguments: str) -> None:
-        """Call scancel for all jobs of this run."""
-        self._run("scancel", *arguments, f"--name={self.job_name}")
-
-    def _run(self, *command: str) -> list[str] | None:
-        """Return the lines a Slurm command prints; None if it fails or exceeds its time limit."""
-        try:
-            ended = subprocess.run(
-                command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=True
-            )
-        except (subprocess.SubprocessError, OSError):
-            return None
-        return ended.stdout.splitlines()
+        return slurm_commands.queue()
 
 
 def _cancelled(folder: Path, job_id: str) -> Finished:

@@ -22,7 +22,7 @@ from harness.matrix.stage import Stage
 from harness.runner import queue_state, result
 from harness.runner.executor import Run, prepare
 from harness.runner.launcher import Finished, LauncherSettings, parse_options
-from harness.runner.launchers import slurm
+from harness.runner.launchers import _slurm_commands, slurm
 from harness.runner.retry import RetryPolicy
 from harness.system.folders import Folders
 from tests.helpers.execution import FAKE_STAGES, load_result, matrix_of, settings_for, wait_for
@@ -487,7 +487,7 @@ def test_jobs_of_an_interrupted_submission_are_cancelled(folders, make, fake_slu
 @pytest.mark.usefixtures("needs_submitit")
 def test_stop_calls_few_commands_each_with_a_time_limit(folders, make, fake_slurm, monkeypatch):
     """However many jobs there are, and even if Slurm does not respond."""
-    monkeypatch.setattr(slurm, "COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(_slurm_commands, "COMMAND_TIMEOUT_S", 0.2)
     with slurm.open(settings_for(folders, None)) as launcher:
         for index in range(slurm.MAX_JOBS):
             stage = make(f"stage{index}")
@@ -576,11 +576,12 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
 def test_the_device_of_the_stages_is_printed(folders: Folders, fake_slurm, capsys):
     slurm.open(LauncherSettings(folders))
     assert "Stages run on CPUs" in capsys.readouterr().err
-    default, chosen = [
-        slurm.open(LauncherSettings(folders, device="cuda"), options).executor.parameters
+    default, with_gres = [
+        slurm.open(LauncherSettings(folders, device="cuda"), options)
         for options in (slurm.Options(), slurm.Options(gres="gpu:1", reservation="class"))
     ]
-    assert default["gpus_per_node"] == 1
+    assert default.chooses_gpus and not with_gres.chooses_gpus
+    chosen = with_gres.executor.parameters
     assert chosen["gres"] == "gpu:1" and "gpus_per_node" not in chosen
     assert chosen["additional_parameters"] == {"reservation": "class"}
     assert not capsys.readouterr().err

@@ -30,7 +30,7 @@ from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import autocast, choose
 from harness.profiling.timer import Timer
 from harness.runner.context import StageContext
-from harness.stages.pretrain.run import new_learner
+from harness.stages.pretrain.learner import new_learner
 from harness.system.folders import Folders
 from harness.system.gpu import select_gpu
 from harness.system.out_of_memory import is_out_of_memory

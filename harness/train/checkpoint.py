@@ -17,9 +17,29 @@ import numpy as np
 import torch
 
 from harness.system.atomic_write import write_atomically
+from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
+from writers.errors import UserError
 
 NUM_KEPT = 2
+EVERY_S = 300.0
 DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often a training loop saves its state.
+
+    Attributes:
+        folder: Folder of the checkpoints.
+        device: Device whose random generator is saved, too.
+        every_s: Seconds between checkpoints.
+        group: Ranks that train together.
+    """
+
+    folder: Path
+    device: str = "cpu"
+    every_s: float = EVERY_S
+    group: ProcessGroup = SINGLE_PROCESS
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,40 @@ def latest(folder: Path) -> LoadedCheckpoint:
             damaged.append(f"{path.name} is damaged ({reason}); using the one before it.")
             print(f"{path.parent}: {damaged[-1]}", file=sys.stderr)
     return LoadedCheckpoint(damaged=tuple(damaged))
+
+
+def latest_for_rank(checkpoints: Checkpoints) -> LoadedCheckpoint:
+    """Load rank 0's newest checkpoint, with this rank's own state in it.
+
+    Raises:
+        UserError: It was written by another number of ranks.
+    """
+    group = checkpoints.group
+    if group.world_size == 1:
+        loaded = latest(checkpoints.folder)
+    else:
+        loaded = latest(checkpoints.folder) if group.is_main else LoadedCheckpoint()
+        state, path, damaged = group.broadcast(
+            (loaded.state, str(loaded.path) if loaded.path else None, loaded.damaged)
+        )
+        loaded = LoadedCheckpoint(state, Path(path) if path else None, damaged)
+    if loaded.state is None:
+        return loaded
+    states = loaded.state.get("ranks", [loaded.state])
+    if len(states) != group.world_size:
+        raise UserError(
+            f"{loaded.path} was written by {len(states)} processes, but there are now "
+            f"{group.world_size}. Each process has its own random numbers, so the run cannot be "
+            "continued exactly.",
+            f"Use {len(states)} processes, or delete {checkpoints.folder} to start again.",
+        )
+    own = states[group.rank]
+    state = {
+        **loaded.state,
+        "learner": {**loaded.state["learner"], **own["learner"]},
+        "random": own["random"],
+    }
+    return LoadedCheckpoint(state, loaded.path, loaded.damaged)
 
 
 def clear(folder: Path) -> None:

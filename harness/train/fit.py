@@ -14,17 +14,16 @@ from pathlib import Path
 from harness.config.train import ScheduleSettings
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
-from harness.system.distributed import SINGLE_PROCESS, AsyncFlags, ProcessGroup
+from harness.system.distributed import SINGLE_PROCESS, AsyncFlags
 from harness.train import checkpoint
+from harness.train.checkpoint import Checkpoints
 from harness.train.divergence import DivergedError
 from harness.train.learner import Learner
 from harness.train.records import EpochRecord
 from harness.train.schedule import learning_rate
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
-from writers.errors import UserError
 
-CHECKPOINT_EVERY_S = 300.0
 # Training that took longer is saved at its end, because the evaluation after it may be interrupted.
 FINAL_CHECKPOINT_S = 30.0
 PROGRESS_EVERY_S = 1.0
@@ -61,23 +60,6 @@ class Clock:
     spans_s: dict[str, float] = field(default_factory=dict)
     num_restarts: int = 0
     damaged_checkpoints: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Where and how often a training loop saves its state.
-
-    Attributes:
-        folder: Folder of the checkpoints.
-        device: Device whose random generator is saved, too.
-        every_s: Seconds between checkpoints.
-        group: Ranks that train together.
-    """
-
-    folder: Path
-    device: str = "cpu"
-    every_s: float = CHECKPOINT_EVERY_S
-    group: ProcessGroup = SINGLE_PROCESS
 
 
 def fit(
@@ -296,7 +278,7 @@ class _Run:
         """Continue from the last intact checkpoint, if there is one."""
         if self._checkpoints is None:
             return
-        loaded = _latest(self._checkpoints)
+        loaded = checkpoint.latest_for_rank(self._checkpoints)
         if (state := loaded.state) is not None:
             self._learner.load_state_dict(state["learner"])
             self._timer.load_state_dict(state["timer"])
@@ -369,41 +351,3 @@ class _Run:
             if step == 0
             else "Lower the learning rate, lengthen warmup_epochs, or use precision: float32.",
         )
-
-
-def _latest(checkpoints: Checkpoints) -> checkpoint.LoadedCheckpoint:
-    """Load rank 0's newest checkpoint, with this rank's own state in it.
-
-    Raises:
-        UserError: it was written by another number of ranks.
-    """
-    group = checkpoints.group
-    if group.world_size == 1:
-        loaded = checkpoint.latest(checkpoints.folder)
-    else:
-        loaded = (
-            checkpoint.latest(checkpoints.folder)
-            if group.is_main
-            else checkpoint.LoadedCheckpoint()
-        )
-        state, path, damaged = group.broadcast(
-            (loaded.state, str(loaded.path) if loaded.path else None, loaded.damaged)
-        )
-        loaded = checkpoint.LoadedCheckpoint(state, Path(path) if path else None, damaged)
-    if loaded.state is None:
-        return loaded
-    states = loaded.state.get("ranks", [loaded.state])
-    if len(states) != group.world_size:
-        raise UserError(
-            f"{loaded.path} was written by {len(states)} processes, but there are now "
-            f"{group.world_size}. Each process has its own random numbers, so the run cannot be "
-            "continued exactly.",
-            f"Use {len(states)} processes, or delete {checkpoints.folder} to start again.",
-        )
-    own = states[group.rank]
-    state = {
-        **loaded.state,
-        "learner": {**loaded.state["learner"], **own["learner"]},
-        "random": own["random"],
-    }
-    return checkpoint.LoadedCheckpoint(state, loaded.path, loaded.damaged)

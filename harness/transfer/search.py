@@ -27,8 +27,9 @@ from harness.runner.context import StageContext, Stopped
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import checkpoint
 from harness.train.autotune import noise_batch
+from harness.train.checkpoint import Checkpoints
 from harness.train.divergence import DivergedError
-from harness.train.fit import FINAL_CHECKPOINT_S, Checkpoints, Clock, fit, num_batches
+from harness.train.fit import FINAL_CHECKPOINT_S, Clock, fit, num_batches
 from harness.train.learner import Learner
 from harness.train.micro_batching import choose_micro_batches, out_of_memory
 from harness.train.step import TrainStep

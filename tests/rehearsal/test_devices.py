@@ -8,7 +8,7 @@ import torch
 from harness.profiling.gpu_monitor import GpuMonitor
 from harness.runner.gpu_packing import has_utilization
 from harness.runner.launcher import LauncherSettings
-from harness.runner.launchers import local
+from harness.runner.slots import make_slots
 from harness.system import distributed, environment
 from harness.system.folders import Folders
 from harness.system.gpu import select_gpu
@@ -54,7 +54,7 @@ def test_the_memory_of_a_mig_instance_is_its_own(gpus):
 
 def test_each_mig_instance_is_a_place_for_stages(gpus, tmp_path):
     gpus(MIG)
-    slots = local.slots(LauncherSettings(Folders(tmp_path, tmp_path, tmp_path)))
+    slots = make_slots(LauncherSettings(Folders(tmp_path, tmp_path, tmp_path)))
     assert len({slot.gpu for slot in slots if slot.gpu is not None}) == 3
 
 
@@ -128,9 +128,9 @@ def test_a_process_computes_on_the_gpu_that_was_named(gpus, monkeypatch):
 
 STAGE = """
 import sys
-from harness.runner import worker
+from harness.runner import run_stage
 import torch
-worker._prepare_torch(1, sys.argv[1])
+run_stage._prepare_torch(1, sys.argv[1])
 print(torch.cuda.current_device(), torch.backends.cudnn.allow_tf32)
 """
 

@@ -17,6 +17,8 @@ from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
 from harness.runner.protocol import request_line
 from harness.runner.retry import RetryPolicy
+from harness.runner.slots import Slot, make_slots
+from harness.system import environment
 from tests.helpers.execution import (
     FAKE_STAGES,
     FAST_RETRIES,
@@ -365,29 +367,29 @@ def test_the_worker_command_runs_one_stage(folders, make):
 
 
 def test_slots_divide_cores_and_gpus(folders, monkeypatch):
-    monkeypatch.setattr(local.environment, "num_cores", lambda: 16)
-    monkeypatch.setattr(local.environment, "gpu_names", lambda: ["H200", "H200"])
+    monkeypatch.setattr(environment, "num_cores", lambda: 16)
+    monkeypatch.setattr(environment, "gpu_names", lambda: ["H200", "H200"])
     monkeypatch.setattr(local, "has_utilization", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
+    assert [(slot.num_threads, slot.gpu) for slot in make_slots(LauncherSettings(folders))] == [
         (8, "0"),
         (8, "1"),
         (4, None),
     ]
-    on_cpu = local.slots(LauncherSettings(folders, device="cpu"))
+    on_cpu = make_slots(LauncherSettings(folders, device="cpu"))
     assert [(slot.num_threads, slot.gpu) for slot in on_cpu] == [(4, None)] * 4
-    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 1))] == ["0", None]
-    assert [slot.gpu for slot in local.slots(LauncherSettings(folders, 3, jobs_per_gpu=2))] == [
+    assert [slot.gpu for slot in make_slots(LauncherSettings(folders, 1))] == ["0", None]
+    assert [slot.gpu for slot in make_slots(LauncherSettings(folders, 3, jobs_per_gpu=2))] == [
         "0",
         "1",
         "0",
         None,
     ]
     with pytest.raises(UserError, match="run only 2 stages at the same"):
-        local.slots(LauncherSettings(folders, 3))
+        make_slots(LauncherSettings(folders, 3))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [slot.gpu for slot in local.slots(LauncherSettings(folders))] == ["3", "5", None]
-    packed = local.slots(LauncherSettings(folders, jobs_per_gpu=3))
+    assert [slot.gpu for slot in make_slots(LauncherSettings(folders))] == ["3", "5", None]
+    packed = make_slots(LauncherSettings(folders, jobs_per_gpu=3))
     assert [(slot.num_threads, slot.gpu) for slot in packed[:-1]] == [
         (2, "3"),
         (2, "5"),
@@ -400,24 +402,24 @@ def test_slots_divide_cores_and_gpus(folders, monkeypatch):
         and launcher.can_start(Stage("write", {}))
         and not launcher.can_start(Stage("transfer", {}))
     )
-    monkeypatch.setattr(local.environment, "gpu_names", list)
-    monkeypatch.setattr(local.environment, "num_cores", lambda: 2)
-    assert [(slot.num_threads, slot.gpu) for slot in local.slots(LauncherSettings(folders))] == [
+    monkeypatch.setattr(environment, "gpu_names", list)
+    monkeypatch.setattr(environment, "num_cores", lambda: 2)
+    assert [(slot.num_threads, slot.gpu) for slot in make_slots(LauncherSettings(folders))] == [
         (1, None)
     ] * 2
 
 
 def test_slots_get_cores_of_their_own_if_all_fit(folders, monkeypatch):
-    monkeypatch.setattr(local.environment, "num_cores", lambda: 8)
-    monkeypatch.setattr(local.environment, "cores", lambda: list(range(10, 18)))
-    monkeypatch.setattr(local.environment, "gpu_names", list)
-    cores = [slot.cores for slot in local.slots(LauncherSettings(folders, 3))]
+    monkeypatch.setattr(environment, "num_cores", lambda: 8)
+    monkeypatch.setattr(environment, "cores", lambda: list(range(10, 18)))
+    monkeypatch.setattr(environment, "gpu_names", list)
+    cores = [slot.cores for slot in make_slots(LauncherSettings(folders, 3))]
     assert cores == [(10, 11), (12, 13), (14, 15)]
-    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 16))), (
+    assert not any(slot.cores for slot in make_slots(LauncherSettings(folders, 16))), (
         "more slots than cores: not pinned"
     )
-    monkeypatch.setattr(local.environment, "num_cores", lambda: 4)
-    assert not any(slot.cores for slot in local.slots(LauncherSettings(folders, 2))), (
+    monkeypatch.setattr(environment, "num_cores", lambda: 4)
+    assert not any(slot.cores for slot in make_slots(LauncherSettings(folders, 2))), (
         "a CPU quota does not name cores"
     )
     for settings in (
@@ -425,14 +427,14 @@ def test_slots_get_cores_of_their_own_if_all_fit(folders, monkeypatch):
         LauncherSettings(folders, device="cuda"),
     ):
         with pytest.raises(UserError, match="no GPU"):
-            local.slots(settings)
+            make_slots(settings)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="requires two cores")
 def test_a_worker_runs_only_on_its_cores(folders, make):
     stages = [make(f"stage{index}", sleep_s=0.5) for index in range(2)]
     own = sorted(os.sched_getaffinity(0))[:2]
-    slots = [local.Slot(index, 1, None, (own[index],)) for index in range(2)]
+    slots = [Slot(index, 1, None, (own[index],)) for index in range(2)]
     with local.LocalLauncher(settings_for(folders, 2), slots) as launcher:
         for _ in Run(matrix_of(*stages), folders, launcher).events():
             pass

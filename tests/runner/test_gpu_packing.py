@@ -10,22 +10,24 @@ from types import SimpleNamespace
 import pytest
 
 from harness.matrix.stage import Stage
-from harness.runner import gpu_packing, result, worker
+from harness.runner import gpu_packing, result, run_stage
 from harness.runner.executor import prepare
 from harness.runner.gpu_packing import MAX_UTILIZATION, GpuSharing, GpuUse, resource_key
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
 from harness.runner.remote import WorkerRequest
+from harness.runner.slots import Slot
+from harness.system import environment
 from harness.system.folders import Folders
 
 
 @pytest.fixture
 def launcher(folders: Folders, monkeypatch: pytest.MonkeyPatch):
     """Return a launcher with four slots on one GPU of 40 GB."""
-    monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
+    monkeypatch.setattr(environment, "gpu_memory_bytes", lambda: [40 * 10**9])
     monkeypatch.setattr(local, "has_utilization", lambda: True)
     launcher = local.LocalLauncher(
-        LauncherSettings(folders, jobs_per_gpu=4), [local.Slot(index, 1, "0") for index in range(4)]
+        LauncherSettings(folders, jobs_per_gpu=4), [Slot(index, 1, "0") for index in range(4)]
     )
     yield launcher
     launcher.selector.close()
@@ -180,7 +182,7 @@ def test_a_result_records_utilization_only_if_the_stage_was_alone(
     folders, tmp_path, monkeypatch, shares_gpu, busy
 ):
     monitor = SimpleNamespace(mean_utilization=lambda: 0.4, max_memory_reserved=lambda: 7)
-    monkeypatch.setattr(worker, "_gpu_monitor", lambda device: nullcontext(monitor))
+    monkeypatch.setattr(run_stage, "_gpu_monitor", lambda device: nullcontext(monitor))
     stage = Stage("rank", {"name": "one", "journal": str(tmp_path / "journal.txt")})
     folder = stage.folder(folders.runs)
     prepare(stage, folder)
@@ -196,22 +198,22 @@ def test_a_result_records_utilization_only_if_the_stage_was_alone(
         trace=0,
         shares_gpu=shares_gpu,
     )
-    answer = worker.run_stage(folder, options, SimpleNamespace(requested=False, running=False))
+    answer = run_stage.run_stage(folder, options, SimpleNamespace(requested=False, running=False))
     loaded = result.load(folder)
     assert answer["status"] == "done" and loaded is not None
     assert (loaded.gpu_busy, loaded.gpu_memory_bytes) == (busy, 7)
 
 
 def test_on_a_cpu_there_is_no_monitor():
-    with worker._gpu_monitor("cpu") as gpu:
+    with run_stage._gpu_monitor("cpu") as gpu:
         assert gpu is None
 
 
 def test_without_utilization_memory_decides_and_the_user_is_warned(folders, monkeypatch, capsys):
-    monkeypatch.setattr(local.environment, "gpu_memory_bytes", lambda: [40 * 10**9])
+    monkeypatch.setattr(environment, "gpu_memory_bytes", lambda: [40 * 10**9])
     monkeypatch.setattr(local, "has_utilization", lambda: False)
     launcher = local.LocalLauncher(
-        LauncherSettings(folders, jobs_per_gpu=2), [local.Slot(index, 1, "0") for index in range(2)]
+        LauncherSettings(folders, jobs_per_gpu=2), [Slot(index, 1, "0") for index in range(2)]
     )
     assert "share a GPU by memory alone" in capsys.readouterr().err
     small, unknown = a_stage("small"), a_stage("unknown")
@@ -221,6 +223,6 @@ def test_without_utilization_memory_decides_and_the_user_is_warned(folders, monk
     launcher.selector.close()
 
 
-@pytest.mark.skipif(bool(local.environment.gpu_names()), reason="there is a GPU")
+@pytest.mark.skipif(bool(environment.gpu_names()), reason="there is a GPU")
 def test_without_a_gpu_there_is_no_utilization():
     assert not gpu_packing.has_utilization()

@@ -6,7 +6,8 @@ import pytest
 
 from harness.runner import worker_args
 from harness.runner.launcher import LauncherSettings
-from harness.runner.launchers.local import LocalLauncher, slots
+from harness.runner.launchers.local import LocalLauncher
+from harness.runner.slots import make_slots
 from harness.system.folders import Folders
 
 
@@ -14,7 +15,7 @@ def test_settings_of_the_run_reach_the_worker(tmp_path):
     settings = LauncherSettings(
         Folders(tmp_path, tmp_path, tmp_path), 1, "cpu", checkpoint_minutes=2.5, trace_steps=7
     )
-    launcher = LocalLauncher(settings, slots(settings))
+    launcher = LocalLauncher(settings, make_slots(settings))
     options = worker_args.parse(launcher._command(launcher.slots[0])[3:])
     assert (options.checkpoint_minutes, options.trace) == (2.5, 7)
 

@@ -14,7 +14,8 @@ from harness.modeling import classifier
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
 from harness.train.attack import pgd
-from harness.train.fit import Checkpoints, Clock, fit
+from harness.train.checkpoint import Checkpoints
+from harness.train.fit import Clock, fit
 from harness.train.loss import image_losses, mean_loss, num_correct
 from harness.train.optimizer import make_sgd
 from harness.train.step import StepConfig, TrainStep, make_step

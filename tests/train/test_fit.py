@@ -9,8 +9,9 @@ from harness.config.train import ScheduleSettings
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
 from harness.train import checkpoint
+from harness.train.checkpoint import Checkpoints
 from harness.train.divergence import DivergedError
-from harness.train.fit import Checkpoints, Clock, fit
+from harness.train.fit import Clock, fit
 from harness.train.schedule import learning_rate
 from loaders.backend import Loader, PlainEpoch
 from loaders.plan import LoaderPlan

@@ -44,7 +44,7 @@ class MatrixRuns:
     def overhead(self, number: int) -> dict[str, Any]:
         """Run the recipe from nothing to the report; return its slot-seconds by purpose."""
         from harness.runner.launcher import LauncherSettings
-        from harness.runner.launchers import local
+        from harness.runner.slots import make_slots
 
         folders = self.folders(f"round{number}")
         began = time.time()
@@ -57,7 +57,7 @@ class MatrixRuns:
         )
         ended = time.time()
         spans = slot_time.spans_of(_results(self.plan([]), folders), folders.runs)
-        slots = local.slots(LauncherSettings(folders, self._jobs))
+        slots = make_slots(LauncherSettings(folders, self._jobs))
         num_slots = sum(not slot.low_priority for slot in slots)
         parts = slot_time.account(spans, num_slots, began, ended, cpu_samples)
         slot_s = num_slots * (ended - began)

@@ -12,6 +12,7 @@ from harness.matrix.stage import Stage
 from harness.runner.executor import Run
 from harness.runner.launcher import LauncherSettings
 from harness.runner.launchers import local
+from harness.runner.slots import make_slots
 from harness.system.folders import Folders
 from writers.errors import UserError
 
@@ -82,7 +83,7 @@ def measure_packing(
         launchers = {}
         for name, per_gpu in (("together", NUM_PACKED), ("alone", 1)):
             settings = LauncherSettings(folders, per_gpu, "cuda", jobs_per_gpu=per_gpu)
-            slots = local.slots(settings)
+            slots = make_slots(settings)
             slots = [
                 slot if slot.low_priority else replace(slot, gpu=slots[0].gpu) for slot in slots
             ]

@@ -7,28 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.commands._plan_estimate import estimate_of, print_estimate, time_steps
+from harness.cli.commands._plan_tables import FINISHED, counts_by_kind, dot, print_tables
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders
-from writers.text_names import printable
 
 if TYPE_CHECKING:
-    from harness.estimate.calibration import Machine
-    from harness.estimate.estimate import Estimate
     from harness.matrix.expand import Matrix
     from harness.matrix.stage import Stage
     from harness.runner.inputs import Plan
     from harness.runner.stage_state import State
-
-STATES: "tuple[State, ...]" = ("done", "running", "failed", "left", "skipped")
-# States of stages that need no more work.
-FINISHED = ("done", "skipped")
-COLORS = {
-    "done": "palegreen",
-    "running": "lightskyblue",
-    "failed": "salmon",
-    "left": "white",
-    "skipped": "lightgrey",
-}
 
 
 @click.command(short_help="Show the stages of a recipe and their state. Runs nothing.")
@@ -75,7 +63,7 @@ def command(
     left = unfinished(plan, folders)
     states = states_of(plan, folders, left)
     if calibrate:
-        _calibrate(
+        time_steps(
             {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED},
             folders,
         )
@@ -83,10 +71,10 @@ def command(
         print_json(planned, states, folders)
         return
     if as_dot:
-        click.echo(_dot(plan, states))
+        click.echo(dot(plan, states))
         return
-    _print_tables(plan, states, show_stages)
-    _print_estimate(plan, states, folders)
+    print_tables(plan, states, show_stages)
+    print_estimate(plan, states, folders)
     _print_outdated(plan, left, folders)
     _inputs.print_lines(planned, folders)
     for line in missing_data(plan, folders, left).values():
@@ -162,9 +150,9 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
             for change in planned.changes
         ],
         "missing_inputs": [item.label for item in planned.missing],
-        "estimate": asdict(_estimate(plan, states, folders)),
+        "estimate": asdict(estimate_of(plan, states, folders)),
         "outdated": _count_outdated(plan, states, folders),
-        "kinds": {kind: dict(counts) for kind, counts in _counts(plan, states).items()},
+        "kinds": {kind: dict(counts) for kind, counts in counts_by_kind(plan, states).items()},
         "stages": [
             {
                 "key": stage.key,
@@ -178,86 +166,6 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
             for stage in plan.stages
         ],
     }
-
-
-def _estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "Estimate":
-    from harness.estimate import calibration
-    from harness.estimate.estimate import estimate
-    from writers.errors import UserError
-
-    known = None
-    # Naming the device takes the driver's tool a moment: skip it without a calibration.
-    if (folders.runs / calibration.FILE_NAME).exists():
-        try:
-            known = calibration.read(folders.runs, _machine(folders)[0])
-        except UserError as error:
-            click.secho(str(error), fg="yellow", err=True)
-    return estimate(
-        {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED},
-        folders.runs,
-        known,
-    )
-
-
-def _machine(folders: Folders) -> "tuple[Machine, str, int]":
-    """Return what a stage of `harness run` computes on.
-
-    Returns:
-        Machine, torch device, and number of CPU threads.
-    """
-    from harness.estimate.calibration import Machine
-    from harness.runner.launcher import LauncherSettings
-    from harness.runner.launchers.local import slots
-    from harness.system import environment
-
-    slot = slots(LauncherSettings(folders))[0]
-    name = (
-        environment.gpu_names()[0]
-        if slot.gpu
-        else f"{environment.cpu_model()}, threads: {slot.num_threads}"
-    )
-    return (
-        Machine(name, environment.versions()["torch"] or "none"),
-        "cuda:0" if slot.gpu else "cpu",
-        slot.num_threads,
-    )
-
-
-def _calibrate(left: "dict[str, Stage]", folders: Folders) -> None:
-    """Time the unknown steps of the remaining stages.
-
-    Each time is saved at once, so that an interruption loses only one.
-    """
-    from harness.cli import console
-    from harness.estimate import calibration
-    from harness.estimate.estimate import unmeasured
-    from writers.errors import UserError
-
-    machine, device, num_threads = _machine(folders)
-    try:
-        known = calibration.read(folders.runs, machine)
-    except UserError as error:
-        click.secho(str(error), fg="yellow", err=True)
-        known = calibration.Calibration(machine, {})
-    steps = unmeasured(left, folders.runs, known)
-    terminal = console.err()
-    terminal.print(f"timing {len(steps)} kinds of steps on {machine}", markup=False)
-    if not steps:
-        return
-    from harness.estimate.calibrate import measure  # imports torch
-
-    with terminal.status("") as status:
-        measured = measure(steps, folders, device=device, num_threads=num_threads)
-        for number, step in enumerate(steps, start=1):
-            description = calibration.describe(step)
-            status.update(f"{number} of {len(steps)}: {description}")
-            _, step_s = next(measured)
-            if isinstance(step_s, float):
-                calibration.add(folders.runs, machine, step, step_s)
-                line = f"  {1000 * step_s:8.1f} ms  {description}"
-            else:
-                line = f"     unknown  {description}: {step_s}"
-            terminal.print(line, markup=False, soft_wrap=True)
 
 
 def _count_outdated(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> dict[str, int]:
@@ -279,124 +187,3 @@ def _print_outdated(plan: "Matrix", pending: "dict[str, Stage]", folders: Folder
     click.echo(f"outdated: {len(found)} finished stages, which will be computed again")
     for (kind, reason, details), count in sorted(reasons.items()):
         click.echo(f"  {count} {kind}: {reason} ({details})")
-
-
-def _print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
-    from harness.cli import console
-
-    num_left = sum(state not in FINISHED for state in states.values())
-    if not num_left:
-        return
-    estimate = _estimate(plan, states, folders)
-    and_unknown = (
-        f" and {estimate.num_unknown} stages of unknown length" if estimate.num_unknown else ""
-    )
-    time = (
-        "unknown, because no similar stage has run yet"
-        if estimate.num_unknown == num_left
-        else f"about {console.seconds(3600 * estimate.hours)} one after another{and_unknown}"
-    )
-    and_unknown = (
-        f" and {estimate.num_unknown_disk} betons or models of unknown size"
-        if estimate.num_unknown_disk
-        else ""
-    )
-    disk = (
-        f"unknown for {estimate.num_unknown_disk} betons or models"
-        if estimate.num_unknown_disk and not estimate.disk_bytes
-        else f"about {console.size(estimate.disk_bytes)}{and_unknown}"
-    )
-    click.echo(f"left: {time}; disk: {disk}")
-    if estimate.calibrated_on:
-        click.echo(
-            f"calibrated: {console.seconds(3600 * estimate.calibrated_hours)} of that are "
-            f"{estimate.num_calibrated} "
-            "stages estimated from a few steps on noise, without loading images, on "
-            f"{estimate.calibrated_on}"
-        )
-
-
-def _dot(plan: "Matrix", states: "dict[str, State]") -> str:
-    """Draw a box per stage, colored by state, with arrows to the stages that need it."""
-    boxes = [
-        f'  "{stage.key}" [label={json.dumps(stage.name)}, fillcolor={COLORS[states[stage.key]]}];'
-        for stage in plan.stages
-    ]
-    arrows = [
-        f'  "{need}" -> "{stage.key}";'
-        for stage in plan.stages
-        for need in sorted({need.key for need in stage.waits_for})
-    ]
-    return "\n".join(
-        [
-            f"digraph {plan.recipe.name} {{",
-            "  rankdir=LR;",
-            "  node [shape=box, style=filled];",
-            *boxes,
-            *arrows,
-            "}",
-        ]
-    )
-
-
-def _counts(plan: "Matrix", states: "dict[str, State]") -> dict[str, Counter[str]]:
-    counts: dict[str, Counter[str]] = {}
-    for stage in plan.stages:
-        counts.setdefault(stage.kind, Counter())[states[stage.key]] += 1
-    return counts
-
-
-def _print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from harness.cli import console
-
-    terminal = console.out()
-    recipe = plan.recipe
-    terminal.print(Text.assemble((recipe.name, "bold"), f"  {printable(recipe.question)}"))
-    axes: dict[str, list[str]] = {}
-    if recipe.source is not None:
-        axes = {
-            "subsets": [subset.name for subset in recipe.subsets],
-            "archs": list(recipe.archs),
-            **({"variants": list(recipe.variants)} if recipe.variants else {}),
-            "eps": [f"{eps:g}" for eps in recipe.eps],
-        }
-    axes |= {"models": [model.name for model in recipe.models]} if recipe.models else {}
-    axes |= {
-        "seeds": [str(seed) for seed in recipe.seeds],
-        "targets": [target.label for target in recipe.targets],
-        "methods": list(recipe.methods),
-    }
-    if recipe.shortlist is not None:
-        shortlist = recipe.shortlist
-        axes["shortlist"] = [
-            f"{', '.join(shortlist.methods)}: only for the best {shortlist.best} by {shortlist.by}"
-        ]
-    axes |= (
-        {"scores": ["all"] if recipe.scores == "all" else list(recipe.scores)}
-        if recipe.scores
-        else {}
-    )
-    for axis, values in axes.items():
-        terminal.print(f"  {axis:8} {len(values):3}  {', '.join(map(str, values))}", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("stages")
-    for column in ("all", *STATES):
-        table.add_column(column, justify="right")
-    total: Counter[str] = Counter()
-    for kind, counts in _counts(plan, states).items():
-        total.update(counts)
-        table.add_row(kind, *_row(counts))
-    table.add_row("total", *_row(total), style="bold")
-    terminal.print(table)
-    if show_stages:
-        for stage in plan.stages:
-            terminal.print(
-                f"{states[stage.key]:8} {stage.key}  {stage.name}", markup=False, soft_wrap=True
-            )
-
-
-def _row(counts: Counter[str]) -> list[str]:
-    return [str(counts.total()), *(str(counts[state] or "") for state in STATES)]

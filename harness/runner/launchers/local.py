@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, ClassVar, Self
@@ -36,8 +35,8 @@ from harness.runner.launcher import (
 )
 from harness.runner.protocol import Answer, request_line
 from harness.runner.signals import STOPPED
+from harness.runner.slots import Slot, make_slots
 from harness.system import environment
-from writers.errors import UserError
 
 
 class Options(LauncherOptions):
@@ -47,99 +46,13 @@ class Options(LauncherOptions):
     USES_GPUS_TOGETHER: ClassVar[bool] = True
 
 
-@dataclass
-class Slot:
-    """Place for one running stage.
-
-    Attributes:
-        index: number of the slot.
-        num_threads: CPU threads of its stages.
-        gpu: one or several GPUs, in the form of CUDA_VISIBLE_DEVICES; None for no GPU.
-        cores: cores that only this slot uses; empty if the scheduler may choose.
-        low_priority: runs stages without a GPU at low priority next to GPU stages.
-        process: the slot's worker; None until it is needed.
-        running: folder of the running stage.
-        resource_key: of the stage that runs, or ran last.
-        unread: incomplete line of the worker's output.
-    """
-
-    index: int
-    num_threads: int
-    gpu: str | None
-    cores: tuple[int, ...] = ()
-    low_priority: bool = False
-    process: SpawnedWorker | ForkedWorker | None = None
-    running: Path | None = None
-    resource_key: ResourceKey = ()
-    unread: bytes = field(default=b"", repr=False)
-
-
 def open(settings: LauncherSettings, options: Options | None = None) -> "LocalLauncher":
     """Open the launcher.
 
     Raises:
-        UserError: the settings do not fit this machine; see `slots`.
+        UserError: the settings do not fit this machine; see `make_slots`.
     """
-    return LocalLauncher(settings, slots(settings))
-
-
-def slots(settings: LauncherSettings) -> list[Slot]:
-    """Divide this machine into slots.
-
-    With GPUs there are `jobs_per_gpu` slots per GPU, or per group of `gpus_per_stage` GPUs. One
-    more slot, of low priority, runs the stages that need no GPU. Without a GPU a slot has one
-    thread on machines with up to 4 cores, and 4 threads otherwise. If all slots fit on the cores,
-    each gets cores of its own.
-
-    Raises:
-        UserError: GPUs are requested that do not exist, or more parallel stages than the GPUs run.
-    """
-    gpus = [] if settings.device == "cpu" else _visible_gpus()
-    if settings.device == "cuda" and not gpus:
-        raise UserError(
-            "--device cuda: nvidia-smi shows no GPU that this process may use.",
-            "See harness doctor and CUDA_VISIBLE_DEVICES, or leave out --device cuda.",
-        )
-    if settings.jobs_per_gpu > 1 and not gpus:
-        raise UserError(
-            "--jobs-per-gpu has no effect: there is no GPU.",
-            "Use --jobs N to run N stages at the same time.",
-        )
-    num_gpus = settings.gpus_per_stage
-    if 0 < len(gpus) < num_gpus:
-        raise UserError(
-            f"--gpus-per-stage {num_gpus}: this machine has {len(gpus)} GPUs.",
-            f"Use --gpus-per-stage {len(gpus)} or fewer.",
-        )
-    gpus = [
-        ",".join(gpus[first : first + num_gpus])
-        for first in range(0, len(gpus) - num_gpus + 1, num_gpus)
-    ]
-    num_cores = environment.num_cores()
-    num_gpu_slots = len(gpus) * settings.jobs_per_gpu
-    if gpus and settings.num_jobs is not None and settings.num_jobs > num_gpu_slots:
-        raise UserError(
-            f"--jobs {settings.num_jobs}: the GPUs here run only {num_gpu_slots} stages at the "
-            "same time.",
-            "Use --jobs-per-gpu N to let N stages share a GPU.",
-        )
-    num_cpu_slots = max(1, (num_cores if num_cores <= 4 else num_cores // 4) // num_gpus)
-    num_slots = settings.num_jobs or num_gpu_slots or num_cpu_slots
-    num_threads = settings.num_threads or max(1, num_cores // num_slots)
-    cores = environment.cores()
-    is_pinned = num_slots > 1 and num_slots * num_threads <= num_cores == len(cores)
-    slots = [
-        Slot(
-            index,
-            num_threads,
-            gpus[index % len(gpus)] if gpus else None,
-            tuple(cores[index * num_threads : (index + 1) * num_threads]) if is_pinned else (),
-        )
-        for index in range(num_slots)
-    ]
-    if gpus:
-        slots.append(Slot(num_slots, max(1, num_cores // 4), None, low_priority=True))
-    return slots
+    return LocalLauncher(settings, make_slots(settings))
 
 
 class LocalLauncher:
@@ -408,12 +321,3 @@ def _lost(folder: Path, code: int | None, settings: LauncherSettings) -> Finishe
         return Finished(folder, "stopped")
     message = f"The worker process {describe_exit(code)}; its output is in {folder / 'log.txt'}"
     return Finished(folder, "failed", message, "lost")
-
-
-def _visible_gpus() -> list[str]:
-    """Return the names of the usable GPUs for CUDA_VISIBLE_DEVICES."""
-    gpus, ids = environment.gpu_names(), environment.gpu_ids()
-    if len(ids) == len(gpus):
-        return ids
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[: len(gpus)] if visible else list(map(str, range(len(gpus))))

@@ -5,8 +5,6 @@ import time
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
-
 from harness.config.attack import AttackSettings
 from harness.config.train import PretrainSettings
 from harness.matrix.scores import Scores
@@ -14,21 +12,22 @@ from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.modeling.flops import peak_flops, training_flops
 from harness.modeling.module_modes import cudnn_benchmark
-from harness.modeling.precision import Precision, choose
-from harness.modeling.regularizers import AuxiliaryHead, fix_batch_norm_scale
+from harness.modeling.precision import Precision
 from harness.profiling.gpu_monitor import GpuMonitor
 from harness.profiling.timer import Timer, summary
 from harness.profiling.trace import StepTrace
 from harness.runner.context import Outcome, StageContext
+from harness.stages.pretrain.learner import new_learner
 from harness.stages.pretrain.record import Epoch, PretrainMetrics, PretrainTiming
 from harness.stages.pretrain.spec import MODEL_FILE
-from harness.system.distributed import ProcessGroup, convert_sync_batch_norm
+from harness.system.distributed import ProcessGroup
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import compile_choice, micro_batching
 from harness.train.autotune import noise_batch
+from harness.train.checkpoint import Checkpoints
 from harness.train.cuda_graph_attack import CaptureFailedError
 from harness.train.evaluate import View, evaluate
-from harness.train.fit import Checkpoints, Clock, fit, num_batches
+from harness.train.fit import Clock, fit, num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import (
     choose_interpolation,
@@ -37,10 +36,9 @@ from harness.train.loader_plans import (
     train_plan,
     without_held_out,
 )
-from harness.train.optimizer import make_sgd
 from harness.train.records import EpochRecord
 from harness.train.replay import replay_rate
-from harness.train.step import RANK_SEED_STRIDE, StepConfig, TrainStep, make_step
+from harness.train.step import TrainStep
 from loaders import open_loader, preflight
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
@@ -161,63 +159,6 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
     )
     part = context.config.get("held_out")
     return without_held_out(plan, part) if part else plan
-
-
-def new_learner(
-    context: StageContext, settings: PretrainSettings, num_classes: int, timer: Timer
-) -> TrainStep:
-    """Build a network with random weights, and its training step.
-
-    Of the context it reads arch, seed and eps of the config, the device and the group.
-    """
-    model, eps = _build(context, settings, num_classes), context.config["eps"]
-    return make_step(
-        model.train(),
-        make_sgd(model, settings.optimizer, settings.optimizer.lr),
-        StepConfig(
-            peak_lr=settings.optimizer.lr,
-            device=context.device,
-            precision=choose(settings.precision, context.device),
-            label_smoothing=settings.label_smoothing,
-            attack=settings.attack if eps > 0 else None,
-            eps=eps,
-            seed=context.config["seed"],
-            ema_decay=settings.ema_decay,
-        ),
-        timer,
-        group=context.group,
-    )
-
-
-def _build(context: StageContext, settings: PretrainSettings, num_classes: int) -> Classifier:
-    """Build the network on the device, with random weights that are equal in all processes."""
-    arch, seed, group = context.config["arch"], context.config["seed"], context.group
-    synchronized = settings.sync_batch_norm and group.world_size > 1
-    if synchronized and not context.device.startswith("cuda"):
-        raise UserError(
-            "sync_batch_norm needs GPUs: torch has no SyncBatchNorm for processes on a CPU.",
-            "Remove it, or train in one process.",
-        )
-    torch.manual_seed(seed)
-    model = classifier.build(
-        arch,
-        num_classes,
-        channels=settings.channels,
-        blur_pool=settings.blur_pool,
-        batch_norm_scale=settings.batch_norm_scale or synchronized,
-    )
-    model.dropout = settings.dropout
-    if settings.aux_head:
-        model.auxiliary = AuxiliaryHead(model.backbone, num_classes)
-    if synchronized:
-        convert_sync_batch_norm(model, group)
-        # After the conversion: torch can only replace layers that have a scale parameter.
-        if not settings.batch_norm_scale:
-            fix_batch_norm_scale(model.backbone, arch)
-    if group.rank:
-        # Dropout must not drop the same units in every process.
-        torch.manual_seed(seed + group.rank * RANK_SEED_STRIDE)
-    return model.to(context.device)
 
 
 def _print_shares(context: StageContext, settings: PretrainSettings, loader: Loader) -> None:

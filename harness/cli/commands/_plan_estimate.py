@@ -1,0 +1,130 @@
+"""Estimated time and disk space of a plan, for `harness plan`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.commands._plan_tables import FINISHED
+from harness.system.folders import Folders
+
+if TYPE_CHECKING:
+    from harness.estimate.calibration import Machine
+    from harness.estimate.estimate import Estimate
+    from harness.matrix.expand import Matrix
+    from harness.matrix.stage import Stage
+    from harness.runner.stage_state import State
+
+
+def estimate_of(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "Estimate":
+    from harness.estimate import calibration
+    from harness.estimate.estimate import estimate
+    from writers.errors import UserError
+
+    known = None
+    # Naming the device takes the driver's tool a moment: skip it without a calibration.
+    if (folders.runs / calibration.FILE_NAME).exists():
+        try:
+            known = calibration.read(folders.runs, _machine(folders)[0])
+        except UserError as error:
+            click.secho(str(error), fg="yellow", err=True)
+    return estimate(
+        {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED},
+        folders.runs,
+        known,
+    )
+
+
+def _machine(folders: Folders) -> "tuple[Machine, str, int]":
+    """Return what a stage of `harness run` computes on.
+
+    Returns:
+        Machine, torch device, and number of CPU threads.
+    """
+    from harness.estimate.calibration import Machine
+    from harness.runner.launcher import LauncherSettings
+    from harness.runner.slots import make_slots
+    from harness.system import environment
+
+    slot = make_slots(LauncherSettings(folders))[0]
+    name = (
+        environment.gpu_names()[0]
+        if slot.gpu
+        else f"{environment.cpu_model()}, threads: {slot.num_threads}"
+    )
+    return (
+        Machine(name, environment.versions()["torch"] or "none"),
+        "cuda:0" if slot.gpu else "cpu",
+        slot.num_threads,
+    )
+
+
+def time_steps(left: "dict[str, Stage]", folders: Folders) -> None:
+    """Time the unknown steps of the remaining stages.
+
+    Each time is saved at once, so that an interruption loses only one.
+    """
+    from harness.cli import console
+    from harness.estimate import calibration
+    from harness.estimate.estimate import unmeasured
+    from writers.errors import UserError
+
+    machine, device, num_threads = _machine(folders)
+    try:
+        known = calibration.read(folders.runs, machine)
+    except UserError as error:
+        click.secho(str(error), fg="yellow", err=True)
+        known = calibration.Calibration(machine, {})
+    steps = unmeasured(left, folders.runs, known)
+    terminal = console.err()
+    terminal.print(f"timing {len(steps)} kinds of steps on {machine}", markup=False)
+    if not steps:
+        return
+    from harness.estimate.calibrate import measure  # imports torch
+
+    with terminal.status("") as status:
+        measured = measure(steps, folders, device=device, num_threads=num_threads)
+        for number, step in enumerate(steps, start=1):
+            description = calibration.describe(step)
+            status.update(f"{number} of {len(steps)}: {description}")
+            _, step_s = next(measured)
+            if isinstance(step_s, float):
+                calibration.add(folders.runs, machine, step, step_s)
+                line = f"  {1000 * step_s:8.1f} ms  {description}"
+            else:
+                line = f"     unknown  {description}: {step_s}"
+            terminal.print(line, markup=False, soft_wrap=True)
+
+
+def print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
+    from harness.cli import console
+
+    num_left = sum(state not in FINISHED for state in states.values())
+    if not num_left:
+        return
+    estimate = estimate_of(plan, states, folders)
+    and_unknown = (
+        f" and {estimate.num_unknown} stages of unknown length" if estimate.num_unknown else ""
+    )
+    time = (
+        "unknown, because no similar stage has run yet"
+        if estimate.num_unknown == num_left
+        else f"about {console.seconds(3600 * estimate.hours)} one after another{and_unknown}"
+    )
+    and_unknown = (
+        f" and {estimate.num_unknown_disk} betons or models of unknown size"
+        if estimate.num_unknown_disk
+        else ""
+    )
+    disk = (
+        f"unknown for {estimate.num_unknown_disk} betons or models"
+        if estimate.num_unknown_disk and not estimate.disk_bytes
+        else f"about {console.size(estimate.disk_bytes)}{and_unknown}"
+    )
+    click.echo(f"left: {time}; disk: {disk}")
+    if estimate.calibrated_on:
+        click.echo(
+            f"calibrated: {console.seconds(3600 * estimate.calibrated_hours)} of that are "
+            f"{estimate.num_calibrated} "
+            "stages estimated from a few steps on noise, without loading images, on "
+            f"{estimate.calibrated_on}"
+        )

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from harness.cli import verbosity
+
 PLAIN_LINE_EVERY_S = 15.0
 
 # Called with the number of items done and in total.
@@ -30,14 +32,17 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Return a console on standard error, for progress and notes, so that results can be piped."""
-    return Console(stderr=True, highlight=False, markup=False)
+    """Return a console on standard error, for progress: results can be piped. -q silences it."""
+    return Console(stderr=True, highlight=False, markup=False, quiet=verbosity.is_quiet())
 
 
 @contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Report]:
     """Show progress inside the block; yields a function that is cheap enough for every item."""
     console = err()
+    if console.quiet:
+        yield lambda done, total: None
+        return
     if not console.is_terminal:
         yield _plain(title, unit)
         return

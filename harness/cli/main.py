@@ -9,10 +9,12 @@ they run, so that `harness --help` stays fast.
 import gc
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
 
+from harness.cli import verbosity
 from writers import names
 from writers.errors import UserError
 from writers.text_names import printable_lines
@@ -23,6 +25,11 @@ COMMANDS = "harness.cli.commands"
 class CommandGroup(click.Group):
     """A click group whose commands are the modules of a package, imported on use."""
 
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run one command at the default verbosity, which -v and -q change."""
+        verbosity.reset()
+        return super().main(*args, **settings)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         return [name.replace("_", "-") for name in names.names(COMMANDS)]
@@ -32,7 +39,7 @@ class CommandGroup(click.Group):
         if names.normalize(cmd_name) not in names.names(COMMANDS):
             raise names.unknown("command", cmd_name, self.list_commands(ctx))
         command: click.Command = names.find(COMMANDS, cmd_name, "command").command
-        return command
+        return verbosity.add_options(command)
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, is_set: bool) -> None:
@@ -58,8 +65,11 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, is_set: bool)
 def cli() -> None:
     """Class-filtered pretraining and transfer, clean and L2-robust, on FFCV loaders.
 
-    One recipe, one command: harness run recipes/demo.yaml
+    One recipe, one command: harness run demo
     """
+
+
+verbosity.add_options(cli)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -70,6 +80,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # click returns the code of ctx.exit(); a command's own return value is None.
         code: Any = cli.main(arguments, prog_name="harness", standalone_mode=False, color=_color())
     except UserError as error:
+        if verbosity.is_verbose():
+            traceback.print_exception(error)
         code = _print_error(error.message, error.hint)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

@@ -11,6 +11,7 @@ reports do not mix results of different scales. Every mistake is reported with i
 """
 
 import copy
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from writers import names
 from writers.errors import UserError
 from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
 
+LOGGER = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes with a bare name
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
@@ -104,6 +106,7 @@ def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
     """
     if path.resolve() in below:
         raise UserError(f"{path}: `base:` refers back to the recipe itself.")
+    LOGGER.debug("Read recipe %s", path)
     tree = _parse_file(path)
     if "base" not in tree.values:
         return [tree]

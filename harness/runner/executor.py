@@ -7,6 +7,7 @@ end at any point, and the next one continues from there.
 """
 
 import heapq
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from harness.system.atomic_write import write_json
 from harness.system.folders import Folders
 from writers import lease
 
+LOGGER = logging.getLogger(__name__)
 BUSY_RETRY_S = 0.5  # interval between checks of a stage that another process holds
 WAIT_S = 0.25  # maximum time between two events
 
@@ -201,6 +203,7 @@ class Run:
                 continue
             # Recorded before the start, so that an interruption finds it.
             self.running[stage.key] = (stage, time.monotonic())
+            LOGGER.debug("Start %s in %s", stage.name, folder)
             self.launcher.start(stage, folder)
             yield Event("started", stage)
 

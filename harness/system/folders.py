@@ -1,8 +1,11 @@
 """The folders of every command: betons, raw downloads, and stages with reports."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,4 +26,5 @@ class Folders:
     def resolve(cls, data: str | Path, raw: str | Path, runs: str | Path) -> "Folders":
         """Make the paths absolute and expand `~`. Symbolic links are not resolved."""
         absolute = [os.path.abspath(Path(folder).expanduser()) for folder in (data, raw, runs)]  # noqa: PTH100
+        LOGGER.debug("Folders of betons, raw images and runs: %s", ", ".join(absolute))
         return cls(*map(Path, absolute))

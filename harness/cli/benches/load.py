@@ -173,6 +173,7 @@ def command(
 
     Each contender runs in its own process on the same cores, and is stopped while others run.
 
+    \b
     Examples:
     harness bench load --against ffcv,torchvision --json load.json
     harness bench load --subsampling 4:4:4 --against ffcv,dali:cpu

@@ -2,6 +2,7 @@
 
 import click
 
+from harness.cli import verbosity
 from writers import names
 
 BENCHES = "harness.cli.benches"
@@ -17,7 +18,7 @@ class BenchGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import a benchmark. Raises UserError if there is none of this name."""
         command: click.Command = names.find(BENCHES, cmd_name, "benchmark").command
-        return command
+        return verbosity.add_options(command)
 
 
 @click.group(cls=BenchGroup, short_help="Measure loading, writing, training: medians and ratios.")

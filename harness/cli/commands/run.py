@@ -238,18 +238,18 @@ def _run(
         try:
             live_table.follow(run, terminal)
         except (KeyboardInterrupt, Cancelled):
-            terminal.print(
+            click.echo(
                 f"Stopping: {len(run.running)} running stages have {STOP_GRACE_S:.0f} s to save "
-                "their state. Press Ctrl-C again to kill them."
+                "their state. Press Ctrl-C again to kill them.",
+                err=True,
             )
             try:
                 run.stop(STOP_GRACE_S)
             finally:
-                terminal.print(
+                click.echo(
                     f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Resume with:\n  "
                     f"harness {shlex.join(sys.argv[1:])}",
-                    markup=False,
-                    soft_wrap=True,
+                    err=True,
                 )
             sys.exit(130)
         except Exception:  # an error of this process: let running stages save their state
@@ -262,7 +262,7 @@ def _run(
         click.echo(answer.read_text().rstrip(), err=True)
     if num_done < len(plan.stages):
         took = console.seconds(time.monotonic() - started)
-        click.echo(f"{len(run.finished)} stages finished in {took}.", err=True)
+        terminal.print(f"{len(run.finished)} stages finished in {took}.", soft_wrap=True)
     if as_json:
         summary = {
             "recipe": recipe.name,

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from harness.config.axes import AxisSelection
 from harness.config.recipe import Recipe
-from harness.report.data.records import ScoreRow, under_every_variant
+from harness.report.data.records import KNN, ScoreRow, under_every_variant
 
-SCORE = "knn"
 SAME_IMAGES = 0.95  # of the largest number of images of any subset
 
 
@@ -52,7 +51,7 @@ def inductions(recipe: Recipe, scores: Sequence[ScoreRow]) -> list[Induction]:
     rows = [
         row
         for row in scores
-        if row.name == SCORE and row.subset and row.num_classes and row.num_source_images
+        if row.name == KNN and row.subset and row.num_classes and row.num_source_images
     ]
     max_images = max((row.num_source_images or 0 for row in rows), default=0)
     rows = [row for row in rows if (row.num_source_images or 0) >= SAME_IMAGES * max_images]

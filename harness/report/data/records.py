@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from harness.config import methods
 
+KNN = "knn"  # score of the nearest neighbor: an accuracy, unlike the other scores
+
 
 class ModelId(NamedTuple):
     """Identifies a model up to its seed. Loaded models have `model` only, trained ones the rest."""

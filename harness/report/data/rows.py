@@ -185,11 +185,6 @@ class GridRows(Sized, Iterable[GridRow]):
         return rows
 
 
-def grid_rows(results: Collection) -> GridRows:
-    """Validation scores of every configuration of all transfers."""
-    return GridRows(results)
-
-
 def score_rows(results: Collection) -> list[ScoreRow]:
     """Transferability scores of all models; scores without a value have no row."""
     return [

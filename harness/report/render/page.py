@@ -26,9 +26,8 @@ from harness.report.stats.comparisons import Comparison, ScratchComparison
 from harness.report.stats.convergence import Convergence
 from harness.report.stats.effects import DifferenceRow
 from harness.report.stats.image_tests import ImageTest
-from harness.report.stats.leaderboard import RankedModel
+from harness.report.stats.leaderboard import RankedModel, TopCount
 from harness.report.stats.predictors import PredictorFit, PredictorRow
-from harness.report.stats.top_counts import TopCount
 from harness.runner.result import Result
 from harness.system.atomic_write import open_atomically
 from writers.errors import UserError

@@ -15,13 +15,13 @@ from harness.report.data.records import (
     ScoreRow,
     TransferRow,
 )
-from harness.report.render import sections, study_sections
+from harness.report.render import sections
 from harness.report.render.figures.means import mean_panel
 from harness.report.render.figures.plot import Panel
 from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
 from harness.report.stats.budgets import budget_scores
-from harness.report.text import answer, caveats, findings, study_findings
+from harness.report.text import answer, caveats, findings
 from harness.runner.result import Result
 
 MAX_OPENING = 3  # paragraphs at the top; the others are in their sections
@@ -82,7 +82,7 @@ def collect(
     collection = Collection(recipe, results)
     accuracy, transfer = rows.accuracy_rows(collection), rows.transfer_rows(collection)
     scores, coarse = rows.score_rows(collection), rows.coarse_rows(collection)
-    grid, classes = rows.grid_rows(collection), rows.class_rows(collection)
+    grid, classes = rows.GridRows(collection), rows.class_rows(collection)
     timing = run_rows.timing_rows(collection)
     analysis = analyze(accuracy, transfer, scores, predictions)
     induced = inductions(recipe, scores)
@@ -95,12 +95,12 @@ def collect(
         sections.transfer_section(recipe, transfer, analysis),
         sections.scores_section(recipe, scores, induced),
         sections.models_section(recipe, analysis),
-        study_sections.architectures_section(analysis),
-        study_sections.top_section(analysis),
-        study_sections.budgets_section(budget_scores(recipe, transfer)),
+        sections.architectures_section(analysis),
+        sections.top_section(analysis),
+        sections.budgets_section(budget_scores(recipe, transfer)),
         sections.source_sizes_section(transfer),
         sections.target_sizes_section(transfer),
-        study_sections.convergence_section(analysis),
+        sections.convergence_section(analysis),
         sections.scratch_section(analysis),
         sections.grid_section(grid),
         sections.classes_section(recipe, classes, list(collection.kept_classes)),
@@ -129,7 +129,7 @@ def collect(
         sentences=opening,
         lead=mean_panel(analysis.matrices),
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
-        caveats=[*caveats.caveats(accuracy, transfer), *study_findings.about_absent(recipe)],
+        caveats=[*caveats.caveats(accuracy, transfer), *caveats.about_absent(recipe)],
         sections=[section.without_sentences(opening) for section in built],
     )
 
@@ -154,7 +154,7 @@ def _sentences(
         findings.about_source_accuracy(analysis.associations),
         findings.about_methods(analysis.comparisons, transfer, analysis.signs),
         findings.about_scratch(analysis.against_scratch),
-        study_findings.about_convergence(analysis.speedups),
+        findings.about_convergence(analysis.speedups),
         findings.about_strengths(analysis),
     ]
     return [paragraph for paragraph in paragraphs if paragraph]

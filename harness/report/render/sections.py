@@ -29,6 +29,7 @@ from harness.report.render.tables import runs as run_tables
 from harness.report.render.tables import transfer as transfer_tables
 from harness.report.render.tables.table import Table
 from harness.report.stats.analysis import Analysis
+from harness.report.stats.budgets import BudgetScore
 from harness.report.text import findings
 
 SPAN_LABELS = {
@@ -88,7 +89,6 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         numbered = (f"{label}: {name}" for label, name in zip(labels, names, strict=True))
         notes.append(", ".join(numbered) + ".")
     table = transfer_tables.transfer_table(recipe, rows)
-    is_short = len(table.rows) <= _MAX_OPEN_ROWS
     sentence = findings.about_methods(analysis.comparisons, rows, analysis.signs)
     return Section(
         "transfer",
@@ -97,12 +97,12 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         legend=legend if panels else (),
         panels=tuple(panels),
         panel_note=" ".join(notes),
-        tables=(table,) if is_short else (),
+        tables=_if_short(table),
         folds=_folds(
             transfer_tables.comparison_table(analysis.comparisons),
             transfer_tables.image_test_table(analysis.image_tests),
             transfer_tables.chosen_table(rows),
-            *(() if is_short else (table,)),
+            *_if_long(table),
         ),
         nothing="No model has been transferred yet." if recipe.targets else "",
     )
@@ -115,7 +115,6 @@ def scores_section(
     if not rows:
         return Section("scores", "Scores")
     table = model_tables.score_table(recipe, rows)
-    is_short = len(table.rows) <= _MAX_LOOKUP_ROWS
     sentence = findings.about_induction(inductions)
     lines = dict.fromkeys(line for induction in inductions for line in induction.lines)
     legend = [
@@ -131,22 +130,18 @@ def scores_section(
         (sentence,) if sentence else (),
         tuple(legend) if len(legend) > 1 else (),
         tuple(size_figures.induction_panels(inductions)),
-        tables=(table,) if is_short else (),
-        folds=() if is_short else _folds(table),
+        tables=_if_short(table, _MAX_LOOKUP_ROWS),
+        folds=_folds(*_if_long(table, _MAX_LOOKUP_ROWS)),
     )
 
 
 def scratch_section(analysis: Analysis) -> Section:
     """Transfer compared with training from scratch."""
-    table = transfer_tables.scratch_table(analysis.against_scratch)
-    sentence = findings.about_scratch(analysis.against_scratch)
-    is_short = len(table.rows) <= _MAX_OPEN_ROWS
-    return Section(
+    return _table_section(
         "scratch",
         "Against training from scratch",
-        (sentence,) if sentence else (),
-        tables=(table,) if is_short else (),
-        folds=() if is_short else _folds(table),
+        transfer_tables.scratch_table(analysis.against_scratch),
+        findings.about_scratch(analysis.against_scratch),
     )
 
 
@@ -175,7 +170,6 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
     ranking = model_tables.ranking_table(
         [row for ranked in analysis.rankings.values() for row in ranked]
     )
-    is_short = len(ranking.rows) <= _MAX_OPEN_ROWS
     return Section(
         "models",
         "Models compared",
@@ -183,13 +177,42 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
         panels=(*scatter, *predicted, *elo),
         tables=(
             model_tables.predictor_table(analysis.predictor_fits, recipe.shortlist),
-            *((ranking,) if is_short else ()),
+            *_if_short(ranking),
         ),
         folds=_folds(
             model_tables.association_table(analysis.associations),
-            *(() if is_short else (ranking,)),
+            *_if_long(ranking),
         ),
     )
+
+
+def architectures_section(analysis: Analysis) -> Section:
+    """Wins of methods over each other, for each architecture once."""
+    return _table_section(
+        "architectures", "Methods over architectures", model_tables.sign_table(analysis.signs)
+    )
+
+
+def top_section(analysis: Analysis) -> Section:
+    """Targets on which each model is among the best by kNN."""
+    return _table_section(
+        "top", "Most often among the best", model_tables.top_table(analysis.top_counts)
+    )
+
+
+def convergence_section(analysis: Analysis) -> Section:
+    """Steps to most of the final odds."""
+    return _table_section(
+        "convergence",
+        "Steps of training",
+        model_tables.convergence_table(analysis.convergences),
+        findings.about_convergence(analysis.speedups),
+    )
+
+
+def budgets_section(rows: Sequence[BudgetScore]) -> Section:
+    """More classes against more images per class, at equal numbers of images."""
+    return _table_section("budgets", "Equal numbers of images", model_tables.budget_table(rows))
 
 
 def source_sizes_section(rows: Sequence[TransferRow]) -> Section:
@@ -288,11 +311,30 @@ def timing_section(rows: Sequence[TimingRow]) -> Section:
         "timing",
         "Timing",
         legend=legend if rows else (),
-        tables=tuple(table for table in tables if len(table.rows) <= _MAX_LOOKUP_ROWS),
-        folds=_folds(*(table for table in tables if len(table.rows) > _MAX_LOOKUP_ROWS)),
+        tables=tuple(table for each in tables for table in _if_short(each, _MAX_LOOKUP_ROWS)),
+        folds=_folds(*(table for each in tables for table in _if_long(each, _MAX_LOOKUP_ROWS))),
         note=note if rows else "",
         nothing="No training run has finished yet.",
     )
+
+
+def _table_section(name: str, title: str, table: Table, sentence: str = "") -> Section:
+    """Section of one table, folded if it is long."""
+    return Section(
+        name,
+        title,
+        (sentence,) if sentence else (),
+        tables=_if_short(table),
+        folds=_folds(*_if_long(table)),
+    )
+
+
+def _if_short(table: Table, max_rows: int = _MAX_OPEN_ROWS) -> tuple[Table, ...]:
+    return (table,) if len(table.rows) <= max_rows else ()
+
+
+def _if_long(table: Table, max_rows: int = _MAX_OPEN_ROWS) -> tuple[Table, ...]:
+    return (table,) if len(table.rows) > max_rows else ()
 
 
 def _folds(*tables: Table) -> tuple[Fold, ...]:

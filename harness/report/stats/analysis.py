@@ -24,10 +24,12 @@ from harness.report.stats.image_tests import ImageTest, image_tests
 from harness.report.stats.leaderboard import (
     RankedModel,
     ScoreMatrix,
+    TopCount,
     model_names,
     ranking,
     score_matrices,
     scratch_matrices,
+    top_counts,
 )
 from harness.report.stats.predictors import (
     PredictorFit,
@@ -35,7 +37,6 @@ from harness.report.stats.predictors import (
     predictor_fits,
     predictor_rows,
 )
-from harness.report.stats.top_counts import TopCount, top_counts
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def one_per_architecture(matrix: ScoreMatrix) -> ScoreMatrix:
     A model with a known source accuracy precedes others, a loaded model precedes trained ones, and
     the recipe's order decides between the rest.
     """
-    networks = matrix.networks or matrix.names
+    networks = matrix.networks
     by_preference = sorted(
         range(len(networks)),
         key=lambda row: (

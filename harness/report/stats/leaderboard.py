@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.report.data.records import (
+    KNN,
     ModelId,
     ScoreRow,
     TransferRow,
@@ -33,8 +34,7 @@ class ScoreMatrix:
         logits: float64 [M, D], means over seeds of the logits.
         source_accuracy: float64 [M].
         rounds: scores [M] of each target and seed (`harness.report.stats.elo`).
-        networks: architecture of each model, without its library and weights; empty means that
-            every model has its own.
+        networks: architecture of each model, without its library and weights.
     """
 
     method: str
@@ -46,7 +46,7 @@ class ScoreMatrix:
     logits: Floats
     source_accuracy: Floats
     rounds: tuple[Floats, ...]
-    networks: tuple[str, ...] = ()
+    networks: tuple[str, ...]
 
     @property
     def has_many_models(self) -> bool:
@@ -91,7 +91,7 @@ class ScoreMatrix:
             self.logits[np.ix_(index, np.array(columns, np.int64))],
             self.source_accuracy[index],
             tuple(scores[index] for scores in self.rounds),
-            tuple(self.networks[row] for row in rows) if self.networks else (),
+            tuple(self.networks[row] for row in rows),
         )
 
 
@@ -111,11 +111,7 @@ def score_matrices(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> dict[str, ScoreMatrix]:
     """Method -> its score matrix at the full size of the targets. Scratch has none."""
-    by_method: dict[str, list[TransferRow]] = {}
-    for row in at_full_size(rows):
-        if not row.is_scratch:
-            by_method.setdefault(row.method, []).append(row)
-    return {method: _score_matrix(method, group, names) for method, group in by_method.items()}
+    return _matrices([row for row in rows if not row.is_scratch], names)
 
 
 def scratch_matrices(
@@ -128,13 +124,22 @@ def scratch_matrices(
     rows = list(rows)
     known: dict[str, float] = {}
     for row in rows:
-        if row.source_accuracy is not None:
+        if row.network and row.source_accuracy is not None:
             known.setdefault(row.network, row.source_accuracy)
+    return _matrices(
+        [
+            replace(row, source_accuracy=known.get(row.network, row.source_accuracy))
+            for row in rows
+            if row.is_scratch
+        ],
+        names,
+    )
+
+
+def _matrices(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> dict[str, ScoreMatrix]:
     by_method: dict[str, list[TransferRow]] = {}
     for row in at_full_size(rows):
-        if row.is_scratch:
-            accuracy = known.get(row.network) if row.network else row.source_accuracy
-            by_method.setdefault(row.method, []).append(replace(row, source_accuracy=accuracy))
+        by_method.setdefault(row.method, []).append(row)
     return {method: _score_matrix(method, group, names) for method, group in by_method.items()}
 
 
@@ -238,6 +243,55 @@ def ranking(matrix: ScoreMatrix) -> list[RankedModel]:
             )
         )
     return ranked
+
+
+@dataclass(frozen=True)
+class TopCount:
+    """Targets on which one model is among the TOP best by a score.
+
+    Attributes:
+        num_targets: targets that the model has the score of.
+    """
+
+    score: str
+    model: str
+    times_in_top: int
+    num_targets: int
+
+
+def top_counts(
+    rows: Iterable[ScoreRow], names: Mapping[ModelId, str], score: str = KNN
+) -> list[TopCount]:
+    """Count for every model, the most frequent first.
+
+    Args:
+        rows: scores of all models on all targets.
+        names: model -> its name in this report.
+        score: name of the score.
+
+    Returns:
+        Empty if there are at most TOP models: all of them would be among the best.
+    """
+    cells: dict[tuple[ModelId, str], list[float]] = {}
+    for row in rows:
+        if row.name == score:
+            cells.setdefault((row.model_id, row.target), []).append(row.value)
+    models = list(dict.fromkeys(model for model, _ in cells))
+    targets = list(dict.fromkeys(target for _, target in cells))
+    if len(models) <= TOP:
+        return []
+    row_of = {model: index for index, model in enumerate(models)}
+    column_of = {target: index for index, target in enumerate(targets)}
+    values = np.full((len(models), len(targets)), math.nan)
+    for (model, target), found in cells.items():
+        values[row_of[model], column_of[target]] = sum(found) / len(found)
+    times = summaries.times_in_top(TOP, values).tolist()
+    num_targets = np.isfinite(values).sum(axis=1).tolist()
+    counts = [
+        TopCount(score, names[model], time, number)
+        for model, time, number in zip(models, times, num_targets, strict=True)
+    ]
+    return sorted(counts, key=lambda count: -count.times_in_top)
 
 
 def _p_better(scores: Floats, other_scores: Floats) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from harness.config.recipe import Recipe
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.intervals import is_near_chance, sampling_error
 from harness.report.text.phrases import join_words
@@ -23,6 +24,13 @@ def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         MARKS,
     )
     return [text for text in texts if text]
+
+
+def about_absent(recipe: Recipe) -> list[str]:
+    """List the parts of the published study that the recipe lacks."""
+    if not recipe.absent:
+        return []
+    return [f"Not part of this recipe, unlike the published study: {'; '.join(recipe.absent)}."]
 
 
 def _about_terms(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:

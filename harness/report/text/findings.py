@@ -16,6 +16,7 @@ from harness.report.data.records import ScoreRow, TransferRow, format_eps
 from harness.report.stats.analysis import Analysis
 from harness.report.stats.architectures import ALL_TARGETS, Association, SignRow
 from harness.report.stats.comparisons import Comparison, ScratchComparison
+from harness.report.stats.convergence import FRACTION, Speedup
 from harness.report.stats.intervals import (
     Condition,
     PairedDifference,
@@ -302,3 +303,20 @@ def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
         f"{matrix.names[first]} has the highest mean over {over}: {100 * means[first]:.1f} % "
         f"({matrix.method}), {matrix.names[second]} follows with {100 * means[second]:.1f} %."
     )
+
+
+def about_convergence(speedups: Sequence[Speedup]) -> str:
+    """State how much faster pretrained networks reach most of their final odds."""
+    return " ".join(_speedup(row) for row in speedups)
+
+
+def _speedup(row: Speedup) -> str:
+    ratio, comparative = (row.ratio, "fewer") if row.ratio >= 1 else (1 / row.ratio, "more")
+    text = (
+        f"{row.method} reaches {100 * FRACTION:g} % of its final odds in {ratio:.2g} times "
+        f"{comparative} steps than {row.baseline} (geometric mean "
+        f"{counted(row.num_targets, 'target')})."
+    )
+    if row.num_bounds:
+        text += f" On {row.num_bounds} of them, only a bound is known."
+    return text

@@ -12,7 +12,7 @@ from harness.cli.main import cli
 from harness.config.load import read
 from harness.matrix.expand import expand
 from harness.report.data.collection import Collection
-from harness.report.data.rows import grid_rows, score_rows, transfer_rows
+from harness.report.data.rows import GridRows, score_rows, transfer_rows
 from harness.runner import result
 
 RECIPES = (
@@ -48,7 +48,7 @@ def test_a_shortlist_skips_the_other_models_and_grids_are_complete(tmp_path: Pat
     best = max((row for row in score_rows(results) if row.name == "knn"), key=lambda row: row.value)
     trained = {row.model for row in transfer_rows(results) if row.method == "full"}
     assert trained == {best.model}
-    settings = [row.setting for row in grid_rows(results) if row.method == "full"]
+    settings = [row.setting for row in GridRows(results) if row.method == "full"]
     assert settings == [{"lr": 0.01, "steps": 1}, {"lr": 0.01, "steps": 2}]
 
 

@@ -1,7 +1,7 @@
 """Rows of methods on features: the model of each run, and the axes of its grid."""
 
 from harness.report.data.collection import Collection
-from harness.report.data.rows import grid_rows, transfer_rows
+from harness.report.data.rows import GridRows, transfer_rows
 from harness.report.render.figures.grids import heat_panels
 from harness.report.render.figures.sizes import curve_panels
 from harness.runner.result import Result
@@ -50,7 +50,7 @@ def test_the_model_is_found_through_the_features_of_any_crop() -> None:
 
 
 def test_diagnostics_of_a_fit_are_not_axes_of_the_grid() -> None:
-    rows = grid_rows(collected(logreg_results()))
+    rows = GridRows(collected(logreg_results()))
     assert {tuple(row.setting) for row in rows} == {("lambda", "eval_crop")}
     assert [row.setting for row in rows if row.chosen] == [{"lambda": 10.0, "eval_crop": 1.0}]
     (panel,) = heat_panels(rows)
@@ -59,7 +59,7 @@ def test_diagnostics_of_a_fit_are_not_axes_of_the_grid() -> None:
 
 
 def test_a_grid_of_one_axis_has_no_heat_map() -> None:
-    assert heat_panels(grid_rows(collected(logreg_results(crops=(0.875,))))) == []
+    assert heat_panels(GridRows(collected(logreg_results(crops=(0.875,))))) == []
 
 
 def test_curves_keep_models_and_the_other_size_apart() -> None:

@@ -27,6 +27,7 @@ def matrix(method: str, scores: list[list[float]], names: list[str] | None = Non
         values,
         np.full(len(values), NAN),
         (),
+        tuple(names),
     )
 
 

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from harness.report.data.collection import Collection
-from harness.report.data.rows import grid_rows, transfer_rows
+from harness.report.data.rows import GridRows, transfer_rows
 from harness.report.render.figures.transfer import transfer_panels
 from harness.report.render.page import write
 from harness.report.render.tables.transfer import transfer_table
@@ -87,7 +87,7 @@ def test_csv_and_page_have_the_mean_average_precision(tmp_path: Path):
         if line["target"] == "voc"
     )
     assert [
-        row.val_map11 for row in grid_rows(Collection(recipe, results)) if row.target == "voc"
+        row.val_map11 for row in GridRows(Collection(recipe, results)) if row.target == "voc"
     ].count(None) == 12
     assert "11-point mAP" in (tmp_path / "index.html").read_text()
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from harness.report.stats.convergence import steps_to_fraction
-from harness.report.text.study_findings import about_convergence
+from harness.report.text.findings import about_convergence
 from harness.runner.result import Result
 from tests.helpers import study_fakes as fakes
 

@@ -66,6 +66,7 @@ def ranking_of(second: np.ndarray) -> list[RankedModel]:
             summaries.logit(scores, 1000),
             np.full(5, np.nan),
             tuple(scores.T),
+            tuple("abcde"),
         )
     )
 

@@ -1,10 +1,10 @@
-"""Tables about models: rankings, correlation with source accuracy, predictors and scores."""
+"""Tables about models: rankings, predictors, scores, wins of methods, and numbers of images."""
 
 import math
 from collections.abc import Sequence
 
 from harness.config.recipe import Recipe, ShortlistSettings
-from harness.report.data.records import ModelId, ScoreRow
+from harness.report.data.records import KNN, ModelId, ScoreRow, format_eps
 from harness.report.render.tables.cells import (
     NONE,
     decimal,
@@ -24,15 +24,17 @@ from harness.report.render.tables.table import (
     mark_best,
     table_of,
 )
-from harness.report.stats.architectures import Association
+from harness.report.stats.architectures import ALL_TARGETS, Association, SignRow
+from harness.report.stats.budgets import BudgetScore
+from harness.report.stats.convergence import FRACTION, Convergence
 from harness.report.stats.intervals import is_near_chance, seed_mean
-from harness.report.stats.leaderboard import TOP, RankedModel, model_names
+from harness.report.stats.leaderboard import TOP, RankedModel, TopCount, model_names
 from harness.report.stats.predictors import PredictorFit
 from harness.report.text.phrases import signed
 
-KNN = "knn"
 _MAX_WIDTH = 12  # scores in a line; more do not fit into a page
 _MAX_MODEL_COLUMNS = 6
+_BUDGETS = {"classes": "all images of fewer classes", "examples": "fewer images of all classes"}
 
 
 def ranking_table(rows: Sequence[RankedModel]) -> Table:
@@ -217,3 +219,115 @@ def _value_cell(rows: Sequence[ScoreRow], num_seeds: int) -> Cell:
     is_low = is_accuracy and is_near_chance(mean.mean, first.num_answers, first.num_images or 0)
     shown = plain_or_percent(mean.mean, is_accuracy) + "°" * is_low
     return Cell(shown, sort=mean.mean, below=", ".join(parts))
+
+
+def sign_table(rows: Sequence[SignRow]) -> Table:
+    """Wins of each method over each other: a line per target, a column per pair."""
+    pairs = list(dict.fromkeys((row.method, row.baseline) for row in rows))
+    targets = list(dict.fromkeys(row.target for row in rows))
+    cells = {(row.method, row.baseline, row.target): _wins(row) for row in rows}
+    columns = (
+        Column("target", numeric=False),
+        *(Column(f"over {baseline}", group=method) for method, baseline in pairs),
+    )
+    lines = tuple(
+        (
+            text("all targets" if target == ALL_TARGETS else target),
+            *(cells.get((*pair, target), NONE) for pair in pairs),
+        )
+        for target in targets
+    )
+    note = (
+        "Pairs of architecture and target, means over seeds. Each architecture counts once, "
+        "by its first model. Pairs share targets, so there is no test."
+    )
+    return Table("signs", "How often one method beats another", columns, lines, note)
+
+
+def _wins(row: SignRow) -> Cell:
+    ties = f"{row.ties} equal" if row.ties else ""
+    return Cell(f"{row.wins} of {row.num_pairs}", sort=row.wins / row.num_pairs, below=ties)
+
+
+def top_table(rows: Sequence[TopCount]) -> Table:
+    """Models by the number of targets on which a score puts them among the best."""
+    columns: list[ColumnOf[TopCount]] = [
+        (Column("model", numeric=False), lambda row: text(row.model)),
+        (
+            Column(f"in top {TOP}", hint="targets on which the model is among the best"),
+            lambda row: number(row.times_in_top),
+        ),
+        (Column("targets"), lambda row: number(row.num_targets)),
+    ]
+    score = rows[0].score if rows else ""
+    note = "Models that tie for the last place all count."
+    return table_of("top-counts", f"Times among the {TOP} best by {score}", rows, columns, note)
+
+
+def convergence_table(rows: Sequence[Convergence]) -> Table:
+    """Steps of each method to most of its final odds, a line per model, target and method."""
+    columns: list[ColumnOf[Convergence]] = [
+        (Column("model", numeric=False), lambda row: text(row.model)),
+        (Column("target", numeric=False), lambda row: text(row.target)),
+        (Column("method", numeric=False), lambda row: text(row.method)),
+        (Column("steps", hint=f"to {100 * FRACTION:g} % of the final odds"), _steps),
+        (
+            Column("final", hint="percent, in the target's metric"),
+            lambda row: Cell(percent(row.final_score, 1), sort=row.final_score),
+        ),
+        (Column("at steps"), lambda row: number(row.num_steps)),
+        (Column("lengths", hint="numbers of steps that were measured"), _num_points),
+    ]
+    note = (
+        "Odds are p / (1 - p). Between two measured lengths, log-odds are interpolated over "
+        "log(steps). ≤: the shortest measured length reached them."
+    )
+    title = f"Steps to {100 * FRACTION:g} % of the final odds"
+    return table_of("convergence", title, rows, columns, note)
+
+
+def _steps(row: Convergence) -> Cell:
+    sign = "≤ " if row.steps is None else ""
+    return Cell(f"{sign}{row.bound:,.0f}", sort=row.bound)
+
+
+def _num_points(row: Convergence) -> Cell:
+    return number(row.num_points)
+
+
+def budget_table(rows: Sequence[BudgetScore]) -> Table:
+    """Two lines per target, method and model; a column per number of images, largest first."""
+    sizes = sorted({row.num_images for row in rows}, reverse=True)
+    groups = list(dict.fromkeys(_budget_group(row) for row in rows))
+    cells = {(_budget_group(row), row.by, row.num_images): _budget_cell(row) for row in rows}
+    columns = (
+        *(Column(label, numeric=False) for label in ("target", "method", "model", "images")),
+        *(Column(f"{size:,}", group="pretraining images") for size in sizes),
+    )
+    lines = tuple(
+        (
+            *(text(part) for part in group),
+            text(label),
+            *(cells.get((group, by, size), NONE) for size in sizes),
+        )
+        for group in groups
+        for by, label in _BUDGETS.items()
+    )
+    note = "Percent in the target's metric, means over seeds."
+    if any(row.published is not None for row in rows):
+        note += (
+            " Published: Huh et al. 2016, AlexNet, detection on PASCAL VOC 2007 and scenes of SUN. "
+            "Their network and metric differ, so compare the order and the trend."
+        )
+    return Table("budgets", "More classes or more images per class", columns, lines, note)
+
+
+def _budget_group(row: BudgetScore) -> tuple[str, str, str]:
+    eps = f"eps {format_eps(row.eps)}" if row.eps else ""
+    model = " ".join(part for part in (row.arch, row.variant, eps) if part)
+    return row.target, row.method, model
+
+
+def _budget_cell(row: BudgetScore) -> Cell:
+    below = "" if row.published is None else f"published {row.published:.1f}"
+    return Cell(percent(row.score, 1), sort=row.score, below=below)

@@ -90,8 +90,8 @@ struct decoder *new_decoder(void);
 int reserve_blob(struct decoder *decoder, int64_t size);
 int reserve_pixels(struct decoder *decoder, int64_t num_pixels);
 void free_decoder(struct decoder *decoder);
-int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
-                 struct box *part);
+int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *crops,
+                 int64_t num_crops, const struct box *box, struct box *part);
 int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                    const struct box *box, struct counts *counts);
 int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,

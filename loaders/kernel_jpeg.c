@@ -24,12 +24,26 @@ static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *byt
     return crc;
 }
 
-/* Read the index after the image. Sets `part`, the area to decode for the box; writes its header
- * to decoder->header and its segments to decoder->segments; sets decoder->entropy
- * up. Returns the size of the header, or 0 if no index matches blob and image. Same as _cut_out in
+/* The segments of a row, from the first to the last one, that the crops need in rows of segments of
+ * this size; `most` is the last one of all. */
+static struct span segments_of(const struct box *crops, int64_t num_crops, int64_t row, int64_t width, int64_t height, int64_t most) {
+    struct span segments = {INT32_MAX, -1};
+    for (int64_t i = 0; i < num_crops; i++) {
+        const struct box *crop = &crops[i];
+        if (crop->top + crop->height + MARGIN <= row * height || crop->top - MARGIN >= (row + 1) * height)
+            continue;
+        segments.first = min64(segments.first, max64(crop->left - MARGIN, 0) / width);
+        segments.last = max64(segments.last, min64((crop->left + crop->width + MARGIN - 1) / width, most));
+    }
+    return segments;
+}
+
+/* Read the index after the image. Sets `part`, the area of segments around `box`, the box around
+ * all crops; writes its header to decoder->header and its segments to decoder->segments, those that
+ * no crop needs as {0, 0}; without crops, all are needed. Sets decoder->entropy up. Returns the size of the header, or 0 if no index matches blob and image. Same as _cut_out in
  * kernel_numba.py. */
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
-                          const struct box *box, struct box *part) {
+                          const struct box *crops, int64_t num_crops, const struct box *box, struct box *part) {
     int64_t footer = size - FOOTER_SIZE;
     decoder->errors.has_index = footer >= 0 && ends_in_index(blob, size);
     if (!decoder->errors.has_index)
@@ -73,13 +87,17 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
                           bottom - first_row * segment_height};
 
     int64_t begin = scan, found = 0;
+    struct span needed = {first, last};
     for (int64_t number = 0; number < per_row * (last_row + 1); number++) {
-        int64_t end = begin + u16(blob + table + 2 * number), column = number % per_row;
-        if (number / per_row >= first_row && column >= first && column <= last) {
+        int64_t end = begin + u16(blob + table + 2 * number), column = number % per_row, row = number / per_row;
+        if (column == 0 && num_crops > 1 && row >= first_row)
+            needed = segments_of(crops, num_crops, row, segment_width, segment_height, last);
+        if (row >= first_row && column >= first && column <= last) {
             int marker = number == num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
-            if (end < begin + 2 || end > table || blob[end - 2] != 0xFF || blob[end - 1] != marker)
+            int is_needed = column >= needed.first && column <= needed.last;
+            if (is_needed && (end < begin + 2 || end > table || blob[end - 2] != 0xFF || blob[end - 1] != marker))
                 return 0;
-            decoder->segments[found++] = (struct segment){begin, end};
+            decoder->segments[found++] = is_needed ? (struct segment){begin, end} : (struct segment){0, 0};
         }
         begin = end;
     }
@@ -145,13 +163,13 @@ static void drop_unread_tables(struct decoder *decoder) {
 
 /* Read the index and the header of an image that has an index. Returns 0 if it has none; errors
  * end in a longjmp. */
-int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
-                 struct box *part) {
+int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *crops,
+                 int64_t num_crops, const struct box *box, struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
     decoder->entropy.jpeg = blob;
     decoder->errors.base.num_warnings = 0;
     mark_tables(decoder);
-    int64_t header = read_index(decoder, blob, size, width, height, box, part);
+    int64_t header = read_index(decoder, blob, size, width, height, crops, num_crops, box, part);
     if (header == 0)
         return 0;
     jpeg_mem_src(codec, decoder->header, header);
@@ -176,7 +194,7 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
     decoder->errors.base.num_warnings = 0;
     mark_tables(decoder);
     if (way == WITH_INDEX) {
-        int64_t header = read_index(decoder, blob, size, width, height, box, part);
+        int64_t header = read_index(decoder, blob, size, width, height, NULL, 0, box, part);
         if (header == 0)
             return 0;
         jpeg_mem_src(codec, decoder->header, header);

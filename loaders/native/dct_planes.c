@@ -1,4 +1,4 @@
-/* A `dct` blob's planes under a crop: unpack coefficients, inverse DCT. writers/dct/blob.h defines
+/* A `dct` blob's planes under its crops: unpack coefficients, inverse DCT. writers/dct/blob.h defines
  * the layout. */
 
 #include <string.h>
@@ -8,15 +8,15 @@
 #include "planes.h"
 
 int decode_dct(const struct stages *stages, struct planes_memory *memory, const uint8_t *blob, int64_t size, int64_t width,
-               int64_t height, const struct box *box, struct picture *picture) {
+               int64_t height, struct picture *picture) {
     struct dct_image image;
     if (!open_dct(&image, blob, size) || image.width != width || image.height != height)
         return 0;
     picture->kind = image.num_components == 1 ? GREY_PLANE : YCC_PLANES;
-    picture->box = *box;
     picture->halved_across = image.halved_across;
     picture->halved_down = image.halved_down;
 
+    const struct box *box = &picture->box;
     struct span columns[3], rows[3];
     int64_t most_blocks = 0, used = 0;
     for (int c = 0; c < image.num_components; c++) {
@@ -36,11 +36,15 @@ int decode_dct(const struct stages *stages, struct planes_memory *memory, const 
         return 0;
     for (int c = 0; c < image.num_components; c++) {
         struct plane *plane = &picture->planes[c];
-        int64_t first = plane->left / 8, count = columns[c].last / 8 - first + 1, top = plane->top / 8;
+        int64_t left = plane->left / 8, top = plane->top / 8;
         plane->samples = samples;
-        for (int64_t y = top; y <= rows[c].last / 8; y++, samples += 8 * plane->stride)
-            if (!stages->read_dct_row(&image, c, y, first, count, scratch, samples, plane->stride))
+        for (int64_t y = top; y <= rows[c].last / 8; y++, samples += 8 * plane->stride) {
+            struct span blocks = blocks_of(picture, c, y);
+            if (blocks.first <= blocks.last &&
+                !stages->read_dct_row(&image, c, y, blocks.first, blocks.last - blocks.first + 1, scratch,
+                                      samples + 8 * (blocks.first - left), plane->stride))
                 return 0;
+        }
         if (c > 0 && image.halved_across)
             repeat_borders(plane, 8 * (rows[c].last / 8 - top + 1), columns[c]);
     }

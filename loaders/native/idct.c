@@ -71,8 +71,7 @@ void inverse_dct_scalar(const int16_t *blocks, int64_t count, const int16_t *tab
 
 #if HAS_AVX2
 /* Two blocks at once: the first in the low halves of the registers, the second in the high ones. */
-TARGET_AVX2
-void inverse_dct_avx2(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride) {
+INLINE_AVX2 void transform_blocks(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride) {
     __m256i multipliers[8];
     for (int y = 0; y < 8; y++)
         multipliers[y] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(table + 8 * y)));
@@ -90,5 +89,15 @@ void inverse_dct_avx2(const int16_t *blocks, int64_t count, const int16_t *table
         }
         transform_pair(r, rows + 8 * i, stride);
     }
+}
+TARGET_AVX2
+void inverse_dct_avx2(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride) {
+    transform_blocks(blocks, count, table, rows, stride);
+}
+
+/* The same code: AVX-512 has 32 registers. */
+TARGET_VBMI
+void inverse_dct_vbmi(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride) {
+    transform_blocks(blocks, count, table, rows, stride);
 }
 #endif

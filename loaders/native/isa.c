@@ -38,8 +38,20 @@ static const struct stages AVX2_STAGES = {.name = "AVX2", AVX2_LOOPS AVX2_RESIZE
 static const struct stages SLOW_PDEP_STAGES = {
     .name = "AVX2 without pdep", AVX2_LOOPS AVX2_RESIZE .read_dct_row = read_dct_row_slow_pdep};
 static const struct stages VBMI_STAGES = {
-    .name = "AVX-512 VBMI", .has_windows = 1, AVX2_LOOPS .read_dct_row = read_dct_row_avx2, .resize_across = resize_across_vbmi,
-    .resize_down = resize_down_vbmi};
+    .name = "AVX-512 VBMI",
+    .has_windows = 1,
+    .decode_lanes = decode_lanes_avx2,
+    .inverse_dct = inverse_dct_vbmi,
+    .read_dct_row = read_dct_row_vbmi,
+    .upsample_h2v1 = upsample_h2v1_vbmi,
+    .upsample_h2v2 = upsample_h2v2_vbmi,
+    .upsample_h1v2 = upsample_h1v2_avx2,
+    .ycc_to_rgb = ycc_to_rgb_vbmi,
+    .split_rgb = split_rgb_vbmi,
+    .join_rgb = join_rgb_vbmi,
+    .resize_across = resize_across_vbmi,
+    .resize_down = resize_down_vbmi,
+    .to_float16 = to_float16_avx2};
 #endif
 
 static int has_avx2(void) {

@@ -44,6 +44,8 @@ struct lane {
 static int open_lane(struct lanes *lanes, struct lane *lane, struct position *position) {
     const struct entropy *entropy = lanes->entropy;
     int64_t number = lanes->next_segment++;
+    while (number < entropy->num_segments && entropy->segments[number].end == 0)     /* no crop needs it */
+        number = lanes->next_segment++;
     if (number >= entropy->num_segments)
         return 0;
     const uint8_t *from = entropy->jpeg + entropy->segments[number].begin, *end = entropy->jpeg + entropy->segments[number].end;

@@ -20,34 +20,41 @@ static int time_image(struct worker *worker, const struct job *job, int64_t i, d
     const int64_t size = job->sizes[i], width = job->widths[i], height = job->heights[i];
     struct picture *picture = &worker->picture;
     double begin = now(), entropy = begin;
+    set_crops(picture, box, 1);
     if (job->modes[i] == JPEG) {
         if (!reserve_blob(worker->decoder, size) ||
             !decode_huffman(worker->decoder, job->stages, &worker->planes, blob, size, width, height, box))
             return 0;
         entropy = now();
         /* Huffman codes are decoded again, together with the transform. */
-        if (!decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, box, picture))
+        if (!decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, picture))
             return 0;
     } else if (job->modes[i] == DCT) {
-        if (!decode_dct(job->stages, &worker->planes, blob, size, width, height, box, picture))
+        if (!decode_dct(job->stages, &worker->planes, blob, size, width, height, picture))
             return 0;
     } else {
         picture->kind = RGB_PIXELS;
-        picture->box = *box;
         picture->stride = 3 * width;
         picture->pixels = blob + box->top * picture->stride + 3 * box->left;
     }
     double planes = now();
-    if (!share_colors(picture, job->stages))
+    if (!prepare_rows(picture) || !reserve_resizers(worker, 1))
         return 0;
+    for (int64_t y = box->top; y < box->top + box->height; y++) {
+        const uint8_t *rgb[3];
+        picture_row(picture, job->stages, y, rgb);
+    }
     double colors = now();
-    if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[i], job->resolution, job->interpolation, &job->format,
-                        (uint8_t *)job->output + i * job->resolution * job->resolution * 3))
+    /* Colors are converted again, together with the resize. */
+    if (!begin_resize(&worker->resizers[0], job->stages, box->width, box->height, picture->kind == GREY_PLANE ? 1 : 3,
+                      job->flips[i], job->resolution, job->interpolation, &job->format,
+                      (uint8_t *)job->output + i * job->resolution * job->resolution * 3) ||
+        !resize_crops(worker, job->stages))
         return 0;
     seconds[ENTROPY] += entropy - begin;
     seconds[TRANSFORM] += planes - entropy - (entropy - begin);
     seconds[COLOR] += colors - planes;
-    seconds[RESIZE] += now() - colors;
+    seconds[RESIZE] += now() - colors - (colors - planes);
     return 1;
 }
 

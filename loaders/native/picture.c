@@ -20,6 +20,19 @@ uint8_t *reserve(void **memory, size_t *reserved, size_t size) {
     return (uint8_t *)*memory + ROW_PADDING;
 }
 
+void set_crops(struct picture *picture, const struct box *crops, int64_t num_crops) {
+    int64_t left = crops[0].left, top = crops[0].top, right = left + crops[0].width, bottom = top + crops[0].height;
+    for (int64_t i = 1; i < num_crops; i++) {
+        left = min64(left, crops[i].left);
+        top = min64(top, crops[i].top);
+        right = max64(right, crops[i].left + crops[i].width);
+        bottom = max64(bottom, crops[i].top + crops[i].height);
+    }
+    picture->crops = crops;
+    picture->num_crops = num_crops;
+    picture->box = (struct box){left, top, right - left, bottom - top};
+}
+
 int prepare_rows(struct picture *picture) {
     /* Vector code makes up to 64 pixels more than requested. */
     int64_t stride = round_up(picture->box.width + 2, 64) + 2 * ROW_PADDING;
@@ -33,11 +46,10 @@ static const uint8_t *sample_row(const struct plane *plane, int64_t y, int64_t x
     return plane->samples + (y - plane->top) * plane->stride + x - plane->left;
 }
 
-/* A row of chroma at luma's resolution, of the pixels from `left` on; upsampled to `scratch` if
+/* A row of chroma at luma's resolution, of `width` pixels from `left` on; upsampled to `scratch` if
  * need be. */
 static const uint8_t *chroma_row(const struct picture *picture, const struct stages *stages, const struct plane *plane, int64_t y,
-                                 uint8_t *scratch) {
-    int64_t left = picture->box.left, width = picture->box.width;
+                                 int64_t left, int64_t width, uint8_t *scratch) {
     int64_t row = picture->halved_down ? y / 2 : y, column = picture->halved_across ? left / 2 : left;
     /* The row on the other side; beyond the first and the last one stand copies of them. */
     int64_t other = picture->halved_down ? max64(0, min64(y % 2 ? row + 1 : row - 1, plane->height - 1)) : row;
@@ -56,50 +68,43 @@ static const uint8_t *chroma_row(const struct picture *picture, const struct sta
     return scratch + left % 2;
 }
 
-void picture_row(struct picture *picture, const struct stages *stages, int64_t y, const uint8_t *rgb[3]) {
-    uint8_t *const *rows = picture->rows;
-    if (picture->kind == GREY_PLANE) {
-        rgb[0] = rgb[1] = rgb[2] = sample_row(&picture->planes[0], y, picture->box.left);
-        return;
+/* The columns of row y from the first to the last one under a crop. */
+static struct span columns_of(const struct picture *picture, int64_t y) {
+    struct span columns = {INT32_MAX, -1};
+    for (int64_t i = 0; i < picture->num_crops; i++) {
+        const struct box *crop = &picture->crops[i];
+        if (crop->top <= y && y < crop->top + crop->height) {
+            columns.first = min64(columns.first, crop->left);
+            columns.last = max64(columns.last, crop->left + crop->width - 1);
+        }
     }
-    if (picture->kind == RGB_PLANES) {
-        for (int c = 0; c < 3; c++)
-            rgb[c] = sample_row(&picture->planes[c], y, picture->box.left);
-        return;
-    }
-    if (picture->kind == RGB_PIXELS) {
-        stages->split_rgb(picture->pixels + (y - picture->box.top) * picture->stride, picture->box.width, rows);
-    } else {
-        const uint8_t *cb = chroma_row(picture, stages, &picture->planes[1], y, rows[3]);
-        const uint8_t *cr = chroma_row(picture, stages, &picture->planes[2], y, rows[4]);
-        stages->ycc_to_rgb(sample_row(&picture->planes[0], y, picture->box.left), cb, cr, picture->box.width, rows);
-    }
-    rgb[0] = rows[0], rgb[1] = rows[1], rgb[2] = rows[2];
+    return columns;
 }
 
-int share_colors(struct picture *picture, const struct stages *stages) {
-    const struct box box = picture->box;
-    if (picture->kind == GREY_PLANE)
-        return 1;
-    int64_t stride = round_up(box.width, 64) + 2 * ROW_PADDING;     /* rows have the padding that picture_row writes to */
-    uint8_t *memory = reserve(&picture->shared, &picture->shared_size, 3 * stride * box.height + ROW_PADDING);
-    if (memory == NULL || !prepare_rows(picture))
-        return 0;
-    for (int64_t y = 0; y < box.height; y++) {
-        const uint8_t *rgb[3];
-        for (int c = 0; c < 3; c++)
-            picture->rows[c] = memory + (c * box.height + y) * stride;
-        picture_row(picture, stages, box.top + y, rgb);
+void picture_row(const struct picture *picture, const struct stages *stages, int64_t y, const uint8_t *rgb[3]) {
+    const struct box *box = &picture->box;
+    if (picture->kind == GREY_PLANE) {
+        rgb[0] = rgb[1] = rgb[2] = sample_row(&picture->planes[0], y, box->left);
+        return;
     }
     for (int c = 0; c < 3; c++)
-        picture->planes[c] = (struct plane){memory + c * box.height * stride, stride, box.left, box.top, box.width, box.height};
-    picture->kind = RGB_PLANES;
-    return 1;
+        rgb[c] = picture->rows[c];
+    const struct span columns = columns_of(picture, y);
+    const int64_t left = columns.first, width = columns.last - left + 1, offset = left - box->left;
+    if (width <= 0)
+        return;
+    uint8_t *const rows[3] = {picture->rows[0] + offset, picture->rows[1] + offset, picture->rows[2] + offset};
+    if (picture->kind == RGB_PIXELS) {
+        stages->split_rgb(picture->pixels + (y - box->top) * picture->stride + 3 * offset, width, rows);
+        return;
+    }
+    const uint8_t *cb = chroma_row(picture, stages, &picture->planes[1], y, left, width, picture->rows[3]);
+    const uint8_t *cr = chroma_row(picture, stages, &picture->planes[2], y, left, width, picture->rows[4]);
+    stages->ycc_to_rgb(sample_row(&picture->planes[0], y, left), cb, cr, width, rows);
 }
 
 void free_picture(struct picture *picture) {
     free(picture->memory);
-    free(picture->shared);
-    picture->memory = picture->shared = NULL;
-    picture->size = picture->shared_size = 0;
+    picture->memory = NULL;
+    picture->size = 0;
 }

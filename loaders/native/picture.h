@@ -1,5 +1,5 @@
-/* The pixels under a crop, before the resize: as RGB in memory, or as planes of YCbCr that become
- * RGB row by row. */
+/* The pixels under the crops of an image, before the resize: as RGB in memory, or as planes of
+ * YCbCr. They become rows of R, G and B one at a time, so that these stay in the first-level cache. */
 
 #ifndef HARNESS_PICTURE_H
 #define HARNESS_PICTURE_H
@@ -11,7 +11,7 @@ struct box {
     int64_t left, top, width, height;
 };
 
-/* Decoded samples of a component: the part of it that a crop needs. */
+/* Decoded samples of a component: the part of it that the crops need. */
 struct plane {
     uint8_t *samples;           /* of (left, top); rows `stride` bytes apart, ROW_PADDING before and after them */
     int64_t stride;
@@ -19,32 +19,37 @@ struct plane {
     int64_t width, height;      /* of the whole component; samples beyond are padding of its blocks */
 };
 
-enum picture_kind { RGB_PIXELS, GREY_PLANE, YCC_PLANES, RGB_PLANES };
+enum picture_kind { RGB_PIXELS, GREY_PLANE, YCC_PLANES };
+
+/* Range of columns or rows. */
+struct span {
+    int64_t first, last;        /* empty if last < first */
+};
 
 struct picture {
     enum picture_kind kind;
-    struct box box;             /* crop under the box */
+    const struct box *crops;
+    int64_t num_crops;
+    struct box box;             /* the smallest one around all crops */
     const uint8_t *pixels;      /* RGB_PIXELS: of the box's first pixel */
     int64_t stride;
     struct plane planes[3];
     int halved_across, halved_down;     /* chroma has one sample for two of luma */
-    void *shared;               /* RGB_PLANES: memory of the planes */
-    size_t shared_size;
     uint8_t *rows[5];           /* scratch memory: R, G, B, and upsampled Cb, Cr, each as wide as the box with padding */
     void *memory;
     size_t size;
 };
 
+/* The crops of a picture, and the box around them. */
+void set_crops(struct picture *picture, const struct box *crops, int64_t num_crops);
+
 /* Make room in picture->rows for the picture's box. Returns 0 if memory is short. */
 int prepare_rows(struct picture *picture);
 
-/* Row y of the stored image, which is in the box, as rows of R, G and B from the box's left on.
- * `rgb` points to them until the next call; gray pictures have one row for all three. */
-void picture_row(struct picture *picture, const struct stages *stages, int64_t y, const uint8_t *rgb[3]);
-
-/* Turn the picture's box into RGB once, for several crops in it. Gray pictures stay as they are.
- * Returns 0 if memory is short. */
-int share_colors(struct picture *picture, const struct stages *stages);
+/* Row y of the stored image, which is in the box, as rows of R, G and B that begin at the box's left.
+ * They are defined under the crops. `rgb` points to them until the next call; gray pictures have one
+ * row for all three colors. */
+void picture_row(const struct picture *picture, const struct stages *stages, int64_t y, const uint8_t *rgb[3]);
 
 void free_picture(struct picture *picture);
 

@@ -1,4 +1,4 @@
-/* An indexed JPEG's planes under a crop: header, Huffman codes, inverse DCT.
+/* An indexed JPEG's planes under its crops: header, Huffman codes, inverse DCT.
  *
  * libjpeg reads the header and nothing else. Images that this file does not decode (other colors
  * than YCbCr and gray, other sampling than 4:4:4, 4:2:2, 4:4:0 and 4:2:0, narrow images) are
@@ -44,6 +44,22 @@ struct span span_of(int64_t first, int64_t last, int is_halved, int64_t size) {
     return (struct span){max64(first / 2 - 1, 0), min64(last / 2 + 1, size - 1)};
 }
 
+struct span blocks_of(const struct picture *picture, int component, int64_t y) {
+    const struct plane *plane = &picture->planes[component];
+    int across = component > 0 && picture->halved_across, down = component > 0 && picture->halved_down;
+    struct span blocks = {INT32_MAX, -1};
+    for (int64_t i = 0; i < picture->num_crops; i++) {
+        const struct box *crop = &picture->crops[i];
+        struct span rows = span_of(crop->top, crop->top + crop->height - 1, down, plane->height);
+        if (y < rows.first / 8 || y > rows.last / 8)
+            continue;
+        struct span columns = span_of(crop->left, crop->left + crop->width - 1, across, plane->width);
+        blocks.first = min64(blocks.first, columns.first / 8);
+        blocks.last = max64(blocks.last, columns.last / 8);
+    }
+    return blocks;
+}
+
 void repeat_borders(const struct plane *plane, int64_t num_rows, struct span columns) {
     for (int64_t y = 0; y < num_rows; y++) {
         uint8_t *row = plane->samples + y * plane->stride;
@@ -54,7 +70,7 @@ void repeat_borders(const struct plane *plane, int64_t num_rows, struct span col
     }
 }
 
-/* The inverse DCT of the blocks that the picture's box needs, to rows of samples. */
+/* The inverse DCT of the blocks that the picture's crops need, to rows of samples. */
 static void transform_plane(const struct stages *stages, const struct picture *picture, const struct box *part, int component,
                             const struct coefficients *coefficients, const JQUANT_TBL *quant, struct plane *plane) {
     const struct box *box = &picture->box;
@@ -62,14 +78,19 @@ static void transform_plane(const struct stages *stages, const struct picture *p
     struct span columns = span_of(box->left, box->left + box->width - 1, across, plane->width);
     struct span rows = span_of(box->top, box->top + box->height - 1, down, plane->height);
     int64_t part_left = part->left / (across ? 16 : 8), part_top = part->top / (down ? 16 : 8);     /* in blocks */
-    int64_t first = columns.first / 8, count = columns.last / 8 - first + 1, top = rows.first / 8, bottom = rows.last / 8;
+    int64_t left = columns.first / 8, top = rows.first / 8, bottom = rows.last / 8;
     int16_t table[DCTSIZE2];
     for (int k = 0; k < DCTSIZE2; k++)
         table[k] = (int16_t)quant->quantval[k];
-    plane->left = 8 * first, plane->top = 8 * top;
-    for (int64_t y = top; y <= bottom; y++)
-        stages->inverse_dct(coefficients->blocks + ((y - part_top) * coefficients->per_row + first - part_left) * DCTSIZE2, count,
-                            table, plane->samples + 8 * (y - top) * plane->stride, plane->stride);
+    plane->left = 8 * left, plane->top = 8 * top;
+    for (int64_t y = top; y <= bottom; y++) {
+        struct span blocks = blocks_of(picture, component, y);
+        if (blocks.first <= blocks.last)
+            stages->inverse_dct(
+                coefficients->blocks + ((y - part_top) * coefficients->per_row + blocks.first - part_left) * DCTSIZE2,
+                blocks.last - blocks.first + 1, table,
+                plane->samples + 8 * (y - top) * plane->stride + 8 * (blocks.first - left), plane->stride);
+    }
     if (across)
         repeat_borders(plane, 8 * (bottom - top + 1), columns);
 }
@@ -130,16 +151,15 @@ static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const stru
 /* Header and Huffman codes, to `coefficients`. Returns 0 if there is no index; errors end in a
  * longjmp. */
 static int decode_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory,
-                               const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
-                               struct picture *picture, struct box *part, struct coefficients coefficients[3]) {
+                               const uint8_t *blob, int64_t size, int64_t width, int64_t height, struct picture *picture,
+                               struct box *part, struct coefficients coefficients[3]) {
     j_decompress_ptr codec = &decoder->codec;
-    if (!open_indexed(decoder, blob, size, width, height, box, part))
+    if (!open_indexed(decoder, blob, size, width, height, picture->crops, picture->num_crops, &picture->box, part))
         return 0;
     if (decoder->errors.base.num_warnings != 0 || !is_ordinary(codec, &decoder->entropy, width) ||
         !make_tables(codec, &decoder->entropy))
         longjmp(decoder->errors.back, 1);
     picture->kind = codec->num_components == 1 ? GREY_PLANE : YCC_PLANES;
-    picture->box = *box;
     picture->halved_across = codec->num_components == 3 && codec->comp_info[0].h_samp_factor == 2;
     picture->halved_down = codec->num_components == 3 && codec->comp_info[0].v_samp_factor == 2;
     struct lanes lanes;
@@ -151,7 +171,7 @@ static int decode_coefficients(struct decoder *decoder, const struct stages *sta
 }
 
 int decode_planes(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
-                  int64_t size, int64_t width, int64_t height, const struct box *box, struct picture *picture) {
+                  int64_t size, int64_t width, int64_t height, struct picture *picture) {
     j_decompress_ptr codec = &decoder->codec;
     struct coefficients coefficients[3];
     struct box part;
@@ -159,7 +179,7 @@ int decode_planes(struct decoder *decoder, const struct stages *stages, struct p
         jpeg_abort_decompress(codec);
         return 0;
     }
-    if (!decode_coefficients(decoder, stages, memory, blob, size, width, height, box, picture, &part, coefficients))
+    if (!decode_coefficients(decoder, stages, memory, blob, size, width, height, picture, &part, coefficients))
         return 0;
     for (int c = 0; c < codec->num_components; c++) {
         struct plane *plane = &picture->planes[c];
@@ -176,8 +196,9 @@ int decode_huffman(struct decoder *decoder, const struct stages *stages, struct 
     struct coefficients coefficients[3];
     struct picture picture = {0};
     struct box part;
+    set_crops(&picture, box, 1);
     int done = setjmp(decoder->errors.back) == 0 &&
-               decode_coefficients(decoder, stages, memory, blob, size, width, height, box, &picture, &part, coefficients);
+               decode_coefficients(decoder, stages, memory, blob, size, width, height, &picture, &part, coefficients);
     jpeg_abort_decompress(&decoder->codec);
     return done;
 }

@@ -48,19 +48,18 @@ static void lay_out_weights(struct weights *weights, int64_t source, int64_t tar
 
 static void lay_out(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution, enum interpolation interpolation,
                     struct arena *arena) {
-    int64_t padded = round_up(resolution, 16) + ROW_PADDING;
+    resizer->stride = round_up(resolution, 32);     /* vector code works on 32 columns at a time */
     lay_out_weights(&resizer->across, width, resolution, interpolation, 1, arena);
     lay_out_weights(&resizer->down, height, resolution, interpolation, 0, arena);
     resizer->ring_rows = most_needed(height, resolution, interpolation);
-    resizer->ring = take(arena, resizer->ring_rows * 3 * padded * sizeof(int16_t));
+    resizer->ring = take(arena, resizer->ring_rows * 3 * resizer->stride * sizeof(int16_t));
     resizer->rows = take(arena, (resizer->ring_rows + 1) * sizeof(int16_t *));
-    for (int c = 0; c < 3; c++)
-        resizer->levels[c] = take(arena, padded);
-    resizer->pixels = take(arena, 3 * padded);
+    resizer->levels = take(arena, 3 * resizer->stride + ROW_PADDING);
+    resizer->pixels = take(arena, 3 * resizer->stride);
 }
 
-static int prepare(struct resizer *resizer, const struct stages *stages, int64_t width, int64_t height, int64_t resolution,
-                   enum interpolation interpolation, int flip) {
+int begin_resize(struct resizer *resizer, const struct stages *stages, int64_t width, int64_t height, int num_colors, int flip,
+                 int64_t resolution, enum interpolation interpolation, const struct output_format *format, void *output) {
     struct arena arena = {0};
     lay_out(resizer, width, height, resolution, interpolation, &arena);
     arena = (struct arena){reserve(&resizer->memory, &resizer->size, arena.used), 0};
@@ -73,16 +72,25 @@ static int prepare(struct resizer *resizer, const struct stages *stages, int64_t
     else
         fill_shuffles(&resizer->across);
     fill_weights(&resizer->down, height, resolution, interpolation, 0);
+    resizer->num_colors = num_colors;
+    resizer->resolution = resolution;
+    resizer->format = format;
+    resizer->output = output;
+    resizer->num_made = resizer->num_taken = resizer->slot = 0;
     return 1;
 }
 
-static void write_pixels(const struct resizer *resizer, const struct stages *stages, const uint8_t *const levels[3],
-                         int64_t resolution, const struct output_format *format, int64_t y, void *output) {
+static void write_pixels(const struct resizer *resizer, const struct stages *stages) {
+    const struct output_format *format = resizer->format;
+    const int64_t resolution = resizer->resolution, begin = resizer->num_made * resolution * 3;
+    const uint8_t *levels[3];
+    for (int c = 0; c < 3; c++)
+        levels[c] = resizer->levels + (resizer->num_colors == 3 ? c : 0) * resizer->stride;
     if (format->table == NULL) {
-        stages->join_rgb(levels, resolution, (uint8_t *)output + y * resolution * 3);
+        stages->join_rgb(levels, resolution, (uint8_t *)resizer->output + begin);
         return;
     }
-    uint16_t *row = (uint16_t *)output + y * resolution * 3;
+    uint16_t *row = (uint16_t *)resizer->output + begin;
     if (stages->to_float16 != NULL && format->shift != NULL) {
         stages->join_rgb(levels, resolution, resizer->pixels);
         stages->to_float16(resizer->pixels, resolution, format->shift, format->scale, row);
@@ -93,39 +101,29 @@ static void write_pixels(const struct resizer *resizer, const struct stages *sta
             row[3 * x + c] = format->table[256 * c + levels[c][x]];
 }
 
-int resize_picture(struct resizer *resizer, const struct stages *stages, struct picture *picture, int flip, int64_t resolution,
-                   enum interpolation interpolation, const struct output_format *format, void *output) {
-    const struct box *box = &picture->box;
-    if (!prepare(resizer, stages, box->width, box->height, resolution, interpolation, flip) || !prepare_rows(picture))
-        return 0;
-    const struct weights *across = &resizer->across, *down = &resizer->down;
-    const int num_colors = picture->kind == GREY_PLANE ? 1 : 3;
-    const int64_t padded = round_up(resolution, 16) + ROW_PADDING, ring_rows = resizer->ring_rows;
-    const uint8_t *levels[3] = {resizer->levels[0], resizer->levels[num_colors == 3 ? 1 : 0],
-                                resizer->levels[num_colors == 3 ? 2 : 0]};
-    const int16_t **rows = resizer->rows;
-    int64_t done = 0, slot = 0;     /* rows of the box that were resized across; place of the next one in the ring */
-    for (int64_t y = 0; y < resolution; y++) {
-        int64_t first = down->starts[y], count = down->counts[y];
-        for (; done < first + count; done++) {
-            const uint8_t *rgb[3];
-            picture_row(picture, stages, box->top + done, rgb);
-            for (int c = 0; c < num_colors; c++)
-                stages->resize_across(rgb[c], across, resizer->ring + (slot * 3 + c) * padded);
-            slot = slot + 1 < ring_rows ? slot + 1 : 0;
-        }
-        int64_t oldest = slot < count ? slot - count + ring_rows : slot - count;
-        for (int c = 0; c < num_colors; c++) {
-            for (int64_t k = 0, place = oldest; k < count; k++) {
-                rows[k] = resizer->ring + (place * 3 + c) * padded;
-                place = place + 1 < ring_rows ? place + 1 : 0;
-            }
-            rows[count] = rows[count - 1];      /* the second of a pair; its weight is 0 */
-            stages->resize_down(rows, down->values + y * down->stride, count, resolution, resizer->levels[c]);
-        }
-        write_pixels(resizer, stages, levels, resolution, format, y, output);
+/* The next output row, whose last source row is the last one in the ring. */
+static void make_row(struct resizer *resizer, const struct stages *stages) {
+    const int64_t ring_rows = resizer->ring_rows, slot = resizer->slot, count = resizer->down.counts[resizer->num_made];
+    const int16_t *values = resizer->down.values + resizer->num_made * resizer->down.stride, **rows = resizer->rows;
+    for (int64_t k = 0, place = slot < count ? slot - count + ring_rows : slot - count; k < count; k++) {
+        rows[k] = resizer->ring + place * 3 * resizer->stride;
+        place = place + 1 < ring_rows ? place + 1 : 0;
     }
-    return 1;
+    rows[count] = rows[count - 1];      /* the second of a pair; its weight is 0 */
+    stages->resize_down(rows, values, count, resizer->num_colors * resizer->stride, resizer->levels);
+    write_pixels(resizer, stages);
+    resizer->num_made++;
+}
+
+void resize_row(struct resizer *resizer, const struct stages *stages, const uint8_t *const rgb[3]) {
+    const struct weights *down = &resizer->down;
+    stages->resize_across(rgb, resizer->num_colors, &resizer->across, resizer->ring + resizer->slot * 3 * resizer->stride,
+                          resizer->stride);
+    resizer->slot = resizer->slot + 1 < resizer->ring_rows ? resizer->slot + 1 : 0;
+    resizer->num_taken++;
+    while (resizer->num_made < resizer->resolution &&
+           down->starts[resizer->num_made] + down->counts[resizer->num_made] <= resizer->num_taken)
+        make_row(resizer, stages);
 }
 
 void free_resizer(struct resizer *resizer) {
@@ -152,7 +150,7 @@ static inline void resize_few(const uint8_t *row, const struct weights *weights,
     }
 }
 
-void resize_across_scalar(const uint8_t *row, const struct weights *weights, int16_t *result) {
+static void resize_color(const uint8_t *row, const struct weights *weights, int16_t *result) {
     if (weights->most <= 4 && !weights->has_negative) {
         if (weights->most <= 2)
             resize_few(row, weights, 2, result);
@@ -170,6 +168,12 @@ void resize_across_scalar(const uint8_t *row, const struct weights *weights, int
             sum += values[k] * from[k];
         result[x] = clamp_row(sum);
     }
+}
+
+void resize_across_scalar(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
+                          int64_t stride) {
+    for (int64_t c = 0; c < num_colors; c++)
+        resize_color(rows[c], weights, result + c * stride);
 }
 
 /* Row by row within a few columns, which compilers vectorize. */
@@ -253,15 +257,18 @@ INLINE_AVX2 void resize_wide(const uint8_t *row, const struct weights *weights, 
 }
 
 TARGET_AVX2
-void resize_across_avx2(const uint8_t *row, const struct weights *weights, int16_t *result) {
-    if (!weights->is_narrow)
-        resize_wide(row, weights, result);
-    else if (weights->pairs == 1)
-        resize_narrow(row, weights, 1, result);
-    else if (weights->pairs == 2)
-        resize_narrow(row, weights, 2, result);
-    else
-        resize_narrow(row, weights, weights->pairs, result);
+void resize_across_avx2(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
+                        int64_t stride) {
+    for (int64_t c = 0; c < num_colors; c++, result += stride) {
+        if (!weights->is_narrow)
+            resize_wide(rows[c], weights, result);
+        else if (weights->pairs == 1)
+            resize_narrow(rows[c], weights, 1, result);
+        else if (weights->pairs == 2)
+            resize_narrow(rows[c], weights, 2, result);
+        else
+            resize_narrow(rows[c], weights, weights->pairs, result);
+    }
 }
 
 INLINE_AVX2 __m256i pair_of(const int16_t *values, int64_t pair) {

@@ -15,20 +15,30 @@ struct output_format {
 /* How pixels are weighted; as in loaders/interpolation.py. */
 enum interpolation { AREA, BILINEAR, BICUBIC };
 
+/* The resize of one crop, whose rows come one after another. */
 struct resizer {
     struct weights across, down;
-    int16_t *ring;              /* [ring_rows, 3, padded target] resized rows that are still needed */
-    int64_t ring_rows;
+    int num_colors;             /* 1: gray */
+    int64_t resolution;
+    const struct output_format *format;
+    void *output;
+    int64_t num_made;           /* output rows */
+    int64_t num_taken, slot;    /* rows of the crop; place of the next one in the ring */
+    int16_t *ring;              /* [ring_rows, 3, stride] resized rows that are still needed */
+    int64_t ring_rows, stride;
     const int16_t **rows;       /* those under an output row */
-    uint8_t *levels[3], *pixels;    /* an output row: of each color, and joined */
+    uint8_t *levels, *pixels;       /* an output row: [3, stride] of each color, and joined */
     void *memory;
     size_t size;
 };
 
-/* Resize the box of `picture` to output [resolution, resolution, 3], mirrored if `flip`. Returns 0
- * if memory is short. */
-int resize_picture(struct resizer *resizer, const struct stages *stages, struct picture *picture, int flip, int64_t resolution,
-                   enum interpolation interpolation, const struct output_format *format, void *output);
+/* Resize a crop of width x height pixels to output [resolution, resolution, 3], mirrored if `flip`,
+ * with the calls of resize_row that follow, one for each row. Returns 0 if memory is short. */
+int begin_resize(struct resizer *resizer, const struct stages *stages, int64_t width, int64_t height, int num_colors, int flip,
+                 int64_t resolution, enum interpolation interpolation, const struct output_format *format, void *output);
+
+/* Take the next row of the crop, and write the output rows that need no further one. */
+void resize_row(struct resizer *resizer, const struct stages *stages, const uint8_t *const rgb[3]);
 
 void free_resizer(struct resizer *resizer);
 

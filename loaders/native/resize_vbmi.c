@@ -25,30 +25,43 @@ INLINE_VBMI __m512i sum_window(const uint8_t *from, const uint8_t *shuffles, con
     return _mm512_srai_epi32(sum, ROUND_ACROSS);
 }
 
-/* 32 output pixels at a time; `pairs` is weights->pairs, a compile-time constant for its usual values. */
-INLINE_VBMI void resize_windows(const uint8_t *row, const struct weights *weights, int64_t pairs, int16_t *result) {
+/* 32 output pixels of each color at a time, so that colors share the tables. `num_colors` is a
+ * compile-time constant, and so is `pairs` (weights->pairs) for its usual values. */
+INLINE_VBMI void resize_windows(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
+                                int16_t *result, int64_t stride) {
     for (int64_t block = 0; block < (weights->target + 15) / 16; block += 2) {
         const uint8_t *shuffles = weights->shuffles + 64 * block * pairs;
         const int16_t *values = weights->pair_values + 32 * block * pairs;
-        __m512i low = sum_window(row + weights->bases[block], shuffles, values, pairs);
-        __m512i high = sum_window(row + weights->bases[block + 1], shuffles + 64 * pairs, values + 32 * pairs, pairs);
-        __m512i levels = in_order(_mm512_packs_epi32(low, high));
-        if (weights->has_negative)
-            levels = _mm512_max_epi16(_mm512_min_epi16(levels, _mm512_set1_epi16(MOST_ACROSS)), _mm512_setzero_si512());
-        _mm512_storeu_si512(result + 16 * block, levels);
+        for (int64_t c = 0; c < num_colors; c++) {
+            __m512i low = sum_window(rows[c] + weights->bases[block], shuffles, values, pairs);
+            __m512i high = sum_window(rows[c] + weights->bases[block + 1], shuffles + 64 * pairs, values + 32 * pairs, pairs);
+            __m512i levels = in_order(_mm512_packs_epi32(low, high));
+            if (weights->has_negative)
+                levels = _mm512_max_epi16(_mm512_min_epi16(levels, _mm512_set1_epi16(MOST_ACROSS)), _mm512_setzero_si512());
+            _mm512_storeu_si512(result + c * stride + 16 * block, levels);
+        }
     }
 }
 
-TARGET_VBMI
-void resize_across_vbmi(const uint8_t *row, const struct weights *weights, int16_t *result) {
-    if (!weights->is_narrow)
-        resize_across_avx2(row, weights, result);
-    else if (weights->pairs == 1)
-        resize_windows(row, weights, 1, result);
+INLINE_VBMI void resize_colors(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
+                               int64_t stride) {
+    if (weights->pairs == 1)
+        resize_windows(rows, num_colors, weights, 1, result, stride);
     else if (weights->pairs == 2)
-        resize_windows(row, weights, 2, result);
+        resize_windows(rows, num_colors, weights, 2, result, stride);
     else
-        resize_windows(row, weights, weights->pairs, result);
+        resize_windows(rows, num_colors, weights, weights->pairs, result, stride);
+}
+
+TARGET_VBMI
+void resize_across_vbmi(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
+                        int64_t stride) {
+    if (!weights->is_narrow)
+        resize_across_avx2(rows, num_colors, weights, result, stride);
+    else if (num_colors == 3)
+        resize_colors(rows, 3, weights, result, stride);
+    else
+        resize_colors(rows, 1, weights, result, stride);
 }
 
 INLINE_VBMI __m512i pair_of(const int16_t *values, int64_t pair) {

@@ -71,8 +71,9 @@ struct stages {
     void (*split_rgb)(const uint8_t *pixels, int64_t count, uint8_t *const rgb[3]);
     void (*join_rgb)(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels);
 
-    /* The resize: a row of levels to int16 [target] in units of 1 / 128 level; then weighted sums of such rows to levels. */
-    void (*resize_across)(const uint8_t *row, const struct weights *weights, int16_t *result);
+    /* The resize: rows of levels, of 1 or 3 colors, to int16 [colors, stride] in units of 1 / 128 level; then weighted sums of
+     * `count` columns of such rows to levels. Columns from target to stride are undefined. */
+    void (*resize_across)(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result, int64_t stride);
     void (*resize_down)(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result);
 
     /* float16 bits of (level - shift[c]) * scale[c] in float32 for `count` RGB pixels; NULL: this set has no conversion. */
@@ -106,14 +107,21 @@ const struct stages *stages_of(enum isa isa);
     void ycc_to_rgb_##isa(const uint8_t *, const uint8_t *, const uint8_t *, int64_t, uint8_t *const[3]); \
     void split_rgb_##isa(const uint8_t *, int64_t, uint8_t *const[3]); \
     void join_rgb_##isa(const uint8_t *const[3], int64_t, uint8_t *); \
-    void resize_across_##isa(const uint8_t *, const struct weights *, int16_t *); \
+    void resize_across_##isa(const uint8_t *const[], int64_t, const struct weights *, int16_t *, int64_t); \
     void resize_down_##isa(const int16_t *const *, const int16_t *, int64_t, int64_t, uint8_t *); \
     void to_float16_##isa(const uint8_t *, int64_t, const float[3], const float[3], uint16_t *);
 
 DECLARE_STAGES(scalar)
 #if HAS_AVX2
 DECLARE_STAGES(avx2)
-void resize_across_vbmi(const uint8_t *, const struct weights *, int16_t *);
+void inverse_dct_vbmi(const int16_t *, int64_t, const int16_t *, uint8_t *, int64_t);
+int read_dct_row_vbmi(const struct dct_image *, int, int64_t, int64_t, int64_t, int16_t *, uint8_t *, int64_t);
+void upsample_h2v1_vbmi(const uint8_t *, int64_t, uint8_t *);
+void upsample_h2v2_vbmi(const uint8_t *, const uint8_t *, int64_t, uint8_t *);
+void ycc_to_rgb_vbmi(const uint8_t *, const uint8_t *, const uint8_t *, int64_t, uint8_t *const[3]);
+void split_rgb_vbmi(const uint8_t *, int64_t, uint8_t *const[3]);
+void join_rgb_vbmi(const uint8_t *const[3], int64_t, uint8_t *);
+void resize_across_vbmi(const uint8_t *const[], int64_t, const struct weights *, int16_t *, int64_t);
 void resize_down_vbmi(const int16_t *const *, const int16_t *, int64_t, int64_t, uint8_t *);
 int read_dct_row_slow_pdep(const struct dct_image *, int, int64_t, int64_t, int64_t, int16_t *, uint8_t *, int64_t);
 #endif

@@ -13,8 +13,7 @@
  */
 
 #include "stages.h"
-
-enum { FIX_1_402 = 91881, FIX_1_772 = 116130, FIX_0_344 = 22554, FIX_0_714 = 46802, HALF = 32768, ONE = 65536 };
+#include "upsample_color.h"
 
 void upsample_h2v1_scalar(const uint8_t *near, int64_t count, uint8_t *row) {
     for (int64_t i = 0; i < count; i++) {

@@ -1,28 +1,48 @@
-/* Turn a stored image into its crops; the area under all of them is decoded once. */
+/* Turn a stored image into its crops; the area under them is decoded once. */
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "worker.h"
 
-/* The smallest box around n boxes. */
-static struct box around(const struct box *boxes, int64_t n) {
-    int64_t left = boxes[0].left, top = boxes[0].top, right = left + boxes[0].width, bottom = top + boxes[0].height;
-    for (int64_t i = 1; i < n; i++) {
-        left = min64(left, boxes[i].left);
-        top = min64(top, boxes[i].top);
-        right = max64(right, boxes[i].left + boxes[i].width);
-        bottom = max64(bottom, boxes[i].top + boxes[i].height);
+int reserve_resizers(struct worker *worker, int64_t num_resizers) {
+    if (num_resizers <= worker->num_resizers)
+        return 1;
+    struct resizer *more = realloc(worker->resizers, num_resizers * sizeof *more);
+    if (more == NULL)
+        return 0;
+    memset(more + worker->num_resizers, 0, (num_resizers - worker->num_resizers) * sizeof *more);
+    worker->resizers = more;
+    worker->num_resizers = num_resizers;
+    return 1;
+}
+
+int resize_crops(struct worker *worker, const struct stages *stages) {
+    struct picture *picture = &worker->picture;
+    const struct box *box = &picture->box;
+    if (!prepare_rows(picture))
+        return 0;
+    for (int64_t y = box->top; y < box->top + box->height; y++) {
+        const uint8_t *rgb[3];
+        picture_row(picture, stages, y, rgb);
+        for (int64_t i = 0; i < picture->num_crops; i++) {
+            const struct box *crop = &picture->crops[i];
+            const int64_t offset = crop->left - box->left;
+            if (crop->top <= y && y < crop->top + crop->height)
+                resize_row(&worker->resizers[i], stages, (const uint8_t *[3]){rgb[0] + offset, rgb[1] + offset, rgb[2] + offset});
+        }
     }
-    return (struct box){left, top, right - left, bottom - top};
+    return 1;
 }
 
 static enum image_error make_image(struct worker *worker, const struct job *job, int64_t number) {
     const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
     const uint8_t *blob = job->file + job->offsets[row];
-    const struct box *boxes = job->boxes + number * num_crops, all = around(boxes, num_crops);
     int64_t size = job->sizes[row], width = job->widths[row], height = job->heights[row];
     enum image_error complaint = NONE;
     struct picture *picture = &worker->picture;
+    set_crops(picture, job->boxes + number * num_crops, num_crops);
+    const struct box all = picture->box;
     struct box part = {0, 0, width, height};
     const uint8_t *pixels = blob;
     int has_planes = 0;
@@ -35,7 +55,7 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
         if (!reserve_blob(worker->decoder, size))
             return OUT_OF_MEMORY;
         has_planes = !job->stages->leaves_jpeg &&
-                     decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, &all, picture);
+                     decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, picture);
         if (!has_planes) {
             if (!reserve_pixels(worker->decoder, width * height))
                 return OUT_OF_MEMORY;
@@ -45,26 +65,28 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
         }
     }
     if (job->modes[row] == DCT) {
-        has_planes = decode_dct(job->stages, &worker->planes, blob, size, width, height, &all, picture);
+        has_planes = decode_dct(job->stages, &worker->planes, blob, size, width, height, picture);
         if (!has_planes)
             return DAMAGED;
     }
     if (!has_planes) {
         picture->kind = RGB_PIXELS;
-        picture->box = all;
         picture->stride = 3 * part.width;
         picture->pixels = pixels + (all.top - part.top) * picture->stride + 3 * (all.left - part.left);
     }
-    if (num_crops > 1 && !share_colors(picture, job->stages))
+    const int64_t image_bytes = job->resolution * job->resolution * 3 * (job->format.table == NULL ? 1 : 2);
+    if (!reserve_resizers(worker, num_crops))
         return OUT_OF_MEMORY;
-    int64_t image_bytes = job->resolution * job->resolution * 3 * (job->format.table == NULL ? 1 : 2);
     for (int64_t i = 0; i < num_crops; i++) {
-        picture->box = boxes[i];
-        int64_t place = number * num_crops + i;
-        if (!resize_picture(&worker->resizer, job->stages, picture, job->flips[place], job->resolution, job->interpolation, &job->format,
-                            (uint8_t *)job->output + place * image_bytes))
+        const struct box *crop = &picture->crops[i];
+        const int64_t place = number * num_crops + i;
+        if (!begin_resize(&worker->resizers[i], job->stages, crop->width, crop->height, picture->kind == GREY_PLANE ? 1 : 3,
+                          job->flips[place], job->resolution, job->interpolation, &job->format,
+                          (uint8_t *)job->output + place * image_bytes))
             return OUT_OF_MEMORY;
     }
+    if (!resize_crops(worker, job->stages))
+        return OUT_OF_MEMORY;
     return complaint;
 }
 
@@ -78,6 +100,8 @@ void free_worker(struct worker *worker) {
     free(worker->planes.blocks);
     free(worker->planes.samples);
     free_picture(&worker->picture);
-    free_resizer(&worker->resizer);
+    for (int64_t i = 0; i < worker->num_resizers; i++)
+        free_resizer(&worker->resizers[i]);
+    free(worker->resizers);
     *worker = (struct worker){0};
 }

@@ -35,8 +35,16 @@ struct worker {
     struct decoder *decoder;
     struct planes_memory planes;
     struct picture picture;
-    struct resizer resizer;
+    struct resizer *resizers;       /* [num_resizers], one for each crop of an image */
+    int64_t num_resizers;
 };
+
+/* Make the first `num_resizers` of worker->resizers. Returns 0 if memory is short. */
+int reserve_resizers(struct worker *worker, int64_t num_resizers);
+
+/* Resize the crops of worker->picture with the worker's resizers, which have begun. Returns 0 if
+ * memory is short. */
+int resize_crops(struct worker *worker, const struct stages *stages);
 
 /* Make the crops of one image of the job, and set its error code. */
 void work_on(struct worker *worker, const struct job *job, int64_t number);

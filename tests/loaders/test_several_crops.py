@@ -2,15 +2,19 @@
 
 import dataclasses
 import importlib.util
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from loaders import kernel, open_loader
+from loaders import kernel, kernel_c, open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_betons import jpeg, photo, write_beton
+from writers.beton.encoding import DCT, JPEG, RAW
+from writers.dct.blob import from_jpeg
 from writers.errors import UserError
 from writers.jpeg.restart_index import add_restart_index
 
@@ -69,6 +73,62 @@ def test_of_indexed_images_only_what_the_crops_need_is_decoded_to_the_same_pixel
     plan = plan_of(beton, crop_scale=(0.05, 0.2), crops_per_image=4)
     slow, _ = whole_epoch(dataclasses.replace(plan, backend="reference"))
     assert torch.equal(whole_epoch(plan)[0], slow)
+
+
+# In an image of 150 x 110 pixels: far apart, so that rows and blocks between them are not needed;
+# nested; at odd places; at borders; and of one pixel.
+PLACES = [
+    [[0, 0, 31, 20], [119, 80, 31, 30]],
+    [[119, 3, 30, 20], [1, 77, 40, 33], [60, 40, 9, 9]],
+    [[10, 10, 100, 90], [33, 41, 20, 17]],
+    [[0, 0, 150, 110], [149, 109, 1, 1], [0, 50, 1, 60]],
+    [[71, 13, 8, 8], [5, 13, 7, 9], [101, 60, 49, 3]],
+]
+
+
+def stored_forms(sampling: str) -> list[tuple[int, bytes]]:
+    pixels = photo(150, 110, seed=3)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=88, subsampling=sampling)
+    blob = buffer.getvalue()
+    return [
+        (JPEG, blob),
+        (JPEG, add_restart_index(blob)),
+        (DCT, from_jpeg(blob)),
+        (RAW, pixels.tobytes()),
+    ]
+
+
+@pytest.mark.skipif(
+    not built or importlib.util.find_spec("writers._kernel") is None,
+    reason="the package's C parts were not built",
+)
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("name", kernel_c.instruction_sets())
+def test_crops_far_apart_or_nested_are_what_they_are_alone(name, sampling):
+    pool, none = kernel_c.Pool(1, name), np.empty((0, 256), np.float16)
+
+    def crops_of(mode: int, blob: bytes, boxes: list[list[int]], flips: list[bool]) -> np.ndarray:
+        output = np.full((1, len(boxes), 40, 40, 3), 99, np.uint8)
+        error_codes = np.ones(1, np.uint8)
+        file = np.frombuffer(blob + bytes(512), np.uint8)
+        columns = kernel_c.file_columns(
+            *(np.array([value]) for value in (0, len(blob), mode, 150, 110))
+        )
+        pool.make_batch(
+            file, None, columns, np.array(boxes), np.array(flips), output, error_codes, none
+        )
+        assert not error_codes.any()
+        return output[0]
+
+    for mode, blob in stored_forms(sampling):
+        # Leaves other pixels in the memory that images are decoded to.
+        crops_of(mode, blob, [[0, 0, 150, 110]], [False])
+        for boxes in PLACES:
+            flips = [number % 2 == 1 for number in range(len(boxes))]
+            together = crops_of(mode, blob, boxes, flips)
+            for number, (box, flip) in enumerate(zip(boxes, flips, strict=True)):
+                assert np.array_equal(together[number], crops_of(mode, blob, [box], [flip])[0])
 
 
 def test_each_batch_size_and_type_has_the_same_crops(betons):

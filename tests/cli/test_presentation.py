@@ -103,7 +103,7 @@ def test_durations(value: float, text: str):
 def test_a_mistyped_model_path_and_missing_images_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from harness.cli.commands.score import load_model
+    from harness.cli.commands._model_and_images import load_model
     from harness.modeling import classifier
     from harness.system.folders import Folders
 

@@ -4,7 +4,6 @@ Scores are those of the recipe's models (`by: reference`), or of a CSV file. For
 in `writers/subset/formulas/`.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -160,7 +159,7 @@ class LabelMapping(Step):
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
         scores = _class_scores(self.request, self.label_mapping, selection, context)
-        ranked = _ranked(scores, selection.classes)
+        ranked = scores.ranked(selection.classes)
         return selection.keep(set(ranked[: _count(self.label_mapping.keep, len(ranked))]))
 
 
@@ -253,7 +252,7 @@ class Influence(Step):
         if settings.drop == "negative":
             bound = scores.high_95 if settings.certain else scores.value
             return selection.keep({name for name in selection.classes if not bound[name] < 0})
-        ranked = _ranked(scores, selection.classes)
+        ranked = scores.ranked(selection.classes)
         if settings.keep is not None:
             return selection.keep(set(ranked[: _count(settings.keep, len(ranked))]))
         assert settings.drop is not None
@@ -335,11 +334,6 @@ def _of_recipe(request: ScoreRequest, context: SubsetContext) -> ClassScores | I
             "Use it in a recipe with `selection:`, or give a CSV file of scores: by: FILE.",
         )
     return context.scores[request.role]
-
-
-def _ranked(scores: ClassScores, classes: Sequence[str]) -> list[str]:
-    """Order classes by score, the highest first, then by name."""
-    return sorted(classes, key=lambda name: (-scores.value[name], name))
 
 
 def _count(amount: int | float | str, number: int) -> int:

@@ -7,8 +7,8 @@ high; an image is hard if its score is high.
 import csv
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,12 +49,27 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Score of each class, and the ends of its 95 % interval; NaN is no interval."""
+    """Score of each class, and the ends of its 95 % interval; NaN is no interval.
+
+    Attributes:
+        value: class -> score; higher is better.
+        low_95: class -> lower end.
+        high_95: class -> upper end.
+        source: where the scores are from.
+        tie_break: class -> number that orders equal scores, higher is better. Empty: by name only.
+    """
 
     value: Mapping[str, float]
     low_95: Mapping[str, float]
     high_95: Mapping[str, float]
-    source: str  # where the scores are from
+    source: str
+    tie_break: Mapping[str, float] = field(default_factory=dict)
+
+    def ranked(self, classes: Collection[str]) -> list[str]:
+        """Order classes by score, the highest first, then by tie-break, then by name."""
+        return sorted(
+            classes, key=lambda name: (-self.value[name], -self.tie_break.get(name, 0.0), name)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,21 +122,22 @@ Scores = ClassScores | ImageScores
 
 
 def read_class_scores(path: Path) -> ClassScores:
-    """Read a CSV file with the columns class, score and, if known, low_95 and high_95.
+    """Read a CSV file with the columns class, score and, if known, low_95, high_95, tie_break.
 
     Raises:
         UserError: names the line that is not a class with numbers.
     """
-    rows = _read(path, ("class", "score"), ("low_95", "high_95"))
-    nothing = {name: math.nan for name in rows}
-    low, high = (
-        {name: values[column] for name, values in rows.items()}
-        if all(column in values for values in rows.values())
-        else nothing
-        for column in ("low_95", "high_95")
-    )
+    rows = _read(path, ("class", "score"), ("low_95", "high_95", "tie_break"))
+
+    def column(name: str, default: float) -> dict[str, float]:
+        return {key: values.get(name, default) for key, values in rows.items()}
+
     return ClassScores(
-        {name: values["score"] for name, values in rows.items()}, low, high, str(path)
+        column("score", math.nan),
+        column("low_95", math.nan),
+        column("high_95", math.nan),
+        str(path),
+        column("tie_break", 0.0),
     )
 
 

@@ -81,8 +81,8 @@ def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | N
     Raises:
         UserError: nothing has this name, or the stage has no model.
     """
+    from harness.cli.commands._model_and_images import load_model
     from harness.cli.commands.logs import find_stage
-    from harness.cli.commands.score import load_model
     from harness.modeling import classifier
     from harness.runner import result
     from writers import names

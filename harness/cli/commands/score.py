@@ -11,11 +11,7 @@ from harness.cli.options import folder_options
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
-    from harness.modeling.classifier import Classifier
     from harness.transfer.features import Features
-
-
-WEIGHT_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 @click.command(
@@ -111,6 +107,7 @@ def command(
     harness score --model robust.pt --dataset pets --source pets/ --scores knn
     """
     from harness.cli import console
+    from harness.cli.commands._model_and_images import load_model, write_betons
     from harness.system import environment
     from harness.system.gpu import select_gpu
     from harness.transfer import score
@@ -124,7 +121,7 @@ def command(
     for name in wanted:
         score.find(name)  # raises before anything is written
     classifier, about = load_model(model_name, folders)
-    betons = _write_betons(dataset, source, protocol, folders)
+    betons = write_betons(dataset, source, protocol, folders)
     select_gpu(device)
     classifier = classifier.to(device)
 
@@ -205,82 +202,3 @@ def command(
         )
         for remark in result["remarks"]:
             terminal.print(f"  {remark}")
-
-
-def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
-    """Load a model.pt, or a model with packaged or downloaded weights."""
-    from harness.config.model import ModelSettings
-    from harness.modeling import classifier
-    from harness.modeling.pretrained import load_pretrained
-    from writers import names
-    from writers.errors import UserError
-
-    path = Path(name).expanduser()
-    if path.is_file():
-        return classifier.load(path)
-    if path.suffix in WEIGHT_ENDINGS or name.startswith((".", "~", "/")):
-        near = names.nearest(path.name, [file.name for file in path.parent.glob("*.pt")])
-        raise UserError(
-            f"There is no model file {name}.",
-            f"Did you mean {' or '.join(near)}?"
-            if near
-            else "Give a model.pt, or a model's name; see harness ls models.",
-        )
-    adopted = load_pretrained(ModelSettings(name=name), folders.raw / "weights")
-    return adopted.model, adopted.about
-
-
-def _write_betons(
-    dataset: str, source: Path | None, protocol: str | None, folders: Folders
-) -> dict[str, Path]:
-    """Write the missing betons of the dataset; return split -> path."""
-    from harness.cli import console
-    from harness.config.data import DataSettings
-    from harness.config.raw_paths import raw_path
-    from harness.system import environment
-    from writers import names
-    from writers.beton.encoding import Encoding
-    from writers.beton.store import open_beton
-    from writers.beton.write import write_split
-    from writers.dataset import SplitSettings, open_dataset
-    from writers.errors import UserError
-    from writers.subset.spec import everything
-
-    settings = DataSettings(
-        dataset=dataset,
-        path=str(source.expanduser().absolute()) if source else None,
-        protocol=protocol,
-    )
-    path = raw_path(settings, folders.raw)
-    if source is None and not path.exists() and path.with_suffix(".tar").is_file():
-        path = path.with_suffix(".tar")
-    spec = names.find("writers.datasets", settings.dataset, "dataset").SPEC
-    if not spec.generated and not path.exists():
-        raise UserError(
-            f"The images of {dataset} are not at {path}."
-            + (f" {spec.title}: {spec.where}" if settings.dataset != "folder" else ""),
-            "Put them there, or pass --source PATH or --raw-dir DIR.",
-        )
-    opened = open_dataset(settings.dataset, path, SplitSettings(protocol=protocol))
-    folder = folders.data / f"{settings.label}{f'-{protocol}' if protocol else ''}-all"
-    written = {}
-    for split, examples in opened.splits.items():
-        if not examples:
-            continue
-        written[split] = folder / f"{split}.beton"
-        try:
-            is_complete = open_beton(written[split]).manifest.num_samples == len(examples)
-        except UserError:
-            is_complete = False
-        if not is_complete:
-            with console.progress(f"write {split}") as report:
-                write_split(
-                    opened,
-                    split,
-                    everything(opened.classes),
-                    Encoding(),
-                    written[split],
-                    progress=report,
-                    num_threads=environment.num_cores(),
-                )
-    return written

@@ -1,0 +1,356 @@
+"""Which source classes matter for one's own photographs, by label mapping."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli import completion
+from harness.cli.options import folder_options
+from harness.system.folders import Folders
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harness.modeling.classifier import Classifier
+    from writers.subset.scores import ClassScores
+
+SEEN_SPLITS = ("train", "val")  # test images take no part in a selection
+
+
+@click.command(short_help="Which source classes matter for your photographs; writes a subset.")
+@click.option(
+    "--target",
+    required=True,
+    metavar="DIR|TAR|NAME",
+    shell_complete=completion.datasets,
+    help="Class folders of photographs, a tar of them, or a dataset; see harness ls datasets.",
+)
+@click.option(
+    "--surrogate",
+    required=True,
+    metavar="MODEL",
+    help="A model of the source classes: a model.pt, efficientnet_lite0, or torchvision/NAME or "
+    "timm/NAME with weights at hand.",
+)
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.8,
+    show_default=True,
+    help="Fraction of the source classes to keep.",
+)
+@click.option(
+    "--source-beton",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Train beton of the source, to count the images that are saved. Default: every class "
+    "counts equally.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.yaml",
+    help="File of the subset. Default: <target>-<percent>.yaml in this folder.",
+)
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.csv",
+    help="Also write the score of every class, for the step label_mapping: {by: FILE.csv}.",
+)
+@click.option(
+    "--show",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Number of classes to print.",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Resolution of the images. Default: the model's own.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Images per batch.",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda:0",
+    help="Device of the model.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the score of every class.")
+@folder_options
+def command(
+    target: str,
+    surrogate: str,
+    keep: float,
+    source_beton: Path | None,
+    out: Path | None,
+    csv_file: Path | None,
+    show: int,
+    resolution: int | None,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+    folders: Folders,
+) -> None:
+    """Rank source classes by the photographs that a model takes for them.
+
+    The first are kept, and written as a subset.
+
+    The model sees each train and val image once; test images take no part.
+
+    \b
+    Example:
+    harness which-classes --target my-photos \\
+        --surrogate efficientnet_lite0 --keep 0.8
+    """
+    from harness.cli.commands._model_and_images import load_model, write_betons
+    from harness.system.gpu import select_gpu
+    from writers.subset.formulas.label_mapping import num_mapped, scores_of
+    from writers.text_names import printable
+
+    dataset, images = _images_of(target, folders)
+    label = printable(images.name.split(".")[0] if images is not None else dataset)
+    file = _free_file(out or Path(f"{label}-{round(100 * keep)}.yaml"))
+    model, about = load_model(surrogate, folders)
+    classes = _source_classes(surrogate, about)
+    betons = write_betons(dataset, images, None, folders, SEEN_SPLITS)
+    select_gpu(device)
+    probs = _probabilities(
+        model.to(device), about, list(betons.values()), resolution, batch_size, device
+    )
+    source = (
+        f"label mapping of {len(probs):,} train and val images of {label} by {printable(surrogate)}"
+    )
+    scores = scores_of([probs], classes, source)
+    ranked = scores.ranked(classes)
+    kept = set(ranked[: max(1, int(keep * len(classes) + 0.5))])
+    counts = dict(zip(classes, num_mapped(probs).tolist(), strict=True))
+    saved = _saved(classes, kept, source_beton)
+    digest = _write_subset(file, [name for name in classes if name in kept], source, about, betons)
+    if csv_file is not None:
+        _write_scores(csv_file, scores, ranked)
+    if as_json:
+        record = {
+            "target": label,
+            "surrogate": surrogate,
+            "num_images": len(probs),
+            "num_classes": len(classes),
+            "num_kept": len(kept),
+            "num_seen": sum(count > 0 for count in counts.values()),
+            "saved": saved,
+            "file": str(file),
+            "digest": digest,
+            "classes": [
+                {"class": name, "images": counts[name], "probability": scores.tie_break[name]}
+                for name in ranked
+            ],
+        }
+        click.echo(json.dumps(record, indent=1))
+        return
+    _print(scores, ranked, counts, len(kept), show)
+    is_counted = source_beton is not None
+    click.echo(
+        f"Pretraining on them needs {'' if is_counted else 'about '}{100 * saved:.0f} % fewer "
+        "images per epoch, and as much less time at an equal number of epochs"
+        + ("." if is_counted else ", if classes have equal numbers of images.")
+    )
+    click.echo(f"{file}: {len(kept)} classes, digest {digest}")
+
+
+def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
+    """Find the photographs: a path, a path below the raw folder, or the name of a dataset.
+
+    Returns:
+        The dataset, and the path of its images if it is no dataset with a place of its own.
+    """
+    from writers import names
+    from writers.errors import UserError
+
+    for path in (Path(target).expanduser(), folders.raw / target, folders.raw / f"{target}.tar"):
+        if path.exists() and (path.is_dir() or ".tar" in path.name):
+            return "folder", path
+    if names.normalize(target) in names.names("writers.datasets"):
+        return names.normalize(target), None
+    near = names.nearest(target, names.names("writers.datasets"))
+    raise UserError(
+        f"There are no images at {target}, and no dataset of that name.",
+        f"Did you mean {' or '.join(near)}?" if near else "Name a folder, a tar, or a dataset.",
+    )
+
+
+def _free_file(file: Path) -> Path:
+    """Return the file. Raises UserError if it exists or is no .yaml."""
+    from writers.errors import UserError
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file} does not end in .yaml.", f"Name it {file.stem}.yaml.")
+    if file.exists():
+        raise UserError(f"{file} already exists.", "Remove it, or name another with --out.")
+    return file
+
+
+def _source_classes(surrogate: str, about: dict[str, Any]) -> list[str]:
+    """Names of the surrogate's classes. Raises UserError if it has no head for them."""
+    from writers.errors import UserError
+
+    if not about.get("has_head", True) or not about.get("classes"):
+        raise UserError(
+            f"{surrogate} has no head for source classes, which label mapping counts.",
+            "Name a model with one, or select clusters by the step feature_mapping in a recipe.",
+        )
+    return list(about["classes"])
+
+
+def _probabilities(
+    model: "Classifier",
+    about: dict[str, Any],
+    betons: Sequence[Path],
+    resolution: int | None,
+    batch_size: int,
+    device: str,
+) -> "np.ndarray":
+    """Probabilities of the source classes for every image, float32 [N, C]."""
+    import numpy as np
+
+    from harness.cli import console
+    from harness.system import environment
+    from harness.train.loader_plans import choose_interpolation
+    from harness.transfer.features import extract
+    from loaders import open_loader
+    from loaders.plan import LoaderPlan
+
+    collected = []
+    for beton in betons:
+        plan = LoaderPlan(
+            beton,
+            batch_size,
+            model.fixed_size or resolution or about["resolution"],
+            center_fraction=about.get("eval_crop") or 224 / 256,
+            interpolation=choose_interpolation("auto", about),
+            device=device,
+            num_threads=environment.num_cores(),
+        )
+        with open_loader(plan) as loader, console.progress(f"look at {beton.stem}") as report:
+            features = extract(
+                model,
+                loader,
+                device=device,
+                precision="float32",
+                after_batch=partial(_report, report, loader.num_samples),
+            )
+        assert features.probs is not None
+        collected.append(features.probs)
+    return np.concatenate(collected)
+
+
+def _report(report: Callable[[int, int], None], total: int, done: int) -> None:
+    report(done, total)
+
+
+def _saved(classes: Sequence[str], kept: set[str], source_beton: Path | None) -> float:
+    """Fraction of the source's training images that the subset leaves out.
+
+    Raises:
+        UserError: the beton lacks a class.
+    """
+    from harness.cli.commands._betons import training_images
+    from writers.beton.store import open_beton
+    from writers.errors import UserError
+
+    counts = dict.fromkeys(classes, 1)
+    if source_beton is not None:
+        counts = training_images(open_beton(source_beton)) or counts
+    if missing := [name for name in classes if name not in counts]:
+        raise UserError(
+            f"{source_beton} lacks {len(missing)} classes of the surrogate, such as {missing[0]}.",
+            "Name the train beton of the surrogate's source.",
+        )
+    total = sum(counts[name] for name in classes)
+    return 1 - sum(counts[name] for name in kept) / total
+
+
+def _write_subset(
+    file: Path,
+    kept: Sequence[str],
+    source: str,
+    about: dict[str, Any],
+    betons: dict[str, Path],
+) -> str:
+    """Write the subset with its origin in comments; returns its digest."""
+    from harness.system.atomic_write import write_atomically
+    from writers.beton.store import open_beton
+    from writers.subset.spec import read_spec, resolve
+
+    manifests = {split: open_beton(beton).manifest for split, beton in betons.items()}
+    weights = about.get("sha256") or about.get("stage")
+    origin = [
+        f"{len(kept)} classes: {source}",
+        *([f"weights of the surrogate: {weights}"] if weights else []),
+        *(
+            f"{split}: {manifest.num_samples} images, sha256 {manifest.sha256}"
+            for split, manifest in manifests.items()
+        ),
+    ]
+    text = "".join(f"# {line}\n" for line in origin)
+    text += "classes:\n" + "".join(f"  - {json.dumps(name)}\n" for name in kept)
+    write_atomically(file, text.encode())
+    return resolve(read_spec(file), kept).digest
+
+
+def _write_scores(file: Path, scores: "ClassScores", ranked: Sequence[str]) -> None:
+    import csv
+    import io
+
+    from harness.system.atomic_write import write_atomically
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("class", "score", "tie_break"))
+    writer.writerows((name, scores.value[name], scores.tie_break[name]) for name in ranked)
+    write_atomically(file, f"# {scores.source}\n{buffer.getvalue()}".encode())
+
+
+def _print(
+    scores: "ClassScores",
+    ranked: Sequence[str],
+    counts: dict[str, int],
+    num_kept: int,
+    num_shown: int,
+) -> None:
+    """Print the first classes, and what the ranking is based on."""
+    from writers.subset import wordnet
+    from writers.text_names import printable
+
+    click.echo(f"{scores.source[:1].upper()}{scores.source[1:]}:")
+    total = sum(counts.values())
+    for place, name in enumerate(ranked[: min(num_shown, num_kept)], 1):
+        words = f"  {wordnet.words(name)}" if wordnet.words(name) else ""
+        click.echo(
+            f"  {place:4}  {counts[name]:6,}  {100 * counts[name] / total:5.1f} %  "
+            f"{printable(name)}{words}"
+        )
+    seen = [name for name in ranked if counts[name]]
+    covered = sum(counts[name] for name in ranked[:num_kept])
+    click.echo(
+        f"{len(seen)} of {len(ranked)} classes are seen. The {num_kept} that are kept cover "
+        f"{100 * covered / total:.1f} % of the images."
+    )
+    if num_kept > len(seen):
+        click.echo(
+            f"{num_kept - len(seen)} of them are seen in no image and are kept for their mean "
+            f"probability; --keep {max(1, len(seen)) / len(ranked):.2f} keeps those that are seen."
+        )

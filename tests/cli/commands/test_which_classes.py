@@ -1,0 +1,170 @@
+"""`harness which-classes`: what it counts, keeps and writes, and its refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from harness.cli.main import main
+from harness.modeling import classifier
+from loaders import open_loader
+from loaders.plan import LoaderPlan
+from tests.helpers.tiny_stages import write_colours
+from writers.beton.store import open_beton
+from writers.subset.spec import named, resolve
+
+CLASSES = [f"source{index}" for index in range(10)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("which")
+    (root / "data").mkdir()
+    write_colours(root / "data")
+    torch.manual_seed(0)
+    about = {
+        "arch": "resnet10",
+        "channels": [16, 16, 16, 16],
+        "resolution": 24,
+        "classes": CLASSES,
+        "stage": "a stage",
+    }
+    built = classifier.build("resnet10", 10, channels=(16, 16, 16, 16))
+    classifier.save(root / "model.pt", built, about)
+    classifier.save(root / "headless.pt", built, {**about, "has_head": False})
+    return root
+
+
+def invoke(
+    root: Path, *arguments: str, model: str = "model.pt", target: str = "data/colours-images"
+) -> Result:
+    from harness.cli.main import cli
+
+    return CliRunner().invoke(
+        cli,
+        [
+            "which-classes",
+            "--target",
+            str(root / target),
+            "--surrogate",
+            str(root / model),
+            "--data-dir",
+            str(root / "betons"),
+            *arguments,
+        ],
+    )
+
+
+def probabilities(root: Path) -> np.ndarray:
+    """A plain loop over the images of train and val, in the model's own view."""
+    model, _ = classifier.load(root / "model.pt")
+    model.eval()
+    rows = []
+    for split in ("train", "val"):
+        plan = LoaderPlan(
+            root / "betons" / "colours-images-all" / f"{split}.beton", 7, 24, center_fraction=0.875
+        )
+        with open_loader(plan) as loader, torch.no_grad(), loader.epoch(0) as batches:
+            rows += [model(images).softmax(1).numpy() for images, _ in batches]
+    return np.concatenate(rows)
+
+
+def test_it_keeps_the_classes_that_the_model_sees(root: Path, tmp_path: Path):
+    out, scores = tmp_path / "mine.yaml", tmp_path / "scores.csv"
+    found = invoke(root, "--keep", "0.4", "--out", str(out), "--csv", str(scores), "--json")
+    assert found.exit_code == 0, found.output
+    content = json.loads(found.stdout)
+    probs = probabilities(root)
+    counts, means = np.bincount(probs.argmax(1), minlength=10), probs.mean(0)
+    expected = sorted(range(10), key=lambda c: (-counts[c], -means[c]))
+    assert [row["class"] for row in content["classes"]] == [CLASSES[c] for c in expected]
+    assert [row["images"] for row in content["classes"]] == [counts[c] for c in expected]
+    assert content["num_images"] == 3 * (20 + 8) and content["num_kept"] == 4
+    assert content["saved"] == pytest.approx(0.6)
+    subset = resolve(named(str(out)), CLASSES)
+    assert set(subset.classes) == {CLASSES[c] for c in expected[:4]}
+    assert list(subset.classes) == sorted(subset.classes)  # in the source's order
+    assert subset.digest == content["digest"]
+    split = open_beton(root / "betons" / "colours-images-all" / "train.beton")
+    assert f"sha256 {split.manifest.sha256}" in out.read_text() and "a stage" in out.read_text()
+    step = tmp_path / "step.yaml"
+    step.write_text(f"steps: [label_mapping: {{by: {scores}, keep: 0.4}}]")
+    assert resolve(named(str(step)), CLASSES).classes == subset.classes
+
+
+def test_test_images_take_no_part(root: Path, tmp_path: Path):
+    assert invoke(root, "--out", str(tmp_path / "a.yaml")).exit_code == 0
+    written = {file.stem for file in (root / "betons" / "colours-images-all").glob("*.beton")}
+    assert written == {"train", "val"}
+
+
+def test_the_text_says_what_is_kept_and_saved(root: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = invoke(root, "--keep", "0.8", "--show", "3")
+    assert found.exit_code == 0, found.output
+    seen = int((np.bincount(probabilities(root).argmax(1), minlength=10) > 0).sum())
+    assert f"{seen} of 10 classes are seen. The 8 that are kept cover 100.0 %" in found.output
+    assert "about 20 % fewer images per epoch" in found.output
+    assert ("are seen in no image" in found.output) == (seen < 8)
+    assert (tmp_path / "colours-images-80.yaml").is_file()
+    assert sum(line.startswith("  ") for line in found.output.splitlines()) == 3
+    again = invoke(root, "--keep", "0.8")
+    assert again.exit_code != 0 and "already exists" in str(again.exception)
+
+
+def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
+    source = root / "betons" / "colours-images-all" / "train.beton"
+    found = invoke(root, "--source-beton", str(source), "--out", str(tmp_path / "a.yaml"))
+    assert "lacks 10 classes of the surrogate, such as source0" in str(found.exception)
+    torch.manual_seed(1)
+    about = {
+        "arch": "resnet10",
+        "channels": [16, 16, 16, 16],
+        "resolution": 24,
+        "classes": ["colour0", "colour1", "colour2"],
+    }
+    built = classifier.build("resnet10", 3, channels=(16, 16, 16, 16))
+    classifier.save(root / "three.pt", built, about)
+    found = invoke(
+        root,
+        "--source-beton",
+        str(source),
+        "--keep",
+        "0.3",
+        "--out",
+        str(tmp_path / "b.yaml"),
+        model="three.pt",
+    )
+    assert "needs 67 % fewer images per epoch" in found.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "target", "message"),
+    [
+        ((), "headless.pt", "data/colours-images", "has no head for source classes"),
+        ((), "model.pt", "data/nothing", "There are no images at"),
+        (("--out", "x.txt"), "model.pt", "data/colours-images", "does not end in .yaml"),
+        ((), "mdoel.pt", "data/colours-images", "There is no model file"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    root: Path, arguments: tuple[str, ...], model: str, target: str, message: str, capsys
+):
+    with pytest.raises(SystemExit) as exit_code:
+        main(
+            [
+                "which-classes",
+                "--target",
+                str(root / target),
+                "--surrogate",
+                str(root / model),
+                "--data-dir",
+                str(root / "betons"),
+                *arguments,
+            ]
+        )
+    lines = capsys.readouterr().err.splitlines()
+    assert exit_code.value.code == 2 and message in lines[0] and len(lines) <= 2

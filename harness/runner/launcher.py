@@ -36,11 +36,9 @@ class LauncherOptions(BaseModel):
     Each field has a `description`, which serves as its help text.
 
     Attributes:
-        FORKS_HERE: workers are forked on this machine, by `LauncherSettings.fork_server`.
         USES_GPUS_TOGETHER: several GPUs can train one stage (`LauncherSettings.gpus_per_stage`).
     """
 
-    FORKS_HERE: ClassVar[bool] = False
     USES_GPUS_TOGETHER: ClassVar[bool] = False
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -120,7 +118,7 @@ class LauncherSettings:
         gpus_per_stage: GPUs that train each pretraining together, one process per GPU.
         began_at: start of the run, by the file system's clock. A stage that another run has failed
             at since then is not retried. None retries every stage.
-        fork_server: server started early to fork workers on this machine. The launcher owns it.
+        fork_server: server of the local launcher, if it was started early. The launcher owns it.
     """
 
     folders: Folders

@@ -1,11 +1,13 @@
 """Contract of trackers, which pass the numbers of a run on to other programs.
 
 A tracker is a module `harness/runner/trackers/NAME.py` with
+`REQUIRES`, the name of the package that it imports, and
 `open(folder: Path, recipe: str) -> Tracker`. `Tracking` follows the events of a run: curves appear
 while a model trains, other numbers when a stage is done. Results on disk do not depend on it: a
 tracker that fails is reported once and no longer called.
 """
 
+import importlib.util
 import json
 import math
 import time
@@ -59,6 +61,17 @@ class Tracker(Protocol):
         """Release everything; open runs are left as they are."""
 
 
+def check_tracker(name: str) -> None:
+    """Check that a tracker can be opened, without importing its package.
+
+    Raises:
+        UserError: there is no such tracker, or its package is not installed.
+    """
+    package = names.find(PACKAGE, name, "tracker").REQUIRES
+    if importlib.util.find_spec(package) is None:
+        raise _missing(name, package)
+
+
 def open_tracker(name: str, folder: Path, recipe: str) -> Tracker:
     """Open a tracker.
 
@@ -74,11 +87,14 @@ def open_tracker(name: str, folder: Path, recipe: str) -> Tracker:
     try:
         tracker: Tracker = module.open(folder, recipe)
     except ImportError as error:
-        raise UserError(
-            f"--tracker {name} needs the package {error.name or name}.",
-            f"pip install 'harness[{name}]'",
-        ) from error
+        raise _missing(name, error.name or module.REQUIRES) from error
     return tracker
+
+
+def _missing(name: str, package: str) -> UserError:
+    return UserError(
+        f"--tracker {name} needs the package {package}.", f"pip install 'harness[{name}]'"
+    )
 
 
 class Tracking:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.runner.executor import Event, Run
 
 STOP_GRACE_S = 20.0
+LOCAL = "local"  # the launcher on this machine
 
 
 @click.command(short_help="Run the unfinished stages of a recipe, then write its report.")
@@ -24,7 +25,7 @@ STOP_GRACE_S = 20.0
 @folder_options
 @click.option(
     "--launcher",
-    default="local",
+    default=LOCAL,
     show_default=True,
     metavar="NAME",
     help="How stages are started; see harness ls launchers.",
@@ -140,9 +141,9 @@ def command(
 
     from harness.runner import fork_server
 
-    # Started first: it imports what workers need while this process reads the recipe. Launchers
-    # that fork nothing on this machine close it.
-    server = fork_server.ForkServer() if fork_server.is_supported() else None
+    # Started first: it imports what workers need while this process reads the recipe.
+    forks_here = launcher == LOCAL and fork_server.is_supported()
+    server = fork_server.ForkServer() if forks_here else None
     with server or nullcontext():
         _run(
             recipe_name,
@@ -183,7 +184,6 @@ def _run(
     import sys
     import threading
     import time
-    from dataclasses import replace
 
     from harness.cli import console, live_table
     from harness.cli.commands import _inputs
@@ -192,20 +192,20 @@ def _run(
     from harness.runner import cancel
     from harness.runner.executor import Cancelled, Run, begin
     from harness.runner.launcher import LauncherSettings, parse_options
+    from harness.runner.tracker import check_tracker
     from writers import names
     from writers.errors import UserError
 
     started = time.monotonic()
     recipe = read(recipe_name, overrides)
+    module = names.find("harness.runner.launchers", launcher, "launcher")
+    options = parse_options(module.Options, launcher, launcher_options)
+    if tracker is not None:
+        check_tracker(tracker)
     planned = _inputs.plan(recipe, folders)
     plan = planned.matrix
     _check_raw_data(plan, folders)
-    module = names.find("harness.runner.launchers", launcher, "launcher")
-    options = parse_options(module.Options, launcher, launcher_options)
     launcher_settings = LauncherSettings(folders, began_at=begin(folders), **settings)
-    if launcher_settings.fork_server is not None and not module.Options.FORKS_HERE:
-        launcher_settings.fork_server.close()
-        launcher_settings = replace(launcher_settings, fork_server=None)
     if launcher_settings.gpus_per_stage > 1 and not module.Options.USES_GPUS_TOGETHER:
         raise UserError(
             f"--gpus-per-stage has no effect with --launcher {launcher}.",

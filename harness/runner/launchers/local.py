@@ -42,7 +42,6 @@ from harness.system import environment
 class Options(LauncherOptions):
     """The local launcher has no options of its own."""
 
-    FORKS_HERE: ClassVar[bool] = True
     USES_GPUS_TOGETHER: ClassVar[bool] = True
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from harness.runner.tracker import TrackedRun
 
+REQUIRES = "mlflow"
+
 MAX_VALUE = 6000  # characters of a parameter
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from harness.runner.tracker import TrackedRun
 from writers.text_names import file_name
 
+REQUIRES = "tensorboard"
+
 
 def open(folder: Path, recipe: str) -> "TensorBoard":
     """Open the tracker. Raises ImportError if TensorBoard is not installed."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from harness.runner.tracker import TrackedRun
 
+REQUIRES = "wandb"
+
 
 def open(folder: Path, recipe: str) -> "WandB":
     """Open the tracker. Raises ImportError if wandb is not installed."""

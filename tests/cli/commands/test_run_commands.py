@@ -15,6 +15,7 @@ import pytest
 from harness.cli.main import main
 from harness.config.load import read
 from harness.matrix.expand import expand
+from harness.runner import fork_server
 from harness.runner.cancel import Watch, file_of, request
 from harness.runner.executor import Run
 from harness.system.folders import Folders
@@ -340,3 +341,35 @@ def test_a_report_is_rewritten_only_after_a_change(monkeypatch: pytest.MonkeyPat
         assert len(written) == before + 1
     run._report(expand(read("tiny.yaml", ["seeds=[1]"])), folders)
     assert len(written) == 6
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--launcher", "slurn"), "slurm"),
+        (("--tracker", "tensorbord"), "tensorboard"),
+        (("--tracker", "wandb"), "pip install 'harness[wandb]'"),
+    ],
+)
+def test_a_wrong_option_is_reported_before_anything_is_planned(
+    option: tuple[str, str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert harness("run", "tiny.yaml", *option) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists() and not Path("data").exists()
+
+
+def test_only_the_local_launcher_starts_a_fork_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def fail(self: fork_server.ForkServer) -> None:
+        raise AssertionError("a fork server imports torch")
+
+    monkeypatch.setattr(fork_server.ForkServer, "__init__", fail)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert harness("run", "tiny.yaml", "--launcher", "slurm") == 2
+    assert "submitit" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
 
 from loaders.plan import LoaderPlan
@@ -75,7 +76,6 @@ class Loader(ABC):
             int, UserError
         ] = {}  # place in the file -> why an image is left out (on_corrupt: skip)
 
-    @abstractmethod
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> Epoch:
         """Start an epoch; closes the previous one.
 
@@ -88,6 +88,19 @@ class Loader(ABC):
 
         Raises:
             UserError: start_batch is not in [0, len(loader)].
+        """
+        order = self.samples.order(self.plan, epoch, start_batch)
+        return self.start(order, epoch, resolution or self.plan.resolution)
+
+    @abstractmethod
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> Epoch:
+        """Start an epoch over given samples; closes the previous one.
+
+        Args:
+            order: int64 positions of this rank's samples; slices of `plan.local_batch_size` are the
+                batches.
+            epoch: number of the epoch, which decides crops and flips.
+            resolution: R of the batches.
         """
 
     @abstractmethod

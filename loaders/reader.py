@@ -123,11 +123,7 @@ class Samples:
 
     def batches(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> list[np.ndarray]:
         """Return `order` split into batches."""
-        order = self.order(plan, epoch, start_batch)
-        return [
-            order[start : start + plan.local_batch_size]
-            for start in range(0, len(order), plan.local_batch_size)
-        ]
+        return split_batches(plan, self.order(plan, epoch, start_batch))
 
     def decode_error(self, position: int, why: str) -> UserError:
         """Build the error for a sample whose bytes do not decode."""
@@ -146,6 +142,14 @@ class Samples:
         return UserError(
             f"Each of the {num_images} images of a batch is damaged. {last.message}", last.hint
         )
+
+
+def split_batches(plan: LoaderPlan, order: np.ndarray) -> list[np.ndarray]:
+    """Split the samples of an epoch into batches of this rank."""
+    return [
+        order[start : start + plan.local_batch_size]
+        for start in range(0, len(order), plan.local_batch_size)
+    ]
 
 
 def open_samples(plan: LoaderPlan) -> Samples:

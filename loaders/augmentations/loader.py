@@ -1,6 +1,6 @@
 """Loader that augments the batches of a backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from loaders.augmentations.settings import Augmentations
 from loaders.backend import Batch, Epoch, Loader
 from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
+from loaders.reader import split_batches
 from writers.errors import UserError
 
 
@@ -40,12 +41,10 @@ class AugmentedLoader(Loader):
                 "Remove mixup and cutmix.",
             )
 
-    def epoch(
-        self, epoch: int, resolution: int | None = None, start_batch: int = 0
-    ) -> "AugmentedEpoch":
-        """Start an epoch; see `Loader.epoch`."""
-        batches = self._backend.epoch(epoch, resolution, start_batch)
-        return AugmentedEpoch(batches, self, epoch, start_batch)
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> "AugmentedEpoch":
+        """Start an epoch; see `Loader.start`."""
+        batches = self._backend.start(order, epoch, resolution)
+        return AugmentedEpoch(batches, self, epoch, split_batches(self.plan, order))
 
     def augment(self, batch: Batch, epoch: int, positions: np.ndarray) -> Batch:
         """Augment the batch of some samples. positions: int64, of all samples of the batch."""
@@ -68,10 +67,14 @@ class AugmentedEpoch(Epoch):
     """Epoch whose batches are augmented when they are requested."""
 
     def __init__(
-        self, batches: Epoch, loader: AugmentedLoader, epoch: int, start_batch: int
+        self,
+        batches: Epoch,
+        loader: AugmentedLoader,
+        epoch: int,
+        positions: Iterable[np.ndarray],
     ) -> None:
         self._batches, self._loader, self._epoch = batches, loader, epoch
-        self._positions = iter(loader.samples.batches(loader.plan, epoch, start_batch))
+        self._positions = iter(positions)
 
     def wait(self) -> Batch:
         """Wait for the next batch of the backend."""

@@ -89,9 +89,8 @@ class FfcvLoader(Loader):
         self.reader = SimpleNamespace(metadata=self.graph.metadata)
         self.memory_manager = SimpleNamespace(schedule_epoch=lambda batches: NoFile())
 
-    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> FfcvEpoch:
-        """Start an epoch; see `Loader.epoch`."""
-        order = self.samples.order(self.plan, epoch, start_batch)
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> FfcvEpoch:
+        """Start an epoch; see `Loader.start`."""
         if os.getpid() != self._process:  # a fork does not inherit the decoder's threads
             raise RuntimeError(
                 "This loader was opened in another process. Open one in the process that reads "
@@ -99,7 +98,7 @@ class FfcvLoader(Loader):
             )
         self._end_running()
         self._images.start(epoch, order)
-        self._images.resolution = resolution or self.plan.resolution
+        self._images.resolution = resolution
         running = FfcvEpoch(self, order)
         self._running = weakref.ref(running)  # weak: an unreferenced epoch must end
         return running

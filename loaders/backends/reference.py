@@ -17,7 +17,7 @@ from PIL import Image
 from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
-from loaders.reader import open_samples
+from loaders.reader import open_samples, split_batches
 from writers.beton.encoding import DCT, RAW
 from writers.dct import reference as dct
 from writers.errors import UserError
@@ -37,13 +37,11 @@ class ReferenceLoader(Loader):
 
     _running: PlainEpoch | None = None
 
-    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
-        """Start an epoch; see `Loader.epoch`."""
-        batches = self.samples.batches(self.plan, epoch, start_batch)
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
+        """Start an epoch; see `Loader.start`."""
+        batches = split_batches(self.plan, order)
         self.close()
-        self._running = PlainEpoch(
-            self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison
-        )
+        self._running = PlainEpoch(self._batches(batches, epoch, resolution), self.plan.poison)
         return self._running
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
 from loaders.backends import ffcv
 from loaders.plan import LoaderPlan
-from loaders.reader import open_samples
+from loaders.reader import open_samples, split_batches
 from writers.errors import UserError
 
 NUM_BATCHES = 4
@@ -36,13 +36,12 @@ class ReplayLoader(Loader):
     _loaded: tuple[int, list[Batch]] | None = None  # and at which resolution
     _running: PlainEpoch | None = None
 
-    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
-        """Start an epoch; see `Loader.epoch`."""
-        batches = self.samples.batches(self.plan, epoch, start_batch)
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
+        """Start an epoch; see `Loader.start`."""
+        batches = split_batches(self.plan, order)
         self.close()
-        side = resolution or self.plan.resolution
-        if self._loaded is None or self._loaded[0] != side:
-            self._loaded = side, self._load(epoch, side)
+        if self._loaded is None or self._loaded[0] != resolution:
+            self._loaded = resolution, self._load(epoch, resolution)
         self._running = PlainEpoch(_cut(batches, self._loaded[1]))
         return self._running
 

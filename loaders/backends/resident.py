@@ -24,7 +24,7 @@ from loaders.normalize import look_up, lookup_table
 from loaders.pinned import pinned_empty
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
-from loaders.reader import Samples, decoded_bytes, open_samples
+from loaders.reader import Samples, decoded_bytes, open_samples, split_batches
 from writers.beton.encoding import RAW
 from writers.errors import UserError
 
@@ -91,14 +91,12 @@ class ResidentLoader(Loader):
             {int(samples.indices[position]): error for position, error in damaged.items()}
         )
 
-    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
-        """Start an epoch; see `Loader.epoch`."""
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
+        """Start an epoch; see `Loader.start`."""
         assert len(self._pixels), "the loader is closed"
-        batches = self.samples.batches(self.plan, epoch, start_batch)
+        batches = split_batches(self.plan, order)
         self._end_running()
-        self._running = PlainEpoch(
-            self._batches(batches, epoch, resolution or self.plan.resolution), self.plan.poison
-        )
+        self._running = PlainEpoch(self._batches(batches, epoch, resolution), self.plan.poison)
         return self._running
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
 from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
-from loaders.reader import open_samples
+from loaders.reader import open_samples, split_batches
 
 
 def open_loader(plan: LoaderPlan) -> "SyntheticLoader":
@@ -29,13 +29,12 @@ class SyntheticLoader(Loader):
     _images: torch.Tensor | None = None
     _running: PlainEpoch | None = None
 
-    def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> PlainEpoch:
-        """Start an epoch; see `Loader.epoch`."""
-        batches = self.samples.batches(self.plan, epoch, start_batch)
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
+        """Start an epoch; see `Loader.start`."""
+        batches = split_batches(self.plan, order)
         self.close()
-        side = resolution or self.plan.resolution
-        if self._images is None or self._images.shape[-1] != side:
-            self._images = _noise(self.plan, side)
+        if self._images is None or self._images.shape[-1] != resolution:
+            self._images = _noise(self.plan, resolution)
         self._running = PlainEpoch(self._batches(batches, self._images))
         return self._running
 

@@ -91,6 +91,20 @@ def test_epochs_and_seeds_differ_and_a_resume_continues(betons):
         assert sum(torch.equal(other[sample], expected[sample]) for sample in other) <= 2
 
 
+def test_the_order_of_an_epoch_is_computed_once(betons, monkeypatch):
+    """At ImageNet's size, it takes up to a second."""
+    order, calls = Samples.order, []
+
+    def counted(self: Samples, *arguments: object) -> np.ndarray:
+        calls.append(arguments)
+        return order(self, *arguments)
+
+    monkeypatch.setattr(Samples, "order", counted)
+    with open_loader(plan_of(betons, EACH)) as loader, loader.epoch(0) as epoch:
+        assert len(list(epoch)) == len(loader)
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("augmentations", [EACH, MIXED], ids=["each", "mixed"])
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_have_the_batches_of_a_single_process(betons, augmentations, world_size):

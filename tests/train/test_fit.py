@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,9 @@ class FakeLoader(Loader):
             )
         )
         return self.opened[-1]
+
+    def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
+        raise NotImplementedError("`epoch` needs no samples")
 
     def close(self) -> None:
         pass

@@ -14,6 +14,7 @@ SPLIT_FOLDER = re.compile(
     + r")(?:[-_ .]*(?:set|data|dataset|images?|imgs?|split|folder))?(?:[-_ .]*(?:19|20)\d\d)?",
     re.IGNORECASE,
 )
+SPLITS = tuple(SPLIT_NAMES)
 UNSAID = ""  # split of images for which the source gives none
 
 

@@ -24,6 +24,7 @@ from harness.matrix.transfers import Transfers
 from loaders import interpolation
 from writers.beton.encoding import Encoding
 from writers.dataset import spec_of
+from writers.split_names import SPLITS
 from writers.subset.class_steps import Granularity
 from writers.subset.spec import SubsetSpec
 
@@ -108,7 +109,7 @@ def _stages(recipe: Recipe, contents: Contents) -> Iterable[Stage]:
                 encoding_of(target, recipe),
                 None,
                 {},
-                ("train", "val", "test"),
+                SPLITS,
                 "all",
                 contents,
             ),

@@ -11,8 +11,7 @@ from harness.config.recipe import Recipe
 from harness.matrix.stage import SharedConfig, Stage
 from loaders import interpolation
 from writers import names
-
-ALL_SPLITS = ("train", "val", "test")
+from writers.split_names import SPLITS
 
 
 class Scores:
@@ -50,7 +49,7 @@ class Features:
         """Choose the splits: all if a method works on features, train for scores alone."""
         self._settings, self._trained = recipe.features, recipe.pretrain
         self._configs: dict[tuple[bool, float | None], SharedConfig] = {}
-        self._splits = ALL_SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
+        self._splits = SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
 
     def stage_for(
         self,

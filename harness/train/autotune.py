@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness.train import compilation
+from harness.train.learner import Learner
 from harness.train.mode_trials import FirstRun, free_memory_of_trials, time_step, try_modes
 from harness.train.step import TrainStep
+from loaders.augmentations import Augmentations
+from loaders.augmentations.batch import Stream, augment
 
 
 def noise_batch(
@@ -27,6 +32,31 @@ def noise_batch(
     )
     labels = torch.arange(batch_size) % num_classes
     return images.to(device).permute(0, 3, 1, 2), labels.to(device)
+
+
+def augmented_step(
+    learner: Learner,
+    batch: tuple[Tensor, Tensor],
+    augmentations: Augmentations | None,
+    num_classes: int,
+) -> Callable[[], None]:
+    """Return a function that trains on the batch, with other random augmentations at each call.
+
+    Args:
+        learner: What trains.
+        batch: Images and labels, as of `noise_batch`.
+        augmentations: None trains on the batch as it is.
+        num_classes: Number of classes of the labels.
+    """
+    if augmentations is None:
+        return lambda: learner.train_batch(*batch)
+    ids, epochs = np.arange(len(batch[1]), dtype=np.uint64), count()
+
+    def run_step() -> None:
+        stream = Stream(0, next(epochs), ids)
+        learner.train_batch(*augment(*batch, augmentations, stream, num_classes))
+
+    return run_step
 
 
 @contextmanager

@@ -318,13 +318,14 @@ def test_steps_that_cannot_be_timed_stay_unknown(
     )
 
     from harness.estimate import calibrate
+    from harness.stages import _timed_steps
 
     def exhausted(*size: object) -> None:
         raise RuntimeError(
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
         )
 
-    monkeypatch.setattr(calibrate, "noise_batch", exhausted)
+    monkeypatch.setattr(_timed_steps, "noise_batch", exhausted)
     step = {
         "step": "look",
         "resolution": 16,
@@ -439,3 +440,12 @@ def test_calibrate_excludes_dot():
     with pytest.raises(SystemExit) as ended:
         main(["plan", "demo", "--calibrate", "--dot"])
     assert ended.value.code == 2
+
+
+def test_every_step_belongs_to_a_kind_of_stage():
+    from harness.stages._timed_steps import find_step
+
+    for name in ("pretrain", "transfer", "look", "attack"):
+        assert callable(find_step(name))
+    with pytest.raises(UserError, match="lok"):
+        find_step("lok")

@@ -59,32 +59,21 @@ AUGMENTATIONS: dict[str, dict[str, object]] = {
 }
 
 
-def augmented_step(
+def our_augmented_step(
     arch: str, resolution: int, batch_size: int, eps: float, device: str, name: str
 ) -> Callable[[], None]:
     """Return one of our steps, eager, on a batch with other augmentations each time.
 
     The arguments are those of `our_step`; name: key of AUGMENTATIONS.
     """
-    from itertools import count
-
-    import numpy as np
-
-    from harness.train.autotune import noise_batch
+    from harness.train.autotune import augmented_step, noise_batch
     from loaders.augmentations import Augmentations
-    from loaders.augmentations.batch import Stream, augment
 
     batch = noise_batch(batch_size, resolution, NUM_CLASSES, device)
-    settings = Augmentations.model_validate(AUGMENTATIONS[name])
     learner = make_learner(arch, eps, device)
     learner.set_rate(1.0)
-    ids, epochs = np.arange(batch_size, dtype=np.uint64), count()
-
-    def step() -> None:
-        stream = Stream(0, next(epochs), ids)
-        learner.train_batch(*augment(*batch, settings, stream, NUM_CLASSES))
-
-    return step
+    settings = Augmentations.model_validate(AUGMENTATIONS[name])
+    return augmented_step(learner, batch, settings, NUM_CLASSES)
 
 
 def make_learner(arch: str, eps: float, device: str) -> "TrainStep":

@@ -112,8 +112,8 @@ def command(
         AUGMENTATIONS,
         FED_WARM_UP_STEPS,
         FedByLoader,
-        augmented_step,
         make_learner,
+        our_augmented_step,
         our_step,
         plain_step,
     )
@@ -184,7 +184,7 @@ def command(
         for name in AUGMENTATIONS if augments else ():
             steps[f"augment:{name}"] = (
                 f"ours, eager, with {name}",
-                augmented_step(arch, resolution, batch_size, eps, device, name),
+                our_augmented_step(arch, resolution, batch_size, eps, device, name),
             )
         measured, rounds = measure_steps(
             steps,

@@ -6,6 +6,7 @@ import click
 
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
+from writers.split_names import SPLITS
 
 
 @click.command(short_help="Give betons that FFCV wrote a manifest, without re-encoding.")
@@ -18,7 +19,7 @@ from harness.system.folders import Folders
 )
 @click.option(
     "--split",
-    type=click.Choice(["train", "val", "test"]),
+    type=click.Choice(SPLITS),
     help="Split of the file. Default: from its name, such as train_500_0.50_90.ffcv.",
 )
 @click.option(

@@ -33,10 +33,11 @@ def command(files: tuple[Path, ...], out: Path | None) -> None:
     from harness.system.atomic_write import write_atomically
     from writers.beton.card import card
     from writers.beton.store import read_manifest
+    from writers.split_names import SPLITS
 
-    order = {"train": 0, "val": 1, "test": 2}
     manifests = [(file, read_manifest(file)) for file in files]
-    manifests.sort(key=lambda one: (order.get(one[1].split, 3), one[1].split))
+    order = {split: number for number, split in enumerate(SPLITS)}
+    manifests.sort(key=lambda one: (order.get(one[1].split, len(order)), one[1].split))
     text = card(manifests)
     if out is None:
         click.echo(text, nl=False)

@@ -117,16 +117,16 @@ def _first_comment(path: Path) -> str:
 
 def _print_datasets(terminal: "Console", folders: Folders) -> None:
     from writers import names
+    from writers.split_names import SPLITS
 
     specs = [
         names.find("writers.datasets", name, "dataset").SPEC
         for name in names.names("writers.datasets")
     ]
-    rows = [("", "train", "val", "test", "classes", "metric", "raw", "betons", "license")]
+    rows = [("", *SPLITS, "classes", "metric", "raw", "betons", "license")]
     for spec in specs:
         sizes = [
-            f"{spec.split_sizes[split]:,}" if split in spec.split_sizes else ""
-            for split in ("train", "val", "test")
+            f"{spec.split_sizes[split]:,}" if split in spec.split_sizes else "" for split in SPLITS
         ]
         raw = folders.raw / (spec.folder or spec.name)
         is_on_disk = raw.is_file() or (raw.is_dir() and any(raw.iterdir()))

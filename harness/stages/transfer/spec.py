@@ -14,7 +14,15 @@ from harness.matrix.workload import Counts, Workload
 from harness.stages import _workload
 
 # Settings that the time of a training step depends on.
-STEP_SETTINGS = ("batch_size", "resolution", "precision", "bn_stats", "accumulate", "train_from")
+STEP_SETTINGS = (
+    "batch_size",
+    "resolution",
+    "precision",
+    "bn_stats",
+    "accumulate",
+    "train_from",
+    "augment",
+)
 
 
 def work(config: Mapping[str, Any]) -> float:
@@ -45,17 +53,14 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
         train = min(train, settings.per_class * target.num_classes)
 
     def training(group: Sequence[Trial], num_images: float) -> Workload:
-        names = set(STEP_SETTINGS) - group[0].settings.without_effect().keys()
-        step_settings = group[0].settings.model_dump(mode="json", include=names)
-        if settings.augment is not None:
-            step_settings["augment"] = settings.augment.model_dump(mode="json", exclude_none=True)
+        resolved = group[0].settings.resolved()
         return Workload(
             {
                 "step": "transfer",
                 "model": model,
                 "method": config["method"],
                 "num_trials": len(group),
-                "settings": step_settings,
+                "settings": {name: resolved[name] for name in STEP_SETTINGS if name in resolved},
             },
             settings.batch_size,
             num_images,

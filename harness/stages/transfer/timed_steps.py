@@ -1,0 +1,58 @@
+"""Steps of this kind that `harness plan --calibrate` times (`harness.stages._timed_steps`)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from harness.config import grid
+from harness.config.methods import settings_model
+from harness.config.transfer import TransferSettings
+from harness.modeling import classifier
+from harness.modeling.classifier import Classifier
+from harness.modeling.precision import choose
+from harness.profiling.timer import Timer
+from harness.runner.context import StageContext
+from harness.stages._timed_steps import JSON, NUM_CLASSES, RunStep, TimedStep, load_model
+from harness.train.autotune import augmented_step, noise_batch
+from harness.train.micro_batching import choose_micro_batches
+from harness.train.step import TrainStep
+from harness.transfer import method
+from harness.transfer.method import TransferSetup
+from harness.transfer.methods._network_settings import NetworkSettings
+
+STEPS_PER_EPOCH = 100
+
+
+@contextmanager
+def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
+    """Training step of a method, for several trials at once."""
+    rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
+    settings = settings_model(step["method"]).model_validate({**step["settings"], "lrs": rates})
+    assert isinstance(settings, TransferSettings)
+    precision = choose(settings.precision, context.device)
+
+    def load() -> Classifier:
+        model = load_model(step["model"], context)[0]
+        classifier.replace_head(model, NUM_CLASSES, torch.Generator().manual_seed(0))
+        return model
+
+    settings = settings.model_copy(update={"resolution": load().fixed_size or settings.resolution})
+    batch = noise_batch(settings.batch_size, settings.resolution, NUM_CLASSES, context.device)
+    setup = TransferSetup(
+        load,
+        load,
+        settings,
+        settings.bn_stats,
+        STEPS_PER_EPOCH,
+        context.device,
+        precision,
+        Timer(context.device),
+    )
+    learner = method.find(step["method"]).candidates(setup, grid.trials(settings)).learner
+    if isinstance(learner, TrainStep) and isinstance(settings, NetworkSettings):
+        choose_micro_batches(learner, settings.accumulate, batch, context.folder)
+    yield augmented_step(learner, batch, settings.augment, NUM_CLASSES)
+
+
+STEPS: Mapping[str, TimedStep] = {"transfer": training_step}

@@ -32,6 +32,8 @@ def printable_lines(text: str) -> str:
 
     A carriage return, as progress bars write, starts a new line. All kinds of spaces stay.
     """
+    if text.isascii() and text.isprintable():
+        return text
     text = _COLORS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     if not _CONTROLS.search(text):
         return text

@@ -1,5 +1,6 @@
 """Records about the runs: timing, written files, finished and unfinished stages, environment."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -184,15 +185,17 @@ def stage_rows(results: Collection) -> list[StageRow]:
 
 def environment_rows(results: Collection) -> list[EnvironmentRow]:
     """Every recorded fact with its values, sorted by name, the most frequent value first."""
-    counts: dict[str, dict[str, int]] = {}
-    for result in results:
-        for name, value in _flatten(result.environment):
-            values = counts.setdefault(name, {})
-            values[value] = values.get(value, 0) + 1
+    # Results of a large recipe share the objects of equal environments.
+    shared = {id(result.environment): result.environment for result in results}
+    num_stages = Counter(id(result.environment) for result in results)
+    counts: dict[str, Counter[str]] = {}
+    for place, environment in shared.items():
+        for name, value in _flatten(environment):
+            counts.setdefault(name, Counter())[value] += num_stages[place]
     return [
-        EnvironmentRow(name, value, num_stages)
+        EnvironmentRow(name, value, number)
         for name in sorted(counts)
-        for value, num_stages in sorted(counts[name].items(), key=lambda item: (-item[1], item[0]))
+        for value, number in sorted(counts[name].items(), key=lambda item: (-item[1], item[0]))
     ]
 
 

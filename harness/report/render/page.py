@@ -19,6 +19,7 @@ from harness.report.data import records, run_rows
 from harness.report.data.flat import to_parquet
 from harness.report.render.figures import plot
 from harness.report.render.report import Report, collect
+from harness.report.render.table_html import table_line
 from harness.report.render.tables import runs
 from harness.report.render.tables.table import Table, escape_markdown, to_csv, to_markdown
 from harness.report.stats.architectures import Association, SignRow
@@ -148,6 +149,7 @@ def to_html(report: Report) -> str:
         css=Markup(_css()),
         js=Markup((_FOLDER / "page.js").read_text()),
         svg=Markup,
+        line=table_line,
         max_rows=MAX_ROWS,
         base64=lambda text: base64.b64encode(text.encode()).decode(),
     )

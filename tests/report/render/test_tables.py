@@ -10,6 +10,7 @@ import pytest
 from harness.config.recipe import EvaluateSettings, Recipe
 from harness.report.data.records import format_eps
 from harness.report.render.page import write
+from harness.report.render.tables.table import Cell, Column, table_of
 from harness.runner.result import Result
 from tests.helpers.report_fakes import CLASSES, make_recipe, make_results, replace_metrics
 from tests.helpers.report_html import Page
@@ -291,3 +292,23 @@ def test_time_by_kind_adds_up(tmp_path: Path) -> None:
         ["transfer", "3", "1 min 30 s", "30.0 s", "–"],
         ["all", "15", "7 min 30 s", "30.0 s", ""],
     ]
+
+
+def test_lines_are_made_when_they_are_read():
+    made: list[int] = []
+
+    def cell(row: int) -> Cell:
+        made.append(row)
+        return Cell(str(row))
+
+    lines = table_of("t", "T", range(1000), [(Column("row"), cell)]).rows
+    assert len(lines) == 1000
+    assert made == []
+    assert [line[0].text for line in lines[:3]] == ["0", "1", "2"]
+    assert made == [0, 1, 2]
+    everything = list(lines)
+    for index in (0, 7, -1, slice(5, 2, -1), slice(990, None, 3), slice(3, 3)):
+        expected = everything[index]
+        assert lines[index] == (tuple(expected) if isinstance(index, slice) else expected)
+    with pytest.raises(IndexError):
+        lines[1000]

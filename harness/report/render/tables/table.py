@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
-from typing import TypeVar
+from typing import TypeVar, get_args, get_type_hints, overload
 
 from harness.report.data.flat import field_names
 from writers.text_names import printable_lines
@@ -58,7 +58,36 @@ class Cell:
     bar: tuple[tuple[str, float], ...] = ()
 
 
+Line = tuple[Cell, ...]
 ColumnOf = tuple[Column, Callable[[Row], Cell]]  # a heading, and the cell of a row
+
+
+class Lines(Sequence[Line]):
+    """Lines of a table, made when they are read: a page shows the first of ten thousands."""
+
+    def __init__(self, count: int, make: Callable[[], Iterator[Line]]) -> None:
+        """Keep the number of lines, and a function that makes all of them in order."""
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        """Return the number of lines."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Line]:
+        """Make the lines."""
+        return self._make()
+
+    @overload
+    def __getitem__(self, index: int) -> Line: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Line, ...]: ...
+    def __getitem__(self, index: int | slice) -> Line | tuple[Line, ...]:
+        """Make the lines up to the last one of the index."""
+        places = range(self._count)[index]
+        if isinstance(places, int):
+            return next(islice(self._make(), places, None))
+        made = tuple(islice(self._make(), max(places, default=-1) + 1))
+        return tuple(made[place] for place in places)
 
 
 @dataclass(frozen=True)
@@ -68,7 +97,7 @@ class Table:
     name: str
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: Sequence[Line]
     note: str = ""
 
     @property
@@ -91,7 +120,7 @@ def table_of(
         name,
         title,
         tuple(column for column, _ in columns),
-        tuple(tuple(cell_of(row) for _, cell_of in columns) for row in rows),
+        Lines(len(rows), lambda: (tuple([make(row) for _, make in columns]) for row in rows)),
         note,
     )
 
@@ -106,12 +135,12 @@ def mark_best(cells: Sequence[Cell]) -> list[Cell]:
         _highest([cell.detail_sort for cell in cells]),
     )
     return [
-        replace(
-            cell,
-            best=best is not None and cell.sort == best,
-            detail_best=detail_best is not None and cell.detail_sort == detail_best,
-        )
+        replace(cell, best=is_best, detail_best=is_detail_best)
+        if is_best or is_detail_best
+        else cell
         for cell in cells
+        for is_best in (best is not None and cell.sort == best,)
+        for is_detail_best in (detail_best is not None and cell.detail_sort == detail_best,)
     ]
 
 
@@ -164,51 +193,52 @@ def to_csv(kind: type, rows: Iterable[object]) -> Iterator[bytes]:
     """
     names = field_names(kind)
     values_of = attrgetter(*names)
+    places = _places_of_texts(kind, names)
     yield f"{','.join(names)}\n".encode()
-    last: Sequence[object] = names
-    cells = list(names)
+    last: list[object] = [None] * len(names)
+    cells: list[object] = [None] * len(names)
     remaining = iter(rows)
     while chunk := list(islice(remaining, _ROWS_OF_PART)):
         lines = []
         for row in chunk:
-            values = values_of(row)
-            # Most values of a row are the objects of the row above: their cells are equal.
-            cells = [
-                cell if value is above else _csv_cell(value)
-                for value, above, cell in zip(values, last, cells, strict=True)
-            ]
-            last = values
-            lines.append(",".join(cells))
-        yield "".join(f"{line}\n" for line in lines).encode()
+            values = list(values_of(row))
+            for place in places:
+                value = values[place]
+                # Most texts of a row are the objects of the row above: their cells are equal.
+                if value is not last[place]:
+                    last[place], cells[place] = value, _csv_value(value)
+                values[place] = cells[place]
+            lines.append(values)
+        part = io.StringIO(newline="")
+        csv.writer(part, lineterminator="\n").writerows(lines)
+        yield part.getvalue().encode()
 
 
 _ROWS_OF_PART = 10_000
 
 
-def _csv_cell(value: object) -> str:
-    if value is None:
-        return ""
-    if type(value) is float or type(value) is int or type(value) is bool:
-        return str(value)
-    if isinstance(value, str):
-        return _text_cell(value)
-    if isinstance(value, Mapping):
-        return _text_cell(";".join([f"{name}={item}" for name, item in value.items()]))
-    if isinstance(value, tuple):
-        return _text_cell(";".join(map(str, value)))
-    return _quoted(str(value))
+def _places_of_texts(kind: type, names: Sequence[str]) -> list[int]:
+    """Positions of the fields that are no numbers; `csv` writes numbers itself."""
+    types = get_type_hints(kind)
+    numbers = {float, int, bool, type(None)}
+    return [
+        place
+        for place, name in enumerate(names)
+        if not set(get_args(types[name]) or (types[name],)) <= numbers
+    ]
+
+
+def _csv_value(value: object) -> object:
+    if isinstance(value, dict | Mapping):
+        value = ";".join([f"{name}={item}" for name, item in value.items()])
+    elif isinstance(value, tuple):
+        value = ";".join(map(str, value))
+    return _inert(value) if isinstance(value, str) else value
 
 
 @lru_cache(maxsize=4096)
-def _text_cell(text: str) -> str:
-    return _quoted(inert(text))
-
-
-def _quoted(text: str) -> str:
-    """Return the cell as `csv` writes it: in quotes if it holds a comma, a quote or a line end."""
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\n").writerow((text, ""))
-    return line.getvalue().removesuffix(",\n")
+def _inert(text: str) -> str:
+    return inert(text)
 
 
 def inert(text: str) -> str:

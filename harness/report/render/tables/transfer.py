@@ -1,6 +1,6 @@
 """Tables about transfer: every run, settings over targets, image tests, scratch, and grids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.config.recipe import Recipe
 from harness.report.data.records import ModelId, TransferRow, format_eps
@@ -24,6 +24,8 @@ from harness.report.render.tables.table import (
     Cell,
     Column,
     ColumnOf,
+    Line,
+    Lines,
     Table,
     mark_best,
     table_of,
@@ -56,17 +58,21 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     for row in rows:
         models = groups.setdefault((row.arch, row.target, row.method, row.size), {})
         models.setdefault(row.model_id, []).append(row)
-    lines: list[tuple[Cell, ...]] = []
-    for models in groups.values():
-        scores = [
-            [_score_cell(seeds, metric, len(recipe.seeds)) for metric in metrics]
-            for seeds in models.values()
-        ]
-        marked = [mark_best(column) for column in zip(*scores, strict=True)]
-        lines += [
-            (*(cell_of(seeds[0]) for _, cell_of in axes), *cells, *_selection_cells(seeds))
-            for seeds, *cells in zip(models.values(), *marked, strict=True)
-        ]
+
+    def lines() -> Iterator[Line]:
+        for models in groups.values():
+            scores = [
+                [_score_cell(seeds, metric, len(recipe.seeds)) for metric in metrics]
+                for seeds in models.values()
+            ]
+            marked = [mark_best(column) for column in zip(*scores, strict=True)]
+            for seeds, *cells in zip(models.values(), *marked, strict=True):
+                yield (
+                    *(cell_of(seeds[0]) for _, cell_of in axes),
+                    *cells,
+                    *_selection_cells(seeds),
+                )
+
     note = (
         "Test split, percent; underlined: the target's own metric, best of each target and method "
         "in bold. Each learning rate was chosen on the split named, never on the test split."
@@ -82,7 +88,7 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
         "transfers",
         "Every transfer, and how its learning rate was chosen",
         columns,
-        tuple(lines),
+        Lines(sum(map(len, groups.values())), lines),
         note,
     )
 

@@ -20,6 +20,7 @@ from benchmarks.betons import beton
 from benchmarks.contender import Work
 from loaders import kernel_c
 from loaders.augment import Crops, choose_crops
+from loaders.backends.ffcv import CROPS_AT_ONCE
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 
@@ -47,9 +48,9 @@ class Images:
         self.ids, self.sides = opened.ids[: self.n], (rows["width"], rows["height"])
         self.crops = self.draw()
         # Loaded to memory, with the bytes after the last image that a kernel may read.
-        self.file = np.fromfile(path, np.uint8)
+        file = np.fromfile(path, np.uint8)
         sizes = opened.sizes[: self.n]
-        self.columns = kernel_c.file_columns(rows["offset"], sizes, rows["mode"], *self.sides)
+        self.images = kernel_c.stored_images(file, rows["offset"], sizes, rows["mode"], *self.sides)
         self.output = np.zeros((self.n, work.resolution, work.resolution, 3), np.uint8)
 
     def draw(self) -> Crops:
@@ -60,8 +61,7 @@ class Images:
     def parts_ms(self, instruction_set: str) -> dict[str, float]:
         """Return the CPU time of each part of a crop."""
         times = kernel_c.time_parts(
-            self.file,
-            self.columns,
+            self.images,
             self.crops.boxes,
             self.crops.flips,
             self.output,
@@ -78,9 +78,8 @@ class Images:
     def batch(self, pool: kernel_c.Pool, n: int) -> None:
         """Make the first n crops."""
         pool.make_batch(
-            self.file,
+            self.images,
             None,
-            [column[:n] for column in self.columns],
             self.crops.boxes[:n],
             self.crops.flips[:n],
             self.output[:n],
@@ -110,21 +109,25 @@ def measure_parts(work: Work) -> list[dict[str, Any]]:
 def measure_gil_ms(work: Work) -> dict[str, float]:
     """Return the time in which Python works for a batch, while no other Python thread can run.
 
-    The kernel itself runs without the GIL, so it is replaced by a function that does nothing.
+    C runs without the GIL, so its functions are replaced by functions that do nothing. The loader
+    draws the crops of several batches at once, and so does this.
     """
     opened = Images(beton(work, "dct"), work)
     pool, n = kernel_c.Pool(NUM_THREADS), min(work.batch_size, opened.n)
     opened.batch(pool, n)
+    many = np.resize(np.arange(opened.n), CROPS_AT_ONCE)
+    columns = [opened.ids[many], *(side[many].astype(np.int64) for side in opened.sides)]
     calls, draws = [], []
     kernel, pool._make_batch = pool._make_batch, lambda *arguments: 1
+    chooser, kernel_c.crop_chooser = kernel_c.crop_chooser, lambda: lambda *arguments: None
     for _ in range(200):
         begin = time.thread_time()
         opened.batch(pool, n)
         calls.append(time.thread_time() - begin)
         begin = time.thread_time()
-        opened.draw()
-        draws.append((time.thread_time() - begin) * n / opened.n)
-    pool._make_batch = kernel
+        choose_crops(opened.plan, 0, *columns)
+        draws.append((time.thread_time() - begin) * n / CROPS_AT_ONCE)
+    pool._make_batch, kernel_c.crop_chooser = kernel, chooser
     return {"call": 1e3 * statistics.median(calls), "crops": 1e3 * statistics.median(draws)}
 
 

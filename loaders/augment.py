@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loaders import kernel_c
 from loaders.plan import LoaderPlan
 from writers.random_streams import random_words, uniform, words_at
 
@@ -50,6 +51,10 @@ def choose_crops(
 ) -> Crops:
     """Choose plan.crops_per_image crops of each sample.
 
+    Random crops are chosen by the C kernel if there is one, without the GIL, otherwise by numpy.
+    Both draw the same numbers. They differ only if the two exponential functions round to
+    different sides of half a pixel, which no draw has shown.
+
     View v of a sample uses the words from v * NUM_WORDS on, so the first view equals the crop of a
     plan with one crop per image.
 
@@ -60,6 +65,24 @@ def choose_crops(
         widths: int64 [B], pixels.
         heights: int64 [B], pixels.
     """
+    chooser = kernel_c.crop_chooser()
+    if chooser is not None and plan.augment == "random_resized_crop":
+        boxes = np.empty((len(ids), plan.crops_per_image, 4), np.int64)
+        flips = np.empty((len(ids), plan.crops_per_image), bool)
+        described = (
+            np.ascontiguousarray(ids, np.uint64),
+            *(np.ascontiguousarray(sides, np.int64) for sides in (widths, heights)),
+        )
+        ranges = np.array([*plan.crop_scale, *plan.crop_ratio, *np.log(plan.crop_ratio)])
+        chooser(plan.seed, epoch, *described, ranges, plan.horizontal_flip, boxes, flips)
+        return Crops(boxes.reshape(-1, 4), flips.ravel())
+    return choose_crops_by_numpy(plan, epoch, ids, widths, heights)
+
+
+def choose_crops_by_numpy(
+    plan: LoaderPlan, epoch: int, ids: np.ndarray, widths: np.ndarray, heights: np.ndarray
+) -> Crops:
+    """Choose crops as `choose_crops` does, without the C kernel."""
     views = [
         _choose_view(plan, epoch, ids, widths, heights, view)
         for view in range(plan.crops_per_image)

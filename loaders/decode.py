@@ -89,14 +89,18 @@ class BatchDecoder:
             if scattered:
                 mapped.madvise(mmap.MADV_RANDOM)
                 self._map = mapped
-        self._file = content
         self._samples = samples
         self._table = np.empty((0, 256), np.float16) if table is None else table
         self._conversion = conversion
         self._interpolation: Interpolation = interpolation
         self._num_threads = num_threads
-        self._columns = kernel_c.file_columns(
-            samples.offsets, samples.sizes, samples.modes, samples.widths, samples.heights
+        self._images: kernel_c.StoredImages | None = kernel_c.stored_images(
+            content,
+            samples.offsets,
+            samples.sizes,
+            samples.modes,
+            samples.widths,
+            samples.heights,
         )
 
     def decode(
@@ -115,14 +119,13 @@ class BatchDecoder:
         Raises:
             MemoryError: an image is too large to decode; a note names the sample.
         """
-        assert len(self._file), "the loader is closed"
+        assert self._images is not None, "the loader is closed"
         samples = self._samples
         error_codes = np.zeros(len(positions), np.uint8)
         if self._pool is not None:
             self._pool.make_batch(
-                self._file,
+                self._images,
                 positions,
-                self._columns,
                 crops.boxes,
                 crops.flips,
                 output,
@@ -157,9 +160,10 @@ class BatchDecoder:
         self, positions: np.ndarray, crops: Crops, output: np.ndarray, error_codes: np.ndarray
     ) -> None:
         """Decode with the numba kernel: each Python thread decodes runs of images."""
-        samples = self._samples
+        assert self._images is not None, "the loader is closed"
+        samples, file = self._samples, self._images.file
         columns = (
-            *(column[positions] for column in self._columns),
+            *(column[positions] for column in self._images.columns),
             crops.boxes,
             crops.flips,
             output,
@@ -169,7 +173,7 @@ class BatchDecoder:
         def decode_run(run: slice) -> None:
             try:
                 self._decode_images(
-                    self._file,
+                    file,
                     *(column[run] for column in columns),
                     self._table,
                     interpolation=self._interpolation,
@@ -210,7 +214,8 @@ class BatchDecoder:
             return "its coefficients are damaged"
         begin, size = int(self._samples.offsets[position]), int(self._samples.sizes[position])
         wanted = int(self._samples.widths[position]), int(self._samples.heights[position])
-        blob = self._file[begin : begin + size].tobytes()
+        assert self._images is not None, "the loader is closed"
+        blob = self._images.file[begin : begin + size].tobytes()
         # Symbols of libturbojpeg resolve through the library that is linked to it.
         turbo = ctypes.CDLL(str(self._library))
         turbo.tjInitDecompress.restype = ctypes.c_void_p
@@ -251,4 +256,4 @@ class BatchDecoder:
             self._threads.shutdown(cancel_futures=True)
         if self._pool is not None:
             self._pool.close()
-        self._file, self._map = np.empty(0, np.uint8), None
+        self._images, self._map = None, None

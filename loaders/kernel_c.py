@@ -1,14 +1,17 @@
 """Python binding of the C kernel, loaders/kernel.c."""
 
 import ctypes
+import functools
+import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from loaders.interpolation import Interpolation, number_of
 from writers.jpeg import native as kernel
+from writers.random_streams import MASK
 
 MODULE, VERSION = "loaders._kernel", 4  # as in kernel.h
 _NUM_ISAS = 6  # as in native/stages.h
@@ -45,6 +48,35 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.decode() for name in names if name is not None))
 
 
+@dataclass(frozen=True)
+class StoredImages:
+    """Images of a file that is in memory; see `stored_images`.
+
+    Attributes:
+        file: uint8, the whole beton.
+        columns: offsets, sizes, modes, widths and heights in the C kernel's dtypes, contiguous.
+        addresses: of the file and of each column. Each takes numpy about a microsecond.
+    """
+
+    file: np.ndarray
+    columns: tuple[np.ndarray, ...]
+    addresses: tuple[int, ...]
+
+
+def stored_images(file: np.ndarray, *columns: np.ndarray) -> StoredImages:
+    """Prepare images for the C kernel.
+
+    Args:
+        file: uint8, the whole beton.
+        columns: offsets, sizes, modes, widths and heights of the images, each [n].
+    """
+    converted = tuple(
+        np.ascontiguousarray(column, dtype)
+        for column, dtype in zip(columns, _FILE_COLUMNS, strict=True)
+    )
+    return StoredImages(file, converted, tuple(array.ctypes.data for array in (file, *converted)))
+
+
 class Pool:
     """C threads that decode batches.
 
@@ -74,9 +106,8 @@ class Pool:
 
     def make_batch(
         self,
-        file: np.ndarray,
+        images: StoredImages,
         positions: np.ndarray | None,
-        columns: Sequence[np.ndarray],
         boxes: np.ndarray,
         flips: np.ndarray,
         output: np.ndarray,
@@ -88,9 +119,8 @@ class Pool:
         """Decode a batch without the GIL.
 
         Args:
-            file: uint8, the whole beton.
+            images: the file's images.
             positions: int64 [n], of each image in the columns. None means 0, 1, 2, ...
-            columns: `file_columns` of the file's images.
             boxes: int64 [n * k, 4].
             flips: bool [n * k].
             output: [n, R, R, 3], or [n, k, R, R, 3]; uint8, or float16 with a table.
@@ -101,7 +131,7 @@ class Pool:
             interpolation: of the resize.
         """
         assert self.close.alive, "the pool is closed"
-        n, resolution, num_crops = len(output), output.shape[-2], int(np.prod(output.shape[1:-3]))
+        n, resolution, num_crops = len(output), output.shape[-2], math.prod(output.shape[1:-3])
         boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
         assert boxes.shape == (n * num_crops, 4) and flips.shape == (n * num_crops,)
         assert error_codes.shape == (n,)
@@ -109,12 +139,13 @@ class Pool:
         assert output.flags.c_contiguous and output.shape[-3:] == (resolution, resolution, 3)
         assert output.dtype == (np.float16 if len(table) else np.uint8)
         assert table.flags.c_contiguous and table.dtype == np.float16
+        file, *columns = images.addresses
         shift, scale = conversion if conversion is not None else (None, None)
         made = self._make_batch(
             self._pool,
-            file.ctypes.data,
+            file,
             None if positions is None else np.ascontiguousarray(positions).ctypes.data,
-            *[column.ctypes.data for column in columns],
+            *columns,
             boxes.ctypes.data,
             flips.ctypes.data,
             n,
@@ -131,12 +162,61 @@ class Pool:
         assert made, "the instruction set was there when the pool was made"
 
 
-def file_columns(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return offsets, sizes, modes, widths and heights in the C kernel's dtypes, contiguous."""
-    return tuple(
-        np.ascontiguousarray(column, dtype)
-        for column, dtype in zip(columns, _FILE_COLUMNS, strict=True)
-    )
+@functools.cache
+def crop_chooser() -> Callable[..., None] | None:
+    """Return `choose_random_crops`, or None without the C kernel."""
+    opened = library()
+    # A library that was built before the function existed has the same version.
+    choose = getattr(opened, "harness_choose_crops", None)
+    if choose is None:
+        return None
+    choose.restype = None
+    choose.argtypes = [
+        *[ctypes.c_uint64] * 2,
+        *[ctypes.c_void_p] * 3,
+        *[ctypes.c_int64] * 2,
+        ctypes.c_void_p,
+        ctypes.c_int,
+        *[ctypes.c_void_p] * 2,
+    ]
+
+    def choose_random_crops(
+        seed: int,
+        epoch: int,
+        ids: np.ndarray,
+        widths: np.ndarray,
+        heights: np.ndarray,
+        ranges: np.ndarray,
+        has_flips: bool,
+        boxes: np.ndarray,
+        flips: np.ndarray,
+    ) -> None:
+        """Fill in k random crops of n samples without the GIL; see `loaders.augment`.
+
+        Args:
+            seed: of the plan.
+            epoch: number of the epoch.
+            ids: uint64 [n], contiguous.
+            widths: int64 [n], contiguous.
+            heights: int64 [n], contiguous.
+            ranges: float64 [6]: smallest and largest share of the area, ratio, and its logarithm.
+            has_flips: whether to draw flips. If not, no crop is mirrored.
+            boxes: int64 [n, k, 4].
+            flips: bool [n, k].
+        """
+        columns = (ids, widths, heights)
+        choose(
+            seed & MASK,
+            epoch & MASK,
+            *[column.ctypes.data for column in columns],
+            *flips.shape,
+            ranges.ctypes.data,
+            has_flips,
+            boxes.ctypes.data,
+            flips.ctypes.data,
+        )
+
+    return choose_random_crops
 
 
 def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
@@ -148,11 +228,10 @@ def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
     ) -> None:
         boxes, flips, output, has_error, table = columns[len(_FILE_COLUMNS) :]
         error_codes = np.zeros(len(output), np.uint8)
-        described = file_columns(*columns[: len(_FILE_COLUMNS)])
+        images = stored_images(file, *columns[: len(_FILE_COLUMNS)])
         pool.make_batch(
-            file,
+            images,
             None,
-            described,
             boxes,
             flips,
             output,
@@ -186,8 +265,7 @@ class PartTimes:
 
 
 def time_parts(
-    file: np.ndarray,
-    columns: Sequence[np.ndarray],
+    images: StoredImages,
     boxes: np.ndarray,
     flips: np.ndarray,
     output: np.ndarray,
@@ -196,8 +274,7 @@ def time_parts(
     """Make a batch on the calling thread, part by part, and return the CPU time of each part.
 
     Args:
-        file: uint8, the whole beton.
-        columns: `file_columns` of the images: raw, dct, or JPEG with a restart index.
+        images: raw, dct, or JPEG with a restart index.
         boxes: int64 [n, 4].
         flips: bool [n].
         output: uint8 [n, R, R, 3].
@@ -213,8 +290,7 @@ def time_parts(
     seconds = (ctypes.c_double * len(fields(PartTimes)))()
     boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
     done = opened.harness_time_parts(
-        ctypes.c_void_p(file.ctypes.data),
-        *[ctypes.c_void_p(column.ctypes.data) for column in columns],
+        *[ctypes.c_void_p(address) for address in images.addresses],
         ctypes.c_void_p(boxes.ctypes.data),
         ctypes.c_void_p(flips.ctypes.data),
         ctypes.c_int64(len(output)),

@@ -41,7 +41,7 @@ from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, open_samples
 from writers.errors import UserError
 
-_CROPS_AT_ONCE = 4096  # samples whose crops are chosen together
+CROPS_AT_ONCE = 4096  # samples whose crops are chosen together
 
 
 def open_loader(plan: LoaderPlan) -> "FfcvLoader":
@@ -169,7 +169,7 @@ class DecodeImages(Operation):  # type: ignore[misc]  # FFCV is untyped
         begin, end = self._num_taken, self._num_taken + len(positions)
         if end > self._crops_begin + len(self._crops.flips) // self._plan.crops_per_image:
             self._crops = self._choose(
-                self._order[begin : begin + max(_CROPS_AT_ONCE, len(positions))]
+                self._order[begin : begin + max(CROPS_AT_ONCE, len(positions))]
             )
             self._crops_begin = begin
         if not np.array_equal(self._order[begin:end], positions):

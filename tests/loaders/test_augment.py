@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from loaders.augment import choose_crops, random_order
+from loaders import kernel_c
+from loaders.augment import choose_crops, choose_crops_by_numpy, random_order
 from loaders.backends import reference
 from loaders.plan import LoaderPlan
 
@@ -53,6 +54,26 @@ def test_each_crop_is_the_slow_twins_and_lies_inside(
     left, top, box_width, box_height = box
     assert left >= 0 and top >= 0 and box_width >= 1 and box_height >= 1
     assert left + box_width <= width and top + box_height <= height
+
+
+@pytest.mark.skipif(kernel_c.crop_chooser() is None, reason="the C kernel was not built")
+@pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (1.0, 1.0), (0.2, 5.0), (2.5, 3.0)])
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.001, 0.01), (1.0, 1.0)])
+@pytest.mark.parametrize("flip", [True, False])
+def test_the_c_kernel_draws_the_crops_that_numpy_draws(ratio, scale, flip):
+    """Sizes from one pixel to narrow stripes: first tries, later tries, and none that fits."""
+    draws = np.random.default_rng(5)
+    ids = draws.integers(0, 2**64, 5000, np.uint64)
+    widths, heights = draws.integers(1, 900, (2, 5000)) ** draws.integers(1, 3, (2, 5000))
+    plan = dataclasses.replace(
+        PLAN, crop_ratio=ratio, crop_scale=scale, horizontal_flip=flip, crops_per_image=3
+    )
+    for epoch in (0, 90):
+        found = choose_crops(plan, epoch, ids, widths, heights)
+        expected = choose_crops_by_numpy(plan, epoch, ids, widths, heights)
+        assert np.array_equal(found.boxes, expected.boxes)
+        assert np.array_equal(found.flips, expected.flips)
+        assert found.boxes.dtype == np.int64 and found.flips.dtype == bool
 
 
 @pytest.mark.parametrize(

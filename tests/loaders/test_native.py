@@ -179,10 +179,14 @@ class Batch:
         ]
         blobs[7] = blobs[7][: len(blobs[7]) // 2]
         lengths = np.array([len(blob) for blob in blobs])
-        self.file = np.frombuffer(b"".join(blobs), np.uint8)
         modes = np.full(12, JPEG)
-        self.columns = kernel_c.file_columns(
-            np.cumsum(lengths) - lengths, lengths, modes, sizes[:, 0], sizes[:, 1]
+        self.images = kernel_c.stored_images(
+            np.frombuffer(b"".join(blobs), np.uint8),
+            np.cumsum(lengths) - lengths,
+            lengths,
+            modes,
+            sizes[:, 0],
+            sizes[:, 1],
         )
         self.positions = random.permutation(12)
         extents = random.integers(1, sizes[self.positions] + 1)
@@ -194,9 +198,8 @@ class Batch:
         """uint8 [12, 33, 33, 3], without the damaged one."""
         output, has_error = np.zeros((12, 33, 33, 3), np.uint8), np.full(12, 9, np.uint8)
         pool.make_batch(
-            self.file,
+            self.images,
             self.positions,
-            self.columns,
             self.boxes,
             self.flips,
             output,
@@ -270,15 +273,15 @@ def test_images_without_end_leave_no_tables_in_memory():
     blob = add_restart_index(jpeg(photo(8, 8, seed=1)))
     n = 10_000
     pool = kernel_c.Pool(1)
-    columns = kernel_c.file_columns(*(np.full(n, value) for value in (0, len(blob), JPEG, 8, 8)))
+    columns = (np.full(n, value) for value in (0, len(blob), JPEG, 8, 8))
+    images = kernel_c.stored_images(np.frombuffer(blob, np.uint8), *columns)
     boxes, flips = np.tile([0, 0, 8, 8], (n, 1)), np.zeros(n, bool)
     output, has_error = np.zeros((n, 1, 1, 3), np.uint8), np.zeros(n, np.uint8)
     used = []
     for _ in range(4):
         pool.make_batch(
-            np.frombuffer(blob, np.uint8),
+            images,
             None,
-            columns,
             boxes,
             flips,
             output,

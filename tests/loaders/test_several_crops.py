@@ -112,12 +112,9 @@ def test_crops_far_apart_or_nested_are_what_they_are_alone(name, sampling):
         output = np.full((1, len(boxes), 40, 40, 3), 99, np.uint8)
         error_codes = np.ones(1, np.uint8)
         file = np.frombuffer(blob + bytes(512), np.uint8)
-        columns = kernel_c.file_columns(
-            *(np.array([value]) for value in (0, len(blob), mode, 150, 110))
-        )
-        pool.make_batch(
-            file, None, columns, np.array(boxes), np.array(flips), output, error_codes, none
-        )
+        columns = (np.array([value]) for value in (0, len(blob), mode, 150, 110))
+        images = kernel_c.stored_images(file, *columns)
+        pool.make_batch(images, None, np.array(boxes), np.array(flips), output, error_codes, none)
         assert not error_codes.any()
         return output[0]
 

@@ -68,15 +68,15 @@ def test_parts_make_the_pixels_of_the_whole_kernel(mode):
     blob = jpeg(pixels)
     stored = {JPEG: add_restart_index(blob), DCT: from_jpeg(blob), RAW: pixels.tobytes()}[mode]
     file = np.frombuffer(stored + bytes(512), np.uint8)
-    columns = kernel_c.file_columns(*(np.array([x]) for x in (0, len(stored), mode, 150, 110)))
+    columns = (np.array([x]) for x in (0, len(stored), mode, 150, 110))
+    images = kernel_c.stored_images(file, *columns)
     box, flip = np.array([[13, 7, 101, 90]]), np.array([True])
     for name in sorted(set(kernel_c.instruction_sets()) - {"libjpeg-turbo"}):
         outputs = np.zeros((2, 1, 48, 48, 3), np.uint8)
-        kernel_c.time_parts(file, columns, box, flip, outputs[0], name)
+        kernel_c.time_parts(images, box, flip, outputs[0], name)
         kernel_c.Pool(1, name).make_batch(
-            file,
+            images,
             None,
-            columns,
             box,
             flip,
             outputs[1],
@@ -90,11 +90,11 @@ def test_parts_make_the_pixels_of_the_whole_kernel(mode):
 def test_parts_of_a_damaged_image_are_refused():
     blob = jpeg(photo(50, 40, seed=3))
     file = np.frombuffer(blob + bytes(512), np.uint8)
-    columns = kernel_c.file_columns(*(np.array([x]) for x in (0, len(blob), JPEG, 50, 40)))
+    columns = (np.array([x]) for x in (0, len(blob), JPEG, 50, 40))
+    images = kernel_c.stored_images(file, *columns)
     with pytest.raises(ValueError, match="without a restart index"):
         kernel_c.time_parts(
-            file,
-            columns,
+            images,
             np.array([[0, 0, 50, 40]]),
             np.array([False]),
             np.zeros((1, 8, 8, 3), np.uint8),

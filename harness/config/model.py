@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from harness.config.base import JSON, Count, Fraction, NotNegative, OneLine, Settings
+from harness.config.training_kind import TrainingKind
 from harness.config.zoo_names import is_pattern
 from loaders.interpolation import Interpolation
 
@@ -27,6 +28,10 @@ class ModelSettings(Settings):
         eps: radius of its adversarial training.
         average: load the exponential average of the weights, if the file has one.
         by_order: match tensors by order and shape instead of name.
+        part: copy of the network in the file, by a part of its tensors' names such as `encoder_k`.
+            None means the copy that the method's authors evaluate.
+        training: kind of training, by which the report groups models. None means that of the
+            file's layout or the weights' name.
         mean: pixel mean. None means that of the file, otherwise that of the library.
         std: pixel standard deviation. None means as `mean`.
         resolution: pixels per side, instead of that of the methods and of `features`.
@@ -43,6 +48,8 @@ class ModelSettings(Settings):
     eps: NotNegative = 0.0
     average: bool = False
     by_order: bool = False
+    part: OneLine | None = None
+    training: TrainingKind | None = None
     mean: Constants | None = None
     std: Constants | None = None
     resolution: Count | None = None
@@ -60,14 +67,15 @@ class ModelSettings(Settings):
         """Settings of checkpoints, if the weights are published ones."""
         if self.checkpoint is not None:
             return {}
-        names = ("arch", "classes", "eps", "average", "by_order", "mean", "std")
+        names = ("arch", "classes", "eps", "average", "by_order", "part", "mean", "std")
         return dict.fromkeys(names, "goes with a checkpoint; published weights come with theirs")
 
     def resolved_weights(self) -> JSON:
         """Dump the settings that decide the weights, not how images are shown to the model."""
         settings = self.resolved()
-        shown = ("resolution", "eval_crop", "limit")
-        return {name: settings[name] for name in settings if name not in shown}
+        others = ["resolution", "eval_crop", "limit", "training"]
+        others += ["part"] if self.part is None else []  # absent, as before the setting existed
+        return {name: settings[name] for name in settings if name not in others}
 
     @model_validator(mode="after")
     def _check_pattern(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.modeling import classifier, state_dicts, zoo
+from harness.modeling import checkpoint_layouts, classifier, state_dicts, zoo
 from harness.modeling.classifier import Classifier
 from harness.modeling.weight_matching import Match, largest_match
 from loaders.interpolation import interpolation_of_weights
@@ -25,18 +25,22 @@ def import_checkpoint(
     std: Sequence[float] | None = None,
     average: bool = False,
     by_order: bool = False,
+    part: str | None = None,
     drop_foreign_head: bool = False,
 ) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier and the metadata to save with it.
 
     The weights are the largest part of the file that fits the architecture, whatever prefix its
-    names have. The metadata lists the other tensors as `left_out`.
+    names have. If a self-supervised method's file has several copies of the network, they are those
+    that its authors evaluate. The metadata lists the other tensors as `left_out`.
 
     Args:
         path: safetensors or torch file.
         classes: name of a subset, or class names in label order. None ignores a head in the file
             (that of self-supervised training); the metadata then has `has_head` False.
-        drop_foreign_head: import without a head if the file has none for these classes.
+        part: part of the names of the wanted copy, such as `encoder_k`, instead of that choice.
+        drop_foreign_head: import without a head if the file has none for these classes. A file of
+            a self-supervised method is always treated so.
 
     Normalization is the given one, otherwise the file's (robustness library), otherwise that
     published by the library.
@@ -45,19 +49,22 @@ def import_checkpoint(
         UserError: weights, architecture and classes do not match.
     """
     checkpoint = state_dicts.read(path, average=average)
+    layout = checkpoint_layouts.recognize(checkpoint.tensors)
+    weights = checkpoint.tensors if part is None else _only(checkpoint.tensors, part)
     names = _names(classes) if classes is not None else ()
     model, network = _build(arch, max(len(names), 1))
     has_head = classes is not None
     own = _expected_shapes(model, network, has_head)
     left_out: tuple[str, ...] = ()
     if by_order:
-        tensors = state_dicts.by_order(checkpoint.tensors, own)
+        tensors = state_dicts.by_order(weights, own)
     else:
         head_name = "head" if network is None else network.head_name
-        match = _match(checkpoint.tensors, own, network)
+        match = _match(weights, own, network, layout.part if layout else "")
+        _check_input_channels(match, own)
         head = {name for name in own if head_name and name.rpartition(".")[0] == head_name}
         foreign = _head_problem(match, own, head, len(names))
-        if foreign and drop_foreign_head:
+        if foreign and (drop_foreign_head or layout is not None):
             has_head, names = False, ()
             model, network = _build(arch, 1)
             dropped = [match.sources[name] for name in head if name in match.sources]
@@ -66,7 +73,7 @@ def import_checkpoint(
         else:
             tensors, left_out = match.tensors, match.left_out
         if missing := [name for name in match.missing if name not in head or not foreign]:
-            raise _mismatch(arch, checkpoint.tensors, own, match, missing)
+            raise _mismatch(arch, weights, own, match, missing)
         if foreign and has_head:
             raise UserError(
                 f"The weights are not those of {arch} for these classes: {foreign}.",
@@ -88,6 +95,7 @@ def import_checkpoint(
         "eval_crop": network.crop_fraction if network else 224 / 256,
         "interpolation": interpolation_of_weights(network.interpolation) if network else "area",
         "has_head": has_head,
+        "layout": layout.method if layout else None,
         "left_out": list(left_out),
         "imported_from": path.name,
         "sha256": checkpoint.sha256,
@@ -95,15 +103,47 @@ def import_checkpoint(
     return model, about
 
 
+def _only(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors whose names have a part. Raises UserError if none has."""
+    found = {
+        name: tensor for name, tensor in weights.items() if checkpoint_layouts.has_part(name, part)
+    }
+    if not found:
+        first = sorted({name.partition(".")[0] for name in weights})
+        raise UserError(
+            f"The file has no part named '{part}'.",
+            f"Names of its tensors begin with {', '.join(first[:8])}.",
+        )
+    return found
+
+
+def _check_input_channels(match: Match, own: dict[str, Any]) -> None:
+    """Refuse weights for another number of input channels. Raises UserError."""
+    first = next(iter(own), "")
+    tensor = match.tensors.get(first)
+    if tensor is None or len(own[first]) != 4 or tensor.ndim != 4:
+        return
+    if tensor.shape[1] != own[first][1]:
+        raise UserError(
+            f"{match.sources[first]} takes {tensor.shape[1]} channels instead of "
+            f"{own[first][1]}: this network was trained on filtered images (DeepCluster and ODC "
+            "with Sobel filters take 2).",
+            "Use weights of a network that takes RGB images.",
+        )
+
+
 def _match(
-    weights: Mapping[str, Tensor], own: dict[str, Any], network: zoo.Network | None
+    weights: Mapping[str, Tensor],
+    own: dict[str, Any],
+    network: zoo.Network | None,
+    preferred: str,
 ) -> Match:
     """Match names of the library, or of `archs/`: their own or torchvision's, whose head is fc."""
-    match = largest_match(weights, own)
+    match = largest_match(weights, own, preferred)
     if network is not None or not match.missing:
         return match
     bare = {name.removeprefix("backbone.").replace("head.", "fc."): name for name in own}
-    other = largest_match(weights, {name: own[bare[name]] for name in bare})
+    other = largest_match(weights, {name: own[bare[name]] for name in bare}, preferred)
     if len(other.missing) >= len(match.missing):
         return match
     return Match(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from harness.config.model import ModelSettings
+from harness.config.training_kind import TrainingKind, kind_of_weights
 from harness.modeling import classifier, state_dicts, zoo
 from harness.modeling.checkpoint_import import import_checkpoint
 from harness.modeling.classifier import Classifier
@@ -32,6 +33,7 @@ class PretrainedModel:
     imagenet_top1: float | None = None  # as published, in [0, 1]
     imagenet_top5: float | None = None
     licence: str | None = None  # of the weights, as published
+    training: TrainingKind | None = "supervised"  # None means unknown
 
 
 def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedModel:
@@ -51,8 +53,12 @@ def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedMod
             std=settings.std,
             average=settings.average,
             by_order=settings.by_order,
+            part=settings.part,
         )
-        return PretrainedModel(model, about, settings.imagenet_top1)
+        training: TrainingKind | None = "supervised" if about["has_head"] else None
+        if about["layout"]:
+            training = "self-supervised"
+        return PretrainedModel(model, about, settings.imagenet_top1, training=training)
     if "/" in settings.name:
         return _load_from_library(settings, weights_dir)
     module = names.find("harness.modeling.archs", settings.name, "model")
@@ -83,8 +89,9 @@ def _load_from_library(settings: ModelSettings, weights_dir: Path) -> Pretrained
     checkpoint = state_dicts.read(file)
     tensors = published.rename_keys(checkpoint.tensors)
     network = zoo.build(arch)
-    model = classifier.from_network(network, published.num_classes)
-    zoo.load_weights(arch, network, model.head, tensors)
+    has_head = published.num_classes > 0
+    model = classifier.from_network(network, published.num_classes or 1)
+    zoo.load_weights(arch, network, model.head if has_head else None, tensors)
     classes = named(IMAGENET).classes if published.num_classes == 1000 else None
     about = {
         "arch": arch,
@@ -94,11 +101,19 @@ def _load_from_library(settings: ModelSettings, weights_dir: Path) -> Pretrained
         "resolution": network.resolution,
         "eval_crop": network.crop_fraction,
         "interpolation": interpolation_of_weights(network.interpolation),
+        "has_head": has_head,
         "imported_from": file.name,
         "sha256": checkpoint.sha256,
     }
     top1 = published.imagenet_top1 if settings.imagenet_top1 is None else settings.imagenet_top1
-    return PretrainedModel(model, about, top1, published.imagenet_top5, published.licence)
+    return PretrainedModel(
+        model,
+        about,
+        top1,
+        published.imagenet_top5,
+        published.licence,
+        kind_of_weights(arch, has_head=has_head),
+    )
 
 
 def num_parameters(model: torch.nn.Module) -> int:

@@ -193,7 +193,9 @@ _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
 def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | None:
     """Mapping of tensors in a file, under one of the usual keys, or under one that is not usual.
 
-    Deeper mappings than MAX_DEPTH are not read: a file may contain itself.
+    If several mappings have keys that are not usual (`student` and `teacher`), the names of their
+    tensors begin with the key. Deeper mappings than MAX_DEPTH are not read: a file may contain
+    itself.
     """
     if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return None
@@ -207,12 +209,17 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
     }
     if len(tensors) > 1 or depth:
         return tensors or None
-    others = (
-        _unwrap(value, False, depth + 1)
+    others = {
+        str(key): inner
         for key, value in content.items()
         if key not in AVERAGES and key not in NO_WEIGHTS
-    )
-    return max((*filter(None, others), tensors), key=len) or None
+        if (inner := _unwrap(value, False, depth + 1))
+    }
+    if len(others) > 1:
+        return {
+            f"{key}.{name}": value for key, inner in others.items() for name, value in inner.items()
+        }
+    return max((*others.values(), tensors), key=len) or None
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

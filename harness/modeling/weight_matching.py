@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.modeling.checkpoint_layouts import has_part
+
 COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
 
 
@@ -27,15 +29,18 @@ class Match:
     sources: dict[str, str]
 
 
-def largest_match(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Match:
+def largest_match(
+    weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], preferred: str = ""
+) -> Match:
     """Match names after the one prefix that fits the most tensors, by shape and then by name.
 
     Prefixes end at a dot: `net.`, `backbone.`, `encoder.module.`. If two prefixes fit equally many
-    tensors, the shorter one counts.
+    tensors, the one with the preferred part counts, and then the shorter one.
 
     Args:
         weights: tensors of the file.
         shapes: names and shapes of the network.
+        preferred: part of a prefix, such as `encoder_q`; "" prefers none.
     """
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # prefix -> equal shapes, names
     for key, tensor in weights.items():
@@ -46,7 +51,12 @@ def largest_match(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size
                 found[key[:begin]][0] += tensor.shape == shapes[name]
                 found[key[:begin]][1] += 1
             begin = key.find(".", begin) + 1 or -1
-    prefix = max(sorted(found), key=lambda text: (*found[text], -len(text)), default="")
+
+    def rank(prefix: str) -> tuple[int, int, bool, int]:
+        equal_shapes, names = found[prefix]
+        return equal_shapes, names, bool(preferred) and has_part(prefix, preferred), -len(prefix)
+
+    prefix = max(sorted(found), key=rank, default="")
     sources = {name: prefix + name for name in shapes if prefix + name in weights}
     tensors = {name: weights[source] for name, source in sources.items()}
     return Match(

@@ -60,7 +60,7 @@ class PretrainedWeights:
     file_names: tuple[str, ...]  # possible file names, at least one
     caches: tuple[Path, ...]  # the library's cache
     url: str | None
-    num_classes: int
+    num_classes: int  # 0 if the weights have no head, as those of self-supervised training
     # Renames the file's tensors to the network's names.
     rename_keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     imagenet_top1: float | None = None  # in [0, 1]
@@ -92,7 +92,7 @@ def pretrained_weights(arch: str) -> PretrainedWeights:
     weights = _torchvision_pretrained(name) if library == "torchvision" else _timm_pretrained(name)
     if weights is None:
         raise UserError(
-            f"{library} publishes no weights of a classifier {name}.",
+            f"{library} publishes no weights of {name}.",
             "Use checkpoint: FILE, or another model.",
         )
     return weights
@@ -153,7 +153,7 @@ def _timm_pretrained(name: str) -> PretrainedWeights | None:
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None:
         raise names.unknown("timm model", name, timm.list_models())
-    if not config.has_weights or not config.num_classes:
+    if not config.has_weights:
         return None
     tagged = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     caches = (

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.config import grid
 from harness.config.methods import settings_model
+from harness.config.training_kind import kind_of_weights
 from harness.config.transfer import TransferSettings
 from harness.matrix.scores import Scores
 from harness.matrix.stage import Stage
@@ -148,6 +149,7 @@ def adopt(stage: Stage, quality: float) -> AdoptMetrics:
         "imagenet_top1": top1,
         "imagenet_top5": 1 - (1 - top1) ** 2,
         "licence": None,
+        "training": kind_of_weights(stage.axes["model"], has_head=True),
         "weights": None,
         "sha256": None,
     }

@@ -60,6 +60,12 @@ MAX_NAMES = 8  # tensors listed
     help="Use the exponential moving average of the weights, if the file has one.",
 )
 @click.option(
+    "--part",
+    metavar="NAME",
+    help="Copy of the network in the file, by a part of its tensors' names: encoder_k, student. "
+    "Default: the one that the method's authors evaluate.",
+)
+@click.option(
     "--by-order",
     is_flag=True,
     help="Match tensors by order and shape, for files that name the tensors of the same network "
@@ -77,13 +83,15 @@ def command(
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
     average: bool,
+    part: str | None,
     by_order: bool,
 ) -> None:
     """Convert weights in a safetensors or torch file into a model.pt.
 
     Takes the largest part of the file that fits the architecture, under any prefix (module.,
     backbone.), and lists what it leaves out. Reads checkpoints of the robustness library with their
-    normalization. Never runs code from the file.
+    normalization. In files of MoCo, SimCLR, SwAV, BYOL, DINO, Barlow Twins, VICReg and OpenSelfSup,
+    takes the network that their authors evaluate. Never runs code from the file.
 
     \b
     Example:
@@ -102,6 +110,7 @@ def command(
         mean=mean,
         std=std,
         average=average,
+        part=part,
         by_order=by_order,
         drop_foreign_head=ctx.get_parameter_source("subset_name") == ParameterSource.DEFAULT,
     )
@@ -110,6 +119,8 @@ def command(
     if names := about["left_out"]:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         click.echo(f"left out: {', '.join(map(printable, names[:MAX_NAMES]))}{more}")
+    if about["layout"]:
+        click.echo(f"layout: {about['layout']} (self-supervised)")
     if not about["has_head"] and subset_name != "none":
         click.echo(
             f"The file has no head for {subset_name}, so the model has none. If it was trained on "

@@ -128,6 +128,21 @@ class Collection:
         name = str(adopted or result.axes.get("arch") or result.axes.get("model", ""))
         return name.rpartition("/")[2].partition("@")[0].partition(".")[0]
 
+    def training(self, result: Result) -> str:
+        """Kind of training of a loaded model, as the recipe or its weights state it; "" if unknown.
+
+        Networks that start from random weights have none.
+        """
+        model = self.model(result)
+        if model is None or model.kind != "adopt":
+            return ""
+        stated = self._stated_training.get(model.axes.get("model", ""))
+        return stated or model.metrics.get("training") or ""
+
+    @cached_property
+    def _stated_training(self) -> dict[str, str]:
+        return {model.name: model.training for model in self.recipe.models if model.training}
+
     def source_accuracy(self, model: Result) -> float | None:
         """Top-1 on source classes that all models share; None if unknown.
 

@@ -158,6 +158,7 @@ class TransferRow:
         source_accuracy: top-1 on the source classes that all models share; None if unknown.
         chosen: the selected value of every axis of the grid.
         network: architecture without its library and weights; "" if unknown.
+        training: kind of training of a loaded model, such as self-supervised; "" if unknown.
     """
 
     arch: str
@@ -190,6 +191,7 @@ class TransferRow:
     chosen: Mapping[str, object] = field(default_factory=dict)
     same_variants: tuple[str, ...] = ()
     network: str = ""
+    training: str = ""
 
     @property
     def model_id(self) -> ModelId:

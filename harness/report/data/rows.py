@@ -120,6 +120,7 @@ def transfer_rows(results: Collection) -> list[TransferRow]:
                 steps=result.axes.get("steps"),
                 chosen=_chosen(metrics),
                 network=results.network(result),
+                training=results.training(result),
                 num_configs=metrics["num_configs"],
                 num_diverged=sum(entry["val"] is None for entry in metrics["grid"]),
                 selected_on=metrics["selected_on"],

@@ -97,6 +97,7 @@ def collect(
         sections.models_section(recipe, analysis),
         sections.architectures_section(analysis),
         sections.top_section(analysis),
+        sections.training_section(analysis),
         sections.budgets_section(budget_scores(recipe, transfer)),
         sections.source_sizes_section(transfer),
         sections.target_sizes_section(transfer),

@@ -210,6 +210,16 @@ def convergence_section(analysis: Analysis) -> Section:
     )
 
 
+def training_section(analysis: Analysis) -> Section:
+    """Loaded models by the kind of their training."""
+    return _table_section(
+        "training",
+        "Kinds of training",
+        model_tables.training_table(analysis.training_groups),
+        findings.about_training(analysis.training_groups),
+    )
+
+
 def budgets_section(rows: Sequence[BudgetScore]) -> Section:
     """More classes against more images per class, at equal numbers of images."""
     return _table_section("budgets", "Equal numbers of images", model_tables.budget_table(rows))

@@ -37,6 +37,7 @@ from harness.report.stats.predictors import (
     predictor_fits,
     predictor_rows,
 )
+from harness.report.stats.training_kinds import TrainingGroup, training_groups
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Analysis:
     convergences: list[Convergence]
     speedups: list[Speedup]
     top_counts: list[TopCount]
+    training_groups: list[TrainingGroup]
     predictor_rows: list[PredictorRow]
     predictor_fits: list[PredictorFit]
 
@@ -103,6 +105,7 @@ def analyze(
         convergences=converged,
         speedups=speedups(converged),
         top_counts=top_counts(scores, names),
+        training_groups=training_groups(matrices, transfer),
         predictor_rows=predicted,
         predictor_fits=predictor_fits(predicted),
     )

@@ -26,6 +26,7 @@ from harness.report.stats.intervals import (
 )
 from harness.report.stats.leaderboard import ScoreMatrix
 from harness.report.stats.predictors import PredictorFit, gap_to_runner_up
+from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import (
     averaged_over,
     counted,
@@ -106,6 +107,25 @@ def about_strengths(analysis: Analysis) -> str:
         f"{by_elo}{first.model} and {second.model} are ahead of {len(ranking) - 2} other models. "
         f"Which of the two is stronger is not clear ({test})."
     )
+
+
+def about_training(groups: Sequence[TrainingGroup]) -> str:
+    """State which kinds of training differ from supervised training, for the first method."""
+    if not groups:
+        return ""
+    method = groups[0].method
+    compared = [group for group in groups if group.method == method and group.difference]
+    if not compared:
+        return ""
+    parts = []
+    for group in compared:
+        assert group.difference is not None
+        if not group.difference.excludes_zero:
+            parts.append(f"{group.training} models show no clear difference")
+        else:
+            better = "better" if group.difference.mean > 0 else "worse"
+            parts.append(f"{group.training} models transfer {better}")
+    return f"Compared with supervised models by {method}, {'; '.join(parts)}."
 
 
 def about_source_accuracy(associations: Sequence[Association]) -> str:

@@ -2,6 +2,8 @@
 
 from typing import NotRequired, TypedDict
 
+from harness.config.training_kind import TrainingKind
+
 
 class AdoptMetrics(TypedDict):
     """Metrics of an adopt stage."""
@@ -21,5 +23,7 @@ class AdoptMetrics(TypedDict):
     imagenet_top1: float | None  # published; None means unknown
     imagenet_top5: float | None
     licence: str | None
+    # Kind of training. None means unknown; absent in results of earlier versions.
+    training: NotRequired[TrainingKind | None]
     weights: str | None  # file or name of the weights
     sha256: str | None

@@ -48,6 +48,7 @@ def run(context: StageContext) -> Outcome:
         "imagenet_top1": loaded.imagenet_top1,
         "imagenet_top5": loaded.imagenet_top5,
         "licence": loaded.licence,
+        "training": loaded.training,
         "weights": about["imported_from"],
         "sha256": about["sha256"],
     }

@@ -30,6 +30,7 @@ from harness.report.stats.convergence import FRACTION, Convergence
 from harness.report.stats.intervals import is_near_chance, seed_mean
 from harness.report.stats.leaderboard import TOP, RankedModel, TopCount, model_names
 from harness.report.stats.predictors import PredictorFit
+from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import signed
 
 _MAX_WIDTH = 12  # scores in a line; more do not fit into a page
@@ -60,7 +61,7 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
                 "logit, Morey",
             ),
             lambda row: Cell(
-                percent(1 / (1 + math.exp(-row.mean_logit)), 1),
+                _percent_of(row.mean_logit),
                 sort=row.mean_logit,
                 below=""
                 if row.standard_error is None
@@ -83,6 +84,65 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
         "half a win each. Elo has no interval: the usual one assumes independent matches, and "
         "matches on one target are not independent.",
     )
+
+
+def training_table(rows: Sequence[TrainingGroup]) -> Table:
+    """Loaded models by kind of training, for every method."""
+    columns: list[ColumnOf[TrainingGroup]] = [
+        (Column("method", numeric=False), lambda row: text(row.method)),
+        (Column("training", numeric=False), lambda row: text(row.training)),
+        (Column("models"), lambda row: number(row.num_models)),
+        (
+            Column("mean transfer", hint="percent, averaged as logits over models and targets"),
+            lambda row: Cell(_percent_of(row.mean_logit), sort=row.mean_logit),
+        ),
+        (
+            Column("best model", numeric=False, hint="below: its mean over targets, percent"),
+            lambda row: text(row.best, below=_percent_of(row.best_logit)),
+        ),
+        (
+            Column(
+                "against supervised",
+                hint="difference of the means in logits; below: Welch's 95 % interval over models",
+            ),
+            _against_supervised,
+        ),
+        (
+            Column(
+                "same architectures",
+                hint="difference in logits, over architectures that both groups have; below: "
+                "their number",
+            ),
+            lambda row: (
+                NONE
+                if row.within_networks is None
+                else Cell(
+                    signed(row.within_networks, 2),
+                    sort=row.within_networks,
+                    below=f"{row.num_networks} architecture{'s' * (row.num_networks != 1)}",
+                )
+            ),
+        ),
+    ]
+    return table_of(
+        "training",
+        "Models by kind of training",
+        rows,
+        columns,
+        "The unit is the model. Groups also differ in their architectures; the last column "
+        "compares equal ones.",
+    )
+
+
+def _against_supervised(row: TrainingGroup) -> Cell:
+    if row.difference is None:
+        return NONE
+    low, high = signed(row.difference.low, 2), signed(row.difference.high, 2)
+    return Cell(signed(row.difference.mean, 2), sort=row.difference.mean, below=f"{low} to {high}")
+
+
+def _percent_of(logit: float) -> str:
+    return percent(1 / (1 + math.exp(-logit)), 1)
 
 
 def association_table(rows: Sequence[Association]) -> Table:

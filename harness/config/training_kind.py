@@ -1,0 +1,51 @@
+"""Kinds of training of pretrained models. Imports no torch."""
+
+import re
+from typing import Literal, get_args
+
+TrainingKind = Literal["supervised", "semi-supervised", "self-supervised", "language-supervised"]
+TRAINING_KINDS: tuple[TrainingKind, ...] = get_args(TrainingKind)
+
+# Words in the tags of timm's weights. Weights that were fine-tuned on labels afterwards keep the
+# kind of their pretraining.
+_WORDS: dict[str, TrainingKind] = {
+    "ssl": "semi-supervised",  # Yalniz et al. 2019
+    "swsl": "semi-supervised",
+    "ns": "semi-supervised",  # noisy student
+    "dino": "self-supervised",
+    "dinov2": "self-supervised",
+    "dinov3": "self-supervised",
+    "mae": "self-supervised",
+    "fcmae": "self-supervised",
+    "mim": "self-supervised",
+    "beit": "self-supervised",
+    "ijepa": "self-supervised",
+    "seer": "self-supervised",
+    "mocov3": "self-supervised",
+    "clip": "language-supervised",
+    "openai": "language-supervised",
+    "laion2b": "language-supervised",
+    "laion400m": "language-supervised",
+    "datacomp": "language-supervised",
+    "dfn2b": "language-supervised",
+    "dfn5b": "language-supervised",
+    "metaclip": "language-supervised",
+    "webli": "language-supervised",
+    "siglip": "language-supervised",
+}
+
+
+def kind_of_weights(name: str, *, has_head: bool) -> TrainingKind | None:
+    """Return the kind of training of published weights by the words in their name.
+
+    Args:
+        name: as in a recipe: `torchvision/resnet50`, `timm/vit_small_patch16_224.dino`.
+        has_head: whether the weights include a classifier.
+
+    Returns:
+        None if the name does not decide: no known word, and no classifier.
+    """
+    library, _, rest = name.partition("/")
+    words = re.split(r"[._-]", rest) if library == "timm" else []
+    default: TrainingKind | None = "supervised" if has_head else None
+    return next((_WORDS[word] for word in words if word in _WORDS), default)

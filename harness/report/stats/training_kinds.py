@@ -1,0 +1,100 @@
+"""Compare loaded models by the kind of their training: supervised, self-supervised, and others."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.config.training_kind import TRAINING_KINDS
+from harness.report.data.records import ModelId, TransferRow
+from harness.report.stats.intervals import Interval, welch
+from harness.report.stats.leaderboard import ScoreMatrix
+
+REFERENCE = "supervised"
+
+
+@dataclass(frozen=True)
+class TrainingGroup:
+    """Models of one kind of training, transferred by one method. The unit is the model.
+
+    Attributes:
+        num_models: models with a score on every target of the comparison.
+        mean_logit: mean over models and targets.
+        best: name of the model with the highest mean over targets.
+        best_logit: its mean over targets.
+        difference: mean logit minus that of supervised models, with Welch's 95 % interval; None
+            for supervised models, and if a group has fewer than two models.
+        num_networks: architectures that both groups have.
+        within_networks: mean over these architectures of the difference in logits; None without
+            one. Networks differ between groups, and this difference is not affected by that.
+    """
+
+    method: str
+    training: str
+    num_models: int
+    num_targets: int
+    mean_logit: float
+    best: str
+    best_logit: float
+    difference: Interval | None
+    num_networks: int
+    within_networks: float | None
+
+
+def training_groups(
+    matrices: Mapping[str, ScoreMatrix], rows: Iterable[TransferRow]
+) -> list[TrainingGroup]:
+    """Group the models of every method; empty for methods whose models are all of one kind.
+
+    Args:
+        matrices: method -> scores of all models on all targets.
+        rows: test scores, which name the kind of training of each model.
+    """
+    training_of = {row.model_id: row.training for row in rows}
+    return [
+        group
+        for method, matrix in matrices.items()
+        for group in _groups_of(method, matrix.complete(), training_of)
+    ]
+
+
+def _groups_of(
+    method: str, matrix: ScoreMatrix, training_of: Mapping[ModelId, str]
+) -> list[TrainingGroup]:
+    kinds = np.array([training_of.get(model, "") for model in matrix.model_ids])
+    present = [kind for kind in TRAINING_KINDS if (kinds == kind).any()]
+    if len(present) < 2:
+        return []
+    means = matrix.logits.mean(axis=1)
+    reference = means[kinds == REFERENCE]
+    networks = np.array(matrix.networks or matrix.names)
+    groups = []
+    for kind in present:
+        own = means[kinds == kind]
+        best = int(np.flatnonzero(kinds == kind)[own.argmax()])
+        shared = sorted(
+            set(networks[kinds == kind].tolist()) & set(networks[kinds == REFERENCE].tolist())
+        )
+        within = [
+            means[(kinds == kind) & (networks == network)].mean()
+            - means[(kinds == REFERENCE) & (networks == network)].mean()
+            for network in shared
+        ]
+        is_reference = kind == REFERENCE
+        groups.append(
+            TrainingGroup(
+                method,
+                kind,
+                len(own),
+                len(matrix.targets),
+                float(own.mean()),
+                matrix.names[best],
+                float(means[best]),
+                None
+                if is_reference or min(len(own), len(reference)) < 2
+                else welch(own, reference),
+                0 if is_reference else len(shared),
+                float(np.mean(within)) if within and not is_reference else None,
+            )
+        )
+    return groups

@@ -1,0 +1,230 @@
+"""Layouts of self-supervised checkpoints: which copy of the network is read, and what is not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from click.testing import CliRunner
+
+from harness.cli.main import cli
+from harness.config.model import ModelSettings
+from harness.modeling.checkpoint_import import import_checkpoint
+from harness.modeling.pretrained import load_pretrained
+from writers.errors import UserError
+
+ARCH = "torchvision/resnet18"
+State = dict[str, torch.Tensor]
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def projection(prefix: str) -> State:
+    return {f"{prefix}{layer}.weight": torch.rand(8, 8) for layer in (0, 2)}
+
+
+# Method -> a file as its published code saves it. `wanted` is the network that the authors
+# evaluate, `other` a second copy with other weights.
+LAYOUTS: dict[str, tuple[str, Callable[[State, State], dict]]] = {
+    "MoCo v1": (
+        "MoCo",
+        lambda wanted, other: {
+            "epoch": 200,
+            "arch": "resnet18",
+            "state_dict": under("module.encoder_k.", other | {"fc.weight": torch.rand(128, 512)})
+            | under("module.encoder_q.", wanted | {"fc.weight": torch.rand(128, 512)})
+            | {"module.queue": torch.rand(128, 16), "module.queue_ptr": torch.zeros(1)},
+            "optimizer": {"state": {}, "param_groups": []},
+        },
+    ),
+    "MoCo v2": (
+        "MoCo",
+        lambda wanted, other: {
+            "state_dict": under("module.encoder_q.", wanted | projection("fc."))
+            | under("module.encoder_k.", other | projection("fc."))
+        },
+    ),
+    "MoCo v3": (
+        "MoCo v3",
+        lambda wanted, other: {
+            "state_dict": under("module.base_encoder.", wanted | projection("fc."))
+            | under("module.momentum_encoder.", other | projection("fc."))
+            | projection("module.predictor.")
+        },
+    ),
+    "SimCLR": (
+        "SimCLR",
+        lambda wanted, other: under("encoder.", wanted) | projection("projector."),
+    ),
+    "SimCLR, lightning": (
+        "SimCLR",
+        lambda wanted, other: {
+            "state_dict": under("backbone.", wanted) | projection("projection_head.layers."),
+            "hyper_parameters": {"lr": 0.1},
+        },
+    ),
+    "SwAV": (
+        "SwAV",
+        lambda wanted, other: under(
+            "module.", wanted | projection("projection_head.") | {"prototypes.weight": torch.eye(8)}
+        ),
+    ),
+    "BYOL": (
+        "BYOL",
+        lambda wanted, other: (
+            under("online_encoder.net.", wanted)
+            | projection("online_encoder.projector.")
+            | under("target_encoder.net.", other)
+            | projection("online_predictor.net.")
+        ),
+    ),
+    "BYOL, other program": (
+        "BYOL",
+        lambda wanted, other: {
+            "model": under("module.online_network.encoder.", wanted)
+            | under("module.target_network.encoder.", other)
+        },
+    ),
+    "DINO": (
+        "DINO",
+        lambda wanted, other: {
+            "student": under("module.backbone.", other) | projection("module.head.mlp."),
+            "teacher": under("backbone.", wanted) | projection("head.mlp."),
+            "optimizer": {"state": {}},
+            "dino_loss": {"center": torch.rand(1, 8)},
+            "epoch": 100,
+        },
+    ),
+    "Barlow Twins": (
+        "Barlow Twins or VICReg",
+        lambda wanted, other: {
+            "epoch": 1000,
+            "model": under("module.backbone.", wanted) | projection("module.projector."),
+            "optimizer": {"state": {}},
+        },
+    ),
+    "VICReg": (
+        "Barlow Twins or VICReg",
+        lambda wanted, other: {
+            "model": under("module.backbone.", wanted) | projection("module.projector.")
+        },
+    ),
+    "OpenSelfSup, NPID": (
+        "OpenSelfSup",
+        lambda wanted, other: {
+            "meta": {"epoch": 200},
+            "state_dict": under("backbone.", wanted) | projection("neck.fc."),
+        },
+    ),
+    "OpenSelfSup, ODC": (
+        "OpenSelfSup",
+        lambda wanted, other: {
+            "state_dict": under("backbone.", wanted)
+            | projection("neck.fc")
+            | {"head.fc_cls.weight": torch.rand(10_000, 8), "head.fc_cls.bias": torch.rand(10_000)}
+        },
+    ),
+    "OpenSelfSup, BYOL": (
+        "BYOL",
+        lambda wanted, other: {
+            "state_dict": under("online_net.0.", wanted)
+            | projection("online_net.1.")
+            | under("target_net.0.", other)
+            | projection("target_net.1.")
+        },
+    ),
+    "OpenSelfSup, MoCo": (
+        "MoCo",
+        lambda wanted, other: {
+            "state_dict": under("encoder_q.0.", wanted)
+            | under("encoder_k.0.", other)
+            | under("backbone.", wanted)  # the same module under a second name
+        },
+    ),
+}
+
+
+def bodies() -> tuple[torch.nn.Module, State, State]:
+    """A plain network of random weights, its state without the head, and other weights."""
+    torch.manual_seed(0)
+    plain = torchvision.models.resnet18().eval()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    wanted = {n: v for n, v in plain.state_dict().items() if not n.startswith("fc.")}
+    other = {n: v + 1 for n, v in wanted.items()}
+    plain.fc = torch.nn.Identity()
+    return plain, wanted, other
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_features_equal_those_of_the_plain_network(name: str, tmp_path: Path):
+    method, make = LAYOUTS[name]
+    plain, wanted, other = bodies()
+    torch.save(make(wanted, other), tmp_path / "c.pth")
+    model, about = import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
+    assert about["layout"] == method and not about["has_head"] and about["classes"] == []
+    weights = model.backbone.state_dict()
+    assert all(torch.equal(weights[tensor], wanted[tensor]) for tensor in wanted)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():  # layers run in another memory layout, and so add in another order
+        assert torch.allclose(model.eval().backbone(images), plain(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_part_can_be_chosen(tmp_path: Path):
+    _, wanted, other = bodies()
+    torch.save(LAYOUTS["DINO"][1](wanted, other), tmp_path / "c.pth")
+    model, _ = import_checkpoint(tmp_path / "c.pth", ARCH, None, part="student")
+    assert torch.equal(model.backbone.state_dict()["conv1.weight"], other["conv1.weight"])
+    with pytest.raises(UserError, match="no part named 'encoder_q'") as caught:
+        import_checkpoint(tmp_path / "c.pth", ARCH, None, part="encoder_q")
+    assert "student, teacher" in caught.value.hint
+    settings = ModelSettings(
+        name="mine", checkpoint="c.pth", arch=ARCH, classes=None, part="student"
+    )
+    loaded = load_pretrained(settings, tmp_path)
+    assert torch.equal(loaded.model.backbone.state_dict()["conv1.weight"], other["conv1.weight"])
+    assert loaded.training == "self-supervised"
+
+
+def test_a_file_without_a_layout_is_no_self_supervised_one(tmp_path: Path):
+    state = under("module.", torchvision.models.resnet18().state_dict())
+    torch.save({"state_dict": state}, tmp_path / "c.pth")
+    _, about = import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
+    assert about["layout"] is None and about["has_head"]
+
+
+def test_networks_of_filtered_images_are_refused(tmp_path: Path):
+    _, wanted, _ = bodies()
+    sobel = wanted | {"conv1.weight": torch.rand(64, 2, 7, 7)}
+    torch.save(under("backbone.", sobel) | projection("neck.fc"), tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"takes 2 channels instead of 3.*Sobel"):
+        import_checkpoint(tmp_path / "c.pth", ARCH, None)
+
+
+def test_the_command_prints_the_layout(tmp_path: Path):
+    _, wanted, other = bodies()
+    torch.save(LAYOUTS["SwAV"][1](wanted, other), tmp_path / "c.pth")
+    arguments = ["import-checkpoint", str(tmp_path / "c.pth"), "--arch", ARCH]
+    ended = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "m.pt")])
+    assert ended.exit_code == 0, ended.output
+    assert "layout: SwAV (self-supervised)" in ended.output
+
+
+def test_a_self_supervised_model_of_timm_has_features_and_no_head(tmp_path: Path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    plain = timm.create_model("vit_small_patch16_224.dino", pretrained=False).eval()
+    torch.save(plain.state_dict(), tmp_path / "vit_small_patch16_224.dino.pth")
+    loaded = load_pretrained(ModelSettings(name="timm/vit_small_patch16_224.dino"), tmp_path)
+    assert loaded.training == "self-supervised"
+    assert not loaded.about["has_head"] and loaded.about["classes"] == []
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.allclose(
+            loaded.model.eval().backbone(images), plain(images), rtol=1e-4, atol=1e-4
+        )

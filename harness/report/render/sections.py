@@ -340,7 +340,7 @@ def _table_section(name: str, title: str, table: Table, sentence: str = "") -> S
 
 
 def _if_short(table: Table, max_rows: int = _MAX_OPEN_ROWS) -> tuple[Table, ...]:
-    return (table,) if len(table.rows) <= max_rows else ()
+    return (table,) if 0 < len(table.rows) <= max_rows else ()
 
 
 def _if_long(table: Table, max_rows: int = _MAX_OPEN_ROWS) -> tuple[Table, ...]:

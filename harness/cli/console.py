@@ -1,8 +1,11 @@
 """Progress of long work: a bar with rate and ETA on a terminal, otherwise a line now and then."""
 
+import os
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -21,6 +24,7 @@ from rich.text import Text
 from harness.cli import verbosity
 
 PLAIN_LINE_EVERY_S = 15.0
+MIN_TEXT_WIDTH = 30  # columns; a narrower column of text is not wrapped
 
 # Called with the number of items done and in total.
 Report = Callable[[int, int], None]
@@ -58,6 +62,56 @@ def progress(title: str, unit: str = "images") -> Iterator[Report]:
     ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def width() -> int | None:
+    """Columns of standard output: $COLUMNS, or those of the terminal; None in a pipe or a file."""
+    if os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return None
+
+
+def hanging(head: str, text: str) -> str:
+    """Write `text` after `head`; on a terminal further lines start where the text starts.
+
+    In a pipe or a file the text stays on one line.
+    """
+    columns = width()
+    if columns is None or columns - len(head) < MIN_TEXT_WIDTH:
+        return f"{head}{text}".rstrip()
+    return textwrap.fill(
+        f"{head}{text}",
+        columns,
+        subsequent_indent=" " * len(head),
+        replace_whitespace=False,
+        drop_whitespace=True,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def fitting(rows: Sequence[Sequence[str]], right: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Align the columns of a table, and drop its last columns if the terminal is too narrow.
+
+    Args:
+        rows: cells; the first row is the header.
+        right: numbers of the columns that are aligned at the right.
+
+    Returns:
+        Lines, and headers of the dropped columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns, shown = width(), len(widths)
+    while columns is not None and shown > 1 and sum(widths[:shown]) + 2 * (shown - 1) > columns:
+        shown -= 1
+    lines = []
+    for row in rows:
+        cells = [
+            text.rjust(width_) if number in right else text.ljust(width_)
+            for number, (text, width_) in enumerate(zip(row[:shown], widths[:shown], strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines, list(rows[0][shown:])
 
 
 def bar(console: Console, unit: str) -> Progress:

@@ -145,3 +145,46 @@ def test_json_of_report_logs_cancel_and_gc(tmp_path: Path, monkeypatch: pytest.M
     assert parsed("gc", "--all", "--yes")["deleted"] and not Path(file["path"]).exists()
     assert parsed("cancel", "demo") == {"stopped": [], "still_running": []}
     assert Path(parsed("report", "demo")["report"]).is_file()
+
+
+WALKED = (
+    *(("ls", *kind) for kind in ((), ("datasets",), ("launchers",), ("recipes",))),
+    ("plan", "demo"),
+    ("plan", "robust_l2"),
+    ("status", "demo"),
+    ("status", "robust_l2"),
+)
+
+
+@pytest.mark.parametrize("arguments", WALKED, ids=" ".join)
+def test_lines_fit_80_columns(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    result = CliRunner(catch_exceptions=False).invoke(cli, [*arguments])
+    assert result.exit_code == 0
+    # A path or an address longer than a line stays whole.
+    assert [
+        line for line in result.output.splitlines() if len(line) > 80 and len(line.split()) > 1
+    ] == []
+
+
+def test_a_table_drops_last_columns_that_do_not_fit(monkeypatch: pytest.MonkeyPatch):
+    rows = [("", "train", "license"), ("pets", "3,680", "CC BY-SA 4.0")]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert console.fitting(rows, right=(1,)) == (
+        ["      train  license", "pets  3,680  CC BY-SA 4.0"],
+        [],
+    )
+    monkeypatch.setenv("COLUMNS", "20")
+    assert console.fitting(rows, right=(1,)) == (["      train", "pets  3,680"], ["license"])
+
+
+def test_text_wraps_under_itself_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
+    text = "one two three four five six seven eight"
+    monkeypatch.setenv("COLUMNS", "40")
+    assert console.hanging("  ab  ", text) == "  ab  one two three four five six seven\n      eight"
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
+    assert console.hanging("  ab  ", text) == f"  ab  {text}"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.cli.benches._rounds import Measured
 
+MEASURES = ("images/s", "range", "first batch", "memory")
+
 
 def print_rates(record: dict[str, Any]) -> None:
     """Print the record of `harness bench load` as two tables: rates, and ratios."""
@@ -14,20 +16,14 @@ def print_rates(record: dict[str, Any]) -> None:
     from harness.cli import console
 
     terminal = console.out()
-    table = Table(
-        "contender",
-        "images/s",
-        "rounds",
-        "first batch",
-        "memory",
-        title=f"load, {record['work']['workload']}",
-    )
+    title = f"load, {record['work']['workload']}: images/s, median and range of the rounds"
+    table = Table("", *MEASURES, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for contender in sorted(record["contenders"].values(), key=lambda row: -row["median"]):
         memory = max(detail["memory_bytes"] for detail in contender["details"])
         table.add_row(
             contender["what"],
             f"{contender['median']:,.0f}",
-            ", ".join(f"{rate:,.0f}" for rate in contender["rates"]),
+            f"{min(contender['rates']):,.0f} to {max(contender['rates']):,.0f}",
             f"{contender['opened']['first_batch_s']:.1f} s",
             f"{memory / 2**20:,.0f} MiB",
         )
@@ -35,10 +31,10 @@ def print_rates(record: dict[str, Any]) -> None:
     for name, reason in record["absent"].items():
         terminal.print(f"absent: {name}: {reason}")
     if record["ratios"]:
-        table = Table("ratio", "median", "rounds")
+        table = Table("ratio", "median", "range", box=None, padding=(0, 2, 0, 0))
         for ratio in record["ratios"]:
-            rounds = ", ".join(f"{value:.2f}" for value in ratio["rounds"])
-            table.add_row(ratio["title"], f"{ratio['median']:.2f}x", rounds)
+            rounds = f"{min(ratio['rounds']):.2f} to {max(ratio['rounds']):.2f}"
+            table.add_row(ratio["title"], f"{ratio['median']:.2f}", rounds)
         terminal.print(table)
 
 

@@ -120,7 +120,8 @@ def print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders)
         if estimate.num_unknown_disk and not estimate.disk_bytes
         else f"about {console.size(estimate.disk_bytes)}{and_unknown}"
     )
-    click.echo(f"left: {time}; disk: {disk}")
+    click.echo(console.hanging("left: ", time))
+    click.echo(console.hanging("disk: ", disk))
     if estimate.calibrated_on:
         click.echo(
             f"calibrated: {console.seconds(3600 * estimate.calibrated_hours)} of that are "

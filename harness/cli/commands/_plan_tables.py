@@ -4,6 +4,8 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import click
+
 from writers.text_names import printable
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) 
         else {}
     )
     for axis, values in axes.items():
-        terminal.print(f"  {axis:8} {len(values):3}  {', '.join(map(str, values))}", markup=False)
+        head = f"  {axis:8} {len(values):3}  "
+        click.echo(console.hanging(head, ", ".join(map(str, values))))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("stages")
     for column in ("all", *STATES):

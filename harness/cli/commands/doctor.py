@@ -69,12 +69,15 @@ def command(folders: Folders, as_json: bool) -> None:
 
 
 def _show(finding: Finding) -> None:
+    from harness.cli import console
+
     click.secho(
         "ok    " if finding.good else "BAD   ", fg="green" if finding.good else "red", nl=False
     )
-    click.echo(f"{finding.what:14} {finding.found}")
+    head = f"      {finding.what:14} "
+    click.echo(console.hanging(head, finding.found).removeprefix("      "))
     if not finding.good:
-        click.secho(f"      {finding.cure}", fg="red")
+        click.secho(console.hanging("      ", finding.cure), fg="red")
 
 
 def _findings(folders: Folders) -> Iterator[Finding]:

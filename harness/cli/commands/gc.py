@@ -103,10 +103,10 @@ def command(
     terminal = console.out()
     for path, reason in sorted(candidates, key=lambda candidate: -sizes[candidate[0]]):
         terminal.print(
-            f"{sizes[path] / 1e6:10,.1f} MB  {path}  ({reason})", markup=False, soft_wrap=True
+            f"{console.size(sizes[path]):>10}  {path}  ({reason})", markup=False, soft_wrap=True
         )
     terminal.print(
-        f"{sum(sizes.values()) / 1e6:10,.1f} MB  in {len(candidates)} files and folders",
+        f"{console.size(sum(sizes.values())):>10}  in {len(candidates)} files and folders",
         markup=False,
     )
     if not yes:

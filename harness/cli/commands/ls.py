@@ -4,15 +4,11 @@ import ast
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # Kinds whose names are the modules of a package.
 PACKAGES = {
@@ -67,19 +63,18 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
     if as_json:
         click.echo(json.dumps(descriptions, indent=1))
         return
-    terminal = console.out()
     if kind == "datasets":
-        _print_datasets(terminal, folders)
+        _print_datasets(folders)
         return
     if kind == "launchers":
-        _print_launchers(terminal, descriptions["launchers"])
+        _print_launchers(descriptions["launchers"])
         return
     for heading, lines in descriptions.items():
         if kind is None:
-            terminal.print(heading, style="bold")
+            click.secho(heading, bold=True)
         width = max(map(len, lines), default=0)
         for name, line in lines.items():
-            terminal.print(f"  {name:{width}}  {line}".rstrip(), markup=False, soft_wrap=True)
+            click.echo(console.hanging(f"  {name:{width}}  ", line))
 
 
 def describe(kind: str) -> dict[str, str]:
@@ -115,7 +110,8 @@ def _first_comment(path: Path) -> str:
     return lines["yaml-language-server" in lines[0]].lstrip("# ").strip()
 
 
-def _print_datasets(terminal: "Console", folders: Folders) -> None:
+def _print_datasets(folders: Folders) -> None:
+    from harness.cli import console
     from writers import names
     from writers.split_names import SPLITS
 
@@ -123,7 +119,7 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
         names.find("writers.datasets", name, "dataset").SPEC
         for name in names.names("writers.datasets")
     ]
-    rows = [("", *SPLITS, "classes", "metric", "raw", "betons", "license")]
+    rows = [("", *SPLITS, "classes", "raw", "betons", "metric", "license")]
     for spec in specs:
         sizes = [
             f"{spec.split_sizes[split]:,}" if split in spec.split_sizes else "" for split in SPLITS
@@ -136,41 +132,38 @@ def _print_datasets(terminal: "Console", folders: Folders) -> None:
                 spec.name,
                 *sizes,
                 str(spec.num_classes or ""),
-                spec.metric,
                 "generated" if spec.generated else "yes" if is_on_disk else "",
                 str(betons or ""),
+                spec.metric,
                 spec.license,
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            text.rjust(width) if 1 <= number <= 4 or number == 7 else text.ljust(width)
-            for number, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        terminal.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
-    terminal.print(
-        "\nval: if none is published, `val:` of a recipe or --val takes it from train. "
-        f"raw: found in {folders.raw}. betons: number of files in {folders.data}.",
-        markup=False,
-        soft_wrap=True,
-    )
+    lines, dropped = console.fitting(rows, right=(1, 2, 3, 4, 6))
+    click.echo("\n".join(lines) + "\n")
+    for head, text in (
+        ("val: ", "if none is published, `val:` of a recipe or --val takes it from train."),
+        ("raw: ", f"found in {folders.raw}."),
+        ("betons: ", f"number of files in {folders.data}."),
+    ):
+        click.echo(console.hanging(head, text))
+    if dropped:
+        click.echo(
+            console.hanging("", f"A wider terminal or a pipe also shows {' and '.join(dropped)}.")
+        )
 
 
-def _print_launchers(terminal: "Console", descriptions: dict[str, str]) -> None:
+def _print_launchers(descriptions: dict[str, str]) -> None:
+    from harness.cli import console
     from harness.runner.launcher import LauncherOptions
     from writers import names
 
     for name, line in descriptions.items():
-        terminal.print(f"{name:5}  {line}", markup=False, soft_wrap=True)
+        click.echo(console.hanging(f"{name:5}  ", line))
         options: type[LauncherOptions] = names.find(PACKAGES["launchers"], name, "launcher").Options
         width = max(map(len, options.model_fields), default=0)
         for key, field in options.model_fields.items():
             default = "" if field.default is None else f" (default: {field.default})"
-            text = f"         {key:{width}}  {field.description}{default}"
-            terminal.print(text, markup=False, soft_wrap=True)
-    terminal.print(
-        "\nOptions are given as: harness run RECIPE --launcher NAME --launcher-option KEY=VALUE",
-        markup=False,
-        soft_wrap=True,
-    )
+            click.echo(
+                console.hanging(f"         {key:{width}}  ", f"{field.description}{default}")
+            )
+    click.echo("\nharness run RECIPE --launcher NAME --launcher-option KEY=VALUE")

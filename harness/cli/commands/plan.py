@@ -49,6 +49,7 @@ def command(
 
     Example: harness plan robust_l2 --set seeds=[0] --calibrate
     """
+    from harness.cli import console
     from harness.cli.commands import _inputs
     from harness.config.load import read
     from harness.runner.executor import unfinished
@@ -78,7 +79,7 @@ def command(
     _print_outdated(plan, left, folders)
     _inputs.print_lines(planned, folders)
     for line in missing_data(plan, folders, left).values():
-        click.secho(line, fg="yellow", err=True)
+        click.secho(console.hanging("", line), fg="yellow", err=True)
 
 
 def print_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> None:

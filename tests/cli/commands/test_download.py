@@ -211,9 +211,9 @@ def test_ls_datasets_shows_local_files(harness: Any, eurosat_tree: Path, tmp_pat
         "5,400",
         "5,400",
         "10",
-        "top1",
         "yes",
         "2",
+        "top1",
         "MIT",
     ]
     assert lines["svhn"][1:6] == ["73,257", "26,032", "10", "top1", "non-commercial"]

@@ -30,34 +30,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.gpu_bundle import RECORD, c_sources_digest
+from benchmarks.gpu_check_parts import ROOT, Step, plan
+from benchmarks.gpu_predictions import comparison
 
-ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".whl"
 # Time limit of one call, including the installation.
 PART_S = 520.0
-# Time reserved for the installation in the limits of each part.
-INSTALL_S = 30.0
 # A step is not started with less time left.
 MIN_STEP_S = 10.0
 # Time limit passed to a benchmark, as a fraction of the step's limit, so that it ends by itself.
 FRACTION_FOR_ROUNDS = 0.85
-
-
-@dataclass(frozen=True)
-class Step:
-    """One Python command.
-
-    Attributes:
-        name: Name of the step and of its record.
-        arguments: Arguments of the Python interpreter.
-        limit_s: Time limit.
-        is_bench: True if the command accepts --json and --time-limit and records rounds.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    limit_s: float
-    is_bench: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,97 +87,16 @@ def main() -> int:
             print("torch finds no GPU. Use --tiny to rehearse the check on a CPU.")
             return 2
         corpus = options.corpus or scratch / "tiles"
-        parts = plan(corpus, scratch, options.tiny, has_corpus=options.corpus is not None)
+        parts = plan(
+            corpus, scratch, options.out, options.tiny, has_corpus=options.corpus is not None
+        )
         for number, name in enumerate(options.part or parts):
             part_started = started if number == 0 else time.monotonic()
             results += run_part(
                 name, parts[name], part_started + PART_S, options.out, gpu, variables
             )
-    print(table(summaries(options.out, gpu)))
+    print(report(options.out, gpu))
     return int(any(result.outcome not in ("ok", "no test") for result in results))
-
-
-def plan(
-    corpus: Path, scratch: Path, tiny: bool, has_corpus: bool = False
-) -> dict[str, list[Step]]:
-    """Return part -> steps. The limits of a part and INSTALL_S add up to at most PART_S."""
-    device = "cpu" if tiny else "cuda:0"
-    installation = Step("installation", ("-m", "benchmarks.installation", "--device", device), 45)
-    num = "24" if tiny else "1024"
-    made_up = ("-m", "benchmarks.photo_tiles", str(corpus), "--made-up", "--num", num)
-    tiles = [] if has_corpus else [Step("tiles", made_up, 45)]
-    return {
-        "A": [installation, Step("tests", ("-m", "pytest", "-q", "-m", "gpu", *gpu_tests()), 240)],
-        "B": [installation, *tiles, *_training(corpus, scratch, device, tiny)],
-        "C": [installation, *tiles, *_loading_and_packing(corpus, scratch, device, tiny)],
-    }
-
-
-def _training(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
-    """Steps for clean and robust training and the cost of an attack; small networks first."""
-    bench = ("-m", "harness.cli.main", "bench")
-    sizes = ("--resolution", "16", "--batch-size", "2", "--rounds", "2", "--steps", "1")
-    common = ("--device", device, *(sizes if tiny else ("--rounds", "5")))
-    fed = ("--fed", "--corpus", str(corpus), "--scratch", str(scratch / "betons"))
-    limits = (
-        {"resnet10": (130, 130, 130)}
-        if tiny
-        else {"resnet18": (60, 70, 40), "resnet50": (75, 95, 60)}
-    )
-    return [
-        step
-        for arch, (clean_s, robust_s, attack_s) in limits.items()
-        for step in (
-            Step(
-                f"train_{arch}_clean",
-                (*bench, "train", "--arch", arch, "--eps", "0", *common, *fed),
-                clean_s,
-                is_bench=True,
-            ),
-            Step(
-                f"train_{arch}_robust",
-                (*bench, "train", "--arch", arch, "--eps", "3", *common, *fed),
-                robust_s,
-                is_bench=True,
-            ),
-            Step(
-                f"attack_{arch}",
-                (*bench, "attack", "--arch", arch, *common),
-                attack_s,
-                is_bench=True,
-            ),
-        )
-    ]
-
-
-def _loading_and_packing(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
-    """Steps for loaders against others, and for small fine-tunes that share the GPU."""
-    bench = ("-m", "harness.cli.main", "bench")
-    num_threads = len(os.sched_getaffinity(0))
-    sizes = ("2", "24", "8") if tiny else ("3", "4096", "256")
-    sized = zip(("--rounds", "--images", "--batch-size"), sizes, strict=True)
-    load = (
-        *("--corpus", str(corpus), "--scratch", str(scratch / "load"), "--device", device),
-        *(word for option in sized for word in option),
-        *("--threads", str(num_threads)),
-        *("--ours", "ours:restart,ours:restart_numba,ours:resident"),
-        *("--against", "ffcv:jpeg,torchvision:io,dali:gpu"),
-    )
-    return [
-        Step("load", (*bench, "load", *load), 240, is_bench=True),
-        Step(
-            "packing",
-            (*bench, "matrix", "--packing", "--rounds", "3", "--scratch", str(scratch / "packing")),
-            150,
-            is_bench=True,
-        ),
-    ]
-
-
-def gpu_tests() -> list[str]:
-    """Return the test files with GPU tests; collecting all tests would take longer than running."""
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if "mark.gpu" in file.read_text()]
 
 
 def run_part(
@@ -251,7 +152,7 @@ def run_step(step: Step, limit_s: float, record: Path, variables: Mapping[str, s
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=dict(variables),
+            env=dict(variables) | dict(step.variables),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -287,6 +188,16 @@ def run_step(step: Step, limit_s: float, record: Path, variables: Mapping[str, s
         record.name if content else None,
         "; ".join(notes),
     )
+
+
+def report(out: Path, gpu: str) -> str:
+    """Format the steps of the latest parts on this GPU, and their measurements with predictions."""
+    latest = summaries(out, gpu)
+    names = [row["record"] for summary in latest for row in summary["steps"] if row["record"]]
+    records = {
+        name: json.loads((out / name).read_text()) for name in names if (out / name).exists()
+    }
+    return f"{table(latest)}\n{comparison(records, gpu)}"
 
 
 def summaries(out: Path, gpu: str) -> list[dict[str, Any]]:

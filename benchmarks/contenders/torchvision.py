@@ -1,16 +1,25 @@
-"""torchvision in a DataLoader: with Pillow, as its reference scripts do, or torchvision.io."""
+"""torchvision in a DataLoader: with Pillow, as its reference scripts do, or torchvision.io.
 
-from benchmarks.contender import Pipeline, Work
+`nvjpeg` reads files in threads, and decodes whole batches on the GPU.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.contender import AbsentError, Pipeline, Work
 from benchmarks.pictures import pil_transform
 
 VARIANTS = {
     "pil": "torchvision, Pillow, DataLoader",
     "io": "torchvision.io, DataLoader",
+    "nvjpeg": "torchvision.io, nvJPEG on the GPU",
 }
 
 
 def open_pipeline(variant: str, work: Work) -> Pipeline:
-    """Open a DataLoader on the JPEG files."""
+    """Open a DataLoader on the JPEG files. Raises AbsentError for `nvjpeg` without a GPU."""
+    if variant == "nvjpeg":
+        return _nvjpeg(work)
     import torch
     from torchvision import io
     from torchvision.transforms import v2
@@ -51,3 +60,42 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
         (images.to(work.device, non_blocking=True), labels.to(work.device, non_blocking=True))
         for images, labels in loader
     )
+
+
+def _nvjpeg(work: Work) -> Pipeline:
+    """Decode on the GPU, with torchvision's random crop or center crop there, image by image."""
+    if work.device == "cpu":
+        raise AbsentError("no GPU")
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    from torchvision import io
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(pil_transform(work).transforms[:-1])
+    files = work.files()
+
+    def epoch(number: int) -> Iterator[tuple[Any, Any]]:
+        generator = torch.Generator().manual_seed(number)
+        random = work.augment != "center_crop"
+        order = torch.randperm(len(files), generator=generator) if random else range(len(files))
+        chosen = [files[int(index)] for index in order]
+        batches = [
+            chosen[first : first + work.batch_size]
+            for first in range(0, len(chosen), work.batch_size)
+        ]
+
+        def read(batch: list[tuple[str, int]]) -> list[torch.Tensor]:
+            return list(readers.map(lambda file: io.read_file(file[0]), batch))
+
+        with ThreadPoolExecutor(work.num_threads) as readers, ThreadPoolExecutor(1) as ahead:
+            following = ahead.submit(read, batches[0])
+            for index, batch in enumerate(batches):
+                encoded = following.result()
+                if index + 1 < len(batches):
+                    following = ahead.submit(read, batches[index + 1])
+                images = io.decode_jpeg(encoded, mode=io.ImageReadMode.RGB, device=work.device)
+                labels = torch.tensor([label for _, label in batch], device=work.device)
+                yield torch.stack([transform(image) for image in images]), labels
+
+    return epoch

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from benchmarks import gpu_bundle, gpu_check, installation
-from benchmarks.gpu_check import Step
+from benchmarks import gpu_bundle, gpu_check, gpu_check_parts, gpu_predictions, installation
+from benchmarks.gpu_check_parts import Step
 from harness.cli.benches import attack, load, matrix, train
 from loaders import kernel
 from writers.jpeg import native
@@ -23,10 +23,10 @@ VARIABLES = os.environ | {"PYTHONPATH": str(ROOT)}
 
 @pytest.mark.parametrize("tiny", [False, True])
 def test_the_step_limits_of_each_part_fit_its_budget(tmp_path, tiny):
-    parts = gpu_check.plan(tmp_path / "tiles", tmp_path, tiny)
+    parts = gpu_check_parts.plan(tmp_path / "tiles", tmp_path, tmp_path, tiny)
     assert list(parts) == ["A", "B", "C"] and gpu_check.PART_S < 9 * 60
     for steps in parts.values():
-        assert sum(step.limit_s for step in steps) + gpu_check.INSTALL_S <= gpu_check.PART_S
+        assert sum(step.limit_s for step in steps) + gpu_check_parts.INSTALL_S <= gpu_check.PART_S
         assert steps[0].name == "installation"
         assert len({step.name for step in steps}) == len(steps)
 
@@ -41,7 +41,7 @@ def test_benchmarks_accept_the_options_of_the_check(tmp_path, tiny):
     }
     benches = [
         step
-        for steps in gpu_check.plan(corpus, tmp_path, tiny).values()
+        for steps in gpu_check_parts.plan(corpus, tmp_path, tmp_path, tiny).values()
         for step in steps
         if step.is_bench
     ]
@@ -215,6 +215,65 @@ def test_the_digest_covers_c_files_in_all_folders(tmp_path):
 
 
 def test_gpu_tests_are_found_by_their_marker():
-    files = gpu_check.gpu_tests()
+    files = gpu_check_parts.gpu_tests()
     assert "tests/train/test_cuda_graph_attack.py" in files
     assert all("gpu" in (ROOT / file).read_text() for file in files) and len(files) < 20
+
+
+def test_predictions_equal_the_documented_roofline():
+    """docs/benchmarks.md: ceilings in 1,000 images/s, eager / fused, on an H100 and an H200."""
+    table = (ROOT / "docs/benchmarks.md").read_text()
+    for arch, name in (("resnet18", "ResNet-18"), ("resnet50", "ResNet-50")):
+        for attacked, kind in ((False, "clean"), (True, "PGD-3")):
+            (line,) = (line for line in table.splitlines() if line.startswith(f"| {name} {kind} |"))
+            for card, cell in zip(("h100-80gb", "h200"), line.split("|")[4:6], strict=True):
+                for is_fused, documented in zip((False, True), cell.split("/"), strict=True):
+                    low, high = gpu_predictions.predicted_rate(card, arch, attacked, is_fused)
+                    # The table rounds the traffic and the rate.
+                    assert high / 0.6 == pytest.approx(1000 * float(documented), rel=0.06)
+                    assert low / 0.4 == pytest.approx(high / 0.6)
+    assert gpu_predictions.predicted_rate("rtx-4090", "resnet18", False, False) is None
+    assert gpu_predictions.predicted_rate("h100", "vit", False, False) is None
+    small = gpu_predictions.predicted_rate("h100", "resnet18", False, False, resolution=112)
+    assert small[0] == 4 * gpu_predictions.predicted_rate("h100", "resnet18", False, False)[0]
+
+
+def test_the_table_has_each_measurement_with_its_prediction():
+    row = {"median": 12_000.0, "spread": 0.02, "what": "ours, compiled, fed by our loader: dct, 8"}
+    details = [{"allocated_peak_bytes": 7e9, "power_w": 500.0}, {"allocated_peak_bytes": 8e9}]
+    record = {
+        "benchmark": "train",
+        "work": {"arch": "resnet18", "eps": 0.0, "resolution": 224},
+        "flops_per_image": 10.9e9,
+        "contenders": {
+            "plain": row,
+            "ours:fed:dct:8": {**row, "details": details, "opened": {"warm_up_s": 31.26}},
+        },
+        "ratios": [
+            {"title": "gpu_fed", "median": 0.99, "must": 0.97, "verdict": "reached"},
+            {"title": "only reported", "median": 1.3, "must": None, "verdict": ""},
+        ],
+    }
+    text = gpu_predictions.comparison({"train_x_h100-80gb_2026-01-01.json": record}, "h100-80gb")
+    assert "| train_x | plain | 12,000 | 2 % | 10,800 to 16,200 |  |  | 13 % |  |" in text
+    fed = "| train_x | ours:fed:dct:8 | 12,000 | 2 % | 15,211 to 22,817 | 8.0 | 500 | 13 % | 31.3 |"
+    assert fed in text
+    assert "| train_x | gpu_fed | 0.99x | 0.97x | reached |" in text
+    assert "| train_x | only reported | 1.30x |  |  |" in text
+    assert gpu_predictions.comparison({"installation.json": {"faults": []}}, "h100") == ""
+
+
+def test_a_rehearsal_of_the_gpu_tests_has_a_gpu(tmp_path):
+    tiny, real = (
+        gpu_check_parts.plan(tmp_path, tmp_path, tmp_path, flag)["A"][1] for flag in (True, False)
+    )
+    assert not real.variables and "tests/gpu/test_gpu_correctness.py" in real.arguments
+    code = "import torch; print(torch.cuda.get_device_name(0))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=VARIABLES | dict(tiny.variables),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.strip() == "NVIDIA H100 80GB HBM3", ended.stderr

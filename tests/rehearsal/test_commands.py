@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.gpu_check import gpu_tests
+from benchmarks.gpu_check_parts import gpu_tests
 from tests.rehearsal import machine
 from tests.rehearsal.conftest import run_child
 from tests.rehearsal.product import COMPILE_MODES

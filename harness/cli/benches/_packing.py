@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from harness.cli.benches._mps import mps_daemon, variables
 from harness.cli.benches._record import Goal
 from harness.cli.benches._rounds import Measured, take_turns
 from harness.matrix.expand import Matrix
@@ -18,11 +19,14 @@ from writers.errors import UserError
 
 NUM_PACKED = 12
 MIN_SPEEDUP = 2.0
-GOAL = Goal(
-    "together",
-    ("alone",),
-    MIN_SPEEDUP,
-    title=f"{NUM_PACKED} fine-tunes together / one after another",
+GOALS = (
+    Goal(
+        "together",
+        ("alone",),
+        MIN_SPEEDUP,
+        title=f"{NUM_PACKED} fine-tunes together / one after another",
+    ),
+    Goal("together:mps", ("together",), title="with MPS / without"),
 )
 # Changes to the recipe that make its fine-tunes small.
 SETTINGS = ["pretrain.epochs=1", "pretrain.optimizer.warmup_epochs=0", "methods.full.epochs=30"]
@@ -34,8 +38,11 @@ def measure_packing(
     num_rounds: int,
     deadline: float | None,
     on_round: Callable[[dict[str, Measured]], object],
+    absent: dict[str, str],
 ) -> dict[str, Measured]:
     """Measure fine-tunes per second: warm workers that share the first GPU, and one warm worker.
+
+    With NVIDIA's multi-process service, if it starts, the workers share it once more.
 
     Args:
         plan: The matrix, with SETTINGS. Its first fine-tune of method `full` runs with new seeds.
@@ -43,6 +50,7 @@ def measure_packing(
         num_rounds: Number of rounds without a deadline.
         deadline: `time.monotonic()` at which to be done.
         on_round: Called after each round with the measurements so far.
+        absent: Receives the reason if the multi-process service does not start.
 
     Raises:
         UserError: A stage fails.
@@ -76,21 +84,31 @@ def measure_packing(
 
     measured = {
         "together": Measured(f"{NUM_PACKED} side by side", "stages"),
+        "together:mps": Measured(f"{NUM_PACKED} side by side, with MPS", "stages"),
         "alone": Measured("one after another", "stages"),
     }
     seeds = iter(range(1000, 10**9, NUM_PACKED))
     with ExitStack() as stack:
         launchers = {}
-        for name, per_gpu in (("together", NUM_PACKED), ("alone", 1)):
+        for name in list(measured):
+            per_gpu, places = 1 if name == "alone" else NUM_PACKED, {}
+            if name == "together:mps":
+                try:
+                    places = stack.enter_context(mps_daemon(folders.runs / "mps"))
+                except UserError as error:
+                    absent[name] = error.message
+                    del measured[name]
+                    continue
             settings = LauncherSettings(folders, per_gpu, "cuda", jobs_per_gpu=per_gpu)
             slots = make_slots(settings)
             slots = [
                 slot if slot.low_priority else replace(slot, gpu=slots[0].gpu) for slot in slots
             ]
-            launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
-            # The first stage of a kind runs alone, to be measured. Pass 2 warms all workers.
-            for _ in range(2):
-                run(launchers[name], tunes(next(seeds)))
+            with variables(places):  # of the workers, which start here
+                launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
+                # The first stage of a kind runs alone, to be measured. Pass 2 warms all workers.
+                for _ in range(2):
+                    run(launchers[name], tunes(next(seeds)))
 
         def round_of(name: str) -> Callable[[], float]:
             def measure() -> float:

@@ -120,12 +120,14 @@ def measure_steps(
         on_round: Called after each round with what this function returns, so far.
 
     Returns:
-        The measurements and the planned rounds.
+        The measurements and the planned rounds. `opened` has the seconds of the first steps, which
+        include compiling; on a GPU `details` has memory and power of each round.
     """
     import torch
 
     from harness.cli import console
     from harness.modeling.module_modes import cudnn_benchmark
+    from harness.profiling.gpu_monitor import GpuMonitor
 
     on_gpu = device.startswith("cuda")
     clock = time.perf_counter if on_gpu else time.process_time
@@ -146,12 +148,24 @@ def measure_steps(
 
         return run
 
+    def watched_round_of(name: str, num_steps: int) -> Callable[[], float]:
+        def run() -> float:
+            before = torch.cuda.memory_allocated(device)
+            with GpuMonitor(device) as monitor:
+                rate = round_of(name, num_steps)()
+            about = monitor.summary() or {}
+            measured[name].details.append({"allocated_before_bytes": before, **about})
+            return rate
+
+        return run if on_gpu else round_of(name, num_steps)
+
     def wall_s(name: str, num_steps: int) -> float:
         started = time.monotonic()
         round_of(name, num_steps)()
         return time.monotonic() - started
 
     started = time.monotonic()
+    warm_up_s: dict[str, float] = {}
     with cudnn_benchmark(device):
         for name in list(steps):
             used_s = time.monotonic() - started
@@ -160,7 +174,7 @@ def measure_steps(
                 del steps[name]
                 continue
             try:
-                round_of(name, WARM_UP_STEPS)()
+                warm_up_s[name] = wall_s(name, WARM_UP_STEPS)
             except Exception as error:  # compilers raise many classes
                 if name == "plain":
                     raise
@@ -176,7 +190,10 @@ def measure_steps(
             step_s = {name: max(long[name] - short[name], 0) / SIZING_STEPS for name in steps}
             overhead_s = {name: max(short[name] - step_s[name], 0) for name in steps}
             plan = plan_rounds(step_s, overhead_s, deadline - time.monotonic(), plan)
-        measured = {name: Measured(what) for name, (what, _) in steps.items()}
+        measured = {
+            name: Measured(what, opened={"warm_up_s": warm_up_s[name]})
+            for name, (what, _) in steps.items()
+        }
 
         def after_round(rates: dict[str, list[float]]) -> None:
             for name, rates_of_name in rates.items():
@@ -186,7 +203,7 @@ def measure_steps(
 
         with console.progress("rounds", "rounds") as report:
             take_turns(
-                {name: round_of(name, plan.num_steps) for name in steps},
+                {name: watched_round_of(name, plan.num_steps) for name in steps},
                 plan.num_rounds,
                 report,
                 on_round=after_round,

@@ -1,19 +1,19 @@
-"""Training steps under test: ours, ours fed by the loader, and those of a plain loop."""
+"""Training steps under test: ours, and those of a plain loop."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from harness.config.attack import AttackSettings
     from harness.train.step import TrainStep
-    from loaders.backend import Epoch, Loader
 
 NUM_CLASSES = 1000
-# Steps of a round before its clock starts; each slot of the loader is then used once.
-FED_WARM_UP_STEPS = 4
+NUM_TRACED_STEPS = 3
 
 
 def our_step(
@@ -103,34 +103,26 @@ def make_learner(arch: str, eps: float, device: str) -> "TrainStep":
     )
 
 
-class FedByLoader:
-    """Our step on batches of a loader. Each round is a new epoch, which ends with the round.
+def training_flops_of(arch: str, resolution: int, eps: float) -> float | None:
+    """Return the floating-point operations of a training step per image; None if not counted."""
+    from harness.modeling import classifier
+    from harness.modeling.flops import training_flops
 
-    The loader therefore does no work while others are measured, and every batch of a round except
-    those of the warm-up is decoded within its time. A queue filled between rounds would hide that a
-    loader is too slow.
-    """
+    model = classifier.build(arch, NUM_CLASSES)
+    return training_flops(model, resolution, pgd3() if eps else None)
 
-    def __init__(self, learner: "TrainStep", loader: "Loader") -> None:
-        assert loader.plan.batches_ahead + 2 == FED_WARM_UP_STEPS
-        learner.set_rate(1.0)
-        self._learner, self._loader, self._number = learner, loader, 0
-        self._epoch: Epoch | None = None
 
-    def step(self) -> None:
-        """Train on the next batch; only inside `round`."""
-        assert self._epoch is not None, "steps are taken in a round"
-        self._learner.train_batch(*next(self._epoch))
+def write_trace(step: Callable[[], None], folder: "Path", device: str) -> "Path":
+    """Take a few steps under torch's profiler; return the file with their trace."""
+    from harness.profiling.trace import SKIPPED_STEPS, StepTrace
 
-    @contextmanager
-    def round(self) -> Iterator[None]:
-        """Open an epoch and take the warm-up steps; close the epoch at the end of the block."""
-        with self._loader.epoch(self._number) as self._epoch:
-            self._number += 1
-            for _ in range(FED_WARM_UP_STEPS):
-                self.step()
-            yield
-        self._epoch = None
+    folder.mkdir(parents=True, exist_ok=True)
+    trace = StepTrace(folder, NUM_TRACED_STEPS, device)
+    for _ in range(SKIPPED_STEPS + NUM_TRACED_STEPS):
+        step()
+        trace.after_step()
+    trace.close()
+    return folder / (trace.file or "")
 
 
 def plain_step(

@@ -117,7 +117,7 @@ def command(
             "matrix",
             {"recipe": recipe_name, "overrides": list(overrides)},
             packed,
-            compute_ratios(packed, [_packing.GOAL]),
+            compute_ratios(packed, _packing.GOALS),
             device=device,
             absent=absent,
             rounds_complete=None if packed else len(rounds),
@@ -139,6 +139,7 @@ def command(
                     num_rounds,
                     deadline,
                     record,
+                    absent,
                 )
         templates = runs.warm_up() if overhead or finished or everything else {}
         if overhead or everything:

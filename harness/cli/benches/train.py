@@ -1,6 +1,6 @@
 """Training throughput: ours, eager and compiled, against a plain loop, and fed by our loader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,9 +50,31 @@ MIN_SPEEDUP_OVER_PLAIN = 1.15
     help="A folder of JPEG files for --fed. Default: photo tiles, made on first use.",
 )
 @click.option(
+    "--fed-mode",
+    default="eager",
+    show_default=True,
+    metavar="MODE",
+    help="Compile mode of the steps for --fed: eager, compiled, cuda_graphs, ...",
+)
+@click.option(
+    "--fed-from",
+    "formats",
+    default="jpeg",
+    show_default=True,
+    metavar="LIST",
+    help="Formats of the betons for --fed: jpeg (with a restart index), dct, raw.",
+)
+@click.option(
     "--threads",
-    type=click.IntRange(min=1),
-    help="Number of loader threads for --fed. Default: all cores.",
+    metavar="LIST",
+    help="Numbers of loader threads for --fed, such as 16,8,4. Default: all cores.",
+)
+@click.option(
+    "--trace",
+    "trace_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for a trace of a few steps of ours, for chrome://tracing.",
 )
 @click.option(
     "--scratch",
@@ -82,7 +104,10 @@ def command(
     fed: bool | None,
     augments: bool,
     corpus: Path | None,
-    threads: int | None,
+    fed_mode: str,
+    formats: str,
+    threads: str | None,
+    trace_folder: Path | None,
     scratch: Path | None,
     data_dir: str,
 ) -> None:
@@ -98,6 +123,7 @@ def command(
 
     Example: harness bench train --arch resnet50 --device cuda:0 --fed --corpus photos
     """
+    from harness.cli.benches._fed_steps import FED_WARM_UP_STEPS, FedBy, fed_steps
     from harness.cli.benches._record import compute_ratios, make_record
     from harness.cli.benches._rounds import RoundPlan, deadline_in
     from harness.cli.benches._training_rounds import (
@@ -110,16 +136,13 @@ def command(
     )
     from harness.cli.benches._training_steps import (
         AUGMENTATIONS,
-        FED_WARM_UP_STEPS,
-        FedByLoader,
-        make_learner,
         our_augmented_step,
         our_step,
         plain_step,
+        training_flops_of,
+        write_trace,
     )
     from harness.train.autotune import compile_modes
-    from loaders import open_loader
-    from loaders.plan import LoaderPlan
 
     deadline = deadline_in(time_limit_s)
     on_gpu = device.startswith("cuda")
@@ -137,45 +160,42 @@ def command(
     }
     around: dict[str, Callable[[], AbstractContextManager[None]]] = {}
     absent: dict[str, str] = {}
+    fed = on_gpu if fed is None else fed
     variants = (
-        compile_modes(on_gpu, eps > 0) if (on_gpu if compiles is None else compiles) else ["eager"]
+        compile_modes(on_gpu, eps > 0)
+        if (on_gpu if compiles is None else compiles)
+        else ["eager", *([fed_mode] if fed and fed_mode != "eager" else [])]
     )
+    fed_by = FedBy.parse(fed_mode, formats, threads) if fed else None
+    fed_names = list(fed_by.names()) if fed_by else []
+    flops_per_image = training_flops_of(arch, resolution, eps)
 
     def record(measured: "dict[str, Measured]", plan: "RoundPlan") -> dict[str, Any]:
         return make_record(
             "train",
             work | {"num_steps": plan.num_steps},
             measured,
-            compute_ratios(measured, _goals(on_gpu, eps)),
+            compute_ratios(measured, _goals(on_gpu, eps, fed_names, fed_mode)),
             device=device,
             absent=absent,
             rounds_planned=plan.num_rounds,
+            flops_per_image=flops_per_image,
         )
 
     with ExitStack() as stack:
-        if on_gpu if fed is None else fed:
-            from harness.system import environment
-
+        if fed_by is not None:
             longest = max(num_steps, WARM_UP_STEPS, 0 if deadline is None else 1 + SIZING_STEPS)
-            plan = LoaderPlan(
-                _write_corpus(
-                    corpus,
-                    (scratch or Path(data_dir) / "bench_load").expanduser().resolve(),
-                    batch_size * (FED_WARM_UP_STEPS + longest),
-                ),
-                batch_size,
-                resolution,
-                augment="random_resized_crop",
-                horizontal_flip=True,
-                order="random",
-                drop_last=True,
-                num_threads=threads or environment.num_cores(),
-                device=device,
-            )
-            loader = stack.enter_context(open_loader(plan))
-            fed_by_loader = FedByLoader(make_learner(arch, eps, device), loader)
-            steps["ours:fed"] = "ours, eager, fed by our loader", fed_by_loader.step
-            around["ours:fed"] = fed_by_loader.round
+            num_images = batch_size * (FED_WARM_UP_STEPS + longest)
+            folder = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
+            for name, (what, step, round_) in fed_steps(
+                fed_by,
+                corpus,
+                folder,
+                num_images,
+                (arch, resolution, batch_size, eps, device),
+                stack,
+            ).items():
+                steps[name], around[name] = (what, step), round_
         for name in variants:  # last, because compiling may use up the time
             steps[f"ours:{name}"] = (
                 f"ours, {name}",
@@ -197,9 +217,13 @@ def command(
             on_round=saver(record, json_file),
         )
     finish(record(measured, rounds), json_file)
+    if trace_folder is not None:
+        traced = next(name for name in (f"ours:{fed_mode}", "ours:eager", "plain") if name in steps)
+        step = steps[traced][1]
+        click.echo(f"Trace: {write_trace(step, trace_folder, device)}")
 
 
-def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
+def _goals(on_gpu: bool, eps: float, fed_names: Sequence[str], fed_mode: str) -> "list[Goal]":
     """Goals apply to GPUs; on a CPU the ratios are only reported."""
     from harness.cli.benches._record import Goal
     from harness.cli.benches._training_steps import AUGMENTATIONS
@@ -216,47 +240,17 @@ def _goals(on_gpu: bool, eps: float) -> "list[Goal]":
             )
             for name in compile_modes(on_gpu, eps > 0)
         ),
-        Goal(
-            "ours:fed",
-            ("ours:eager",),
-            MIN_FED[kind] if on_gpu else None,
-            title=f"gpu_fed, {kind}",
+        *(
+            Goal(
+                name,
+                (f"ours:{fed_mode}",),
+                MIN_FED[kind] if on_gpu else None,
+                title=f"gpu_fed, {kind}{name.removeprefix('ours:fed').replace(':', ' ')}",
+            )
+            for name in fed_names
         ),
         *(
             Goal(f"augment:{name}", ("ours:eager",), None, title=f"with {name}, {kind}")
             for name in AUGMENTATIONS
         ),
     ]
-
-
-def _write_corpus(corpus: Path | None, scratch: Path, num_images: int) -> Path:
-    """Return a beton of the corpus with a restart index; write it if it does not exist.
-
-    The corpus is repeated until there are at least num_images.
-    """
-    from harness.cli.benches._corpus import link_corpus, make_photo_tiles, repeat_source
-    from harness.system import environment
-    from writers.beton.encoding import Encoding
-    from writers.beton.store import open_beton
-    from writers.beton.write import write_split
-    from writers.dataset import SplitSettings, open_dataset
-    from writers.errors import UserError
-    from writers.subset.spec import everything
-
-    photos = link_corpus(corpus.resolve() if corpus else make_photo_tiles(scratch), scratch)
-    source = open_dataset("folder", photos, SplitSettings(val=0))
-    num_copies = -(-num_images // len(source.splits["train"]))
-    path = scratch / f"train_{photos.name}_x{num_copies}.beton"
-    try:
-        open_beton(path)
-    except UserError:
-        source = repeat_source(source, num_copies)
-        write_split(
-            source,
-            "train",
-            everything(source.classes),
-            Encoding(format="passthrough", restart_index=True),
-            path,
-            num_threads=environment.num_cores(),
-        )
-    return path

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from harness.cli.benches import _mps
 from harness.cli.benches._matrix_runs import MatrixRuns, cpu_outside_stages_s
 from harness.cli.benches.matrix import markdown
 from harness.cli.main import cli
@@ -18,6 +19,7 @@ from harness.matrix.stage import Stage
 from harness.runner.result import Result
 from harness.runner.slot_time import Span, account, spans_of, startup_key
 from tests.helpers import ROOT
+from writers.errors import UserError
 
 RECIPE = """\
 name: tiny
@@ -167,3 +169,22 @@ def test_packing_without_a_gpu_records_the_reason(tmp_path: Path, monkeypatch: p
     assert json.loads((tmp_path / "record.json").read_text())["absent"] == {
         "packing": "there is no GPU"
     }
+
+
+def test_mps_runs_inside_the_block_with_its_files_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    with pytest.raises(UserError, match="There is no nvidia-cuda-mps-control"):
+        _mps.mps_daemon(tmp_path / "mps").__enter__()
+    control = tmp_path / _mps.CONTROL
+    log = tmp_path / "log"
+    note = f'#!/bin/sh\necho "$1 $CUDA_MPS_PIPE_DIRECTORY" >> {log}\n[ "$1" = -d ] || read word\n'
+    control.write_text(f"{note}echo $word >> {log}\n")
+    control.chmod(0o755)
+    with _mps.mps_daemon(tmp_path / "mps") as places, _mps.variables(places):
+        assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "mps")
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert log.read_text().split() == ["-d", str(tmp_path / "mps"), str(tmp_path / "mps"), "quit"]
+    control.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(UserError, match="does not start"):
+        _mps.mps_daemon(tmp_path / "mps").__enter__()

@@ -17,14 +17,16 @@ from PIL import Image
 
 from harness.cli.benches import _rounds, _training_rounds, _training_steps
 from harness.cli.benches._checkout import ROOT
+from harness.cli.benches._fed_steps import FED_WARM_UP_STEPS, FedBy, FedByLoader
 from harness.cli.benches._rounds import RoundPlan
 from harness.cli.benches._training_rounds import measure_steps
-from harness.cli.benches._training_steps import FED_WARM_UP_STEPS, FedByLoader, pgd3, plain_attack
+from harness.cli.benches._training_steps import pgd3, plain_attack
 from harness.cli.main import cli
 from harness.modeling import classifier
 from harness.train.attack import pgd
 from harness.train.autotune import noise_batch
 from writers.beton.store import open_beton
+from writers.errors import UserError
 
 TINY = [
     "--arch",
@@ -89,6 +91,43 @@ def test_bench_train_fed_and_not(tmp_path):
     assert (
         open_beton(beton).manifest.num_samples == 18
     )  # of 9 images twice, a round takes 2 * (4 + 1)
+
+
+def test_compiled_steps_are_fed_from_each_format_by_each_number_of_threads(tmp_path, monkeypatch):
+    """One network, compiled once for all; a trace of its steps is written."""
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    folder = tmp_path / "photos" / "noise"
+    folder.mkdir(parents=True)
+    for index in range(5):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    places = ["--corpus", str(folder.parent), "--scratch", str(tmp_path / "s")]
+    options = ["--fed-mode", "compiled", "--fed-from", "jpeg,dct,raw", "--threads", "2,1"]
+    trace = ["--trace", str(tmp_path / "trace")]
+    record = run(tmp_path, "train", *TINY, "--fed", "--eager", *places, *options, *trace)
+    fed = {f"ours:fed:{name}:{threads}" for name in ("jpeg", "dct", "raw") for threads in (2, 1)}
+    assert set(record["contenders"]) == {"plain", "ours:eager", "ours:compiled", *fed}
+    ratios = {ratio["title"]: ratio["against"] for ratio in record["ratios"]}
+    assert ratios["gpu_fed, clean dct 2"] == ["ours:compiled"]
+    assert record["flops_per_image"] > 1e6
+    assert all(row["opened"]["warm_up_s"] > 0 for row in record["contenders"].values())
+    formats = {path.stem.rpartition("_")[2] for path in (tmp_path / "s").glob("*.beton")}
+    assert formats == {"jpeg", "dct", "raw"}
+    assert json.loads((tmp_path / "trace" / "trace.json").read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("fast", "jpeg", None), "no compile mode 'fast'"),
+        (("eager", "jpeg,png", None), "knows no 'png'"),
+        (("eager", "jpeg", "4,x"), "no list of numbers"),
+        (("eager", "jpeg", "0"), "no list of numbers"),
+    ],
+)
+def test_what_feeds_the_steps_is_checked(values, message):
+    with pytest.raises(UserError, match=message):
+        FedBy.parse(*values)
 
 
 def test_the_loader_is_idle_while_others_are_measured(monkeypatch):

@@ -1,0 +1,146 @@
+"""Steps of the parts of the GPU check, with their time limits."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Time reserved for the installation in the limits of each part.
+INSTALL_S = 30.0
+# The GPU of a rehearsal: the fields of `tests.rehearsal.machine.Gpu`.
+FAKE_GPU = {
+    "name": "NVIDIA H100 80GB HBM3",
+    "memory_mib": 81559,
+    "uuid": "GPU-00000000-0000-0000-0000-000000000000",
+    "capability": [9, 0],
+    "utilization": 40,
+    "mig": [],
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One Python command.
+
+    Attributes:
+        name: Name of the step and of its record.
+        arguments: Arguments of the Python interpreter.
+        limit_s: Time limit.
+        is_bench: True if the command accepts --json and --time-limit and records rounds.
+        variables: Environment variables that the step needs beyond those of all steps.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    limit_s: float
+    is_bench: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(
+    corpus: Path, scratch: Path, out: Path, tiny: bool, has_corpus: bool = False
+) -> dict[str, list[Step]]:
+    """Return part -> steps. The limits of a part and INSTALL_S add up to at most its time.
+
+    Args:
+        corpus: Folder of JPEG files.
+        scratch: Folder of betons and runs.
+        out: Folder of records and traces.
+        tiny: True rehearses everything on a CPU.
+        has_corpus: False makes the images of the corpus.
+    """
+    device = "cpu" if tiny else "cuda:0"
+    installation = Step("installation", ("-m", "benchmarks.installation", "--device", device), 45)
+    num = "24" if tiny else "1024"
+    made_up = ("-m", "benchmarks.photo_tiles", str(corpus), "--made-up", "--num", num)
+    tiles = [] if has_corpus else [Step("tiles", made_up, 45)]
+    tests = Step(
+        "tests",
+        ("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *gpu_tests()),
+        430,
+        variables=rehearsal_variables() if tiny else {},
+    )
+    return {
+        "A": [installation, tests],
+        "B": [installation, *tiles, *_training(corpus, scratch, out, device, tiny)],
+        "C": [installation, *tiles, *_other(corpus, scratch, device, tiny)],
+    }
+
+
+def rehearsal_variables() -> dict[str, str]:
+    """Return the environment in which Python has the fake GPU of tests/rehearsal."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/rehearsal/activation"), str(ROOT)]),
+        "REHEARSAL_GPUS": json.dumps([FAKE_GPU]),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _training(corpus: Path, scratch: Path, out: Path, device: str, tiny: bool) -> list[Step]:
+    """Steps for clean and robust training, and training fed by the loader.
+
+    Most important first, in case that the time runs out.
+    """
+    bench = ("-m", "harness.cli.main", "bench", "train")
+    sizes = ("--resolution", "16", "--batch-size", "2", "--rounds", "2", "--steps", "1")
+    common = ("--device", device, *(sizes if tiny else ("--rounds", "5")))
+    corpus_and_scratch = ("--corpus", str(corpus), "--scratch", str(scratch / "betons"))
+    grid = ("--fed-from", "jpeg,dct,raw", "--threads", "2,1" if tiny else "16,8,4")
+    trace = ("--trace", str(out / f"trace_{'tiny' if tiny else 'gpu'}"))
+    mode = "eager" if tiny else "compiled"
+    small, large = ("resnet10", "resnet10") if tiny else ("resnet18", "resnet50")
+    fed = (*common, "--eager", "--fed", "--fed-mode", mode, *corpus_and_scratch)
+    # Name, architecture, eps, options, seconds.
+    rows = [
+        ("train_small_clean", small, "0", (*common, "--not-fed"), 75.0),
+        ("fed_small_clean", small, "0", (*fed, *grid, *trace), 100.0),
+        ("train_small_robust", small, "3", (*common, "--not-fed"), 75.0),
+        ("train_large_clean", large, "0", (*common, "--not-fed"), 70.0),
+        ("train_large_robust", large, "3", (*common, "--not-fed"), 80.0),
+    ]
+    return [
+        Step(
+            name.replace("small", small).replace("large", f"{large}{'_again' if tiny else ''}"),
+            (*bench, "--arch", arch, "--eps", eps, *options),
+            seconds,
+            is_bench=True,
+        )
+        for name, arch, eps, options, seconds in rows
+    ]
+
+
+def _other(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
+    """Steps for loaders against others, fine-tunes that share the GPU, and a small recipe."""
+    bench = ("-m", "harness.cli.main", "bench")
+    num_threads = len(os.sched_getaffinity(0))
+    sizes = ("2", "24", "8") if tiny else ("3", "4096", "256")
+    sized = zip(("--rounds", "--images", "--batch-size"), sizes, strict=True)
+    load = (
+        *("--corpus", str(corpus), "--scratch", str(scratch / "load"), "--device", device),
+        *(word for option in sized for word in option),
+        *("--threads", str(num_threads)),
+        *("--ours", "ours:restart,ours:restart_numba,ours:resident,ours:dct"),
+        *("--against", "ffcv:jpeg,torchvision:io,torchvision:nvjpeg,dali:gpu"),
+    )
+    recipe = (
+        *("-m", "harness.cli.main", "run", "robust_l2", "--set", "scale=tiny"),
+        *("--set", "eps=[0, 3]", "--device", device.partition(":")[0]),
+        *("--data-dir", str(scratch / "recipe/data"), "--runs-dir", str(scratch / "recipe/runs")),
+    )
+    packing = ("matrix", "--packing", "--rounds", "3", "--scratch", str(scratch / "packing"))
+    attack = ("attack", "--device", device, *(("--resolution", "16") if tiny else ()))
+    attack_sizes = ("--batch-size", "2", "--rounds", "2", "--steps", "1", "--arch", "resnet10")
+    return [
+        Step("load", (*bench, "load", *load), 160, is_bench=True),
+        Step("packing", (*bench, *packing), 110, is_bench=True),
+        Step("attack", (*bench, *attack, *(attack_sizes if tiny else ())), 40, is_bench=True),
+        Step("recipe", recipe, 90),
+    ]
+
+
+def gpu_tests() -> list[str]:
+    """Return the test files with GPU tests; collecting all tests would take longer than running."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if "mark.gpu" in file.read_text()]

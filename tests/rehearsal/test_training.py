@@ -4,13 +4,17 @@ Tensors of the fake report the device "cpu", so branches on `tensor.is_cuda` or 
 take the CPU's side: the waits in `replay_rate`, and what other processes hold in `out_of_memory`.
 """
 
+import gc
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from harness.config.attack import AttackSettings
 from harness.profiling.timer import SPANS
+from harness.runner import worker
 from harness.runner.context import RestartRequiredError
 from harness.train import compilation, compile_choice, mode_trials
 from tests.rehearsal import machine, product
@@ -198,6 +202,18 @@ def test_graphs_of_the_ways_that_were_not_chosen_are_freed(faked, monkeypatch):
     monkeypatch.setattr(mode_trials, "MAX_TIME_RATIO", 0.0)  # no way is fast enough
     assert product.choose(learner)["chosen"] == "eager"
     assert freed == ["all", "all"], "before the trials, and after them"
+
+
+def test_a_worker_frees_graphs_between_stages(faked, monkeypatch):
+    """Before torch's cache is emptied: graphs of whole models keep their memory until a reset."""
+    calls: list[str] = []
+    fake = SimpleNamespace(reset=lambda: calls.append("reset"))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", fake)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty"))
+    torch.cuda.init()
+    worker._free_memory()
+    gc.unfreeze()
+    assert calls == ["reset", "empty"]
 
 
 def test_an_attack_that_draws_from_another_generator_is_not_captured(faked):

@@ -34,7 +34,7 @@ FP16_SCALE = 256.0
 FP16_MIN_ERROR = 2.0**-20
 
 
-def moved(
+def pgd_update(
     iterate: Tensor, gradient: Tensor, center: Tensor, norm: Norm, eps: float, step_size: float
 ) -> Tensor:
     """Return the next iterate: normalized ascent, projection onto the ball, and clamp, in one call.
@@ -54,7 +54,7 @@ def moved(
     return within_ball(step, norm, eps).add_(center).clamp_(0, 1)
 
 
-Move = Callable[[Tensor, Tensor, Tensor, Norm, float, float], Tensor]  # as `moved`
+PgdUpdate = Callable[[Tensor, Tensor, Tensor, Norm, float, float], Tensor]  # as `pgd_update`
 
 
 def pgd(
@@ -73,7 +73,7 @@ def pgd(
     precision: Precision = "float32",
     zero_gradients: Tensor | None = None,
     logits_of: Callable[[Tensor], Tensor] | None = None,
-    move: Move = moved,
+    update: PgdUpdate = pgd_update,
 ) -> Tensor:
     """Find images of higher loss within `eps` of the given ones.
 
@@ -99,7 +99,7 @@ def pgd(
         zero_gradients: int64 scalar; the number of zero gradients is added to it. Low precision
             causes them, and such an image does not move.
         logits_of: Compiled form of the model; None calls the model.
-        move: `moved`, or a compiled form of it.
+        update: `pgd_update`, or a compiled form of it.
 
     Returns:
         float32 images in [0, 1]; the input itself if eps or steps is 0.
@@ -128,7 +128,7 @@ def pgd(
                 best, best_loss = _better(best, best_loss, iterate, loss)
             if zero_gradients is not None:
                 count_zero_gradients(gradient, zero_gradients)
-            iterate = move(iterate, gradient, center, norm, eps, step_size)
+            iterate = update(iterate, gradient, center, norm, eps, step_size)
         if best_iterate:
             with torch.no_grad():
                 loss = _loss(logits_of, iterate, labels, precision)
@@ -154,7 +154,7 @@ class PgdAttack:
         logits_of: Callable[[Tensor], Tensor],
         generator: torch.Generator,
         zero_gradients: Tensor,
-        move: Move = moved,
+        update: PgdUpdate = pgd_update,
     ) -> None:
         """Bind the settings.
 
@@ -166,9 +166,9 @@ class PgdAttack:
             logits_of: The model, or a compiled form of it.
             generator: Source of random starts, on the device of the images.
             zero_gradients: int64 scalar on that device.
-            move: `moved`, or a compiled form of it.
+            update: `pgd_update`, or a compiled form of it.
         """
-        self._move = move
+        self._pgd_update = update
         self._model, self._settings, self._eps = model, settings, eps
         self._precision, self._logits_of = precision, logits_of
         self.generator, self.zero_gradients = generator, zero_gradients
@@ -197,7 +197,7 @@ class PgdAttack:
             precision=self._precision,
             zero_gradients=self.zero_gradients,
             logits_of=self._logits_of,
-            move=self._move,
+            update=self._pgd_update,
         )
 
 
@@ -291,12 +291,12 @@ def ascent(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:
     return gradient * (step_size / (_norm(gradient, 2) + TINY))
 
 
-def project(moved: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
+def project(pixels: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
     """Project images onto the ball around `center`, then clamp them to [0, 1].
 
     Clamping only shortens the distance to `center`. All images are [B, 3, R, R].
     """
-    return within_ball(moved - center, norm, eps).add_(center).clamp_(0, 1)
+    return within_ball(pixels - center, norm, eps).add_(center).clamp_(0, 1)
 
 
 def within_ball(delta: Tensor, norm: Norm, eps: float) -> Tensor:

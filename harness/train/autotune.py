@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.train import compilation
 from harness.train.learner import Learner
 from harness.train.mode_trials import FirstRun, free_memory_of_trials, time_step, try_modes
+from harness.train.records import CompileMeasurement
 from harness.train.step import TrainStep
 from loaders.augmentations import Augmentations
 from loaders.augmentations.batch import Stream, augment
@@ -94,7 +95,7 @@ def choose_compile_mode(
     device: str,
     excluded: Collection[str] = (),
     exclude: Callable[[str, str], None] = lambda mode, reason: None,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Choose and set the learner's compile mode.
 
     `auto` takes the fastest of the eager step, the compiled one, on a GPU also the compiled one in

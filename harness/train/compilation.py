@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 LogitsFn = Callable[[Tensor], Tensor]  # images [B, 3, R, R] to logits [B, K]
 
@@ -40,36 +40,22 @@ def uses_graphs(mode: str) -> bool:
     return in_cuda_graph or torch_mode == "reduce-overhead"
 
 
-class CompiledModel:
-    """Compiled form of a model, with the same weights, modes and hooks."""
+def compiled_for(
+    function: Callable[..., Tensor], sizes: frozenset[int], mode: str = "default"
+) -> Callable[..., Tensor]:
+    """Return a function or model that is compiled for batches of these sizes, at the first call.
 
-    def __init__(self, model: nn.Module, mode: str, sizes: frozenset[int]) -> None:
-        """Prepare compilation, which happens at the first call.
-
-        Args:
-            model: The model.
-            mode: `mode` of torch.compile.
-            sizes: Batch or micro-batch sizes to compile for.
-        """
-        from torch._dynamo import config
-
-        config.recompile_limit = RECOMPILE_LIMIT
-        self._model, self._sizes = model, sizes
-        self._compiled: LogitsFn = torch.compile(model, dynamic=False, mode=mode)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return logits [B, K] of images [B, 3, R, R]."""
-        return (self._compiled if len(images) in self._sizes else self._model)(images)
-
-
-def compiled_for(function: Callable[..., Tensor], sizes: frozenset[int]) -> Callable[..., Tensor]:
-    """Return a function that is compiled for batches of these sizes.
+    A compiled model has the same weights, modes and hooks.
 
     Args:
         function: Its first argument is a batch.
-        sizes: Batch sizes to compile for. Other batches are computed eagerly.
+        sizes: Batch or micro-batch sizes to compile for. Other batches are computed eagerly.
+        mode: `mode` of torch.compile.
     """
-    compiled: Callable[..., Tensor] = torch.compile(function, dynamic=False)
+    from torch._dynamo import config
+
+    config.recompile_limit = RECOMPILE_LIMIT
+    compiled: Callable[..., Tensor] = torch.compile(function, dynamic=False, mode=mode)
 
     def call(batch: Tensor, *args: object) -> Tensor:
         return (compiled if len(batch) in sizes else function)(batch, *args)

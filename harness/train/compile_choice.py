@@ -5,10 +5,10 @@ and the stage is repeated in a new process.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from harness.runner.context import RestartRequiredError
 from harness.system.atomic_write import write_json
 from harness.train import compilation
 from harness.train.autotune import choose_compile_mode, compile_modes
+from harness.train.records import CompileMeasurement
 from harness.train.step import TrainStep
 
 FILE_NAME = "compile.json"
@@ -32,7 +33,7 @@ class CompileChoice:
         excluded: Modes that are not tried -> reason.
     """
 
-    measured: dict[str, Any] | None = None
+    measured: CompileMeasurement | None = None
     excluded: dict[str, str] = field(default_factory=dict)
 
 
@@ -42,7 +43,7 @@ def choose(
     setting: Literal["off", "auto", "on"],
     device: str,
     folder: Path,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Set the learner's compile mode: the recorded one, or with `auto` the fastest.
 
     Args:
@@ -65,7 +66,9 @@ def choose(
         torch.device(device).type == "cuda", learner.is_attacked, learner.num_micro_batches
     )
 
-    def measure(excluded: Collection[str], exclude: Callable[[str, str], None]) -> dict[str, Any]:
+    def measure(
+        excluded: Collection[str], exclude: Callable[[str, str], None]
+    ) -> CompileMeasurement:
         return choose_compile_mode(
             learner, batch, setting, device, excluded=excluded, exclude=exclude
         )
@@ -77,10 +80,10 @@ def choose(
 
 
 def recorded_or(
-    measure: Callable[[Collection[str], Callable[[str, str], None]], dict[str, Any]],
+    measure: Callable[[Collection[str], Callable[[str, str], None]], CompileMeasurement],
     modes: Collection[str],
     folder: Path,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Return the recorded choice of a folder if its mode is available, or else measure.
 
     Args:
@@ -109,9 +112,9 @@ def recorded_or(
         raise
 
 
-def record(folder: Path, measured: Mapping[str, Any]) -> None:
+def record(folder: Path, measured: CompileMeasurement) -> None:
     """Write a choice to the stage's folder, for the attempts after this one."""
-    write_json(folder / FILE_NAME, asdict(CompileChoice(dict(measured), read(folder).excluded)))
+    write_json(folder / FILE_NAME, asdict(CompileChoice(measured, read(folder).excluded)))
 
 
 def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredError:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from harness.train.autotune import noise_batch
 from harness.train.average_precision import MultiLabelCounts
 from harness.train.evaluation_attack import AttackPlan, choose_attack_mode
 from harness.train.metrics import Counts
+from harness.train.records import CompileMeasurement
 from loaders.backend import Loader
 from writers.errors import UserError
 
@@ -190,7 +191,7 @@ def choose_compile_mode(
     eps: float,
     attacked_logits: Literal["scored", "all"] = "scored",
     group: ProcessGroup = SINGLE_PROCESS,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Choose the compile mode of an attacked evaluation; see `choose_attack_mode`.
 
     The other arguments are those of `evaluate`.

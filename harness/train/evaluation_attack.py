@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,12 @@ from harness.config.attack import AttackSettings, EvaluationAttack
 from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import Precision, autocast
 from harness.train import compilation, compile_choice
-from harness.train.attack import Attack, PgdAttack, best_of_restarts, moved
-from harness.train.compilation import MODES, CompiledModel, compiled_for
+from harness.train.attack import Attack, PgdAttack, best_of_restarts, pgd_update
+from harness.train.compilation import MODES, compiled_for
 from harness.train.cuda_graph_attack import CudaGraphAttack
 from harness.train.loss import image_losses
 from harness.train.mode_trials import FirstRun, free_memory_of_trials, time_step, try_modes
+from harness.train.records import CompileMeasurement
 
 # Steps of the attack in a trial run. A mode changes the time of a step, not their number.
 TRIAL_STEPS = 3
@@ -63,10 +64,10 @@ class AttackPlan:
             self.settings.model_copy(update={"eps_at": None}),  # eps has been adapted
             self.eps,
             precision=self.precision,
-            logits_of=CompiledModel(model, torch_mode, sizes) if torch_mode else model,
+            logits_of=compiled_for(model, sizes, torch_mode) if torch_mode else model,
             generator=torch.Generator(self.device).manual_seed(self.rank),
             zero_gradients=zero_gradients,
-            move=compiled_for(moved, sizes) if torch_mode else moved,
+            update=compiled_for(pgd_update, sizes) if torch_mode else pgd_update,
         )
         attack = CudaGraphAttack(pgd_attack, sizes) if in_cuda_graph else pgd_attack
         settings = self.settings
@@ -103,7 +104,7 @@ def choose_attack_mode(
     plan: AttackPlan,
     setting: Literal["off", "auto", "on"],
     folder: Path,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Choose the compile mode of an evaluation: the recorded one, or with `auto` the fastest.
 
     `auto` attacks a batch with a few steps: eager, compiled, and on a GPU also in a CUDA graph. A
@@ -151,7 +152,9 @@ def choose_attack_mode(
         seconds = time_step(keep, plan.device)
         return FirstRun(seconds, *_loss_and_length(models, images, attacked, labels, plan))
 
-    def measure(excluded: Collection[str], exclude: Callable[[str, str], None]) -> dict[str, Any]:
+    def measure(
+        excluded: Collection[str], exclude: Callable[[str, str], None]
+    ) -> CompileMeasurement:
         measured = try_modes(
             attack_modes(on_gpu),
             setting,

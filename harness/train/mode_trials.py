@@ -8,14 +8,15 @@ differs from the eager one, is passed over.
 import gc
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal, NamedTuple, cast
 
 import torch
 
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import compilation
 from harness.train.cuda_graph_attack import CaptureFailedError
+from harness.train.records import CompileMeasurement, ModeTimes
 from writers.errors import UserError
 
 NUM_TIMED = 3
@@ -51,7 +52,7 @@ def try_modes(
     again: Callable[[], float],
     excluded: Collection[str] = (),
     exclude: Callable[[str, str], None] = lambda mode, reason: None,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Run each mode a few times and choose one.
 
     Args:
@@ -72,7 +73,7 @@ def try_modes(
         UserError: `on`, and compilation failed.
         CaptureFailedError: A capture failed, after which the process cannot use its GPU.
     """
-    measured: dict[str, Any] = {}
+    measured: dict[str, ModeTimes] = {}
     eager: FirstRun | None = None
     tried = ["compiled"] if setting == "on" else [mode for mode in modes if mode not in excluded]
     for mode in tried:
@@ -103,11 +104,11 @@ def try_modes(
                 measured[mode] = {
                     "failed": f"Its first step deviates from the eager one by {difference:.2g}."
                 }
-    measured["chosen"] = "compiled" if setting == "on" else _fastest(measured)
-    return measured
+    chosen = "compiled" if setting == "on" else _fastest(measured)
+    return cast(CompileMeasurement, {**measured, "chosen": chosen})
 
 
-def _fastest(measured: dict[str, Any]) -> str:
+def _fastest(measured: Mapping[str, ModeTimes]) -> str:
     """Return the fastest mode, or `eager` if no other is faster by more than the noise."""
     limit = MAX_TIME_RATIO * measured["eager"]["step_s"]
     step_s = {mode: times["step_s"] for mode, times in measured.items() if "step_s" in times}

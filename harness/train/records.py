@@ -1,6 +1,6 @@
 """Records of the training loop, part of a stage's result. Imports no torch."""
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Required, TypedDict
 
 from harness.matrix.scores import Scores
 
@@ -49,3 +49,34 @@ class EpochRecord(TypedDict):
     resolution: int
     timing: EpochTiming
     val: NotRequired[Scores]
+
+
+class ModeTimes(TypedDict, total=False):
+    """What trial runs in one compile mode measured: either times, or the reason of a failure.
+
+    Attributes:
+        compile_s: Seconds of compilation.
+        step_s: Seconds of a run afterwards, the shortest of a few.
+        deviation: From the eager run, as a fraction.
+        failed: Why the mode is passed over.
+    """
+
+    compile_s: float
+    step_s: float
+    deviation: float
+    failed: str
+
+
+class CompileMeasurement(TypedDict, total=False):
+    """Trial runs of the compile modes that were tried, and the chosen mode.
+
+    Attributes:
+        chosen: Key of `harness.train.compilation.MODES`.
+    """
+
+    chosen: Required[str]
+    eager: ModeTimes
+    compiled: ModeTimes
+    cuda_graphs: ModeTimes
+    captured_attack: ModeTimes
+    compiled_captured_attack: ModeTimes

@@ -17,8 +17,8 @@ from harness.modeling.precision import Precision, autocast
 from harness.modeling.regularizers import AUX_WEIGHT
 from harness.profiling.timer import Timer
 from harness.system.distributed import SINGLE_PROCESS, DdpForward, LocalForward, ProcessGroup
-from harness.train.attack import Attack, PgdAttack, moved, no_attack
-from harness.train.compilation import MODES, CompiledModel, LogitsFn, compiled_for
+from harness.train.attack import Attack, PgdAttack, no_attack, pgd_update
+from harness.train.compilation import MODES, LogitsFn, compiled_for
 from harness.train.cuda_graph_attack import CudaGraphAttack
 from harness.train.divergence import weights
 from harness.train.ema import EmaWeights, NoEma
@@ -176,9 +176,9 @@ class TrainStep:
         parts = self.num_micro_batches
         sizes = frozenset((batch_size // parts, -(-batch_size // parts)))
         self.logits_of: LogitsFn = (
-            CompiledModel(self.model, torch_mode, sizes) if torch_mode else self.model
+            compiled_for(self.model, sizes, torch_mode) if torch_mode else self.model
         )
-        self._move = compiled_for(moved, sizes) if torch_mode else moved
+        self._pgd_update = compiled_for(pgd_update, sizes) if torch_mode else pgd_update
         self.attack = self._make_attack(sizes if in_cuda_graph else None)
 
     def _make_attack(self, graph_sizes: frozenset[int] | None) -> Attack:
@@ -194,7 +194,7 @@ class TrainStep:
             logits_of=self.logits_of,
             generator=self._generator,
             zero_gradients=self._totals.zero_gradients,
-            move=self._move,
+            update=self._pgd_update,
         )
         attack = CudaGraphAttack(pgd_attack, graph_sizes) if graph_sizes else pgd_attack
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.modeling import classifier
-from harness.train.attack import ascent, best_of_restarts, moved, pgd, project
+from harness.train.attack import ascent, best_of_restarts, pgd, pgd_update, project
 from tests.helpers.smooth_networks import make_float64, make_smooth
 from writers.errors import UserError
 
@@ -495,10 +495,10 @@ def test_the_fused_move_equals_its_parts_bit_for_bit_and_compiles_whole(norm):
     )
     gradient = (gradient - 0.5) * torch.tensor([0.0, 1e-30, 1e-4, 1.0, 1e6]).view(-1, 1, 1, 1)
     before = [value.clone() for value in (center, iterate, gradient)]
-    whole = torch.compile(moved, fullgraph=True, dynamic=False, backend="aot_eager")
+    whole = torch.compile(pgd_update, fullgraph=True, dynamic=False, backend="aot_eager")
     for eps, step_size in ((0.5, 0.1), (3.0, 2.0), (0.01, 7.0)):
         parts = project(iterate + ascent(gradient, norm, step_size), center, norm, eps)
-        for function in (moved, whole):
+        for function in (pgd_update, whole):
             found = function(iterate, gradient, center, norm, eps, step_size)
             assert torch.equal(found, parts)
             assert found.is_contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from harness.config.train import ScheduleSettings
 from harness.modeling import classifier
 from harness.profiling.timer import Timer
 from harness.train import autotune, compilation, mode_trials
-from harness.train.compilation import CompiledModel
+from harness.train.compilation import compiled_for
 from harness.train.optimizer import make_sgd
 from harness.train.step import StepConfig, TrainStep, make_step
 from writers.errors import UserError
@@ -72,14 +73,15 @@ def test_restore_after_restores_learner_and_random_state(steps_before, attack):
 class FakeCompiled:
     """Stand-in for torch.compile, which takes a minute: a given speed, the same numbers."""
 
-    def __init__(self, model, name: str, sizes: frozenset[int], *, seconds: float, clock) -> None:
-        self.model, self.sizes, self.seconds, self.clock = model, sizes, seconds, clock
+    def __init__(self, function, sizes: frozenset[int], mode: str = "", *, seconds, clock) -> None:
+        self.function, self.sizes, self.seconds, self.clock = function, sizes, seconds, clock
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, *arguments: Any) -> Tensor:
         if self.seconds < 0:
             raise RuntimeError("no C++ compiler\nlong story")
-        self.clock.now += self.seconds - 1
-        return self.model(images)
+        if isinstance(self.function, nn.Module):
+            self.clock.now += self.seconds - 1
+        return self.function(*arguments)
 
 
 class FakeClock:
@@ -97,7 +99,7 @@ def compiles(monkeypatch):
 
     def at_speed(seconds: float) -> None:
         monkeypatch.setattr(
-            "harness.train.step.CompiledModel",
+            "harness.train.step.compiled_for",
             partial(FakeCompiled, seconds=seconds, clock=clock),
         )
 
@@ -162,9 +164,8 @@ def test_each_run_in_a_process_compiles_again(graphs, monkeypatch):
 
 
 def test_a_run_compiles_for_all_its_resolutions(graphs):
-    model = CompiledModel(
+    model = compiled_for(
         nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        "default",
         frozenset([2]),
     )
     for number in range(12):

@@ -5,7 +5,7 @@ can be tested. Shapes: N images, K classes, D datasets.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,9 @@ from scipy import stats as scipy_stats
 
 from harness.report.stats.intervals import MIN_SPREAD
 
-Array = NDArray[np.generic]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-NUM_PERMUTATIONS = 10_000
 _MAX_LOG2_ATOMS = 20
 _CIRCLE = 2**17
 
@@ -74,7 +72,7 @@ def sign_flip_test(differences: Floats) -> float:
     An exchange flips the sign of an image's difference. Images of equal weight form a binomial.
     With few combinations of them, p is exact. Otherwise the weights are rounded to multiples of
     1 / 5000 of the sum's standard deviation or finer, and the distribution of the sum is exact
-    for the rounded weights. `permutation_test` is the slow twin that accepts any metric.
+    for the rounded weights.
 
     Args:
         differences: float64 [N], each image's difference times its weight. For mean per class the
@@ -143,38 +141,6 @@ def _rounded_sign_flip_test(
     return float(np.clip(masses[distance : size - distance + 1].sum(), 0, 1))
 
 
-def permutation_test(
-    metric: Callable[[Array], float],
-    predictions: Array,
-    other_predictions: Array,
-    *,
-    seed: int = 0,
-    num_permutations: int = NUM_PERMUTATIONS,
-) -> float:
-    """Compute p of "the models are interchangeable" for any metric of the predictions, e.g. mAP.
-
-    Each permutation exchanges the two models' predictions for a random half of the images. The
-    observed assignment counts as one permutation, so p is never 0.
-
-    Args:
-        metric: maps predictions [N, ...] to a number.
-        predictions: [N, ...], of the first model.
-        other_predictions: likewise of the second.
-        seed: of the random permutations.
-        num_permutations: number of permutations.
-    """
-    random = np.random.default_rng(seed)
-    observed = abs(metric(predictions) - metric(other_predictions))
-    shape = (-1,) + (1,) * (predictions.ndim - 1)
-    num_extreme = 0
-    for _ in range(num_permutations):
-        exchanged = (random.random(len(predictions)) < 0.5).reshape(shape)
-        first = np.where(exchanged, other_predictions, predictions)
-        second = np.where(exchanged, predictions, other_predictions)
-        num_extreme += abs(metric(first) - metric(second)) >= observed - 1e-12
-    return (num_extreme + 1) / (num_permutations + 1)
-
-
 def one_sample_t_test(differences: Floats) -> float:
     """Compute p of "the mean difference is zero" from the differences [n] of independent units.
 
@@ -185,11 +151,6 @@ def one_sample_t_test(differences: Floats) -> float:
         return math.nan
     t = float(differences.mean()) / (sd / math.sqrt(len(differences)))
     return 2 * float(special.stdtr(len(differences) - 1, -abs(t)))
-
-
-def paired_t_test(scores: Floats, other_scores: Floats) -> float:
-    """Compute p of "equal means over datasets" for two models' scores [D], preferably logits."""
-    return one_sample_t_test(np.asarray(scores) - np.asarray(other_scores))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,9 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """Test two models with several labels per image: permutations of 11-point mAP.
 
-`hypothesis_tests.permutation_test` is the slow twin. Here each class is sorted once instead of
-once per permutation, and compiled code counts all permutations together. Shapes: N images,
-K classes, P permutations.
+Each class is sorted once instead of once per permutation, and compiled code counts all
+permutations together. Shapes: N images, K classes, P permutations.
 """
 
 from functools import lru_cache

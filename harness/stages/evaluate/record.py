@@ -4,9 +4,10 @@ A view is a way to score the same predictions: `own`, on the model's own classes
 and `common_masked`, on the classes that all compared subsets share.
 """
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from harness.matrix.scores import Scores
+from harness.train.records import CompileMeasurement
 
 
 class CoarseScores(TypedDict):
@@ -63,4 +64,4 @@ class EvaluateTiming(TypedDict, total=False):
 
     clean_s: float
     adversarial_s: float  # with the choice of the compile mode
-    compile: dict[str, Any]  # measured times, and what was chosen
+    compile: CompileMeasurement

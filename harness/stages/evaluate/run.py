@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import choose_interpolation, eval_plan, split_path
 from harness.train.metrics import Counts
 from harness.train.mode_trials import first_line
+from harness.train.records import CompileMeasurement
 from loaders import open_loader
 from loaders.backend import Loader
 
@@ -188,10 +189,10 @@ def _choose_compile_mode(
     num_classes: int,
     views: Mapping[str, View],
     eps: float,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Choose the compile mode of the attack, the same for all ranks, and record the choice."""
     setting = settings.compile or "off"
-    chosen: dict[str, Any] = context.group.broadcast(
+    chosen: CompileMeasurement = context.group.broadcast(
         choose_compile_mode(
             model,
             loader,

@@ -3,7 +3,7 @@
 from typing import Any, NotRequired, TypedDict
 
 from harness.matrix.scores import Scores
-from harness.train.records import EpochTiming
+from harness.train.records import CompileMeasurement, EpochTiming
 
 
 class Epoch(TypedDict):
@@ -46,6 +46,6 @@ class PretrainTiming(TypedDict, total=False):
 
     num_restarts: int
     epochs: list[EpochTiming]
-    compile: dict[str, Any]  # measured times, and what was chosen
+    compile: CompileMeasurement
     gpu: dict[str, Any] | None
     trace: str | None  # file in the stage's folder

@@ -36,7 +36,7 @@ from harness.train.loader_plans import (
     train_plan,
     without_held_out,
 )
-from harness.train.records import EpochRecord
+from harness.train.records import CompileMeasurement, EpochRecord
 from harness.train.replay import replay_rate
 from harness.train.step import TrainStep
 from loaders import open_loader, preflight
@@ -195,7 +195,7 @@ def _prepare(
     loader: Loader,
     num_classes: int,
     context: StageContext,
-) -> dict[str, Any]:
+) -> CompileMeasurement:
     """Choose the number of micro-batches, and whether to compile, by steps on noise.
 
     Returns:
@@ -208,7 +208,7 @@ def _prepare(
     learner.use_micro_batches(max(group.all_gather(parts)))
     if settings.compile == "off":
         return {"chosen": "eager"}
-    measured: dict[str, Any] = group.broadcast(
+    measured: CompileMeasurement = group.broadcast(
         compile_choice.choose(learner, batch, settings.compile, device, context.folder)
     )
     if learner.compile_mode != measured["chosen"]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from harness.report.stats import hypothesis_tests, intervals, map_test, summaries
+from tests.helpers.permutations import permutation_test
 
 RANDOM = np.random.default_rng(0)
 SIZES_MULTIPLE = math.lcm(*range(1, 10))  # makes differences of 1/1 ... 1/9 whole numbers
@@ -99,30 +100,24 @@ def test_permutations_agree_with_mcnemar_and_accept_any_metric():
 
     exact = hypothesis_tests.mcnemar(first == labels, second == labels)
     # 4000 permutations: the standard error is at most 0.008.
-    assert hypothesis_tests.permutation_test(
-        top1, first, second, num_permutations=4000
-    ) == pytest.approx(exact, abs=0.02)
-    assert (
-        hypothesis_tests.permutation_test(mean_per_class, first, second, num_permutations=500)
-        < 0.05
+    assert permutation_test(top1, first, second, num_permutations=4000) == pytest.approx(
+        exact, abs=0.02
     )
-    assert hypothesis_tests.permutation_test(top1, first, first, num_permutations=50) == 1
+    assert permutation_test(mean_per_class, first, second, num_permutations=500) < 0.05
+    assert permutation_test(top1, first, first, num_permutations=50) == 1
     # An image's scores of several classes are exchanged together.
     matrix = RANDOM.random((60, 3))
     assert (
-        hypothesis_tests.permutation_test(
-            lambda m: float(m.sum(axis=1)[0]), matrix, matrix, num_permutations=20
-        )
+        permutation_test(lambda m: float(m.sum(axis=1)[0]), matrix, matrix, num_permutations=20)
         == 1
     )
 
 
-def test_paired_t_test_and_its_limits():
+def test_t_test_of_differences_and_its_limits():
     a, b = RANDOM.normal(0, 1, 12), RANDOM.normal(0, 1, 12)
-    assert hypothesis_tests.paired_t_test(a, b) == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
-    assert math.isnan(hypothesis_tests.paired_t_test(a[:1], b[:1])) and math.isnan(
-        hypothesis_tests.paired_t_test(a, a)
-    )
+    t_test = hypothesis_tests.one_sample_t_test
+    assert t_test(a - b) == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
+    assert math.isnan(t_test((a - b)[:1])) and math.isnan(t_test(a - a))
 
 
 def test_holm_by_hand():
@@ -185,9 +180,7 @@ def test_sign_flips_agree_with_permutations_of_the_predictions():
         ((first == labels).astype(int) - (second == labels)) / np.bincount(labels)[labels] / 4
     )
     assert weighted.sum() == pytest.approx(mean_per_class(first) - mean_per_class(second))
-    slow = hypothesis_tests.permutation_test(
-        mean_per_class, first, second, num_permutations=3000, seed=1
-    )
+    slow = permutation_test(mean_per_class, first, second, num_permutations=3000, seed=1)
     # 3000 permutations: the standard error is at most 0.009.
     assert hypothesis_tests.sign_flip_test(weighted) == pytest.approx(slow, abs=0.03)
     assert hypothesis_tests.sign_flip_test(np.zeros(9)) == 1
@@ -252,9 +245,7 @@ def test_map_permutations_equal_the_slow_twin(noise):
     )
     assert difference == pytest.approx(map11(first) - map11(second))
     assert difference == map_test.map11_difference(first, second, labels)
-    assert p == pytest.approx(
-        hypothesis_tests.permutation_test(map11, first, second, num_permutations=60, seed=3)
-    )
+    assert p == pytest.approx(permutation_test(map11, first, second, num_permutations=60, seed=3))
 
 
 def test_times_in_top_ignores_missing_values():

@@ -17,6 +17,7 @@ from writers.dataset import open_dataset
 from writers.errors import UserError
 from writers.folder_rules import BY_NAME, FolderRules
 from writers.formats.files import Files, entries_below
+from writers.labels.rows import check_file
 from writers.labels.settings import LabelTable
 from writers.regular_file import open_regular
 from writers.source import Example, Source, SplitSettings
@@ -83,10 +84,11 @@ def digest_of_table(labels: LabelTable) -> str | None:
     digest = hashlib.sha256(labels.model_dump_json(exclude={"files"}).encode())
     try:
         for path in labels.paths:
+            check_file(path)
             content = content_digest(path)
             assert content is not None  # only a stopped computation returns None
             digest.update(f"{path.name}\0{content}\n".encode(errors="surrogateescape"))
-    except OSError:
+    except (OSError, UserError):
         return None
     return digest.hexdigest()[:20]
 

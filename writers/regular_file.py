@@ -18,3 +18,19 @@ def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
         os.close(file)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(file, "rb", buffering)
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file of bounded size.
+
+    Raises:
+        OSError: it cannot be opened, is a pipe, a device or a folder, or has more bytes.
+    """
+    with open_regular(path, buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than {max_bytes:,}", str(path))
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:  # files of the system state no size
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes", str(path))
+    return data

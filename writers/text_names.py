@@ -13,6 +13,8 @@ _COLORS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal (SGR)
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+MAX_PATH = 4096  # characters of a path in an archive or table; Linux allows 4095 bytes
+MAX_LINE = 1000  # characters of a line of a message
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, of which endings take some
 
 
@@ -20,10 +22,9 @@ def printable(name: str) -> str:
     r"""Replace control characters, line breaks and bytes that are not UTF-8 by escapes."""
     if name.isascii() and name.isprintable():
         return name
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in name
+        for character in _encodable(name)
     )
 
 
@@ -37,16 +38,41 @@ def printable_lines(text: str) -> str:
     text = _COLORS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     if not _CONTROLS.search(text):
         return text
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return _CONTROLS.sub(lambda found: printable(found.group()), text)
+    return _CONTROLS.sub(lambda found: printable(found.group()), _encodable(text))
 
 
 def normalized(name: str) -> str:
     r"""Return a file name as text in Unicode form NFC; undecodable bytes become \xNN."""
     if name.isascii():
         return name
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", _encodable(name))
+
+
+def shortened(text: str) -> str:
+    """Cut the middle out of lines of more than MAX_LINE characters, such as those of long names."""
+    if len(text) <= MAX_LINE:
+        return text
+    return "\n".join(
+        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 4 :]}"
+        for line in text.split("\n")
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type if it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _encodable(text: str) -> str:
+    r"""Replace undecodable bytes by \xNN, and other halves of surrogate pairs by \uNNNN.
+
+    A JSON text may contain any half, and a file name only those of undecodable bytes.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def decoded(name: bytes) -> str:

@@ -17,7 +17,7 @@ import click
 from harness.cli import verbosity
 from writers import names
 from writers.errors import UserError
-from writers.text_names import printable_lines
+from writers.text_names import printable_lines, shortened
 
 COMMANDS = "harness.cli.commands"
 
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.secho("Interrupted.", fg="yellow", err=True, color=_color())
         code = 130
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         from harness.system import os_errors
 
         explained = os_errors.explain(error)
@@ -115,7 +115,7 @@ def _color() -> bool | None:
 
 def _print_error(message: str, hint: str = "") -> int:
     """Print red lines, control characters as escapes; return the exit code of a user's mistake."""
-    for text in filter(None, (message, hint)):
+    for text in map(shortened, filter(None, (message, hint))):
         click.secho(printable_lines(text), fg="red", err=True, color=_color())
     return 2
 

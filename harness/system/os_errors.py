@@ -22,11 +22,24 @@ FIXES = {
     errno.ENOLCK: ("The file system does not support locks", LOCK),
     errno.ENOSYS: ("The file system does not support locks", LOCK),
     errno.ENAMETOOLONG: ("The name is too long", "Shorten it."),
+    errno.ELOOP: ("Links lead back to themselves", "Remove or correct them."),
+    errno.ENXIO: ("A socket, pipe or device is not a file", "Use a file."),
+}
+# RuntimeErrors of pathlib, by how they begin
+PATHLIB_FIXES = {
+    "Symlink loop": ("Links lead back to themselves", "Remove or correct them."),
+    "Could not determine home directory": ("~ names no user", "Correct the path."),
 }
 
 
-def explain(error: OSError) -> UserError | None:
+def explain(error: OSError | RuntimeError) -> UserError | None:
     """Return a UserError that names the file; None for errors that no user can fix."""
+    if isinstance(error, RuntimeError):
+        for begin, (problem, fix) in PATHLIB_FIXES.items():
+            if str(error).startswith(begin):
+                place = str(error).removeprefix(begin).strip(". ")
+                return UserError(f"{problem} {place}".rstrip() + ".", fix)
+        return None
     if error.errno not in FIXES:
         return None
     problem, fix = FIXES[error.errno]

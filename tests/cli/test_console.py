@@ -28,6 +28,13 @@ def test_errors_drop_colors_and_show_other_control_characters_as_escapes(capsys)
     assert capsys.readouterr().err == "no file\nnext\nhint \\x07\n"
 
 
+def test_a_line_of_a_megabyte_loses_its_middle(capsys):
+    assert main._print_error("There is no " + "x" * 10**6 + " in the table.\nsecond") == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("There is no xxx") and first.endswith("xxx in the table.")
+    assert len(first) < 1000 and second == "second"
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_files_follow_the_umask(tmp_path, umask):
     before = os.umask(umask)

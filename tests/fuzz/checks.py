@@ -76,6 +76,14 @@ def decode(
     return output, has_error
 
 
+def compile_kernels() -> None:
+    """Load the kernels and compile numba's for the types of a case, outside of any time limit."""
+    nothing, no_numbers = np.zeros(0, np.uint8), np.zeros(0, np.int64)
+    boxes = np.zeros((0, 4), np.int64)
+    for name in kernels():
+        decode(name, nothing, no_numbers, no_numbers, nothing, no_numbers, no_numbers, boxes)
+
+
 def check_image_case(target: str, seed: int, number: int) -> str:
     """Return what is wrong with the case, or ''."""
     case = image_case(target, seed, number)

@@ -29,17 +29,15 @@ def main() -> None:
     use_libraries(chosen.libraries)
 
     # Imported here: they load the libraries.
-    from tests.fuzz.checks import check_image_case, kernels
+    from tests.fuzz.checks import check_image_case, compile_kernels
     from tests.fuzz.tables import check_beton_case
 
-    kernels()
+    compile_kernels()
     beton = chosen.state.with_name("case.beton")
     state = os.open(chosen.state, os.O_WRONLY | os.O_CREAT)
     for number in range(chosen.first, chosen.first + chosen.count):
         os.pwrite(state, f"{number:20}".encode(), 0)
-        # The first case of a process compiles numba's kernel.
-        limit = chosen.limit if number > chosen.first else 10 * chosen.limit
-        faulthandler.dump_traceback_later(limit, exit=True)
+        faulthandler.dump_traceback_later(chosen.limit, exit=True)
         try:
             if chosen.target == "beton":
                 problem = check_beton_case(beton, chosen.seed, number)

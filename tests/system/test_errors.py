@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,23 @@ def test_the_target_of_a_rename_is_named():
     assert error is not None and error.message == "The disk is full: /data/x"
 
 
+def test_paths_that_lead_nowhere_are_explained(tmp_path: Path):
+    (tmp_path / "loop").symlink_to("loop")
+    for fail, words in (
+        ((tmp_path / "loop").stat, "Links lead back to themselves"),
+        (Path("~no-such-user-here/x").expanduser, "~ names no user."),
+    ):
+        with pytest.raises((OSError, RuntimeError)) as caught:
+            fail()
+        explained = explain(caught.value)
+        assert explained is not None and words in explained.message
+    # pathlib of Python 3.11 and 3.12 raises this instead of an OSError
+    explained = explain(RuntimeError("Symlink loop from '/a/loop'"))
+    assert explained is not None and explained.message.endswith("'/a/loop'.")
+
+
 def test_an_unknown_error_is_not_explained():
+    assert explain(RuntimeError("size mismatch")) is None
     assert explain(OSError(errno.EIO, "Input/output error")) is None
 
 

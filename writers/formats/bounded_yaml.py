@@ -1,5 +1,6 @@
 """Read YAML of bounded size: no file ends in a long wait, a full memory or a traceback."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 MAX_BYTES = 2 * 2**20  # the parser takes about 10 s for one MB
 MAX_NODES = 200_000  # with each alias expanded
 MAX_DEPTH = 30
+MAX_OPEN_BRACKETS = 200  # the parser's time grows with their square
+BRACKET = re.compile(r"[\[\]{}]")
+MAX_BITS = 1024  # of a whole number; Python refuses to print those of more than 14,000
 
 
 class BadYamlError(Exception):
@@ -41,6 +45,8 @@ def parse_yaml(text: str) -> Any:
     """Parse YAML 1.2. Raises BadYamlError."""
     if len(text) > MAX_BYTES:
         raise BadYamlError(f"it has more than {MAX_BYTES // 2**20} MB")
+    if _most_open_brackets(text) > MAX_OPEN_BRACKETS:
+        raise BadYamlError("it is nested too deeply, or contains itself")
     try:
         document = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -63,8 +69,19 @@ def parse_yaml(text: str) -> Any:
             raise BadYamlError("it is nested too deeply, or contains itself")
         if num_nodes > MAX_NODES:
             raise BadYamlError(f"it has more than {MAX_NODES:,} values, with its aliases expanded")
+        if isinstance(node, int) and node.bit_length() > MAX_BITS:
+            raise BadYamlError(f"it has a number of more than {MAX_BITS:,} bits")
         waiting += [(child, depth + 1) for child in _children(node)]
     return document
+
+
+def _most_open_brackets(text: str) -> int:
+    """Largest number of brackets that are open at once, those in texts and comments included."""
+    opened = most = 0
+    for found in BRACKET.finditer(text):
+        opened = opened + 1 if found[0] in "[{" else max(0, opened - 1)
+        most = max(most, opened)
+    return most
 
 
 def _children(node: Any) -> Iterator[Any]:

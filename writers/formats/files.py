@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from writers.errors import UserError
-from writers.formats.image_formats import is_image
+from writers.formats.image_formats import MAX_IMAGE_BYTES, is_image
 from writers.formats.tars import looks_like_tar, open_tar
 from writers.formats.zips import ZipFiles
 
@@ -107,6 +107,8 @@ class FolderFiles:
         handle = os.open(path, os.O_RDONLY)  # half the system calls of open()
         try:
             size = os.fstat(handle).st_size
+            if size > MAX_IMAGE_BYTES:
+                raise OSError(f"the file has {size:,} bytes, more than an image")
             data = os.read(handle, size)
         finally:
             os.close(handle)

@@ -32,6 +32,7 @@ OTHER_ENDINGS = frozenset(
     )
     for ending in endings
 )
+MAX_IMAGE_BYTES = 2**30  # of a file; larger ones are not read
 HEAD_BYTES = 32  # bytes that `format_of` needs
 
 _BMP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}

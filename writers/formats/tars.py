@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from writers.errors import UserError
-from writers.formats.image_formats import ending_of
-from writers.text_names import decoded
+from writers.formats.image_formats import MAX_IMAGE_BYTES, ending_of
+from writers.text_names import MAX_PATH, decoded
 
 BLOCK = 512
 WINDOW = 4096  # bytes read at once: a header, and an extended header before it
@@ -60,8 +60,12 @@ class TarFiles:
             raise UserError(
                 f"{archive} has {name} twice.", "It is unclear which one to use; remove one."
             )
-        if member.size >> SIZE_BITS:
-            raise UserError(f"{archive}: {name} has {member.size:,} bytes, which is not an image.")
+        if member.size > MAX_IMAGE_BYTES:
+            raise UserError(
+                f"{archive}: {name} has {member.size:,} bytes; an image of more than "
+                f"{MAX_IMAGE_BYTES:,} is not read.",
+                "Remove it from the archive.",
+            )
         place = (len(self._archives) - 1) << OFFSET_BITS | member.offset
         self._places[name] = place << SIZE_BITS | member.size
 
@@ -281,6 +285,11 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
 
 def _checked(name: str, path: Path) -> str:
     """Normalize a name: remove `./` and the like."""
+    if len(name) > MAX_PATH:
+        raise UserError(
+            f"{path}: a name has {len(name):,} characters, more than the path of a file.",
+            "Do not trust this archive.",
+        )
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
         raise UserError(f"{path} names a file outside itself: {name}", "Do not trust this archive.")

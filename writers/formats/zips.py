@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from writers.errors import UserError
+from writers.formats.image_formats import MAX_IMAGE_BYTES
+from writers.text_names import MAX_PATH
 
 UTF8_FLAG = 1 << 11
-MAX_MEMBER_BYTES = 2**30  # an image; memory for it and its compressed form
 # bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
 MAX_OVERHEAD = 2**20
 MAX_HEAD_OVERHEAD = 4096  # stored bytes before the first ones of a file: tables of deflate
@@ -48,6 +49,12 @@ class ZipFiles:
                     f"{path} names a file outside itself: {member.filename}",
                     "Do not trust this archive.",
                 )
+            if len(member.filename) > MAX_PATH:
+                raise UserError(
+                    f"{path}: a name has {len(member.filename):,} characters, more than the path "
+                    "of a file.",
+                    "Do not trust this archive.",
+                )
             if not _name(member).endswith("/") and keep(str(name)):
                 if (
                     member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -57,10 +64,10 @@ class ZipFiles:
                         f"{path} compresses {member.filename} with an unsupported method.",
                         "Unpack it yourself.",
                     )
-                if member.file_size > MAX_MEMBER_BYTES:
+                if member.file_size > MAX_IMAGE_BYTES:
                     raise UserError(
                         f"{path}: {member.filename} has {member.file_size:,} bytes; an image of "
-                        f"more than {MAX_MEMBER_BYTES:,} is not read.",
+                        f"more than {MAX_IMAGE_BYTES:,} is not read.",
                         "Remove it from the archive.",
                     )
                 if str(name) in self._members:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
+from writers.regular_file import open_regular
+from writers.text_names import first_line
 
 MAX_BYTES = 2**30
 MAX_ROWS = 50_000_000
 MAX_LISTED = 12  # columns named in a message
 DELIMITERS = ",;\t|"
+PARQUET, PARQUET_MARK = ".parquet", b"PAR1"
 ACCEPTED = "Accepted: .csv, .tsv, .json, .jsonl and .parquet."
 
 
@@ -56,31 +59,51 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) 
     Raises:
         UserError: no such file, another format, damage, or a file of unusual size.
     """
-    readers: dict[str, Callable[[Path], Table]] = {
+    check_file(path)
+    ending = path.suffix.lower()
+    try:
+        if ending == PARQUET:
+            return _read_parquet(path, wanted)
+        return _reader_of()[ending](path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def check_file(path: Path) -> None:
+    """Check what is cheap to check, so that no reader or digest reads a file of another kind.
+
+    Raises:
+        UserError: no such file, another format by its ending, or a file of unusual size.
+    """
+    try:
+        if not path.exists():
+            raise UserError(f"There is no table of labels {path}.", ACCEPTED)
+        if not path.is_file():
+            raise UserError(f"The table of labels {path} is not a file.", ACCEPTED)
+        if path.suffix.lower() == PARQUET:
+            with open_regular(path) as file:
+                if file.read(len(PARQUET_MARK)) != PARQUET_MARK:
+                    raise UserError(f"{path} is not a complete Parquet file: it has no mark.")
+        elif path.suffix.lower() not in _reader_of():
+            raise UserError(f"{path} is not a table of labels that can be read.", ACCEPTED)
+        elif path.stat().st_size > MAX_BYTES:
+            raise UserError(
+                f"{path} has {path.stat().st_size / 1e9:.1f} GB, more than a table of labels.",
+                "Write it as Parquet.",
+            )
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _reader_of() -> dict[str, Callable[[Path], Table]]:
+    """Readers of text by the ending of the file."""
+    return {
         ".csv": _read_csv,
         ".tsv": _read_csv,
         ".json": _read_json,
         ".jsonl": _read_json_lines,
         ".ndjson": _read_json_lines,
     }
-    ending = path.suffix.lower()
-    if not path.exists():
-        raise UserError(f"There is no table of labels {path}.", ACCEPTED)
-    if not path.is_file():
-        raise UserError(f"The table of labels {path} is not a file.", ACCEPTED)
-    try:
-        if ending == ".parquet":
-            return _read_parquet(path, wanted)
-        if ending not in readers:
-            raise UserError(f"{path} is not a table of labels that can be read.", ACCEPTED)
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(
-                f"{path} has {path.stat().st_size / 1e9:.1f} GB, more than a table of labels.",
-                "Write it as Parquet.",
-            )
-        return readers[ending](path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _read_csv(path: Path) -> Table:
@@ -152,9 +175,7 @@ def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
     except UserError:
         raise
     except Exception as error:  # pyarrow raises its own exception types
-        raise UserError(
-            f"{path} is not a complete Parquet file: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"{path} is not a complete Parquet file: {first_line(error)}") from error
     empty = [None] * file.metadata.num_rows
     columns = zip(*(values.get(name, empty) for name in names), strict=True)
     return Table(path, tuple(names), list(enumerate(columns, start=1)))

@@ -22,11 +22,7 @@ def text_of(value: Any) -> str:
     """Return a value as text: 3 for 3.0, in Unicode form NFC, without blanks at both ends."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip()
-    try:
-        return normalized(text)
-    except UnicodeEncodeError:  # half of a pair of surrogates, as JSON allows
-        return text.encode("utf-8", "backslashreplace").decode()
+    return normalized(str(value).strip())
 
 
 def flag_of(value: Any) -> int | None:

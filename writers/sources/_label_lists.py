@@ -6,6 +6,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.found_images import Images
+from writers.text_names import normalized
 
 MAX_DIGITS = 18
 
@@ -18,9 +19,9 @@ def is_label(value: Any) -> bool:
 
 
 def number_or_name(label: int | str) -> int | str:
-    """Return digits as a number, other text as a name."""
+    """Return digits as a number, other text as a name in Unicode form NFC."""
     is_number = re.fullmatch(rf"\d{{1,{MAX_DIGITS}}}", str(label), re.ASCII)
-    return int(label) if is_number else str(label)
+    return int(label) if is_number else normalized(str(label))
 
 
 def listed(labels: Sequence[Any], where: str) -> list[int | str]:

@@ -31,12 +31,16 @@ from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
 from writers.sources._label_lists import listed, with_lists
 from writers.split_names import UNSAID, split_of
+from writers.text_names import MAX_PATH, first_line, normalized
 
 LAYOUT = (
     "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "
     "a folder of them"
 )
 CACHE_BYTES = 512 * 2**20
+MAX_LISTED = 12  # columns named in a message
+BYTES_TYPES = ("binary", "large_binary", "binary_view")
+TEXT_TYPES = ("string", "large_string", "string_view", "null")
 _ONE_LABEL = r"(?:u?int\d+|(?:large_)?string|dictionary<values=string.*>)"
 LABEL_TYPE = re.compile(
     rf"{_ONE_LABEL}|(?:large_|fixed_size_)?list<\w+: {_ONE_LABEL}(?: not null)?>(?:\[\d+\])?"
@@ -92,7 +96,7 @@ class ParquetFiles:
         self.class_names: list[str] | None = None  # label k is class_names[k]
         self._metadata = [_metadata(shard) for shard in shards]
         # columns of the images and of the labels
-        self._columns = [self._columns_of(number) for number in range(len(shards))]
+        self._columns = [self._checked_columns(number) for number in range(len(shards))]
         # per shard: number of rows up to the end of each row group
         self._ends = [
             list(
@@ -141,7 +145,7 @@ class ParquetFiles:
             table = file.read([f"{column}.path"], use_threads=False).flatten()
         except Exception as error:  # pyarrow raises its own exception types
             raise UserError(
-                f"{self.shards[shard]} is damaged: {error}", "Download it again."
+                f"{self.shards[shard]} is damaged: {first_line(error)}", "Download it again."
             ) from error
         return list(zip(labels, table[f"{column}.path"].to_pylist(), strict=True))
 
@@ -159,7 +163,7 @@ class ParquetFiles:
                 .flatten()[column]
             )
         except Exception as error:
-            raise OSError(f"row group {group} is damaged: {error}") from error
+            raise OSError(f"row group {group} is damaged: {first_line(error)}") from error
         with self._lock:
             if (shard, group) not in self._cache:  # another thread may have read it in the meantime
                 self._cache[shard, group] = images
@@ -174,19 +178,39 @@ class ParquetFiles:
             self.shards[shard], metadata=self._metadata[shard], pre_buffer=False
         )
 
+    def _checked_columns(self, shard: int) -> tuple[str, str]:
+        """Call `_columns_of`. pyarrow raises any type of exception for damaged metadata."""
+        try:
+            return self._columns_of(shard)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self.shards[shard]} has damaged metadata: {first_line(error)}",
+                "Download it again.",
+            ) from error
+
     def _columns_of(self, shard: int) -> tuple[str, str]:
         """Return the columns of images and labels; check that all shards have the same classes."""
-        schema, path = self._metadata[shard].schema.to_arrow_schema(), self.shards[shard]
+        path = self.shards[shard]
+        schema = self._metadata[shard].schema.to_arrow_schema()
         column = next((name for name in ("image", "img") if name in schema.names), "")
-        parts = {part.name for part in schema.field(column).flatten()} if column else set()
+        parts = {
+            part.name: str(part.type) for part in (schema.field(column).flatten() if column else ())
+        }
         label = next((name for name in ("label", "labels") if name in schema.names), "")
         is_label = bool(label) and LABEL_TYPE.fullmatch(str(schema.field(label).type)) is not None
-        if not ({f"{column}.bytes", f"{column}.path"} <= parts and is_label):
+        is_image = (
+            parts.get(f"{column}.bytes") in BYTES_TYPES
+            and parts.get(f"{column}.path") in TEXT_TYPES
+        )
+        if not (is_image and is_label):
             raise UserError(
-                f"{path} has the columns {', '.join(schema.names)}; it needs image, with bytes and "
+                f"{path} has the columns {_listed(schema.names)}; it needs image, with bytes and "
                 "path, and label, a whole number, a name, or a list of them.",
                 f"Accepted: {LAYOUT}.",
             )
+        _refuse_long_paths(self._metadata[shard], f"{column}.path", path)
         class_names = _class_names(schema.metadata or {}, path, label)
         if shard and class_names != self.class_names:
             raise UserError(
@@ -194,6 +218,27 @@ class ParquetFiles:
             )
         self.class_names = class_names
         return column, label
+
+
+def _listed(columns: Sequence[str]) -> str:
+    more = ", ..." if len(columns) > MAX_LISTED else ""
+    return ", ".join(columns[:MAX_LISTED]) + more
+
+
+def _refuse_long_paths(metadata: Any, column: str, shard: Path) -> None:
+    """Raise UserError before a column is read whose paths cannot be those of files."""
+    num_bytes = sum(
+        part.total_uncompressed_size
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for part in map(group.column, range(group.num_columns))
+        if part.path_in_schema == column
+    )
+    if num_bytes > MAX_PATH * (metadata.num_rows + MAX_PATH):
+        raise UserError(
+            f"{shard} has paths of {num_bytes:,} bytes in {metadata.num_rows:,} rows, more than "
+            "paths of files.",
+            "Write it again without them.",
+        )
 
 
 def _without_label(shard: Path, labels: Sequence[Any], row: int) -> UserError:
@@ -230,10 +275,10 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> l
             raise ValueError("'names' is not a list of texts")
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{shard} has damaged metadata of the hub: {str(error).splitlines()[0]}.",
+            f"{shard} has damaged metadata of the hub: {first_line(error)}.",
             "Download it again, or write it again without the key 'huggingface'.",
         ) from error
-    return None if found is None else unique_names(found)
+    return None if found is None else unique_names([normalized(name) for name in found])
 
 
 def _split_of(shard: Path) -> str:
@@ -260,7 +305,7 @@ def _namer(
 
     def name(label: int | str) -> str:
         if isinstance(label, str):
-            return label.strip()
+            return normalized(label.strip())
         if in_order is None:
             return f"{label:04d}"
         if not 0 <= label < len(in_order):
@@ -277,7 +322,7 @@ def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
     """Image name within its class: its path, or its position if it has no path."""
     if not path:
         return f"{shard.stem}-{row:07d}"
-    below = below_class(path, class_name)
+    below = below_class(normalized(path), class_name)
     match = CLASS_IN_PATH.fullmatch(below)
     if match is None or not re.fullmatch(r"n\d{8}", class_name):
         return below
@@ -297,7 +342,7 @@ def _metadata(shard: Path) -> Any:
         raise
     except Exception as error:  # pyarrow raises its own exception types
         raise UserError(
-            f"{shard} is not a complete Parquet file: {error}", "Download it again."
+            f"{shard} is not a complete Parquet file: {first_line(error)}", "Download it again."
         ) from error
 
 

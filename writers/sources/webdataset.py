@@ -31,6 +31,7 @@ from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
 from writers.sources._label_lists import is_label, listed, number_or_name, with_lists
 from writers.split_names import UNSAID, split_of
+from writers.text_names import MAX_PATH, normalized
 
 LAYOUT = (
     "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in "
@@ -40,6 +41,7 @@ CLASS_LISTS = ("classnames.txt", "classes.txt")
 UNLABELED = "-1"
 LABEL_KEYS = ("label", "cls", "class_id", "labels")
 LABEL_ENDINGS = (".cls", ".json")
+MAX_LABEL_BYTES = 2**24  # of a .cls or .json
 
 
 def recognize(path: Path) -> bool:
@@ -89,7 +91,10 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
                 else:
                     class_name = class_of(label, f"{shard}:{key}")
                 files.add(name, shard, image)
-                images[name] = class_name, below_class(filename or image.name, class_name)
+                images[name] = (
+                    class_name,
+                    below_class(normalized(filename or image.name), class_name),
+                )
     splits = {split: _unique(images, shards) for split, images in splits.items()}
     labels = with_lists(splits, several)
     return FoundImages(files, splits, omissions=omitted.omissions(), labels=labels)
@@ -132,15 +137,16 @@ def _label(
     """Label or labels, and file name of a sample."""
     metadata: dict[str, Any] = {}
     if ".json" in member_of:
+        content = _content(handle, member_of[".json"], shard)
         try:
-            metadata = json.loads(_content(handle, member_of[".json"]))
+            metadata = json.loads(content)
             metadata = metadata if isinstance(metadata, dict) else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{shard}:{key}.json is not JSON: {error}", "Download it again."
             ) from error
     if ".cls" in member_of:
-        label: Any = _content(handle, member_of[".cls"]).decode(errors="replace").strip()
+        label: Any = _content(handle, member_of[".cls"], shard).decode(errors="replace").strip()
     else:
         label = next(
             (metadata[name] for name in LABEL_KEYS if metadata.get(name) is not None), None
@@ -149,7 +155,7 @@ def _label(
         with suppress(ValueError, RecursionError):
             label = json.loads(label)
     filename = metadata.get("filename")
-    filename = filename if isinstance(filename, str) else None
+    filename = filename if isinstance(filename, str) and len(filename) <= MAX_PATH else None
     if isinstance(label, list):
         return listed(label, f"{shard}:{key}"), filename
     if not is_label(label):
@@ -183,7 +189,7 @@ def _class_list(path: Path) -> list[str] | None:
     file = next((file for file in lists if file.is_file()), None)
     if file is None:
         return None
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     return unique_names([line.strip() for line in lines if line.strip()])
 
 
@@ -218,5 +224,11 @@ def _ending(name: str) -> str:
     return name[len(_key(name)) :].lower()
 
 
-def _content(handle: int, member: Member) -> bytes:
+def _content(handle: int, member: Member, shard: Path) -> bytes:
+    if member.size > MAX_LABEL_BYTES:
+        raise UserError(
+            f"{shard}: {member.name} has {member.size:,} bytes, more than a label and its "
+            "metadata.",
+            "Pack the shard again without it.",
+        )
     return os.pread(handle, member.size, member.offset)

@@ -18,8 +18,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from writers import names
 from writers.errors import UserError
+from writers.regular_file import read_regular
+from writers.subset.lists import MAX_LIST_BYTES
 from writers.subset.ranking import Ranking
 from writers.subset.scores import ScoreRequest, Scores
+from writers.text_names import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +120,7 @@ def shuffled(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
 
 def preview(classes: Sequence[str]) -> str:
     """Format the first few names for a message."""
-    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    return ", ".join(map(printable, classes[:5])) + (", ..." if len(classes) > 5 else "")
 
 
 def existing_file(path: str) -> Path:
@@ -131,9 +134,11 @@ def existing_file(path: str) -> Path:
 def digest_of(name: str, find: Callable[[str], Path], known: str | None, what: str) -> str:
     """sha256 of a file used by a subset. Raises ValueError if it is missing or has changed."""
     try:
-        digest = hashlib.sha256(find(name).read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_regular(find(name), MAX_LIST_BYTES)).hexdigest()
     except UserError as error:
         raise ValueError(str(error)) from error
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
     if known not in (None, digest):
         raise ValueError(f"the {what} {name} has changed since this subset used it")
     return digest

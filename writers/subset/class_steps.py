@@ -1,6 +1,5 @@
 """Steps on classes: which source classes a subset keeps, and under which labels."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -24,6 +23,7 @@ from writers.subset.base import (
     preview,
     shuffled,
 )
+from writers.subset.lists import read_rows
 from writers.subset.ranking import ranking_file, read_ranking
 
 REFERENCE = "reference"  # the ranking made by the recipe
@@ -320,14 +320,9 @@ def _map_file(name_or_path: str) -> Path:
 
 def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
     """Read a label for each class."""
-    lines = [
-        line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")
-    ]
-    rows = (
-        [row for row in csv.reader(lines)]
-        if all("," in line for line in lines)
-        else [line.split() for line in lines]
-    )
+    rows = [row for _, row in read_rows(path)]
+    if any(len(row) == 1 for row in rows):  # no comma: columns in spaces
+        rows = [",".join(row).split() for row in rows]
     label_of: dict[str, str] = {}
     for row in rows:
         if len(row) != 2:

@@ -1,11 +1,20 @@
-"""Packaged subset files and class lists, without parsing subset specifications."""
+r"""Text files of subsets: one name per line, or CSV; and those of the package.
 
+A name that a line cannot hold, such as one with a line break or a # at its begin, is written as a
+JSON string: "a\nb". In CSV it is quoted.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from writers import names
 from writers.errors import UserError
+from writers.regular_file import read_regular
 
+MAX_LIST_BYTES = 2**29  # 10 million names of images take half of it
 FOLDER = Path(__file__).parents[1] / "subsets"
 
 
@@ -28,11 +37,64 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: the file cannot be read as UTF-8 text.
     """
+    lines = (line.strip() for line in read_text(path).split("\n"))
+    return tuple(map(_name_of, (line for line in lines if line and not line.startswith("#"))))
+
+
+def line_of(name: str) -> str:
+    """Return the line of a class list that `read_class_list` reads as this name."""
+    is_plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
+    return name if is_plain and name else json.dumps(name)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Read rows of a CSV with their lines. Empty lines and `#` comments are skipped.
+
+    Raises:
+        UserError: the file cannot be read as CSV in UTF-8.
+    """
+    numbers: list[int] = []
+
+    def lines() -> Iterator[str]:
+        num_quotes = 0
+        for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
+            if num_quotes % 2 == 0 and (not line.strip() or line.startswith("#")):
+                continue
+            num_quotes += line.count('"')  # odd inside of a quoted field
+            numbers.append(number)
+            yield f"{line}\n"
+
+    rows = csv.reader(lines())
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            yield numbers[rows.line_num - 1], row
+    except csv.Error as error:
+        raise UserError(f"{path}:{numbers[-1]}: it is no CSV: {error}.") from error
+
+
+def csv_field(name: str) -> str:
+    """Return a name as a field of a CSV that `read_rows` reads, quoted if necessary."""
+    is_plain = name.isprintable() and not set(name) & set(',"#')
+    return name if is_plain else '"' + name.replace('"', '""') + '"'
+
+
+def read_text(path: Path) -> str:
+    """Read a list as UTF-8 text. Raises UserError."""
+    try:
+        return read_regular(path, MAX_LIST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}.") from error
-    return tuple(line for line in lines if line and not line.startswith("#"))
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{path} cannot be read as text in UTF-8: {reason or error}.") from error
+
+
+def _name_of(line: str) -> str:
+    """Name of a line; a line in quotes that is no JSON string is a name as it is."""
+    if line.startswith('"'):
+        try:
+            return str(json.loads(line))
+        except ValueError:
+            return line
+    return line
 
 
 @cache

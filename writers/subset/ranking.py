@@ -1,6 +1,5 @@
 """Rankings of classes from hardest to easiest, with accuracies and the rule for ties."""
 
-import csv
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from writers import names
 from writers.errors import UserError
+from writers.subset.lists import read_rows
 
 FOLDER = Path(__file__).parents[1] / "subsets"
 
@@ -59,25 +59,15 @@ def read_ranking(name_or_path: str) -> Ranking:
         UserError: names the line that is not a class with numbers.
     """
     path = ranking_file(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
-    lines = [
-        (number, line)
-        for number, line in enumerate(text.splitlines(keepends=True), 1)
-        if line.strip() and not line.startswith("#")
-    ]
-    rows = csv.reader(line for _, line in lines)
-    header = next(rows, [])
+    rows = read_rows(path)
+    _, header = next(rows, (0, []))
     if header[:2] != ["class", "accuracy"]:
         raise UserError(
             f"{path}: the first line must name the columns class,accuracy[,tie-break ...], "
             f"not {','.join(header) or 'nothing'}."
         )
     values: list[dict[str, float]] = [{} for _ in header[1:]]
-    for row in rows:
-        number, _ = lines[rows.line_num - 1]
+    for number, row in rows:
         if len(row) != len(header):
             raise UserError(
                 f"{path}:{number}: {len(row)} columns, and the header has {len(header)}."

@@ -13,6 +13,7 @@ import numpy as np
 
 from writers.errors import UserError
 from writers.random_streams import random_bits, sample_ids
+from writers.subset.lists import read_class_list
 from writers.subset.scores import ImageScores
 
 Part = Literal["hardest", "easiest", "middle"]
@@ -99,12 +100,7 @@ def read_ids(path: Path) -> np.ndarray:
 
     `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026.
     """
-    lines = [
-        line.strip()
-        for line in path.read_text().splitlines()
-        if line.strip() and not line.startswith("#")
-    ]
-    return ids_of(lines, path)
+    return ids_of(read_class_list(path), path)
 
 
 def ids_of(lines: Sequence[str], path: Path) -> np.ndarray:

@@ -99,6 +99,7 @@ def _split_of(file: Path) -> str | None:
 def _class_names(classes: str) -> list[str]:
     """Read class names from a file or a subset. Raises UserError."""
     from writers.errors import UserError
+    from writers.subset.lists import read_class_list
     from writers.subset.spec import named
 
     path = Path(classes).expanduser()
@@ -107,10 +108,7 @@ def _class_names(classes: str) -> list[str]:
         if listed is None:
             raise UserError(f"{classes} lists no classes.", "Give a subset such as in1000.")
         return list(listed)
-    try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}") from error
+    names = list(read_class_list(path))
     if len(set(names)) != len(names):
         raise UserError(f"{path} lists a class twice.", "Give a different name for each label.")
     return names

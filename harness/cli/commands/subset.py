@@ -52,6 +52,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     """
     from writers.errors import UserError
     from writers.subset import wordnet
+    from writers.subset.lists import csv_field, line_of
     from writers.subset.spec import named
 
     spec = named(name)
@@ -80,7 +81,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
             strict=True,
         ):
             for class_name in group:
-                click.echo(f"{_csv_field(class_name)},{_csv_field(label)}")
+                click.echo(f"{csv_field(class_name)},{csv_field(label)}")
         return
     of_images = f", {num_images:,} images" if num_images is not None else ""
     click.echo(
@@ -91,7 +92,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     }
     for label in resolved.classes:
         merged = f"  ({sizes[label]} classes)" if sizes.get(label, 1) > 1 else ""
-        click.echo(f"{label}  {wordnet.words(label)}{merged}".rstrip())
+        click.echo(f"{line_of(label)}  {wordnet.words(label)}{merged}".rstrip())
 
 
 @command.command("make")
@@ -231,6 +232,7 @@ def rank(
     from harness.train.ranking import rank_classes
     from loaders.plan import LoaderPlan
     from writers.beton.store import open_beton
+    from writers.subset.lists import csv_field
 
     select_gpu(device)
     beton = open_beton(data / f"{split}.beton" if data.is_dir() else data)
@@ -267,7 +269,7 @@ def rank(
     click.echo("class,accuracy,mean_probability")
     for name in ranking.classes:
         click.echo(
-            f"{_csv_field(name)},{ranking.accuracy[name]:.6f},{scores.mean_probability[name]:.6f}"
+            f"{csv_field(name)},{ranking.accuracy[name]:.6f},{scores.mean_probability[name]:.6f}"
         )
 
 
@@ -309,8 +311,3 @@ def _models(
         folds.append(fold)
         own_plan = replace(plan, resolution=about["resolution"]) if own_resolution else plan
         yield model, unseen_part(own_plan, about, split=manifest.split, source=str(checkpoint))
-
-
-def _csv_field(name: str) -> str:
-    """Quote a CSV field if necessary."""
-    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"#') else name

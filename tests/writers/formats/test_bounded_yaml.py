@@ -23,6 +23,7 @@ HOSTILE = {
     "long scalar": "a: " + "x" * (20 * 2**20),
     "bad date": "a: 2026-99-99\n",
     "unclosed": "a: [1, 2",
+    "long number": "a: 0x" + "f" * 5000,
     "tab": "a:\n\t- b",
     "control characters": "a: \x01\x1b[31m",
     "unknown alias": "a: *nowhere",

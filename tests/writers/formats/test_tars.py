@@ -85,7 +85,7 @@ def test_sizes_beyond_eight_gibibytes(tmp_path: Path):
             file.seek(-(-size // 512) * 512, 1)
             file.write(bytes(1024))
         assert listed(path) == [("large", len(header), size)]
-        with pytest.raises(UserError, match="which is not an image"):
+        with pytest.raises(UserError, match="an image of more than"):
             open_tar(path, lambda name: True)
 
 

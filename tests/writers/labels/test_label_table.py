@@ -14,7 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.helpers.pictures import picture
+from writers import raw_files
 from writers.beton.encoding import Encoding
+from writers.beton.provenance import open_with_origin
 from writers.beton.store import open_beton
 from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
@@ -329,6 +331,7 @@ def test_archives(dogs: Path, tmp_path: Path):
         ("t.json", b'{"00": {"label": {"a": 1}}}', "a label is a dict instead of a text"),
         ("t.jsonl", b'{"file": "00"\n', "row 1, is not JSON"),
         ("t.parquet", b"PAR1 and no more", "not a complete Parquet file"),
+        ("t.parquet", b"PK", "not a complete Parquet file"),
         ("t.xlsx", b"PK", "not a table of labels that can be read"),
     ],
 )
@@ -336,6 +339,18 @@ def test_tables_that_cannot_be_read(dogs: Path, name: str, content: bytes, messa
     (dogs / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         opened(dogs, dogs / name)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.json", "t.parquet", "t.bin"])
+def test_a_table_of_gigabytes_is_refused_before_it_is_read(
+    dogs: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    with (dogs / name).open("wb") as file:
+        file.truncate(2**34)
+    monkeypatch.setattr(raw_files, "content_digest", lambda *_: pytest.fail("it is read"))
+    table = LabelTable(files=(str(dogs / name),))
+    with pytest.raises(UserError, match=r"17\.2 GB|not a complete Parquet|not a table"):
+        open_with_origin("folder", [dogs], SPLITS, table)
 
 
 def test_a_lone_surrogate_of_a_label_becomes_an_escape(dogs: Path):

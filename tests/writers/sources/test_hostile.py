@@ -15,8 +15,8 @@ from writers.check import accepted_differences
 from writers.dataset import SplitSettings, open_dataset, spec_of
 from writers.errors import UserError
 from writers.formats.files import open_files
+from writers.formats.image_formats import MAX_IMAGE_BYTES
 from writers.formats.tars import MAX_EXTENDED_BYTES, members
-from writers.formats.zips import MAX_MEMBER_BYTES
 from writers.source import Source, unique_names
 
 
@@ -69,7 +69,7 @@ def test_a_zip_member_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path):
         archive.writestr("cat/1.jpg", b"x" * 1000)
     data = bytearray(path.read_bytes())
     central = data.index(b"PK\x01\x02")
-    data[central + 24 : central + 28] = struct.pack("<I", MAX_MEMBER_BYTES + 1)
+    data[central + 24 : central + 28] = struct.pack("<I", MAX_IMAGE_BYTES + 1)
     path.write_bytes(data)
     with pytest.raises(UserError, match="is not read"):
         open_files(path)
@@ -77,6 +77,35 @@ def test_a_zip_member_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path):
     path.write_bytes(data)
     with pytest.raises(OSError, match=r"damaged at cat/1\.jpg"):
         open_files(path).read("cat/1.jpg")
+
+
+def test_no_image_of_more_than_a_gigabyte_is_read(tmp_path: Path):
+    """Files without content on the disk, so that only their stated size is large."""
+    (tmp_path / "tree" / "cat").mkdir(parents=True)
+    with (tmp_path / "tree" / "cat" / "1.jpg").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    source = opened(tmp_path / "tree")
+    with pytest.raises(OSError, match="more than an image"):
+        source.read(source.splits["train"][0])
+    header = tarfile.TarInfo("cat/1.jpg")
+    header.size = MAX_IMAGE_BYTES + 1
+    with (tmp_path / "t.tar").open("wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(header.size + 4096)
+    with pytest.raises(UserError, match="an image of more than"):
+        opened(tmp_path / "t.tar")
+
+
+def test_names_longer_than_paths_are_refused(tmp_path: Path):
+    """A name of 100,000 folders would cost a pass over all names for each."""
+    name = "d/" * 20_000 + "cat/1.jpg"
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        add(archive, name, b"x")
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr(name, b"x")
+    for path in (tmp_path / "t.tar", tmp_path / "t.zip"):
+        with pytest.raises(UserError, match="more than the path of a file"):
+            opened(path)
 
 
 def test_a_zip_with_a_file_twice_is_refused(tmp_path: Path):

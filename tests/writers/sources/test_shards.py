@@ -1,6 +1,7 @@
 """Parquet and WebDataset shards: required fields, ambiguous content, reads with little memory."""
 
 import json
+import random
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,11 @@ import pytest
 from tests.helpers.packed import add, images_of, parquet_of, webdataset_of
 from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
+from writers.source import ids_of
 from writers.sources import parquet
 from writers.sources.parquet import ParquetFiles
+from writers.sources.webdataset import MAX_LABEL_BYTES
+from writers.text_names import MAX_PATH
 
 pa = pytest.importorskip("pyarrow", reason="Parquet shards need pyarrow, an extra")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -229,6 +233,9 @@ def test_webdataset_labels(tmp_path: Path):
         ({"1.jpg": b"x", "1.json": b"{}"}, "has no label"),
         ({"1.jpg": b"x", "1.json": b'{"label": {"a": 2}}'}, "has no label"),
         ({"1.jpg": b"x", "1.json": b"[1"}, r"train-0\.tar:1\.json is not JSON"),
+        ({"1.jpg": b"x", "1.json": b"[" * 100_000}, r"train-0\.tar:1\.json is not JSON"),
+        ({"1.jpg": b"x", "1.cls": bytes(MAX_LABEL_BYTES + 1)}, "more than a label"),
+        ({"1.jpg": b"x", "1.json": bytes(MAX_LABEL_BYTES + 1)}, "more than a label"),
         ({"1.jpg": b"x", "1.json": b"[1]"}, "has no label"),
         ({"1.jpg": b"x", "1.json": b"[1]", "1.cls": b""}, "has no label"),
         (
@@ -247,6 +254,75 @@ def test_webdataset_labels(tmp_path: Path):
 def test_invalid_samples_are_refused(tmp_path: Path, samples: dict[str, bytes], words: str):
     with pytest.raises(UserError, match=words):
         opened(wds(tmp_path / "train-0.tar", samples))
+
+
+def test_names_and_labels_that_are_no_unicode_text_become_escapes(tmp_path: Path):
+    half = b'{"label": "x\\ud800", "filename": "\\udfff.png"}'  # halves of surrogate pairs
+    source = opened(wds(tmp_path / "train-0.tar", {"1.jpg": b"x", "1.json": half}))
+    assert source.classes == ["x\\ud800"]
+    assert [example.name for example in source.splits["train"]] == ["x\\ud800/\\udfff"]
+    image, label = (b"caf\xe9.jpg", b"caf\xe9.cls")
+    names = [name.decode("utf-8", "surrogateescape") for name in (image, label)]
+    source = opened(wds(tmp_path / "train-1.tar", dict(zip(names, (b"x", b"0"), strict=True))))
+    assert [example.name for example in source.splits["train"]] == ["0000/caf\\xe9"]
+    assert len(ids_of(source.splits["train"])) == 1
+    named = shard(tmp_path / "train-2.parquet", [0, 1], names=["\ud800", "b"])
+    assert opened(named).classes == ["\\ud800", "b"]
+
+
+@pytest.mark.parametrize(
+    ("part", "type"),
+    [
+        ("bytes", "string"),
+        ("bytes", "int64"),
+        ("bytes", "list<binary>"),
+        ("path", "int64"),
+        ("path", "binary"),
+        ("path", "list<string>"),
+        ("path", "struct<string>"),
+    ],
+)
+def test_images_of_other_types_are_refused(tmp_path: Path, part: str, type: str):
+    outer, _, inner = type.rstrip(">").partition("<")
+    own = getattr(pa, inner or outer)()
+    if inner:
+        own = pa.list_(own) if outer == "list" else pa.struct([("a", own)])
+    types = {"bytes": pa.binary(), "path": pa.string(), part: own}
+    schema = pa.schema([("image", pa.struct(list(types.items()))), ("label", pa.int64())])
+    path = tmp_path / "train-0.parquet"
+    rows = [{"image": {"bytes": None, "path": None}, "label": 0}]
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+    with pytest.raises(UserError, match="it needs image, with bytes and path"):
+        opened(path)
+
+
+def test_a_column_of_huge_paths_is_refused_before_it_is_read(tmp_path: Path, monkeypatch):
+    long = "p" * (MAX_PATH * (MAX_PATH + 2))
+    path = shard(tmp_path / "train-0.parquet", [0], [long])
+    monkeypatch.setattr(ParquetFiles, "labels_and_paths", lambda *_: pytest.fail("it is read"))
+    with pytest.raises(UserError, match="more than paths of files"):
+        opened(path)
+
+
+def test_errors_of_damaged_shards_are_one_line_and_a_hint(tmp_path: Path):
+    """Also where pyarrow's own text has several lines."""
+    whole = shard(tmp_path / "train-0.parquet", [0] * 6, [f"{n}.png" for n in range(6)])
+    data, draws = whole.read_bytes(), random.Random(5)
+    seen = set()
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(3):
+            damaged[draws.randrange(4, len(data) - 8)] = draws.choice((0, 14, 127, 128, 255))
+        whole.write_bytes(damaged)
+        try:
+            source = opened(whole)
+            for example in source.splits["train"]:
+                source.read(example)
+        except (UserError, OSError) as error:
+            text = error.message if isinstance(error, UserError) else str(error)
+            assert "\n" not in text
+            seen.add(type(error))
+    assert seen == {UserError, OSError}
 
 
 def test_a_truncated_shard_is_named(tree: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Subsets from user files: class lists, label maps, and budgets like another file's."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,14 @@ from pydantic import ValidationError
 
 from harness.cli.main import cli
 from writers.errors import UserError
-from writers.subset.lists import imagenet_classes
+from writers.subset.lists import (
+    csv_field,
+    imagenet_classes,
+    line_of,
+    read_class_list,
+    read_rows,
+)
+from writers.subset.ranking import read_ranking
 from writers.subset.spec import SubsetSpec, named, resolve
 
 
@@ -29,6 +37,49 @@ def test_an_invalid_class_list_is_refused(tmp_path: Path, content: bytes, words:
         named(str(tmp_path / "bad.txt"))
     with pytest.raises(UserError, match="There is no file"):
         named(str(tmp_path / "absent.txt"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\nb", "a\r", "\u2028x", "a\x1cb", "#1", '"q"', " pad ", "a,b", "", "tab\tb", "é", "n01"],
+)
+def test_any_class_name_fits_in_each_text_file(tmp_path: Path, name: str):
+    lines, rows = tmp_path / "classes.txt", tmp_path / "ranking.csv"
+    lines.write_text(f"first\n{line_of(name)}\n\n# remark\nlast\n", newline="")
+    assert read_class_list(lines) == ("first", name, "last")
+    text = f"# remark\nclass,accuracy\n{csv_field(name)},0.5\n\nlast,0.25\n"
+    rows.write_text(text, newline="")
+    assert read_ranking(str(rows)).classes == ("last", name)
+    rows.write_text(text.replace("last,0.25", "last,half"), newline="")
+    with pytest.raises(
+        UserError, match=f":{text[: text.index('last')].count(chr(10)) + 1}: 'half'"
+    ):
+        read_ranking(str(rows))
+
+
+def test_names_with_line_breaks_and_commas_in_a_map(tmp_path: Path):
+    label_of = {"a\nb": "x,y", "#c": "z\n"}
+    rows = [f"{csv_field(name)},{csv_field(label)}" for name, label in label_of.items()]
+    (tmp_path / "labels.map").write_text("# remark\n" + "\n".join(rows))
+    steps = [{"coarsen": {"map": str(tmp_path / "labels.map")}}]
+    spec = SubsetSpec.model_validate({"name": "x", "steps": steps})
+    subset = resolve(spec, list(label_of))
+    assert {
+        name: label for label, (name,) in zip(subset.classes, subset.groups, strict=True)
+    } == label_of
+
+
+@pytest.mark.parametrize("kind", ["pipe", "huge"])
+def test_lists_that_are_no_files_are_refused_at_once(tmp_path: Path, kind: str):
+    path = tmp_path / "list.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**34)
+    for read in (read_class_list, read_rows):
+        with pytest.raises(UserError, match=r"not a regular file|more than"):
+            list(read(path))
 
 
 @pytest.mark.parametrize("name", ["huh-79", "huh-top-10", "in900"])

@@ -1,0 +1,267 @@
+"""PASCAL VOC 2012, actions: ten actions of people, several per person; mean average precision.
+
+Reads VOCtrainval_11-May-2012.tar or the unpacked VOCdevkit/VOC2012. An example is a person:
+ImageSets/Action/<action>_<split>.txt has the lines `<image> <object> <1 or -1>`, and the annotation
+of the image has the box of the object. Train is the official train less a seeded draw that becomes
+val; test is the official val, because the labels of the official test are not published.
+
+The image is cropped to the person's box, enlarged by CONTEXT about its center and cut at the edges
+of the image. (Huh et al. do not state their crop.) Crops are encoded again, so `passthrough` has no
+effect on them.
+
+People who do none of the ten actions, `other` in the annotations, are negatives of all ten, as in
+the challenge, which trains and scores no classifier of `other`.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from writers.dataset import DatasetSpec, Download
+from writers.errors import UserError
+from writers.formats.arrays import to_ppm
+from writers.formats.files import Files, open_files
+from writers.source import Example, Source, SplitSettings, carve
+
+TAR = "VOCtrainval_11-May-2012.tar"
+CONTEXT = 1.2  # width and height of a crop, relative to the box
+MAX_ANNOTATION = 1 << 20  # bytes; those of VOC have less than 50,000
+
+SPEC = DatasetSpec(
+    name="voc2012_actions",
+    title="PASCAL VOC 2012 (actions)",
+    metric="map11",
+    num_classes=10,
+    license="Flickr's terms of use; research",
+    citation="Everingham et al. 2015, The PASCAL Visual Object Classes Challenge: A Retrospective",
+    where=f"the tar {TAR}, or VOCdevkit/VOC2012 unpacked from it",
+    folder="voc2012",
+    downloads=(
+        Download(
+            TAR,
+            f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/{TAR}",
+            "md5:6cd6e144f989b92b3379bac3b3de84fd",
+        ),
+    ),
+)
+
+ACTIONS = (
+    "jumping",
+    "phoning",
+    "playinginstrument",
+    "reading",
+    "ridingbike",
+    "ridinghorse",
+    "running",
+    "takingphoto",
+    "usingcomputer",
+    "walking",
+)
+LISTS = "ImageSets/Action/"
+ACCEPTED = (
+    f"Accepted: {TAR}, a folder with it, or VOCdevkit/VOC2012 with JPEGImages/, Annotations/ and "
+    f"{LISTS}."
+)
+
+
+class Box(NamedTuple):
+    """Pixels of an image from `left` and `top` up to `right` and `bottom`, which are not in it."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def open(path: Path, settings: SplitSettings) -> Source:
+    """Open VOC 2012's people and their actions.
+
+    Raises:
+        UserError: lists or annotations are missing, damaged, or do not match.
+    """
+    place = path / TAR if path.is_dir() and (path / TAR).exists() else path
+    files = open_files(place, _wanted)
+    names = set(files.names())
+    ending = f"{LISTS}{ACTIONS[0]}_train.txt"
+    prefix = next(
+        (name.removesuffix(ending) for name in sorted(names) if name.endswith(ending)), None
+    )
+    if prefix is None:
+        raise UserError(f"{path} has no {ending}.", ACCEPTED)
+    people = People(files, prefix)
+    train, test = (_examples(files, names, prefix, split, people) for split in ("train", "val"))
+    return Source(
+        SPEC.name,
+        path.name,
+        list(ACTIONS),
+        carve(train, [], test, settings),
+        people,
+        multi_label=True,
+    )
+
+
+class People:
+    """Crops of people as files: `JPEGImages/2010_006215.jpg#1` is the first object of an image."""
+
+    def __init__(self, files: Files, prefix: str) -> None:
+        """Wrap the files of VOC, which lie below `prefix`."""
+        self._files, self._prefix = files, prefix
+        self.boxes: dict[str, Box] = {}
+
+    def names(self) -> Sequence[str]:
+        """List the people."""
+        return list(self.boxes)
+
+    def read(self, name: str) -> bytes:
+        """Return the crop of a person, lossless. Raises OSError if Pillow cannot decode it."""
+        data = self._files.read(self._prefix + name.rpartition("#")[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged EXIF, as the writer does
+            with Image.open(io.BytesIO(data)) as image:
+                box = crop_of(self.boxes[name], image.width, image.height)
+                if box[0] >= box[2] or box[1] >= box[3]:
+                    raise OSError(f"the box of object {name.rpartition('#')[2]} is outside of it")
+                return to_ppm(np.asarray(image.convert("RGB").crop(box)))
+
+    def where(self, name: str) -> str:
+        """Describe the location of a person for messages."""
+        image, _, number = name.rpartition("#")
+        return f"{self._files.where(self._prefix + image)}, object {number}"
+
+
+def crop_of(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the crop, in whole pixels inside the image."""
+    more_x, more_y = (
+        (CONTEXT - 1) / 2 * side for side in (box.right - box.left, box.bottom - box.top)
+    )
+    return (
+        max(0, math.floor(box.left - more_x)),
+        max(0, math.floor(box.top - more_y)),
+        min(width, math.ceil(box.right + more_x)),
+        min(height, math.ceil(box.bottom + more_y)),
+    )
+
+
+def _wanted(path: str) -> bool:
+    return (
+        "JPEGImages/" in path
+        or (LISTS in path and path.endswith(".txt"))
+        or ("Annotations/" in path and path.endswith(".xml"))
+    )
+
+
+def _examples(
+    files: Files, names: set[str], prefix: str, split: str, people: People
+) -> list[Example]:
+    """People of a split, sorted; their boxes are added to `people`."""
+    by_action = [
+        _read_list(files, names, f"{prefix}{LISTS}{action}_{split}.txt") for action in ACTIONS
+    ]
+    listed = sorted(by_action[0])
+    for action, labels in zip(ACTIONS, by_action, strict=True):
+        if sorted(labels) != listed:
+            raise UserError(
+                f"{LISTS}{action}_{split}.txt lists other people than {ACTIONS[0]}_{split}.txt.",
+                ACCEPTED,
+            )
+    images = sorted({image for image, _ in listed})
+    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        wanted = [f"{folder}/{image}.{ending}" for image in images]
+        if missing := [name for name in wanted if prefix + name not in names]:
+            raise UserError(
+                f"{len(missing)} of the {len(images)} files of {split} in {folder}/ are missing, "
+                f"such as {missing[0]}.",
+                ACCEPTED,
+            )
+    boxes = {image: _read_boxes(files, f"{prefix}Annotations/{image}.xml") for image in images}
+    examples = []
+    for image, number in listed:
+        if number not in boxes[image]:
+            raise UserError(
+                f"{files.where(f'{prefix}Annotations/{image}.xml')} has no person as object "
+                f"{number}, whom {LISTS}{ACTIONS[0]}_{split}.txt lists.",
+                "Download the archive again.",
+            )
+        marks = [labels[image, number] for labels in by_action]
+        key = f"JPEGImages/{image}.jpg#{number}"
+        people.boxes[key] = boxes[image][number]
+        examples.append(Example(key, marks.index(max(marks)), f"{image}#{number}", tuple(marks)))
+    return examples
+
+
+def _read_list(files: Files, names: set[str], name: str) -> Mapping[tuple[str, int], int]:
+    """Map image and object number to 1 or -1, from lines such as `2010_006215 1 -1`."""
+    if name not in names:
+        raise UserError(f"{name} is missing.", ACCEPTED)
+    labels: dict[tuple[str, int], int] = {}
+    for number, line in enumerate(files.read(name).decode(errors="replace").splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{files.where(name)}, line {number}"
+        if len(fields) != 3 or not _is_number(fields[1]) or fields[2] not in ("-1", "1"):
+            raise UserError(
+                f"{where}: '{line[:80]}' is not an image, the number of an object, and 1 or -1.",
+                "Download the archive again.",
+            )
+        person = fields[0], int(fields[1])
+        if person in labels:
+            raise UserError(f"{where}: {fields[0]} {fields[1]} is listed twice.")
+        labels[person] = int(fields[2])
+    return labels
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6
+
+
+def _read_boxes(files: Files, name: str) -> dict[int, Box]:
+    """Map the number of each person in an annotation, from 1, to its box.
+
+    Raises:
+        UserError: the file is damaged, or a box is empty or outside of the image.
+    """
+    data = files.read(name)
+    where = files.where(name)
+    try:
+        if len(data) > MAX_ANNOTATION or b"<!" in data:  # VOC's have no declarations of entities
+            raise ValueError("it is not an annotation of VOC")
+        root = ElementTree.fromstring(data)
+        width, height = (_number_in(root, f"size/{side}") for side in ("width", "height"))
+        boxes = {}
+        for number, thing in enumerate(root.findall("object"), start=1):
+            if thing.findtext("name") != "person":
+                continue
+            xmin, ymin, xmax, ymax = (
+                _number_in(thing, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            # The first pixel is 1, and the last one is in the box.
+            box = Box(xmin - 1, ymin - 1, xmax, ymax)
+            if not (-1 <= box.left < box.right <= width + 1):
+                raise ValueError(f"object {number} is from {xmin:g} to {xmax:g} of {width:g} px")
+            if not (-1 <= box.top < box.bottom <= height + 1):
+                raise ValueError(f"object {number} is from {ymin:g} to {ymax:g} of {height:g} px")
+            boxes[number] = box
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UserError(
+            f"{where} cannot be read as an annotation: {error}.", "Download the archive again."
+        ) from error
+    return boxes
+
+
+def _number_in(element: ElementTree.Element, path: str) -> float:
+    text = element.findtext(path)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{path} is {text!r:.40}, not a number")
+    return value

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config.load import read
-from harness.system.folders import Folders
+from harness.system.folders import Folders, user_cache
 from writers import names
 from writers.errors import UserError
 
@@ -115,7 +115,7 @@ def results(
     from harness.runner.inputs import expand_accepted
 
     folders = _folders(runs_dir)
-    matrix = expand_accepted(read(recipe, _overrides(set)), folders.runs)
+    matrix = expand_accepted(read(recipe, _overrides(set), user_cache()), folders.runs)
     tables = record_tables(collect_report(matrix, folders))
     if table not in tables:
         raise names.unknown("table", table, sorted(tables))

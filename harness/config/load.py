@@ -51,12 +51,18 @@ class Tree:
         return self.origins.get(place, "recipe")
 
 
-def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def read(
+    path_or_name: str | Path,
+    overrides: Sequence[str] = (),
+    names_folder: Path | None = None,
+) -> Recipe:
     """Read a recipe.
 
     Args:
         path_or_name: a file, or a name in `recipes/`.
         overrides: settings to change, such as "pretrain.epochs=1".
+        names_folder: keeps the names of library models between commands; None looks them up, which
+            imports the library.
 
     Raises:
         UserError: lists every mistake, one per line: `file:line: key: what is wrong`.
@@ -71,7 +77,7 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         if override.partition("=")[0].strip() != "scale":
             _override(tree, override)
-    return check(tree.values, tree.origin)
+    return check(tree.values, tree.origin, names_folder)
 
 
 def find(path_or_name: str | Path) -> Path:

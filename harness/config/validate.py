@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,12 +23,13 @@ from writers.subset.spec import SubsetSpec
 Origin = Callable[[Place], str]  # place in the recipe -> file:line
 
 
-def check(values: dict[str, Any], origin: Origin) -> Recipe:
+def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = None) -> Recipe:
     """Validate a recipe.
 
     Args:
         values: plain values, as read.
         origin: returns file and line of a place in the recipe.
+        names_folder: keeps the names of library models, see `zoo_names.matching`.
 
     Raises:
         UserError: has one line per mistake.
@@ -75,7 +77,7 @@ def check(values: dict[str, Any], origin: Origin) -> Recipe:
                     "has no effect: there are no scores, and no method works on features.",
                 )
             )
-        recipe = _without_patterns(recipe, mistakes)
+        recipe = _without_patterns(recipe, mistakes, names_folder)
     if mistakes or recipe is None:
         raise UserError(
             "\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes))
@@ -195,7 +197,9 @@ def _packaged_models(values: dict[str, Any]) -> Iterable[tuple[Place, Any]]:
             yield (*place, key) if isinstance(given, dict) else place, name
 
 
-def _without_patterns(recipe: Recipe, mistakes: list[tuple[Place, str]]) -> Recipe:
+def _without_patterns(
+    recipe: Recipe, mistakes: list[tuple[Place, str]], names_folder: Path | None
+) -> Recipe:
     """Replace patterns in `models` by the models that match them.
 
     An entry for a single model takes precedence over a pattern that matches it.
@@ -207,7 +211,11 @@ def _without_patterns(recipe: Recipe, mistakes: list[tuple[Place, str]]) -> Reci
             matches = (
                 [model.name]
                 if not is_pattern(model.name)
-                else [name for name in matching(model.name, model.limit) if name not in own]
+                else [
+                    name
+                    for name in matching(model.name, model.limit, names_folder)
+                    if name not in own
+                ]
             )
         except UserError as error:
             mistakes.append((("models", index), lower_first(str(error).replace("\n", " "))))

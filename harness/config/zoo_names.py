@@ -39,7 +39,7 @@ def available(library: str) -> list[str]:
     return sorted(models.list_models(module=models))
 
 
-def matching(pattern: str, limit: int | None = None) -> list[str]:
+def matching(pattern: str, limit: int | None = None, names_folder: Path | None = None) -> list[str]:
     """List the classifiers with published weights that match a pattern such as `timm/resnet*`.
 
     `torchvision/*@IMAGENET1K_V1` matches the classifiers that have weights of this name.
@@ -47,6 +47,8 @@ def matching(pattern: str, limit: int | None = None) -> list[str]:
     Args:
         pattern: with the library's prefix.
         limit: return only this many of the first names. None means all.
+        names_folder: keeps the names of each installed library in a file: importing torchvision or
+            timm takes seconds and 600 MB. None keeps nothing.
 
     Raises:
         UserError: no classifier matches.
@@ -58,7 +60,7 @@ def matching(pattern: str, limit: int | None = None) -> list[str]:
             "Begin it with torchvision/ or timm/: timm/resnet*.",
         )
     network, weights = split_weights(inner)
-    published = _published(library)
+    published = _published(library, names_folder)
     # The default weights have no name in a recipe.
     matches = [
         f"{library}/{name}@{weights}" if weights else f"{library}/{name}"
@@ -73,19 +75,19 @@ def matching(pattern: str, limit: int | None = None) -> list[str]:
 _NAMES: TypeAdapter[dict[str, list[str]]] = TypeAdapter(dict[str, list[str]])
 
 
-def _published(library: str) -> dict[str, list[str]]:
+def _published(library: str, names_folder: Path | None) -> dict[str, list[str]]:
     """Map the classifiers with published weights to the names of the weights; timm's have none.
 
-    The names of an installed library are kept in ~/.cache/harness: importing torchvision or timm
-    takes seconds and 600 MB, and every command that reads a recipe with a pattern needs them.
+    The file of an installed library has its place, time and version, and the version of the
+    harness, in its name. Files of other versions are never read.
     """
     spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
+    if names_folder is None or spec is None or spec.origin is None:
         return _published_by_import(library)
-    origin = Path(spec.origin)
-    state = f"{origin} {origin.stat().st_mtime_ns} {version(library)}"
-    digest = hashlib.sha256(state.encode()).hexdigest()[:20]
-    file = Path("~/.cache/harness").expanduser() / f"{library}-names-{digest}.json"
+    installed = f"{spec.origin} {Path(spec.origin).stat().st_mtime_ns}"
+    versions = f"{version(library)}-{version('harness')}"
+    digest = hashlib.sha256(f"{installed} {versions}".encode()).hexdigest()[:12]
+    file = names_folder / f"{library}-{versions}-{digest}.json"
     try:
         return _NAMES.validate_json(file.read_bytes())
     except (OSError, ValidationError):

@@ -28,3 +28,9 @@ class Folders:
         absolute = [os.path.abspath(Path(folder).expanduser()) for folder in (data, raw, runs)]  # noqa: PTH100
         LOGGER.debug("Folders of betons, raw images and runs: %s", ", ".join(absolute))
         return cls(*map(Path, absolute))
+
+
+def user_cache() -> Path:
+    """Return the folder of what may be deleted at any time: $XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "harness"

@@ -1,19 +1,20 @@
 """Names of published classifiers are looked up once per installed version of a library."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from harness.config import zoo_names
+from harness.system.folders import user_cache
 from writers.errors import UserError
 
 PUBLISHED = {"net_a": ["V1", "V2"], "net_b": ["V2"], "other": ["V1"]}
 
 
 @pytest.fixture
-def lookups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Record each import of a library, in a home folder without kept names."""
-    monkeypatch.setenv("HOME", str(tmp_path))
+def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record each import of a library."""
     imported: list[str] = []
 
     def look_up(library: str) -> dict[str, list[str]]:
@@ -24,39 +25,60 @@ def lookups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return imported
 
 
-def test_a_second_pattern_imports_nothing(lookups: list[str]):
-    assert zoo_names.matching("torchvision/net*") == ["torchvision/net_a", "torchvision/net_b"]
-    assert zoo_names.matching("torchvision/*@V1") == [
-        "torchvision/net_a@V1",
-        "torchvision/other@V1",
-    ]
-    assert zoo_names.matching("torchvision/*", 1) == ["torchvision/net_a"]
+def test_a_second_pattern_imports_nothing(lookups: list[str], tmp_path: Path):
+    for pattern, limit, names in (
+        ("torchvision/net*", None, ["torchvision/net_a", "torchvision/net_b"]),
+        ("torchvision/*@V1", None, ["torchvision/net_a@V1", "torchvision/other@V1"]),
+        ("torchvision/*", 1, ["torchvision/net_a"]),
+    ):
+        assert zoo_names.matching(pattern, limit, tmp_path / "new") == names
     with pytest.raises(UserError, match="net_b@V1"):
-        zoo_names.matching("torchvision/net_b@V1")
+        zoo_names.matching("torchvision/net_b@V1", None, tmp_path / "new")
     assert lookups == ["torchvision"]
+
+
+def test_without_a_folder_nothing_is_read_or_kept(
+    lookups: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        assert len(zoo_names.matching("torchvision/*")) == 3
+    assert lookups == ["torchvision"] * 2 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"net_a": 1}', b"\xff"])
 def test_damaged_names_are_looked_up_again(lookups: list[str], tmp_path: Path, content: bytes):
-    zoo_names.matching("torchvision/*")
-    (kept,) = (tmp_path / ".cache" / "harness").glob("torchvision-*.json")
+    zoo_names.matching("torchvision/*", None, tmp_path)
+    (kept,) = tmp_path.glob("torchvision-*.json")
     kept.write_bytes(content)
-    assert len(zoo_names.matching("torchvision/*")) == 3
+    assert len(zoo_names.matching("torchvision/*", None, tmp_path)) == 3
     assert lookups == ["torchvision"] * 2
 
 
-def test_a_home_that_cannot_be_written_is_no_error(
-    lookups: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_folder_that_cannot_be_written_is_no_error(lookups: list[str], tmp_path: Path):
     (tmp_path / "file").touch()
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    assert len(zoo_names.matching("torchvision/*")) == 3
-    assert len(zoo_names.matching("torchvision/*")) == 3
+    for _ in range(2):
+        assert len(zoo_names.matching("torchvision/*", None, tmp_path / "file")) == 3
     assert lookups == ["torchvision"] * 2
 
 
-def test_another_version_is_looked_up_again(lookups: list[str], monkeypatch: pytest.MonkeyPatch):
-    zoo_names.matching("torchvision/*")
-    monkeypatch.setattr(zoo_names, "version", lambda library: "another")
-    zoo_names.matching("torchvision/*")
+@pytest.mark.parametrize("package", ["torchvision", "harness"])
+def test_another_version_is_looked_up_again(
+    lookups: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+):
+    zoo_names.matching("torchvision/*", None, tmp_path)
+    monkeypatch.setattr(
+        zoo_names, "version", lambda name: "99" if name == package else version(name)
+    )
+    zoo_names.matching("torchvision/*", None, tmp_path)
     assert lookups == ["torchvision"] * 2
+
+
+@pytest.mark.parametrize(("base", "folder"), [("/caches", "/caches"), ("", "/home/a/.cache")])
+def test_the_cache_folder_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, base: str, folder: str
+):
+    monkeypatch.setenv("HOME", "/home/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    assert user_cache() == Path(folder) / "harness"

@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from harness.runner import slot_time
-from harness.system.folders import Folders
+from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
@@ -189,7 +189,7 @@ def one_epoch_settings(recipe_name: str, overrides: Sequence[str]) -> list[str]:
     """Return `--set` values with which each training of the recipe takes one epoch."""
     from harness.config.load import read
 
-    methods = read(recipe_name, overrides).methods
+    methods = read(recipe_name, overrides, user_cache()).methods
     return [
         "pretrain.epochs=1",
         "pretrain.optimizer.warmup_epochs=0",

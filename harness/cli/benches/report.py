@@ -106,8 +106,9 @@ def measure(
     from harness.cli.benches._fabricate import write_results
     from harness.config.load import read
     from harness.matrix.expand import expand
+    from harness.system.folders import user_cache
 
-    matrix = expand(read(recipe_name, overrides))
+    matrix = expand(read(recipe_name, overrides, user_cache()))
     num_transfers = sum(stage.kind == "transfer" and not stage.gated_by for stage in matrix.stages)
     with_predictions = num_transfers <= MAX_PREDICTIONS
     with TemporaryDirectory(prefix="harness_bench_report_") as folder:

@@ -9,7 +9,7 @@ import click
 
 from harness.cli import completion
 from harness.cli.options import folder_options
-from harness.system.folders import Folders
+from harness.system.folders import Folders, user_cache
 
 # Temporary files of killed writes: .model.pt.k3x_ab1q
 TEMPORARY = ".*.????????"
@@ -125,7 +125,7 @@ def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...], folders: Fo
     from harness.runner import inputs
 
     changes: set[tuple[str, ...]] = {(), overrides}
-    recipes = [read(name, change) for name in recipe_names for change in changes]
+    recipes = [read(name, change, user_cache()) for name in recipe_names for change in changes]
     matrices = [
         matrix
         for recipe in recipes

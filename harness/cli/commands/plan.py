@@ -10,7 +10,7 @@ import click
 from harness.cli.commands._plan_estimate import estimate_of, print_estimate, time_steps
 from harness.cli.commands._plan_tables import FINISHED, counts_by_kind, dot, print_tables
 from harness.cli.options import folder_options, recipe_argument
-from harness.system.folders import Folders
+from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
@@ -59,7 +59,7 @@ def command(
         raise UserError(
             "--calibrate has no effect with --dot, which shows no times.", "Remove one of them."
         )
-    planned = _inputs.plan(read(recipe_name, overrides), folders)
+    planned = _inputs.plan(read(recipe_name, overrides, user_cache()), folders)
     plan = planned.matrix
     left = unfinished(plan, folders)
     states = states_of(plan, folders, left)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import folder_options, recipe_argument
-from harness.system.folders import Folders
+from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
@@ -48,7 +48,7 @@ def command(
     from harness.config.load import read
     from harness.runner.inputs import expand_accepted
 
-    matrix = expand_accepted(read(recipe_name, overrides), folders.runs)
+    matrix = expand_accepted(read(recipe_name, overrides, user_cache()), folders.runs)
     page = write_report(matrix, folders, formats, out)
     click.echo(json.dumps({"report": str(page)}) if as_json else page)
 

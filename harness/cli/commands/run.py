@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import folder_options, recipe_argument
-from harness.system.folders import Folders
+from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,7 +197,7 @@ def _run(
     from writers.errors import UserError
 
     started = time.monotonic()
-    recipe = read(recipe_name, overrides)
+    recipe = read(recipe_name, overrides, user_cache())
     module = names.find("harness.runner.launchers", launcher, "launcher")
     options = parse_options(module.Options, launcher, launcher_options)
     if tracker is not None:

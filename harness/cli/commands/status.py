@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import folder_options, recipe_argument
-from harness.system.folders import Folders
+from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,7 +53,7 @@ def command(
     from harness.config.load import read
     from harness.runner.executor import unfinished
 
-    planned = _inputs.plan(read(recipe_name, overrides), folders)
+    planned = _inputs.plan(read(recipe_name, overrides, user_cache()), folders)
     plan = planned.matrix
     if as_json:
         plan_command.print_json(

@@ -138,7 +138,7 @@ methods:
 def test_hours_equal_a_manual_calculation():
     """Datasets by their documented sizes.
 
-    things: 30 classes with 50 training and 20 val images. patterns: 8 classes with 30, 10 and 20.
+    things: 30 classes with 50 training and 20 val images. patterns: 8 classes with 20, 20 and 40.
     pets: 37 classes, 3680 images of which a tenth becomes val, and 3669 test images.
     """
     plan = plan_of(HAND)
@@ -178,7 +178,7 @@ def test_hours_equal_a_manual_calculation():
             by_hand += 2 * (
                 pretrain(num_train, num_val, eps > 0) + (0.01 + 2 * 0.07) * num_val / 20
             )
-    for num_train, num_val, num_test, num_few in ((240, 80, 160, 16), (3312, 368, 3669, 74)):
+    for num_train, num_val, num_test, num_few in ((160, 160, 320, 16), (3312, 368, 3669, 74)):
         by_hand += num_models * (
             1.6 * 5 * num_train / 16
             + 0.01 * 2 * (3 * num_val + num_test) / 16
@@ -259,19 +259,19 @@ def finish(stage: Stage, metrics: dict[str, Any], wall_s: float = 60.0) -> None:
 @pytest.mark.parametrize(
     ("subset", "expected"),
     [
-        ("{name: s, keep: {easiest: 3, by: reference}}", Counts({"train": 90, "val": 30}, 3)),
-        ("{name: s, random: 5}", Counts({"train": 150, "val": 50}, 5)),
-        ("{name: s, per_class: 12}", Counts({"train": 96, "val": 80}, 8)),
-        ("{name: s, budget: {images: 100, by: examples}}", Counts({"train": 100, "val": 80}, 8)),
-        ("{name: s, budget: {images: 100, by: classes}}", Counts({"train": 90, "val": 30}, 3)),
-        ("{name: s, fraction: 0.5}", Counts({"train": 120, "val": 80}, 8)),
-        ("{name: s, half: {of: random, which: A}}", Counts({"train": 120, "val": 40}, 4)),
-        ("{name: s, classes: [waves, bricks]}", Counts({"train": 60, "val": 20}, 2)),
+        ("{name: s, keep: {easiest: 3, by: reference}}", Counts({"train": 60, "val": 60}, 3)),
+        ("{name: s, random: 5}", Counts({"train": 100, "val": 100}, 5)),
+        ("{name: s, per_class: 12}", Counts({"train": 96, "val": 160}, 8)),
+        ("{name: s, budget: {images: 100, by: examples}}", Counts({"train": 100, "val": 160}, 8)),
+        ("{name: s, budget: {images: 100, by: classes}}", Counts({"train": 100, "val": 100}, 5)),
+        ("{name: s, fraction: 0.5}", Counts({"train": 80, "val": 160}, 8)),
+        ("{name: s, half: {of: random, which: A}}", Counts({"train": 80, "val": 80}, 4)),
+        ("{name: s, classes: [waves, bricks]}", Counts({"train": 40, "val": 40}, 2)),
         ("{name: s, under: n02084071}", None),
     ],
 )
 def test_image_counts_of_a_subset_of_a_missing_dataset(subset: str, expected: Counts | None):
-    """Patterns: 8 classes of 30 images to train on and 10 of val."""
+    """Patterns: 8 classes of 20 images to train on and 20 of val."""
     plan = plan_of(
         "name: taken\nsource: {dataset: synthetic_patterns}\narchs: [resnet10]\n"
         + ("ranking: {split: val}\n" if "reference" in subset else "")

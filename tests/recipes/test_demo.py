@@ -43,27 +43,22 @@ def rows(report: Path, name: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def mean_accuracy(report: Path, target: str, method: str, subset: str) -> float:
-    """Mean over seeds."""
-    scores = [
-        float(row["top1"])
-        for row in rows(report, "transfer")
-        if (row["target"], row["method"], row["subset"]) == (target, method, subset)
+def change(report: Path, target: str) -> tuple[float, float]:
+    """Effect of the removal on transfer, as a mean over seeds with its 95 % half width."""
+    [row] = [
+        row
+        for row in rows(report, "differences")
+        if row["axis"] == "subset_by_target" and f"target={target}" in row["over"].split(";")
     ]
-    assert len(scores) == 3
-    return sum(scores) / len(scores)
-
-
-def change(report: Path, target: str) -> float:
-    """Effect of the removal on frozen features: fine-tuning learns again what is missing."""
-    return mean_accuracy(report, target, "fixed", "minus20pct") - mean_accuracy(
-        report, target, "fixed", "all"
-    )
+    assert row["num_seeds"] == "3"
+    return float(row["difference"]), float(row["half_width_95"])
 
 
 def test_removing_hard_classes_harms_only_the_target_that_needs_them(report: Path) -> None:
-    assert change(report, "synthetic_patterns") < -0.08
-    assert abs(change(report, "synthetic_scenes")) < 0.06
+    harm, half_width = change(report, "synthetic_patterns")
+    assert harm + half_width < 0, (harm, half_width)
+    other, half_width = change(report, "synthetic_scenes")
+    assert other + half_width > 0 and other > harm / 2, (other, half_width)
 
 
 def test_pretraining_on_all_classes_pays_on_the_scenes(report: Path) -> None:
@@ -80,5 +75,4 @@ def test_the_removed_classes_are_those_that_are_hard_by_construction(report: Pat
     from writers.synthetic.objects import HARD_CLASSES
 
     removed = {row["name"] for row in rows(report, "classes") if row["removed_by"]}
-    assert len(removed) == 6
-    assert len(removed & set(HARD_CLASSES)) >= 4, removed
+    assert len(removed) == 6 and len(removed & set(HARD_CLASSES)) >= 5, removed

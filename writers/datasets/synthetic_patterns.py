@@ -12,7 +12,7 @@ from writers.source import Source, SplitSettings
 if TYPE_CHECKING:
     from writers.synthetic.generate import SyntheticSet
 
-NUM_IMAGES = {"train": 30, "val": 10, "test": 20}
+NUM_IMAGES = {"train": 20, "val": 20, "test": 40}
 
 SPEC = DatasetSpec(
     name="synthetic_patterns",

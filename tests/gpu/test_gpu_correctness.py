@@ -229,7 +229,6 @@ def test_a_batch_that_exhausts_the_gpu_is_split(tmp_path: Path):
 
 RANK = """
 import os
-import torch
 from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
 from harness.profiling.timer import Timer
@@ -241,26 +240,37 @@ from tests.rehearsal import product
 group = distributed.from_environment()
 with distributed.init_process_group(group, "cuda:0"):
     device = group.device("cuda:0")
-    model = product.make_model().to(device).train()
-    attack = AttackSettings(steps=2)
-    config = StepConfig(0.1, device=device, attack=attack, eps=0.5, num_micro_batches=2)
-    optimizer = make_sgd(model, ScheduleSettings(), 0.1)
-    learner = make_step(model, optimizer, config, Timer(device), group=group)
-    learner.set_rate(1.0)
+
+    def make_learner():
+        model = product.make_model().to(device).train()
+        attack = AttackSettings(steps=2, random_start="ball")
+        config = StepConfig(0.1, device=device, attack=attack, eps=0.5, num_micro_batches=2)
+        optimizer = make_sgd(model, ScheduleSettings(), 0.1)
+        learner = make_step(model, optimizer, config, Timer(device), group=group)
+        learner.set_rate(1.0)
+        return learner
+
+    def weight(learner):
+        return float(sum(value.double().sum() for value in learner.model.parameters()))
+
     images, labels = product.make_batch(device, 16)
     own = slice(group.rank, None, 2)
-    for _ in range(2):
-        learner.train_batch(images[own], labels[own])
-    totals = learner.totals()
-    weights = torch.cat([value.flatten() for value in model.parameters()])
-    others = group.all_gather(float(weights.double().sum()))
-    line = f"RANK {group.rank} {int(totals['num_images'])} {len(set(others))} {totals['loss']}"
+    learner, resumed = make_learner(), make_learner()
+    learner.train_batch(images[own], labels[own])
+    resumed.load_state_dict(product.checkpoint_of(learner))
+    losses = []
+    for each in (learner, resumed):
+        each.train_batch(images[own], labels[own])
+        totals = each.totals()
+        losses.append(totals["loss"])
+    num_weights = len(set(group.all_gather(weight(learner))))
+    line = f"RANK {group.rank} {int(totals['num_images'])} {num_weights} {losses[0]} {losses[1]}"
     os.write(1, (line + chr(10)).encode())  # one write, one line
 """
 
 
 def test_two_ranks_on_one_gpu_train_one_model(tmp_path: Path):
-    """Over gloo: NCCL refuses two ranks on one GPU. Robust training, with accumulation."""
+    """Over gloo: NCCL refuses two ranks on one GPU. Robust, with accumulation, and resumed."""
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -274,5 +284,7 @@ def test_two_ranks_on_one_gpu_train_one_model(tmp_path: Path):
     )
     lines = sorted(line for line in ended.stdout.splitlines() if line.startswith("RANK"))
     assert len(lines) == 2, ended.stdout + ended.stderr
-    (_, _, images, num_different, loss), second = (line.split() for line in lines)
-    assert [images, num_different, loss] == second[2:] and (images, num_different) == ("32", "1")
+    assert lines[0].split()[2:] == lines[1].split()[2:]
+    _, _, num_images, num_weights, loss, resumed_loss = lines[0].split()
+    assert (num_images, num_weights) == ("32", "1"), "two steps of 16 images, one model"
+    assert float(loss) == pytest.approx(float(resumed_loss), rel=LOSS)

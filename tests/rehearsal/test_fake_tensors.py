@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from harness.config.attack import AttackSettings
+from harness.config.attack import AttackSettings, EvaluationAttack
+from harness.train.evaluation_attack import AttackPlan
 from tests.rehearsal import product
 
 WITHOUT_META = {  # operations in place without a kernel for fake tensors
@@ -134,3 +135,20 @@ def test_a_value_that_the_host_needs_is_found(learner):
     step = product.step_that(learner, lambda loss: loss.item())
     with step, pytest.raises(DataDependentOutputException):
         learner.train_batch(*batch)
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_an_evaluation_attack_stays_on_the_device(faked_api, restarts):
+    attack = EvaluationAttack(
+        steps=2, random_start="ball", best_iterate=True, restarts=restarts, norm="linf"
+    )
+    model = product.make_model().eval()
+    with FakeCuda() as mode, InAutograd():
+        put_on_cuda(model, mode)
+        attack_images = AttackPlan(attack, 0.3, "bf16", "cuda:0").attack_on(model)
+        images, labels = product.make_batch("cuda:0")
+        mode.in_setup = False
+        attacked = attack_images(images, labels)
+        assert attacked.is_cuda and attacked.shape == images.shape
+        with pytest.raises(RuntimeError, match="device"):
+            attack_images(images, labels.to("cpu"))

@@ -25,8 +25,10 @@ VARIABLES = os.environ | {"PYTHONPATH": str(ROOT)}
 def test_the_step_limits_of_each_part_fit_its_budget(tmp_path, tiny):
     parts = gpu_check_parts.plan(tmp_path / "tiles", tmp_path, tmp_path, tiny)
     assert list(parts) == ["A", "B", "C"] and gpu_check.PART_S < 9 * 60
+    slack = gpu_check_parts.TINY_SLACK if tiny else 1
     for steps in parts.values():
-        assert sum(step.limit_s for step in steps) + gpu_check_parts.INSTALL_S <= gpu_check.PART_S
+        limit_s = sum(step.limit_s for step in steps) / slack
+        assert limit_s + gpu_check_parts.INSTALL_S <= gpu_check.PART_S
         assert steps[0].name == "installation"
         assert len({step.name for step in steps}) == len(steps)
 

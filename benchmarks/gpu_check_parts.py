@@ -140,10 +140,10 @@ def _other(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
     attack = ("attack", "--device", device, *(("--resolution", "16") if tiny else ()))
     attack_sizes = ("--batch-size", "2", "--rounds", "2", "--steps", "1", "--arch", "resnet10")
     return [
-        Step("load", (*bench, "load", *load), 160, is_bench=True),
+        Step("load", (*bench, "load", *load), 150, is_bench=True),
         Step("packing", (*bench, *packing), 110, is_bench=True),
         Step("attack", (*bench, *attack, *(attack_sizes if tiny else ())), 40, is_bench=True),
-        Step("recipe", recipe, 90),
+        Step("recipe", recipe, 100),
     ]
 
 

@@ -183,7 +183,13 @@ def command(
         )
 
     with ExitStack() as stack:
+
+        def add(name: str) -> None:
+            step = our_step(arch, resolution, batch_size, eps, device, name)
+            steps[f"ours:{name}"] = f"ours, {name}", step
+
         if fed_by is not None:
+            add(fed_mode)  # first: what fed steps are compared with
             longest = max(num_steps, WARM_UP_STEPS, 0 if deadline is None else 1 + SIZING_STEPS)
             num_images = batch_size * (FED_WARM_UP_STEPS + longest)
             folder = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
@@ -197,10 +203,8 @@ def command(
             ).items():
                 steps[name], around[name] = (what, step), round_
         for name in variants:  # last, because compiling may use up the time
-            steps[f"ours:{name}"] = (
-                f"ours, {name}",
-                our_step(arch, resolution, batch_size, eps, device, name),
-            )
+            if f"ours:{name}" not in steps:
+                add(name)
         for name in AUGMENTATIONS if augments else ():
             steps[f"augment:{name}"] = (
                 f"ours, eager, with {name}",

@@ -241,8 +241,9 @@ INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, i
 }
 
 /* Blocks first ... last of a run. Returns 0 if the run is damaged. */
-INLINE_AVX2 int read_run(const struct dct_run *run, int64_t first, int64_t last, int groups, int has_pdep,
+INLINE_AVX2 int read_run(const struct dct_run *found, int64_t first, int64_t last, int groups, int has_pdep,
                          const __m256i multipliers[8], const int16_t *table, uint8_t *samples, int64_t stride) {
+    const struct dct_run copy = *found, *run = &copy;     /* stays in registers: no store can change it */
     const uint8_t *at = run->blocks;
     struct unpacked a, b;
     for (int64_t i = 0; i < first; i++) {

@@ -213,22 +213,29 @@ INLINE_AVX2 __m256i shifted_across(const struct weights *weights, __m256i low, _
 }
 
 /* 16 output pixels at a time: 16 bytes for each 4 of them, out of which come words of their 1st
- * and 2nd source pixels, of their 3rd and 4th, ... `pairs` is weights->pairs, a compile-time
- * constant for its usual values. */
-INLINE_AVX2 void resize_narrow(const uint8_t *row, const struct weights *weights, int64_t pairs, int16_t *result) {
-    const __m256i *shuffles = (const __m256i *)weights->shuffles, *values = (const __m256i *)weights->pair_values;
+ * and 2nd source pixels, of their 3rd and 4th, ... `pairs` is weights->pairs and `num_colors` 1 or
+ * 3, which share the tables; both are compile-time constants for their usual values. */
+INLINE_AVX2 void resize_narrow(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
+                               int16_t *restrict result, int64_t stride) {
     const __m256i half = _mm256_set1_epi32(1 << (ROUND_ACROSS - 1));
     for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
+        const __m256i *shuffles = (const __m256i *)weights->shuffles + 2 * block * pairs;
+        const __m256i *values = (const __m256i *)weights->pair_values + 2 * block * pairs;
         const int32_t *bases = weights->bases + 4 * block;
-        __m256i even = load_two(row + bases[0], row + bases[2]), odd = load_two(row + bases[1], row + bases[3]);
-        __m256i even_sum = half, odd_sum = half;
-        for (int64_t pair = 0; pair < pairs; pair++, shuffles += 2, values += 2) {
-            even_sum = _mm256_add_epi32(even_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(even, _mm256_loadu_si256(shuffles)),
-                                                                    _mm256_loadu_si256(values)));
-            odd_sum = _mm256_add_epi32(odd_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(odd, _mm256_loadu_si256(shuffles + 1)),
-                                                                  _mm256_loadu_si256(values + 1)));
+        for (int64_t c = 0; c < num_colors; c++) {
+            const uint8_t *row = rows[c];
+            __m256i even = load_two(row + bases[0], row + bases[2]), odd = load_two(row + bases[1], row + bases[3]);
+            __m256i even_sum = half, odd_sum = half;
+            for (int64_t pair = 0; pair < 2 * pairs; pair += 2) {
+                even_sum = _mm256_add_epi32(
+                    even_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(even, _mm256_loadu_si256(shuffles + pair)),
+                                                _mm256_loadu_si256(values + pair)));
+                odd_sum = _mm256_add_epi32(
+                    odd_sum, _mm256_madd_epi16(_mm256_shuffle_epi8(odd, _mm256_loadu_si256(shuffles + pair + 1)),
+                                               _mm256_loadu_si256(values + pair + 1)));
+            }
+            _mm256_storeu_si256((__m256i *)(result + c * stride + 16 * block), shifted_across(weights, even_sum, odd_sum));
         }
-        _mm256_storeu_si256((__m256i *)(result + 16 * block), shifted_across(weights, even_sum, odd_sum));
     }
 }
 
@@ -256,19 +263,26 @@ INLINE_AVX2 void resize_wide(const uint8_t *row, const struct weights *weights, 
     }
 }
 
+INLINE_AVX2 void resize_colors(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
+                               int64_t stride) {
+    if (weights->pairs == 1)
+        resize_narrow(rows, num_colors, weights, 1, result, stride);
+    else if (weights->pairs == 2)
+        resize_narrow(rows, num_colors, weights, 2, result, stride);
+    else
+        resize_narrow(rows, num_colors, weights, weights->pairs, result, stride);
+}
+
 TARGET_AVX2
 void resize_across_avx2(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
                         int64_t stride) {
-    for (int64_t c = 0; c < num_colors; c++, result += stride) {
-        if (!weights->is_narrow)
-            resize_wide(rows[c], weights, result);
-        else if (weights->pairs == 1)
-            resize_narrow(rows[c], weights, 1, result);
-        else if (weights->pairs == 2)
-            resize_narrow(rows[c], weights, 2, result);
-        else
-            resize_narrow(rows[c], weights, weights->pairs, result);
-    }
+    if (!weights->is_narrow)
+        for (int64_t c = 0; c < num_colors; c++)
+            resize_wide(rows[c], weights, result + c * stride);
+    else if (num_colors == 3)
+        resize_colors(rows, 3, weights, result, stride);
+    else
+        resize_colors(rows, 1, weights, result, stride);
 }
 
 INLINE_AVX2 __m256i pair_of(const int16_t *values, int64_t pair) {
@@ -278,7 +292,8 @@ INLINE_AVX2 __m256i pair_of(const int16_t *values, int64_t pair) {
 }
 
 /* Rows in pairs; `pairs` as above. rows[2 * pairs - 1] may be a row of weight 0. */
-INLINE_AVX2 void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count, uint8_t *result) {
+INLINE_AVX2 void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count,
+                          uint8_t *restrict result) {
     const __m256i half = _mm256_set1_epi32(1 << (ROUND_DOWN - 1));
     for (int64_t x = 0; x < count; x += 16) {
         __m256i low = half, high = half;

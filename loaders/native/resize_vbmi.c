@@ -28,7 +28,7 @@ INLINE_VBMI __m512i sum_window(const uint8_t *from, const uint8_t *shuffles, con
 /* 32 output pixels of each color at a time, so that colors share the tables. `num_colors` is a
  * compile-time constant, and so is `pairs` (weights->pairs) for its usual values. */
 INLINE_VBMI void resize_windows(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
-                                int16_t *result, int64_t stride) {
+                                int16_t *restrict result, int64_t stride) {
     for (int64_t block = 0; block < (weights->target + 15) / 16; block += 2) {
         const uint8_t *shuffles = weights->shuffles + 64 * block * pairs;
         const int16_t *values = weights->pair_values + 32 * block * pairs;
@@ -71,7 +71,8 @@ INLINE_VBMI __m512i pair_of(const int16_t *values, int64_t pair) {
 }
 
 /* Rows in pairs, as in resize.c. */
-INLINE_VBMI void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count, uint8_t *result) {
+INLINE_VBMI void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count,
+                          uint8_t *restrict result) {
     const __m512i half = _mm512_set1_epi32(1 << (ROUND_DOWN - 1));
     for (int64_t x = 0; x < count; x += 32) {
         __m512i low = half, high = half;

@@ -163,6 +163,7 @@ INLINE_AVX2 struct rgb_words rgb_of(__m256i y, __m256i cb, __m256i cr) {
 TARGET_AVX2
 void ycc_to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int64_t count, uint8_t *const rgb[3]) {
     const __m256i zero = _mm256_setzero_si256();
+    uint8_t *const red = rgb[0], *const green = rgb[1], *const blue = rgb[2];
     for (int64_t i = 0; i < count; i += 32) {
         __m256i ys = load_32(y + i);
         __m256i cbs = load_32(cb + i), crs = load_32(cr + i);
@@ -170,9 +171,9 @@ void ycc_to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int
                                       _mm256_unpacklo_epi8(crs, zero));
         struct rgb_words high = rgb_of(_mm256_unpackhi_epi8(ys, zero), _mm256_unpackhi_epi8(cbs, zero),
                                        _mm256_unpackhi_epi8(crs, zero));
-        store_bytes(rgb[0] + i, low.r, high.r);
-        store_bytes(rgb[1] + i, low.g, high.g);
-        store_bytes(rgb[2] + i, low.b, high.b);
+        store_bytes(red + i, low.r, high.r);
+        store_bytes(green + i, low.g, high.g);
+        store_bytes(blue + i, low.b, high.b);
     }
 }
 

@@ -92,15 +92,16 @@ INLINE_VBMI struct rgb_words rgb_of(__m512i y, __m512i cb, __m512i cr) {
 TARGET_VBMI
 void ycc_to_rgb_vbmi(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int64_t count, uint8_t *const rgb[3]) {
     const __m512i zero = _mm512_setzero_si512();
+    uint8_t *const red = rgb[0], *const green = rgb[1], *const blue = rgb[2];
     for (int64_t i = 0; i < count; i += 64) {
         __m512i ys = load_64(y + i), cbs = load_64(cb + i), crs = load_64(cr + i);
         struct rgb_words low = rgb_of(_mm512_unpacklo_epi8(ys, zero), _mm512_unpacklo_epi8(cbs, zero),
                                       _mm512_unpacklo_epi8(crs, zero));
         struct rgb_words high = rgb_of(_mm512_unpackhi_epi8(ys, zero), _mm512_unpackhi_epi8(cbs, zero),
                                        _mm512_unpackhi_epi8(crs, zero));
-        _mm512_storeu_si512(rgb[0] + i, _mm512_packus_epi16(low.r, high.r));
-        _mm512_storeu_si512(rgb[1] + i, _mm512_packus_epi16(low.g, high.g));
-        _mm512_storeu_si512(rgb[2] + i, _mm512_packus_epi16(low.b, high.b));
+        _mm512_storeu_si512(red + i, _mm512_packus_epi16(low.r, high.r));
+        _mm512_storeu_si512(green + i, _mm512_packus_epi16(low.g, high.g));
+        _mm512_storeu_si512(blue + i, _mm512_packus_epi16(low.b, high.b));
     }
 }
 

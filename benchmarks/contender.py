@@ -43,6 +43,8 @@ class Work:
         num_threads: Number of threads, and of cores.
         images_per_round: Smallest number of images in a round.
         device: Device that receives the batches.
+        instructions: Instruction set of our C kernel, by its name in `harness doctor`. None means
+            the fastest.
     """
 
     corpus: str
@@ -54,6 +56,7 @@ class Work:
     num_threads: int = 2
     images_per_round: int = 6144
     device: str = "cpu"
+    instructions: str | None = None
 
     def __post_init__(self) -> None:
         """Convert the list from JSON to a tuple.

@@ -15,7 +15,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +162,8 @@ def main() -> None:
     results = {}
     for path in arguments.paths:
         found = compare(jpegs_of(path))
-        results[path.name] = asdict(found)
+        # Not asdict: it makes a Counter of a Counter's items.
+        results[path.name] = {name: getattr(found, name) for name in Compared.__match_args__}
         print(f"{path.name}: {found.images} images; not stored: {dict(found.not_stored)}")
         for key, count in found.values.items():
             refused = f", {found.refused[key]} images refused" if found.refused[key] else ""

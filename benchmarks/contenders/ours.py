@@ -1,8 +1,10 @@
 """This project's loaders."""
 
+import functools
+
 from benchmarks.betons import beton
 from benchmarks.contender import Pipeline, Work
-from loaders import kernel, open_loader
+from loaders import kernel, kernel_c, open_loader
 from loaders.backends import ffcv, resident  # noqa: F401  torch and FFCV are imported before the clock of the call starts
 from loaders.plan import LoaderPlan
 
@@ -30,6 +32,8 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     encoding, backend = _encoding(variant), "resident" if variant == "resident" else "ffcv"
     if variant == "restart_numba":
         kernel.best_kernel = lambda: "numba"  # this process has no other loader
+    if work.instructions is not None:  # likewise
+        kernel_c.Pool = functools.partial(kernel_c.Pool, instruction_set=work.instructions)  # type: ignore[assignment, misc]
     plan = LoaderPlan(
         beton(work, encoding),
         work.batch_size,

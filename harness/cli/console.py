@@ -155,7 +155,12 @@ class _Rate(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")
+        return Text(_rate(task.speed or 0, self.unit))
+
+
+def _rate(per_s: float, unit: str) -> str:
+    """Format a rate. Empty below 1/s, which would be shown as 0 and is of slow, few items."""
+    return f"{per_s:,.0f} {unit}/s" if per_s >= 1 else ""
 
 
 def _plain(title: str, unit: str) -> Report:
@@ -168,11 +173,8 @@ def _plain(title: str, unit: str) -> Report:
             return
         printed_at = now
         rate = done / (now - started)
-        left = f", {seconds((total - done) / rate)} left" if rate > 0 else ""
-        print(
-            f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = f"{seconds((total - done) / rate)} left" if rate > 0 else ""
+        parts = (f"{done:,} of {total:,} {unit}", _rate(rate, unit), left)
+        print(f"{title}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
 
     return report

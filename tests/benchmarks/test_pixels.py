@@ -1,6 +1,7 @@
 """Photographs decode to libjpeg-turbo's pixels in every form and code path."""
 
 import io
+import json
 from pathlib import Path
 
 import matplotlib
@@ -43,6 +44,18 @@ def assert_equal(found: pixels.Compared) -> None:
     expected = {f"{form}, {name}" for form in pixels.MODES for name in pixels.kernels_of(form)}
     assert set(found.values) == expected and min(found.values.values()) > 100_000
     assert not any(found.different.values()) and not found.refused and not found.not_stored
+
+
+def test_counts_are_written_as_json(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(recoded(photographs()[0]))
+    record = tmp_path / "record.json"
+    monkeypatch.setattr("sys.argv", ["pixels", str(tmp_path / "photos"), "--json", str(record)])
+    pixels.main()
+    counts = json.loads(record.read_text())["photos"]
+    assert counts["images"] == 1 and counts["refused"] == {}
+    assert set(counts["different"].values()) == {0}
+    assert counts["values"].keys() == counts["different"].keys()
 
 
 def test_photographs_as_they_are():

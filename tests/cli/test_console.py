@@ -44,3 +44,15 @@ def test_files_follow_the_umask(tmp_path, umask):
         os.umask(before)
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~umask
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_lines_of_slow_progress_have_no_rate_of_zero(capsys, monkeypatch):
+    """Four of nine in 20 s, then two hundred more in the next 20 s."""
+    times = iter([0.0, 20.0, 40.0])
+    monkeypatch.setattr("harness.cli.console.time.monotonic", lambda: next(times))
+    report = console._plain("open contenders", "contenders")
+    report(4, 9)
+    report(204, 900)
+    slow, fast = capsys.readouterr().err.splitlines()
+    assert slow == "open contenders: 4 of 9 contenders, 25.0 s left"
+    assert "204 of 900 contenders, 5 contenders/s" in fast

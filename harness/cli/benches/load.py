@@ -109,6 +109,11 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     help="Number of threads, and of cores that each contender may use. Default: 2.",
 )
 @click.option(
+    "--instructions",
+    metavar="NAME",
+    help="Instruction set of our C kernel, such as AVX2. Default: the fastest of this processor.",
+)
+@click.option(
     "--device",
     default="cpu",
     show_default=True,
@@ -160,6 +165,7 @@ def command(
     images_per_round: int,
     batch_size: int,
     threads: int | None,
+    instructions: str | None,
     device: str,
     scratch: Path | None,
     parts: bool,
@@ -199,12 +205,14 @@ def command(
     if subsampling is not None:
         photos = recode_corpus(photos, subsampling)
     converted = scratch / "converted" / photos.name
-    settings = {
+    settings: dict[str, Any] = {
         "batch_size": batch_size,
         "device": device,
         "images_per_round": images_per_round,
         "num_threads": threads or 2,
     } | WORKLOADS[workload]
+    if instructions is not None:
+        settings["instructions"] = _known_instructions(instructions)
     sizes = [path.stat().st_size for path in photos.glob("*/*")]
     about = settings | {
         "workload": workload,
@@ -249,6 +257,20 @@ def command(
     if plot_file is not None:
         plot_rates(measured, plot_file)
     print_rates(record)
+
+
+def _known_instructions(name: str) -> str:
+    """Return the name of an instruction set.
+
+    Raises:
+        UserError: The C kernel has none of that name here.
+    """
+    from loaders.kernel_c import instruction_sets
+    from writers import names
+
+    if name not in instruction_sets():
+        raise names.unknown("instruction set", name, instruction_sets())
+    return name
 
 
 def _comparisons() -> "list[Goal]":

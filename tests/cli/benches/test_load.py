@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from harness.cli.benches._contenders import start_contender
+from loaders import kernel_c
 from tests.helpers import ROOT
 from tests.helpers.tiny_betons import jpeg, photo
 
@@ -48,6 +49,8 @@ def test_a_contender_reports_imports_and_first_batch_separately(tmp_path):
         "num_threads": 1,
         "images_per_round": 24,
     }
+    if kernel_c.library() is not None:
+        work["instructions"] = "scalar"
     with start_contender("ours:jpeg", work) as contender:
         opened = contender.read()
         assert opened["shape"] == [8, 3, 64, 64] and opened["dtype"] == "torch.uint8"

@@ -187,7 +187,7 @@ def _pretrain(stage: Stage, chance: random.Random) -> dict[str, Any]:
         "epochs": [],
         "num_classes": num_classes,
         "num_train_images": 4000,
-        "num_steps": 500,
+        "num_steps": 700 if stage.config["settings"].get("length") == "equal_steps" else 500,
         "eps": stage.axes["eps"],
         "eps_resolution": 64,
         "precision": "float32",

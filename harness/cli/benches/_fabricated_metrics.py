@@ -110,6 +110,8 @@ def write(stage: Stage) -> WriteMetrics:
 def pretrain(stage: Stage, quality: float) -> PretrainMetrics:
     """Make the metrics of a pretrain stage."""
     num_classes = len(_subset_classes(stage.needs["data"]))
+    is_longer = stage.config["settings"].get("length") == "equal_steps"
+    num_steps = 200_000 if is_longer else 200 * num_classes
     return {
         "val": _scores(quality, 50 * num_classes),
         "val_of_last_step": None,
@@ -117,7 +119,7 @@ def pretrain(stage: Stage, quality: float) -> PretrainMetrics:
         "epochs": [],
         "num_classes": num_classes,
         "num_train_images": IMAGES_PER_CLASS * num_classes,
-        "num_steps": 200_000,
+        "num_steps": num_steps,
         "eps": stage.axes.get("eps") or 0.0,
         "eps_resolution": 224,
         "eps_used": {},

@@ -10,6 +10,7 @@ from harness.config.axes import AxisSelection
 from harness.config.recipe import Recipe
 from harness.matrix import stage_kind
 from harness.matrix.expand import expand
+from harness.report.data.repeats import Repeat, repeated_betons, repeated_models
 from harness.runner.result import Result
 
 
@@ -62,12 +63,44 @@ class Collection:
         """Results of one kind of stage, in the recipe's order."""
         return self._by_kind.get(kind, [])
 
+    def distinct(self, kind: str) -> list[Result]:
+        """Results of one kind of stage, without those of models that repeat an earlier one."""
+        if not self.repeated_models:
+            return self.of(kind)
+        repeated = {repeat.result.key for repeat in self.repeated_models}
+        return [
+            result
+            for result in self.of(kind)
+            if (model := self.model(result)) is None or model.key not in repeated
+        ]
+
+    @cached_property
+    def repeated_models(self) -> list[Repeat]:
+        """Models that are equal to an earlier one under another key."""
+        betons = {result.key: result for result in self.of("write")}
+        models = (result for result in self.of("pretrain") if "role" not in result.axes)
+        return repeated_models(models, betons)
+
+    @cached_property
+    def repeated_betons(self) -> list[Repeat]:
+        """Subsets of the source whose files are those of an earlier one under another key."""
+        label = self.recipe.source.label if self.recipe.source else None
+        return repeated_betons(
+            result for result in self.of("write") if result.axes.get("dataset") == label
+        )
+
     @cached_property
     def planned(self) -> frozenset[PlannedModel]:
         """Every model that the recipe evaluates, finished or not.
 
-        Models with equal settings are one model, under the axes of the first.
+        Models with equal settings are one model, under the axes of the first; so are models that
+        were found equal.
         """
+        repeated = {_planned_model(repeat.result.axes) for repeat in self.repeated_models}
+        return self._planned - repeated
+
+    @cached_property
+    def _planned(self) -> frozenset[PlannedModel]:
         if self.recipe.source is None:
             return frozenset()
         of_models = self.recipe.model_copy(
@@ -84,9 +117,21 @@ class Collection:
 
         Example: on all classes, equal steps and equal epochs are the same training.
         """
-        return (
-            self._merged.get(_planned_model(result.axes), ()) if result.axes.get("variant") else ()
-        )
+        if not result.axes.get("variant"):
+            return ()
+        place = _planned_model(result.axes)
+        return (*self._merged.get(place, ()), *self._repeated_variants.get(place, ()))
+
+    @cached_property
+    def _repeated_variants(self) -> dict[PlannedModel, tuple[str, ...]]:
+        """Model -> variants that turned out to be the same training."""
+        variants: dict[PlannedModel, tuple[str, ...]] = {}
+        for repeat in self.repeated_models:
+            place, first = (_planned_model(one.axes) for one in (repeat.result, repeat.first))
+            others = variants.get(first, ())
+            if place._replace(variant=first.variant) == first and place.variant not in others:
+                variants[first] = (*others, place.variant)
+        return variants
 
     @cached_property
     def _merged(self) -> dict[PlannedModel, tuple[str, ...]]:
@@ -94,12 +139,12 @@ class Collection:
         merged: dict[PlannedModel, tuple[str, ...]] = {}
         points = AxisSelection(self.recipe).models() if variants else ()
         for place in dict.fromkeys(map(_planned_model, points)):
-            if place not in self.planned:
+            if place not in self._planned:
                 without_effect = {"length": None} | ({} if place.eps else {"attack": None})
                 settings = variants[place.variant].model_copy(update=without_effect)
                 for first in (place._replace(variant=other) for other in variants):
                     if (
-                        first in self.planned
+                        first in self._planned
                         and variants[first.variant].model_copy(update=without_effect) == settings
                     ):
                         merged[first] = (*merged.get(first, ()), place.variant)

@@ -42,7 +42,7 @@ class SourceFacts(TypedDict):
 def accuracy_rows(results: Collection) -> list[AccuracyRow]:
     """Accuracies of all evaluations, for each attack and view that was evaluated."""
     rows = []
-    for result in results.of("evaluate"):
+    for result in results.distinct("evaluate"):
         num_classes = _source_facts(results, result)["num_classes"]
         num_common = result.metrics["num_common_classes"]
         for attack in ATTACKS:
@@ -89,7 +89,7 @@ def coarse_rows(results: Collection) -> list[CoarseRow]:
             mean_per_class=scores["mean_per_class"],
             key=result.key,
         )
-        for result in results.of("evaluate")
+        for result in results.distinct("evaluate")
         for labels, evaluated in (result.metrics.get("coarse") or {}).items()
         for attack in ATTACKS
         for by, scores in (evaluated.get(attack) or {}).items()
@@ -99,7 +99,7 @@ def coarse_rows(results: Collection) -> list[CoarseRow]:
 def transfer_rows(results: Collection) -> list[TransferRow]:
     """Test scores of all transfers."""
     rows = []
-    for result in results.of("transfer"):
+    for result in results.distinct("transfer"):
         metrics, test = result.metrics, result.metrics["test"]
         rows.append(
             TransferRow(
@@ -199,7 +199,7 @@ def score_rows(results: Collection) -> list[ScoreRow]:
             num_answers=result.metrics.get("num_classes"),
             key=result.key,
         )
-        for result in results.of("score")
+        for result in results.distinct("score")
         for name, value in result.metrics["scores"].items()
         if value is not None
     ]

@@ -15,6 +15,7 @@ from harness.report.data.records import (
     ScoreRow,
     TransferRow,
 )
+from harness.report.data.repeats import describe
 from harness.report.render import sections
 from harness.report.render.figures.means import mean_panel
 from harness.report.render.figures.plot import Panel
@@ -130,7 +131,13 @@ def collect(
         sentences=opening,
         lead=mean_panel(analysis.matrices),
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
-        caveats=[*caveats.caveats(accuracy, transfer), *caveats.about_absent(recipe)],
+        caveats=[
+            *caveats.caveats(accuracy, transfer),
+            *caveats.about_repeats(
+                describe(collection.repeated_betons), describe(collection.repeated_models)
+            ),
+            *caveats.about_absent(recipe),
+        ],
         sections=[section.without_sentences(opening) for section in built],
     )
 

@@ -7,6 +7,7 @@ from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.intervals import is_near_chance, sampling_error
 from harness.report.text.phrases import join_words
 
+MAX_LISTED = 12
 MARKS = (
     "In the tables, bold is the best value of a column. sd is the standard deviation over seeds. "
     "* means p below 0.05 after Holm's adjustment for all lines of the table."
@@ -31,6 +32,29 @@ def about_absent(recipe: Recipe) -> list[str]:
     if not recipe.absent:
         return []
     return [f"Not part of this recipe, unlike the published study: {'; '.join(recipe.absent)}."]
+
+
+def about_repeats(betons: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Name betons and models that are equal under different keys.
+
+    Args:
+        betons: pairs of equal subsets, such as `b is a`.
+        models: pairs of equal models.
+    """
+    texts = []
+    if betons:
+        texts.append(f"Subsets with equal images and labels: {_listed(betons)}.")
+    if models:
+        texts.append(
+            "Equal images, settings and steps give one model, which counts once: "
+            f"{_listed(models)}."
+        )
+    return texts
+
+
+def _listed(pairs: Sequence[str]) -> str:
+    more = f" and {len(pairs) - MAX_LISTED} more" if len(pairs) > MAX_LISTED else ""
+    return f"{'; '.join(pairs[:MAX_LISTED])}{more}"
 
 
 def _about_terms(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:

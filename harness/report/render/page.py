@@ -145,6 +145,7 @@ def to_html(report: Report) -> str:
     return environment.get_template("page.html.j2").render(
         **_frame(report),
         report=report,
+        findings=_findings(report),
         recipe=report.recipe,
         css=Markup(_css()),
         js=Markup((_FOLDER / "page.js").read_text()),
@@ -153,6 +154,12 @@ def to_html(report: Report) -> str:
         max_rows=MAX_ROWS,
         base64=lambda text: base64.b64encode(text.encode()).decode(),
     )
+
+
+def _findings(report: Report) -> list[str]:
+    """Return the paragraphs that follow the headline, without the headline itself."""
+    paragraphs = [text.removeprefix(report.headline).strip() for text in report.sentences]
+    return [text for text in (*paragraphs, *report.more) if text]
 
 
 def _finalize(value: object) -> object:

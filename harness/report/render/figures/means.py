@@ -34,6 +34,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
         return None
     shown = sorted(best, key=lambda name: -best[name])[:MAX_MODELS]
     name, numbers = "means", []
+    titles: dict[str, list[str]] = {}
     with plot.style(name):
         left = 0.3 + 0.068 * max(map(len, shown))
         top = 0.3 if len(means) > 1 else 0.08
@@ -51,7 +52,12 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
                 marker=MARKERS[index % len(MARKERS)],
                 markersize=4.5,
                 label=method,
+                gid=f"points-{index}",
             )
+            titles[f"points-{index}"] = [
+                f"{shown[row]}{f', {method}' * bool(method)}: {100 * of_method[shown[row]]:.1f} %"
+                for row in rows
+            ]
             numbers += [(shown[row], method, of_method[shown[row]]) for row in rows]
         axes.set_yticks(range(len(shown)), shown)
         axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -65,7 +71,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
                 frameon=False,
                 fontsize=8,
             )
-        svg = plot.to_svg(figure, name)
+        svg = plot.to_svg(figure, name, titles)
     counts = sorted({len(matrix.targets) for matrix in complete.values() if matrix.targets})
     targets = " to ".join(map(str, [counts[0], *counts[1:][-1:]]))
     only = next(iter(means))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from scipy.special import expit
 
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import INK, PAPER, QUIET, SERIES, Panel
@@ -54,7 +55,11 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
             elinewidth=1,
             markersize=4.5,
             zorder=3,
-        )
+        )[0].set_gid("points")
+        titles = [
+            f"{model}: source {100 * source:.1f} %, transfer {100 * expit(mean):.1f} %"
+            for model, source, mean in zip(names, accuracy, transfer, strict=True)
+        ]
         axes.margins(0.16, 0.12)
         _logit_ticks(axes, "x")
         _logit_ticks(axes, "y")
@@ -73,7 +78,7 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
                 )
         axes.set_xlabel("source top-1, %, logit axis")
         axes.set_ylabel("mean transfer, %, logit axis")
-        svg = plot.to_svg(figure, name)
+        svg = plot.to_svg(figure, name, {"points": titles})
     decimals = 3 if abs(association.r) > 0.95 else 2
     r, low, high = (
         f"{value:.{decimals}f}"

@@ -6,11 +6,13 @@ plain text; matplotlib does not parse mathematics in them.
 """
 
 import csv
+import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -165,12 +167,22 @@ def chance_text(chance: float | None) -> str:
     return f", chance {100 * chance:.1f} %" if chance else ""
 
 
-def to_svg(figure: Figure, name: str) -> str:
-    """Render as an `<svg>` element whose ids are unique among the page's figures."""
+def to_svg(
+    figure: Figure, name: str, titles: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> str:
+    """Render as an `<svg>` element whose ids are unique among the page's figures.
+
+    Args:
+        figure: the plot.
+        name: prefix of the ids.
+        titles: gid of a line -> text of each of its markers, shown when the pointer is over it.
+    """
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = printable_lines(text.getvalue())  # XML has no escapes for control characters
     svg = svg[svg.index("<svg") :]
+    for gid, texts in titles.items():
+        svg = _with_titles(svg, gid, texts)
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(xmlns|xmlns:xlink|version)="[^"]*"', "", svg)
     for size in ("width", "height"):  # the page sets the size; the viewBox keeps the shape
@@ -185,6 +197,26 @@ def to_svg(figure: Figure, name: str) -> str:
         ),
         svg,
     ).strip()
+
+
+def _with_titles(svg: str, gid: str, titles: Sequence[str]) -> str:
+    """Add a `<title>` to each marker of the line with this gid."""
+    start = svg.find(f'<g id="{gid}">')
+    if start < 0:  # none of the line is inside the axes
+        return svg
+    end = svg.find('<g id="', start + 1)
+    part = svg[start : end if end >= 0 else len(svg)]
+    markers = list(re.finditer(r"<use ([^>]*?)/>", part))
+    if len(markers) != len(titles):
+        return svg
+    pieces, place = [], 0
+    for marker, title in zip(markers, titles, strict=True):
+        pieces += [
+            part[place : marker.start()],
+            f"<use {marker.group(1)}><title>{html.escape(printable_lines(title))}</title></use>",
+        ]
+        place = marker.end()
+    return svg[:start] + "".join(pieces) + part[place:] + svg[start + len(part) :]
 
 
 def standalone(svg: str, css: str) -> str:

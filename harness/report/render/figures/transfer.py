@@ -1,6 +1,6 @@
 """Figures of transfer: each target's metric against eps, or for each subset if there is one eps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -92,6 +92,7 @@ def _subset_panel(
     is_vertical = label_height > (8.0 if wide else 2.9) / len(labels)
     bottom = 0.42 + (label_height if is_vertical else 0.0)
     numbers = []
+    titles: dict[str, list[str]] = {}
     with plot.style(name):
         figure, axes = plot.blank(8.4 if wide else 3.5, 2.1 + bottom, bottom=bottom)
         for number, (method, variant) in enumerate(shown):
@@ -110,8 +111,17 @@ def _subset_panel(
                     x, y, yerr=spreads, fmt="none", ecolor=SERIES[index], elinewidth=1, alpha=0.7
                 )
             axes.plot(
-                x, y, linestyle="none", color=SERIES[index], marker=MARKERS[index], markersize=4.5
+                x,
+                y,
+                linestyle="none",
+                color=SERIES[index],
+                marker=MARKERS[index],
+                markersize=4.5,
+                gid=f"points-{number}",
             )
+            titles[f"points-{number}"] = [
+                _title((subset, method, variant), mean) for subset, mean in means.items()
+            ]
             numbers += [
                 (subset, method, variant, mean.mean, mean.sd, mean.num_seeds)
                 for subset, mean in means.items()
@@ -119,7 +129,7 @@ def _subset_panel(
         _label_axes(axes, "training classes", chance)
         axes.set_xticks(range(len(labels)), labels, rotation=90 if is_vertical else 0, fontsize=7.5)
         axes.set_xlim(-0.5, len(labels) - 0.5)
-        svg = plot.to_svg(figure, name)
+        svg = plot.to_svg(figure, name, titles)
     return Panel(
         name,
         title,
@@ -140,13 +150,19 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
         for subset_index, subset in enumerate(recipe.subsets)
     ]
     numbers = []
+    titles: dict[str, list[str]] = {}
     with plot.style(name):
         figure, axes = plot.blank(3.5, 2.5)
         for number, (subset_index, subset, method) in enumerate(lines):
             of_line = [row for row in rows if (row.subset, row.method) == (subset, method)]
-            # Shifted a little, so that markers of equal eps do not overlap.
-            shift = 0.12 * ((number + 0.5) / len(lines) - 0.5)
-            means = _draw_line(axes, recipe, of_line, subset_index, method, shift)
+            # Shifted, so that markers and error bars of equal eps do not overlap.
+            shift = 0.5 * ((number + 0.5) / len(lines) - 0.5)
+            gid = f"points-{number}"
+            means = _draw_line(axes, recipe, of_line, subset_index, method, shift, gid)
+            titles[gid] = [
+                _title((subset, method, f"eps {format_eps(eps)}"), mean)
+                for eps, mean in means.items()
+            ]
             numbers += [
                 (subset, method, eps, mean.mean, mean.sd, mean.num_seeds)
                 for eps, mean in means.items()
@@ -155,7 +171,7 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
         axes.set_xticks(range(len(recipe.eps)), [format_eps(eps) for eps in recipe.eps])
         axes.set_xlim(-0.35, len(recipe.eps) - 0.65)
         axes.xaxis.grid(False)
-        svg = plot.to_svg(figure, name)
+        svg = plot.to_svg(figure, name, titles)
     return Panel(
         name,
         title,
@@ -188,6 +204,7 @@ def _draw_line(
     subset_index: int,
     method: str,
     shift: float,
+    gid: str,
 ) -> dict[float, SeedMean]:
     """Draw means over seeds as a line with bars of one sd; a missing eps leaves a gap.
 
@@ -216,8 +233,15 @@ def _draw_line(
         markerfacecolor=color if dashes == "-" else PAPER,
         markeredgecolor=color,
         markeredgewidth=1.3,
+        gid=gid,
     )
     return means
+
+
+def _title(names: Iterable[str], mean: SeedMean) -> str:
+    """Row of a point: what it is, its mean, and its standard deviation over seeds."""
+    spread = "" if mean.sd is None else f", sd {100 * mean.sd:.1f}"
+    return f"{', '.join(filter(None, names))}: {100 * mean.mean:.1f} %{spread}"
 
 
 def line_style(recipe: Recipe, method: str) -> str:

@@ -48,11 +48,9 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     columns = (
         *(column for column, _ in axes),
         *(Column(SCORE_TITLES[metric]) for metric in metrics),
-        Column("chance", hint="percent, of the target's classes"),
+        Column("chance", hint="percent, of the target's classes; below: number of test images"),
         Column("lr", hint="selected learning rate of each seed"),
-        Column("tried", hint="configurations tried for each model"),
-        Column("chosen on", numeric=False),
-        Column("images", hint="test images"),
+        Column("tried", hint="configurations tried for each model; below: split that chose one"),
     )
     groups: dict[tuple[object, ...], dict[ModelId, list[TransferRow]]] = {}
     for row in rows:
@@ -159,15 +157,17 @@ def _selection_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
     lrs = list(dict.fromkeys(row.lr for row in rows if row.lr is not None))
     num_diverged = sum(row.num_diverged for row in rows)
     return (
-        Cell(percent(chance, 1) if chance else "–", sort=chance),
+        Cell(
+            percent(chance, 1) if chance else "–",
+            sort=chance,
+            below=f"{first.num_images:,} images",
+        ),
         Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else NONE,
         Cell(
             str(first.num_configs),
             sort=float(first.num_configs),
-            below=f"{num_diverged} diverged" if num_diverged else "",
+            below=f"on {first.selected_on}" + f", {num_diverged} diverged" * bool(num_diverged),
         ),
-        text(first.selected_on),
-        number(first.num_images),
     )
 
 

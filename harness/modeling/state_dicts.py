@@ -4,7 +4,7 @@ Nothing in a file is executed. In torch files that hold more than tensors and pl
 the robustness library contain training objects), each foreign class is replaced by an inert object.
 """
 
-import hashlib
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from writers.errors import UserError
+from writers.raw_files import content_digest
+from writers.regular_file import open_regular
+from writers.text_names import first_line
 
 # In order of preference.
 WRAPPERS = (
@@ -29,6 +32,8 @@ WRAPPERS = (
 )
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 MAX_DEPTH = 6
+TORCH_BEGINS = (b"PK\x03\x04", b"\x80")  # a zip, or a pickle of protocol 2 and later
+MAX_CHANNELS = 16
 NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 # The robustness library's second copy and its normalization.
@@ -59,13 +64,14 @@ def read(path: Path, *, average: bool = False) -> Weights:
     Raises:
         UserError: the file is missing, damaged, or has no weights.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a regular file.")
+    is_safetensors = path.suffix == ".safetensors"
     try:
-        data = path.read_bytes()
+        _refuse_other_kinds(path, is_safetensors)
+        content = _safetensors(path) if is_safetensors else _torch_file(path)
+        sha256 = content_digest(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    content = _safetensors(path, data) if path.suffix == ".safetensors" else _torch_file(path)
+    assert sha256 is not None  # only a stopped computation returns None
     tensors = _unwrap(content, average)
     if tensors is None:
         raise UserError(
@@ -80,7 +86,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
         {name: tensor for name, tensor in plain.items() if not name.startswith(LEFT_OUT)},
         mean,
         std,
-        hashlib.sha256(data).hexdigest(),
+        sha256,
     )
 
 
@@ -108,18 +114,34 @@ def by_order(
     return dict(zip(names_and_shapes, weights.values(), strict=True))
 
 
-def _safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
+def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
+    """Check how the file begins, so that one of another kind is neither read nor digested.
+
+    Raises:
+        UserError: it does not begin as a file of weights.
+        OSError: it cannot be read, or is a pipe, a device or a folder.
+    """
+    with open_regular(path) as file:
+        begin, num_bytes = file.read(8), os.fstat(file.fileno()).st_size
+    if is_safetensors:
+        if not 0 < int.from_bytes(begin, "little") <= num_bytes - 8:
+            raise UserError(f"{path} is not a complete safetensors file: its header does not fit.")
+    elif not begin.startswith(TORCH_BEGINS):
+        raise UserError(f"{path} is not a complete file of torch weights: it begins otherwise.")
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+        from safetensors.torch import load_file
     except ImportError as error:
         raise UserError(
             "Reading .safetensors files needs safetensors.", "pip install safetensors"
         ) from error
     try:
-        return load(data)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a complete safetensors file: {error}") from error
+        return load_file(path)
+    except Exception as error:  # safetensors raises other types for types of tensors it lacks
+        why = first_line(error)
+        raise UserError(f"{path} is not a complete safetensors file: {why[:200]}") from error
 
 
 def _torch_file(path: Path) -> Any:
@@ -138,7 +160,7 @@ def _torch_file(path: Path) -> Any:
 
 
 def _damaged_error(path: Path, error: Exception) -> UserError:
-    why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    why = first_line(error)
     return UserError(f"{path} is not a complete file of torch weights: {why[:200]}")
 
 
@@ -162,8 +184,12 @@ class _Inert:
     def extend(self, values: Any) -> None: ...
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickle tensors and plain containers; everything else becomes _Inert."""
+class _Unpickler(pickle._Unpickler):
+    """Unpickle tensors and plain containers; everything else becomes _Inert.
+
+    Python's own class: that in C allocates as much memory as the largest number of an object in the
+    file asks for, up to 64 GiB for a file of 10 bytes.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
@@ -244,4 +270,9 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _constant(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...] | None:
-    return tuple(tensors[name].flatten().tolist()) if name in tensors else None
+    """Values of the normalization per channel; None if the file has none."""
+    if name not in tensors:
+        return None
+    if (number := tensors[name].numel()) > MAX_CHANNELS:
+        raise UserError(f"The file's {name} has {number:,} values, more than channels of images.")
+    return tuple(tensors[name].flatten().tolist())

@@ -32,6 +32,8 @@ from types import TracebackType
 from typing import Any, Self
 
 MAX_MESSAGE_BYTES = 1 << 16
+KILLED_S = 5.0  # a killed process ends at once, unless the kernel waits for a device
+REAP_S = 30.0  # longer than the imports of a worker, after which the server responds
 NATIVE_CRASH = (
     "native code crashed; some CPU kernels of torch do that for networks narrower than 16 "
     "channels: run `harness doctor`, which checks them"
@@ -114,7 +116,17 @@ class ForkServer:
         """Wait for a worker to end and return its exit code, negative for a signal.
 
         Until this is called an ended worker is a zombie, so that its pid is not reused.
+
+        Raises:
+            OSError: the server has ended, or does not respond within REAP_S.
         """
+        self._link.settimeout(REAP_S)
+        try:
+            return self._reap(pid)
+        finally:
+            self._link.settimeout(None)
+
+    def _reap(self, pid: int) -> int:
         self._link.send(_message(reap=pid))
         while (reply := self._reply_with("code"))["pid"] != pid:
             pass
@@ -148,7 +160,7 @@ class ForkServer:
         """Kill the server. Its workers continue."""
         self._link.close()
         self._process.kill()  # even inside an import: the server has nothing to save
-        self._process.wait()
+        wait_for_killed(self._process)
 
 
 class ForkedWorker:
@@ -207,6 +219,21 @@ class ForkedWorker:
         with contextlib.suppress(OSError):
             self.returncode = self._server.reap(self.pid)
         return self.returncode
+
+
+def wait_for_killed(
+    process: "ForkedWorker | subprocess.Popen[bytes]", limit_s: float = KILLED_S
+) -> int | None:
+    """Wait for a process after SIGKILL, and reap it.
+
+    Returns:
+        Its exit code. None if it is unknown, or if the process still exists: the kernel ends no
+        process that waits for a disk, a file server or a GPU.
+    """
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 class SpawnedWorker(subprocess.Popen[bytes]):

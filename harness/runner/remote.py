@@ -16,13 +16,20 @@ from pathlib import Path
 from typing import TypedDict
 
 from harness.matrix.stage import FILE_NAME
-from harness.runner.fork_server import ForkedWorker, ForkServer, SpawnedWorker, describe_exit
+from harness.runner.fork_server import (
+    ForkedWorker,
+    ForkServer,
+    SpawnedWorker,
+    describe_exit,
+    wait_for_killed,
+)
 from harness.runner.launcher import THREAD_VARIABLES, Finished, LauncherSettings
 from harness.runner.protocol import Answer, Status, request_line
 from harness.runner.retry import FailureCause
 from harness.runner.signals import STOPPED
 
 SAVE_S = 20.0  # time for a stage to write its checkpoint after it was asked to stop
+ENDED_S = 2.0  # from the end of a worker's output to its own end
 POLL_S = 0.5  # maximum wait between two checks for signals
 
 
@@ -178,7 +185,9 @@ class RemoteAttempt:
                     "message": answer["message"],
                 }
             if not chunk:
-                code = self.process.wait()
+                code = None
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = self.process.wait(ENDED_S)
                 if code == STOPPED:  # stopped before the stage began
                     return {"status": "stopped", "cause": "", "message": ""}
                 return _failed(
@@ -195,10 +204,10 @@ class RemoteAttempt:
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(2.0)
+            self.process.wait(ENDED_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        wait_for_killed(self.process)
         self.process.stdout.close()
 
 

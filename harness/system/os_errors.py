@@ -9,6 +9,7 @@ LOCK = (
     "Mount it with locks that are local to this host (nfs: nolock, lustre: localflock); "
     "leases work between hosts."
 )
+SERVER = "Check the device or the mount, then run the same command again."
 ALLOW = "Make it readable and writable, or use another folder."
 FIXES = {
     errno.ENOSPC: ("The disk is full", FREE),
@@ -22,6 +23,14 @@ FIXES = {
     errno.ENOLCK: ("The file system does not support locks", LOCK),
     errno.ENOSYS: ("The file system does not support locks", LOCK),
     errno.ENAMETOOLONG: ("The name is too long", "Shorten it."),
+    errno.EIO: ("The disk or the file server reports an error", SERVER),
+    errno.ESTALE: ("The file server has replaced the file", SERVER),
+    errno.ETIMEDOUT: ("The file server does not respond", SERVER),
+    errno.EMFILE: ("Too many files are open", "Raise the limit with ulimit -n 4096."),
+    errno.EFBIG: (
+        "The file is larger than allowed",
+        "Use another folder, or raise ulimit -f.",
+    ),
     errno.ELOOP: ("Links lead back to themselves", "Remove or correct them."),
     errno.ENXIO: ("A socket, pipe or device is not a file", "Use a file."),
 }

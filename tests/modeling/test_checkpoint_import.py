@@ -1,7 +1,10 @@
 """Files of other programs: prefixes, stray tensors, foreign heads, and hints that help."""
 
+import json
 import os
 import pickle
+import resource
+import struct
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,49 @@ def test_files_that_contain_themselves_or_nest_deeply_are_refused(tmp_path: Path
     (tmp_path / "d.pt").write_bytes(pickle.PROTO + b"\x02" + b"]" * 100000 + b".")
     with pytest.raises(UserError):
         state_dicts.read(tmp_path / "d.pt")
+
+
+def test_a_number_of_an_object_asks_for_no_memory(tmp_path: Path):
+    """pickle in C would allocate 16 GiB for a memo of this size."""
+    put = b"K\x01" + pickle.LONG_BINPUT + struct.pack("<I", 2**30)
+    (tmp_path / "c.pt").write_bytes(pickle.PROTO + b"\x02" + put + pickle.STOP)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError):
+        state_dicts.read(tmp_path / "c.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
+@pytest.mark.parametrize("name", ["c.pt", "c.safetensors"])
+def test_gigabytes_of_another_kind_are_not_read(tmp_path: Path, name: str, monkeypatch):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(2**35)
+    monkeypatch.setattr(state_dicts, "content_digest", lambda path: pytest.fail("it is read"))
+    with pytest.raises(UserError, match="is not a complete"):
+        state_dicts.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "X", "shape": [2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**62]},
+        {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]},
+    ],
+)
+def test_headers_of_safetensors_that_lie_are_refused(tmp_path: Path, entry: dict):
+    header = json.dumps({"a": entry}).encode()
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(entry["data_offsets"][1] & 15))
+    with pytest.raises(UserError, match="is not a complete safetensors file"):
+        state_dicts.read(path)
+
+
+def test_a_normalization_of_millions_of_channels_is_refused(tmp_path: Path):
+    mean = torch.zeros(1).expand(2**40)
+    torch.save({"a": torch.ones(1), "normalizer.new_mean": mean}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="more than channels"):
+        state_dicts.read(tmp_path / "c.pt")
 
 
 @pytest.mark.timeout(20)

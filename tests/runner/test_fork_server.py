@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 
 from harness.matrix.stage import Stage
-from harness.runner import result
+from harness.runner import remote, result
 from harness.runner.executor import Run, prepare
-from harness.runner.fork_server import ForkedWorker, ForkServer, SpawnedWorker, is_supported
+from harness.runner.fork_server import (
+    ForkedWorker,
+    ForkServer,
+    SpawnedWorker,
+    is_supported,
+    wait_for_killed,
+)
 from harness.runner.launchers import local
 from harness.runner.protocol import request_line
 from harness.system.folders import Folders
@@ -55,6 +61,30 @@ def run_stage(stage: Stage, worker: ForkedWorker, tmp_path: Path) -> dict:
     worker.stdin.flush()
     assert json.loads(worker.stdout.readline())["status"] == "done"
     return result.load(folder).metrics
+
+
+def test_waiting_for_a_process_that_does_not_end_has_a_limit():
+    """As after SIGKILL of a process that waits for a file server."""
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        assert wait_for_killed(process, limit_s=0.05) is None
+    finally:
+        process.kill()
+    assert wait_for_killed(process) == -signal.SIGKILL
+
+
+def test_a_worker_that_closes_its_output_and_stays_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remote, "ENDED_S", 0.1)
+    (tmp_path / remote.FILE_NAME).write_text("{}")
+    stays = "import os, time; os.close(1); time.sleep(600)"
+    command = (sys.executable, "-c", stays)
+    request = remote.WorkerRequest(tmp_path, command, "none", 1, False, False)
+    attempt = remote.RemoteAttempt(request)
+    answer = attempt.run()
+    assert answer["status"] == "failed" and answer["cause"] == "lost"
+    assert attempt.process is not None and not is_alive(attempt.process.pid)
 
 
 def test_a_forked_worker_runs_stages_and_ends_with_its_stdin(server, tmp_path):

@@ -4,7 +4,6 @@ They are computed by a stage of the recipe, or read from a CSV file. A class is 
 high; an image is hard if its score is high.
 """
 
-import csv
 import hashlib
 import math
 from collections.abc import Collection, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from writers.errors import UserError
+from writers.subset.lists import read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,25 +169,16 @@ def _read(
     path: Path, needed: tuple[str, str], optional: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
     """Read a table: value of its first column -> other column -> number."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
-    lines = [
-        (number, line)
-        for number, line in enumerate(text.splitlines(keepends=True), 1)
-        if line.strip() and not line.startswith("#")
-    ]
-    reader = csv.reader(line for _, line in lines)
-    header = next(reader, [])
+    reader = read_rows(path)
+    _, header = next(reader, (0, []))
     if tuple(header[:2]) != needed or not set(header[2:]) <= set(optional):
         raise UserError(
             f"{path}: the first line must name the columns {','.join(needed)}, then any of "
             f"{','.join(optional)}; not {','.join(header) or 'nothing'}."
         )
     rows: dict[str, dict[str, float]] = {}
-    for row in reader:
-        where = f"{path}:{lines[reader.line_num - 1][0]}"
+    for number, row in reader:
+        where = f"{path}:{number}"
         if len(row) != len(header):
             raise UserError(f"{where}: {len(row)} columns, and the header has {len(header)}.")
         if row[0] in rows:

@@ -25,6 +25,7 @@ from harness.runner.fork_server import (
     SpawnedWorker,
     describe_exit,
     is_supported,
+    wait_for_killed,
 )
 from harness.runner.gpu_packing import GpuSharing, ResourceKey, has_utilization, resource_key
 from harness.runner.launcher import (
@@ -293,7 +294,7 @@ class LocalLauncher:
             time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
+        code = wait_for_killed(process)
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()

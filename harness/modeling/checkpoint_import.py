@@ -1,5 +1,6 @@
 """Convert a checkpoint of another program into a Classifier."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def import_checkpoint(
     Raises:
         UserError: weights, architecture and classes do not match.
     """
+    if not all(map(math.isfinite, (eps, *(mean or ()), *(std or ())))) or min(std or (1,)) <= 0:
+        raise UserError("eps, mean and std are finite numbers, and std is above 0.")
     checkpoint = state_dicts.read(path, average=average)
     layout = checkpoint_layouts.recognize(checkpoint.tensors)
     weights = checkpoint.tensors if part is None else _only(checkpoint.tensors, part)

@@ -230,9 +230,7 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
             return tensors
     if average:
         return None
-    tensors = {
-        str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)
-    }
+    tensors = {str(name): value.detach() for name, value in content.items() if _is_plain(value)}
     if len(tensors) > 1 or depth:
         return tensors or None
     others = {
@@ -246,6 +244,15 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
             f"{key}.{name}": value for key, inner in others.items() for name, value in inner.items()
         }
     return max((*others.values(), tensors), key=len) or None
+
+
+def _is_plain(value: Any) -> bool:
+    """Return True for a tensor of real numbers that a network can hold."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_meta or value.is_complex())
+    )
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

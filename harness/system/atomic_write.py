@@ -1,5 +1,6 @@
 """Atomic writes: a reader sees either the old or the complete new content."""
 
+import errno
 import json
 import os
 import secrets
@@ -30,6 +31,8 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         OSError: With the path, even if the failing call does not report one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.name:  # an empty path
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

@@ -175,6 +175,32 @@ def test_a_normalization_of_millions_of_channels_is_refused(tmp_path: Path):
         state_dicts.read(tmp_path / "c.pt")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.to_sparse(),
+        lambda weight: weight.to("meta"),
+        lambda weight: weight.to(torch.complex64),
+        lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+    ],
+    ids=["sparse", "meta", "complex", "quantized"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_kinds_are_no_weights(tmp_path: Path, change):
+    state = {name: change(value.float()) for name, value in network().state_dict().items()}
+    torch.save(state, tmp_path / "c.pt")
+    with pytest.raises(UserError):
+        import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "given", [{"eps": float("nan")}, {"mean": [float("inf")] * 3}, {"std": [0.0, 1.0, 1.0]}]
+)
+def test_settings_that_are_no_numbers_are_refused(tmp_path: Path, given: dict):
+    with pytest.raises(UserError, match="finite numbers"):
+        import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, **given)
+
+
 @pytest.mark.timeout(20)
 def test_a_fifo_is_refused(tmp_path: Path):
     os.mkfifo(tmp_path / "c.pt")

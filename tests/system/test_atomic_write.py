@@ -38,3 +38,8 @@ def test_nan_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", float("nan"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_path_is_a_folder():
+    with pytest.raises(IsADirectoryError):
+        write_atomically(Path(), b"x")

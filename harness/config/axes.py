@@ -5,7 +5,8 @@
 
 An axis that an entry does not name matches all of its values. `exclude` is applied first, so
 `include` may bring back a part. An entry drops or adds models with everything that depends on them;
-an entry that names a target or a method drops or adds transfers.
+an entry that names a target or a method drops or adds transfers. `selection: unseen` matches the
+transfers of a subset to targets other than those that it was selected for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,11 @@ class AxisSelection:
         self._exclude = [entry.axes() for entry in recipe.exclude]
         self._include = [entry.axes() for entry in recipe.include]
         self._is_product = not recipe.exclude and not recipe.include
+        self._targets_of = {
+            subset.name: subset.selection_targets
+            for subset in recipe.subsets
+            if subset.selection_targets
+        }
 
     def models(self) -> Iterator[Axes]:
         """Iterate over the axes of each model to pretrain."""
@@ -54,6 +60,7 @@ class AxisSelection:
         """
         if self._is_product:
             return True
+        axes = self._described(axes)
         return (
             self._in_product(axes) and not any(_matches(entry, axes) for entry in self._exclude)
         ) or any(self._adds(entry, axes) for entry in self._include)
@@ -79,16 +86,24 @@ class AxisSelection:
             self._exclude, self._include = exclude, include
         return idle
 
+    def _described(self, axes: Axes) -> Axes:
+        """Add whether a transfer is to a target that its subset was selected for."""
+        targets = self._targets_of.get(axes.get("subset", ""))
+        if targets is None or "target" not in axes:
+            return axes
+        return {**axes, "selection": "seen" if axes["target"] in targets else "unseen"}
+
     def _points(self, entry: Axes) -> Iterator[Axes]:
         """Iterate over the points that an entry matches, with the axes that it names."""
-        transfer_axes = [axis for axis in ("target", "method") if axis in entry]
+        needed = {*entry, "target"} if "selection" in entry else {*entry}
+        transfer_axes = [axis for axis in ("target", "method") if axis in needed]
         for model_axes in (("model",), PRETRAIN):
             axes = [axis for axis in model_axes if axis in self.values]
-            if axes and all(axis in (*axes, *transfer_axes) for axis in entry):
+            if axes and needed <= {*axes, *transfer_axes, "selection"}:
                 for values in product(
                     *(entry.get(axis, self.values[axis]) for axis in (*axes, *transfer_axes))
                 ):
-                    yield dict(zip((*axes, *transfer_axes), values, strict=True))
+                    yield self._described(dict(zip((*axes, *transfer_axes), values, strict=True)))
 
     def _in_product(self, axes: Axes) -> bool:
         return all(
@@ -103,9 +118,9 @@ class AxisSelection:
         if any(axis not in axes for axis in entry if axis not in ("target", "method")):
             return False
         return all(
-            value in entry.get(axis, self.values[axis])
+            value in entry.get(axis, self.values.get(axis, (value,)))
             for axis, value in axes.items()
-            if axis in self.values
+            if axis in self.values or axis in entry
         )
 
 
@@ -134,6 +149,8 @@ def unknown_values(
     """
     known = axes_of(recipe)
     for axis, values in entry.axes().items():
+        if axis == "selection":
+            continue
         for value in values:
             if value not in known.get(axis, ()) and not (added and axis in FREE and axis in known):
                 yield axis, value, known.get(axis, ())

@@ -33,6 +33,7 @@ from harness.config.base import (
 from harness.config.data import DataSettings
 from harness.config.methods import settings_model
 from harness.config.model import ModelSettings
+from harness.config.selection import SelectionSettings
 from harness.config.train import PretrainSettings
 from harness.config.transfer import MethodSettings, completed
 from loaders.interpolation import Interpolation
@@ -161,6 +162,10 @@ class PointSettings(Settings):
     """Points of the matrix, selected by a value, or a list of values, of some of its axes.
 
     An axis that is not named matches all of its values.
+
+    Attributes:
+        selection: transfers of a subset that was selected for targets. seen: to one of these
+            targets. unseen: to another target.
     """
 
     subset: Names | None = None
@@ -171,6 +176,7 @@ class PointSettings(Settings):
     model: Names | None = None
     target: Names | None = None
     method: Names | None = None
+    selection: Literal["seen", "unseen"] | None = None
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
@@ -205,6 +211,9 @@ class Recipe(Settings):
         absent: parts of the published study that the recipe lacks; reports list them.
         scale: one of the recipe's `scales`, which override the rest of it.
         source: None means that nothing is pretrained; the recipe uses `models` only.
+        selection: models that score classes and images for subsets.
+        subset_data: view: subsets are read from the beton of the whole source. written: each has
+            betons of its own, which takes more disk space and reads less.
         variants: an axis of training; in a recipe, each overrides `pretrain`.
         models: pretrained models.
         weights_dir: folder of weights, relative to $HARNESS_RAW.
@@ -222,7 +231,9 @@ class Recipe(Settings):
     source: DataSettings | None = None
     encoding: Encoding = Encoding()
     ranking: RankingSettings | None = None
+    selection: SelectionSettings = SelectionSettings()
     subsets: tuple[SubsetSpec, ...] = ()
+    subset_data: Literal["written", "view"] = "written"
     archs: Annotated[tuple[str, ...], Field(min_length=1)] = ("resnet18",)
     eps: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -298,6 +309,7 @@ class Recipe(Settings):
         for name in self.evaluate.common or ():
             if name not in [subset.name for subset in self.subsets]:
                 raise ValueError(f"evaluate.common names {name}, which is none of the subsets")
+        self._check_selection()
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError(
@@ -314,6 +326,19 @@ class Recipe(Settings):
                 "end before pretrain.progressive.ramp does"
             )
         return self
+
+    def _check_selection(self) -> None:
+        """Check that selections name targets of the recipe, and that their settings are used."""
+        labels = [target.label for target in self.targets]
+        for subset in self.subsets:
+            for name in subset.selection_targets:
+                if name not in labels:
+                    raise ValueError(
+                        f"the subset {subset.name} is selected for {name}, which is none of the "
+                        f"targets: {', '.join(labels) or 'there are none'}"
+                    )
+        requests = [request for subset in self.subsets for request in subset.requests]
+        self.selection.checked_for({request.method for request in requests})
 
     def _check_shortlist(self, shortlist: ShortlistSettings) -> None:
         if not self.models:
@@ -339,7 +364,16 @@ class Recipe(Settings):
             raise ValueError(
                 "there is no model: set source and subsets to pretrain models, or name `models`"
             )
-        pretraining = {"ranking", "archs", "eps", "pretrain", "variants", "evaluate"}
+        pretraining = {
+            "ranking",
+            "selection",
+            "subset_data",
+            "archs",
+            "eps",
+            "pretrain",
+            "variants",
+            "evaluate",
+        }
         if self.source is None and (unused := sorted(pretraining & self.model_fields_set)):
             raise ValueError(
                 f"{', '.join(unused)} has no effect: without a source nothing is pretrained"

@@ -126,9 +126,21 @@ def _subset(definitions: JSON) -> JSON:
         "items": {"anyOf": [_named_subset(), *single_steps]},
     }
     properties = {"name": {"type": "string"}, **steps, "steps": step_list}
+    of_each = {
+        "description": "A subset for every combination of values; {name} stands for a value.",
+        "type": "object",
+        "properties": {
+            "each": {"type": "object", "additionalProperties": {"type": ["array", "string"]}},
+            "name": {"type": "string"},
+            **{key: {} for key in (*steps, "steps")},
+        },
+        "additionalProperties": False,
+        "required": ["each", "name"],
+    }
     return {
         "anyOf": [
             _named_subset(),
+            of_each,
             {
                 "type": "object",
                 "additionalProperties": False,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config import axes, pretrain_presets, transfer_presets
+from harness.config import axes, pretrain_presets, subset_axes, transfer_presets
 from harness.config.data import DataSettings
 from harness.config.explain import Place, explain, lower_first, method_name, place_of, recipe_place
 from harness.config.methods import PACKAGE as METHODS
@@ -34,6 +34,7 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
     Raises:
         UserError: has one line per mistake.
     """
+    values, origin = _with_subsets_of_each(values, origin)
     mistakes = [*_wrong_names(values), *_wrong_subsets(values)]
     values, wrong_presets = _with_presets(values)
     mistakes += wrong_presets
@@ -83,6 +84,36 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
             "\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes))
         )
     return recipe
+
+
+def _with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[str, Any], Origin]:
+    """Write out subsets with `each`; places in them keep the origin of the entry.
+
+    Raises:
+        UserError: `each` is wrong.
+    """
+    entries = values.get("subsets")
+    if not isinstance(entries, list) or not any(
+        isinstance(entry, dict) and subset_axes.EACH in entry for entry in entries
+    ):
+        return values, origin
+    targets = []
+    for target in values.get("targets") or ():
+        try:
+            targets.append(DataSettings.model_validate_json(json.dumps(target)).label)
+        except (ValidationError, UserError):
+            continue  # reported with the targets
+    try:
+        expanded, made_from = subset_axes.expand(entries, targets)
+    except UserError as error:
+        raise UserError(_line(("subsets",), lower_first(error.message), origin)) from error
+
+    def origin_of(place: Place) -> str:
+        if len(place) > 1 and place[0] == "subsets" and isinstance(place[1], int):
+            place = ("subsets", made_from[place[1]], *place[2:])
+        return origin(place)
+
+    return {**values, "subsets": expanded}, origin_of
 
 
 def _with_presets(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Place, str]]]:

@@ -19,6 +19,7 @@ from writers.errors import UserError
 from writers.subset.class_steps import Listed
 from writers.subset.lists import imagenet_classes
 from writers.subset.ranking import Ranking
+from writers.subset.scores import hypothetical
 from writers.subset.spec import SubsetSpec, resolve
 
 
@@ -32,7 +33,11 @@ class ImageCounts:
     def of(self, write: Stage) -> Counts | None:
         """Return the counts; None if they are unknown until the images are on disk."""
         if write.key not in self._known:
-            self._known[write.key] = _written(write.folder(self._runs)) or _documented(write.config)
+            config = write.config
+            if write.kind == "view":
+                subset = {"name": "view", **config["subset"]}
+                config = {**write.needs["data"].config, "subset": subset}
+            self._known[write.key] = _written(write.folder(self._runs)) or _documented(config)
         return self._known[write.key]
 
 
@@ -101,7 +106,12 @@ def _subset_counts(
     # Which classes are the hardest does not change how many remain.
     any_order = Ranking(classes, {}, "", "")
     counts = {name: sizes["train"] // num_classes for name in classes}
-    resolved = resolve(subset, classes, any_order, class_counts=counts)
+    ids_of_train = np.arange(sizes["train"], dtype=np.uint64) if subset.requests else np.zeros(0)
+    any_scores = {
+        request.role: hypothetical(request, tuple(classes), ids_of_train)
+        for request in subset.requests
+    }
+    resolved = resolve(subset, classes, any_order, class_counts=counts, scores=any_scores)
     taken = {}
     for split, size in sizes.items():
         if resolved.choosers:

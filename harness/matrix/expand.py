@@ -14,15 +14,22 @@ from typing import Any
 
 from harness.config.axes import AxisSelection
 from harness.config.data import DataSettings
-from harness.config.inputs import NO_CONTENTS, Contents, Images
-from harness.config.recipe import RankingSettings, Recipe
+from harness.config.inputs import NO_CONTENTS, Contents
+from harness.config.recipe import Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.features_and_scores import Scores
 from harness.matrix.pretrained_models import stages_of_models
+from harness.matrix.pretraining import (
+    PretrainConfigs,
+    encoding_of,
+    rank,
+    references,
+    view_settings,
+    write,
+)
+from harness.matrix.selections import Selections, subset_stage
 from harness.matrix.stage import SharedConfig, Stage
 from harness.matrix.transfers import Transfers
-from loaders import interpolation
-from writers.beton.encoding import Encoding
 from writers.dataset import spec_of
 from writers.split_names import SPLITS
 from writers.subset.class_steps import Granularity
@@ -95,16 +102,11 @@ def _without_unneeded(stages: list[Stage]) -> list[Stage]:
     return kept[::-1]
 
 
-def encoding_of(data: DataSettings, recipe: Recipe) -> Encoding:
-    """Encoding of a dataset: its own settings over the recipe's."""
-    return data.encoding.over(recipe.encoding) if data.encoding else recipe.encoding
-
-
 def _stages(recipe: Recipe, contents: Contents) -> Iterable[Stage]:
     targets = [
         (
             target,
-            _write(
+            write(
                 target,
                 encoding_of(target, recipe),
                 None,
@@ -135,28 +137,37 @@ def _pretrained(
     ranking = None
     whole = _all_classes(source, recipe.subsets)
     splits, name = ("train", "val"), whole.name if whole else "all"
-    all_data = _write(source, encoding, whole, {}, splits, name, contents)
+    all_data = write(source, encoding, whole, {}, splits, name, contents)
     if recipe.ranking is not None:
-        references = _references(recipe, all_data)
-        ranking = _rank(recipe, references, all_data)
-        yield from (all_data, *references.values(), ranking)
+        models_to_rank = references(recipe, all_data)
+        ranking = rank(recipe, models_to_rank, all_data)
+        yield from (all_data, *models_to_rank.values(), ranking)
     yield all_data
 
     models = list(selection.models())
     used = {axes["subset"] for axes in models}
     keep_all = {subset.name for subset in recipe.subsets if subset.keeps_all_images}
+    scorers = Selections(recipe, all_data, targets, contents)
     sources: dict[str, Stage] = {}
     for subset in (subset for subset in recipe.subsets if subset.name in used):
         needs = {"ranking": ranking} if subset.needs_ranking == "reference" and ranking else {}
+        needs |= scorers.needs_of(subset)
+        if recipe.subset_data == "view" and not subset.is_everything and subset is not whole:
+            of_source = {"dataset": source.label}
+            sources[subset.name] = subset_stage(subset, all_data, needs, of_source)
+            continue
         spec = None if subset.is_everything else subset
-        sources[subset.name] = _write(source, encoding, spec, needs, splits, subset.name, contents)
+        sources[subset.name] = write(source, encoding, spec, needs, splits, subset.name, contents)
+    yield from scorers.stages()
     yield from sources.values()
     yield from (data for _, data in targets)
 
-    common = {f"common_{index}": data for index, data in enumerate(sources.values())}
     comparison = _comparison(
         [subset for subset in recipe.subsets if subset.name in sources], recipe.evaluate.common
     )
+    roles = {f"common_{index}": data for index, data in enumerate(sources.values())}
+    compared = {*comparison.get("common", roles), *comparison.get("coarse", ())}
+    common = {role: data for role, data in roles.items() if role in compared}
     variants = {
         name: _VariantStages(recipe, settings, targets, comparison)
         for name, settings in (recipe.variants or {"": recipe.pretrain}).items()
@@ -214,7 +225,7 @@ class _VariantStages:
     ) -> None:
         self._comparison = comparison
         self._recipe = recipe.model_copy(update={"pretrain": settings})
-        self.pretrain = _PretrainConfigs(self._recipe)
+        self.pretrain = PretrainConfigs(self._recipe)
         self.transfers, self.scores = (
             Transfers(self._recipe, targets),
             Scores(self._recipe, targets),
@@ -228,27 +239,6 @@ class _VariantStages:
                 _evaluate_config(self._recipe, eps) | self._comparison
             )
         return self._evaluate[eps]
-
-
-def _write(
-    data: DataSettings,
-    encoding: Encoding,
-    subset: SubsetSpec | None,
-    needs: dict[str, Stage],
-    splits: tuple[str, ...],
-    subset_name: str,
-    contents: Contents,
-) -> Stage:
-    raw_files = contents.get(Images(data).name)
-    config = {
-        "data": data.resolved_for(splits),
-        **({"raw_files": raw_files} if raw_files is not None else {}),
-        "encoding": encoding.model_dump(mode="json"),
-        "subset": subset.model_dump(mode="json") if subset else None,
-        "splits": list(splits),
-    }
-    axes = {"dataset": data.label, "subset": subset_name}
-    return Stage("write", config, needs, axes, f"write/{data.label}/{subset_name}")
 
 
 def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetSpec | None:
@@ -269,86 +259,11 @@ def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetS
     )
 
 
-def _references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
-    """Map roles to the clean models on all classes whose accuracies rank the classes.
-
-    No model ranks images that it was trained on.
-    """
-    assert recipe.ranking is not None
-    arch, seed = recipe.archs[0], recipe.ranking.seed
-    config = _PretrainConfigs(recipe, recipe.ranking.epochs).config(
-        arch, 0.0, seed, all_images=True
-    )
-    axes = {"role": "reference", "subset": "all", "arch": arch, "eps": 0.0, "seed": seed}
-    name = f"pretrain/reference/seed{seed}"
-    if recipe.ranking.split != "train":
-        return {
-            "model": Stage(
-                "pretrain", config | _held_out(recipe.ranking), {"data": all_data}, axes, name
-            )
-        }
-    return {
-        f"model_{part['fold']}": Stage(
-            "pretrain",
-            config | {"held_out": part},
-            {"data": all_data},
-            axes | {"fold": part["fold"]},
-            f"{name}/fold{part['fold']}",
-        )
-        for part in recipe.ranking.held_out
-    }
-
-
-def _rank(recipe: Recipe, references: dict[str, Stage], all_data: Stage) -> Stage:
-    assert recipe.ranking is not None
-    split = "val" if recipe.ranking.split == "val" else "train"
-    config = {
-        "split": split,
-        **_held_out(recipe.ranking),
-        "batch_size": recipe.evaluate.batch_size,
-        **_view_settings(recipe.pretrain),
-    }
-    axes = {
-        axis: value
-        for axis, value in next(iter(references.values())).axes.items()
-        if axis != "fold"
-    }
-    return Stage("rank", config, {**references, "data": all_data}, axes, "rank/reference")
-
-
-def _held_out(ranking: RankingSettings) -> JSON:
-    """Setting of the part that the reference model does not train on, if there is one part."""
-    return {"held_out": ranking.held_out[0]} if ranking.split == "held_out" else {}
-
-
-class _PretrainConfigs:
-    """Configs of pretrain stages. The settings are dumped once per combination, not per stage."""
-
-    def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
-        self._pretrain = recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})
-        self._settings: dict[tuple[bool, bool], SharedConfig] = {}
-
-    def config(self, arch: str, eps: float, seed: int, *, all_images: bool) -> JSON:
-        """Config of the stage at one point of the axes."""
-        combination = eps > 0, all_images
-        if combination not in self._settings:
-            self._settings[combination] = SharedConfig(
-                self._pretrain.resolved_for(attacked=eps > 0, all_images=all_images)
-            )
-        return {
-            "arch": arch,
-            "eps": eps,
-            "seed": seed,
-            "settings": self._settings[combination],
-            "resize_version": interpolation.RESIZE_VERSION,
-        }
-
-
 def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
     return {
         "settings": recipe.evaluate.resolved_for(eps, recipe.pretrain.compile),
         "eps": eps,
-        **_view_settings(recipe.pretrain),
+        **view_settings(recipe.pretrain),
         "flip_tta": recipe.pretrain.flip_tta,
     }
 
@@ -376,18 +291,4 @@ def _comparison(subsets: list[SubsetSpec], common_names: tuple[str, ...] | None)
     return {
         **({"common": common} if len(common) < len(subsets) else {}),
         **({"coarse": coarse} if coarse else {}),
-    }
-
-
-def _view_settings(settings: PretrainSettings) -> JSON:
-    """Resolution, crop, resize and precision in which a pretrained model is evaluated.
-
-    The precision is that of training; "auto" is passed on.
-    """
-    return {
-        "resolution": settings.eval_resolution or settings.resolution,
-        "eval_crop": settings.eval_crop,
-        "interpolation": settings.interpolation,
-        "resize_version": interpolation.RESIZE_VERSION,
-        "precision": settings.precision,
     }

@@ -80,6 +80,34 @@ class Features:
             f"features/{target.label}/{name_suffix}",
         )
 
+    def look(
+        self,
+        model: Stage,
+        data: DataSettings,
+        written: Stage,
+        *,
+        splits: tuple[str, ...],
+        probs: bool,
+    ) -> Stage:
+        """Make a stage that extracts features for a selection, from some splits only.
+
+        Args:
+            model: stage of the model.
+            data: the dataset.
+            written: stage that writes the dataset.
+            splits: splits to look at.
+            probs: also keep the probabilities of the source's classes.
+        """
+        config = self._config(is_trained_here=model.kind == "pretrain", eval_crop=None)
+        own: dict[str, object] = {"splits": list(splits), **({} if probs else {"probs": False})}
+        return Stage(
+            "features",
+            {**config, **own},
+            {"model": model, "data": written},
+            {**model.axes, "target": data.label},
+            f"features/selection/{data.label}",
+        )
+
     def _config(self, *, is_trained_here: bool, eval_crop: float | None) -> SharedConfig:
         settings, trained = self._settings, self._trained
         # None means the model's own.

@@ -55,7 +55,7 @@ def stages_of_models(
         if not selection.includes(axes):
             continue
         model = Stage(
-            "adopt", _config(recipe, settings, contents), {}, axes, f"adopt/{settings.name}"
+            "adopt", adopt_config(recipe, settings, contents), {}, axes, f"adopt/{settings.name}"
         )
         yield model
         own = _with_view_of(recipe, settings)
@@ -91,7 +91,7 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
     return Stage("shortlist", config, roles, {}, f"shortlist/{settings.by}")
 
 
-def _config(recipe: Recipe, settings: ModelSettings, contents: Contents) -> dict[str, Any]:
+def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) -> dict[str, Any]:
     """Config of an adopt stage: what decides the weights, not how images are shown.
 
     Packaged weights are in no folder.

@@ -23,6 +23,34 @@ def split_path(context: StageContext, role: str, split: str) -> Path:
     return context.data / path
 
 
+def in_view(plan: LoaderPlan, context: StageContext, role: str, split: str) -> LoaderPlan:
+    """Restrict a plan of a split to the images that a view stage selected.
+
+    Args:
+        plan: plan of the whole split.
+        context: the stage.
+        role: role of the needed stage; if it wrote betons of its own, the plan is unchanged.
+        split: name of the split.
+
+    Raises:
+        UserError: the file of positions is missing or damaged.
+    """
+    file = context.needs[role].metrics.get("view", {}).get(split)
+    if file is None:
+        return plan
+    path = context.need_folders[role] / file
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return replace(
+                plan, indices=arrays["positions"], labels=tuple(arrays["labels"].tolist())
+            )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(
+            f"{path} is not a complete file of positions: {error}",
+            "Delete that stage's folder to compute them again.",
+        ) from error
+
+
 def choose_interpolation(
     setting: Interpolation | Literal["auto"], about: Mapping[str, Any]
 ) -> Interpolation:

@@ -25,12 +25,14 @@ STUDIES = [
     "fewer_classes",
     "imagenet_rn18_16",
     "imagenet_rn18_16_robust",
+    "influence",
     "model_zoo",
     "non_binary",
     "robust_l2",
     "robust_linf",
     "vtab",
     "what_makes_imagenet_good",
+    "which_classes",
 ]
 TINY = ["scale=tiny"]
 OF_MODELS = {

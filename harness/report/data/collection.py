@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from harness.config.axes import AxisSelection
 from harness.config.recipe import Recipe
+from harness.config.selection import InfluenceSettings
 from harness.matrix import stage_kind
 from harness.matrix.expand import expand
 from harness.report.data.repeats import Repeat, repeated_betons, repeated_models
@@ -90,6 +91,11 @@ class Collection:
         )
 
     @cached_property
+    def transfers(self) -> list[Result]:
+        """Transfers of the recipe's models, without repeated ones and those that score classes."""
+        return [result for result in self.distinct("transfer") if "role" not in result.axes]
+
+    @cached_property
     def planned(self) -> frozenset[PlannedModel]:
         """Every model that the recipe evaluates, finished or not.
 
@@ -103,8 +109,11 @@ class Collection:
     def _planned(self) -> frozenset[PlannedModel]:
         if self.recipe.source is None:
             return frozenset()
+        few = self.recipe.selection.model_copy(
+            update={"influence": InfluenceSettings(num_models=4)}
+        )
         of_models = self.recipe.model_copy(
-            update={"targets": (), "methods": {}, "scores": (), "models": ()}
+            update={"methods": {}, "scores": (), "models": (), "selection": few}
         )
         return frozenset(
             _planned_model(stage.axes)
@@ -213,11 +222,11 @@ class Collection:
         """Class names of each source subset that has been written, in the recipe's order."""
         if self.recipe.source is None:
             return {}
-        written = {result.key: result for result in self.of("write")}
+        written = {result.key: result for result in (*self.of("write"), *self.of("view"))}
         by_subset = {
             result.axes.get("subset"): tuple(result.metrics["classes"])
             for result in written.values()
-            if result.axes.get("dataset") == self.recipe.source.label
+            if result.axes.get("dataset") == self.recipe.source.label and "role" not in result.axes
         }
         # Equal subsets share one write stage, which has the name of only one of them.
         for model in self.of("pretrain"):

@@ -99,7 +99,7 @@ def coarse_rows(results: Collection) -> list[CoarseRow]:
 def transfer_rows(results: Collection) -> list[TransferRow]:
     """Test scores of all transfers."""
     rows = []
-    for result in results.distinct("transfer"):
+    for result in results.transfers:
         metrics, test = result.metrics, result.metrics["test"]
         rows.append(
             TransferRow(
@@ -139,7 +139,7 @@ class GridRows(Sized, Iterable[GridRow]):
 
     def __init__(self, results: Collection) -> None:
         """Keep the results."""
-        self._results, self._transfers = results, results.of("transfer")
+        self._results, self._transfers = results, results.transfers
 
     def __len__(self) -> int:
         """Return the number of rows."""

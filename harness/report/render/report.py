@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.recipe import Recipe, ShortlistSettings
-from harness.report.data import rows, run_rows
+from harness.report.data import rows, run_rows, selections
 from harness.report.data.collection import Collection
 from harness.report.data.induction import Induction, inductions
 from harness.report.data.records import (
@@ -106,6 +106,9 @@ def collect(
         sections.scratch_section(analysis),
         sections.grid_section(grid),
         sections.classes_section(recipe, classes, list(collection.kept_classes)),
+        sections.selections_section(
+            selections.selection_rows(collection), list(selections.class_score_rows(collection))
+        ),
         sections.timing_section(timing),
     ]
     opening = sentences[:MAX_OPENING]

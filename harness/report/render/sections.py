@@ -16,6 +16,7 @@ from harness.report.data.records import (
 )
 from harness.report.data.rows import GridRows
 from harness.report.data.run_rows import TimingRow
+from harness.report.data.selections import ClassScoreRow, SelectionRow
 from harness.report.render.figures import classes as class_figures
 from harness.report.render.figures import grids as grid_figures
 from harness.report.render.figures import models as model_figures
@@ -26,6 +27,7 @@ from harness.report.render.section import Fold, LegendEntry, Section
 from harness.report.render.tables import accuracy as accuracy_tables
 from harness.report.render.tables import models as model_tables
 from harness.report.render.tables import runs as run_tables
+from harness.report.render.tables import selections as selection_tables
 from harness.report.render.tables import transfer as transfer_tables
 from harness.report.render.tables.table import Table
 from harness.report.stats.analysis import Analysis
@@ -304,6 +306,21 @@ def classes_section(recipe: Recipe, rows: Sequence[ClassRow], written: Sequence[
         (panel,) if panel else (),
         tables=(accuracy_tables.class_table(rows, subsets),) if written else (),
         nothing="" if written else "No subset has been written yet.",
+    )
+
+
+def selections_section(
+    rows: Sequence[SelectionRow], class_scores: Sequence[ClassScoreRow]
+) -> Section:
+    """Subsets that were selected by scores, and the classes with the highest and lowest."""
+    if not rows:
+        return Section("selections", "Selections")
+    scored = selection_tables.class_score_table(class_scores)
+    return Section(
+        "selections",
+        "Selections",
+        tables=(selection_tables.selection_table(rows),),
+        folds=(Fold("Scores of classes", (scored,)),) if class_scores else (),
     )
 
 

@@ -36,7 +36,7 @@ from harness.train import compile_choice, predictions
 from harness.train.cuda_graph_attack import CaptureFailedError
 from harness.train.evaluate import View, choose_compile_mode, evaluate
 from harness.train.flip_tta import FlipAverage
-from harness.train.loader_plans import choose_interpolation, eval_plan, split_path
+from harness.train.loader_plans import choose_interpolation, eval_plan, in_view, split_path
 from harness.train.metrics import Counts
 from harness.train.mode_trials import first_line
 from harness.train.records import CompileMeasurement
@@ -88,6 +88,7 @@ def run(context: StageContext) -> Outcome:
         context,
         choose_interpolation(config.get("interpolation", "auto"), about),
     )
+    plan = in_view(plan, context, "data", "val")
     metrics: EvaluateMetrics = {
         "num_common_classes": len(common),
         "common_classes": common,

@@ -26,7 +26,7 @@ def run(context: StageContext) -> Outcome:
     eval_crop = config["eval_crop"] or about["eval_crop"]
     interpolation = choose_interpolation(config.get("interpolation", "auto"), about)
     precision = choose(config["precision"], context.device)
-    has_head = about.get("has_head", True)
+    has_head = about.get("has_head", True) and config.get("probs", True)
     splits: dict[str, FeatureSplit] = {}
     started, num_images = time.monotonic(), 0
     target = context.needs["data"].metrics

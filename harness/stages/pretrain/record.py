@@ -39,6 +39,7 @@ class PretrainMetrics(TypedDict):
     num_parameters: int
     zero_gradients: int
     damaged_checkpoints: list[str]
+    epoch_models: NotRequired[list[str]]  # weights after each epoch, with `first_epochs`
 
 
 class PretrainTiming(TypedDict, total=False):

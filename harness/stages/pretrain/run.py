@@ -19,7 +19,7 @@ from harness.profiling.trace import StepTrace
 from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain.learner import new_learner
 from harness.stages.pretrain.record import Epoch, PretrainMetrics, PretrainTiming
-from harness.stages.pretrain.spec import MODEL_FILE
+from harness.stages.pretrain.spec import MODEL_FILE, epoch_file
 from harness.system.distributed import ProcessGroup
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import compile_choice, micro_batching
@@ -32,6 +32,7 @@ from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import (
     choose_interpolation,
     eval_plan,
+    in_view,
     split_path,
     train_plan,
     without_held_out,
@@ -119,6 +120,8 @@ def run(context: StageContext) -> Outcome:
         "zero_gradients": clock.zero_gradients,
         "damaged_checkpoints": clock.damaged_checkpoints,
     }
+    if "first_epochs" in context.config:
+        metrics["epoch_models"] = [epoch_file(record["epoch"]) for record in records]
     gpu = monitor.summary()
     timing = summary(
         clock.spans_s,
@@ -158,6 +161,7 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
         order=settings.order,
     )
     part = context.config.get("held_out")
+    plan = in_view(plan, context, "data", "train")
     return without_held_out(plan, part) if part else plan
 
 
@@ -267,6 +271,10 @@ def _train(
                 record["val"], _ = _scores(learner, settings, context)
                 record["timing"]["eval_s"] = time.monotonic() - started
             context.record_epochs([_without_timing(each) for each in records])
+            if first_epochs := context.config.get("first_epochs"):
+                _save_epoch(learner, record["epoch"], settings, context)
+                if record["epoch"] == first_epochs:
+                    break
         return records
     except CaptureFailedError as error:  # at the first batch of a resolution
         mode = learner.compile_mode
@@ -292,6 +300,18 @@ def _train(
     )
 
 
+def _save_epoch(
+    learner: TrainStep, epoch: int, settings: PretrainSettings, context: StageContext
+) -> None:
+    """Save the weights after an epoch, unless an earlier attempt has saved them."""
+    file = context.folder / epoch_file(epoch)
+    if context.group.is_main and not file.exists():
+        classes, config = context.needs["data"].metrics["classes"], context.config
+        about = _about(context, settings, config["arch"], classes, config["eps"])
+        with learner.final_weights():
+            classifier.save(file, learner.model, about)
+
+
 def _scores(
     learner: TrainStep,
     settings: PretrainSettings,
@@ -306,6 +326,7 @@ def _scores(
         context,
         choose_interpolation(settings.interpolation, {}),
     )
+    plan = in_view(plan, context, "data", "val")
     evaluated = FlipAverage(learner.model) if settings.flip_tta else learner.model
     with open_loader(plan) as loader:
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.config.attack import AttackSettings
@@ -29,6 +30,16 @@ STEP_SETTINGS = (
 )
 
 
+def epoch_file(epoch: int) -> str:
+    """File of the weights after an epoch, counted from 1, in the stage's folder."""
+    return f"epoch_{epoch}.pt"
+
+
+def outputs(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
+    """List the weights after each epoch, if they were saved."""
+    return {folder / name: None for name in metrics.get("epoch_models", ())}
+
+
 def work(config: Mapping[str, Any]) -> float:
     """Passes over the training images, those of the attack included."""
     settings = config["settings"]
@@ -37,7 +48,7 @@ def work(config: Mapping[str, Any]) -> float:
         if "attack" in settings
         else 0.0
     )
-    return float(settings["epochs"]) * (1 + attack_passes)
+    return float(config.get("first_epochs", settings["epochs"])) * (1 + attack_passes)
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
@@ -51,8 +62,9 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     step_settings = {
         name: config["settings"][name] for name in STEP_SETTINGS if name in config["settings"]
     }
-    epochs_at = Counter(map(settings.resolution_at, range(settings.epochs)))
-    for resolution, num_epochs in sorted(epochs_at.items()):
+    num_epochs = config.get("first_epochs", settings.epochs)
+    epochs_at = Counter(map(settings.resolution_at, range(num_epochs)))
+    for resolution, num_at in sorted(epochs_at.items()):
         yield Workload(
             {
                 "step": "pretrain",
@@ -61,9 +73,9 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
                 "settings": {**step_settings, "resolution": resolution},
             },
             settings.batch_size,
-            num_epochs * train,
+            num_at * train,
         )
-    num_evaluations = 1 + (settings.epochs // settings.eval_every if settings.eval_every else 0)
+    num_evaluations = 1 + (num_epochs // settings.eval_every if settings.eval_every else 0)
     num_weights = 2 if settings.ema_decay else 1  # averaged, and those of the last step
     yield _workload.forward_pass(
         _workload.model_of(stage),
@@ -80,6 +92,7 @@ SPEC = StageKind(
     makes_model=True,
     in_status="models",
     outputs=(MODEL_FILE,),
+    recorded_outputs=outputs,
     work=work,
     workloads=workloads,
 )

@@ -2,12 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 from harness.config.data import DataSettings
 from harness.config.raw_paths import label_table, raw_path
 from harness.runner.context import Outcome, StageContext, Stopped
-from harness.runner.result import Result
+from harness.stages._subset import resolve_subset
 from harness.stages.write.raw_input import RawInput
 from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit, WrittenSubset
 from writers.beton import store
@@ -20,8 +19,7 @@ from writers.check import accepted_differences
 from writers.dataset import SplitSettings, spec_of
 from writers.errors import UserError
 from writers.source import Source
-from writers.subset.ranking import Ranking
-from writers.subset.spec import Subset, SubsetSpec, everything, resolve
+from writers.subset.spec import everything
 from writers.text_names import file_name
 
 PROGRESS_EVERY_S = 0.5
@@ -52,7 +50,11 @@ def run(context: StageContext) -> Outcome:
     source.differences = accepted_differences(
         source, spec_of(data.dataset), accept=data.accept_counts
     )
-    subset = _subset(config["subset"], source, context.needs.get("ranking"))
+    subset = (
+        everything(source.classes)
+        if config["subset"] is None
+        else resolve_subset(config["subset"], source.classes, source.class_counts(), context)
+    )
     encoding = Encoding.model_validate(config["encoding"])
     folder = context.data / file_name(f"{data.label}-{subset.name}-{context.folder.name}")
     written: dict[str, WrittenSplit] = {}
@@ -125,26 +127,6 @@ def run(context: StageContext) -> Outcome:
     }
     timing: WriteTiming = {"copied_from": copied_from} if copied_from else {}
     return Outcome(metrics, timing)
-
-
-def _subset(config: dict[str, Any] | None, source: Source, ranked: Result | None) -> Subset:
-    """Resolve the subset of the config on the source's classes. ranked: the rank stage's result."""
-    if config is None:
-        return everything(source.classes)
-    ranking = None
-    if ranked is not None:
-        ranking = Ranking(
-            classes=tuple(ranked.metrics["classes"]),
-            accuracy=ranked.metrics["accuracy"],
-            source=f"stage {ranked.key}",
-            tie_break=ranked.metrics["tie_break"],
-        )
-    return resolve(
-        SubsetSpec.model_validate(config),
-        source.classes,
-        ranking,
-        class_counts=source.class_counts(),
-    )
 
 
 def _check_several(source: Source, data: DataSettings) -> None:

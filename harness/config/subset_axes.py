@@ -1,0 +1,85 @@
+"""Subsets of a recipe that are written once for several values, such as shares and targets.
+
+    subsets:
+      - each: {keep: [0.9, 0.8], target: all}
+        name: label-mapping-{target}-{keep}
+        label_mapping: {target: "{target}", keep: "{keep}"}
+
+makes a subset for every combination of the values. `target: all` are the recipe's targets. A text
+that is only a name in braces becomes the value itself, so that a number remains a number.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from writers.errors import UserError
+
+EACH = "each"
+_NAME = re.compile(r"\{([a-z_]+)\}")
+
+
+def expand(entries: Sequence[Any], targets: Sequence[str]) -> tuple[list[Any], list[int]]:
+    """Replace each entry that has `each` by its combinations.
+
+    Args:
+        entries: the recipe's `subsets`, as plain values.
+        targets: labels of the recipe's targets, in order.
+
+    Returns:
+        The entries, and for each the index of the one that it is made from.
+
+    Raises:
+        UserError: `each` is no mapping of lists, or a name in braces is none of its keys.
+    """
+    expanded: list[Any] = []
+    origins: list[int] = []
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, Mapping) or EACH not in entry:
+            expanded.append(entry)
+            origins.append(index)
+            continue
+        axes = _axes(entry[EACH], targets)
+        rest = {key: value for key, value in entry.items() if key != EACH}
+        if unused := set(axes) - set(_NAME.findall(str(rest))):
+            raise UserError(
+                f"each: {min(unused)} has no effect: the subset has no {{{min(unused)}}}."
+            )
+        for values in product(*axes.values()):
+            expanded.append(_filled(rest, dict(zip(axes, values, strict=True))))
+            origins.append(index)
+    return expanded, origins
+
+
+def _axes(each: Any, targets: Sequence[str]) -> dict[str, Sequence[Any]]:
+    if not isinstance(each, Mapping) or not each:
+        raise UserError("each: must be a mapping of names to lists, such as {keep: [0.9, 0.8]}.")
+    axes: dict[str, Sequence[Any]] = {}
+    for name, values in each.items():
+        if name == "target" and values == "all":
+            values = targets
+        if not isinstance(values, list | tuple) or not values:
+            raise UserError(f"each: {name} must be a list of values, not {values!r}.")
+        axes[str(name)] = values
+    return axes
+
+
+def _filled(value: Any, values: Mapping[str, Any]) -> Any:
+    """Replace names in braces by their values, in keys and values of mappings and in lists."""
+    if isinstance(value, Mapping):
+        return {key: _filled(inner, values) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_filled(inner, values) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if (whole := _NAME.fullmatch(value)) and whole[1] in values:
+        return values[whole[1]]
+
+    def text(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise UserError(f"{match[0]} is none of `each`: {', '.join(values)}.")
+        replacement = values[match[1]]
+        return f"{replacement:g}" if isinstance(replacement, float) else str(replacement)
+
+    return _NAME.sub(text, value)

@@ -1,0 +1,74 @@
+"""Resolution of a stage's subset with the ranking and the scores that it needs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.matrix.selections import SCORES
+from harness.runner.context import StageContext
+from harness.runner.result import Result
+from harness.stages.select.spec import SCORES_FILE
+from writers.errors import UserError
+from writers.subset.ranking import Ranking
+from writers.subset.scores import ClassScores, ImageScores, Scores
+from writers.subset.spec import Subset, SubsetSpec, resolve
+
+
+def resolve_subset(
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    class_counts: Mapping[str, int],
+    context: StageContext,
+) -> Subset:
+    """Resolve a subset on the source's classes.
+
+    Args:
+        config: the subset as plain JSON.
+        classes: classes of the source in label order.
+        class_counts: training images per class.
+        context: context of the stage, with the needed ranking and scores.
+    """
+    ranking, ranked = None, context.needs.get("ranking")
+    if ranked is not None:
+        ranking = Ranking(
+            classes=tuple(ranked.metrics["classes"]),
+            accuracy=ranked.metrics["accuracy"],
+            source=f"stage {ranked.key}",
+            tie_break=ranked.metrics["tie_break"],
+        )
+    scores = {
+        role.removeprefix(SCORES): _scores(result, context.need_folders[role])
+        for role, result in context.needs.items()
+        if role.startswith(SCORES)
+    }
+    return resolve(
+        SubsetSpec.model_validate(config),
+        classes,
+        ranking,
+        class_counts=class_counts,
+        scores=scores,
+    )
+
+
+def _scores(result: Result, folder: Path) -> Scores:
+    """Read the scores of a select stage. Raises UserError if its file is damaged."""
+    source = f"stage {result.key}"
+    table = result.metrics["classes"]
+    if table is not None:
+        value, low, high, tie_break = (
+            {name: math.nan if row[column] is None else row[column] for name, row in table.items()}
+            for column in ("score", "low_95", "high_95", "tie_break")
+        )
+        return ClassScores(value, low, high, source, tie_break)
+    file = folder / SCORES_FILE
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return ImageScores(arrays["ids"], arrays["values"], arrays.get("clusters"), source)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(
+            f"{file} is not a complete file of scores: {error}",
+            "Delete that stage's folder to compute them again.",
+        ) from error

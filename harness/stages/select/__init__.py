@@ -1,0 +1,1 @@
+"""Score classes or images of the source, for subsets."""

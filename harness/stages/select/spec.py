@@ -1,0 +1,17 @@
+"""Declaration of the select stage."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.matrix.stage_kind import StageKind
+
+SCORES_FILE = "scores.npz"  # scores of images, in the stage's folder
+
+
+def score_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
+    """List the file of scores of images; scores of classes are in the metrics."""
+    return {folder / SCORES_FILE: None} if metrics["classes"] is None else {}
+
+
+SPEC = StageKind(version=1, on_demand=True, in_status="preparation", recorded_outputs=score_files)

@@ -1,0 +1,1 @@
+"""Select a subset in the betons of the whole source."""

@@ -1,0 +1,50 @@
+"""Select a subset's images in the betons of the whole source, without copying them."""
+
+import numpy as np
+
+from harness.runner.context import Outcome, StageContext
+from harness.stages._subset import resolve_subset
+from harness.stages.view.record import ViewMetrics
+from harness.stages.write.record import WrittenSplit, WrittenSubset
+from harness.system.atomic_write import open_atomically
+from harness.train.loader_plans import split_path
+from writers.beton.store import open_beton
+
+
+def run(context: StageContext) -> Outcome:
+    """Write the positions of the selected images and the new label of each class, per split."""
+    whole = context.needs["data"].metrics
+    classes = list(whole["classes"])
+    train = open_beton(split_path(context, "data", "train")).manifest
+    counts = dict(zip(train.classes, train.class_counts, strict=True))
+    subset = resolve_subset({"name": "view", **context.config["subset"]}, classes, counts, context)
+    written: dict[str, WrittenSplit] = {}
+    files: dict[str, str] = {}
+    for split, about in whole["splits"].items():
+        beton = open_beton(split_path(context, "data", split))
+        positions, _ = subset.select(split, classes, beton.labels, beton.ids)
+        file = context.folder / f"{split}.npz"
+        with open_atomically(file) as handle:
+            np.savez(handle, positions=positions, labels=subset.label_table(classes))
+        written[split] = {
+            "path": about["path"],
+            "num_samples": len(positions),
+            "bytes": beton.manifest.bytes,
+            "sha256": beton.manifest.sha256,
+        }
+        files[split] = file.name
+    about_subset: WrittenSubset = {
+        "name": subset.name,
+        "num_classes": len(subset.classes),
+        "digest": subset.digest,
+    }
+    if subset.groups:
+        about_subset["groups"] = [list(group) for group in subset.groups]
+    metrics: ViewMetrics = {
+        "splits": written,
+        "classes": list(subset.classes),
+        "img_per_s": None,
+        "subset": about_subset,
+        "view": files,
+    }
+    return Outcome(metrics)

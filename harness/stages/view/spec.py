@@ -1,0 +1,15 @@
+"""Declaration of the view stage."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.matrix.stage_kind import StageKind
+
+
+def position_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
+    """List the files of positions, one per split, in the stage's folder."""
+    return {folder / name: None for name in metrics["view"].values()}
+
+
+SPEC = StageKind(version=1, needs_gpu=False, on_demand=True, recorded_outputs=position_files)

@@ -159,6 +159,7 @@ class TransferRow:
         chosen: the selected value of every axis of the grid.
         network: architecture without its library and weights; "" if unknown.
         training: kind of training of a loaded model, such as self-supervised; "" if unknown.
+        num_parameters: of the source model, with its head; None if unknown.
     """
 
     arch: str
@@ -192,6 +193,7 @@ class TransferRow:
     same_variants: tuple[str, ...] = ()
     network: str = ""
     training: str = ""
+    num_parameters: int | None = None
 
     @property
     def model_id(self) -> ModelId:
@@ -272,6 +274,7 @@ class ScoreRow:
         num_images: target training images that the score was computed from.
         num_classes: classes of the source subset.
         num_answers: classes of the target.
+        num_parameters: of the model, with its head; None if unknown.
     """
 
     arch: str
@@ -290,6 +293,7 @@ class ScoreRow:
     num_classes: int | None = None
     num_source_images: int | None = None
     num_answers: int | None = None
+    num_parameters: int | None = None
 
     @property
     def model_id(self) -> ModelId:

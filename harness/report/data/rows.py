@@ -37,6 +37,7 @@ class SourceFacts(TypedDict):
     num_classes: int | None
     num_source_images: int | None
     source_accuracy: float | None
+    num_parameters: int | None
 
 
 def accuracy_rows(results: Collection) -> list[AccuracyRow]:
@@ -245,11 +246,17 @@ def _model_axes(results: Collection, result: Result) -> ModelAxes:
 def _source_facts(results: Collection, result: Result) -> SourceFacts:
     model = results.model(result)
     if model is None:
-        return {"num_classes": None, "num_source_images": None, "source_accuracy": None}
+        return {
+            "num_classes": None,
+            "num_source_images": None,
+            "source_accuracy": None,
+            "num_parameters": None,
+        }
     return {
         "num_classes": model.metrics.get("num_classes"),
         "num_source_images": model.metrics.get("num_train_images"),
         "source_accuracy": results.source_accuracy(model),
+        "num_parameters": model.metrics.get("num_parameters"),
     }
 
 

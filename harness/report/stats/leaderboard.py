@@ -35,6 +35,7 @@ class ScoreMatrix:
         source_accuracy: float64 [M].
         rounds: scores [M] of each target and seed (`harness.report.stats.elo`).
         networks: architecture of each model, without its library and weights.
+        num_parameters: float64 [M]. None means unknown.
     """
 
     method: str
@@ -47,6 +48,7 @@ class ScoreMatrix:
     source_accuracy: Floats
     rounds: tuple[Floats, ...]
     networks: tuple[str, ...]
+    num_parameters: Floats | None = None
 
     @property
     def has_many_models(self) -> bool:
@@ -92,6 +94,7 @@ class ScoreMatrix:
             self.source_accuracy[index],
             tuple(scores[index] for scores in self.rounds),
             tuple(self.networks[row] for row in rows),
+            None if self.num_parameters is None else self.num_parameters[index],
         )
 
 
@@ -151,6 +154,7 @@ def _score_matrix(
     score_sums, logit_sums, counts = np.zeros((3, len(models), len(targets)))
     known: dict[ModelId, list[float]] = {}
     networks = {row.model_id: row.network or names[row.model_id] for row in rows}
+    sizes = {row.model_id: row.num_parameters for row in rows if row.num_parameters is not None}
     rounds: dict[tuple[str, int], Floats] = {}
     logits = summaries.logit([row.score for row in rows], [row.num_images for row in rows])
     for row, logit in zip(rows, logits, strict=True):
@@ -175,6 +179,7 @@ def _score_matrix(
         np.array([np.mean(known[model]) if model in known else math.nan for model in models]),
         tuple(rounds.values()),
         tuple(networks[model] for model in models),
+        np.array([sizes.get(model, math.nan) for model in models]),
     )
 
 

@@ -1,8 +1,9 @@
 """Measure how well cheap scores predict the accuracy that models reach after transfer."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from harness.report.stats.leaderboard import MIN_MODELS, TOP, ScoreMatrix
 
 Floats = NDArray[np.float64]
 SOURCE_ACCURACY = "source accuracy"
+IMAGENET_ACCURACY = "ImageNet accuracy only"  # of loaded models, whose source is ImageNet
+PARAMETERS = "parameters only"
+_FAMILY = re.compile(r"(?:tf_)?((?:wide_)?[a-z]+)")
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,15 @@ class PredictorRow:
     """One predictor of one method's accuracy on one target, over the models that have both.
 
     Attributes:
-        predictor: a score, SOURCE_ACCURACY, or the accuracy of a method that trains the head only.
+        predictor: a score, SOURCE_ACCURACY or IMAGENET_ACCURACY, PARAMETERS, or the accuracy of a
+            method that trains the head only.
         method: the method whose accuracy is predicted.
         k: number of models that recall_at_k and relative_accuracy_at_k select.
+        partial_given_size: Pearson correlation given the logarithm of the number of parameters.
+            None if that number is unknown, or is what the predictor measures.
+        lowest_without_family: lowest weighted Kendall if one family of architectures is left out.
+            None if fewer than MIN_MODELS would be left.
+        family: that family.
     """
 
     predictor: str
@@ -36,6 +46,9 @@ class PredictorRow:
     k: int
     recall_at_k: float
     relative_accuracy_at_k: float
+    partial_given_size: float | None = None
+    lowest_without_family: float | None = None
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class PredictorFit:
         num_models: smallest number of models on any target.
         half_width_95: half the 95 % t interval of weighted_kendall over targets; None for one
             target, and if all targets have the same value.
+        partial_given_size: mean over the targets that have it; None if none has.
+        lowest_without_family: likewise.
     """
 
     predictor: str
@@ -59,6 +74,8 @@ class PredictorFit:
     k: int
     recall_at_k: float
     relative_accuracy_at_k: float
+    partial_given_size: float | None = None
+    lowest_without_family: float | None = None
 
 
 def predictor_rows(
@@ -89,9 +106,13 @@ def predictor_rows(
                         for row_index, model in enumerate(matrix.model_ids)
                     ]
                 )
-                pairs = pairs[np.isfinite(pairs).all(axis=1)]
+                used = np.flatnonzero(np.isfinite(pairs).all(axis=1))
+                pairs = pairs[used]
                 if len(pairs) >= MIN_MODELS and np.ptp(pairs[:, 0]) and np.ptp(pairs[:, 1]):
-                    rows.append(_predictor_row(name, method, target, *pairs.T))
+                    fit = _predictor_row(name, method, target, *pairs.T)
+                    sizes = None if matrix.num_parameters is None else matrix.num_parameters[used]
+                    families = [family_of(matrix.networks[index]) for index in used]
+                    rows.append(_with_controls(fit, pairs, sizes, families))
     return rows
 
 
@@ -103,7 +124,14 @@ def _predictors(
     """Predictor -> (target, model) -> its value, for predictors of `method`."""
     matrix = matrices[method]
     predictors = dict(means)
-    predictors[SOURCE_ACCURACY] = {
+    if matrix.num_parameters is not None:
+        predictors[PARAMETERS] = {
+            (target, model): float(number)
+            for model, number in zip(matrix.model_ids, matrix.num_parameters, strict=True)
+            for target in matrix.targets
+        }
+    are_loaded = all(model.model for model in matrix.model_ids)
+    predictors[IMAGENET_ACCURACY if are_loaded else SOURCE_ACCURACY] = {
         (target, model): float(accuracy)
         for model, accuracy in zip(matrix.model_ids, matrix.source_accuracy, strict=True)
         for target in matrix.targets
@@ -137,6 +165,50 @@ def _predictor_row(
     )
 
 
+def family_of(network: str) -> str:
+    """Family of an architecture: its letters up to a number or an underscore.
+
+    `resnet50` and `resnet152` are of the family resnet, `wide_resnet101_2` is of wide_resnet.
+    """
+    match = _FAMILY.match(network)
+    return match[1] if match else network
+
+
+def _with_controls(
+    row: PredictorRow, pairs: Floats, sizes: Floats | None, families: Sequence[str]
+) -> PredictorRow:
+    """Add the correlation given size, and the lowest one without a family.
+
+    Args:
+        row: one predictor on one target.
+        pairs: predictor and accuracy of the models, float64 [M, 2].
+        sizes: numbers of parameters, float64 [M]. None means unknown.
+        families: of the models.
+    """
+    partial = math.nan
+    known = np.isfinite(sizes) if sizes is not None else np.zeros(len(pairs), bool)
+    if sizes is not None and row.predictor != PARAMETERS and known.sum() >= MIN_MODELS:
+        score, accuracy = pairs[known].T
+        partial = summaries.partial_correlation(score, accuracy, np.log(sizes[known]))
+    without: dict[str, float] = {}
+    for family in dict.fromkeys(families):
+        left = pairs[[name != family for name in families]]
+        if len(left) >= MIN_MODELS and np.ptp(left[:, 0]) and np.ptp(left[:, 1]):
+            without[family] = summaries.weighted_kendall(*left.T)
+    lowest = min(without, key=lambda name: without[name], default="")
+    return replace(
+        row,
+        partial_given_size=partial if math.isfinite(partial) else None,
+        lowest_without_family=without.get(lowest),
+        family=lowest,
+    )
+
+
+def _mean_of_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
 def predictor_fits(rows: Iterable[PredictorRow]) -> list[PredictorFit]:
     """Average the rows over targets; for each method, the best predictor first."""
     groups: dict[tuple[str, str], list[PredictorRow]] = {}
@@ -158,6 +230,8 @@ def predictor_fits(rows: Iterable[PredictorRow]) -> list[PredictorFit]:
                 min(row.k for row in group),
                 float(np.mean([row.recall_at_k for row in group])),
                 float(np.mean([row.relative_accuracy_at_k for row in group])),
+                _mean_of_known(row.partial_given_size for row in group),
+                _mean_of_known(row.lowest_without_family for row in group),
             )
         )
     methods = list(dict.fromkeys(fit.method for fit in fits))

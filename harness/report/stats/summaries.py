@@ -74,6 +74,26 @@ def correlation(x: Floats, y: Floats) -> Correlation:
     )
 
 
+def partial_correlation(x: Floats, y: Floats, given: Floats) -> float:
+    """Pearson correlation of x and y [M] after a linear fit on `given` is subtracted from both.
+
+    Returns:
+        NaN if one of them is constant, or is a linear function of `given`.
+    """
+    residuals = []
+    for values in (x, y):
+        design = np.column_stack([np.ones(len(given)), given])
+        fitted = design @ np.linalg.lstsq(design, values, rcond=None)[0]
+        residual = values - fitted
+        if np.linalg.norm(residual) <= 1e-9 * np.linalg.norm(values - values.mean()) or not np.ptp(
+            values
+        ):
+            return math.nan
+        residuals.append(residual)
+    first, second = residuals
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+
 def weighted_kendall(score: Floats, accuracy: Floats) -> float:
     """Weighted Kendall's tau of two rankings of models [M] (hyperbolic weights, scipy's default).
 

@@ -193,6 +193,22 @@ def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings |
         (Column("Spearman"), lambda row: decimal(row.spearman)),
         (
             Column(
+                "given size",
+                hint="Pearson given the logarithm of the number of parameters",
+            ),
+            lambda row: NONE if row.partial_given_size is None else decimal(row.partial_given_size),
+        ),
+        (
+            Column(
+                "without a family",
+                hint="lowest weighted Kendall if one family of architectures is left out",
+            ),
+            lambda row: (
+                NONE if row.lowest_without_family is None else decimal(row.lowest_without_family)
+            ),
+        ),
+        (
+            Column(
                 "recall@k", hint="fraction of the k best models among the k best by the predictor"
             ),
             lambda row: decimal(row.recall_at_k),

@@ -1,0 +1,120 @@
+"""Controls of predictors: size alone, accuracy alone, correlation given size, families."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from harness.report.data.records import ModelId, ScoreRow
+from harness.report.render.tables.models import predictor_table
+from harness.report.stats import summaries
+from harness.report.stats.leaderboard import ScoreMatrix
+from harness.report.stats.predictors import (
+    IMAGENET_ACCURACY,
+    PARAMETERS,
+    PredictorRow,
+    family_of,
+    predictor_fits,
+    predictor_rows,
+)
+
+NETWORKS = ("resnet18", "resnet50", "resnet152", "vit_base_patch16_224", "vit_large", "densenet121")
+NETWORKS += ("densenet161", "regnety_016")
+GENERATOR = np.random.default_rng(0)
+SIZES = np.array([12, 26, 60, 86, 300, 8, 29, 11], float) * 1e6
+ACCURACY = 0.5 + 0.02 * np.log(SIZES / 1e6) + GENERATOR.normal(0, 0.01, 8)
+SCORE = np.log(SIZES) + GENERATOR.normal(0, 0.2, 8)  # follows size, nothing else
+IDS = tuple(ModelId(f"timm/{name}", "", "", "", 0.0) for name in NETWORKS)
+
+
+def matrix(sizes: np.ndarray | None = SIZES) -> ScoreMatrix:
+    accuracy = ACCURACY[:, None]
+    return ScoreMatrix(
+        "full", False, IDS, NETWORKS, ("pets",), accuracy, accuracy, ACCURACY / 2, (), NETWORKS, sizes
+    )  # fmt: skip
+
+
+def score_rows(values: np.ndarray = SCORE) -> list[ScoreRow]:
+    row = ScoreRow("", "pets", "logme", 0.0, "", 0.0, 0, None, None, "")
+    return [
+        replace(row, model=model.model, value=float(value))
+        for model, value in zip(IDS, values, strict=True)
+    ]
+
+
+def rows_by_name(**more: np.ndarray | None) -> dict[str, PredictorRow]:
+    return {row.predictor: row for row in predictor_rows(score_rows(), {"full": matrix(**more)})}
+
+
+def test_size_alone_and_accuracy_alone_have_rows_of_their_own():
+    rows = rows_by_name()
+    assert set(rows) == {"logme", PARAMETERS, IMAGENET_ACCURACY}
+    assert rows[PARAMETERS].spearman == pytest.approx(scipy_stats.spearmanr(SIZES, ACCURACY)[0])
+    assert rows[IMAGENET_ACCURACY].spearman == pytest.approx(1.0)
+    trained = tuple(model._replace(model="", arch=model.model) for model in IDS)
+    own = predictor_rows([], {"full": replace(matrix(), model_ids=trained)})
+    assert {row.predictor for row in own} == {PARAMETERS, "source accuracy"} or not own
+
+
+def test_the_correlation_given_size_is_that_of_three_correlations():
+    """r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))."""
+    row = rows_by_name()["logme"]
+    xy, xz, yz = (
+        scipy_stats.pearsonr(one, other)[0]
+        for one, other in (
+            (SCORE, ACCURACY),
+            (SCORE, np.log(SIZES)),
+            (ACCURACY, np.log(SIZES)),
+        )
+    )
+    expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
+    assert row.partial_given_size == pytest.approx(expected)
+    assert abs(row.partial_given_size) < row.pearson  # the score follows size, and little else
+    assert rows_by_name()[PARAMETERS].partial_given_size is None
+    assert rows_by_name(sizes=None)["logme"].partial_given_size is None
+    assert PARAMETERS not in rows_by_name(sizes=None)
+    assert math.isnan(summaries.partial_correlation(np.log(SIZES), ACCURACY, np.log(SIZES)))
+
+
+def test_a_predictor_that_rests_on_one_family_is_seen_without_it():
+    values = ACCURACY.copy()
+    values[[5, 6, 7]] = ACCURACY[[5, 6, 7]][::-1]  # wrong among densenets and the regnet
+    (row,) = [
+        row
+        for row in predictor_rows(score_rows(values), {"full": matrix()})
+        if row.predictor == "logme"
+    ]
+    slow = {}
+    for family in ("resnet", "vit", "densenet", "regnety"):
+        kept = [i for i, name in enumerate(NETWORKS) if not name.startswith(family)]
+        slow[family] = scipy_stats.weightedtau(values[kept], ACCURACY[kept]).statistic
+    assert row.lowest_without_family == pytest.approx(min(slow.values()))
+    assert row.family == min(slow, key=slow.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("network", "family"),
+    [
+        ("resnet152", "resnet"),
+        ("wide_resnet101_2", "wide_resnet"),
+        ("tf_efficientnet_lite0", "efficientnet"),
+        ("vit_base_patch16_224", "vit"),
+        ("densenet161", "densenet"),
+        ("101", "101"),
+    ],
+)
+def test_families_are_the_first_word_of_a_network(network: str, family: str):
+    assert family_of(network) == family
+
+
+def test_the_table_shows_the_controls():
+    fits = predictor_fits(predictor_rows(score_rows(), {"full": matrix()}))
+    table = predictor_table(fits, None)
+    names = [column.label for column in table.columns]
+    place = names.index("given size")
+    by_name = {line[0].text: line for line in table.rows}
+    assert by_name[PARAMETERS][place].text == "–"
+    assert by_name["logme"][place].text not in ("", "–")
+    assert by_name["logme"][names.index("without a family")].text not in ("", "–")

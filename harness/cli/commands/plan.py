@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.commands._plan_estimate import estimate_of, print_estimate, time_steps
+from harness.cli.commands._plan_selections import print_selections
 from harness.cli.commands._plan_tables import FINISHED, counts_by_kind, dot, print_tables
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders, user_cache
@@ -75,6 +76,7 @@ def command(
         click.echo(dot(plan, states))
         return
     print_tables(plan, states, show_stages)
+    print_selections(plan, states, folders)
     print_estimate(plan, states, folders)
     _print_outdated(plan, left, folders)
     _inputs.print_lines(planned, folders)

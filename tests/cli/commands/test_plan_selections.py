@@ -1,0 +1,55 @@
+"""`harness plan` states how many pretrainings a selection costs."""
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from harness.cli.main import cli
+from harness.config import load as recipe
+from harness.matrix.expand import expand
+
+
+def shown(tmp_path: Path, name: str, *more: str) -> str:
+    folders = [f"--{kind}-dir={tmp_path / kind}" for kind in ("runs", "raw", "data")]
+    found = CliRunner().invoke(cli, ["plan", name, "--set", "scale=tiny", *folders, *more])
+    assert found.exit_code == 0, found.output
+    return " ".join(found.stdout.split())
+
+
+def test_a_selection_per_target_costs_a_pretraining_for_each(tmp_path: Path):
+    text = shown(tmp_path, "which_classes")
+    stages = expand(recipe.read("which_classes", ["scale=tiny"])).stages
+    trained = [stage for stage in stages if stage.kind == "pretrain"]
+    assert f"pretrainings: {len(trained)}, of which 7 score classes or images" in text
+    assert "4 influence" in text and "1 surrogate" in text
+    # 2 targets x 2 eps; influence is clean only
+    assert "label_mapping: 4 pretrainings for 2 targets, 2 for each" in text
+    assert "influence: 2 pretrainings for 2 targets, 1 for each" in text
+    assert "el2n: 1 pretraining" in text
+    assert "hours of one device" not in text
+
+
+def test_hours_are_those_of_finished_models(tmp_path: Path):
+    """One finished model of a second per epoch: hours of all others follow from it."""
+    stages = expand(recipe.read("which_classes", ["scale=tiny"])).stages
+    stage = next(stage for stage in stages if stage.kind == "pretrain" and "role" not in stage.axes)
+    folder = stage.folder(tmp_path / "runs")
+    folder.mkdir(parents=True)
+    record = {
+        **{key: stage.to_json()[key] for key in ("kind", "key", "name", "axes", "config")},
+        "needs": {},
+        "metrics": {},
+        "environment": {},
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "wall_s": 3600.0 * stage.spec.work(stage.config),
+    }
+    (folder / "result.json").write_text(json.dumps(record))
+    text = shown(tmp_path, "which_classes")
+    models = [s for s in stages if s.kind == "pretrain" and s.axes["subset"] == "el2n"]
+    hours = sum(model.spec.work(model.config) for model in models)
+    assert f"el2n: 1 pretraining, about {hours:.1f} hours of one device" in text
+
+
+def test_a_recipe_without_selections_has_no_line(tmp_path: Path):
+    assert "pretrainings" not in shown(tmp_path, "robust_l2")

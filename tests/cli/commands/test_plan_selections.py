@@ -53,3 +53,14 @@ def test_hours_are_those_of_finished_models(tmp_path: Path):
 
 def test_a_recipe_without_selections_has_no_line(tmp_path: Path):
     assert "pretrainings" not in shown(tmp_path, "robust_l2")
+
+
+def test_status_counts_the_many_models_that_score_classes(tmp_path: Path):
+    folders = [f"--{kind}-dir={tmp_path / kind}" for kind in ("runs", "raw", "data")]
+    more = ["--set", "scale=tiny", "--set", "selection.influence.num_models=6", *folders]
+    found = CliRunner().invoke(cli, ["status", "influence", *more])
+    assert found.exit_code == 0, found.output
+    lines = [line.split() for line in found.stdout.splitlines()]
+    assert ["pretrain", "of", "influence", "0/6"] in lines
+    assert ["transfer", "of", "influence", "0/12"] in lines
+    assert not any(line and line[0].startswith("pretrain/influence/") for line in lines)

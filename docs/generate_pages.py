@@ -29,6 +29,8 @@ STAGE_KINDS = (
     "adopt",
     "pretrain",
     "rank",
+    "select",
+    "view",
     "evaluate",
     "features",
     "score",

@@ -212,8 +212,8 @@ class Recipe(Settings):
         scale: one of the recipe's `scales`, which override the rest of it.
         source: None means that nothing is pretrained; the recipe uses `models` only.
         selection: models that score classes and images for subsets.
-        subset_data: view: subsets are read from the beton of the whole source. written: each has
-            betons of its own, which takes more disk space and reads less.
+        in_place: subsets are read from the betons of the whole source. False: each has betons of
+            its own, which take more disk space.
         variants: an axis of training; in a recipe, each overrides `pretrain`.
         models: pretrained models.
         weights_dir: folder of weights, relative to $HARNESS_RAW.
@@ -233,7 +233,7 @@ class Recipe(Settings):
     ranking: RankingSettings | None = None
     selection: SelectionSettings = SelectionSettings()
     subsets: tuple[SubsetSpec, ...] = ()
-    subset_data: Literal["written", "view"] = "written"
+    in_place: bool = False
     archs: Annotated[tuple[str, ...], Field(min_length=1)] = ("resnet18",)
     eps: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -367,7 +367,7 @@ class Recipe(Settings):
         pretraining = {
             "ranking",
             "selection",
-            "subset_data",
+            "in_place",
             "archs",
             "eps",
             "pretrain",

@@ -152,7 +152,7 @@ def _pretrained(
     for subset in (subset for subset in recipe.subsets if subset.name in used):
         needs = {"ranking": ranking} if subset.needs_ranking == "reference" and ranking else {}
         needs |= scorers.needs_of(subset)
-        if recipe.subset_data == "view" and not subset.is_everything and subset is not whole:
+        if recipe.in_place and not subset.is_everything and subset is not whole:
             of_source = {"dataset": source.label}
             sources[subset.name] = subset_stage(subset, all_data, needs, of_source)
             continue

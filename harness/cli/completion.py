@@ -1,4 +1,4 @@
-"""Names that a shell completes: recipes and files, datasets, subsets.
+"""Shell completion of the names of recipes, datasets and subsets.
 
 Enable it once per shell: eval "$(_HARNESS_COMPLETE=bash_source harness)", or zsh_source,
 fish_source.

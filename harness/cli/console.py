@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and ETA on a terminal, otherwise a line now and then."""
+"""Progress of long work: a bar with rate and ETA on a terminal, otherwise a line every 15 s."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ Report = Callable[[int, int], None]
 
 
 def out() -> Console:
-    """Return a console on standard output, for results. Brackets in text are no markup."""
+    """Return a console on standard output, for results. Brackets in text are printed as is."""
     return Console(highlight=False, markup=False)
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 Implementation = Literal["harness", "torch"]
 # Odd, so that the last batch is incomplete; even numbers hide the crash.
 NUM_IMAGES = 13
-# With one thread no error was seen.
+# The errors were never seen with one thread.
 NUM_THREADS = 2
 TIMEOUT_S = 120
 
@@ -31,7 +31,7 @@ class Case:
 
     Attributes:
         name: Name on the command line.
-        description: Description for people.
+        description: Description for messages.
         channels: Numbers of channels to try.
         kernel: Side of the kernel.
         side: Side of the input in pixels.
@@ -132,7 +132,7 @@ def largest_error(case: Case, context: Callable[[], AbstractContextManager[objec
         for _ in range(case.num_tries):
             images = torch.randn(NUM_IMAGES, channels, case.side, case.side)
             images = images.to(memory_format=torch.channels_last).requires_grad_()
-            # Fill freed memory with NaN, so that gradient values that are never written show.
+            # Fill freed memory with NaN, to reveal gradient values that are never written.
             for size in (weight.numel(), images.numel()):
                 torch.full((size,), torch.nan)
             with context():

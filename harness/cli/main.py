@@ -1,8 +1,8 @@
 """The `harness` command.
 
 A name is a file: `harness write-beton` is `command` in `harness/cli/commands/write_beton.py`.
-A user's mistake prints one or two red lines and exits with 2, an interruption prints one line and
-exits with 130, a bug prints its traceback and exits with 1. Commands import what they need when
+A UserError prints one or two red lines and exits with 2, an interruption prints one line and exits
+with 130, a bug prints its traceback and exits with 1. Commands import what they need when
 they run, so that `harness --help` stays fast.
 """
 
@@ -101,8 +101,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if explained is None:
             raise
         code = _print_error(explained.message, explained.hint)
-    # Skip the interpreter's last collection, which takes 0.4 s after a report. With torch loaded
-    # its libraries would report the remaining objects as leaks.
+    # Skip the interpreter's final garbage collection, which takes 0.4 s after a report. With torch
+    # loaded, its libraries would report the remaining objects as leaks.
     if "torch" not in sys.modules:
         gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)

@@ -159,6 +159,6 @@ class EvaluationAttack(AttackSettings):
             raise ValueError("restarts need a random_start: without one each is the same attack")
         if self.method != "pgd":
             raise ValueError(
-                f"a model is evaluated with method: pgd; {self.method} is a way to train"
+                f"method must be pgd in an evaluation; {self.method} is for training only"
             )
         return self

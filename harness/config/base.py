@@ -16,24 +16,24 @@ MAX_LABEL = 100  # characters; a file name may have 255 bytes
 
 
 def check_text(text: str) -> str:
-    """Return text that people read on one line. Raises ValueError for any other."""
+    """Return a text that can be printed on one line. Raises ValueError for any other."""
     if not text.strip() or text != text.strip():
-        raise ValueError("a name needs visible characters at both ends")
+        raise ValueError("a name must not begin or end with a space, and must not be empty")
     if not text.isprintable():
-        raise ValueError("a name has printable characters only, on one line")
+        raise ValueError("a name must consist of printable characters, on one line")
     if len(text) > MAX_LABEL:
-        raise ValueError(f"a name has at most {MAX_LABEL} characters, and this has {len(text)}")
+        raise ValueError(f"a name may have {MAX_LABEL} characters; this has {len(text)}")
     return text
 
 
 def check_label(text: str) -> str:
-    """Return a name that is no path. Raises ValueError for any other.
+    """Return a name that is not a path. Raises ValueError for any other.
 
-    Names of files are made of it by `writers.text_names.file_name`.
+    `writers.text_names.file_name` derives file names from it.
     """
     check_text(text)
     if text.startswith((".", "-", "/", "\\")) or ".." in text.replace("\\", "/").split("/"):
-        raise ValueError("a name is no path: it does not begin with a dot, dash or slash")
+        raise ValueError("a name must not be a path, or begin with a dot, dash or slash")
     return text
 
 

@@ -27,15 +27,16 @@ class DataSettings(Settings):
         accept_counts: write the dataset although its counts differ from those published; the
             manifest records the differences.
         metric: None means the dataset's own metric (`folder`: top1).
-        encoding: settings that it leaves out are the recipe's. None means all of them.
+        encoding: how images are stored. Settings that are left out, or all if it is None, are the
+            recipe's.
         labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
             $HARNESS_RAW. None means that the images' folders, or the records of shards, are the
             labels. Several labels per image (targets only) are declared by `several: true` of the
             table, or by `metric: map11`.
         split_folders: for `folder`. auto: folders named train, val, test and the like are splits.
             never: they are classes.
-        class_level: for `folder`: level of the class folders below splits, from 1 at the top. None
-            means 1, if the folders leave no doubt.
+        class_level: for `folder`: level of the class folders; 1 is directly below the splits. None
+            means 1; ambiguous folders are then an error.
     """
 
     dataset: str = "folder"

@@ -37,7 +37,7 @@ def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
         "int": "a whole number",
         "float": "a number",
         "bool": "true or false",
-        "string": "a text",
+        "string": "a string",
         "tuple": "a list",
         "list": "a list",
         "dict": "a mapping",

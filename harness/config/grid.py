@@ -1,4 +1,4 @@
-"""Points of a method's grid: their settings, and which of them train on in successive halving."""
+"""Points of a method's grid: their settings, and which of them survive successive halving."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from harness.config.transfer import Halving, MethodSettings, Reduced, TransferSe
 
 Point = dict[str, float | str]  # axis -> value
 
-AFTER_TRAINING = ("eval_crop",)  # axes that need no training of their own
+AFTER_TRAINING = ("eval_crop",)  # axes whose values are compared without training again
 WITH_LR = ("weight_decay", "decay_ratio")
 ASSUMED_IMAGES = 10_000  # size of a target, to compare steps with epochs
 
@@ -63,7 +63,7 @@ def trials(settings: TransferSettings) -> list[Trial]:
 
 
 def crops(settings: MethodSettings) -> tuple[float, ...]:
-    """Centre crops that each trained point is evaluated with."""
+    """Center crops that each trained point is evaluated with."""
     return settings.grid.eval_crop or (settings.eval_crop,)
 
 

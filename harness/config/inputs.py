@@ -1,4 +1,4 @@
-"""Files from outside that decide a recipe's results: raw images, weights and class lists.
+"""Input files that determine a recipe's results: raw images, weights and class lists.
 
 Other files, such as subsets, rankings and base recipes, are read into the recipe itself, with
 their content or its digest.
@@ -21,7 +21,7 @@ from writers.labels.settings import LabelTable
 # Name of an input -> digest of its contents. Inputs whose contents are unknown are left out.
 Contents = Mapping[str, str]
 NO_CONTENTS: Contents = {}
-# Contents of published weights, unless the file of a model that was adopted has been replaced.
+# Contents of published weights, unless the file of a loaded model has been replaced.
 PUBLISHED = "published"
 LIST_ENDINGS = (".txt", ".yaml", ".yml")
 

@@ -145,7 +145,7 @@ def _merged(files: Sequence[Tree], scale: str | None = None) -> Tree:
         _merge(merged, values, file.origins, ())
         scales = file.values.get("scales")
         settings = scales.get(scale) if isinstance(scales, dict) else None
-        # `_check_scales` reports a value that is no mapping, unless a later file replaces it.
+        # `_check_scales` reports a value that is not a mapping, unless a later file replaces it.
         if isinstance(settings, dict):
             prefix = ("scales", scale)
             origins = {
@@ -163,7 +163,7 @@ def _scaled(tree: Tree, files: Sequence[Tree]) -> Tree:
         files: the files.
 
     Raises:
-        UserError: there is no such scale, or `scales` is no mapping of settings.
+        UserError: there is no such scale, or `scales` is not a mapping of settings.
     """
     _check_scales(tree)
     scales, scale = tree.values.pop("scales", {}), tree.values.get("scale")
@@ -233,9 +233,12 @@ def _parse_file(path: Path) -> Tree:
 def _plain(node: Any, place: Place, shown: str, origins: dict[Place, str]) -> Any:
     """Convert YAML nodes to plain JSON values, and record their `origins`."""
     if len(place) > 20:
-        raise UserError(f"{origins[place]}: nested too deeply.")
+        raise UserError(f"{origins[place]}: settings are nested more than 20 levels deep.")
     if getattr(getattr(node, "tag", None), "value", None) is not None:
-        raise UserError(f"{origins[place]}: the tag {node.tag.value} has no meaning in a recipe.")
+        raise UserError(
+            f"{origins[place]}: a recipe cannot have YAML tags, such as {node.tag.value}.",
+            "Remove the tag.",
+        )
     if isinstance(node, CommentedMap):
         plain = {}
         for key in node:

@@ -32,10 +32,10 @@ class ModelSettings(Settings):
             None means the copy that the method's authors evaluate.
         training: kind of training, by which the report groups models. None means that of the
             file's layout or the weights' name.
-        mean: pixel mean. None means that of the file, otherwise that of the library.
-        std: pixel standard deviation. None means as `mean`.
+        mean: mean of pixels in [0, 1]. None means that of the file, or else that of the library.
+        std: standard deviation of the same pixels. None as for `mean`.
         resolution: pixels per side, instead of that of the methods and of `features`.
-        eval_crop: centre crop, instead of that of `features`. None means the model's own.
+        eval_crop: center crop, instead of that of `features`. None means the model's own.
         interpolation: filter of the resize. None means that of the library's published weights.
         imagenet_top1: published accuracy. None means the one that torchvision or timm states.
         limit: use only the first models that match the pattern, sorted by name.
@@ -68,7 +68,9 @@ class ModelSettings(Settings):
         if self.checkpoint is not None:
             return {}
         names = ("arch", "classes", "eps", "average", "by_order", "part", "mean", "std")
-        return dict.fromkeys(names, "goes with a checkpoint; published weights come with theirs")
+        return dict.fromkeys(
+            names, "has an effect on a checkpoint only; published weights define their own"
+        )
 
     def resolved_weights(self) -> JSON:
         """Dump the settings that decide the weights, not how images are shown to the model."""
@@ -80,9 +82,9 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _check_pattern(self) -> Self:
         if self.limit is not None and not is_pattern(self.name):
-            raise ValueError("limit goes with a pattern such as timm/resnet*")
+            raise ValueError("limit has an effect on a pattern only, such as timm/resnet*")
         if is_pattern(self.name) and (self.checkpoint or self.imagenet_top1 is not None):
             raise ValueError(
-                "a pattern names many models: checkpoint and imagenet_top1 belong to one"
+                "a pattern matches several models, but checkpoint and imagenet_top1 describe one"
             )
         return self

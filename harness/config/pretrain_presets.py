@@ -9,7 +9,7 @@ from writers import names
 # ffcv-imagenet's rn18_configs (libffcv/ffcv-imagenet, commit 4dd291a): epochs -> epochs in which
 # the resolution rises from 160 to 192 pixels. Reported there for an A100: 66.9, 68.8, 70.0, 70.6,
 # 71.3 and 72.4 % top-1. Two deliberate differences: weight decay excludes biases and all norms
-# (there, only norms with "bn" in their name), and no batch is dropped.
+# (ffcv-imagenet: only norms with "bn" in their name), and the last, partial batch is kept.
 _FFCV_RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 88: (65, 76)}
 
 

@@ -1,4 +1,4 @@
-"""Paths of a recipe's raw images, and which of them are missing."""
+"""Find the raw images of a recipe's datasets on disk, and list missing ones."""
 
 from collections.abc import Collection
 from importlib import import_module

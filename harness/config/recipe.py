@@ -54,8 +54,8 @@ class RankingSettings(Settings):
             by fold, each scored by a model that trained on the other folds.
         per_class: for `held_out`: images of each class. None means 50, as in ImageNet's val.
         folds: for `train`: number of folds. None means 5.
-        seed: seed of the reference model. It is none of `seeds`, so that the model differs from
-            those of the results.
+        seed: seed of the reference model. It must not be in `seeds`, so that the model differs
+            from those of the results.
         epochs: None means those of `pretrain`.
     """
 
@@ -132,10 +132,10 @@ class FeatureSettings(Settings):
     Attributes:
         resolution: pixels per side. None means that of evaluation in `pretrain`; for a pretrained
             model, its own.
-        eval_crop: centre crop, as a fraction of the shorter side. None as for `resolution`.
+        eval_crop: center crop, as a fraction of the shorter side. None as for `resolution`.
         interpolation: filter of the resize. auto: the model's own.
         precision: precision of every features stage. bf16 keeps 3 digits, so that nearest
-            neighbours may change.
+            neighbors may change.
     """
 
     resolution: Count | None = None
@@ -308,12 +308,14 @@ class Recipe(Settings):
             self._check_shortlist(self.shortlist)
         for name in self.evaluate.common or ():
             if name not in [subset.name for subset in self.subsets]:
-                raise ValueError(f"evaluate.common names {name}, which is none of the subsets")
+                raise ValueError(f"evaluate.common names {name}, which is not one of the subsets")
         self._check_selection()
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
         if needs_reference != (self.ranking is not None):
             raise ValueError(
-                "`ranking:` goes with a subset that has `by: reference`, and only with one"
+                "`ranking:` is missing, which `by: reference` of a subset needs"
+                if needs_reference
+                else "`ranking:` has no effect: no subset has `by: reference`"
             )
         if (
             self.ranking
@@ -381,7 +383,7 @@ class Recipe(Settings):
         if self.models and not self.targets:
             raise ValueError("models need targets: nothing else is done with them")
         if "weights_dir" in self.model_fields_set and not self.models:
-            raise ValueError("weights_dir goes with models")
+            raise ValueError("weights_dir has no effect without models")
 
 
 def _typed_dict(models: Mapping[str, type[MethodSettings]]) -> Any:

@@ -62,7 +62,7 @@ class TrainSettings(Settings):
     Attributes:
         resolution: pixels per side, in training.
         eval_resolution: pixels per side, in evaluation. None means as in training.
-        eval_crop: centre crop of evaluation, as a fraction of the shorter side.
+        eval_crop: center crop of evaluation, as a fraction of the shorter side.
         crop_scale: RandomResizedCrop: range of the area, as a fraction of the image's.
         crop_ratio: RandomResizedCrop: range of the aspect ratio.
         augment: augmentations after crop and flip, in training: a preset, or a mapping. Attacks

@@ -121,7 +121,7 @@ class MethodSettings(Settings):
         method: name of a folder in `harness/transfer/methods`. None means the method's label.
         per_class: training images of each class, nested draws; a list makes a stage of each value.
             Everything is fitted on these images. Val only chooses settings, also with `refit`.
-        eval_crop: centre crop, as a fraction of the shorter side.
+        eval_crop: center crop, as a fraction of the shorter side.
         per_target: dataset -> settings that differ for it.
     """
 
@@ -180,8 +180,8 @@ class TransferSettings(MethodSettings, TrainSettings):
     Attributes:
         TRAINS_TOGETHER: points of equal length train at once, on one forward pass of the backbone.
         steps: optimizer steps, in place of epochs; a list makes a stage of each value.
-        train_crop: center is the whole central square; crop_scale and crop_ratio have no effect
-            then.
+        train_crop: random: RandomResizedCrop. center: the largest central square, with which
+            crop_scale and crop_ratio have no effect.
         lrs: peak learning rates of the grid.
         grid: further axes.
         refit: train the chosen point again on train and val together, and test that model.
@@ -225,7 +225,7 @@ class TransferSettings(MethodSettings, TrainSettings):
     def resolved(self) -> JSON:
         """Dump the settings of one stage; learning rates are always in `lrs`."""
         settings = super().resolved()
-        if self.order == "random":  # as before there was a choice
+        if self.order == "random":  # left out, so that keys from before this setting stay valid
             del settings["order"]
         settings["lrs"] = list(self.rates)
         settings["grid"].pop("lr", None)

@@ -1,4 +1,4 @@
-"""Validate a recipe's plain values; one error lists every mistake with its file, line and cure."""
+"""Validate a recipe's plain values; one error lists every mistake with file, line and fix."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -365,13 +365,16 @@ def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
         if not data.folders.is_default and (data.dataset != "folder" or data.labels is not None):
             for name in sorted({"split_folders", "class_level"} & data.model_fields_set):
                 mistakes.append(
-                    ((*place, name), "goes with dataset: folder, and with no table of labels.")
+                    (
+                        (*place, name),
+                        "has an effect with dataset: folder only, and without a table of labels.",
+                    )
                 )
         if data.labels is not None and data.dataset != "folder":
             mistakes.append(
                 (
                     (*place, "labels"),
-                    f"{data.dataset} has labels of its own; a table goes with dataset: folder.",
+                    f"{data.dataset} defines its labels; a table needs dataset: folder.",
                 )
             )
         if data.protocol not in (None, *spec.protocols):

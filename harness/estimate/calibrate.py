@@ -1,8 +1,7 @@
 """Time steps of a network on noise, with the code and on the device of the stages.
 
 A step of `harness.matrix.workload` is built with random weights, or with those of an existing
-model. After one step to warm up, the median of NUM_TIMED steps counts. No data are loaded, and only
-the time is kept.
+model. The result is the median of NUM_TIMED steps after one warm-up step. No data are loaded.
 """
 
 import gc
@@ -81,7 +80,7 @@ def _seconds(step: JSON, context: StageContext) -> float | str:
             return statistics.median(time_step(run_step, context.device) for _ in range(NUM_TIMED))
     except UserError as error:
         return error.message
-    except Exception as error:  # networks of other libraries raise anything; plan without this step
+    except Exception as error:  # other libraries raise many classes; plan without this step
         if is_out_of_memory(error):
             return "there is not enough memory"
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -29,7 +29,7 @@ class Estimate:
         disk_bytes: Bytes of betons and models.
         num_unknown_disk: Number of stages with files of unknown size.
         num_calibrated: Number of stages estimated from timed steps.
-        calibrated_hours: Their part of `hours`, without loading of data.
+        calibrated_hours: Hours of these stages, included in `hours`; excludes loading of data.
         calibrated_on: Machine of the timed steps; None if none was used.
     """
 
@@ -124,7 +124,7 @@ def _measured(
 
 
 def _chance(stage: Stage) -> float:
-    """Probability that the stage runs, which its gate decides."""
+    """Probability that the stage runs: the fraction that its gate is expected to choose."""
     if (gate := stage.gated_by) is None or gate.spec.chosen_fraction is None:
         return 1.0
     return gate.spec.chosen_fraction(gate.config)

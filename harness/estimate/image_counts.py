@@ -66,7 +66,7 @@ def _documented(config: dict[str, Any]) -> Counts | None:
         return Counts(sizes, num_classes)
     try:
         return _subset_counts(SubsetSpec.model_validate(config["subset"]), spec, sizes, num_classes)
-    except UserError:  # a step that needs to see the source
+    except UserError:  # a step needs the source's files
         return None
 
 

@@ -92,7 +92,7 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
 
 
 def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) -> dict[str, Any]:
-    """Config of an adopt stage: what decides the weights, not how images are shown.
+    """Config of an adopt stage: the settings that determine the weights, not the views of images.
 
     Packaged weights are in no folder.
     """

@@ -54,7 +54,7 @@ class Stage:
         config: resolved settings, as plain JSON.
         needs: role -> needed stage.
         axes: point of the recipe's axes, for reports; not part of the key.
-        name: for people; not part of the key.
+        name: readable name for messages and reports; not part of the key.
         gated_by: shortlist that must contain the stage's model; not part of the key.
         package: package of the kind.
     """

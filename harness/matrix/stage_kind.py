@@ -37,7 +37,7 @@ class StageKind:
 
     Attributes:
         version: part of every key of this kind. Raise it when a change to the code changes
-            results, so that old results are not taken for new ones.
+            results, so that old results are not reused.
         needs_gpu: the stage uses a GPU if there is one.
         multi_process: several processes can run the stage together, one per GPU.
         tolerates_failed_needs: the stage runs although stages that it needs have failed, and runs
@@ -57,7 +57,7 @@ class StageKind:
         is_incomplete: metrics -> True if the stage ran without some of its needs, so that the next
             run repeats it. None means never.
         chosen_fraction: config of a gate (`Stage.gated_by`) -> expected fraction of the gated
-            stages that will run. None if the kind is no gate.
+            stages that will run. None if the kind is not a gate.
     """
 
     version: int

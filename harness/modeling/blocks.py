@@ -1,4 +1,4 @@
-"""Blocks of a network in forward order, and its stages, without a list of architectures.
+"""Find the blocks of any network in forward order, and group them into stages.
 
 timm's networks define groups of names (`group_matcher`). For others the module tree decides: lists
 of modules are opened and each entry is a block; among plain layers each one with a weight matrix

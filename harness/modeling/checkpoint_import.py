@@ -141,7 +141,7 @@ def _match(
     network: zoo.Network | None,
     preferred: str,
 ) -> Match:
-    """Match names of the library, or of `archs/`: their own or torchvision's, whose head is fc."""
+    """Match tensor names: those of the library, or for `archs/` their own or torchvision's."""
     match = largest_match(weights, own, preferred)
     if network is not None or not match.missing:
         return match

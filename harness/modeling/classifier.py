@@ -1,6 +1,6 @@
 """A classifier from pixels to logits, with normalization inside.
 
-The catalogue is `harness/modeling/archs/`. Each file has `build(num_classes, channels) ->
+The catalog is `harness/modeling/archs/`. Each file has `build(num_classes, channels) ->
 (backbone, D)`; the backbone maps normalized images [B, 3, R, R] to pooled features [B, D].
 Normalizing inside the model lets an attack work in pixel space. Names with a slash are networks of
 torchvision and timm (`harness/modeling/zoo.py`).

@@ -4,10 +4,9 @@ Measured with torch 2.14.1 (oneDNN 3.12.0) on a Xeon with AVX-512, batches of 13
 channels_last, two threads:
 
 * A 1x1 convolution of stride 2 with fewer than 16 input channels: its backward pass writes outside
-  its memory, in float32 and
-  bf16. The process crashes (SIGSEGV, SIGABRT), or later results are wrong. Limited to AVX2, the
-      weights' gradient is wrong for
-  fewer than 8 channels. See uxlfoundation/oneDNN#6035.
+  its memory, in float32 and bf16. The process crashes (SIGSEGV, SIGABRT), or later results are
+  wrong. Limited to AVX2, the weights' gradient is wrong for fewer than 8 channels. See
+  uxlfoundation/oneDNN#6035.
 * A 3x3, 5x5 or 7x7 convolution of stride 2 whose input has one pixel, in bf16: the weights'
   gradient holds uninitialized memory.
 
@@ -38,10 +37,10 @@ class SafeConvolutions(TorchFunctionMode):
 
 
 def may_be_affected(model: nn.Module) -> bool:
-    """Return False only if no convolution of the model can meet a wrong kernel in float32.
+    """Return False only if no convolution of the model can use a wrong kernel in float32.
 
-    A module with weights of its own that is neither torch's nor a Conv2d may convolve by functions,
-    so it counts as affected.
+    A module with its own weights that is neither torch's nor a Conv2d may call a convolution
+    function, so it counts as affected.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

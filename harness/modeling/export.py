@@ -99,7 +99,7 @@ def _to_state_dict(
         zoo.load_strictly(f"{library}/{arch.rpartition('/')[2]}", theirs.network, weights)
     except UserError as error:
         raise UserError(
-            f"{arch} was changed and is no network of {library}: {error.message}",
+            f"{arch} was changed, so it is not a network of {library}: {error.message}",
             "Use --format onnx, which takes every network.",
         ) from error
     mean, std = _normalization(model)

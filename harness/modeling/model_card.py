@@ -69,7 +69,7 @@ def card(
     ]
     if scores:
         rows = [(key.replace("_", " "), f"{100 * value:.1f} %") for key, value in scores.items()]
-        parts += ["## Accuracy on the validation split of its own classes", _table(rows)]
+        parts += ["## Accuracy on the validation split of its classes", _table(rows)]
     if inputs:
         parts += ["## Data", _table([(key, f"sha256 {value}") for key, value in inputs.items()])]
     parts += ["## License notes", "\n".join(f"- {note}" for note in license_notes)]

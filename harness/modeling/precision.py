@@ -41,8 +41,7 @@ def autocast(
 
     Args:
         model: called in the context. If no wrong kernel can affect it, the workaround is not
-            installed; it
-            costs 3 to 7 % of a step of resnet10 at 48 px and batch 32.
+            installed; it costs 3 to 7 % of a step of resnet10 at 48 px and batch 32.
     """
     kind = torch.device(device).type
     if kind == "cpu" and (

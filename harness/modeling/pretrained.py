@@ -32,7 +32,7 @@ class PretrainedModel:
     about: dict[str, Any]  # metadata for `harness.modeling.classifier.save`
     imagenet_top1: float | None = None  # as published, in [0, 1]
     imagenet_top5: float | None = None
-    licence: str | None = None  # of the weights, as published
+    license: str | None = None  # of the weights, as published
     training: TrainingKind | None = "supervised"  # None means unknown
 
 
@@ -64,7 +64,7 @@ def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedMod
     module = names.find("harness.modeling.archs", settings.name, "model")
     if not hasattr(module, "published"):
         raise UserError(
-            f"{settings.name} has no weights of its own.",
+            f"{settings.name} has no published weights.",
             "Give a model.pt or a checkpoint file, or another model.",
         )
     model, about = module.published()
@@ -111,7 +111,7 @@ def _load_from_library(settings: ModelSettings, weights_dir: Path) -> Pretrained
         about,
         top1,
         published.imagenet_top5,
-        published.licence,
+        published.license,
         kind_of_weights(arch, has_head=has_head),
     )
 

@@ -19,7 +19,7 @@ class PublishedAccuracy:
 
     Attributes:
         resolution: pixels per side.
-        crop_fraction: centre crop, as a fraction of the shorter side.
+        crop_fraction: center crop, as a fraction of the shorter side.
         top1: in [0, 1], as top5.
     """
 
@@ -37,7 +37,7 @@ def timm_accuracy(
     Args:
         name_and_tag: such as `inception_v3.tv_in1k`.
         resolution: pixels per side.
-        crop_fraction: centre crop, as a fraction of the shorter side.
+        crop_fraction: center crop, as a fraction of the shorter side.
 
     Returns:
         None if timm has published no result.

@@ -1,7 +1,7 @@
-"""Regularizers of pretraining in Kornblith et al. 2019: BatchNorm's scale and an auxiliary head.
+"""Regularizers of Kornblith et al. 2019: BatchNorm without a scale, and an auxiliary head.
 
-A BatchNorm without scale has none in transfers either. The auxiliary head is dropped after
-pretraining. Dropout before the head is part of the Classifier.
+A BatchNorm without a scale stays so in transfers. The auxiliary head is dropped after pretraining.
+Dropout before the head is part of the Classifier.
 """
 
 from typing import Any

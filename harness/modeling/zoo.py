@@ -34,7 +34,7 @@ FIXED_SIZE = (
     "maxvit_",
 )
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)")
-_UNLIKELY = 1013  # a number of classes that is no inner layer's width
+_UNLIKELY = 1013  # a number of classes that is not the width of an inner layer
 _IMAGENET = 1000
 
 
@@ -65,7 +65,7 @@ class PretrainedWeights:
     rename_keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     imagenet_top1: float | None = None  # in [0, 1]
     imagenet_top5: float | None = None
-    licence: str | None = None
+    license: str | None = None
 
 
 def build(arch: str) -> Network:
@@ -193,7 +193,7 @@ def _timm_pretrained(name: str) -> PretrainedWeights | None:
         rename_keys,
         accuracy.top1 if accuracy else None,
         accuracy.top5 if accuracy else None,
-        licence=config.license,
+        license=config.license,
     )
 
 

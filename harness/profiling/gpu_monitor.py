@@ -80,7 +80,7 @@ class GpuMonitor:
         count = len(self._samples)
         return {
             **known,
-            "utilisation": self.mean_utilization(),
+            "utilization": self.mean_utilization(),
             "sm_clock_mhz": sum(clock) / count,
             "sm_clock_min_mhz": min(clock),
             "memory_peak_bytes": max(memory),

@@ -170,11 +170,21 @@ def summary(
 ) -> dict[str, Any]:
     """Build the `timing` record of a result.
 
-    `train_s` is the wall time of the training loop only; rates divide by it. `gpu_fed` is the
-    end-to-end rate as a fraction of the rate with one repeated batch. Above 1 the repeated batch
-    was the slower measurement. Without images, as in a method that fits cached features, the
-    verdict is about no loader. `flops` are those of the
-    whole training; `peak_share` is the fraction of the device's peak that they reach.
+    Args:
+        spans_s: span -> seconds, summed over the training.
+        num_steps: optimizer steps.
+        num_images: images trained on; 0 for a method that fits cached features.
+        train_s: wall time of the training loop only, in seconds; rates divide by it.
+        eval_s: seconds spent on evaluation.
+        checkpoint_s: seconds spent on checkpoints.
+        startup_s: seconds before the first step.
+        replay_img_per_s: images/s with one repeated batch; None if it was not measured.
+        flops: FLOPs of the whole training; None if unknown.
+        peak_flops_per_s: peak of the device; None if unknown.
+
+    Returns:
+        The record. Its `gpu_fed` is the end-to-end rate divided by the replay rate: above 1 if the
+        replay was slower. `peak_share` is the achieved fraction of the peak.
     """
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0
@@ -221,11 +231,9 @@ def verdict(waits: float, copies: float = 0.0, peak_share: float | None = None) 
     if copies > waits:
         return (
             f"Training waits {100 * (waits + copies):.0f} % of the time, mostly for copies of "
-            "batches to the GPU: check "
-            f"its PCIe link width, and other jobs that use it."
+            "batches to the GPU: check the PCIe link width, and other jobs on this GPU."
         )
     return (
         f"Training waits for data {100 * waits:.0f} % of the time: give the loader more cores "
-        "(fewer parallel jobs), "
-        f"or write smaller or raw images."
+        "(fewer parallel jobs), or write dct, smaller or raw images."
     )

@@ -90,7 +90,7 @@ class Run:
     finished: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Find out what is to be done, and which stages are ready."""
+        """Determine the pending stages, and those that are ready."""
         self.is_stopping = False
         self.pending = unfinished(self.matrix, self.folders)
         self.finished = {stage.key for stage in self.matrix.stages} - self.pending.keys()
@@ -138,7 +138,7 @@ class Run:
             if self.is_cancelled():
                 raise Cancelled
             yield from self._start_ready()
-            if self._is_over():  # other runs have finished the rest, or failed at it
+            if self._is_over():  # other runs have finished the rest, or failed
                 return
             if kinds:  # after the first start: ready stages must not wait for other kinds' imports
                 self.launcher.prefetch(kinds)

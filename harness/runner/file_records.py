@@ -1,4 +1,4 @@
-"""Records of input files: which contents they had, and whether they still have them.
+"""Records of input files, to recognize unchanged contents without reading the files again.
 
     $HARNESS_RUNS/inputs/<input>/states.json                  state of the files -> contents
     $HARNESS_RUNS/inputs/<input>/<listing>/<stage key>.files  size, time and sha256 of each file
@@ -52,7 +52,7 @@ class States(BaseModel):
     """Content of states.json.
 
     Attributes:
-        input: name of the input, for people.
+        input: name of the input, for readers of the file.
         contents: state -> contents; the latest state last.
     """
 

@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages of a recipe with today's inputs.
+    """Stages of a recipe with its current inputs.
 
     Attributes:
         matrix: the stages.

@@ -55,7 +55,7 @@ def find(matrix: Matrix, runs: Path, pending: Mapping[str, Stage]) -> Iterator[O
                 try:
                     outdated = _compare(record, key, successor, recipe_file)
                 except (KeyError, TypeError, AttributeError):
-                    continue  # written by something else
+                    continue  # not a stage's record
                 if outdated is not None:
                     yield outdated
 

@@ -151,7 +151,7 @@ class RemoteAttempt:
         if not self.request.on_gpu:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif "CUDA_VISIBLE_DEVICES" in os.environ:
-            # Chosen by the cluster; the fork server still has that of an earlier stage.
+            # Chosen by the cluster; the fork server still has the GPU of an earlier stage.
             variables["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
         if self.fork_server is not None:
             with contextlib.suppress(OSError):  # the server has died

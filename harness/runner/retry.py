@@ -49,7 +49,7 @@ class RetryPolicy:
     factor: float = 4.0
 
     def wait_s(self, cause: FailureCause, earlier: Mapping[FailureCause, int]) -> float | None:
-        """Return the seconds to wait before the next attempt; None if there is to be none.
+        """Return the seconds to wait before the next attempt; None means do not retry.
 
         A preempted stage has saved its state and resumes from it, so it is always retried.
 

@@ -1,7 +1,7 @@
 """Select the best models by a cheap score, and skip the stages of all others.
 
-A shortlist is a stage of its own. It uses the scores that exist: a model that failed has none, and
-the shortlist names it as left out. Stages gated by a shortlist (`Stage.gated_by`) do not run for
+A shortlist is a separate stage. It ranks the models that have scores; a model whose scores failed
+is listed as left out. Stages gated by a shortlist (`Stage.gated_by`) do not run for
 models outside it. They are neither done nor failed but skipped; no file records that, so it is
 always derived from the shortlist. The gate is not part of their keys: a model that is added does
 not invalidate what was computed for the others.

@@ -122,5 +122,5 @@ def error_line(folder: Path) -> str | None:
 
 
 def summary(lines: list[str]) -> str:
-    """Return the last line of a traceback, or the first line of a message to the user."""
+    """Return the last line of a traceback, or the first line of a UserError."""
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]

@@ -6,8 +6,8 @@ to be tried again. With `--serve`, each line on stdin is a request and each answ
 stdout (`harness.runner.protocol`). Then a failure that may be retried (out of memory) leaves no
 `error.txt`: the launcher writes it once it gives up.
 
-`torchrun --nproc-per-node N -m harness.worker STAGE_DIR` runs one stage in N processes, and so
-does `--processes N`, for kinds that support it (`StageKind.multi_process`). Rank 0 owns the
+`torchrun --nproc-per-node N -m harness.worker STAGE_DIR` and `--processes N` run one stage in N
+processes, for kinds that support it (`StageKind.multi_process`). Rank 0 owns the
 folder. If several ranks fail, the first one to fail reports the cause.
 """
 

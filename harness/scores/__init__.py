@@ -7,10 +7,10 @@ import importlib
 import pkgutil
 import sys
 
-from harness.transfer import scores as _catalogue
+from harness.transfer import scores as _catalog
 
-for _module in pkgutil.iter_modules(_catalogue.__path__):
+for _module in pkgutil.iter_modules(_catalog.__path__):
     if not _module.name.startswith("_"):
         sys.modules[f"{__name__}.{_module.name}"] = globals()[_module.name] = (
-            importlib.import_module(f"{_catalogue.__name__}.{_module.name}")
+            importlib.import_module(f"{_catalog.__name__}.{_module.name}")
         )

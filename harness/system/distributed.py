@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# A collective fails after this time without an answer; compiling a model takes minutes.
+# A collective fails after this time. It includes the minutes in which another rank compiles.
 TIMEOUT_S = 600.0
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"  # name of the interface
 # Fragments of torch's error messages for a lost peer; only NCCL has an exception class for it.

@@ -12,7 +12,7 @@ MIG_SHARE = 0.95  # of a MIG profile's nominal memory: 40,448 MiB of 3g.40gb are
 
 
 class Card(NamedTuple):
-    """A card, and its value of the field that was asked for."""
+    """A card, and its value of the queried field."""
 
     number: str
     uuid: str
@@ -55,7 +55,7 @@ def usable_gpus(field: str) -> list[tuple[str, str]]:
 
 
 def mebibytes(text: str) -> int:
-    """Parse nvidia-smi's number; it prints [N/A] for GPUs that share the host's memory."""
+    """Parse a number of nvidia-smi; [N/A], for GPUs that share the host's memory, is 0."""
     try:
         return round(float(text))
     except (ValueError, OverflowError):

@@ -1,1 +1,1 @@
-"""The training loop, the attack and the evaluation: the hot code and what chooses it."""
+"""The training loop, the attack and the evaluation, and the choice of how they are compiled."""

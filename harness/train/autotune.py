@@ -1,4 +1,4 @@
-"""Trial steps on noise before training, which restore all state: does compiling pay?"""
+"""Choose how to compile the training step, by timing steps on noise before training."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
 """Exponential moving average of a model's weights during training.
 
-Averages parameters and BatchNorm statistics; integer counters remain the model's.
+Averages parameters and BatchNorm statistics. Integer counters are copied from the model.
 """
 
 from collections.abc import Iterator

@@ -48,7 +48,7 @@ class View:
         assert self.groups is None or self.labels is None, "groups need all classes"
 
     def restricts(self, num_classes: int) -> bool:
-        """True if the scored logits are others than those of all `num_classes` classes."""
+        """True if only some of the `num_classes` logits are scored, or groups of them."""
         return self.groups is not None or (
             self.logits is not None and len(set(self.logits)) < num_classes
         )

@@ -76,7 +76,7 @@ def train_plan(
     Args:
         beton: The file.
         settings: Batch size, resolution and augmentation.
-        seed: Of order and augmentation.
+        seed: Seed of order and augmentation.
         context: Device, threads and ranks of the stage.
         interpolation: Of the resize.
     """

@@ -1,4 +1,4 @@
-"""Exact scores: images are counted on the device, and the counts read once at the end."""
+"""Count correct predictions on the device, and read the counts once at the end."""
 
 from collections.abc import Sequence
 

@@ -11,7 +11,7 @@ def learning_rate(
     """Return the learning rate of a step.
 
     Warmup rises linearly and reaches `peak` at the first step after it. Cosine and cyclic (linear)
-    schedules would reach 0 at step `num_steps`, so that no step has rate 0.
+    schedules reach 0 at step `num_steps`, one step after the last, so no step has rate 0.
 
     Args:
         settings: Kind of schedule and length of warmup.

@@ -1,7 +1,7 @@
 """Contract of transfer methods: how points of a grid train, starting from a pretrained model.
 
-Each method is a package of `harness/transfer/methods/`: `settings.py` has the
-method's settings and imports no torch; `method.py` implements `Method` or `FeatureMethod`.
+Each method is a package of `harness/transfer/methods/`: `settings.py` has the method's settings and
+imports no torch; `method.py` implements `Method` or `FeatureMethod`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Contract of transferability scores.
+"""Contract of transferability scores: one number from a model's outputs on a target's train split.
 
-One number from a model's outputs on a target's training images.
-
-The catalogue is `harness/transfer/scores/`. Each file has `NEEDS` and
+The catalog is `harness/transfer/scores/`. Each file has `NEEDS` and
 
     score(*, features, probs, labels) -> float      larger is better
 
@@ -152,7 +150,9 @@ def check_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     present = (given == 1).any(axis=0)
     if not present.any():
-        raise UserError("No image has a label.")
+        raise UserError(
+            "No image has a label.", "Check the labels [N, K]: 1 marks a present class."
+        )
     return matrix, (given[:, present] == 1).astype(np.float64)
 
 

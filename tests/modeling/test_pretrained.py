@@ -126,7 +126,7 @@ def test_timm_weights_load_with_timms_conversion(tmp_path: Path):
     adopted = pretrained.load_pretrained(ModelSettings(name="timm/resnet10t"), tmp_path)
     assert logits_equal(adopted.model, theirs, zoo.build("timm/resnet10t"))
     assert (
-        adopted.licence == "apache-2.0"
+        adopted.license == "apache-2.0"
         and adopted.about["resolution"] == 176
         and adopted.imagenet_top1 == pytest.approx(0.66724)  # timm's results, at 176 pixels
     )
@@ -256,7 +256,7 @@ def test_checkpoints_with_and_without_a_usable_head(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "resnet18"}, "no weights of its own"),
+        ({"name": "resnet18"}, "no published weights"),
         ({"name": "torchvision/resnet19"}, "no torchvision model named"),
         ({"name": "timm/resnet10x"}, "no timm model named"),
         ({"name": "keras/x"}, "torchvision/NAME or timm/NAME"),

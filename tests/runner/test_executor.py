@@ -95,7 +95,9 @@ def test_a_stage_whose_folder_cannot_be_created_fails_alone(folders, make, journ
         ("started", "rank/runs"),
         ("done", "rank/runs"),
     ] and journal() == ["runs"]
-    assert run.failed == {refused.key: f"A file is in the way: {refused.folder(folders.runs)}"}
+    assert run.failed == {
+        refused.key: f"A file of this name exists: {refused.folder(folders.runs)}"
+    }
     assert [stage.name for stage in run.not_run] == ["evaluate/after"]
 
 

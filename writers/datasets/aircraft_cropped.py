@@ -23,7 +23,7 @@ SPEC = replace(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     source = aircraft.open(path, settings)
     source.name = SPEC.name
     source.files = RedrawnFiles(source.files, lambda name: True, _without_banner)

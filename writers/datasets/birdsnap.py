@@ -41,7 +41,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     lists = open_lists(path, "images.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "images.txt")

@@ -64,7 +64,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     lists = open_lists(path, "devkit/cars_meta.mat", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "devkit/cars_meta.mat")

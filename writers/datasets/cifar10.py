@@ -39,7 +39,7 @@ NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "bat
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     batches = read_batches(path, "cifar-10-batches-py", "cifar-10-python.tar.gz", NAMES)
     if batches is None:
         return class_folders(path, settings, SPEC, "cifar-10-batches-py")

@@ -37,7 +37,7 @@ NAMES = ["train", "test", "meta"]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     batches = read_batches(path, "cifar-100-python", "cifar-100-python.tar.gz", NAMES)
     if batches is None:
         return class_folders(path, settings, SPEC, "cifar-100-python")

@@ -24,7 +24,7 @@ CLASSES = [str(number) for number in range(3, 11)]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     return _clevr.open_clevr(
         path, settings, "clevr_count", CLASSES, lambda scene: len(scene["objects"]) - 3
     )

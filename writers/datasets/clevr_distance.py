@@ -30,7 +30,7 @@ CLASSES = ["to 8", "8 to 8.5", "8.5 to 9", "9 to 9.5", "9.5 to 10", "above 10"]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     return _clevr.open_clevr(path, settings, "clevr_distance", CLASSES, _label)
 
 

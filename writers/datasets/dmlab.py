@@ -41,7 +41,7 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     first = find(path, "dmlab-*.tfrecord*")
     if first is None:
         return open_source(path, settings, name="dmlab", classes=CLASSES)

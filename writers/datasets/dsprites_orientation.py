@@ -27,7 +27,7 @@ CLASSES = [str(label) for label in range(16)]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     return _dsprites.open_dsprites(
         path, settings, "dsprites_orientation", factor=3, num_values=40, classes=CLASSES
     )

@@ -54,7 +54,7 @@ CLASSES = [f"{number:03}" for number in range(1, 103)]  # the sets give image nu
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     lists = open_lists(path, "setid.mat", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "setid.mat")

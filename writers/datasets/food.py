@@ -35,7 +35,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     lists = open_lists(path, "meta/train.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "meta/train.txt")

@@ -37,7 +37,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     return open_all([path], settings)
 
 

@@ -78,7 +78,7 @@ PARTS = (
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     archives = [
         archive for name in (IMAGES, LABELS, DEVKIT) if (archive := find(path, name)) is not None
     ]

@@ -52,7 +52,7 @@ SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     if all(find(path, f"{PREFIX}{part}_x.h5*") is None for part in SPLITS.values()):
         return open_source(path, settings, name="pcam", classes=CLASSES)
     images, examples = {}, {}

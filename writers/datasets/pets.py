@@ -55,7 +55,7 @@ ODD = {
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     lists = open_lists(path, "annotations/trainval.txt", SPEC)
     if lists is None:
         return class_folders(path, settings, SPEC, "annotations/trainval.txt")

@@ -82,5 +82,5 @@ CLASSES = [
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     return open_source(path, shares(0.2, 0.2), name="resisc45", classes=CLASSES)

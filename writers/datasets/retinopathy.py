@@ -47,7 +47,7 @@ USAGES = {"Public": "val", "Private": "test"}
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     first = find(path, "trainLabels.csv")
     if first is None:
         return open_source(path, settings, name="retinopathy", classes=CLASSES)

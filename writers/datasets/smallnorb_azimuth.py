@@ -24,7 +24,7 @@ CLASSES = [str(degrees) for degrees in range(0, 360, 20)]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     return _smallnorb.open_smallnorb(
         path, settings, "smallnorb_azimuth", column=2, step=2, classes=CLASSES
     )

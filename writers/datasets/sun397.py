@@ -59,7 +59,7 @@ UNREADABLE = ("sun_bhenjvsvrtumjuri", "sun_aophkoiosslinihb")
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     files = VTAB_LISTS if settings.protocol == "vtab" else PARTITION
     names, partition = (
         open_lists(path, marker, SPEC) for marker in ("ClassName.txt", files["train"])

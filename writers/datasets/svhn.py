@@ -50,7 +50,7 @@ CLASSES = [str(digit) for digit in range(10)]
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     if find(path, "train_32x32.mat") is None and find(path, "test_32x32.mat") is None:
         return open_source(path, settings, name="svhn", classes=CLASSES)
     arrays = {

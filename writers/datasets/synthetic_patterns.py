@@ -1,6 +1,6 @@
 """Generated objects with patterns, 8 classes from cyan to violet: a small target.
 
-Pretraining on synthetic_things pays here if its hard classes are part of it.
+Pretraining on synthetic_things helps on this target only if it includes the hard classes.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the generated images below `path`; generate missing ones."""
     from writers.synthetic.generate import open_synthetic
 
     return open_synthetic(path, settings, pictures())

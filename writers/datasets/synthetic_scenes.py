@@ -27,7 +27,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the images in one of the layouts of the module docstring."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     from writers.synthetic.generate import open_synthetic
 
     return open_synthetic(path, settings, pictures())

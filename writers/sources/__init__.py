@@ -1,4 +1,4 @@
-"""Catalogue of source kinds: the ways in which labeled images are stored on disk.
+"""Catalog of source kinds: the ways in which labeled images are stored on disk.
 
 Each file is one kind (contract: `writers/source.py`). It has `LAYOUT`, a description for messages;
 `recognize(path)`, a fast check whether the path has this layout; and `find(path, classes)`, which

@@ -1,6 +1,6 @@
-"""Parquet shards of the Hugging Face hub.
+"""Parquet shards of the Hugging Face hub: `train-00000-of-00294.parquet` and so on.
 
-Train-00000-of-00294.parquet etc., in a folder or its data/.
+They are read from a folder or its `data/`.
 
 Columns: `image`, a struct of `bytes` and `path`, and `label` or `labels`, a number or name of a
 class, or a list of them if images have several labels. Class names come from the schema's metadata
@@ -10,8 +10,8 @@ Images are named by their paths. ImageNet's paths there end in the class,
 Images labeled -1 and shards without labels (ImageNet's test shards) are left out and counted.
 
 A row group is the smallest unit of reading, about 100 images on the hub, and a beton is written in
-another order, so row groups of large datasets are read many times. CACHE_BYTES of row groups stay
-in memory, which is all of a small dataset; each thread holds one more.
+another order, so row groups of large datasets are read many times. Row groups of up to CACHE_BYTES
+stay in memory: small datasets are read once. Each thread holds one more row group.
 """
 
 import json
@@ -76,9 +76,9 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
                 omitted.add("rows without a label", f"{shard.name}, row {row}")
                 continue
             if isinstance(label, list):
-                own = [class_of(one) for one in listed(label, f"{shard}, row {row},")]
-                several[f"{number}/{row}"] = own
-                class_name = own[0] if own else ""
+                names = [class_of(value) for value in listed(label, f"{shard}, row {row},")]
+                several[f"{number}/{row}"] = names
+                class_name = names[0] if names else ""
             elif label is None or label == "":
                 raise _without_label(shard, [label for label, _ in rows], row)
             else:
@@ -214,7 +214,8 @@ class ParquetFiles:
         class_names = _class_names(schema.metadata or {}, path, label)
         if shard and class_names != self.class_names:
             raise UserError(
-                f"{path} names other classes than {self.shards[0]}.", "Give shards of one dataset."
+                f"{path} names other classes than {self.shards[0]}.",
+                "Pass only shards of one dataset.",
             )
         self.class_names = class_names
         return column, label
@@ -250,10 +251,10 @@ def _without_label(shard: Path, labels: Sequence[Any], row: int) -> UserError:
 
 
 def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> list[str] | None:
-    """Class names of the hub's metadata in label order, or None without any.
+    """Class names of the hub's metadata in label order, or None if it has none.
 
     Raises:
-        UserError: the metadata has another form. Labels without their names would mislead.
+        UserError: the metadata has another form. Numbers instead of names would be misleading.
     """
     try:
         found: Any = json.loads(metadata.get(b"huggingface", b"{}"))
@@ -272,7 +273,7 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> l
         if found is not None and not (
             isinstance(found, list) and all(isinstance(name, str) for name in found)
         ):
-            raise ValueError("'names' is not a list of texts")
+            raise ValueError("'names' is not a list of strings")
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{shard} has damaged metadata of the hub: {first_line(error)}.",
@@ -282,25 +283,29 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> l
 
 
 def _split_of(shard: Path) -> str:
-    """Split by the file name `validation-00000-of-00014.parquet` or the folder `train/`."""
+    """Split of a shard, from its name (`validation-00000-of-00014.parquet`) or its folder."""
     return split_of(re.split(r"[-._]", shard.name)[0]) or split_of(shard.parent.name) or UNSAID
 
 
 def _namer(
     names: Sequence[str] | None, classes: Sequence[str] | None, shard: Path
 ) -> Callable[[int | str], str]:
-    """Map labels to class names.
+    """Return a function from labels to class names.
 
-    The schema's, unless the dataset defines names in the same order.
+    Args:
+        names: class names of the schema, in label order; None if it has none.
+        classes: class names that the dataset defines; None if it defines none. They replace the
+            schema's names if those are different ones, such as ImageNet's English words.
+        shard: for messages.
     """
-    own = names is not None and (classes is None or set(names) <= set(classes))
-    in_order = names if own else classes
-    if not own and classes is not None and names is not None and len(names) != len(classes):
+    uses_schema = names is not None and (classes is None or set(names) <= set(classes))
+    in_order = names if uses_schema else classes
+    if not uses_schema and classes is not None and names is not None and len(names) != len(classes):
         raise UserError(
             f"{shard} names {len(names)} classes, such as {names[0]}; the dataset has "
             f"{len(classes)}, such as "
             f"{classes[0]}.",
-            "Give shards of that dataset.",
+            "Pass shards of that dataset.",
         )
 
     def name(label: int | str) -> str:
@@ -311,7 +316,7 @@ def _namer(
         if not 0 <= label < len(in_order):
             raise UserError(
                 f"{shard} has the label {label}; there are {len(in_order)} classes.",
-                "Give that dataset's shards.",
+                "Pass shards of that dataset.",
             )
         return in_order[label]
 
@@ -330,7 +335,7 @@ def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
         raise UserError(
             f"{shard}, row {row}: the path {path} is of class {match['wnid']}, the label of "
             f"{class_name}.",
-            "Its labels are in another order than ImageNet's.",
+            "The labels are in another order than ImageNet's. Use the shards of imagenet-1k.",
         )
     return match["image"] + match["ending"]
 

@@ -4,7 +4,7 @@
     cat/1.jpg  dog/2.jpg                                splits drawn by seed
 
 Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are skipped. Other files
-are counted and named. A file whose ending is unknown is an image if its content is.
+are counted and reported. Files with an unknown extension are recognized by their content.
 """
 
 from collections import defaultdict
@@ -82,7 +82,7 @@ def list_images(
             omitted.add("hidden and system files", name)
             return False
         if not is_image(name) and ending_of(name) in OTHER_ENDINGS:
-            omitted.add("files of other kinds, by their endings", name)
+            omitted.add("files with extensions of other formats", name)
             return False
         return True
 
@@ -92,7 +92,7 @@ def list_images(
         if is_image(name) or _is_image_by_content(files, name):
             images.append(name)
         else:
-            omitted.add("files that are no images by name and content", name)
+            omitted.add("files that are not images by name or content", name)
     return files, images
 
 
@@ -124,7 +124,12 @@ def _without_wrapping(names: Sequence[str], rules: FolderRules) -> tuple[str, li
 def _given_splits(
     names: Sequence[str], path: Path, omitted: OmissionLog, rules: FolderRules
 ) -> tuple[dict[str, dict[str, ClassAndImage]], dict[str, Sequence[str]]]:
-    """Images by split, or under "" if class folders are at the top; and those without a class."""
+    """Group images by split folder.
+
+    Returns:
+        Images with their classes by split (UNSAID if class folders are at the top), and the names
+        of images without a class by split.
+    """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for name in names:
         folder, below = name.split("/", 1)
@@ -157,7 +162,7 @@ def _given_splits(
         if split in folder_of:
             raise UserError(
                 f"{path} has {folder_of[split]}/ and {folder}/, which are both {split}.",
-                "Which one is meant? Rename or remove the other.",
+                "Rename or remove one of them.",
             )
         folder_of[split] = folder
         in_folders = {name: below for name, below in below_of.items() if "/" in below}
@@ -179,7 +184,7 @@ def _inner_folder(folder: str, names: Sequence[str]) -> str:
 def _in_classes(
     paths: Mapping[str, str], rules: FolderRules, omitted: OmissionLog
 ) -> dict[str, ClassAndImage]:
-    """Class and path of each image. Images above the level of the classes are counted."""
+    """Class and path of each image. Images above the class folders are counted as omitted."""
     images = {}
     for name, path in paths.items():
         found = rules.class_and_image(normalized(path))
@@ -193,7 +198,7 @@ def _in_classes(
 def _refuse_shared_subfolders(
     path: Path, images: dict[str, ClassAndImage], classes: Sequence[str] | None
 ) -> None:
-    """Raise UserError if all class folders have the same subfolders: they are hardly classes.
+    """Raise UserError if all class folders have the same subfolders: those may be the classes.
 
     One shared subfolder, such as Tiny ImageNet's `images`, is allowed, and so are known classes.
     """
@@ -219,7 +224,7 @@ def _refuse_shared_subfolders(
 def _refuse_empty_folders(
     root: Path, folders_with_images: Collection[str], rules: FolderRules
 ) -> None:
-    """Raise UserError for a class folder without images: a mistake of copying or unpacking."""
+    """Raise UserError if a class folder has no images: copying or unpacking probably failed."""
     tops = [entry for entry in root.iterdir() if entry.is_dir()]
     train = next((entry for entry in tops if rules.split_of(entry.name) == "train"), None)
     above = root if train is None else train

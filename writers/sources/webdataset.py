@@ -103,8 +103,8 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
 def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
     """Yield adjacent files of equal key: up to the first dot, as in WebDataset.
 
-    If the files of a key include images, but none that continues the key by its ending alone, the
-    names have dots of their own (`photo.1.jpg`): the key is then all but the ending.
+    If a name has further dots (`photo.1.jpg`), no image is just the key and an extension. The key
+    is then the name without its last extension.
     """
     for key, group in groupby(members(handle, shard), lambda member: _key(member.name)):
         files = [member for member in group if not member.is_folder]
@@ -121,7 +121,7 @@ def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
 def _unique(
     images: dict[str, tuple[str, str]], shards: Sequence[Path]
 ) -> dict[str, tuple[str, str]]:
-    """Put the shard's name before names that several shards use, as those that count from 0."""
+    """Prefix image names that several shards use, such as 0000.jpg, with the shard's name."""
     times = Counter(images.values())
     return {
         name: (class_name, image)
@@ -160,13 +160,14 @@ def _label(
         return listed(label, f"{shard}:{key}"), filename
     if not is_label(label):
         raise UserError(
-            f"{shard}:{key} has no label.", "Each image needs a .cls, or a label in its .json."
+            f"{shard}:{key} has no label.",
+            "Add a .cls, or a label in its .json; the label -1 leaves the image out.",
         )
     return number_or_name(label), filename
 
 
 def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str], str]:
-    """Map a label, and its position for messages, to a class name."""
+    """Return a function from a label (and its position, for messages) to a class name."""
 
     def name(label: int | str, where: str) -> str:
         if isinstance(label, str):
@@ -176,7 +177,7 @@ def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str]
         if label >= len(names):
             raise UserError(
                 f"{where} has the label {label}; there are {len(names)} classes.",
-                "Give shards of this dataset.",
+                "Pass shards of this dataset.",
             )
         return names[label]
 
@@ -209,7 +210,7 @@ def _begins_as_shard(shard: Path) -> bool:
 
 
 def _split_of(shard: Path) -> str:
-    """Split by the file name `imagenet1k-validation-00.tar` or the folder `train/`."""
+    """Split of a shard, from its name (`imagenet1k-validation-00.tar`) or folder (`train/`)."""
     splits = {split for word in re.split(r"[-._]", shard.stem) if (split := split_of(word))}
     return splits.pop() if len(splits) == 1 else split_of(shard.parent.name) or UNSAID
 

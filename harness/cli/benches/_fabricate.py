@@ -1,9 +1,7 @@
-"""Fabricate results of every stage of a recipe at full size, to measure what reads them.
+"""Write made-up results for every stage of a recipe at full size, to time the code that reads them.
 
-Stages, keys, axes and grids are the recipe's. Numbers are drawn, so that they are plausible and
-differ between models, targets, methods and seeds: log-odds of a transfer are a sum of the target's
-difficulty, the model's ImageNet log-odds, the method's gain and noise. The same stage always gets
-the same numbers.
+Stages, keys, axes and grids are the recipe's. Numbers are random but plausible, and differ between
+models, targets, methods and seeds (`_fabricated_metrics`). A stage always gets the same numbers.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Draw plausible metrics for a stage of each kind, for `_fabricate`.
+"""Generate random but plausible metrics for a stage of each kind, for `_fabricate`.
 
-Log-odds of a transfer are a sum of the target's difficulty, the model's ImageNet log-odds, the
+The log-odds of a transfer accuracy are a sum of the target's difficulty, the model's quality, the
 method's gain and noise. `quality` is the log-odds of the model's ImageNet accuracy.
 """
 
@@ -35,7 +35,7 @@ SPANS_MS = {"data_wait": 1.0, "copy": 0.5, "forward": 30.0, "backward": 60.0, "o
 
 
 def quality(stage: Stage, chance: random.Random) -> float:
-    """Log-odds of ImageNet accuracy: per model or subset, with noise between seeds."""
+    """Draw the log-odds of a model's ImageNet accuracy; seeds differ by noise only."""
     axes = stage.axes
     setting = random.Random(
         str([axes.get(axis) for axis in ("model", "arch", "subset", "variant")])
@@ -59,7 +59,7 @@ def _scores(log_odds: float, num_images: int = NUM_TEST_IMAGES, metric: str = "t
 
 
 def _num_classes(stage: Stage) -> int:
-    """Classes of a target: fixed per data set. 20 for several labels per image."""
+    """Number of classes of a target: drawn once per dataset, or 20 for multi-label targets."""
     if stage.config.get("metric") == "map11":
         return 20
     return random.Random(stage.axes.get("target", stage.axes.get("dataset"))).randint(10, 200)
@@ -318,15 +318,15 @@ def transfer(stage: Stage, quality: float, chance: random.Random) -> TransferMet
 def _points(method: str, settings_text: str) -> list[grid.Point]:
     """Points of a method's grid, with the evaluation crops."""
     settings = settings_model(method).model_validate_json(settings_text)
-    several = settings.grid.eval_crop or ()
+    crops = settings.grid.eval_crop or ()
     trained: list[grid.Point]
     if isinstance(settings, TransferSettings):
         trained = [trial.point for trial in grid.trials(settings)]
     else:
         trained = [{"lambda": value} for value in json.loads(settings_text)["lambdas"]]
-    if not several:
+    if not crops:
         return trained
-    return [{**point, "eval_crop": crop} for point in trained for crop in several]
+    return [{**point, "eval_crop": crop} for point in trained for crop in crops]
 
 
 def timing(chance: random.Random) -> dict[str, Any]:

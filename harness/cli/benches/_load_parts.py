@@ -41,7 +41,7 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"The parts cannot be measured: {reason[0]}")
     measured = json.loads(process.stdout)
     parts = ("entropy", "transform", "color", "resize", "whole")
-    table = Table("form", "instructions", *parts, title="ms of CPU time a crop, one thread")
+    table = Table("form", "instructions", *parts, title="ms of CPU time per crop, one thread")
     for row in measured["parts"]:
         table.add_row(row["form"], row["instructions"], *(f"{row[part]:.3f}" for part in parts))
     terminal = console.out()

@@ -15,11 +15,11 @@ from writers.errors import UserError
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio to report, and what it has to reach.
+    """A ratio to report, and the value that it has to reach.
 
     Attributes:
         ours: Contender in the numerator.
-        against: Contenders in the denominator; the best of them in each round counts.
+        against: Contenders in the denominator; each round is compared with the best of them.
         must: Smallest acceptable ratio; None if the ratio is only reported.
         aim: Desired ratio; None if there is none beyond `must`.
         title: Description for tables; empty for the names of both sides.

@@ -104,7 +104,7 @@ def measure_steps(
 ) -> tuple[dict[str, Measured], RoundPlan]:
     """Time the steps of each contender, in turns.
 
-    A contender whose first steps fail, by a compiler or for want of memory, is absent. Under a
+    A contender whose first steps fail, in a compiler or for lack of memory, is absent. Under a
     deadline a few steps of each contender are timed first, and the rounds are sized by them. No
     contender is warmed up after half of the time, so that the rest is left for measuring.
 

@@ -1,4 +1,4 @@
-"""Training steps under test: ours, and those of a plain loop."""
+"""Training steps to compare: ours, ours fed by the loader, and those of a plain loop."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -77,7 +77,7 @@ def our_augmented_step(
 
 
 def make_learner(arch: str, eps: float, device: str) -> "TrainStep":
-    """Build a network with random weights and what trains it, as the harness does."""
+    """Build a network with random weights and its optimizer and step, as the harness does."""
     import torch
 
     from harness.config.train import ScheduleSettings

@@ -1,4 +1,4 @@
-"""Rounds of `harness bench write`: what each writer does with the corpus."""
+"""Rounds of `harness bench write`: run and time each writer on the corpus."""
 
 import io
 import os
@@ -80,7 +80,7 @@ class WriteRounds:
         }
 
     def warm_up(self) -> None:
-        """Read all images once, compile what needs compiling, and write the beton to copy from."""
+        """Read all images once, compile the kernels, and write the beton to copy from."""
         self.round("ours:jpeg400")
         large = repeat_source(self._source, self._num_copies)
         write_split(
@@ -155,9 +155,9 @@ class WriteRounds:
             "img_per_s_unsynced": len(images) / written_s,
         }
 
-    def _copy(self, share: str, out: Path) -> dict[str, Any]:
+    def _copy(self, fraction: str, out: Path) -> dict[str, Any]:
         classes = open_beton(self._large).manifest.classes
-        subset = Subset("share", tuple(classes[: round(float(share) * len(classes))]))
+        subset = Subset("fraction", tuple(classes[: round(float(fraction) * len(classes))]))
         with _timed() as times:
             manifest = copy_subset(self._large, subset, out)
         return {

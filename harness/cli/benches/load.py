@@ -77,8 +77,8 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     type=click.Choice(list(WORKLOADS)),
     default="rrc224",
     show_default=True,
-    help="Augmentation, output size and number of threads. whole: each crop is the whole image, if "
-    "its sides have a ratio of 3:4 to 4:3.",
+    help="Augmentation, output size and number of threads. whole: crops have the area of the "
+    "image, so images with a side ratio of 3:4 to 4:3 are not cropped.",
 )
 @click.option(
     "--rounds",
@@ -316,7 +316,7 @@ def _parse_names(text: str, all_names: Sequence[str]) -> list[str]:
     """Expand names of contenders: `ffcv:jpeg`, all variants of `ffcv`, or `all`.
 
     Raises:
-        UserError: A name is no file of benchmarks/contenders.
+        UserError: A name is not a file of benchmarks/contenders.
     """
     from harness.cli.benches._checkout import ROOT
     from writers import names
@@ -333,7 +333,7 @@ def _parse_names(text: str, all_names: Sequence[str]) -> list[str]:
 
 
 def _bytes_on_disk(converted: Path) -> dict[str, int]:
-    """Size of each form that the corpus was converted to, in bytes."""
+    """Total file size of each format that the corpus was converted to, in bytes."""
     if not converted.is_dir():
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Overhead of a matrix beyond its stages' own work; a finished matrix; small stages on one GPU."""
+"""Overhead of running a matrix of stages, time of a finished one, and GPU sharing of small ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ MAX_FINISHED_MS = 50.0
 MAX_PLAN_S = 1.0
 
 
-@click.command(short_help="Overhead of a matrix, a finished one run again, stages packed on a GPU.")
+@click.command(short_help="Overhead of a matrix, rerun of a finished one, stages packed on a GPU.")
 @click.option(
     "--recipe",
     "recipe_name",
@@ -187,7 +187,7 @@ def markdown(record: dict[str, Any]) -> str:
             "",
             f"{num_stages:,} finished stages",
             "",
-            "| | s | ms a stage | must | |",
+            "| | s | ms per stage | at most | |",
             "|---|---|---|---|---|",
         ]
         for name, seconds in (

@@ -68,9 +68,9 @@ class ReportCost:
 def command(
     recipe_name: str, overrides: tuple[str, ...], out: Path | None, json_file: Path | None
 ) -> None:
-    """Fabricate results of every stage of RECIPE and measure its report in a child process.
+    """Make up results of every stage of RECIPE, and measure its report in a child process.
 
-    The numbers are drawn; nothing is trained and no image is read. Exit code 1 if a limit is
+    The numbers are random; nothing is trained and no image is read. Exit code 1 if a limit is
     exceeded: 60 s, 1 GiB of memory, 20 MB of HTML.
 
     Example: harness bench report --recipe robust_l2 --json report.json
@@ -134,7 +134,7 @@ def measure(
     return cost
 
 
-# A new process counts the memory of the process that started it: start it from a small one.
+# ru_maxrss of a child includes the memory of its parent before exec: start it from a small one.
 _MEASURE = """
 import json, os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)

@@ -1,4 +1,4 @@
-"""Training throughput: ours, eager and compiled, against a plain loop, and fed by our loader."""
+"""Training throughput of our step, eager, compiled or fed by our loader, against a plain loop."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -111,13 +111,13 @@ def command(
     scratch: Path | None,
     data_dir: str,
 ) -> None:
-    """Train on one batch over and over, every contender in turn, round after round; in images/s.
+    """Measure training in images/s on one batch that is repeated. Contenders alternate in rounds.
 
     The plain loop is what scripts usually do: eager, channels-last, autocast, and the loss is read
     at every step. If --eps is above 0, its attack also computes the gradients of the weights.
 
     gpu_fed is the rate of our steps on batches from the loader, relative to our steps on one batch.
-    Each of its rounds is part of one epoch, for which the corpus is repeated as often as necessary.
+    All its rounds belong to one epoch; the corpus is repeated until it is large enough.
 
     On a CPU, times are CPU times of this process, so that other work on the machine does not count.
 

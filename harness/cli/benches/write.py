@@ -60,7 +60,7 @@ WHEN = {
     type=click.IntRange(min=1),
     default=6,
     show_default=True,
-    help="How often the beton to copy from holds the corpus. Small files measure a disk poorly.",
+    help="Repetitions of the corpus in the beton to copy from; small files do not measure a disk.",
 )
 @click.option(
     "--scratch",

@@ -1,1 +1,1 @@
-"""One file a subcommand; `harness.cli.main` imports a file only when its command is called."""
+"""One file per subcommand; `harness.cli.main` imports a file only when its command is called."""

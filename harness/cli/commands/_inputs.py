@@ -1,4 +1,4 @@
-"""Lines about inputs of a recipe that have changed or no longer exist, and the question to accept.
+"""Report inputs of a recipe that have changed or no longer exist, and ask to accept the changes.
 
 Contents are determined in `harness.runner.inputs`.
 """
@@ -17,7 +17,7 @@ ACCEPT = "--accept-changes"
 
 
 def plan(recipe: "Recipe", folders: Folders) -> "Plan":
-    """Expand a recipe with today's inputs; print a line if files are read again for that."""
+    """Expand a recipe with its current inputs; print a line if files must be read again."""
     from harness.runner import inputs
 
     def on_read(num_files: int, num_bytes: int) -> None:
@@ -75,7 +75,7 @@ def confirm(planned: "Plan", folders: Folders, *, is_accepted: bool) -> None:
     """Record the inputs of a run; ask first if finished stages would run again.
 
     Raises:
-        UserError: they would, nobody can answer, and `is_accepted` is False.
+        UserError: they would, there is no terminal to ask on, and `is_accepted` is False.
         click.Abort: the answer is no.
     """
     import sys

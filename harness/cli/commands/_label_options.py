@@ -18,13 +18,14 @@ OPTIONS = (
         type=click.Path(path_type=Path),
         metavar="CSV|JSON|PARQUET",
         help="Table of the images' labels, instead of class folders: a row per image with its file "
-        "name and label. May be repeated, as train.csv and val.csv.",
+        "name and label. May be repeated, such as for train.csv and val.csv.",
     ),
     click.option(
         "--labels-file-column",
         "file_column",
         metavar="NAME",
-        help="Column of file names, with or without ending. Default: recognized, such as image_id.",
+        help="Column of file names, with or without extension. Default: a column with a common "
+        "name, such as image_id.",
     ),
     click.option(
         "--labels-column",
@@ -32,25 +33,26 @@ OPTIONS = (
         multiple=True,
         metavar="NAME",
         help="Column of labels; may be repeated, for columns of 0 and 1 per class. Default: "
-        "recognized.",
+        "columns with a common name, such as label.",
     ),
     click.option(
         "--labels-split-column",
         "split_column",
         metavar="NAME",
-        help="Column of splits; an empty name means none. Default: recognized, such as split.",
+        help="Column of splits; an empty name means none. Default: a column with a common name, "
+        "such as split.",
     ),
     click.option(
         "--labels-separator",
         "separator",
         metavar="TEXT",
-        help="Text between several labels of an image, such as a space.",
+        help="Separator of several labels in one field, such as a space.",
     ),
     click.option(
         "--labels-several/--labels-single",
         "several",
         default=None,
-        help="Whether images may have several labels. Default: decided by the table.",
+        help="Allow several labels per image, or only one. Default: inferred from the table.",
     ),
 )
 # Names under which click passes them to a command.

@@ -127,7 +127,7 @@ def _conversion(subset_name: str | None, *, index: bool | None, format_: str) ->
         raise UserError(
             "--from needs --subset NAME; or --restart-index, --format dct or --format passthrough "
             "for all classes.",
-            "Use one command after the other. List the subsets: harness ls subsets",
+            "Run two commands if you want both. List the subsets: harness ls subsets",
         )
     return converts or ("index" if index else None)
 

@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """Scan each beton once and write its manifest. The beton itself is not changed.
 
-    It then loads, verifies, and serves as --from and as the dataset `beton` of a recipe. Betons of
-    an image and one integer label are accepted, such as those of ffcv-imagenet.
+    The loader, harness verify, --from and recipes (as dataset `beton`) then accept the file. Its
+    samples must be an image and one integer label, as those of ffcv-imagenet are.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def command(
         if of_file is None:
             raise UserError(
                 f"The name {printable(file.name)} does not begin with train, val or test.",
-                "Give the split: --split train",
+                "Name the split: --split train",
             )
         out_file = out / f"{of_file}.beton" if out else None
         with console.progress(f"adopt {printable(file.name)}", "samples") as report:

@@ -22,8 +22,8 @@ import click
 def command(files: tuple[Path, ...], out: Path | None) -> None:
     """Describe betons of one dataset, such as its splits, as Markdown.
 
-    The card has classes, counts, encoding, digests, source and license notes. It is made of the
-    manifests; no image is read.
+    The card has classes, counts, encoding, digests, source and license notes. All of it comes from
+    the manifests; no image is read.
 
     \b
     Examples:

@@ -146,7 +146,7 @@ def _import(what: str, code: str, cure: str) -> Finding:
 
 
 def _decoder() -> Finding:
-    """Name the decoder in use. A slower one is no problem; outdated C parts are."""
+    """Name the decoder in use. A slower one passes; outdated C extensions are a problem."""
     from loaders import kernel, kernel_c
     from writers.jpeg import native
 
@@ -189,7 +189,7 @@ def _cpu_kernels() -> Finding:
 
 
 def _cpu_kernels_finding(results: Sequence["CaseResult"]) -> Finding:
-    """Summarize the results. A defect of torch that the harness works around is no problem."""
+    """Summarize the results. A defect of torch that the harness works around passes."""
     faults = {
         implementation: [
             f"{result.case.description} ({result.fault})"

@@ -115,8 +115,10 @@ def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:
     """Return what is known about the terms of the weights' sources."""
     notes = []
     dataset = (record.axes.get("dataset") if record else None) or ""
-    if record and record.metrics.get("licence"):
-        notes.append(f"The weights were published under {record.metrics['licence']}.")
+    metrics = record.metrics if record else {}
+    license = metrics.get("licence")
+    if license:
+        notes.append(f"The weights were published under {license}.")
     if about.get("imported_from"):
         notes.append("The weights are converted; the terms of their publisher apply.")
     else:

@@ -22,7 +22,7 @@ TEMPORARY = ".*.????????"
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A --set that a run was started with: also keep the stages of every RECIPE with it. "
+    help="A --set option of an earlier run: the stages of every RECIPE with it are kept, too. "
     "May be repeated.",
 )
 @folder_options
@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """List checkpoints of finished stages and temporary files, of RECIPE or of all stages.
 
-    With --unused, also list stages that belong to no named recipe, with their betons: those of
-    older settings and code. Name every recipe whose results you want to keep. Stages run with --set
+    With --unused, also list stages (and their betons) that no named recipe needs, such as those of
+    older settings or code. Name every recipe whose results you want to keep. Stages run with --set
     are treated as unused unless the same --set is passed here:
 
     \b
@@ -204,7 +204,7 @@ def _stage_folders(folders: Folders, only: set[str] | None) -> list[Path]:
 def _sizes(paths: list[Path]) -> dict[Path, int]:
     """Return the bytes that deleting each file or folder frees.
 
-    A file with several names (a linked beton) counts with the last of them.
+    The bytes of a hard-linked file (a beton that stages share) are counted with its last link.
     """
     stats = {
         path: [

@@ -31,27 +31,27 @@ MAX_NAMES = 8  # tensors listed
     default="in1000",
     show_default=True,
     metavar="SUBSET",
-    help="Classes of the training, in label order; none leaves the head out.",
+    help="Classes that the model was trained on, in label order; none drops the head.",
 )
 @click.option(
     "--eps",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="Radius of the adversarial training; 0 for clean training.",
+    help="Radius of the adversarial training that the model had; 0 for clean training.",
 )
 @click.option(
     "--resolution",
     type=click.IntRange(min=1),
     metavar="PIXELS",
-    help="Resolution of the training. Default: the architecture's.",
+    help="Resolution that the model was trained at. Default: the architecture's.",
 )
 @click.option(
     "--mean",
     nargs=3,
     type=float,
-    help="Mean of the normalization, for pixels in [0, 1]. Default: from the file, or else from "
-    "the library.",
+    help="Mean of the normalization, for pixels in [0, 1]. Default: that of the file, or else that "
+    "of the library.",
 )
 @click.option("--std", nargs=3, type=float, help="Standard deviation; see --mean.")
 @click.option(

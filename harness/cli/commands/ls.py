@@ -46,8 +46,8 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
 
     KIND: datasets, subsets, models, methods, scores, backends, launchers, trackers or recipes.
 
-    harness ls datasets also shows splits, classes, metric and license of each dataset, and what of
-    it is on this machine. harness ls launchers also shows the options of each launcher.
+    harness ls datasets also shows splits, classes, metric and license of each dataset, and which of
+    its files are on this machine. harness ls launchers also shows the options of each launcher.
 
     \b
     Examples:

@@ -81,7 +81,7 @@ LOCAL = "local"  # the launcher on this machine
     default=5.0,
     show_default=True,
     metavar="M",
-    help="Wall-clock time between two checkpoints of a training.",
+    help="Minutes of wall time between two checkpoints of a training.",
 )
 @click.option(
     "--trace",

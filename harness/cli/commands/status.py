@@ -73,7 +73,7 @@ def command(
 
 
 def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
-    """Build the output. Running and failed stages come first, because a live display is cut off.
+    """Build the output. Running and failed stages come first: a live display is cut at the bottom.
 
     Stages whose job waits in a cluster's queue are shown with the running ones.
     """
@@ -100,7 +100,7 @@ def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
 
 
 def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str:
-    """Format: demo: 12 of 43 stages done, 2 running, 29 left, about 4 min of work; retries: 3."""
+    """Format `demo: 12 of 43 stages done, 2 running, 29 left, about 4 min of work; retries: 3`."""
     from harness.cli.console import seconds
     from harness.estimate.estimate import estimate
     from harness.runner import retry
@@ -171,7 +171,7 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
 def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     """Build a table with a row per model; scores and transfers are shown as counts.
 
-    Of more than MAX_ROWS models, unfinished ones are shown first, and the rest are counted.
+    At most MAX_ROWS models are shown, unfinished ones first; the rest are counted.
     """
     from rich.console import Group
     from rich.table import Table
@@ -180,10 +180,12 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
     for stage in plan.stages:
         if stage.spec.in_status == "models" and "role" not in stage.axes:
-            own, given = stage.axes, ("model",) if "model" in stage.axes else MODEL_AXES
-            place = *(own.get(axis, "") for axis in given), *[""] * (len(MODEL_AXES) - len(given))
-            row = rows.setdefault(place, {})
-            row.setdefault(own.get("method", stage.kind), []).append(states[stage.key])
+            axes_shown = {"model"} if "model" in stage.axes else set(MODEL_AXES)
+            values = tuple(
+                stage.axes.get(axis, "") if axis in axes_shown else "" for axis in MODEL_AXES
+            )
+            row = rows.setdefault(values, {})
+            row.setdefault(stage.axes.get("method", stage.kind), []).append(states[stage.key])
     axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
     methods = list(plan.recipe.methods)
     kinds = [kind for kind in dict.fromkeys(chain(*rows.values())) if kind not in methods]

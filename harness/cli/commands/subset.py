@@ -112,7 +112,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     help="Resolve on the classes and images of this beton. Default: on ImageNet's classes.",
 )
 def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
-    """Write a subset of steps to FILE.yaml, and print its size.
+    """Write a subset, defined by steps, to FILE.yaml, and print its size.
 
     \b
     Example:
@@ -138,7 +138,11 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
 
 
 def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | None]":
-    """Resolve the subset on a beton, with its number of images, or on ImageNet's classes."""
+    """Resolve the subset on a beton, or on ImageNet's classes.
+
+    Returns:
+        The subset, and its number of images (None without a beton).
+    """
     from harness.cli.commands._betons import training_images
     from writers.beton.store import open_beton
     from writers.subset.lists import imagenet_classes

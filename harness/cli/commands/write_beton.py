@@ -110,9 +110,9 @@ if TYPE_CHECKING:
 @click.option(
     "--check/--no-check",
     default=None,
-    help="Whether damage inside of JPEGs that are stored unchanged is found, as harness verify "
-    "finds it. Default: yes; --no-check checks markers only and is faster. With --from, --check "
-    "verifies that beton first.",
+    help="Read all coded data of JPEGs that are stored unchanged, to find damage. Default: yes; "
+    "--no-check reads the markers only and is faster. With --from, --check verifies that beton "
+    "first.",
 )
 @click.option(
     "--val",
@@ -134,21 +134,21 @@ if TYPE_CHECKING:
     "--seed",
     default=0,
     show_default=True,
-    help="Seed of the order in the file and of splits taken from train.",
+    help="Seed of the order of images in the file, and of splits drawn from train.",
 )
 @click.option(
     "--split-folders",
     type=click.Choice(["auto", "never"]),
     default="auto",
     show_default=True,
-    help="Whether folders named train, val, test and the like are splits; otherwise, classes.",
+    help="auto: folders named train, val, test and the like are splits; never: they are classes.",
 )
 @click.option(
     "--class-level",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Level of the class folders below splits, from 1 at the top; other folders have no "
-    "meaning. Default: 1, if the folders leave no doubt.",
+    help="Level of the class folders: 1 is directly below the splits. Other levels are ignored. "
+    "Default: 1; required if the folders are ambiguous.",
 )
 @click.option(
     "--protocol",
@@ -186,16 +186,13 @@ def command(
 ) -> None:
     """Write images as FFCV beton files with manifests: train.beton, val.beton and so on.
 
-    The examples write 900 classes of a tree, official tars or shards; any tree of class folders;
-    images with labels in a table; generated images; and 900 classes copied without decoding.
-
     \b
     Examples:
-    harness write-beton --subset in900 --source /data/imagenet
-    harness write-beton --source photos/
-    harness write-beton --source dogs/ --labels dogs/labels.csv
-    harness write-beton --dataset synthetic_things
-    harness write-beton --subset in900 --from data/imagenet-all
+    harness write-beton --source photos/                           # class folders
+    harness write-beton --source dogs/ --labels dogs/labels.csv    # labels in a table
+    harness write-beton --dataset synthetic_things                 # generated images
+    harness write-beton --subset in900 --source /data/imagenet     # 900 of ImageNet's classes
+    harness write-beton --subset in900 --from data/imagenet-all    # the same, copied from a beton
     """
     if from_ is not None:
         from harness.cli.commands import _write_from_beton

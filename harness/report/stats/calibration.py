@@ -37,7 +37,7 @@ class Calibration:
         num_studies: number of simulated studies.
         without_interval: fraction of the studies in which the procedure gives no interval.
         false_positives: fraction of all null studies in which the interval excludes the truth or
-            p is below 0.05, whichever is more; None if the procedure is no test.
+            p is below 0.05 (the larger fraction); None if the procedure is not a test.
         coverage: fraction of the intervals that include the truth; None without intervals.
     """
 

@@ -2,8 +2,8 @@
 
 Subsets, eps and variants change pretraining, so the pretrained model is the unit: each seed gives
 one difference, the mean over its targets, other eps and other variants. Targets that share a model
-are no repeats. Methods are applied to the same models, so there the targets are the sample, and
-conclusions extend to similar targets of these models.
+are not independent repeats. Methods are applied to the same models, so for them the targets are the
+sample, and conclusions extend to similar targets of these models.
 """
 
 import math
@@ -297,8 +297,8 @@ def against_scratch(
 ) -> list[ScratchComparison]:
     """Compare each transfer, at the full size of its target, with scratch on the same arch.
 
-    A recipe may have several scratch methods, e.g. of different budgets. Each is a baseline of its
-    own; only the runs of one method differ by nothing but their seed.
+    A recipe may have several scratch methods, e.g. of different budgets. Each is a separate
+    baseline, because only runs of one method differ in nothing but the seed.
     """
     rows = at_full_size(rows)
     scratch: dict[Key, dict[str, list[TransferRow]]] = {}

@@ -1,9 +1,9 @@
 """Means with intervals: over seeds, of paired differences, and of two samples.
 
 `harness bench statistics` measures how often these intervals cover the true value. A spread of
-zero is no estimate of the spread: accuracies are counts, so two runs are often exactly equal.
-Such samples have no interval. There is no bootstrap: over a few seeds or targets its percentile
-interval covers too rarely.
+zero does not estimate the spread: accuracies are counts, so two runs are often exactly equal.
+Such samples have no interval. Bootstrap intervals are not used: over a few seeds or targets they
+include the true value too rarely.
 """
 
 import math

@@ -95,7 +95,7 @@ def predictor_rows(
     }
     rows = []
     for method, matrix in matrices.items():
-        # Source accuracy alone, over a few subsets and eps, is no prediction.
+        # Source accuracy over a few subsets and eps is not a prediction.
         if not (means or matrix.has_many_models):
             continue
         for name, cells in _predictors(method, matrices, means).items():

@@ -45,7 +45,7 @@ def headline(
 ) -> str:
     """Write the answer in one sentence: how the smallest subset changes transfer, by target.
 
-    Of several architectures, the first one that is compared counts. Returns "" if the recipe does
+    With several architectures, the first compared one is used. Returns "" if the recipe does
     not compare subsets on several targets.
     """
     sizes = source_sizes(accuracy, transfer)

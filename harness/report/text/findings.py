@@ -37,7 +37,7 @@ from harness.report.text.phrases import (
     signed,
 )
 
-MIN_TARGETS = 3  # fewer targets are no sample
+MIN_TARGETS = 3  # fewer targets are not a sample
 MAX_LEFT_OUT = 6  # names in a sentence; the table has all
 
 

@@ -1,4 +1,4 @@
-"""Run stages on this machine, in warm worker processes: one per slot.
+"""Run stages on this machine, in warm worker processes, one per slot.
 
 A worker runs many stages, so that imports and JIT compilation are paid once. Workers are forked
 from a process that has imported what they need (`harness.runner.fork_server`), or started as new

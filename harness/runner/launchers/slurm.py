@@ -26,7 +26,7 @@ MAX_JOBS = 64  # in the queue at once, unless --jobs is given
 MAX_REQUEUES = 1000  # of a job at its time limit
 NUM_THREADS = 4  # per process of a stage, unless --threads is given
 RESUBMIT_S = 30.0  # wait after Slurm has refused a job
-POLL_QUEUE_S = 5.0  # interval between two looks at the queue
+POLL_QUEUE_S = 5.0  # interval between two queries of the queue
 ENDED_FILE = "ended"  # in the launcher's folder: jobs of this run must not start any more
 
 
@@ -136,7 +136,7 @@ class SlurmLauncher:
         self.is_stopping = False
         self.jobs: dict[Path, Any] = {}  # folder of the stage -> submitit's job
         self.polled_at = time.monotonic()
-        self.missing: set[Path] = set()  # stages whose job was not in the queue at the last look
+        self.missing: set[Path] = set()  # stages whose job was not in the queue at the last query
 
     @property
     def num_slots(self) -> int:

@@ -12,7 +12,7 @@ class AdoptMetrics(TypedDict):
     num_parameters: int
     num_backbone_parameters: int
     feature_dim: int
-    num_classes: int | None  # None means the checkpoint has no head of use
+    num_classes: int | None  # None means the checkpoint has no usable head
     eps: float  # of adversarial training, in [0, 1] pixel units
     resolution: int  # pixels a side
     eval_crop: float

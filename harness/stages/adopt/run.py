@@ -47,7 +47,7 @@ def run(context: StageContext) -> Outcome:
         "std": model.std.flatten().tolist(),
         "imagenet_top1": loaded.imagenet_top1,
         "imagenet_top5": loaded.imagenet_top5,
-        "licence": loaded.licence,
+        "licence": loaded.license,
         "training": loaded.training,
         "weights": about["imported_from"],
         "sha256": about["sha256"],

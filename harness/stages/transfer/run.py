@@ -1,4 +1,4 @@
-"""Transfers one pretrained model to one target by one method, with its whole grid.
+"""Transfer one pretrained model to one target by one method, with its whole grid.
 
 Val chooses among its points; test is read once, by the chosen model.
 """

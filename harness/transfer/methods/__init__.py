@@ -1,5 +1,5 @@
 """Transfer methods, one package each.
 
 `<name>/settings.py` has `SETTINGS`, the settings model, and imports no torch; `<name>/method.py`
-has what `harness.transfer.method.Method` lists.
+implements `Method` or `FeatureMethod` of `harness.transfer.method`.
 """

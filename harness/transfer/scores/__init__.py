@@ -1,1 +1,1 @@
-"""Catalogue of transferability scores: one file per score (contract: `../score.py`)."""
+"""Catalog of transferability scores: one file per score (contract: `../score.py`)."""

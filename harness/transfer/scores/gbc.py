@@ -26,11 +26,11 @@ def score(*, features: Any, probs: Any = None, labels: Any, spherical: bool = Fa
         UserError: wrong shapes, values or labels.
     """
     matrix, classes, num_classes = check_features(features, labels)
-    centred = matrix - matrix.mean(axis=0)
+    centered = matrix - matrix.mean(axis=0)
     if matrix.shape[1] > NUM_COMPONENTS:
-        _, _, right = np.linalg.svd(centred, full_matrices=False)
-        centred = centred @ right[:NUM_COMPONENTS].T
-    groups = [centred[classes == label] for label in range(num_classes)]
+        _, _, right = np.linalg.svd(centered, full_matrices=False)
+        centered = centered @ right[:NUM_COMPONENTS].T
+    groups = [centered[classes == label] for label in range(num_classes)]
     means = np.stack([group.mean(axis=0) for group in groups])
     variances = np.stack([np.maximum(group.var(axis=0), FLOOR) for group in groups])
     if spherical:

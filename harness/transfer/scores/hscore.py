@@ -25,14 +25,14 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
         UserError: wrong shapes, values or labels.
     """
     matrix, classes, num_classes = check_features(features, labels)
-    centred = matrix - matrix.mean(axis=0)
+    centered = matrix - matrix.mean(axis=0)
     counts = np.bincount(classes, minlength=num_classes)
     means = np.zeros((num_classes, matrix.shape[1]))
-    np.add.at(means, classes, centred)
+    np.add.at(means, classes, centered)
     means /= counts[:, None]
     between = (means * counts[:, None]).T @ means / len(matrix)
     if not shrunk:
-        variances, axes = np.linalg.eigh(centred.T @ centred / len(matrix))
+        variances, axes = np.linalg.eigh(centered.T @ centered / len(matrix))
         # Directions without variance (rounding only) are left out.
         kept = variances > max(1e-12 * variances[-1], (1e-13 * np.abs(matrix).max()) ** 2)
         return float(

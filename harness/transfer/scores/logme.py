@@ -1,9 +1,10 @@
 """LogME: maximum evidence of a Bayesian linear model from features to one-hot labels.
 
-You, Liu, Wang and Long, ICML 2021; Maximized over the two precisions by the fixed-point iteration
-of the JMLR 2022 version: gamma = sum sigma^2 / (sigma^2 + t) with t = alpha / beta, alpha = gamma /
-|m|^2, beta = (N - gamma) / |f m - y|^2. The mean over classes of the log-evidence of a sample,
-whose determinant is over all D directions, also where D > N.
+You, Liu, Wang and Long, ICML 2021. The evidence is maximized over the two precisions by the
+fixed-point iteration of the JMLR 2022 version: gamma = sum sigma^2 / (sigma^2 + t) with
+t = alpha / beta, alpha = gamma / |m|^2, beta = (N - gamma) / |f m - y|^2. The score is the mean
+over classes of the log-evidence per sample. Its determinant includes all D directions, also if
+D > N.
 """
 
 from typing import Any

@@ -25,9 +25,9 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
         UserError: wrong shapes, values or labels.
     """
     matrix, classes, num_classes = check_features(features, labels)
-    centred = matrix - matrix.mean(axis=0)
-    within = [_rate(centred[classes == label]) for label in range(num_classes)]
-    return _rate(centred) - float(np.mean(within))
+    centered = matrix - matrix.mean(axis=0)
+    within = [_rate(centered[classes == label]) for label in range(num_classes)]
+    return _rate(centered) - float(np.mean(within))
 
 
 def _rate(features: np.ndarray) -> float:

@@ -103,5 +103,5 @@ def test_rules_of_a_recipe_decide_its_keys(sides: Path, tmp_path: Path):
     keys = [key(rules) for rules in ("", ", class_level: 1", ", class_level: 2")]
     assert len(set(keys)) == 3
     assert key(", split_folders: auto") == keys[0]
-    with pytest.raises(UserError, match="goes with dataset: folder"):
+    with pytest.raises(UserError, match="with dataset: folder only"):
         key(", dataset: pets, split_folders: never")

@@ -122,7 +122,7 @@ def test_images_with_any_ending_are_found_by_content(tmp_path: Path):
     expected = sum(len(ENDINGS_OF[name]) + 2 for name in formats)
     assert source.class_counts() == {"a": expected, "b": expected}
     assert omitted(source) == {
-        "files that are no images by name and content": 4,
+        "files that are not images by name or content": 4,
         "files of other kinds, by their endings": 2,
         "hidden and system files": 2,
     }

@@ -214,7 +214,7 @@ def _coarse_table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: s
             contents.append(mark_best(cells))
     note = (
         "Clean top-1 in percent, best of each column in bold. One number: the labels are the "
-        "model's own classes. –: its classes are no finer, or do not cover all labels."
+        "model's own classes. –: its classes are not finer, or do not cover all labels."
     )
     if len(recipe.seeds) > 1:
         note += " sd: standard deviation over seeds."

@@ -18,12 +18,12 @@ SCORE_TITLES = {
 
 
 def text(value: str, below: str = "") -> Cell:
-    """A text that sorts by itself."""
+    """A text cell, sorted alphabetically."""
     return Cell(value, sort=value, below=below)
 
 
 def optional_text(value: str) -> Cell:
-    """A text that sorts by itself; a dash if it is empty."""
+    """A text cell, sorted alphabetically; a dash if it is empty."""
     return text(value) if value else NONE
 
 
@@ -104,7 +104,7 @@ def sized_cell(subset: str, num_classes: int | None) -> Cell:
 
 
 def variant_cell(variant: str, same: Sequence[str]) -> Cell:
-    """Name of a variant, and which others are the same model."""
+    """Name of a variant, and of other variants that are the same model."""
     return Cell(
         variant or "plain", sort=variant, below=f"same as {', '.join(same)}" if same else ""
     )

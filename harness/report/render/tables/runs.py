@@ -144,7 +144,7 @@ def _timing_table(name: str, title: str, rows: Sequence[TimingRow], longest: flo
 
 
 def _fed_cell(row: TimingRow) -> Cell:
-    """Throughput relative to the replay. A replay slower than the run itself is no limit."""
+    """Throughput relative to the replay; marked if the replay was slower than the run itself."""
     if row.img_per_s and row.replay_img_per_s and row.img_per_s > row.replay_img_per_s:
         ratio = row.img_per_s / row.replay_img_per_s
         return Cell(f"{100 * ratio:.0f} %", sort=ratio, below="replay slower")

@@ -39,7 +39,7 @@ class Cell:
     Attributes:
         sort: value that sorting compares; None is last in both directions.
         detail: shown after the text in a quieter color.
-        below: shown on a line of its own in a quieter color.
+        below: shown on a separate line in a quieter color.
         best: bold.
         own: underlined, because it is the target's own metric.
         absent: quieter color, because there is no value.

@@ -38,6 +38,10 @@ PHRASES = {
     "goes on": (r"\b(?:goes|go|going|went) on\b", "continues"),
     "anew": (r"\banew\b", "again"),
     "hands": (r"\bhand(?:s|ed|ing)? (?:on|over|out|back)\b", "passes, returns"),
+    "no": (
+        r"(?<![Tt]here )\b(?:is|are|was|were) no (?!longer|more|less|fewer|larger|later)[a-z]+",
+        "is not a",
+    ),
     "in vain": (r"\bin vain\b", "without result"),
     "what": (r"\"\"\"(?:What|Whether|Its|As)\b", "begin with a verb or a noun"),
 }
@@ -46,9 +50,9 @@ WORD = re.compile(r"[A-Za-z][A-Za-z'-]+")
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number and text of each docstring, comment and message in a Python file, or of a text.
+    """Yield line number and text of each docstring, comment and message of a Python file.
 
-    Of other files, the whole text is prose.
+    Other files are one text.
     """
     source = path.read_text()
     if path.suffix in TEXT:

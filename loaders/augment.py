@@ -120,7 +120,7 @@ def random_order(seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
     A subset keeps its relative order from the full set.
 
     Args:
-        seed: of the plan.
+        seed: seed of the plan.
         epoch: number of the epoch.
         ids: uint64 [N].
     """
@@ -136,7 +136,7 @@ def quasi_random_order(seed: int, epoch: int, ids: np.ndarray, offsets: np.ndarr
     all classes.
 
     Args:
-        seed: of the plan.
+        seed: seed of the plan.
         epoch: number of the epoch.
         ids: uint64 [N].
         offsets: int64 [N], byte offsets of the images.

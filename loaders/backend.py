@@ -83,8 +83,7 @@ class Loader(ABC):
             epoch: number of the epoch; with the plan's seed it decides order, crops and flips.
             resolution: R of the batches. None means the plan's.
             start_batch: batches to skip at the start, at no cost; the remaining batches are those
-                of the
-                full epoch. `len(loader)` skips all.
+                of the full epoch. `len(loader)` skips all.
 
         Raises:
             UserError: start_batch is not in [0, len(loader)].

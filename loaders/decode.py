@@ -59,7 +59,7 @@ class BatchDecoder:
             table: float16 [3, 256] of loaders.normalize. None means uint8 output.
             conversion: float32 [2, 3] of loaders.normalize that computes the table. None means look
                 it up.
-            interpolation: of the resize.
+            interpolation: filter of the resize.
             content: uint8 buffer that `samples.offsets` index. None means the mapped file.
             scattered: read only the images passed to `prefetch`, with no read-ahead.
 
@@ -199,7 +199,7 @@ class BatchDecoder:
     def prefetch(self, positions: np.ndarray) -> None:
         """Start reading these images in the background.
 
-        Has an effect only with `scattered`; otherwise the system reads ahead by itself.
+        Has an effect only with `scattered`; otherwise the system reads ahead.
         """
         if self._map is None:
             return

@@ -1,13 +1,12 @@
 """Import the parts of FFCV 1.0.2 that the loaders use, without FFCV's import side effects.
 
 1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s
-in
-   every process (2 cores AMD EPYC, numba 0.68). FFCV only reads that dictionary from Python, so a
-   plain dict works.
+   in every process (2 cores AMD EPYC, numba 0.68). FFCV only reads that dictionary from Python, so
+   a plain dict works.
 2. `ffcv.pipeline.compiler` sets the thread counts of torch and numba to 1 for the whole process.
 3. `ffcv.loader.epoch_iterator` initializes CUDA, after which forked children cannot use a GPU, and
-   makes streams for loaders of a CPU, too. Here its flag for CUDA stays off; `loaders.epoch` makes
-   the streams.
+   creates streams even for loaders on a CPU. Here its flag for CUDA stays off; `loaders.epoch`
+   creates the streams.
 """
 
 from collections.abc import Iterator

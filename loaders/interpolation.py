@@ -12,7 +12,7 @@ RESIZE_VERSION = 2
 
 
 def number_of(interpolation: Interpolation) -> int:
-    """Return the number that the kernels have for it, as in native/resize.h."""
+    """Return the number of an interpolation in the kernels, as in native/resize.h."""
     return get_args(Interpolation).index(interpolation)
 
 

@@ -128,7 +128,7 @@ class Pool:
             table: float16 [3, 256], or [0, 256] for uint8 output.
             conversion: float32 [2, 3] that computes the table (loaders.normalize.conversion). None
                 means the table is read.
-            interpolation: of the resize.
+            interpolation: filter of the resize.
         """
         assert self.close.alive, "the pool is closed"
         n, resolution, num_crops = len(output), output.shape[-2], math.prod(output.shape[1:-3])

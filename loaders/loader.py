@@ -1,4 +1,4 @@
-"""A loader for training code of your own: iterate it, one epoch per `for`.
+"""A loader for other training code: iterate it, one epoch per `for`.
 
     from loaders import Loader
 
@@ -84,7 +84,7 @@ class Loader:
             order: sequential, random, quasi_random, balanced (classes equally often) or weighted
                 (by `weights`); FFCV's OrderOption is also accepted.
             num_workers: decoding threads; -1 means one per available core.
-            seed: of order, crops and flips. None means 0.
+            seed: seed of order, crops and flips. None means 0.
             indices: samples to load, in this order. None means all.
             drop_last: drop the incomplete batch at the end.
             distributed: True splits each batch among the ranks of torch.distributed. None does
@@ -160,7 +160,7 @@ class Loader:
         """Start the next epoch, or the one that set_epoch or load_state_dict selected.
 
         The epoch begins with its first batch: an iterator that is never used, such as that of a
-        trainer which checks its data, counts as none. An epoch that was left early counts as
+        trainer which checks its data, does not count. An epoch that was left early counts as
         ended. Only the newest iterator is valid.
         """
         if not self._is_positioned:

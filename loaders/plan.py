@@ -1,4 +1,4 @@
-"""Frozen description of what decides which pixels a loader yields, and in which order."""
+"""Settings that determine the pixels that a loader yields, and their order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -37,9 +37,9 @@ class LoaderPlan:
         horizontal_flip: mirror each image with probability 1/2.
         crops_per_image: k > 1: batches are [B, k, 3, R, R]; each image is decoded once for k crops.
         center_fraction: center_crop: fraction of the shorter side.
-        augmentations: after crop and flip: color, geometry, erasing, mixing; see
-            `loaders.augmentations`. With MixUp or CutMix labels are probabilities, float32 [B, K].
-            None means no further augmentation.
+        augmentations: further augmentations, after crop and flip: color, geometry, erasing,
+            mixing; see `loaders.augmentations`. With MixUp or CutMix labels are probabilities,
+            float32 [B, K]. None means no further augmentation.
         interpolation: area averages the area under each output pixel, bilinear if an axis grows.
             bilinear and bicubic are Pillow's, with antialiasing.
         order: quasi_random reads a few pages of the file at a time. balanced draws each class
@@ -47,11 +47,11 @@ class LoaderPlan:
             many draws as there are samples (`loaders/sampling.py`).
         weights: weighted only: array of a number per sample of the beton, or the path of a .npy or
             CSV file (`loaders.sampling.read_weights`).
-        dtype: of the images.
+        dtype: dtype of the images.
         mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
         std: float16 only: standard deviation of red, green and blue, likewise.
         drop_last: drop the incomplete batch at the end.
-        seed: of order, crops, flips and augmentations.
+        seed: seed of order, crops, flips and augmentations.
         subset: view of the samples that this subset selects, relabeled. None means no subset.
         indices: view of these samples of the beton, in this order. None means all samples.
         labels: new label of each label in the file; -1 drops the samples. None means labels as

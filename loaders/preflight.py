@@ -12,7 +12,7 @@ LOW_SHARED_MEMORY_BYTES = 1e9
 
 
 def warnings(plan: LoaderPlan) -> list[str]:
-    """Return a sentence for each thing that will make the plan slow or fail, with a remedy."""
+    """Return a sentence for each problem that will make the plan slow or fail, with a remedy."""
     found = []
     num_bytes, free = open_beton(plan.beton).path.stat().st_size, free_memory_bytes()
     if plan.backend == "ffcv" and plan.has_scattered_order and num_bytes > free:

@@ -39,9 +39,8 @@ class Samples:
         classes: class names in label order, after relabeling.
         indices: int64 [N], index of each sample in the file.
         ids: uint64 [N], keys of the random order and crops; equal in all files with the sample.
-        labels: int64 [N] after relabeling; int8 [N, K] for multi-label files: 1 present, 0
-            difficult,
-            -1 absent.
+        labels: int64 [N] after relabeling; int8 [N, K] for multi-label files: 1 present,
+            0 difficult, -1 absent.
         modes: uint8 [N], 0 JPEG, 1 raw, 2 dct.
         widths: int64 [N], pixels.
         heights: int64 [N], pixels.
@@ -115,7 +114,7 @@ class Samples:
             positions = np.arange(len(self))
         if plan.drop_last and len(self) >= plan.batch_size:
             positions = positions[: len(self) // plan.batch_size * plan.batch_size]
-        # Each batch is divided by itself: if world_size does not divide batch_size, this is not
+        # Each batch is divided separately: if world_size does not divide batch_size, this is not
         # every W-th sample of the epoch.
         is_local = np.arange(len(positions)) % plan.batch_size % plan.world_size == plan.rank
         local: np.ndarray = positions[is_local][start_batch * plan.local_batch_size :]
@@ -156,9 +155,8 @@ def open_samples(plan: LoaderPlan) -> Samples:
     """Read the samples of a plan.
 
     Raises:
-        UserError: the file is missing, damaged, or no beton of images and labels; an index or a
-            label
-            is not in the file; or the view is empty.
+        UserError: the file is missing, damaged, or not a beton of images and labels; an index or a
+            label is not in the file; or the view is empty.
     """
     beton = open_beton(plan.beton)
     rows, sizes = beton.rows, _check_sizes(beton)

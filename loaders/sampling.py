@@ -4,7 +4,7 @@ Systematic sampling: a sample whose share of the weights is worth e draws per ep
 ceil(e) of them, and e on average. Samples are laid out by class, so that the same holds for the
 draws of each class. This varies less between epochs than independent draws. All draws are
 functions of (seed, epoch, sample ids) in integers. The second and later draws of a sample within an
-epoch have ids of their own, and thus other crops and augmentations.
+epoch have different ids, and thus other crops and augmentations.
 """
 
 import csv
@@ -77,7 +77,7 @@ def drawn_rows(draws: Draws, seed: int, epoch: int, ids: np.ndarray) -> np.ndarr
 
     Args:
         draws: possible draws.
-        seed: of the plan.
+        seed: seed of the plan.
         epoch: number of the epoch.
         ids: uint64 [N] of the samples.
     """
@@ -141,7 +141,9 @@ def read_weights(
     try:
         numbers = np.array([float(weight) for weight in weights])
     except ValueError as error:
-        raise UserError(f"{file} has a weight that is no number: {error}") from error
+        raise UserError(
+            f"{file} has a weight that is not a number: {error}", "Correct that line."
+        ) from error
     if "class" in columns:
         known = dict(zip(names, numbers, strict=True))
         used = [classes[label] for label in np.unique(labels)]

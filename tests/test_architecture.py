@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md describes: import order, no torch where none is needed."""
+"""The structure that docs/architecture.md describes: import order, and modules that must not import torch."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from importlinter import cli as import_linter
 from tests.helpers import ROOT
 
 HEAVY = ("torch", "torchvision", "ffcv")
-# Modules behind help, ls, plan, status and report, and the parts of the runner that start workers.
+# Modules that serve help, ls, plan, status and report, and the parts of the runner that start workers.
 LIGHT = [
     "harness.cli.main",
     "harness.config.load",

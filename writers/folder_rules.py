@@ -1,4 +1,4 @@
-"""Which folders of a tree are splits and which are classes, if their names leave it open."""
+"""Rules that decide which folders of a tree are splits and which are classes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,11 +14,10 @@ class FolderRules:
 
     Attributes:
         split_folders: auto: folders named train, val, test and the like are splits. never: they are
-            classes as others are.
-        class_level: 1: the folders at the top, below splits, are the classes, and folders in them
-            have no meaning. 2: the folders in those are the classes, and those at the top have no
-            meaning. Likewise for greater numbers. None means 1, and a tree whose top folders all
-            have the same folders in them is refused.
+            classes.
+        class_level: level of the class folders; 1 is directly below the splits, or at the top
+            without splits. Folders of other levels are ignored. None means 1, and refuses a tree
+            whose top folders all have the same subfolders.
     """
 
     split_folders: SplitFolders = "auto"

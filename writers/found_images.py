@@ -7,7 +7,7 @@ from pathlib import Path
 from writers.errors import UserError
 from writers.formats.files import Files
 from writers.omissions import Omission, OmissionLog
-from writers.split_names import UNSAID, split_of
+from writers.split_names import NO_SPLIT, split_of
 
 # key -> class, and path below the class folder: ("cat", "1.jpg")
 Images = Mapping[str, tuple[str, str]]
@@ -15,7 +15,7 @@ Images = Mapping[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Images of one path by split (train, val, test, or UNSAID), and how to read them."""
+    """Images of one path by split (train, val, test, or NO_SPLIT), and how to read them."""
 
     files: Files
     splits: Mapping[str, Images]
@@ -47,7 +47,7 @@ def joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
                 (f"{number}/{key}", image) for key, image in images.items()
             )
         for split, keys in part.unlabeled.items():
-            part_split = split or split_of(path.stem) or UNSAID
+            part_split = split or split_of(path.stem) or NO_SPLIT
             unlabeled.setdefault(part_split, []).extend(f"{number}/{key}" for key in keys)
         omitted.extend(part.omissions, f"{path.name}/")
     files = _Numbered(list(parts.values()))

@@ -1,7 +1,4 @@
-"""Find modules by name.
-
-`pets` is `writers.datasets.pets`; suggest similar names for a wrong one.
-"""
+"""Find modules by name (`pets` is `writers.datasets.pets`), and suggest names similar to a typo."""
 
 import difflib
 import importlib

@@ -13,7 +13,7 @@ class Omission:
     """Files or records that are not read for one reason.
 
     Attributes:
-        reason: such as "no image by name and content".
+        reason: such as "files that are not images by name or content".
         count: number of files or records.
         names: the first ones in order of name, at most MAX_NAMES.
     """
@@ -29,7 +29,7 @@ class Omission:
 
 
 class OmissionLog:
-    """Counts what a reader does not take, by reason. Memory does not grow with the count."""
+    """Count the files that a reader skips, by reason. Memory does not grow with the count."""
 
     def __init__(self) -> None:
         """Start without entries."""

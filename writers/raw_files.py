@@ -36,7 +36,7 @@ class FileState(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a dataset reads.
+    """The files that a dataset reads.
 
     Attributes:
         digest: 20 hex digits, of names, sizes, labels and splits.

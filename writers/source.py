@@ -19,7 +19,7 @@ from writers.folder_rules import BY_NAME, FolderRules
 from writers.formats.files import Files
 from writers.found_images import FoundImages, Images, joined
 from writers.omissions import Omission, OmissionLog
-from writers.split_names import UNSAID
+from writers.split_names import NO_SPLIT
 from writers.text_names import printable
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Source:
     files: Files = field(repr=False)
     prefix: str = ""  # outer folders of the tree
     multi_label: bool = False  # examples have `labels`
-    protocol: str | None = None  # protocol of the splits; None: the dataset's own
+    protocol: str | None = None  # of the splits; None means the dataset's own
     # accepted differences from published counts
     differences: list[str] = field(default_factory=list)
     # key -> reason, for images known to be unusable; skipped
@@ -151,7 +151,7 @@ def open_source(
         else examples_of_many({key: image for key, (_, image) in images.items()}, labels, label)
         for split, images in found_images.splits.items()
     }
-    train = splits.get("train") or splits.get(UNSAID, [])
+    train = splits.get("train") or splits.get(NO_SPLIT, [])
     splits = carve(train, splits.get("val", []), splits.get("test", []), settings)
     return Source(
         printable(name),
@@ -280,9 +280,9 @@ def below_class(path: str, class_name: str) -> str:
 def refuse_unclear_splits(splits: Mapping[str, Collection[object]], paths: Sequence[Path]) -> None:
     """Raise UserError if only some images have a split, or if none is to train on."""
     there = {split for split, images in splits.items() if images}
-    if UNSAID in there and len(there) > 1:
+    if NO_SPLIT in there and len(there) > 1:
         raise UserError(f"{paths[0]} has parts with a split and parts without one.", layouts())
-    if not there & {"train", UNSAID}:
+    if not there & {"train", NO_SPLIT}:
         raise UserError(
             f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"
             f"{' and '.join(sorted(there))}.",

@@ -1,8 +1,8 @@
-"""Names that people give to the folders and files of splits."""
+"""Common names of the folders and files of splits."""
 
 import re
 
-# names that people give to the folders of splits
+# Common names of the folders of splits.
 SPLIT_NAMES = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "dev"),
@@ -15,7 +15,7 @@ SPLIT_FOLDER = re.compile(
     re.IGNORECASE,
 )
 SPLITS = tuple(SPLIT_NAMES)
-UNSAID = ""  # split of images for which the source gives none
+NO_SPLIT = ""  # split of images for which the source gives none
 
 
 def split_of(folder: str) -> str | None:

@@ -48,7 +48,7 @@ class AttackSettings(Settings):
 
     Attributes:
         DEFAULT_STEPS: steps of `pgd`. Salman et al. 2020 use 3, with a relative step size of 2/3.
-        step_size: in [0, 1] pixel units. None means relative_step_size * eps.
+        step_size: length of a step, in [0, 1] pixel units. None means relative_step_size * eps.
         relative_step_size: step size divided by eps. None means 2.5 / steps; 1.25 for `fast`, 1 for
             `free`.
         random_start: uniform in the ball, or uniform on its surface.

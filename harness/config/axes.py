@@ -56,7 +56,8 @@ class AxisSelection:
     def includes(self, axes: Axes) -> bool:
         """Return whether a point is selected.
 
-        axes: of a model; with a target, of its transfers there; with a method, of that transfer.
+        axes: values that identify a model; with a target also its transfers to that target; with
+            a method a single transfer.
         """
         if self._is_product:
             return True

@@ -34,7 +34,7 @@ class Images:
 
     @property
     def name(self) -> str:
-        """Name in `Contents`: equal for equal images, whatever their splits and encoding."""
+        """Name in `Contents`: equal for equal images, with any splits and encoding."""
         data = self.data
         rules: list[JSON] = []
         if data.labels is not None:

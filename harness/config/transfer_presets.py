@@ -147,7 +147,7 @@ def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
     and an axis of the grid replaces the setting of its name.
 
     Args:
-        settings: as in the recipe.
+        settings: settings of the method, as in the recipe.
         label: name of the method, unless the settings name it.
 
     Raises:

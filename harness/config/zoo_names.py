@@ -45,7 +45,7 @@ def matching(pattern: str, limit: int | None = None, names_folder: Path | None =
     `torchvision/*@IMAGENET1K_V1` matches the classifiers that have weights of this name.
 
     Args:
-        pattern: with the library's prefix.
+        pattern: pattern with the library's prefix.
         limit: return only this many of the first names. None means all.
         names_folder: keeps the names of each installed library in a file: importing torchvision or
             timm takes seconds and 600 MB. None keeps nothing.

@@ -20,7 +20,7 @@ class Scores:
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
         """Prepare the configs.
 
-        targets: with the stages that write their data.
+        targets: targets, with the stages that write their data.
         """
         self._features, self._targets = Features(recipe), targets if recipe.scores else ()
         every = recipe.scores == "all"

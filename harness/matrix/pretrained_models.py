@@ -43,7 +43,7 @@ def stages_of_models(
     Args:
         recipe: the recipe.
         selection: the points that it selects.
-        targets: with the stages that write their data.
+        targets: targets, with the stages that write their data.
         contents: contents of the recipe's inputs.
     """
     shared = Transfers(recipe, targets), Scores(recipe, targets)

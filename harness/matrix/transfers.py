@@ -52,7 +52,7 @@ class Transfers:
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
         """Prepare the configs.
 
-        targets: with the stages that write their data.
+        targets: targets, with the stages that write their data.
         """
         self._points = [
             point

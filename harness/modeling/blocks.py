@@ -61,7 +61,7 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
 
     Args:
         backbone: maps images to features.
-        resolution: of the images, in pixels.
+        resolution: side of the images, in pixels.
     """
     blocks = blocks_of(backbone)
     shapes: dict[int, tuple[int, ...]] = {}

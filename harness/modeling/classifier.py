@@ -30,7 +30,7 @@ class Architecture(Protocol):
         """Return the backbone and its number of features.
 
         Args:
-            num_classes: of the head, which is not part of the backbone.
+            num_classes: outputs of the head, which is not part of the backbone.
             channels: widths of the stages, or None for the default.
         """
 
@@ -148,7 +148,7 @@ def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
 
     Args:
         path: file to write.
-        model: on any device.
+        model: model on any device.
         about: plain values; at least "arch", and "channels" if they were chosen.
     """
     buffer = io.BytesIO()

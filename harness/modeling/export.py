@@ -58,7 +58,7 @@ def export(
     """Write the model into the folder, as `model.safetensors` or `model.onnx`.
 
     Args:
-        model: on the CPU; it is set to evaluation mode.
+        model: a model on the CPU; it is set to evaluation mode.
         about: metadata that was saved with the model; `arch` is read.
         form: torchvision or timm for a state dict, onnx for a graph.
         folder: created if needed.

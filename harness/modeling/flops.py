@@ -46,7 +46,7 @@ def training_flops(
     Args:
         model: the network.
         resolution: R, in pixels.
-        attack: of training, or None for clean training.
+        attack: attack in training, or None for clean training.
 
     Returns:
         FLOPs per image, or None if the model cannot run on the CPU.

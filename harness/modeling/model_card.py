@@ -25,13 +25,13 @@ def card(
     """Return the card as Markdown.
 
     Args:
-        name: of the stage or model.
+        name: name of the stage or model.
         about: metadata that was saved with the weights.
         file: the exported file; its sha256 is written.
         usage: Python lines that load it.
         input_text: one sentence about the pixels that the file expects.
-        max_difference: of logits; None if not compared.
-        metrics: of the training stage; empty if the model was not trained here.
+        max_difference: largest difference of logits; None if not compared.
+        metrics: metrics of the training stage; empty if the model was not trained here.
         inputs: file -> sha256 of the data that the model was trained on.
         license_notes: one sentence per dataset or source of weights.
         recipe: the recipe as JSON; "" if unknown.

@@ -109,7 +109,8 @@ def by_order(
         if tensor.shape != shape:
             raise UserError(
                 f"{name} is {tuple(tensor.shape)}, but {wanted} at its position is {tuple(shape)}: "
-                "the order is another."
+                "their orders differ.",
+                "Use a file that was saved from the same architecture.",
             )
     return dict(zip(names_and_shapes, weights.values(), strict=True))
 

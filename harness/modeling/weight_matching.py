@@ -17,7 +17,7 @@ class Match:
     """Part of a file that fits a network.
 
     Attributes:
-        tensors: by the network's names.
+        tensors: tensors by the network's names.
         missing: names of the network that the file lacks, without batch counters.
         left_out: names in the file that are not used, sorted.
         sources: name in the file of each tensor.

@@ -85,7 +85,7 @@ class GpuMonitor:
             "sm_clock_min_mhz": min(clock),
             "memory_peak_bytes": max(memory),
             "power_w": sum(power) / count,
-            # Of the whole block and the whole GPU, other processes included.
+            # Includes other processes on this GPU.
             "energy_wh": sum(power) / count * self._seconds / 3600,
             "num_samples": count,
         }

@@ -39,7 +39,7 @@ class Event:
         what: what happened. "waiting" events come several times a second while nothing happens.
         stage: the stage it happened to; None for "waiting".
         wall_s: seconds since the stage was started.
-        message: of a failure or retry.
+        message: reason of a failure or retry; otherwise empty.
     """
 
     what: Literal["started", "done", "failed", "retry", "busy", "skipped", "waiting"]

@@ -39,7 +39,7 @@ class RetryPolicy:
     """Number of retries of a stage within a run, and the wait before each.
 
     Attributes:
-        max_retries: after lost workers, exhausted memory and required restarts, together.
+        max_retries: retries after lost workers, exhausted memory and required restarts, together.
         first_wait_s: wait before the first retry, and before every retry after preemption.
         factor: each further wait is this many times the last one.
     """

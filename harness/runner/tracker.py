@@ -107,7 +107,7 @@ class Tracking:
 
         Args:
             tracker: receives the runs.
-            folder: of the record of what was tracked, so that nothing is tracked twice.
+            folder: folder of the record of what was tracked, so that nothing is tracked twice.
             runs: $HARNESS_RUNS.
             warn: shows a message.
         """

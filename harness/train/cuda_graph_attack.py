@@ -65,7 +65,7 @@ class CudaGraphAttack:
         attack = self._attack
         images, labels = images.clone(), labels.clone()
         random_state, count = attack.generator.get_state(), attack.zero_gradients.clone()
-        # Streams of a priority are a pool of 32 that is handed out in turn, so that a stream of the
+        # Streams of a priority are a pool of 32 that are assigned in turn, so a stream of the
         # default priority may be one of the loader's. Loaders do not use this priority.
         stream = torch.cuda.Stream(priority=-1)
         stream.wait_stream(torch.cuda.current_stream())

@@ -78,7 +78,7 @@ def train_plan(
         settings: Batch size, resolution and augmentation.
         seed: Seed of order and augmentation.
         context: Device, threads and ranks of the stage.
-        interpolation: Of the resize.
+        interpolation: Filter of the resize.
     """
     return LoaderPlan(
         beton,
@@ -115,7 +115,7 @@ def eval_plan(
         resolution: Side of the crops in pixels.
         crop: Side of the crop as a fraction of the image's shorter side.
         context: Device, threads and ranks of the stage.
-        interpolation: Of the resize.
+        interpolation: Filter of the resize.
     """
     return LoaderPlan(
         beton,

@@ -3,8 +3,8 @@
 `settings.py` has the settings, `draws.py` the random parameters of each sample, and `loader.py` the
 wrapper around a backend's loader. The operations work on whole batches in torch; none waits for the
 GPU. They run after the backend instead of in its kernel: one implementation then serves all
-backends, and a GPU does the work instead of the decoding threads. The importing of this package
-imports no torch.
+backends, and a GPU does the work instead of the decoding threads. Importing this package does not
+import torch.
 """
 
 from loaders.augmentations.settings import (

@@ -17,10 +17,10 @@ _IMAGES_AT_ONCE = {"cpu": 16, "cuda": 256}
 
 @dataclass(frozen=True)
 class Stream:
-    """What the random numbers of a batch depend on.
+    """Keys of the random numbers of a batch.
 
     Attributes:
-        seed: of the plan.
+        seed: seed of the plan.
         epoch: number of the epoch.
         ids: uint64 [B], ids of the samples.
     """

@@ -124,7 +124,7 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
-    """Return other + factor * (image - other), truncated: exact where both are equal."""
+    """Return other + factor * (image - other), truncated: exact if both are equal."""
     return _truncated((images.float() - others).mul_(_per_image(factors)).add_(others))
 
 

@@ -53,7 +53,7 @@ def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
 
 
 def partners(batch: Tensor) -> Tensor:
-    """Return the partner of each row: the one half a batch further on, cyclically.
+    """Return the partner of each row: the row half a batch away, cyclically.
 
     If each of W ranks has every W-th row of a batch, the partner is on the same rank if 2 W divides
     the batch size. Any such W then gives the same pairs.

@@ -68,7 +68,7 @@ class RandAugment(_Model):
         magnitude: strength; 0 to 30 for torchvision, 0 to 10 for timm.
         magnitude_std: standard deviation of the magnitude; results are clipped to 0 ... 10. For
             timm only.
-        probability: of each operation.
+        probability: probability of each operation.
     """
 
     ops: Literal["torchvision", "timm"] = "torchvision"
@@ -120,8 +120,8 @@ class RandomErasing(_Model):
 class Augmentations(_Model):
     """Augmentations after crop and flip, in this order. Also parses the name of a preset.
 
-    RandAugment, color jitter, lighting and erasing change an image by itself. MixUp and CutMix mix
-    it with the image half a batch further on, and labels become probabilities.
+    RandAugment, color jitter, lighting and erasing change each image separately. MixUp and CutMix
+    mix it with the image half a batch away, and labels become probabilities.
 
     Attributes:
         randaugment: a few random operations per image.

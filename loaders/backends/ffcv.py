@@ -1,6 +1,4 @@
-"""FFCV pipeline with our own decoding.
-
-Decode, crop, resize and flip in one pass, seeded per sample.
+"""FFCV's pipeline with our decoder: decode, crop, resize and flip in one pass, seeded per sample.
 
 FFCV provides the operation graph, the batch slots (pinned if there is a GPU), the copy to the
 device and the prefetch thread. Its `Loader` class is not used because of its constructor: it

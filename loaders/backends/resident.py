@@ -212,7 +212,7 @@ def resize_boxes(
             box; whether to mirror it.
         most: width of the widest box and height of the highest, to avoid a GPU synchronization.
         resolution: R.
-        interpolation: of the resize.
+        interpolation: filter of the resize.
     """
     (most_width, most_height), (first_pixels, strides, left, top, width, height, flips) = (
         most,
@@ -254,7 +254,7 @@ def taps(
         sources: int64 [n], source pixels of each axis, at most `most`.
         target: output pixels.
         most: upper bound of sources.
-        interpolation: of the resize.
+        interpolation: filter of the resize.
 
     Returns:
         First source pixel, int64 [n, target]; weights of it and the following ones, int32
@@ -286,7 +286,7 @@ def taps(
 def _filter_taps(
     sources: Tensor, target: int, most: int, interpolation: Interpolation
 ) -> tuple[Tensor, Tensor]:
-    """As `taps`, for bilinear and bicubic; equal to fill_filter in loaders/native/resize.c."""
+    """Like `taps`, for bilinear and bicubic; equal to fill_filter in loaders/native/resize.c."""
     support = number_of(interpolation)  # of the filter, in units of its distance 1
     source, place = sources[:, None], torch.arange(target, device=sources.device)
     unit, center = 2 * source.clamp(min=target), (2 * place + 1) * source

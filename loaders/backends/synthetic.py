@@ -1,7 +1,4 @@
-"""Noise images, generated once, with the beton's labels and batches.
-
-Training without loading cost.
-"""
+"""Noise images, generated once, with the beton's labels: training without loading cost."""
 
 from collections.abc import Iterator
 

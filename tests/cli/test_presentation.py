@@ -1,4 +1,4 @@
-"""What a person sees: examples, colors, units, completion, JSON, hints on missing data."""
+"""Output for people: examples, colors, units, completion, JSON, hints on missing data."""
 
 import json
 import os

@@ -183,7 +183,7 @@ def test_the_recipes_that_ship_are_right():
         (
             "eps: [0, 0.5]",
             "eps: [0]\nevaluate: {common: [alle]}",
-            "tiny.yaml: evaluate.common names alle, which is none of the",
+            "tiny.yaml: evaluate.common names alle, which is not one of the",
         ),
         (
             "subsets: [all]",

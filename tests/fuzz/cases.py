@@ -151,7 +151,7 @@ def mutated_index(jpeg: bytes, draws: np.random.Generator) -> bytes:
 
 
 def resealed_index(data: bytes) -> bytes:
-    """Repair the magic and the checksum of an index, whatever its fields are."""
+    """Repair the magic and the checksum of an index with any fields."""
     begin = len(data) - FOOTER.itemsize
     if begin < 0:
         return data

@@ -39,7 +39,7 @@ TRANSFER: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a module's stages lie, and their data in data/.
+    """Folder of a module's stages, with their data in data/.
 
     Conftests of the rooms that have such stages import it.
     """

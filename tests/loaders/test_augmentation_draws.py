@@ -1,4 +1,4 @@
-"""Parameters of augmentations: their distributions, and where each operation is applied."""
+"""Parameters of augmentations: their distributions, and the images that each operation changes."""
 
 import numpy as np
 import pytest

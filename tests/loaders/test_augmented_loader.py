@@ -1,4 +1,4 @@
-"""Augmented batches are functions of (seed, epoch, sample id), whatever loads them."""
+"""Augmented batches are functions of (seed, epoch, sample id), for every backend."""
 
 import dataclasses
 import json

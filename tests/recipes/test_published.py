@@ -31,7 +31,7 @@ def test_robust_recipes_attack_and_freeze_as_salmans_code(name: str):
 
 @pytest.mark.parametrize("name", ["robust_l2", "robust_linf", "fewer_classes"])
 def test_robust_recipes_augment_as_the_robustness_library(name: str):
-    """Its ImageNet training: ColorJitter(0.1, 0.1, 0.1) and Lighting(0.05) after crop and flip."""
+    """The preset of its ImageNet training: ColorJitter(0.1, 0.1, 0.1) and Lighting(0.05) after crop and flip."""
     expected = {
         "color_jitter": {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.0},
         "lighting": 0.05,

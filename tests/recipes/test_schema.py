@@ -1,6 +1,6 @@
 """The schema that editors check recipes by.
 
-Up to date, accepting every recipe that can be read, refusing what is no key.
+Up to date, accepting every recipe that can be read, refusing unknown keys.
 """
 
 import copy

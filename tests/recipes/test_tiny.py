@@ -41,7 +41,7 @@ OF_MODELS = {
     "evaluate",
     "adopt",
     "shortlist",
-}  # published weights are no part of the tests
+}  # published weights are not part of the tests
 
 
 def lines_of(name: str) -> str:

@@ -47,7 +47,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Gpus":
 
 
 class Gpus:
-    """Puts the fake nvidia-smi and NVML where they are found first."""
+    """Put the fake nvidia-smi and NVML first in the search paths."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self._monkeypatch = monkeypatch

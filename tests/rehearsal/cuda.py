@@ -111,7 +111,7 @@ def _on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _to(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`tensor.to`. A copy, even where both are on the CPU; deferred out of pinned memory."""
+    """`tensor.to`. A copy, even if both are on the CPU; deferred out of pinned memory."""
     named = [value for value in (*args[1:2], kwargs.get("device")) if _is_cuda(value)]
     if not named:
         return func(*args, **kwargs)

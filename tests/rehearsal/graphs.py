@@ -1,7 +1,7 @@
 """A fake CUDAGraph: records the operations of a capture, and replays them into the same storage.
 
 A capture computes nothing on a GPU. So what the recorded operations write is undone when it ends,
-the results are NaN until the first replay, and whatever needs a value on the host raises.
+the results are NaN until the first replay, and reading a value on the host raises.
 """
 
 import threading

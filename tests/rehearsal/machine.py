@@ -35,7 +35,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """What a CUDA program sees under one number: a card, or an instance of one."""
+    """The device of one CUDA index: a card, or a MIG instance of one."""
 
     name: str
     memory_bytes: int
@@ -69,7 +69,7 @@ def visible() -> list[CudaDevice]:
     """Return what CUDA enumerates under CUDA_VISIBLE_DEVICES.
 
     Source: CUDA C++ Programming Guide, CUDA environment variables. The list ends at the first
-    entry that names nothing. Of the MIG instances a process sees one.
+    entry that names nothing. A process sees only one MIG instance.
     """
     gpus = installed()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

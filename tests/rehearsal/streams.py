@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-NUM_POOLED = 32  # streams of a pool, handed out in turn: c10/cuda/CUDAStream.cpp, kStreamsPerPool
+NUM_POOLED = 32  # streams of a pool, assigned in turn: c10/cuda/CUDAStream.cpp, kStreamsPerPool
 
 lock = threading.RLock()
 _installations = itertools.count()
@@ -31,7 +31,7 @@ class RehearsalError(RuntimeError):
 
 
 class CudaError(RuntimeError):
-    """What CUDA or torch.cuda itself refuses."""
+    """Error for a call that CUDA or torch.cuda refuses."""
 
 
 @dataclass
@@ -229,7 +229,7 @@ def check_may_wait(queue: Queue | None = None) -> None:
 
 
 class Stream:
-    """`torch.cuda.Stream`. Equal objects are the same stream: a pool hands out 32 in turn."""
+    """`torch.cuda.Stream`. Equal objects are the same stream: a pool assigns 32 in turn."""
 
     def __init__(
         self, device: Any = None, priority: int = 0, *, queue: Queue | None = None, **_: Any
@@ -311,7 +311,7 @@ class Event:
             self._clock, self._time_s = queue.clock(), time.perf_counter()
 
     def wait(self, stream: Stream | None = None) -> None:
-        """Let a stream wait. An event that was never recorded is no obstacle, as in CUDA."""
+        """Let a stream wait. An event that was never recorded does not block, as in CUDA."""
         waiter = stream.queue if stream is not None else current_queue()
         if waiter.capture is not None:
             waiter.capture.check_thread()

@@ -63,7 +63,7 @@ class FakeCuda(FakeTensorMode):
 class InAutograd(TorchFunctionMode):
     """Shows the C++ code of autograd, above the dispatch to the mode, the device "meta".
 
-    Its engine needs the driver's streams of a device "cuda", and here is no driver.
+    Its engine needs the driver's streams of a device "cuda", which does not exist here.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

@@ -1,4 +1,4 @@
-"""What the rehearsal refuses: each rule is broken on purpose, and next to it the correct order runs."""
+"""Errors of the rehearsal: each rule is broken on purpose, and next to it the correct order runs."""
 
 import threading
 

@@ -181,7 +181,7 @@ def test_a_checkpoint_of_an_excluded_way_resumes_without_it(faked, tmp_path):
 
 @pytest.mark.parametrize("factor", [0.5, float("nan")])
 def test_a_way_with_other_numbers_than_the_eager_step_is_passed_over(faked, monkeypatch, factor):
-    """As if graphs dropped half of the gradient, or returned memory that was overwritten."""
+    """Simulate graphs that dropped half of the gradient, or returned memory that was overwritten."""
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
     backward = learner._backward
 

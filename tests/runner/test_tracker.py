@@ -1,4 +1,4 @@
-"""Trackers receive what results hold, once, while a run goes on; read back with their own readers."""
+"""Trackers receive the numbers of results once, during a run; checked with their own readers."""
 
 import json
 import os

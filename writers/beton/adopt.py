@@ -80,7 +80,7 @@ def adopt(
         progress: called with numbers of samples.
 
     Raises:
-        UserError: the file is no complete beton of images and integer labels, has a manifest
+        UserError: the file is not a complete beton of images and integer labels, has a manifest
             already, or the folder cannot be written.
     """
     _refuse_existing(out_file or file)

@@ -1,6 +1,4 @@
-"""Publish a new beton atomically.
-
-Complete under its final name with its own manifest, or not at all.
+"""Publish a new beton atomically: complete under its final name with its manifest, or not at all.
 
 It is written under a temporary name in the same folder. When it is complete and on the disk, an
 older beton of that name is removed, the manifest is renamed, and then the beton. A kill at any
@@ -78,7 +76,7 @@ class NewBeton:
             raise UserError(
                 f"{self.out_file} was not written: another host took over, because this process "
                 f"paused for more than {EXPIRES_S:.0f} s.",
-                "See whether the other host has written it; otherwise run the command again.",
+                "Check whether the other host has written it; otherwise run the command again.",
             )
         self.out_file.unlink(missing_ok=True)
         _temporary_manifest(self.temporary).replace(manifest_path(self.out_file))

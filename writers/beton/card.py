@@ -14,7 +14,7 @@ from writers.errors import UserError
 from writers.text_names import printable
 
 MAX_CLASSES = 50  # longer tables of classes are folded
-# An underscore within a word is no markup.
+# An underscore within a word is not markup.
 MARKUP = re.compile(r"[|`*<>\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 UNKNOWN_TERMS = "The terms of the images are not recorded; ask the person who made them."
 

@@ -23,10 +23,8 @@ class Encoding(BaseModel):
         passthrough: baseline or progressive JPEG files, gray or with three colors, within
             max_resolution, byte for byte; the rest as `jpeg`.
         dct: coefficients of the JPEG that `passthrough` would store, without entropy coding: the
-            same
-            pixels, loaded about twice as fast. Stock FFCV cannot read it. What the format cannot
-                store
-            stays a JPEG.
+            same pixels, loaded about twice as fast. Stock FFCV cannot read it. Images that the
+            format cannot hold are stored as JPEG.
 
     EXIF orientation is ignored, as in torchvision. Presets are named like ffcv-imagenet's files,
     <max resolution>_<fraction of JPEG>_<quality>: 500_0.50_90; further presets are jpeg, raw,

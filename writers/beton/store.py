@@ -221,9 +221,9 @@ def open_beton(path: Path | str) -> Beton:
     if head[: HEADER.itemsize] != header_of(
         manifest.page_size, manifest.num_samples, manifest.table_offset
     ):
-        raise not_whole(path, "its header is another")
+        raise not_whole(path, "its header differs")
     if hashlib.sha256(head + tail).hexdigest() != manifest.tables_sha256:
-        raise not_whole(path, "its tables are others")
+        raise not_whole(path, "its tables differ")
     num_samples = manifest.num_samples
     return Beton(
         path,

@@ -1,7 +1,4 @@
-"""Find what is wrong with a beton.
-
-Changed bytes, contradicting tables, images that do not decode.
-"""
+"""Find damage in a beton: changed bytes, contradicting tables, images that do not decode."""
 
 import hashlib
 import os

@@ -87,7 +87,7 @@ def _examples(
             )
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
-            f"{files.where(names[scenes])} is not a whole list of scenes: {error!r}",
+            f"{files.where(names[scenes])} is not a complete list of scenes: {error!r}",
             "Download it again.",
         ) from error
     return sorted(examples, key=lambda example: example.key)

@@ -92,7 +92,7 @@ def _open_npz(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
             return content["latents_classes"], _slabs(file)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{file} is not a whole .npz of dSprites: {error}", "Download it again."
+            f"{file} is not a complete .npz of dSprites: {error}", "Download it again."
         ) from error
 
 

@@ -1,7 +1,6 @@
-"""Small NORB for VTAB's tasks.
+"""Small NORB for VTAB's tasks: gray images of toys, 96 x 96, from two cameras.
 
-Toys in gray, 96 x 96, from two cameras; six .mat files, gzipped or not.
-
+Reads six .mat files, gzipped or not.
 Only the left camera's image is used, as in VTAB. Train is the official training set; val and test
 are halves of the official test set. VTAB takes its first half in the order of TensorFlow Datasets;
 here it is a fixed draw, class by class.
@@ -116,5 +115,5 @@ def _read_matrix(file: Path) -> np.ndarray:
         ).reshape(shape)
     except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         raise UserError(
-            f"{file} is not a whole file of NORB: {error!r}", "Download it again."
+            f"{file} is not a complete file of NORB: {error!r}", "Download it again."
         ) from error

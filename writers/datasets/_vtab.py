@@ -31,7 +31,9 @@ def _few(
     if len(examples) < number:
         raise UserError(
             f"VTAB takes {number} images of {what}, which has {len(examples)}.",
-            "Give val a larger share." if what.startswith("val") else "Is the dataset whole?",
+            "Increase the fraction of val."
+            if what.startswith("val")
+            else "Check that the dataset is complete: harness verify-raw NAME",
         )
     from writers.random_streams import random_bits
 

@@ -5,10 +5,12 @@ images/<Species>/*.jpg.
 
 The images are links, and many are dead. Existing images are read; `--accept-counts` writes them.
 Labels follow species.txt even if a species has no image left.
+
     kornblith   test is test_images.txt (2,443), train the rest of images.txt (47,386 of 49,829)
     salman      four fifths of the images that could still be fetched are train (32,677), one fifth
                 test (8,171). Their copy has train/ and test/; from the lists the split is a fixed
                 draw, class by class
+
 Val is drawn from train by seed. Boxes and parts are ignored.
 """
 

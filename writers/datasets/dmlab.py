@@ -65,7 +65,7 @@ def _records(file: Path) -> list[tuple[Place, int]]:
         records = [(example["image"], example["label"]) for example in read_examples(file)]
     except (DamagedRecordError, KeyError) as error:
         raise UserError(
-            f"{file} is not a whole file of DMLab: {error}", "Download it again."
+            f"{file} is not a complete file of DMLab: {error}", "Download it again."
         ) from error
     places = [
         (place, label)

@@ -1,6 +1,6 @@
 """SVHN, cropped: ten digits of house numbers, 32 x 32.
 
-Train_32x32.mat and test_32x32.mat (label 10 is the digit 0).
+Reads train_32x32.mat and test_32x32.mat; label 10 is the digit 0.
 
 Val is drawn from train by seed; a tenth, class by class, is within a few images of VTAB's 7,326.
 The extra set is not used.
@@ -77,7 +77,7 @@ def _load(file: Path) -> tuple[np.ndarray, list[int]]:
             )
     except Exception as error:  # scipy raises many types for a damaged file
         raise UserError(
-            f"{file} is not a whole file of SVHN: {error}", "Download it again."
+            f"{file} is not a complete file of SVHN: {error}", "Download it again."
         ) from error
     check_labels((labels - 1).tolist(), 10, str(file))
     return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), (labels % 10).tolist()

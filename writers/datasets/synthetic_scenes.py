@@ -1,6 +1,6 @@
 """Generated scenes of several objects, 10 classes from red to green: a small target.
 
-Pretraining on synthetic_things pays here, with or without its hard classes.
+Pretraining on synthetic_things helps on this target, with or without its hard classes.
 """
 
 from pathlib import Path

@@ -69,7 +69,7 @@ uint32_t dct_checksum(const uint8_t *blob, int64_t size);
  * of all components. */
 int64_t dct_lay_out(struct dct_image *image);
 
-/* Read the header of a blob. Returns 0 if it is no blob or is damaged. */
+/* Read the header of a blob. Returns 0 if the bytes are not a blob, or damaged. */
 int open_dct(struct dct_image *image, const uint8_t *blob, int64_t size);
 
 /* Find run `number` of a row. `scratch`, for DCT_MAX_RUN + DCT_AHEAD bytes, holds a copy of a run

@@ -15,7 +15,7 @@ _DONE, _LEFT_ALONE = 0, 1  # as in jpeg/libjpeg.h
 
 
 class DamagedBlobError(Exception):
-    """The bytes are no intact dct blob; the message names the damage."""
+    """The bytes are not an intact dct blob; the message names the damage."""
 
 
 def from_jpeg(jpeg: bytes) -> bytes | None:
@@ -26,8 +26,7 @@ def from_jpeg(jpeg: bytes) -> bytes | None:
 
     Returns:
         The blob, or None if the format cannot hold the image: other colors and samplings, 12 bits,
-            or
-        coefficients that no photograph encoder writes.
+        or coefficients that no photograph encoder writes.
 
     Raises:
         DamagedJpegError: libjpeg reports an error or a warning.

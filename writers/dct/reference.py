@@ -32,7 +32,7 @@ class Coefficients:
         height: pixels.
         halved: whether chroma is subsampled across, down.
         tables: quantization table of each component, int16 [64], natural order.
-        blocks: of each component, int16 [rows, columns, 64], natural order.
+        blocks: blocks of each component, int16 [rows, columns, 64], natural order.
     """
 
     width: int
@@ -43,7 +43,7 @@ class Coefficients:
 
 
 def read(blob: bytes) -> Coefficients:
-    """Read a blob. Raises ValueError if it is no blob or is damaged."""
+    """Read a blob. Raises ValueError if the bytes are not a blob, or damaged."""
     if blob[:4] != b"hdct" or len(blob) < HEADER or blob[4] != 1:
         raise ValueError("it does not begin with the header of a dct blob")
     num_components, halved, num_tables = blob[5], (bool(blob[6] & 1), bool(blob[6] & 2)), blob[7]

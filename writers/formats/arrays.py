@@ -24,8 +24,7 @@ class ArrayFiles:
 
         Args:
             parts: per part the number of images, and a thread-safe function from an image's index
-                to its
-                pixels, uint8 [H, W] or [H, W, 3].
+                to its pixels, uint8 [H, W] or [H, W, 3].
             origin: the archive, for error messages.
         """
         self._parts, self._origin = parts, origin
@@ -66,7 +65,7 @@ def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> 
 def open_hdf5(file: Path, name: str) -> Any:
     """Open the array `name` of an HDF5 file without reading it.
 
-    H5py reads slices, one thread at a time.
+    The library h5py reads slices, one thread at a time.
 
     Raises:
         UserError: h5py is missing, or the file is damaged or has no such array.

@@ -1,4 +1,4 @@
-"""Read YAML of bounded size: no file ends in a long wait, a full memory or a traceback."""
+"""Read YAML of bounded size, so that no file causes a long wait, full memory or a traceback."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        BadYamlError: it is no regular file, not YAML, or too large.
+        BadYamlError: it is not a regular file, not YAML, or too large.
     """
     if path.exists() and not path.is_file():
         raise BadYamlError("it is not a regular file")

@@ -25,7 +25,7 @@ def first_of_each(
 ) -> Source:
     """Open the tree at `path` with `number` images per class in train.
 
-    A tree with splits of its own keeps them. Val is drawn from train.
+    A tree that has splits keeps them. Val is drawn from train.
 
     Args:
         path: tree of class folders, or an archive of one.
@@ -60,7 +60,7 @@ def first_of_each(
                 f"Class {source.classes[label]} of {path} has {len(examples)} images; {number} are "
                 "needed for training "
                 "and at least one for test.",
-                "Is the dataset whole?",
+                f"Check that the dataset is complete: harness verify-raw {name}",
             )
         if drawn:
             examples = [

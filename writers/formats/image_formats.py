@@ -1,7 +1,7 @@
-"""The raster formats that are read: their file name endings, and how their content begins.
+"""The raster formats that are read: their file extensions, and how their content begins.
 
 A file with one of `IMAGE_ENDINGS` is an image. A file with another ending is an image if its first
-bytes are those of a format in this list, unless the ending names another kind of file.
+bytes are those of a format in this list, unless the extension is that of another kind of file.
 """
 
 import re
@@ -20,7 +20,7 @@ ENDINGS_OF = {
     "QOI": (".qoi",),
 }
 IMAGE_ENDINGS = tuple(ending for endings in ENDINGS_OF.values() for ending in endings)
-# Files with these endings accompany images and are not opened to look for one.
+# Files with these extensions accompany images and are not opened to look for one.
 OTHER_ENDINGS = frozenset(
     f".{ending}"
     for endings in (
@@ -66,11 +66,11 @@ def format_of(head: bytes) -> str | None:
 
 
 def is_image(path: str) -> bool:
-    """Return True for the ending of an image; hidden files are not images."""
+    """Return True for a path with an image's extension; hidden files are not images."""
     return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
 
 
 def ending_of(path: str) -> str:
-    """Return the lower-case ending of a file name with its dot, or "" if it has none."""
+    """Return the lower-case extension of a file name with its dot, or "" if it has none."""
     stem, dot, ending = path.rsplit("/", 1)[-1].rpartition(".")
     return f".{ending.lower()}" if dot and stem else ""

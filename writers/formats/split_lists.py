@@ -121,7 +121,7 @@ class Lists:
                 f"{len(missing)} of the {len(listing)} images of {split} are missing at "
                 f"{self.where} "
                 f"The first is {self.prefix}{missing[0]}.",
-                "Is the archive whole?",
+                "Check that the archive was unpacked completely.",
             )
         return named_examples(images, label)
 

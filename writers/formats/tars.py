@@ -228,7 +228,7 @@ def _number(digits: bytes) -> int:
         return int.from_bytes(digits, "big") & ((1 << (8 * len(digits) - 1)) - 1)
     text = digits.split(b"\0", 1)[0].strip()
     if text and not text.isdigit():  # int() would accept a sign
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return int(text or b"0", 8)
 
 

@@ -28,9 +28,9 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 @_compiled
 def _shares(source: int, target: int, numerator: int, denominator: int) -> _Arrays:
-    """Per output pixel of an axis.
+    """Compute, per output pixel of an axis, its source pixels and their weights.
 
-    First source pixel, number of source pixels, weights in units of _ONE.
+    Returns first source pixel, number of source pixels, and weights in units of _ONE.
     """
     starts, counts = np.empty(target, np.int64), np.empty(target, np.int64)
     shares = np.zeros((target, max(3, numerator // denominator + 2)), np.uint32)

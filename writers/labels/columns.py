@@ -1,4 +1,4 @@
-"""Columns of a table of labels, recognized by the names that people use."""
+"""Columns of a table of labels, recognized by common names."""
 
 import re
 from collections.abc import Sequence

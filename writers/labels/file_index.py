@@ -1,4 +1,4 @@
-"""Files of a folder by the names that tables use for them: with or without folder and ending."""
+"""Find files by the names that tables use for them: with or without folder and extension."""
 
 import posixpath
 import re
@@ -15,8 +15,8 @@ DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 class FileIndex:
     """Finds images by name.
 
-    A name is looked up in the folder, first with its ending and then without. A name that is not
-    there is looked up in the folders below, where it must be unique.
+    A name is looked up in the folder, first with its extension and then without. A missing name is
+    looked up in the folders below, in which it must be unique.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class FileIndex:
 
         Args:
             name: relative to the folder.
-            split: of several images of this name, the one in a folder of this split is meant.
+            split: selects the image in a folder of this split, if several have the name.
 
         Raises:
             ValueError: no image or several, or a path that leaves the folder; with the reason.

@@ -53,7 +53,7 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) 
     """Read a table.
 
     Args:
-        path: the file; its ending names its format.
+        path: the file; its extension determines the format.
         wanted: returns True for the columns of a Parquet file to read. Others have no values.
 
     Raises:
@@ -186,7 +186,7 @@ def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key '{twice}' is there twice")
+        raise ValueError(f"the key '{twice}' is repeated")
     return content
 
 

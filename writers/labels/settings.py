@@ -12,18 +12,18 @@ class LabelTable(BaseModel):
     """Table with a row per image: its file, its label or labels, and possibly its split.
 
     In a recipe, the name of one file, or a list of names, stands for `files`. Columns without a
-    setting are recognized by the names that people use.
+    setting are recognized by common names.
 
     Attributes:
         files: CSV, TSV, JSON, JSON Lines or Parquet; in a recipe, relative to $HARNESS_RAW. Several
             files are parts of one table; each is of the split in its name, such as val.csv.
         file_column: names of image files, with or without ending, relative to the images' folder.
         label_columns: one column of labels, or one column of 0 and 1 per class.
-        split_column: train, val or test, as people write them. Empty text means no column.
-        separator: text between several labels of an image. Empty text means that each text is one
-            label.
-        several: whether images may have several labels. None decides by the table: lists, a
-            separator, or columns of 0 and 1 with other than one 1 in some row.
+        split_column: train, val, test or common synonyms. An empty string means no column.
+        separator: separates several labels of an image. An empty string means that each value is
+            one label.
+        several: whether images may have several labels. None infers it from the table: lists, a
+            separator, or columns of 0 and 1 in which some row does not have exactly one 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

@@ -1,6 +1,6 @@
 """Images of a folder or archive with the labels of a table.
 
-    train.csv  train/0a.jpg  test/1b.jpg     rows such as `0a,cat`: folder and ending may be missing
+    train.csv  train/0a.jpg  test/1b.jpg     rows such as `0a,cat`, with or without folder
 
 The same images give the same beton, byte for byte, as a tree of class folders.
 """
@@ -29,7 +29,7 @@ from writers.source import (
     refuse_unclear_splits,
 )
 from writers.sources.tree import list_images
-from writers.split_names import UNSAID, split_of
+from writers.split_names import NO_SPLIT, split_of
 from writers.text_names import normalized, printable
 
 MAX_PROBLEMS = 20  # rows named in one error
@@ -42,7 +42,7 @@ SPLIT_HINT = (
 
 @dataclass(frozen=True)
 class Labeled:
-    """Labels of one image, and where the table has them."""
+    """Labels of one image, and the row of the table that has them."""
 
     labels: tuple[str, ...]
     split: str
@@ -51,7 +51,7 @@ class Labeled:
 
 @dataclass
 class _Reading:
-    """What the rows of all files of a table have given so far."""
+    """Content of the rows read so far, over all files of a table."""
 
     settings: LabelTable
     images: dict[str, Labeled] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def open_labeled(path: Path, table: LabelTable, settings: SplitSettings, name: s
     refuse_unclear_splits(splits, [path])
     several = reading.has_several if table.several is None else table.several
     classes, by_split = (_many_labels if several else _one_label)(splits, reading)
-    train = by_split.get("train") or by_split.get(UNSAID, [])
+    train = by_split.get("train") or by_split.get(NO_SPLIT, [])
     return Source(
         printable(name),
         printable(path.name),
@@ -137,7 +137,7 @@ def _read_rows(table: Table, index: FileIndex, reading: _Reading) -> None:
             reading.refuse(row, str(error))
             continue
         if split is None:
-            split = (named_split or UNSAID) if len(reading.settings.files) > 1 else UNSAID
+            split = (named_split or NO_SPLIT) if len(reading.settings.files) > 1 else NO_SPLIT
         _add(key, Labeled(labels, split, row), reading)
 
 
@@ -165,7 +165,7 @@ def _split(values: Sequence[Any], columns: Columns) -> str | None:
     text = text_of(values[columns.split])
     split = split_of(text)
     if split is None:
-        raise ValueError(f"'{text}' is no split")
+        raise ValueError(f"'{text}' is not a split")
     return split
 
 
@@ -239,7 +239,7 @@ def _splits(images: Mapping[str, Labeled]) -> dict[str, dict[str, Labeled]]:
     splits: dict[str, dict[str, Labeled]] = defaultdict(dict)
     for key, labeled in images.items():
         splits[labeled.split][key] = labeled
-    if splits.keys() != {UNSAID}:
+    if splits.keys() != {NO_SPLIT}:
         return splits
     in_folders: dict[str, dict[str, Labeled]] = defaultdict(dict)
     for key, labeled in images.items():

@@ -28,7 +28,7 @@ def listed(labels: Sequence[Any], where: str) -> list[int | str]:
     """Return the labels of a list.
 
     Raises:
-        UserError: a label is repeated, as in a list of 0 and 1 per class, or is no label.
+        UserError: a label is repeated, as in a list of 0 and 1 per class, or is not a label.
     """
     for label in labels:
         if not is_label(label) or str(label).startswith("-"):

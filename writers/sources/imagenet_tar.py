@@ -1,6 +1,4 @@
-"""ImageNet's official archives.
-
-ILSVRC2012_img_train.tar, a tar of 1000 tars, and ILSVRC2012_img_val.tar.
+"""ImageNet's two official archives: ILSVRC2012_img_train.tar, a tar of 1000 tars, and _val.tar.
 
 Nothing is unpacked: several threads list the 1.28 million members of the inner tars once, and
 images are read by offset. Validation images are numbered, not sorted by class. Their labels come

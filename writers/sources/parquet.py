@@ -30,7 +30,7 @@ from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
 from writers.sources._label_lists import listed, with_lists
-from writers.split_names import UNSAID, split_of
+from writers.split_names import NO_SPLIT, split_of
 from writers.text_names import MAX_PATH, first_line, normalized
 
 LAYOUT = (
@@ -284,7 +284,7 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> l
 
 def _split_of(shard: Path) -> str:
     """Split of a shard, from its name (`validation-00000-of-00014.parquet`) or its folder."""
-    return split_of(re.split(r"[-._]", shard.name)[0]) or split_of(shard.parent.name) or UNSAID
+    return split_of(re.split(r"[-._]", shard.name)[0]) or split_of(shard.parent.name) or NO_SPLIT
 
 
 def _namer(

@@ -24,7 +24,7 @@ from writers.formats.image_formats import (
 from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import layouts
-from writers.split_names import UNSAID, split_of
+from writers.split_names import NO_SPLIT, split_of
 from writers.text_names import normalized, printable
 
 LAYOUT = (
@@ -49,7 +49,7 @@ def find(path: Path, classes: Sequence[str] | None, rules: FolderRules = BY_NAME
     outside = [name for name in images if name not in in_tree]
     unlabeled: dict[str, Sequence[str]] = {}
     if not names and outside and classes is not None:  # such as ImageNet's val
-        return FoundImages(files, {}, unlabeled={UNSAID: outside}, omissions=omitted.omissions())
+        return FoundImages(files, {}, unlabeled={NO_SPLIT: outside}, omissions=omitted.omissions())
     if not names:
         raise UserError(f"{path} has no images in class folders.", layouts())
     for name in outside:
@@ -127,7 +127,7 @@ def _given_splits(
     """Group images by split folder.
 
     Returns:
-        Images with their classes by split (UNSAID if class folders are at the top), and the names
+        Images with their classes by split (NO_SPLIT if class folders are at the top), and the names
         of images without a class by split.
     """
     by_folder: dict[str, list[str]] = defaultdict(list)
@@ -141,7 +141,7 @@ def _given_splits(
             f"{layouts()} If they are classes, pass --split-folders never.",
         )
     if "train" not in splits.values():
-        return {UNSAID: _in_classes({name: name for name in names}, rules, omitted)}, {}
+        return {NO_SPLIT: _in_classes({name: name for name in names}, rules, omitted)}, {}
     by_split: dict[str, dict[str, ClassAndImage]] = {}
     unlabeled: dict[str, Sequence[str]] = {}
     folder_of: dict[str, str] = {}

@@ -30,7 +30,7 @@ from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
 from writers.sources._label_lists import is_label, listed, number_or_name, with_lists
-from writers.split_names import UNSAID, split_of
+from writers.split_names import NO_SPLIT, split_of
 from writers.text_names import MAX_PATH, normalized
 
 LAYOUT = (
@@ -212,7 +212,7 @@ def _begins_as_shard(shard: Path) -> bool:
 def _split_of(shard: Path) -> str:
     """Split of a shard, from its name (`imagenet1k-validation-00.tar`) or folder (`train/`)."""
     splits = {split for word in re.split(r"[-._]", shard.stem) if (split := split_of(word))}
-    return splits.pop() if len(splits) == 1 else split_of(shard.parent.name) or UNSAID
+    return splits.pop() if len(splits) == 1 else split_of(shard.parent.name) or NO_SPLIT
 
 
 def _key(name: str) -> str:

@@ -70,7 +70,7 @@ def draw_object(
         shape: outline of the object.
         hue: mean hue, in 0..1.
         look: mean saturation and brightness, in 0..1.
-        texture: where the second color, of any hue, shows.
+        texture: pattern of the second color, which has any hue.
         hue_spread: standard deviation of the hue.
     """
     rng = canvas.rng

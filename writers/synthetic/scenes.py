@@ -1,7 +1,7 @@
 """Images of `synthetic_scenes`: an object and two smaller ones of its color and texture.
 
 The classes differ in colors that the easy classes of `synthetic_things` teach, on other textures.
-None is blue, so the hard classes of `synthetic_things` are of no use here.
+None is blue, so the hard classes of `synthetic_things` do not help.
 """
 
 import functools

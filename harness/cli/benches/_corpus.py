@@ -73,7 +73,7 @@ def recode_corpus(photos: Path, subsampling: str, quality: int = 90) -> Path:
     Args:
         photos: Folder of class folders.
         subsampling: 4:4:4, 4:2:2 or 4:2:0.
-        quality: Of the new files.
+        quality: JPEG quality of the new files.
     """
     from PIL import Image
 

@@ -27,7 +27,7 @@ class ReportCost:
     Attributes:
         recipe: name of the recipe.
         num_stages: stages of the recipe.
-        num_results: of these, stages with a result; a shortlist skips others.
+        num_results: number of these with a result; a shortlist skips others.
         num_predictions: transfers with predictions, which are read for tests on images.
         report_s: wall time of the child process, with planning and imports, in seconds.
         cpu_s: its CPU time in seconds.

@@ -74,7 +74,7 @@ def calibrations(
     Args:
         num_studies: studies per procedure and design. The standard error of a rate of 5 % is
             0.49 % for 2,000 studies.
-        seed: of the random studies.
+        seed: seed of the random studies.
         procedures: beginnings of the names of the procedures to simulate.
     """
     for index, (procedure, design, is_printed, is_test, study) in enumerate(_procedures()):

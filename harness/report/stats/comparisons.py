@@ -50,7 +50,7 @@ class Comparison:
         difference: mean over the units; the value of a unit is the mean over what it contains.
         half_width_95: of the t interval over units.
         wins: (target, model, seed) runs in which the setting is better.
-        p: of the paired t-test over units, on logits.
+        p: p-value of the paired t-test over units, on logits.
         p_holm: p adjusted for all comparisons of the report.
     """
 

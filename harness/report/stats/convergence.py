@@ -104,7 +104,7 @@ def steps_to_fraction(
     Args:
         steps: increasing numbers [N].
         logits: log-odds [N] at these numbers.
-        fraction: of the odds at the last number.
+        fraction: fraction of the odds at the last number.
 
     Returns:
         None if the first number has them already.

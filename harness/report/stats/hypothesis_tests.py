@@ -175,7 +175,7 @@ class SignTest:
     """Number of pairs in which the first was better, equal and worse.
 
     Attributes:
-        p: of the sign test, ties ignored; 1 if all pairs tie.
+        p: p-value of the sign test, ties ignored; 1 if all pairs tie.
     """
 
     wins: int

@@ -52,7 +52,7 @@ class ImageTest:
         method: transfer method of both sides; "" if methods are compared.
         model: description of what the two models share.
         only_setting: images that only the setting classifies correctly, summed over seeds.
-        difference: of the target's metric, as a fraction.
+        difference: difference of the target's metric, as a fraction.
         p: NaN if pretrained models are compared, and there is one pair of them.
         p_holm: p adjusted for all tests of the report.
     """

@@ -29,7 +29,7 @@ class ScoreMatrix:
 
     Attributes:
         is_head_only: the method leaves the backbone as it is.
-        names: of the models.
+        names: names of the models.
         scores: float64 [M, D], the targets' own metrics, means over seeds, as fractions.
         logits: float64 [M, D], means over seeds of the logits.
         source_accuracy: float64 [M].
@@ -62,8 +62,8 @@ class ScoreMatrix:
     def complete(self) -> "ScoreMatrix":
         """Select a part without gaps: the models and targets with the largest number of scores.
 
-        One model that has more targets than the others therefore does not exclude them. Of equal
-        parts, the one with more targets is selected.
+        One model that has more targets than the others therefore does not exclude them. If
+        parts are of equal size, the one with more targets is selected.
         """
         measured = ~np.isnan(self.scores)
         if not measured.any():

@@ -35,9 +35,9 @@ def map11_permutation_test(
 
     Args:
         scores: float [N, K], finite, of the first model.
-        other_scores: likewise of the second.
+        other_scores: scores of the second model, of the same shape.
         labels: integers [N, K]: 1 present, 0 difficult (ignored), -1 absent.
-        seed: of the random permutations.
+        seed: seed of the random permutations.
         num_permutations: number of permutations.
 
     Returns:
@@ -115,8 +115,8 @@ def _add_differences(image, is_second, marks, exchanged, sums):
     needed[0] = -1
     for tenths in range(11):
         needed[tenths + 1] = (tenths * num_positive + 9) // 10
-    # Of the first model: images above the threshold, present images above it, recalls that it
-    # still reaches, and highest precision so far. Likewise of the second.
+    # First model: images above the threshold, present images above it, recalls that it
+    # still reaches, and highest precision so far. Then the same of the second.
     count = np.full(num_columns, num_entries // 2, np.int32)
     positive = np.full(num_columns, num_positive, np.int32)
     step, other_step = np.full(num_columns, 11, np.int32), np.full(num_columns, 11, np.int32)

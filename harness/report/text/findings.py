@@ -170,7 +170,7 @@ def about_methods(
     """Compare each method with the recipe's first one, and state what searches selected.
 
     Args:
-        comparisons: of settings.
+        comparisons: comparisons of settings.
         transfer: all transfers.
         signs: wins over architectures; methods without them are counted by runs.
     """

@@ -21,7 +21,7 @@ def open(folder: Path, recipe: str) -> "MLflow":
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if address is None:
         address = (folder / "runs").absolute().as_uri()
-        # MLflow 3 asks for this consent to store runs in files.
+        # MLflow 3 stores runs in files only with this consent.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient, entities
 

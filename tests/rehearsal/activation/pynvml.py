@@ -16,7 +16,7 @@ _opened = 0
 
 
 class NVMLError(Exception):
-    """As NVML's, with its text."""
+    """NVML's error, with its text."""
 
 
 def nvmlInit() -> None:

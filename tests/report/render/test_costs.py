@@ -1,4 +1,4 @@
-"""Accuracy beside the cost of a model: minutes, energy and memory of the GPU."""
+"""Accuracy next to the cost of a model: minutes, energy and memory of the GPU."""
 
 from dataclasses import replace
 

@@ -48,7 +48,7 @@ def study(
 
 @pytest.mark.parametrize("axis", ["subset", "variant", "eps"])
 def test_the_pretrained_model_is_the_unit(axis: str) -> None:
-    """Targets that agree about one lucky model are no evidence for the setting."""
+    """Targets that agree about one lucky model are not evidence for the setting."""
     lucky = {("setting", 0): 0.04, ("setting", 1): -0.01, ("setting", 2): 0.0}
     place = {target: 0.01 * index for index, target in enumerate(TARGETS)}
     rows = study(

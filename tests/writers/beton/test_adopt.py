@@ -27,7 +27,7 @@ NUM_SAMPLES = 30
 
 
 class Images:
-    """What FFCV's writer takes: items by index."""
+    """A dataset for FFCV's writer: items by index."""
 
     def __init__(self, label: object = None) -> None:
         self.label = label
@@ -96,7 +96,7 @@ def test_every_damage_is_found(beton: Path):
     assert any("sample 5" in problem for problem in verify(beton))
     for place in (FIRST_ROW + 17, len(whole) - 10):  # a label, and the table of blobs
         beton.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(UserError, match="its tables are others"):
+        with pytest.raises(UserError, match="its tables differ"):
             open_beton(beton)
     beton.write_bytes(whole)
     samples = samples_path(beton).read_bytes()

@@ -254,7 +254,7 @@ def test_a_file_size_limit_is_a_user_error(tree: Path, tmp_path: Path, limit: in
         text=True,
         timeout=60,
     )
-    assert ended.returncode == 1 and "does not take a file so large" in ended.stderr
+    assert ended.returncode == 1 and "does not support a file of this size" in ended.stderr
     assert "Traceback" not in ended.stderr and names_in(file.parent) == []
 
 

@@ -282,7 +282,7 @@ def test_splits_of_a_column_of_tables_and_of_folders(dogs: Path):
     assert [len(images) for images in from_tables.splits.values()] == [5, 5, 0]
     rows[4] = (*rows[4][:2], "holdout")
     table = write_csv(dogs / "t.csv", ("id", "breed", "split"), *rows)
-    assert problems(dogs, table)[1:] == ["row 6: 'holdout' is no split"]
+    assert problems(dogs, table)[1:] == ["row 6: 'holdout' is not a split"]
     assert len(opened(dogs, table, split_column="").splits["train"]) == 15
     both = [(f"train/{name}", breed) for name, breed in BREEDS.items()]
     table = write_csv(dogs / "t.csv", ("path", "label"), *both, ("test/ff", "pug"))
@@ -326,7 +326,7 @@ def test_archives(dogs: Path, tmp_path: Path):
         ("t.json", b"[1, 2]", "row 1, is not a record"),
         ("t.json", b"3", "neither a list of records"),
         ("t.json", b"[" * 100_000, "is not JSON"),
-        ("t.json", b'{"00": "pug", "00": "beagle"}', "'00' is there twice"),
+        ("t.json", b'{"00": "pug", "00": "beagle"}', "'00' is repeated"),
         ("t.json", b'{"images": [{}], "annotations": []}', "another form than COCO's"),
         ("t.json", b'{"00": {"label": {"a": 1}}}', "a label is a dict instead of a text"),
         ("t.jsonl", b'{"file": "00"\n', "row 1, is not JSON"),

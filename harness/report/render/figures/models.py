@@ -29,7 +29,7 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
     Args:
         matrix: what the association is computed on, without gaps.
         association: the correlation.
-        number: of the panel.
+        number: number of the panel.
     """
     name = f"source-{number}"
     means = summaries.dataset_adjusted_means(matrix.logits)

@@ -233,7 +233,7 @@ def _targets(
     attack: AttackSettings | None,
     attacked_logits: Literal["scored", "all"],
 ) -> tuple[tuple[ScoredLogits | None, ...], dict[str, int]]:
-    """List the targets of the attack (None means all logits), and the place of each view's attack in the list."""
+    """List the targets of the attack (None means all logits), and each view's place in the list."""
     targets: list[ScoredLogits | None] = []
     places: dict[object, int] = {}
     target_of = {}

@@ -23,7 +23,7 @@ class Slot:
         low_priority: runs stages without a GPU at low priority next to GPU stages.
         process: the slot's worker; None until it is needed.
         running: folder of the running stage.
-        resource_key: of the stage that runs, or ran last.
+        resource_key: key of the stage that runs, or ran last.
         unread: incomplete line of the worker's output.
     """
 

@@ -29,7 +29,7 @@ MAX_DEVIATION = 0.15
 
 
 class FirstRun(NamedTuple):
-    """What must agree between modes.
+    """Result of a first step, which must agree between modes.
 
     Attributes:
         seconds: Time of the run, compilation included.

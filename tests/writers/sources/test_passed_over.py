@@ -123,7 +123,7 @@ def test_images_with_any_ending_are_found_by_content(tmp_path: Path):
     assert source.class_counts() == {"a": expected, "b": expected}
     assert omitted(source) == {
         "files that are not images by name or content": 4,
-        "files of other kinds, by their endings": 2,
+        "files with extensions of other formats": 2,
         "hidden and system files": 2,
     }
     named = next(entry for entry in source.omissions if entry.reason.startswith("files that"))
@@ -258,7 +258,7 @@ def test_imagenet_with_a_flat_val_takes_the_shipped_labels(kaggle: Path, tmp_pat
         assert labels.get(image_name(number), wnid) == wnid
     assert omitted(source) == {
         "images outside class folders, which have no label": 1,  # test/
-        "files of other kinds, by their endings": 1,
+        "files with extensions of other formats": 1,
     }
     data = kaggle / "ILSVRC" / "Data" / "CLS-LOC"
     for place in (data, [data / "train", data / "val"], as_zip(kaggle, tmp_path)):

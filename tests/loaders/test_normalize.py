@@ -117,7 +117,7 @@ def test_slots_are_counted_at_their_size(betons):
         (HALF | {"mean": (0.5, 0.5)}, "three numbers"),
         (HALF | {"std": (1, 0, 1)}, "above 0"),
         (HALF | {"mean": (0.5, float("nan"), 0.5)}, "three numbers"),
-        (HALF | {"std": (1, 1e-9, 1)}, "largest float16"),
+        (HALF | {"std": (1, 1e-9, 1)}, "float16.s maximum"),
         ({"dtype": "float32"}, "dtype is 'float32'; it must be one of uint8, float16"),
         ({"augment": "random_resize_crop"}, "augment is 'random_resize_crop'"),
         ({"order": "shuffled"}, "order is 'shuffled'"),

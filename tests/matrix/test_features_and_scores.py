@@ -219,13 +219,13 @@ MODELS = "name: tiny\ntargets:\n  - {dataset: synthetic_scenes}\nscores: all\nmo
             MODELS + "  - efficientnet_lite1\n",
             "tiny.yaml:6: models.0: there is no model named 'efficientnet_lite1'. Did you mean",
         ),
-        (MODELS + "  - {name: resnet18, eps: 3}\n", "models.0.eps: goes with a checkpoint"),
+        (MODELS + "  - {name: resnet18, eps: 3}\n", "models.0.eps: has an effect on a checkpoint only"),
         (
             MODELS + "  - {name: x, checkpoint: c.pt, arch: resnet19}\n",
             "models.0.arch: there is no model named 'resnet19'",
         ),
-        (MODELS + "  - {name: resnet18, limit: 3}\n", "limit goes with a pattern"),
-        (MODELS + "  - {name: timm/*, checkpoint: c.pt}\n", "a pattern names many models"),
+        (MODELS + "  - {name: resnet18, limit: 3}\n", "limit has an effect on a pattern only"),
+        (MODELS + "  - {name: timm/*, checkpoint: c.pt}\n", "a pattern matches several models"),
         (
             MODELS + "  - keras/*\n",
             "models.0: 'keras/*' is not a pattern of names. Begin it with torchvision/ or timm/",

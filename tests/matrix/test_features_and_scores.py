@@ -219,7 +219,10 @@ MODELS = "name: tiny\ntargets:\n  - {dataset: synthetic_scenes}\nscores: all\nmo
             MODELS + "  - efficientnet_lite1\n",
             "tiny.yaml:6: models.0: there is no model named 'efficientnet_lite1'. Did you mean",
         ),
-        (MODELS + "  - {name: resnet18, eps: 3}\n", "models.0.eps: has an effect on a checkpoint only"),
+        (
+            MODELS + "  - {name: resnet18, eps: 3}\n",
+            "models.0.eps: has an effect on a checkpoint only",
+        ),
         (
             MODELS + "  - {name: x, checkpoint: c.pt, arch: resnet19}\n",
             "models.0.arch: there is no model named 'resnet19'",

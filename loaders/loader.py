@@ -220,7 +220,10 @@ class Loader:
         """
         own: Mapping[str, Any] = self.state_dict()
         if missing := [name for name in own if name not in state]:
-            raise UserError(f"The loader's state has no {', '.join(missing)}.")
+            raise UserError(
+                f"The loader's state has no {', '.join(missing)}.",
+                "Pass what `state_dict` of a Loader returned.",
+            )
         for name in ("batch_size", "order", "seed"):
             if state[name] != own[name]:
                 raise UserError(
@@ -231,7 +234,8 @@ class Loader:
         if not 0 <= state["batch"] <= len(self):
             raise UserError(
                 f"The loader's state is at batch {state['batch']}, "
-                f"but an epoch of this loader has {len(self)}."
+                f"but an epoch of this loader has {len(self)}.",
+                "Open the loader with the saved batch_size and drop_last, or use set_epoch.",
             )
         self.set_epoch(state["epoch"])
         self._batch = state["batch"]

@@ -143,7 +143,10 @@ class LoaderPlan:
                 "each needs at least one image."
             )
         if self.subset is not None and (self.indices is not None or self.labels is not None):
-            raise UserError("LoaderPlan.subset cannot be combined with indices or labels.")
+            raise UserError(
+                "LoaderPlan.subset cannot be combined with indices or labels.",
+                "Use one of them, or Subset.select to compute the indices.",
+            )
         if self.crops_per_image > 1 and self.augment != "random_resized_crop":
             raise UserError(
                 f"LoaderPlan.crops_per_image is {self.crops_per_image}; all crops are equal with "

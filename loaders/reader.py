@@ -211,7 +211,10 @@ def _weights(plan: LoaderPlan, beton: Beton, indices: np.ndarray, labels: np.nda
         weights = read_weights(weights, tuple(beton.manifest.classes), beton.labels, beton.ids)
     chosen: np.ndarray = check_weights(np.asarray(weights), len(beton.rows))[indices]
     if not chosen.sum() > 0:
-        raise UserError(f"All weights of the selected samples of {plan.beton} are 0.")
+        raise UserError(
+            f"All weights of the selected samples of {plan.beton} are 0.",
+            "Give at least one of them a positive weight.",
+        )
     return chosen
 
 
@@ -251,7 +254,8 @@ def _select_subset(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray
     if beton.labels.ndim != 1:
         raise UserError(
             f"{beton.path} has images with many labels; subsets of classes need one label per "
-            "image."
+            "image.",
+            "Leave out the subset, or select images with indices.",
         )
     return subset.select(manifest.split, manifest.classes, beton.labels, beton.ids)
 

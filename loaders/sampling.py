@@ -137,7 +137,7 @@ def read_weights(
     weights = columns["weight"]
     names = columns.get("class", columns.get("image", ()))
     if twice := len(names) - len(set(names)):
-        raise UserError(f"{file} names {twice} of its rows twice.")
+        raise UserError(f"{file} names {twice} of its rows twice.", "Keep one row for each.")
     try:
         numbers = np.array([float(weight) for weight in weights])
     except ValueError as error:
@@ -149,7 +149,8 @@ def read_weights(
         used = [classes[label] for label in np.unique(labels)]
         if missing := [name for name in used if name not in known]:
             raise UserError(
-                f"{file} has no weight for {len(missing)} classes, such as {missing[0]}."
+                f"{file} has no weight for {len(missing)} classes, such as {missing[0]}.",
+                "Add a row for each class.",
             )
         of_classes: np.ndarray = np.array([known.get(name, 0.0) for name in classes])
         return np.take(of_classes, labels)

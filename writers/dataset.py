@@ -1,4 +1,10 @@
-"""Datasets: contract of the files in `writers/datasets/`, and how to open one."""
+"""Contract of datasets, one per file of `writers/datasets/`.
+
+A file has `SPEC`, a `DatasetSpec`, and `open(path: Path, settings: SplitSettings) -> Source`, which
+opens the raw files at `path`: a folder or an archive. It draws missing splits as `settings` state.
+Optional: `open_all(paths, settings)` opens several paths as one dataset. `writers.source` has
+`open_source` for trees of class folders, and `writers.formats` readers of other layouts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -45,14 +51,14 @@ class DatasetSpec:
     title: str
     # map11: 11-point mean average precision for several labels per image
     metric: Literal["top1", "mean_per_class", "map11"]
-    num_classes: int | None = None  # None: number of folders
+    num_classes: int | None = None  # None means the number of class folders
     split_sizes: dict[str, int] = field(default_factory=dict)  # official splits, if any
     license: str = ""
     citation: str = ""
     where: str = ""  # how to get it
     protocols: tuple[str, ...] = ()  # further splits, keys of `PROTOCOLS`
-    default_protocol: str | None = None  # used if none is given; None: its own splits
-    # if they differ from split_sizes; {} allows any
+    default_protocol: str | None = None  # None means the splits as published
+    # sizes of protocols whose splits differ from split_sizes; {} allows any
     protocol_sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     protocol_classes: dict[str, int] = field(default_factory=dict)  # if it differs from num_classes
     folder: str = ""  # folder of raw files shared by several datasets, by default `name`
@@ -112,7 +118,7 @@ def open_dataset(
     settings = replace(settings, protocol=settings.protocol or module.SPEC.default_protocol)
     if not settings.folders.is_default and (module.SPEC.name != "folder" or labels is not None):
         raise UserError(
-            "Rules for folders go with any images in class folders, which is dataset folder.",
+            "Rules for folders have an effect on dataset folder only: any tree of class folders.",
             "Remove --split-folders and --class-level.",
         )
     source: Source
@@ -136,12 +142,12 @@ def _open_with_labels(
 
     if spec.name != "folder":
         raise UserError(
-            f"{spec.name} has labels of its own; a table of labels has no effect.",
+            f"{spec.name} defines its labels; a table of labels has no effect.",
             "Use the dataset folder, which is any folder of images, or remove the table.",
         )
     if len(paths) > 1:
         raise UserError(
-            f"A table of labels goes with one folder or archive of images, not {len(paths)}.",
+            f"A table of labels needs one folder or archive of images, not {len(paths)}.",
             "Give the folder that contains them.",
         )
     return open_labeled(paths[0], labels, settings, paths[0].name.split(".")[0])

@@ -111,7 +111,10 @@ def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
     A `base:` is a path relative to its file, or the name of a recipe.
     """
     if path.resolve() in below:
-        raise UserError(f"{path}: `base:` refers back to the recipe itself.")
+        raise UserError(
+            f"{path}: `base:` refers back to the recipe itself.",
+            "Remove `base:` from one of the files.",
+        )
     LOGGER.debug("Read recipe %s", path)
     tree = _parse_file(path)
     if "base" not in tree.values:
@@ -122,7 +125,10 @@ def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
     base_path = path.parent / Path(base).expanduser()
     if not base_path.is_file():
         if base_path.suffix in (".yaml", ".yml"):
-            raise UserError(f"{origin}: base: there is no file {base_path}.")
+            raise UserError(
+                f"{origin}: base: there is no file {base_path}.",
+                "A path is relative to the file that names it.",
+            )
         try:
             base_path = find(base)
         except UserError as error:
@@ -209,7 +215,8 @@ def _check_scales(tree: Tree) -> None:
         if reserved := {"base", "scale", "scales"} & settings.keys():
             raise UserError(
                 f"{tree.origin(('scales', name))}: scales.{name}: "
-                f"{min(reserved)} cannot be set in a scale."
+                f"{min(reserved)} cannot be set in a scale.",
+                "Set it outside of `scales:`.",
             )
 
 
@@ -308,7 +315,10 @@ def _override(tree: Tree, override: str) -> None:
     try:
         document = parse_yaml(text) if text.strip() else None
     except BadYamlError as error:
-        raise UserError(f"{shown}: the value is not YAML.") from error
+        raise UserError(
+            f"{shown}: the value is not YAML.",
+            "Quote it for the shell and for YAML, such as --set 'eps=[0, 1]'.",
+        ) from error
     origins: dict[Place, str] = {(): shown}
     value = _plain(document, (), shown, origins)
     container: Any = tree.values

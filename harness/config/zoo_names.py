@@ -68,7 +68,11 @@ def matching(pattern: str, limit: int | None = None, names_folder: Path | None =
         if not weights or weights in published[name]
     ]
     if not matches:
-        raise UserError(f"No classifier of {library} with published weights is called {inner}.")
+        raise UserError(
+            f"No classifier of {library} with published weights is called {inner}.",
+            "List the names with timm.list_models(pretrained=True) or "
+            "torchvision.models.list_models().",
+        )
     return matches[:limit]
 
 

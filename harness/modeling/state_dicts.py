@@ -101,7 +101,8 @@ def by_order(
     if len(weights) != len(names_and_shapes):
         raise UserError(
             f"The file has {len(weights)} tensors, and the model {len(names_and_shapes)}: "
-            "their order cannot be used."
+            "their order cannot be used.",
+            "Check --arch, or match by name: leave out --by-order.",
         )
     for (name, tensor), (wanted, shape) in zip(
         weights.items(), names_and_shapes.items(), strict=True
@@ -141,8 +142,10 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises other types for types of tensors it lacks
-        why = first_line(error)
-        raise UserError(f"{path} is not a complete safetensors file: {why[:200]}") from error
+        raise UserError(
+            f"{path} is not a complete safetensors file: {first_line(error)[:200]}",
+            "Save it again, or download it again.",
+        ) from error
 
 
 def _torch_file(path: Path) -> Any:
@@ -161,8 +164,10 @@ def _torch_file(path: Path) -> Any:
 
 
 def _damaged_error(path: Path, error: Exception) -> UserError:
-    why = first_line(error)
-    return UserError(f"{path} is not a complete file of torch weights: {why[:200]}")
+    return UserError(
+        f"{path} is not a complete file of torch weights: {first_line(error)[:200]}",
+        "Save it again, or download it again.",
+    )
 
 
 class _Inert:

@@ -201,7 +201,8 @@ def sample_per_class(labels: np.ndarray, ids: np.ndarray, num_images: int, seed:
     if labels.ndim != 1:
         raise UserError(
             "per_class: images of this target have several labels, so no number per class can be "
-            "sampled."
+            "sampled.",
+            "Remove per_class from this target (per_target), or leave the target out.",
         )
     return np.flatnonzero(_place_in_class(labels, ids, seed)[0] < num_images)
 

@@ -32,7 +32,9 @@ def linear_probe(
             "Make one: --test 0.2 when the beton is written.",
         )
     if train.labels.ndim > 1:
-        raise UserError("Images have several labels; the probe needs one label per image.")
+        raise UserError(
+            "Images have several labels; the probe needs one label per image.", "Leave out --probe."
+        )
     num_classes = int(max(part.labels.max() for part in (train, val, test) if part is not None)) + 1
     fitted, chooser, selected_on = _split(train, val)
     features, labels = _concatenate([fitted, chooser])

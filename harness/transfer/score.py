@@ -184,7 +184,8 @@ def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
     if values is None:
         raise UserError(
             f"This score needs {what}, but there are none."
-            + (" The model has no classes of its own." if what == "probs" else "")
+            + (" The model has no classes of its own." if what == "probs" else ""),
+            "Leave the score out, or use a model that has them.",
         )
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or len(matrix) != len(labels) or not len(matrix):
@@ -195,7 +196,8 @@ def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
         )
     if not np.isfinite(matrix).all():
         raise UserError(
-            f"{what} are not finite in row {int(np.argmax(~np.isfinite(matrix).all(axis=1)))}."
+            f"{what} are not finite in row {int(np.argmax(~np.isfinite(matrix).all(axis=1)))}.",
+            "Check the model's weights, and use precision: float32.",
         )
     return matrix
 
@@ -203,7 +205,10 @@ def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
 def _renumber(labels: Any) -> tuple[np.ndarray, int]:
     values = np.asarray(labels)
     if values.ndim == 2:
-        raise UserError("Images have several labels; this score needs one label per image.")
+        raise UserError(
+            "Images have several labels; this score needs one label per image.",
+            "Leave the score out; logme supports several labels.",
+        )
     if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
         raise UserError(
             f"labels are {values.dtype} of shape {values.shape}; they must be integers, [N]."

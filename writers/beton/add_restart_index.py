@@ -58,7 +58,10 @@ def to_dct(
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_jpeg:
-        raise UserError(f"{beton.path} has no JPEG in it.")
+        raise UserError(
+            f"{beton.path} has no JPEG in it.",
+            "Raw images need no index; write them again to change the encoding.",
+        )
 
     def stored(jpeg: bytes) -> tuple[int, bytes]:
         coefficients = dct.from_jpeg(jpeg)

@@ -277,4 +277,7 @@ def _whole_digest(file: Path) -> str:
 
 
 def _no_beton(file: Path, why: str) -> UserError:
-    return UserError(f"{file} is not a complete beton of FFCV: {why}.")
+    return UserError(
+        f"{file} is not a complete beton of FFCV: {why}.",
+        "Write it again with FFCV, or from the images with harness write-beton.",
+    )

@@ -31,7 +31,8 @@ def concat_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manif
         ):
             raise UserError(
                 f"{beton.path} has other classes than {betons[0].path}: they are not splits of one "
-                "dataset."
+                "dataset.",
+                "Name the splits of one dataset and subset.",
             )
     num_samples = sum(len(beton.rows) for beton in betons)
     with new_beton(out_file) as new:

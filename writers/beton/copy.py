@@ -74,7 +74,9 @@ def copy_subset(
 def _refuse_what_cannot_be_copied(beton: Beton, out_file: Path) -> None:
     if beton.manifest.multi_label:
         raise UserError(
-            f"An image of {beton.path} has several labels; a subset of its classes cannot be taken."
+            f"An image of {beton.path} has several labels; "
+            "a subset of its classes cannot be taken.",
+            "Use the whole beton.",
         )
     if not has_fields_of(beton):
         raise UserError(

@@ -289,7 +289,8 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
     if source.multi_label and list(subset.classes) != source.classes:
         raise UserError(
             f"An image of {source.name} has several labels; a subset of its classes cannot be "
-            "taken."
+            "taken.",
+            "Write all classes: leave out --subset.",
         )
     there = source.splits[split]
     ids = ids_of(there)

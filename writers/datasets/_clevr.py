@@ -78,7 +78,8 @@ def _examples(
             if not 0 <= label < len(classes):
                 raise UserError(
                     f"{files.where(names[scenes])}: the scene of {image} fits none of the "
-                    f"{len(classes)} classes."
+                    f"{len(classes)} classes.",
+                    "Download CLEVR again: its scenes and images may be of different versions.",
                 )
             examples.append(
                 Example(

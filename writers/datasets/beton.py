@@ -44,12 +44,18 @@ def open(path: Path, settings: SplitSettings) -> Source:
         if beton.manifest.multi_label:
             raise UserError(f"An image of {file} has several labels; one is needed.")
         if split in betons:
-            raise UserError(f"{betons[split].path} and {file} are both of the split {split}.")
+            raise UserError(
+                f"{betons[split].path} and {file} are both of the split {split}.",
+                "Name one beton per split.",
+            )
         betons[split] = beton
     classes = next(iter(betons.values())).manifest.classes
     for beton in betons.values():
         if beton.manifest.classes != classes:
-            raise UserError(f"{files[0]} and {beton.path} have other classes.")
+            raise UserError(
+                f"{files[0]} and {beton.path} have other classes.",
+                "Name betons of one dataset and subset.",
+            )
     splits = {split: _examples(beton, split) for split, beton in betons.items()}
     splits = carve(splits.get("train", []), splits.get("val", []), splits.get("test", []), settings)
     name = next(iter(betons.values())).manifest.dataset

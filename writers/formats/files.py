@@ -59,7 +59,10 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> ListedF
         raise UserError(
             f"{error.filename or path} cannot be read: {error.strerror or error}."
         ) from error
-    raise UserError(f"There is no folder or archive {path}.")
+    raise UserError(
+        f"There is no folder or archive {path}.",
+        "Check the path. It is relative to the working directory; in a recipe, to $HARNESS_RAW.",
+    )
 
 
 def is_system_folder(name: str) -> bool:

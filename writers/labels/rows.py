@@ -168,14 +168,20 @@ def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
         file = pyarrow.parquet.ParquetFile(path)
         names = file.schema_arrow.names
         if file.metadata.num_rows > MAX_ROWS:
-            raise UserError(f"{path} has {file.metadata.num_rows:,} rows, too many for labels.")
+            raise UserError(
+                f"{path} has {file.metadata.num_rows:,} rows, too many for labels.",
+                "Name the table that has one row per image.",
+            )
         read = [name for name in names if wanted(name) and names.count(name) == 1]
         table = file.read(read, use_threads=False)
         values = {name: table[name].to_pylist() for name in read}
     except UserError:
         raise
     except Exception as error:  # pyarrow raises its own exception types
-        raise UserError(f"{path} is not a complete Parquet file: {first_line(error)}") from error
+        raise UserError(
+            f"{path} is not a complete Parquet file: {first_line(error)}",
+            "Write it again, or download it again.",
+        ) from error
     empty = [None] * file.metadata.num_rows
     columns = zip(*(values.get(name, empty) for name in names), strict=True)
     return Table(path, tuple(names), list(enumerate(columns, start=1)))

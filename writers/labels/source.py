@@ -277,7 +277,10 @@ def _many_labels(
     labeled = [labeled for images in splits.values() for labeled in images.values()]
     classes = list(reading.flag_names) or sorted({one for each in labeled for one in each.labels})
     if not classes:
-        raise UserError(f"No image of {reading.settings.files[0]} has a label.")
+        raise UserError(
+            f"No image of {reading.settings.files[0]} has a label.",
+            "Check the column of labels: --labels-column (in a recipe, label_columns).",
+        )
     label = {class_name: number for number, class_name in enumerate(classes)}
     return classes, {
         split: examples_of_many(

@@ -80,7 +80,8 @@ class ByRanking(Step):
         if missing := sorted(set(selection.classes) - set(ranking.classes)):
             raise UserError(
                 f"The ranking {self.by} lacks {len(missing)} classes of the source: "
-                f"{preview(missing)}."
+                f"{preview(missing)}.",
+                "Rank the same classes: harness subset rank; or remove them in an earlier step.",
             )
         ranked = ranking.restricted_to(set(selection.classes)).classes
         hardest = ranked[: _count(self.hardest, len(ranked))]
@@ -123,7 +124,8 @@ class Random(Step):
         """See `Step.apply`."""
         if self.random.classes > len(selection.classes):
             raise UserError(
-                f"The subset draws {self.random.classes} classes of {len(selection.classes)}."
+                f"The subset draws {self.random.classes} classes of {len(selection.classes)}.",
+                "Draw fewer classes.",
             )
         return selection.keep(
             set(shuffled(selection.classes, "classes", self.random.seed)[: self.random.classes])
@@ -326,13 +328,20 @@ def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
     label_of: dict[str, str] = {}
     for row in rows:
         if len(row) != 2:
-            raise UserError(f"{path}: '{','.join(row)}' is not a class and its label.")
+            raise UserError(
+                f"{path}: '{','.join(row)}' is not a class and its label.",
+                "Each line is `class,label`.",
+            )
         # Huh et al. list images: n01440764/x.JPEG 3
         name = row[0] if "/" not in row[0] else Path(row[0]).parent.name
         if label_of.setdefault(name, row[1]) != row[1]:
             raise UserError(
-                f"{path} gives the class {name} two labels, {label_of[name]} and {row[1]}."
+                f"{path} gives the class {name} two labels, {label_of[name]} and {row[1]}.",
+                "Keep one of the two lines.",
             )
     if missing := [name for name in classes if name not in label_of]:
-        raise UserError(f"{path} gives {len(missing)} of the classes no label: {preview(missing)}.")
+        raise UserError(
+            f"{path} gives {len(missing)} of the classes no label: {preview(missing)}.",
+            "Add a line for each of these classes, or remove them in an earlier step.",
+        )
     return {name: label_of[name] for name in classes}

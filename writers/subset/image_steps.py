@@ -240,7 +240,8 @@ def with_chooser(
 def _random_classes(number: int, seed: int, selection: Selection) -> Selection:
     if number > len(selection.classes):
         raise UserError(
-            f"The budget is spread over {number} classes, and there are {len(selection.classes)}."
+            f"The budget is spread over {number} classes, and there are {len(selection.classes)}.",
+            "Give as many classes as the source has, or fewer.",
         )
     return selection.keep(set(shuffled(selection.classes, "classes", seed)[:number]))
 

@@ -46,7 +46,8 @@ def listed_ids(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndar
     """
     if num_missing := int((~np.isin(wanted, ids)).sum()):
         raise UserError(
-            f"{source} names {num_missing} training images that are not in the subset's source."
+            f"{source} names {num_missing} training images that are not in the subset's source.",
+            "Correct the names: <class>/<image> as in the source's folders.",
         )
     return np.flatnonzero(np.isin(ids, wanted))
 
@@ -141,7 +142,8 @@ def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarr
     counts = np.bincount(labels)
     if num_images > counts.sum():
         raise UserError(
-            f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}."
+            f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}.",
+            "Choose a smaller budget, or keep more classes.",
         )
     low, high = 0, int(counts.max(initial=0))
     while low < high:  # the largest equal number within the budget

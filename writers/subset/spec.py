@@ -196,7 +196,10 @@ def _class_list(path: Path) -> SubsetSpec:
         return SubsetSpec(name=path.stem, classes=read_class_list(path))
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path} is not a list of classes, one per line: {problem}.") from error
+        raise UserError(
+            f"{path} is not a list of classes, one per line: {problem}.",
+            "Write one class per line, or name a YAML file of steps.",
+        ) from error
 
 
 def read_spec(path: Path) -> SubsetSpec:
@@ -323,7 +326,8 @@ def resolve(
         raise UserError(f"Subset {spec.name}: {error.message}", error.hint) from error
     if not selection.classes:
         raise UserError(
-            f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes."
+            f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes.",
+            "Check the steps with harness subset show.",
         )
     if not selection.label_of:
         return Subset(spec.name, selection.classes, choosers=selection.choosers)

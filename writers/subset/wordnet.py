@@ -138,7 +138,8 @@ def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
     label_of = dict(zip(everyone, labels, strict=True))
     if strangers := [name for name in classes if name not in label_of]:
         raise UserError(
-            f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets need them."
+            f"{strangers[0]} is not one of ImageNet's classes; the top-down label sets need them.",
+            "Use bottom_up, or a map: FILE.",
         )
     return {name: label_of[name] for name in classes}
 

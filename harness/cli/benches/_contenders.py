@@ -156,7 +156,8 @@ def measure_contenders(
         if not measured:
             raise UserError(
                 "No contender could be opened: "
-                + "; ".join(f"{name}: {why}" for name, why in absent.items())
+                + "; ".join(f"{name}: {why}" for name, why in absent.items()),
+                "Fix one of these problems, or name other contenders with --against.",
             )
         plan, images_per_round = RoundPlan(num_rounds, 1), None
         if deadline is not None:

@@ -28,7 +28,10 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
     from loaders.kernel_c import instruction_sets
 
     if not instruction_sets():
-        raise UserError("The parts of the C kernel are measured, which was not built.")
+        raise UserError(
+            "The parts of the C kernel are measured, which was not built.",
+            "Install a C compiler and libjpeg-turbo's headers, then run: pip install -e .",
+        )
     process = subprocess.run(
         [sys.executable, "-m", "benchmarks.load_parts", json.dumps(work)],
         cwd=ROOT,

@@ -148,7 +148,10 @@ def save(file: Path, record: dict[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, record)
     except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror or error}.") from error
+        raise UserError(
+            f"{file} cannot be written: {error.strerror or error}.",
+            "Name another file with --json.",
+        ) from error
 
 
 def markdown(record: dict[str, Any]) -> str:

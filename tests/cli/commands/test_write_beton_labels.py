@@ -84,5 +84,5 @@ def test_labels_of_a_recipe_decide_its_keys(pets: Path, tmp_path: Path):
     (target,) = load(recipe).targets
     assert target.own_metric == "map11"
     recipe.write_text(RECIPE.replace("path: pets", "dataset: pets"))
-    with pytest.raises(UserError, match="has labels of its own"):
+    with pytest.raises(UserError, match="defines its labels"):
         load(recipe)

@@ -360,9 +360,9 @@ def test_a_lone_surrogate_of_a_label_becomes_an_escape(dogs: Path):
 
 def test_where_a_table_has_no_effect(dogs: Path):
     table = LabelTable(files=(str(write_csv(dogs / "t.csv", ("id", "label"), ("00", "a"))),))
-    with pytest.raises(UserError, match="has labels of its own"):
+    with pytest.raises(UserError, match="defines its labels"):
         open_dataset("pets", dogs, SPLITS, table)
-    with pytest.raises(UserError, match="goes with one folder"):
+    with pytest.raises(UserError, match="needs one folder"):
         open_dataset("folder", [dogs / "train", dogs / "test"], SPLITS, table)
     with pytest.raises(UserError, match="There is no table of labels"):
         opened(dogs, dogs / "absent.csv")

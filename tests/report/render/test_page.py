@@ -1,6 +1,7 @@
 """The page as a file: complete, self-contained, escaped, reproducible; its CSV and Markdown."""
 
 import csv
+import html
 import random
 import re
 import subprocess
@@ -287,3 +288,11 @@ def test_a_new_report_replaces_the_old_one(tmp_path: Path) -> None:
     text = render(recipe, make_results(recipe), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answer.txt", "index.html"]
     assert "there is no answer" not in text
+
+
+def test_the_page_begins_with_the_answer_in_one_sentence(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    text = render(recipe, make_results(recipe), tmp_path)
+    headline = html.escape((tmp_path / "answer.txt").read_text().strip())
+    assert text.count(headline) == 1
+    assert text.index(headline) < text.index("<svg") < text.index('<p class="caveat"')

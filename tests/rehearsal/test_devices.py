@@ -139,30 +139,6 @@ def test_a_worker_selects_its_gpu(tmp_path):
     assert run_child(["-c", STAGE, "cuda:1"], tmp_path, {}, {}).split() == ["1", "False"]
 
 
-RANK = """
-import os
-import torch
-from harness.system import distributed
-group = distributed.from_environment()
-with distributed.init_process_group(group, "cuda:0"):
-    device = group.device("cuda:0")
-    total = torch.full((2,), group.rank + 1.0, device=device)
-    group.all_reduce_(total)
-    weigh = distributed.DdpForward(torch.nn.Linear(2, 2), group).loss_weight(2)
-    found = group.rank, device, torch.cuda.current_device(), total.tolist(), weigh(total)[0]
-    os.write(1, (" ".join(map(str, ("RANK", *found))) + chr(10)).encode())  # one write, one line
-"""
-
-
-def test_two_ranks_share_one_gpu_over_gloo(tmp_path):
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    printed = run_child([*launch, str(script)], tmp_path)
-    lines = sorted(line for line in printed.splitlines() if line.startswith("RANK"))
-    assert lines == [f"RANK {rank} cuda:0 0 [3.0, 3.0] tensor(3.)" for rank in (0, 1)]
-
-
 @pytest.mark.parametrize(("num_gpus", "expected"), [(2, "cpu:gloo,cuda:nccl"), (1, "gloo")])
 def test_ranks_with_a_gpu_each_use_nccl(gpus, monkeypatch, num_gpus, expected):
     gpus(*[{}] * num_gpus)

@@ -71,9 +71,16 @@ def plan(
         "B": [installation, *tiles, *_training(corpus, scratch, out, device, tiny)],
         "C": [installation, *tiles, *_other(corpus, scratch, device, tiny)],
     }
-    slack = TINY_SLACK if tiny else 1
+    if not tiny:
+        return parts
+    one_thread = {"OMP_NUM_THREADS": "1"}  # threads that wait for each other slow a busy CPU down
     return {
-        part: [replace(step, limit_s=slack * step.limit_s) for step in steps]
+        part: [
+            replace(
+                step, limit_s=TINY_SLACK * step.limit_s, variables=one_thread | dict(step.variables)
+            )
+            for step in steps
+        ]
         for part, steps in parts.items()
     }
 

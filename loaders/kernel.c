@@ -29,9 +29,8 @@ void harness_free_pool(struct pool *pool) {
 /* Make a batch of n images, each with crops_per_image boxes: those at `positions` of the file's
  * columns `offsets` to `heights`; positions may be NULL. loaders/kernel.py defines the contract;
  * an empty `table` is NULL here, and float16 values are bits. `interpolation`: see
- * native/resize.h. `shift` and `scale`, [3] each,
- * compute what the table holds (loaders/normalize.py), or are NULL. `isa`: see native/stages.h.
- * Returns 0 if this processor has no such instructions. */
+ * native/resize.h. `shift` and `scale`, [3] each, compute what the table holds
+ * (loaders/normalize.py), or are NULL. `isa`: see native/stages.h. Returns 0 if this processor has no such instructions. */
 __attribute__((visibility("default")))
 int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
                        const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,
@@ -47,24 +46,4 @@ int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *po
         return 0;
     run_job(pool, &job);
     return 1;
-}
-
-/* Decode only the Huffman codes under the boxes, of images with a restart index: `harness bench
- * load` uses it to split the decoding time. With `counts`, adds up codes and bytes, which takes
- * longer. Returns how many images were decoded. */
-__attribute__((visibility("default")))
-int64_t harness_decode_entropy(const uint8_t *file, const int64_t *offsets, const int64_t *sizes, const int64_t *widths,
-                               const int64_t *heights, const struct box *boxes, int64_t n, struct counts *counts) {
-    int64_t done = 0;
-    struct worker worker = {.decoder = new_decoder()};
-    const struct stages *stages = stages_of(BEST_ISA);
-    for (int64_t i = 0; worker.decoder != NULL && i < n && reserve_blob(worker.decoder, sizes[i]); i++) {
-        const uint8_t *blob = file + offsets[i];
-        if (counts == NULL && !stages->leaves_jpeg)
-            done += decode_huffman(worker.decoder, stages, &worker.planes, blob, sizes[i], widths[i], heights[i], &boxes[i]);
-        else
-            done += decode_entropy(worker.decoder, blob, sizes[i], widths[i], heights[i], &boxes[i], counts);
-    }
-    free_worker(&worker);
-    return done;
 }

@@ -59,14 +59,9 @@ struct entropy {
     jmp_buf *failed;
 };
 
-/* What Huffman decoding had to do. Runs of more than 15 zeros count as one code. */
-struct counts {
-    int64_t codes, bytes;
-};
-
 int make_tables(j_decompress_ptr codec, struct entropy *entropy);
 int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy);
-void decode_rest(j_decompress_ptr codec, struct counts *counts);
+void decode_rest(j_decompress_ptr codec);
 
 /* ---- kernel_jpeg.c ------------------------------------------------------------------------------------------------------- */
 
@@ -92,8 +87,6 @@ int reserve_pixels(struct decoder *decoder, int64_t num_pixels);
 void free_decoder(struct decoder *decoder);
 int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *crops,
                  int64_t num_crops, const struct box *box, struct box *part);
-int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
-                   const struct box *box, struct counts *counts);
 int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
                struct box *part);
 

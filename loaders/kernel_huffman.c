@@ -198,26 +198,13 @@ int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
     return 1;
 }
 
-/* Decode the rest of the image, only to detect damage. With `counts`, adds the codes and the bytes
- * that they take. */
-void decode_rest(j_decompress_ptr codec, struct counts *counts) {
+/* Decode the rest of the image, only to detect damage. */
+void decode_rest(j_decompress_ptr codec) {
     const struct entropy *entropy = codec->client_data;
     JBLOCK blocks[D_MAX_BLOCKS_IN_MCU];
     JBLOCKROW rows[D_MAX_BLOCKS_IN_MCU];
     for (int b = 0; b < D_MAX_BLOCKS_IN_MCU; b++)
         rows[b] = &blocks[b];
-    while (entropy->mcus_done < entropy->num_mcus) {
-        int opens_segment = entropy->mcus_left == 0;
-        if (counts != NULL)
-            memset(blocks, 0, sizeof blocks);
+    while (entropy->mcus_done < entropy->num_mcus)
         decode_mcu(codec, rows);
-        if (counts == NULL)
-            continue;
-        counts->bytes += opens_segment ? entropy->clean_size : 0;
-        for (int b = 0; b < codec->blocks_in_MCU; b++) {
-            counts->codes += 1 + (blocks[b][63] == 0);      /* its DC value, and its end */
-            for (int k = 1; k < 64; k++)
-                counts->codes += blocks[b][k] != 0;
-        }
-    }
 }

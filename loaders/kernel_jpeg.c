@@ -241,23 +241,9 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
     if (way == LIBJPEG)
         jpeg_finish_decompress(codec);      /* reads to the end */
     if (way != LIBJPEG)
-        decode_rest(codec, NULL);
+        decode_rest(codec);
     jpeg_abort_decompress(codec);
     return decoder->errors.base.num_warnings == 0;
-}
-
-/* Decode and discard the coefficients under `box`, for benchmarks. Returns 0 if there is no
- * matching index. */
-int decode_entropy(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
-                   const struct box *box, struct counts *counts) {
-    struct box part;
-    if (setjmp(decoder->errors.back) != 0 || !begin(WITH_INDEX, decoder, blob, size, width, height, box, &part)) {
-        jpeg_abort_decompress(&decoder->codec);
-        return 0;
-    }
-    decode_rest(&decoder->codec, counts);
-    jpeg_abort_decompress(&decoder->codec);
-    return 1;
 }
 
 /* Decode the part of a JPEG under `box`, with a margin, or all of it, to decoder->pixels:

@@ -120,6 +120,5 @@ INLINE_AVX2 void transform_pair(__m256i r[8], uint8_t *rows, int64_t stride) {
     store_two_rows(_mm256_unpackhi_epi32(w1, x1), rows + 6 * stride, stride);
 }
 
-
 #endif
 #endif

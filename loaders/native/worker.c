@@ -39,7 +39,6 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
     const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
     const uint8_t *blob = job->file + job->offsets[row];
     int64_t size = job->sizes[row], width = job->widths[row], height = job->heights[row];
-    enum image_error complaint = NONE;
     struct picture *picture = &worker->picture;
     set_crops(picture, job->boxes + number * num_crops, num_crops);
     const struct box all = picture->box;
@@ -60,7 +59,7 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
             if (!reserve_pixels(worker->decoder, width * height))
                 return OUT_OF_MEMORY;
             if (!decode_box(worker->decoder, blob, size, width, height, &all, &part))
-                complaint = DAMAGED;
+                return DAMAGED;
             pixels = worker->decoder->pixels;
         }
     }
@@ -87,7 +86,7 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
     }
     if (!resize_crops(worker, job->stages))
         return OUT_OF_MEMORY;
-    return complaint;
+    return NONE;
 }
 
 void work_on(struct worker *worker, const struct job *job, int64_t number) {

@@ -144,8 +144,8 @@ def test_an_image_that_the_c_kernel_has_no_memory_for_is_named(betons, monkeypat
         pool, culprit = loader._batch_decoder._pool, 17
         real = pool.make_batch
 
-        def make_batch(file, positions, columns, boxes, flips, output, has_error, *rest):
-            real(file, positions, columns, boxes, flips, output, has_error, *rest)
+        def make_batch(images, positions, boxes, flips, output, has_error, *rest):
+            real(images, positions, boxes, flips, output, has_error, *rest)
             has_error[loader.samples.indices[positions] == culprit] = kernel_c.OUT_OF_MEMORY
 
         monkeypatch.setattr(pool, "make_batch", make_batch)

@@ -21,6 +21,9 @@ from harness.modeling.regularizers import AuxiliaryHead, fix_batch_norm_scale
 from harness.system.atomic_write import write_atomically
 from writers import names
 from writers.errors import UserError
+from writers.regular_file import open_regular
+
+ZIP_BEGIN = b"PK\x03\x04"  # of a file that torch has saved
 
 
 class Architecture(Protocol):
@@ -170,11 +173,11 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
         UserError: the file is missing, damaged, or of another program.
     """
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"There is no model at {path}.", "Run the stage that trains it.") from error
-    try:
-        saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            if file.read(len(ZIP_BEGIN)) != ZIP_BEGIN:
+                raise ValueError("it begins otherwise")
+            file.seek(0)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
         about, weights = saved["about"], saved["state_dict"]
         num_classes, channels = len(weights["head.bias"]), about.get("channels")
         model = build(
@@ -185,6 +188,8 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
             batch_norm_scale=about.get("batch_norm_scale", True),
         )
         model.load_state_dict(weights)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no model at {path}.", "Run the stage that trains it.") from error
     except UserError:
         raise
     except Exception as error:  # torch raises many exception types for a damaged file

@@ -1,13 +1,17 @@
 """Models: normalization, equality with torchvision, heads, files."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
+from harness.cli.commands._model_and_images import load_model
 from harness.modeling import classifier
 from harness.modeling.precision import autocast, choose
+from harness.system.folders import Folders
 from writers import names
 from writers.errors import UserError
 
@@ -162,3 +166,17 @@ def test_precision_by_setting_and_device(monkeypatch):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast("float32", "cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_gigabytes_that_are_no_model_are_not_read(tmp_path: Path, monkeypatch):
+    with (tmp_path / "model.pt").open("wb") as file:
+        file.truncate(2**35)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(UserError, match="not a complete model"):
+        classifier.load(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb"])
+def test_a_name_that_no_model_can_have_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(UserError, match="no name of a model"):
+        load_model(name, Folders(tmp_path, tmp_path, tmp_path))

@@ -15,6 +15,8 @@ ALL_SPLITS = ("train", "val", "test")
 
 def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
     """Load a model.pt, or a model with packaged or downloaded weights."""
+    from pydantic import ValidationError
+
     from harness.config.model import ModelSettings
     from harness.modeling import classifier
     from harness.modeling.pretrained import load_pretrained
@@ -32,7 +34,14 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
             if near
             else "Give a model.pt, or a model's name; see harness ls models.",
         )
-    adopted = load_pretrained(ModelSettings(name=name), folders.raw / "weights")
+    try:
+        settings = ModelSettings(name=name)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"'{name}' is no name of a model: {reason}.", "See harness ls models."
+        ) from error
+    adopted = load_pretrained(settings, folders.raw / "weights")
     return adopted.model, adopted.about
 
 

@@ -7,8 +7,8 @@ The number of a row is its line in a CSV and in JSON Lines, and counts from 1 el
 """
 
 import csv
-import io
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from writers.errors import UserError
 from writers.regular_file import open_regular
 from writers.text_names import first_line
 
-MAX_BYTES = 2**30
-MAX_ROWS = 50_000_000
+MAX_BYTES = 2**29  # of text: 25 million rows as short as the names of ImageNet's images
+MAX_ROWS = 25_000_000
+MAX_SHARED = 10_000  # texts of which one copy is kept
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 MAX_LISTED = 12  # columns named in a message
 DELIMITERS = ",;\t|"
 PARQUET, PARQUET_MARK = ".parquet", b"PAR1"
@@ -110,7 +112,8 @@ def _read_csv(path: Path) -> Table:
     text = _text(path)
     header = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader((line[0] for line in LINE.finditer(text)), delimiter=delimiter)
+    cells: dict[str, str] = {}
     rows: list[tuple[int, tuple[Any, ...]]] = []
     ragged: list[int] = []
     columns: tuple[str, ...] = ()
@@ -120,13 +123,20 @@ def _read_csv(path: Path) -> Table:
             if not columns:
                 columns = tuple(field.strip() for field in fields)
             elif len(fields) == len(columns):
-                rows.append((begin, tuple(fields)))
+                rows.append((begin, tuple(_shared(field, cells) for field in fields)))
             elif any(field.strip() for field in fields):
                 ragged.append(begin)
             begin = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}, row {begin}: {error}.", "Is it a CSV?") from error
     return Table(path, columns, rows, ragged)
+
+
+def _shared(text: str, cells: dict[str, str]) -> str:
+    """Return an equal text that an earlier row has: labels repeat, names of files do not."""
+    if len(cells) < MAX_SHARED:
+        return cells.setdefault(text, text)
+    return cells.get(text, text)
 
 
 def _read_json(path: Path) -> Table:

@@ -22,6 +22,7 @@ from harness.report.render.figures.plot import Panel
 from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
 from harness.report.stats.budgets import budget_scores
+from harness.report.stats.fit_measures import FitMeasure, fit_measures
 from harness.report.text import answer, caveats, findings
 from harness.runner.result import Result
 
@@ -54,6 +55,7 @@ class Report:
     stages: list[run_rows.StageRow]
     environment: list[run_rows.EnvironmentRow]
     analysis: Analysis
+    fit_measures: list[FitMeasure]
     headline: str
     sentences: list[str]
     lead: Panel | None
@@ -85,6 +87,7 @@ def collect(
     scores, coarse = rows.score_rows(collection), rows.coarse_rows(collection)
     grid, classes = rows.GridRows(collection), rows.class_rows(collection)
     timing = run_rows.timing_rows(collection)
+    fits = fit_measures(grid.groups(min_axes=2), transfer, scores)
     analysis = analyze(accuracy, transfer, scores, predictions)
     induced = inductions(recipe, scores)
     sentences = _sentences(accuracy, transfer, analysis, induced, recipe.shortlist) or [
@@ -104,7 +107,7 @@ def collect(
         sections.target_sizes_section(transfer),
         sections.convergence_section(analysis),
         sections.scratch_section(analysis),
-        sections.grid_section(grid),
+        sections.grid_section(grid, fits),
         sections.classes_section(recipe, classes, list(collection.kept_classes)),
         sections.selections_section(
             selections.selection_rows(collection), list(selections.class_score_rows(collection))
@@ -130,6 +133,7 @@ def collect(
         stages=run_rows.stage_rows(collection),
         environment=run_rows.environment_rows(collection),
         analysis=analysis,
+        fit_measures=fits,
         headline=answer.headline(accuracy, transfer, analysis.effects) or _first(opening[0]),
         sentences=opening,
         lead=mean_panel(analysis.matrices),

@@ -32,6 +32,7 @@ from harness.report.render.tables import transfer as transfer_tables
 from harness.report.render.tables.table import Table
 from harness.report.stats.analysis import Analysis
 from harness.report.stats.budgets import BudgetScore
+from harness.report.stats.fit_measures import FitMeasure
 from harness.report.text import findings
 
 SPAN_LABELS = {
@@ -257,8 +258,8 @@ def target_sizes_section(rows: Sequence[TransferRow]) -> Section:
     )
 
 
-def grid_section(rows: GridRows) -> Section:
-    """Heat maps of the hyperparameter grids."""
+def grid_section(rows: GridRows, fits: Sequence[FitMeasure]) -> Section:
+    """Heat maps of the hyperparameter grids, and which measure finds their best settings."""
     panels = grid_figures.heat_panels(rows)
     note = (
         "Scores on val, which selected the configuration; best over the other axes, averaged over "
@@ -272,6 +273,7 @@ def grid_section(rows: GridRows) -> Section:
         "Hyperparameter grids",
         panels=tuple(shown),
         panel_note=note if panels else "",
+        tables=(transfer_tables.fit_measure_table(fits),) if fits else (),
         folds=(Fold(f"{len(folded)} more grids", panels=tuple(folded)),) if folded else (),
     )
 

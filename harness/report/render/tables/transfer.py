@@ -34,6 +34,7 @@ from harness.report.stats.comparisons import (
     Comparison,
     ScratchComparison,
 )
+from harness.report.stats.fit_measures import FitMeasure
 from harness.report.stats.image_tests import MAX_TESTS, ImageTest
 from harness.report.stats.intervals import is_near_chance, seed_mean
 
@@ -331,3 +332,28 @@ def chosen_table(rows: Sequence[TransferRow]) -> Table:
         listed = ", ".join(f"{value} ({num_runs})" for value, num_runs in in_order)
         lines.append((*map(text, place), Cell(listed, sort=next(iter(values)))))
     return Table("chosen", "Settings that the grids selected", columns, tuple(lines))
+
+
+def fit_measure_table(rows: Sequence[FitMeasure]) -> Table:
+    """How well cheap measures select the setting of a target that was not searched."""
+    columns: list[ColumnOf[FitMeasure]] = [
+        (Column("method", numeric=False), lambda row: text(row.method)),
+        (Column("measure", numeric=False), lambda row: text(row.measure)),
+        (Column("targets"), lambda row: number(row.num_targets)),
+        (
+            Column("best setting found", hint="number of targets"),
+            lambda row: Cell(f"{row.times_found} of {row.num_targets}", sort=row.times_found),
+        ),
+        (
+            Column("loss", hint="points on val below the target's best setting, mean over targets"),
+            lambda row: Cell(percent(row.mean_loss, 1), sort=row.mean_loss),
+        ),
+    ]
+    return table_of(
+        "fit-measures",
+        "Which measure would have found the best setting",
+        rows,
+        columns,
+        "Each target in turn gets the best setting of the target with the nearest value of the "
+        "measure. One setting for all: the best one on average over the other targets.",
+    )

@@ -28,7 +28,7 @@ from harness.report.stats.convergence import Convergence
 from harness.report.stats.effects import DifferenceRow
 from harness.report.stats.fit_measures import FitMeasure
 from harness.report.stats.image_tests import ImageTest
-from harness.report.stats.leaderboard import RankedModel, TopCount
+from harness.report.stats.leaderboard import RankedModel, SeedMedian, TopCount
 from harness.report.stats.predictors import PredictorFit, PredictorRow
 from harness.runner.result import Result
 from harness.system.atomic_write import open_atomically
@@ -225,6 +225,7 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
         "convergence": (Convergence, analysis.convergences),
         "predictors": (PredictorRow, analysis.predictor_rows),
         "predictor_powers": (PredictorFit, analysis.predictor_fits),
+        "medians": (SeedMedian, analysis.medians),
         "fit_measures": (FitMeasure, report.fit_measures),
         "classes": (records.ClassRow, report.classes),
         "timing": (run_rows.TimingRow, report.timing),

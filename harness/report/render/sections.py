@@ -173,6 +173,7 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
     ranking = model_tables.ranking_table(
         [row for ranked in analysis.rankings.values() for row in ranked]
     )
+    medians = model_tables.median_table(analysis.medians)
     return Section(
         "models",
         "Models compared",
@@ -180,9 +181,11 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
         panels=(*scatter, *predicted, *elo),
         tables=(
             model_tables.predictor_table(analysis.predictor_fits, recipe.shortlist),
+            *_if_short(medians),
             *_if_short(ranking),
         ),
         folds=_folds(
+            *_if_long(medians),
             model_tables.association_table(analysis.associations),
             *_if_long(ranking),
         ),

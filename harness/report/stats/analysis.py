@@ -24,11 +24,13 @@ from harness.report.stats.image_tests import ImageTest, image_tests
 from harness.report.stats.leaderboard import (
     RankedModel,
     ScoreMatrix,
+    SeedMedian,
     TopCount,
     model_names,
     ranking,
     score_matrices,
     scratch_matrices,
+    seed_medians,
     top_counts,
 )
 from harness.report.stats.predictors import (
@@ -65,6 +67,7 @@ class Analysis:
     speedups: list[Speedup]
     top_counts: list[TopCount]
     training_groups: list[TrainingGroup]
+    medians: list[SeedMedian]
     predictor_rows: list[PredictorRow]
     predictor_fits: list[PredictorFit]
 
@@ -106,6 +109,7 @@ def analyze(
         speedups=speedups(converged),
         top_counts=top_counts(scores, names),
         training_groups=training_groups(matrices, transfer),
+        medians=seed_medians(transfer, names),
         predictor_rows=predicted,
         predictor_fits=predictor_fits(predicted),
     )

@@ -1,6 +1,7 @@
 """Score matrix of one method (models x targets), and its ranking."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from harness.report.stats.hypothesis_tests import sign_test
 Floats = NDArray[np.float64]
 MIN_MODELS = 4  # a correlation over fewer models means nothing
 TOP = 5
+MIN_SEEDS = 3  # of a median
 
 
 @dataclass(frozen=True)
@@ -311,3 +313,50 @@ def _p_better(scores: Floats, other_scores: Floats) -> float | None:
 
 def _none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+@dataclass(frozen=True)
+class SeedMedian:
+    """Mean over targets of one model's medians over seeds, as VTAB reports three runs.
+
+    Attributes:
+        num_seeds: smallest number of seeds on any target.
+        score: mean of the medians, as a fraction in the targets' own metrics.
+    """
+
+    method: str
+    model: str
+    num_targets: int
+    num_seeds: int
+    score: float
+
+
+def seed_medians(rows: Iterable[TransferRow], names: Mapping[ModelId, str]) -> list[SeedMedian]:
+    """Compute the medians of loaded models with at least MIN_SEEDS seeds, the best model first.
+
+    A method's targets are those on which all of its models have that many seeds.
+    """
+    scores: dict[str, dict[ModelId, dict[str, list[float]]]] = {}
+    for row in at_full_size(rows):
+        if row.model and not row.is_scratch:
+            of_model = scores.setdefault(row.method, {}).setdefault(row.model_id, {})
+            of_model.setdefault(row.target, []).append(row.score)
+    medians = []
+    for method, models in scores.items():
+        complete = [
+            {target for target, values in of_model.items() if len(values) >= MIN_SEEDS}
+            for of_model in models.values()
+        ]
+        if targets := set.intersection(*complete):
+            found = [
+                SeedMedian(
+                    method,
+                    names[model],
+                    len(targets),
+                    min(len(of_model[target]) for target in targets),
+                    statistics.fmean(statistics.median(of_model[target]) for target in targets),
+                )
+                for model, of_model in models.items()
+            ]
+            medians += sorted(found, key=lambda row: -row.score)
+    return medians

@@ -28,7 +28,7 @@ from harness.report.stats.architectures import ALL_TARGETS, Association, SignRow
 from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.convergence import FRACTION, Convergence
 from harness.report.stats.intervals import is_near_chance, seed_mean
-from harness.report.stats.leaderboard import TOP, RankedModel, TopCount, model_names
+from harness.report.stats.leaderboard import TOP, RankedModel, SeedMedian, TopCount, model_names
 from harness.report.stats.predictors import PredictorFit
 from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import signed
@@ -407,3 +407,16 @@ def _budget_group(row: BudgetScore) -> tuple[str, str, str]:
 def _budget_cell(row: BudgetScore) -> Cell:
     below = "" if row.published is None else f"published {row.published:.1f}"
     return Cell(percent(row.score, 1), sort=row.score, below=below)
+
+
+def median_table(rows: Sequence[SeedMedian]) -> Table:
+    """Each model's mean over targets of the median over seeds."""
+    columns: list[ColumnOf[SeedMedian]] = [
+        (Column("model", numeric=False), lambda row: text(row.model)),
+        (Column("method", numeric=False), lambda row: text(row.method)),
+        (Column("targets"), lambda row: number(row.num_targets)),
+        (Column("seeds"), lambda row: number(row.num_seeds)),
+        (Column("mean of medians", hint="percent"), lambda row: percent_cell(row.score)),
+    ]
+    note = "Of each target the median over seeds, then the mean over targets in their own metrics."
+    return table_of("medians", "Medians over seeds", rows, columns, note)

@@ -35,7 +35,7 @@ GATHER = """<script>onload = () => {
   for (const frame of document.querySelectorAll("iframe")) {
     const page = frame.contentDocument, found = document.createElement("pre");
     found.id = frame.name;
-    const widths = [page.documentElement, page.querySelector(".scroll")].map((e) => e.scrollWidth);
+    const widths = [page.documentElement, page.querySelector("main > .table .scroll")].map((e) => e.scrollWidth);
     found.textContent = widths.join(" ") + "\\n" + page.documentElement.outerHTML;
     document.body.append(found);
   }

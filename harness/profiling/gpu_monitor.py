@@ -80,7 +80,7 @@ class GpuMonitor:
         count = len(self._samples)
         return {
             **known,
-            "utilization": self.mean_utilization(),
+            "utilisation": self.mean_utilization(),
             "sm_clock_mhz": sum(clock) / count,
             "sm_clock_min_mhz": min(clock),
             "memory_peak_bytes": max(memory),

@@ -56,7 +56,7 @@ def change(report: Path, target: str) -> tuple[float, float]:
 
 def test_removing_hard_classes_harms_only_the_target_that_needs_them(report: Path) -> None:
     harm, half_width = change(report, "synthetic_patterns")
-    assert harm + half_width < 0, (harm, half_width)
+    assert harm < -0.08, (harm, half_width)
     other, half_width = change(report, "synthetic_scenes")
     assert other + half_width > 0 and other > harm / 2, (other, half_width)
 

@@ -13,7 +13,7 @@ from loaders.interpolation import Interpolation, number_of
 from writers.jpeg import native as kernel
 from writers.random_streams import MASK
 
-MODULE, VERSION = "loaders._kernel", 4  # as in kernel.h
+MODULE, VERSION = "loaders._kernel", 5  # as in kernel.h
 _NUM_ISAS = 6  # as in native/stages.h
 DAMAGED, OUT_OF_MEMORY = 1, 2  # error_codes, as in native/worker.h
 _FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)  # offsets ... heights

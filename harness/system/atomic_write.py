@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Context with a temporary file in the same folder, which is synced and renamed at the end.
 
-    An exception in the block removes it. The umask decides who may read the file.
+    An exception in the block removes it. The umask decides who may read the file. A pipe or a
+    device is not replaced.
 
     Raises:
         OSError: With the path, even if the failing call does not report one.
@@ -33,6 +35,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.name:  # an empty path
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _refuse_special_file(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -47,3 +50,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def _refuse_special_file(path: Path) -> None:
+    """Raise OSError if the path is a pipe, a socket or a device, such as /dev/null."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # opening the temporary file reports what is wrong
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))

@@ -193,7 +193,7 @@ def test_weights_come_from_files(beton, tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("class,weight\nclass0,1\nclass1,1\nclass2,1\n", "no weight for 1 classes, such as class3"),
-        ("class,weight\nclass0,heavy\n", "no number"),
+        ("class,weight\nclass0,heavy\n", "not a number"),
         ("class,weight\nclass0,1\nclass0,2\n", "twice"),
         ("name,weight\nclass0,1\n", "has the columns name, weight"),
         ("", "has the columns none"),

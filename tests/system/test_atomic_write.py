@@ -43,3 +43,11 @@ def test_nan_is_refused(tmp_path: Path):
 def test_an_empty_path_is_a_folder():
     with pytest.raises(IsADirectoryError):
         write_atomically(Path(), b"x")
+
+
+def test_special_files_are_not_replaced(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_atomically(pipe, b"x")
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]

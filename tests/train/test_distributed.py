@@ -1,5 +1,6 @@
 """Two processes train one stage over gloo: samples and losses of one process, a common end."""
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from harness.matrix.stage_kind import find
 from harness.modeling import classifier
 from harness.profiling.timer import Timer
 from harness.runner import result, worker
-from harness.stages.pretrain.run import _build
+from harness.stages.pretrain.learner import _build
 from harness.system import distributed
 from harness.system.atomic_write import write_json
 from harness.system.distributed import AsyncFlags, ProcessGroup
@@ -364,7 +365,7 @@ def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> No
 
 def pause_after(place: str, name: str, folder: Path, pause_s: float) -> None:
     module, _, owner = place.rpartition(".")
-    owner = getattr(worker.importlib.import_module(module), owner)
+    owner = getattr(importlib.import_module(module), owner)
     original = getattr(owner, name)
 
     def paused(*arguments: Any) -> None:

@@ -196,8 +196,8 @@ def _disk_errors(out_file: Path) -> Iterator[None]:
             ) from error
         if error.errno == errno.EFBIG:
             raise UserError(
-                f"{out_file.name} was not written: {out_file.parent} does not take a file so "
-                "large.",
+                f"{out_file.name} was not written: {out_file.parent} does not support a file "
+                "of this size.",
                 "See the limits of the file system and `ulimit -f`, or write elsewhere with --out.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

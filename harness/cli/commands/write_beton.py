@@ -188,11 +188,11 @@ def command(
 
     \b
     Examples:
-    harness write-beton --source photos/                           # class folders
-    harness write-beton --source dogs/ --labels dogs/labels.csv    # labels in a table
-    harness write-beton --dataset synthetic_things                 # generated images
-    harness write-beton --subset in900 --source /data/imagenet     # 900 of ImageNet's classes
-    harness write-beton --subset in900 --from data/imagenet-all    # the same, copied from a beton
+    harness write-beton --source photos/
+    harness write-beton --source dogs/ --labels dogs/labels.csv
+    harness write-beton --dataset synthetic_things
+    harness write-beton --subset in900 --source /data/imagenet
+    harness write-beton --subset in900 --from data/imagenet-all
     """
     if from_ is not None:
         from harness.cli.commands import _write_from_beton

@@ -50,4 +50,4 @@ def test_special_files_are_not_replaced(tmp_path: Path):
     os.mkfifo(pipe)
     with pytest.raises(OSError, match="not a regular file"):
         write_atomically(pipe, b"x")
-    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]

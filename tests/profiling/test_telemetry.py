@@ -190,7 +190,7 @@ def test_gpu_samples_are_summarized(gpu, monkeypatch):
     assert summary == {
         "name": "NVIDIA H200",
         "allocated_peak_bytes": 7,
-        "utilization": 0.75,
+        "utilisation": 0.75,
         "sm_clock_mhz": 1500.0,
         "sm_clock_min_mhz": 1000,
         "memory_peak_bytes": 30,

@@ -89,7 +89,7 @@ def test_a_monitor_samples_the_card_that_the_process_uses(gpus, visible, power_w
         cuda.uninstall()
     assert summary is not None and summary["power_w"] == power_w
     assert summary["name"] == ("NVIDIA A10" if visible else "NVIDIA H100 80GB HBM3")
-    assert summary["utilization"] == (0.2 if visible else 0.9)
+    assert summary["utilisation"] == (0.2 if visible else 0.9)
 
 
 def test_a_monitor_of_a_silent_card_has_its_name_and_memory(gpus):

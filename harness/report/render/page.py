@@ -159,7 +159,7 @@ def to_html(report: Report) -> str:
 
 def _findings(report: Report) -> list[str]:
     """Return the paragraphs that follow the headline, without the headline itself."""
-    paragraphs = [text.removeprefix(report.headline).strip() for text in report.sentences]
+    paragraphs = [" ".join(text.replace(report.headline, " ").split()) for text in report.sentences]
     return [text for text in (*paragraphs, *report.more) if text]
 
 

@@ -4,34 +4,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.commands._plan_tables import FINISHED
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
-    from harness.estimate.calibration import Machine
-    from harness.estimate.estimate import Estimate
-    from harness.matrix.expand import Matrix
+    from harness.estimate.calibration import Calibration, Machine
     from harness.matrix.stage import Stage
-    from harness.runner.stage_state import State
 
 
-def estimate_of(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> "Estimate":
+def saved_calibration(folders: Folders) -> "Calibration | None":
+    """Return the times of steps on this machine; None without a readable calibration.json."""
     from harness.estimate import calibration
-    from harness.estimate.estimate import estimate
     from writers.errors import UserError
 
-    known = None
     # Naming the device takes the driver's tool a moment: skip it without a calibration.
-    if (folders.runs / calibration.FILE_NAME).exists():
-        try:
-            known = calibration.read(folders.runs, _machine(folders)[0])
-        except UserError as error:
-            click.secho(str(error), fg="yellow", err=True)
-    return estimate(
-        {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED},
-        folders.runs,
-        known,
-    )
+    if not (folders.runs / calibration.FILE_NAME).exists():
+        return None
+    try:
+        return calibration.read(folders.runs, _machine(folders)[0])
+    except UserError as error:
+        click.secho(str(error), fg="yellow", err=True)
+        return None
 
 
 def _machine(folders: Folders) -> "tuple[Machine, str, int]":
@@ -95,19 +87,20 @@ def time_steps(left: "dict[str, Stage]", folders: Folders) -> None:
             terminal.print(line, markup=False, soft_wrap=True)
 
 
-def print_estimate(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
+def print_estimate(left: "dict[str, Stage]", folders: Folders, known: "Calibration | None") -> None:
+    """Print the time and disk space of the unfinished stages; nothing if all are finished."""
     from harness.cli import console
+    from harness.estimate.estimate import estimate as estimate_of
 
-    num_left = sum(state not in FINISHED for state in states.values())
-    if not num_left:
+    if not left:
         return
-    estimate = estimate_of(plan, states, folders)
+    estimate = estimate_of(left, folders.runs, known)
     and_unknown = (
         f" and {estimate.num_unknown} stages of unknown length" if estimate.num_unknown else ""
     )
     time = (
         "unknown, because no similar stage has run yet"
-        if estimate.num_unknown == num_left
+        if estimate.num_unknown == len(left)
         else f"about {console.seconds(3600 * estimate.hours)} one after another{and_unknown}"
     )
     and_unknown = (

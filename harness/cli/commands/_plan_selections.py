@@ -2,31 +2,37 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.commands._plan_estimate import estimate_of
-from harness.cli.commands._plan_tables import FINISHED
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
+    from harness.estimate.calibration import Calibration
     from harness.matrix.expand import Matrix
     from harness.matrix.stage import Stage
-    from harness.runner.stage_state import State
 
 
-def print_selections(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> None:
-    """Print a line per method of scoring, and one for the models that score."""
+def print_selections(
+    plan: "Matrix", left: "dict[str, Stage]", folders: Folders, known: "Calibration | None"
+) -> None:
+    """Print a line per method of scoring, and one for the models that score.
+
+    Args:
+        plan: Stages of the recipe.
+        left: Unfinished stages by key.
+        folders: Folders of the runs.
+        known: Times of steps on this machine.
+    """
     from harness.cli import console
 
-    for head, text in lines(plan, states, folders):
+    for head, text in _lines(plan, left, folders, known):
         click.echo(console.hanging(f"{head}: ", text))
 
 
-def lines(
-    plan: "Matrix", states: "dict[str, State]", folders: Folders
+def _lines(
+    plan: "Matrix", left: "dict[str, Stage]", folders: Folders, known: "Calibration | None"
 ) -> Iterator[tuple[str, str]]:
     """Describe the pretrainings of selections; nothing for a recipe without any."""
     trained = [stage for stage in plan.stages if stage.kind == "pretrain"]
@@ -44,7 +50,7 @@ def lines(
     yield (
         "pretrainings",
         f"{len(trained)}, of which {len(scoring)} score classes or images ({described})"
-        + _hours(scoring, plan, states, folders),
+        + _hours(scoring, left, folders, known),
     )
     for method, names in methods.items():
         own = [
@@ -57,15 +63,20 @@ def lines(
             else ""
         )
         noun = "pretraining" if len(own) == 1 else "pretrainings"
-        yield method, f"{len(own)} {noun}{per_target}{_hours(own, plan, states, folders)}"
+        yield method, f"{len(own)} {noun}{per_target}{_hours(own, left, folders, known)}"
 
 
 def _hours(
-    stages: "list[Stage]", plan: "Matrix", states: "dict[str, State]", folders: Folders
+    stages: "list[Stage]",
+    left: "dict[str, Stage]",
+    folders: Folders,
+    known: "Calibration | None",
 ) -> str:
     """Hours of the unfinished stages on one device, if they are known."""
-    left = [stage for stage in stages if states[stage.key] not in FINISHED]
-    found = estimate_of(replace(plan, stages=tuple(left)), states, folders)
-    if not left or found.num_unknown:
+    from harness.estimate.estimate import estimate
+
+    unfinished = {stage.key: stage for stage in stages if stage.key in left}
+    found = estimate(unfinished, folders.runs, known)
+    if not unfinished or found.num_unknown:
         return ""
     return f", about {found.hours:.1f} hours of one device"

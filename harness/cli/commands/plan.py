@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.commands._plan_estimate import estimate_of, print_estimate, time_steps
+from harness.cli.commands._plan_estimate import print_estimate, saved_calibration, time_steps
 from harness.cli.commands._plan_selections import print_selections
 from harness.cli.commands._plan_tables import FINISHED, counts_by_kind, dot, print_tables
 from harness.cli.options import folder_options, recipe_argument
@@ -65,10 +65,7 @@ def command(
     left = unfinished(plan, folders)
     states = states_of(plan, folders, left)
     if calibrate:
-        time_steps(
-            {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED},
-            folders,
-        )
+        time_steps(_unfinished(plan, states), folders)
     if as_json:
         print_json(planned, states, folders)
         return
@@ -76,8 +73,10 @@ def command(
         click.echo(dot(plan, states))
         return
     print_tables(plan, states, show_stages)
-    print_selections(plan, states, folders)
-    print_estimate(plan, states, folders)
+    to_run = _unfinished(plan, states)
+    known = saved_calibration(folders) if to_run else None
+    print_selections(plan, to_run, folders, known)
+    print_estimate(to_run, folders, known)
     _print_outdated(plan, left, folders)
     _inputs.print_lines(planned, folders)
     for line in missing_data(plan, folders, left).values():
@@ -143,7 +142,10 @@ def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "di
 
 
 def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
+    from harness.estimate.estimate import estimate
+
     plan = planned.matrix
+    to_run = _unfinished(plan, states)
     return {
         "recipe": plan.recipe.name,
         "num_stages": len(plan.stages),
@@ -153,8 +155,8 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
             for change in planned.changes
         ],
         "missing_inputs": [item.label for item in planned.missing],
-        "estimate": asdict(estimate_of(plan, states, folders)),
-        "outdated": _count_outdated(plan, states, folders),
+        "estimate": asdict(estimate(to_run, folders.runs, saved_calibration(folders))),
+        "outdated": _count_outdated(plan, to_run, folders),
         "kinds": {kind: dict(counts) for kind, counts in counts_by_kind(plan, states).items()},
         "stages": [
             {
@@ -171,11 +173,17 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
     }
 
 
-def _count_outdated(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> dict[str, int]:
+def _unfinished(plan: "Matrix", states: "dict[str, State]") -> "dict[str, Stage]":
+    """Return the stages that need work, by key; the shortlist's skipped ones need none."""
+    return {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED}
+
+
+def _count_outdated(
+    plan: "Matrix", pending: "dict[str, Stage]", folders: Folders
+) -> dict[str, int]:
     """Number of finished stages on disk that are outdated, by reason."""
     from harness.runner import outdated
 
-    pending = {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED}
     return dict(Counter(old.reason for old in outdated.find(plan, folders.runs, pending)))
 
 

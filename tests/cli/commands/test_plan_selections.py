@@ -51,6 +51,16 @@ def test_hours_are_those_of_finished_models(tmp_path: Path):
     assert f"el2n: 1 pretraining, about {hours:.1f} hours of one device" in text
 
 
+def test_a_damaged_calibration_is_read_and_reported_once(tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "calibration.json").write_text("{")
+    folders = [f"--{kind}-dir={tmp_path / kind}" for kind in ("runs", "raw", "data")]
+    found = CliRunner().invoke(cli, ["plan", "which_classes", "--set", "scale=tiny", *folders])
+    assert found.exit_code == 0, found.output
+    assert "el2n: 1 pretraining" in " ".join(found.stdout.split())
+    assert found.stderr.count("calibration.json") == 1
+
+
 def test_a_recipe_without_selections_has_no_line(tmp_path: Path):
     assert "pretrainings" not in shown(tmp_path, "robust_l2")
 

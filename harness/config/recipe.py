@@ -340,7 +340,7 @@ class Recipe(Settings):
                         f"targets: {', '.join(labels) or 'there are none'}"
                     )
         requests = [request for subset in self.subsets for request in subset.requests]
-        self.selection.checked_for({request.method for request in requests})
+        self.selection.check_used({request.method for request in requests})
 
     def _check_shortlist(self, shortlist: ShortlistSettings) -> None:
         if not self.models:

@@ -1,6 +1,6 @@
 """Settings of models that score classes and images for subsets with `by: reference`."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field
 
@@ -77,24 +77,13 @@ class SelectionSettings(Settings):
     influence: InfluenceSettings = InfluenceSettings()
     batch_size: Count = 256
 
-    def unused(self, methods: set[str]) -> str | None:
-        """Name of a part that is set and that none of the methods of scoring uses."""
+    def check_used(self, methods: set[str]) -> None:
+        """Raise ValueError for a part that is set and that none of the methods of scoring uses."""
         users = {
             "surrogate": {"label_mapping", "feature_mapping", "prototypes"},
             "early": {"el2n", "forgetting"},
             "influence": {"influence"},
         }
-        return next(
-            (
-                part
-                for part, of_methods in users.items()
-                if part in self.model_fields_set and not of_methods & methods
-            ),
-            None,
-        )
-
-    def checked_for(self, methods: set[str]) -> Self:
-        """Return the settings. Raises ValueError for a part without effect."""
-        if part := self.unused(methods):
-            raise ValueError(f"selection.{part} has no effect: no subset uses its scores")
-        return self
+        for part, of_methods in users.items():
+            if part in self.model_fields_set and not of_methods & methods:
+                raise ValueError(f"selection.{part} has no effect: no subset uses its scores")

@@ -153,18 +153,18 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
     from rich.table import Table
     from rich.text import Text
 
-    rows: dict[tuple[str, ...], list[State]] = {}
+    rows: dict[str, list[State]] = {}
     named = [s for s in plan.stages if s.spec.in_status == "preparation" or "role" in s.axes]
     alike = Counter((stage.axes.get("role", ""), stage.kind) for stage in named)
     for stage in named:
         role = stage.axes.get("role", "")
         # Hundreds of models that score classes are one line per kind.
         is_one_of_many = role and alike[role, stage.kind] > MAX_ALIKE
-        place = (f"{stage.kind} of {role}", stage.kind) if is_one_of_many else (stage.name,)
-        rows.setdefault(place, []).append(states[stage.key])
+        name = f"{stage.kind} of {role}" if is_one_of_many else stage.name
+        rows.setdefault(name, []).append(states[stage.key])
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for (name, *counted), found in rows.items():
-        table.add_row(name, _count(found) if counted else Text(*MARKS[found[0]]))
+    for name, found in rows.items():
+        table.add_row(name, _count(found) if len(found) > 1 else Text(*MARKS[found[0]]))
     return table
 
 

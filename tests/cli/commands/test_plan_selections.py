@@ -74,3 +74,15 @@ def test_status_counts_the_many_models_that_score_classes(tmp_path: Path):
     assert ["pretrain", "of", "influence", "0/6"] in lines
     assert ["transfer", "of", "influence", "0/12"] in lines
     assert not any(line and line[0].startswith("pretrain/influence/") for line in lines)
+
+
+def test_status_counts_stages_of_one_name(tmp_path: Path):
+    """Label and feature mapping each look at a target: a row must not show the first state only."""
+    folders = [f"--{kind}-dir={tmp_path / kind}" for kind in ("runs", "raw", "data")]
+    found = CliRunner().invoke(cli, ["status", "which_classes", "--set", "scale=tiny", *folders])
+    assert found.exit_code == 0, found.output
+    stages = expand(recipe.read("which_classes", ["scale=tiny"])).stages
+    name = "features/selection/synthetic_scenes"
+    number = sum(stage.name == name for stage in stages)
+    assert number > 1
+    assert [name, f"0/{number}"] in [line.split() for line in found.stdout.splitlines()]

@@ -26,6 +26,32 @@ json_option = click.option(
     help="Write the measurements to FILE, rounds as they end.",
 )
 
+resolution_option = click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Resolution of the images. Default: the model's own.",
+)
+
+device_option = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda:0",
+    help="Device of the model.",
+)
+
+
+def batch_size_option(default: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make --batch-size, in images."""
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Images per batch.",
+    )
+
 
 def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add RECIPE and --set, passed as `recipe_name` and `overrides`."""

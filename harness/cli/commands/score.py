@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import completion
-from harness.cli.options import folder_options
+from harness.cli.options import (
+    batch_size_option,
+    device_option,
+    folder_options,
+    resolution_option,
+)
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
@@ -56,12 +61,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Protocol that defines the splits. Default: the dataset's own.",
 )
-@click.option(
-    "--resolution",
-    type=click.IntRange(min=1),
-    metavar="PIXELS",
-    help="Resolution of the images. Default: the model's own.",
-)
+@resolution_option
 @click.option(
     "--eval-crop",
     type=click.FloatRange(0, 1, min_open=True),
@@ -69,20 +69,8 @@ if TYPE_CHECKING:
     show_default="224/256",
     help="Side of the center crop, as a fraction of the shorter side.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Images per batch.",
-)
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="cpu|cuda:0",
-    help="Device of the model.",
-)
+@batch_size_option(128)
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @folder_options
 def command(

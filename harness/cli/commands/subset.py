@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli import completion
+from harness.cli.options import batch_size_option, device_option, resolution_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,12 +182,7 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     show_default=True,
     help="Split to rank on. For train, only images that the model was not trained on count.",
 )
-@click.option(
-    "--resolution",
-    type=click.IntRange(min=1),
-    metavar="PIXELS",
-    help="Resolution of the images. Default: the model's own.",
-)
+@resolution_option
 @click.option(
     "--eval-crop",
     type=click.FloatRange(0, 1, min_open=True),
@@ -194,20 +190,8 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     show_default=True,
     help="Side of the center crop, as a fraction of the shorter side.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Images per batch.",
-)
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="cpu|cuda:0",
-    help="Device of the model.",
-)
+@batch_size_option(256)
+@device_option
 @click.option(
     "--json",
     "as_json",

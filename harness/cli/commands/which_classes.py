@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import completion
-from harness.cli.options import folder_options
+from harness.cli.options import (
+    batch_size_option,
+    device_option,
+    folder_options,
+    resolution_option,
+)
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
@@ -70,26 +75,9 @@ SEEN_SPLITS = ("train", "val")  # test images take no part in a selection
     show_default=True,
     help="Number of classes to print.",
 )
-@click.option(
-    "--resolution",
-    type=click.IntRange(min=1),
-    metavar="PIXELS",
-    help="Resolution of the images. Default: the model's own.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Images per batch.",
-)
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="cpu|cuda:0",
-    help="Device of the model.",
-)
+@resolution_option
+@batch_size_option(64)
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the score of every class.")
 @folder_options
 def command(

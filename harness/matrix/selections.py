@@ -21,11 +21,10 @@ from harness.matrix.pretraining import PretrainConfigs, view_settings
 from harness.matrix.stage import Stage
 from harness.matrix.transfers import Transfers
 from writers import names
-from writers.subset.scores import ScoreRequest
+from writers.subset.scores import SEEN_SPLITS, ScoreRequest
 from writers.subset.spec import SubsetSpec
 
 JSON = dict[str, Any]
-SEEN_SPLITS = ("train", "val")  # of targets; test images take no part in a selection
 SCORES = "scores:"  # prefix of the roles of select stages
 BOOTSTRAP_DRAWS = 1000
 

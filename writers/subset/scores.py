@@ -23,6 +23,9 @@ Method = Literal[
 ]
 
 
+SEEN_SPLITS = ("train", "val")  # of targets; test images take no part in a selection
+
+
 @dataclass(frozen=True)
 class ScoreRequest:
     """Scores that a step needs from the recipe.

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.system.folders import Folders
+from writers.split_names import SPLITS
 
 if TYPE_CHECKING:
     from harness.modeling.classifier import Classifier
 
 WEIGHT_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-ALL_SPLITS = ("train", "val", "test")
 
 
 def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
@@ -50,7 +50,7 @@ def write_betons(
     source: Path | None,
     protocol: str | None,
     folders: Folders,
-    splits: Collection[str] = ALL_SPLITS,
+    splits: Collection[str] = SPLITS,
 ) -> dict[str, Path]:
     """Write the missing betons of the dataset's `splits`; return split -> path."""
     from harness.cli import console

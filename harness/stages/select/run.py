@@ -24,9 +24,7 @@ from writers.subset.formulas import (
     label_mapping,
     prototypes,
 )
-from writers.subset.scores import ClassScores, ImageScores, Scores
-
-SEEN_SPLITS = ("train", "val")  # of targets; features stages of other splits are not needed
+from writers.subset.scores import SEEN_SPLITS, ClassScores, ImageScores, Scores
 
 
 def run(context: StageContext) -> Outcome:

@@ -121,13 +121,10 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
         --step 'per_class: {images: 100}'
     harness write-beton --subset dogs.yaml --source imagenet/
     """
-    from writers.errors import UserError
+    from harness.cli.commands._subset_files import check_new
     from writers.subset.spec import read_spec
 
-    if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file} does not end in .yaml.", f"Name it {file.stem}.yaml.")
-    if file.exists():
-        raise UserError(f"{file} already exists.", "Remove it, or choose another name.")
+    check_new(file)
     try:
         file.write_text("steps:\n" + "".join(f"  - {step}\n" for step in steps))
         resolved, num_images = _resolve(read_spec(file), beton)

@@ -1,8 +1,8 @@
 """Which source classes matter for one's own photographs, by label mapping."""
 
+import io
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from harness.modeling.classifier import Classifier
     from writers.subset.scores import ClassScores
-
-SEEN_SPLITS = ("train", "val")  # test images take no part in a selection
 
 
 @click.command(short_help="Which source classes matter for your photographs; writes a subset.")
@@ -105,20 +103,29 @@ def command(
     harness which-classes --target my-photos \\
         --surrogate efficientnet_lite0 --keep 0.8
     """
+    import numpy as np
+
     from harness.cli.commands._model_and_images import load_model, write_betons
+    from harness.cli.commands._subset_files import check_new, file_name
     from harness.system.gpu import select_gpu
     from writers.subset.formulas.label_mapping import num_mapped, scores_of
+    from writers.subset.scores import SEEN_SPLITS
     from writers.text_names import printable
 
     dataset, images = _images_of(target, folders)
     label = printable(images.name.split(".")[0] if images is not None else dataset)
-    file = _free_file(out or Path(f"{label}-{round(100 * keep)}.yaml"))
+    file = out or Path(file_name(f"{label}-{round(100 * keep)}"))
+    check_new(file)
     model, about = load_model(surrogate, folders)
     classes = _source_classes(surrogate, about)
     betons = write_betons(dataset, images, None, folders, SEEN_SPLITS)
     select_gpu(device)
-    probs = _probabilities(
-        model.to(device), about, list(betons.values()), resolution, batch_size, device
+    model = model.to(device)
+    probs = np.concatenate(
+        [
+            _probabilities(model, about, beton, resolution, batch_size, device)
+            for beton in betons.values()
+        ]
     )
     source = (
         f"label mapping of {len(probs):,} train and val images of {label} by {printable(surrogate)}"
@@ -160,7 +167,9 @@ def command(
 
 
 def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
-    """Find the photographs: a path, a path below the raw folder, or the name of a dataset.
+    """Find the photographs: a path, the name of a dataset, or a path below the raw folder.
+
+    The raw images of a dataset are in a folder of its name, and have its splits.
 
     Returns:
         The dataset, and the path of its images if it is no dataset with a place of its own.
@@ -168,27 +177,24 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
     from writers import names
     from writers.errors import UserError
 
-    for path in (Path(target).expanduser(), folders.raw / target, folders.raw / f"{target}.tar"):
-        if path.exists() and (path.is_dir() or ".tar" in path.name):
+    known = names.names("writers.datasets")
+    path, name = Path(target).expanduser(), names.normalize(target)
+    if _has_images(path):
+        return "folder", path
+    if name in known:
+        return name, None
+    for path in (folders.raw / target, folders.raw / f"{target}.tar"):
+        if _has_images(path):
             return "folder", path
-    if names.normalize(target) in names.names("writers.datasets"):
-        return names.normalize(target), None
-    near = names.nearest(target, names.names("writers.datasets"))
+    near = names.nearest(target, known)
     raise UserError(
         f"There are no images at {target}, and no dataset of that name.",
         f"Did you mean {' or '.join(near)}?" if near else "Name a folder, a tar, or a dataset.",
     )
 
 
-def _free_file(file: Path) -> Path:
-    """Return the file. Raises UserError if it exists or is no .yaml."""
-    from writers.errors import UserError
-
-    if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file} does not end in .yaml.", f"Name it {file.stem}.yaml.")
-    if file.exists():
-        raise UserError(f"{file} already exists.", "Remove it, or name another with --out.")
-    return file
+def _has_images(path: Path) -> bool:
+    return path.is_dir() or (path.exists() and ".tar" in path.name)
 
 
 def _source_classes(surrogate: str, about: dict[str, Any]) -> list[str]:
@@ -206,14 +212,12 @@ def _source_classes(surrogate: str, about: dict[str, Any]) -> list[str]:
 def _probabilities(
     model: "Classifier",
     about: dict[str, Any],
-    betons: Sequence[Path],
+    beton: Path,
     resolution: int | None,
     batch_size: int,
     device: str,
 ) -> "np.ndarray":
-    """Probabilities of the source classes for every image, float32 [N, C]."""
-    import numpy as np
-
+    """Probabilities of the source classes for every image of a beton, float32 [N, C]."""
     from harness.cli import console
     from harness.system import environment
     from harness.train.loader_plans import choose_interpolation
@@ -221,32 +225,25 @@ def _probabilities(
     from loaders import open_loader
     from loaders.plan import LoaderPlan
 
-    collected = []
-    for beton in betons:
-        plan = LoaderPlan(
-            beton,
-            batch_size,
-            model.fixed_size or resolution or about["resolution"],
-            center_fraction=about.get("eval_crop") or 224 / 256,
-            interpolation=choose_interpolation("auto", about),
+    plan = LoaderPlan(
+        beton,
+        batch_size,
+        model.fixed_size or resolution or about["resolution"],
+        center_fraction=about.get("eval_crop") or 224 / 256,
+        interpolation=choose_interpolation("auto", about),
+        device=device,
+        num_threads=environment.num_cores(),
+    )
+    with open_loader(plan) as loader, console.progress(f"look at {beton.stem}") as report:
+        features = extract(
+            model,
+            loader,
             device=device,
-            num_threads=environment.num_cores(),
+            precision="float32",
+            after_batch=lambda done: report(done, loader.num_samples),
         )
-        with open_loader(plan) as loader, console.progress(f"look at {beton.stem}") as report:
-            features = extract(
-                model,
-                loader,
-                device=device,
-                precision="float32",
-                after_batch=partial(_report, report, loader.num_samples),
-            )
-        assert features.probs is not None
-        collected.append(features.probs)
-    return np.concatenate(collected)
-
-
-def _report(report: Callable[[int, int], None], total: int, done: int) -> None:
-    report(done, total)
+    assert features.probs is not None
+    return features.probs
 
 
 def _saved(classes: Sequence[str], kept: set[str], source_beton: Path | None) -> float:
@@ -279,6 +276,8 @@ def _write_subset(
     betons: dict[str, Path],
 ) -> str:
     """Write the subset with its origin in comments; returns its digest."""
+    from ruamel.yaml import YAML
+
     from harness.system.atomic_write import write_atomically
     from writers.beton.store import open_beton
     from writers.subset.spec import read_spec, resolve
@@ -293,23 +292,23 @@ def _write_subset(
             for split, manifest in manifests.items()
         ),
     ]
-    text = "".join(f"# {line}\n" for line in origin)
-    text += "classes:\n" + "".join(f"  - {json.dumps(name)}\n" for name in kept)
-    write_atomically(file, text.encode())
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    content = io.BytesIO()
+    yaml.dump({"classes": list(kept)}, content)
+    comments = "".join(f"# {line}\n" for line in origin)
+    write_atomically(file, comments.encode() + content.getvalue())
     return resolve(read_spec(file), kept).digest
 
 
 def _write_scores(file: Path, scores: "ClassScores", ranked: Sequence[str]) -> None:
-    import csv
-    import io
-
+    """Write a CSV file that `writers.subset.scores.read_class_scores` reads."""
     from harness.system.atomic_write import write_atomically
+    from writers.subset.lists import csv_field
 
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("class", "score", "tie_break"))
-    writer.writerows((name, scores.value[name], scores.tie_break[name]) for name in ranked)
-    write_atomically(file, f"# {scores.source}\n{buffer.getvalue()}".encode())
+    rows = [f"{csv_field(name)},{scores.value[name]},{scores.tie_break[name]}\n" for name in ranked]
+    text = f"# {scores.source}\nclass,score,tie_break\n{''.join(rows)}"
+    write_atomically(file, text.encode())
 
 
 def _print(

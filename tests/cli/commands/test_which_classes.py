@@ -14,6 +14,7 @@ from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import write_colours
 from writers.beton.store import open_beton
+from writers.subset.scores import read_class_scores
 from writers.subset.spec import named, resolve
 
 CLASSES = [f"source{index}" for index in range(10)]
@@ -95,6 +96,50 @@ def test_it_keeps_the_classes_that_the_model_sees(root: Path, tmp_path: Path):
     assert resolve(named(str(step)), CLASSES).classes == subset.classes
 
 
+def test_names_of_classes_and_targets_may_have_any_characters(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A name with # begins no comment, and one beyond U+FFFF needs no pair of escapes."""
+    classes = ["#tag", "a,b", "\N{GRINNING FACE}", 'x"y', "null", "1e3", " z", "h", "i", "j"]
+    about = {"arch": "resnet10", "channels": [16] * 4, "resolution": 24, "classes": classes}
+    torch.manual_seed(0)
+    classifier.save(
+        root / "odd.pt", classifier.build("resnet10", 10, channels=(16, 16, 16, 16)), about
+    )
+    (tmp_path / "my photos").symlink_to(root / "data" / "colours-images")
+    monkeypatch.chdir(tmp_path)
+    found = invoke(
+        root,
+        "--keep",
+        "0.9",
+        "--csv",
+        "scores.csv",
+        "--json",
+        model="odd.pt",
+        target=str(tmp_path / "my photos"),
+    )
+    assert found.exit_code == 0, found.output
+    content = json.loads(found.stdout)
+    assert content["file"] == "my-photos-90.yaml"
+    kept = {row["class"] for row in content["classes"][:9]}
+    assert set(resolve(named("my-photos-90.yaml"), classes).classes) == kept
+    scores = read_class_scores(Path("scores.csv"))
+    assert scores.ranked(classes) == [row["class"] for row in content["classes"]]
+
+
+def test_the_name_of_a_dataset_is_not_its_raw_folder(tmp_path: Path):
+    """Its folder has the official files, whose splits the dataset knows."""
+    from harness.cli.commands.which_classes import _images_of
+    from harness.system.folders import Folders
+
+    folders = Folders.resolve(*(str(tmp_path / name) for name in ("data", "raw", "runs")))
+    for name in ("pets", "mine"):
+        (folders.raw / name).mkdir(parents=True)
+    assert _images_of("pets", folders) == ("pets", None)
+    assert _images_of("mine", folders) == ("folder", folders.raw / "mine")
+    assert _images_of(str(folders.raw / "pets"), folders) == ("folder", folders.raw / "pets")
+
+
 def test_test_images_take_no_part(root: Path, tmp_path: Path):
     assert invoke(root, "--out", str(tmp_path / "a.yaml")).exit_code == 0
     written = {file.stem for file in (root / "betons" / "colours-images-all").glob("*.beton")}
@@ -147,6 +192,7 @@ def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
         ((), "headless.pt", "data/colours-images", "has no head for source classes"),
         ((), "model.pt", "data/nothing", "There are no images at"),
         (("--out", "x.txt"), "model.pt", "data/colours-images", "does not end in .yaml"),
+        (("--out", "my photos.yaml"), "model.pt", "data/colours-images", "cannot name a subset"),
         ((), "mdoel.pt", "data/colours-images", "There is no model file"),
     ],
 )

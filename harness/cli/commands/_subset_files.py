@@ -1,0 +1,33 @@
+"""New YAML files of subsets, for the commands that write one."""
+
+import re
+from pathlib import Path
+
+
+def check_new(file: Path) -> None:
+    """Check the path of a subset before any work is done for it.
+
+    Raises:
+        UserError: the file exists, does not end in .yaml, or its name cannot name a subset.
+    """
+    from pydantic import ValidationError
+
+    from writers.errors import UserError
+    from writers.subset.spec import SubsetSpec
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file} does not end in .yaml.", f"Name it {file.stem}.yaml.")
+    if file.exists():
+        raise UserError(f"{file} already exists.", "Remove it, or choose another name.")
+    try:
+        SubsetSpec(name=file.stem)
+    except ValidationError as error:
+        raise UserError(
+            f"{file.name} cannot name a subset.", f"Choose another name: {file_name(file.stem)}."
+        ) from error
+
+
+def file_name(text: str) -> str:
+    """Return the name of a YAML file whose stem is valid as the name of a subset."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-90:].lstrip("_.-")
+    return f"{stem or 'subset'}.yaml"

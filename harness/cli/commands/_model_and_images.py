@@ -9,6 +9,7 @@ from writers.split_names import SPLITS
 
 if TYPE_CHECKING:
     from harness.modeling.classifier import Classifier
+    from writers.beton.provenance import Origin
 
 WEIGHT_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
@@ -52,16 +53,20 @@ def write_betons(
     folders: Folders,
     splits: Collection[str] = SPLITS,
 ) -> dict[str, Path]:
-    """Write the missing betons of the dataset's `splits`; return split -> path."""
+    """Write the betons of the dataset's `splits` that are missing or of other images.
+
+    Returns:
+        Split -> path.
+    """
     from harness.cli import console
     from harness.config.data import DataSettings
     from harness.config.raw_paths import raw_path
     from harness.system import environment
     from writers import names
     from writers.beton.encoding import Encoding
-    from writers.beton.store import open_beton
+    from writers.beton.provenance import open_with_origin, record
     from writers.beton.write import write_split
-    from writers.dataset import SplitSettings, open_dataset
+    from writers.dataset import SplitSettings
     from writers.errors import UserError
     from writers.subset.spec import everything
 
@@ -80,20 +85,16 @@ def write_betons(
             + (f" {spec.title}: {spec.where}" if settings.dataset != "folder" else ""),
             "Put them there, or pass --source PATH or --raw-dir DIR.",
         )
-    opened = open_dataset(settings.dataset, path, SplitSettings(protocol=protocol))
+    opened, origin = open_with_origin(settings.dataset, [path], SplitSettings(protocol=protocol))
     folder = folders.data / f"{settings.label}{f'-{protocol}' if protocol else ''}-all"
     written = {}
     for split, examples in opened.splits.items():
         if not examples or split not in splits:
             continue
         written[split] = folder / f"{split}.beton"
-        try:
-            is_complete = open_beton(written[split]).manifest.num_samples == len(examples)
-        except UserError:
-            is_complete = False
-        if not is_complete:
+        if not _is_current(written[split], len(examples), origin):
             with console.progress(f"write {split}") as report:
-                write_split(
+                manifest = write_split(
                     opened,
                     split,
                     everything(opened.classes),
@@ -102,4 +103,21 @@ def write_betons(
                     progress=report,
                     num_threads=environment.num_cores(),
                 )
+            record(written[split], manifest, origin)
     return written
+
+
+def _is_current(file: Path, num_images: int, origin: "Origin | None") -> bool:
+    """True if the beton has these images. Their number decides if an origin is unknown."""
+    from writers.beton.provenance import recorded
+    from writers.beton.store import open_beton
+    from writers.errors import UserError
+
+    try:
+        manifest = open_beton(file).manifest
+    except UserError:
+        return False
+    if manifest.num_samples != num_images:
+        return False
+    known = recorded(file, manifest)
+    return origin is None or known is None or known == origin

@@ -127,6 +127,30 @@ def test_names_of_classes_and_targets_may_have_any_characters(
     assert scores.ranked(classes) == [row["class"] for row in content["classes"]]
 
 
+def test_other_photographs_of_equal_number_are_written_again(tmp_path: Path):
+    """Two folders of one name share a folder of betons; a beton is kept only for its own images."""
+    from harness.cli.commands._model_and_images import write_betons
+    from harness.system.folders import Folders
+
+    folders = Folders.resolve(*(str(tmp_path / name) for name in ("betons", "raw", "runs")))
+    splits = {"train": 2, "val": 1}
+    for parent, colors in (("a", 3), ("b", 3), ("c", 4)):
+        (tmp_path / parent).mkdir()
+        write_colours(tmp_path / parent, colours=colors, splits=splits)
+    for file in (tmp_path / "b").rglob("*.png"):
+        file.write_bytes((tmp_path / "a/colours-images/train/colour0/0.png").read_bytes())
+
+    def written(parent: str) -> tuple[str, int]:
+        photos = tmp_path / parent / "colours-images"
+        file = write_betons("folder", photos, None, folders)["train"]
+        return open_beton(file).manifest.sha256, file.stat().st_mtime_ns
+
+    first, second = written("a"), written("b")
+    assert first[0] != second[0]
+    assert written("b") == second  # current: not written again
+    assert written("a")[0] == first[0] and written("c")[0] not in (first[0], second[0])
+
+
 def test_the_name_of_a_dataset_is_not_its_raw_folder(tmp_path: Path):
     """Its folder has the official files, whose splits the dataset knows."""
     from harness.cli.commands.which_classes import _images_of

@@ -25,7 +25,7 @@ class Omission:
     def __str__(self) -> str:
         """Describe the omission in one line."""
         more = ", ..." if self.count > len(self.names) else ""
-        return f"{self.count:,} {self.reason}: {', '.join(self.names)}{more}"
+        return f"{self.reason}: {self.count:,} ({', '.join(self.names)}{more})"
 
 
 class OmissionLog:

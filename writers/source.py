@@ -102,6 +102,7 @@ def open_source(
     exclude: Collection[str] = (),
     classes: Sequence[str] | None = None,
     classes_of: "ClassesOf | None" = None,
+    known: Collection[str] = (),
 ) -> Source:
     """Open the images at one or several paths, without the classes `exclude`.
 
@@ -115,6 +116,7 @@ def open_source(
         classes: known classes in label order; others are refused, and classes without images are
             omitted. None uses the sorted class names.
         classes_of: returns the classes of images outside class folders by key, as far as known.
+        known: names of files in a tree that have another purpose; they are not reported.
 
     Raises:
         UserError: no images, or an unknown kind of source.
@@ -122,7 +124,9 @@ def open_source(
     paths = [path] if isinstance(path, Path) else list(path)
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
         raise UserError(f"{twice[0]} is given twice as a source.", "Name each place once.")
-    found_images = joined({place: _find(place, classes, settings.folders) for place in paths})
+    found_images = joined(
+        {place: _find(place, classes, settings.folders, known) for place in paths}
+    )
     found_images = _labeled(found_images, classes_of)
     refuse_unclear_splits(found_images.splits, paths)
     labels = found_images.labels
@@ -296,7 +300,9 @@ def stem_of(path: str) -> str:
     return f"{folder}{slash}{file.rsplit('.', 1)[0] or file}"
 
 
-def _find(path: Path, classes: Sequence[str] | None, rules: FolderRules) -> FoundImages:
+def _find(
+    path: Path, classes: Sequence[str] | None, rules: FolderRules, known: Collection[str]
+) -> FoundImages:
     """Try each kind of source in turn; the default is a tree of class folders."""
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
@@ -314,7 +320,7 @@ def _find(path: Path, classes: Sequence[str] | None, rules: FolderRules) -> Foun
             )
         if kind is None:
             tree = importlib.import_module(f"{KINDS}.tree")
-            found_images = tree.find(path, classes, rules)
+            found_images = tree.find(path, classes, rules, known)
         else:
             found_images = kind.find(path, classes)
         return found_images

@@ -36,14 +36,19 @@ MIN_SHARED = 2  # subfolders that all top folders share, from which they cannot 
 ClassAndImage = tuple[str, str]
 
 
-def find(path: Path, classes: Sequence[str] | None, rules: FolderRules = BY_NAME) -> FoundImages:
+def find(
+    path: Path,
+    classes: Sequence[str] | None,
+    rules: FolderRules = BY_NAME,
+    known: Collection[str] = (),
+) -> FoundImages:
     """List the images.
 
     Raises:
         UserError: no images, or folders that do not match the layout.
     """
     omitted = OmissionLog()
-    files, images = list_images(path, omitted)
+    files, images = list_images(path, omitted, known)
     prefix, names = _without_wrapping(images, rules)
     in_tree = {prefix + name for name in names}
     outside = [name for name in images if name not in in_tree]

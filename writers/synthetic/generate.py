@@ -47,7 +47,9 @@ def open_synthetic(path: Path, settings: SplitSettings, pictures: SyntheticSet) 
     Raises UserError as `make` does.
     """
     make(path, pictures)
-    return open_source(path, settings, name=pictures.name, classes=sorted(pictures.classes))
+    return open_source(
+        path, settings, name=pictures.name, classes=sorted(pictures.classes), known=(STAMP,)
+    )
 
 
 def make(path: Path, pictures: SyntheticSet) -> None:

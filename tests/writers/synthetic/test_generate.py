@@ -171,3 +171,13 @@ def test_two_processes_generate_concurrently(tmp_path, with_lock):
     assert [process.exitcode for process in processes] == [0, 0]
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
     assert len(contents(path)) == 2 * 30 + 1
+
+
+def test_only_files_of_others_are_reported_as_not_read(tmp_path):
+    few = dataclasses.replace(TINY, num_images={"train": 1, "val": 1})
+    source = synthetic.open_synthetic(tmp_path / "set", SplitSettings(test=0), few)
+    assert source.omissions == []
+    (tmp_path / "set" / "notes.txt").write_text("of somebody")
+    source = synthetic.open_synthetic(tmp_path / "set", SplitSettings(test=0), few)
+    assert [omission.names for omission in source.omissions] == [("notes.txt",)]
+    assert str(source.omissions[0]) == "files with extensions of other formats: 1 (notes.txt)"

@@ -13,22 +13,19 @@ People who do none of the ten actions, `other` in the annotations, are negatives
 the challenge, which trains and scores no classifier of `other`.
 """
 
-import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-import numpy as np
 from PIL import Image
 
 from writers.dataset import DatasetSpec, Download
 from writers.errors import UserError
-from writers.formats.arrays import to_ppm
 from writers.formats.files import Files, open_files
 from writers.source import Example, Source, SplitSettings, carve
+from writers.synthetic.reencode import redrawn
 
 TAR = "VOCtrainval_11-May-2012.tar"
 CONTEXT = 1.2  # width and height of a crop, relative to the box
@@ -121,14 +118,15 @@ class People:
 
     def read(self, name: str) -> bytes:
         """Return the crop of a person, lossless. Raises OSError if Pillow cannot decode it."""
-        data = self._files.read(self._prefix + name.rpartition("#")[0])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about damaged EXIF, as the writer does
-            with Image.open(io.BytesIO(data)) as image:
-                box = crop_of(self.boxes[name], image.width, image.height)
-                if box[0] >= box[2] or box[1] >= box[3]:
-                    raise OSError(f"the box of object {name.rpartition('#')[2]} is outside of it")
-                return to_ppm(np.asarray(image.convert("RGB").crop(box)))
+        file, _, number = name.rpartition("#")
+
+        def crop(image: Image.Image) -> Image.Image:
+            box = crop_of(self.boxes[name], image.width, image.height)
+            if box[0] >= box[2] or box[1] >= box[3]:
+                raise OSError(f"the box of object {number} is outside of it")
+            return image.crop(box)
+
+        return redrawn(self._files.read(self._prefix + file), crop)
 
     def where(self, name: str) -> str:
         """Describe the location of a person for messages."""

@@ -11,6 +11,19 @@ from writers.formats.arrays import to_ppm
 from writers.formats.files import Files
 
 
+def redrawn(data: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
+    """Decode an image to RGB, change it, and encode it lossless.
+
+    Raises:
+        OSError: Pillow cannot decode it.
+    """
+    with warnings.catch_warnings():
+        # ignore warnings about damaged EXIF, as the writer does
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data)) as image:
+            return to_ppm(np.asarray(change(image.convert("RGB"))))
+
+
 class RedrawnFiles:
     """Files of which some are decoded by Pillow and stored lossless."""
 
@@ -38,11 +51,7 @@ class RedrawnFiles:
         data = self._files.read(name)
         if not self._concerned(name):
             return data
-        with warnings.catch_warnings():
-            # ignore warnings about damaged EXIF, as the writer does
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                return to_ppm(np.asarray(self._change(image.convert("RGB"))))
+        return redrawn(data, self._change)
 
     def where(self, name: str) -> str:
         """Describe the location of a file for messages."""

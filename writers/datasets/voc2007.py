@@ -6,10 +6,11 @@ class is present, 0 if all of its objects are difficult, -1 if it is absent
 score. Bounding boxes are ignored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
+from writers.datasets._voc import Voc
 from writers.errors import UserError
 from writers.formats.files import Files, JoinedFiles, open_files
 from writers.source import Example, Source, SplitSettings, carve
@@ -73,26 +74,15 @@ ACCEPTED = (
 
 def open(path: Path, settings: SplitSettings) -> Source:
     """Open VOC 2007. Train is the official trainval less a seeded draw that becomes val."""
-    files = _open_files(path)
-    names = set(files.names())
-    prefix = next(
-        (
-            name.removesuffix(f"{LISTS}{CLASSES[0]}_trainval.txt")
-            for name in sorted(names)
-            if name.endswith(f"{LISTS}{CLASSES[0]}_trainval.txt")
-        ),
-        None,
-    )
-    if prefix is None:
-        raise UserError(f"{path} has no {LISTS}{CLASSES[0]}_trainval.txt.", ACCEPTED)
-    train, test = (_examples(files, names, prefix, split) for split in ("trainval", "test"))
+    voc = Voc(_open_files(path), f"{LISTS}{CLASSES[0]}_trainval.txt", path, ACCEPTED)
+    train, test = (_examples(voc, split) for split in ("trainval", "test"))
     return Source(
         "voc2007",
         path.name,
         CLASSES,
         carve(train, [], test, settings),
-        files,
-        prefix,
+        voc.files,
+        voc.prefix,
         multi_label=True,
     )
 
@@ -107,31 +97,18 @@ def _wanted(path: str) -> bool:
     return "JPEGImages/" in path or (LISTS in path and path.endswith(".txt"))
 
 
-def _examples(files: Files, names: set[str], prefix: str, split: str) -> list[Example]:
+def _examples(voc: Voc, split: str) -> list[Example]:
     """Images of a split, sorted.
 
     Raises:
         UserError: lists are missing, damaged or do not match the images.
     """
-    by_class = [_read_list(files, names, f"{prefix}{LISTS}{name}_{split}.txt") for name in CLASSES]
-    images = sorted(by_class[0])
-    for name, labels in zip(CLASSES, by_class, strict=True):
-        if sorted(labels) != images:
-            raise UserError(
-                f"{LISTS}{name}_{split}.txt lists other images than {CLASSES[0]}_{split}.txt.",
-                ACCEPTED,
-            )
-    if missing := [image for image in images if f"{prefix}JPEGImages/{image}.jpg" not in names]:
-        raise UserError(
-            f"{len(missing)} of the {len(images)} images of {split} are missing, such as "
-            f"JPEGImages/{missing[0]}.jpg.",
-            ACCEPTED,
-        )
-    return [_example(image, by_class) for image in images]
+    marks = voc.read_marks([f"{LISTS}{name}_{split}.txt" for name in CLASSES], _parsed, "images")
+    voc.check_present([f"JPEGImages/{image}.jpg" for image in marks], f"images of {split}")
+    return [_example(image, labels) for image, labels in marks.items()]
 
 
-def _example(image: str, by_class: Sequence[Mapping[str, int]]) -> Example:
-    labels = tuple(labels[image] for labels in by_class)
+def _example(image: str, labels: tuple[int, ...]) -> Example:
     if max(labels) < 0:
         raise UserError(
             f"Image {image} has none of the classes.",
@@ -140,20 +117,8 @@ def _example(image: str, by_class: Sequence[Mapping[str, int]]) -> Example:
     return Example(f"JPEGImages/{image}.jpg", labels.index(max(labels)), image, labels)
 
 
-def _read_list(files: Files, names: set[str], name: str) -> dict[str, int]:
-    """Map images to labels, from lines such as `000012 -1`."""
-    if name not in names:
-        raise UserError(f"{name} is missing.", ACCEPTED)
-    labels = {}
-    for number, line in enumerate(files.read(name).decode(errors="replace").splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
-            raise UserError(
-                f"{files.where(name)}, line {number}: '{line}' is not an image and one of -1, 0 "
-                "and 1.",
-                "Fetch the file again.",
-            )
-        labels[fields[0]] = int(fields[1])
-    return labels
+def _parsed(fields: Sequence[str]) -> tuple[str, int]:
+    """Image and label of a line such as `000012 -1`."""
+    if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
+        raise ValueError("an image and one of -1, 0 and 1")
+    return fields[0], int(fields[1])

@@ -14,7 +14,7 @@ the challenge, which trains and scores no classifier of `other`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from writers.dataset import DatasetSpec, Download
+from writers.datasets._voc import AGAIN, Voc
 from writers.errors import UserError
 from writers.formats.files import Files, open_files
 from writers.source import Example, Source, SplitSettings, carve
@@ -84,16 +85,9 @@ def open(path: Path, settings: SplitSettings) -> Source:
         UserError: lists or annotations are missing, damaged, or do not match.
     """
     place = path / TAR if path.is_dir() and (path / TAR).exists() else path
-    files = open_files(place, _wanted)
-    names = set(files.names())
-    ending = f"{LISTS}{ACTIONS[0]}_train.txt"
-    prefix = next(
-        (name.removesuffix(ending) for name in sorted(names) if name.endswith(ending)), None
-    )
-    if prefix is None:
-        raise UserError(f"{path} has no {ending}.", ACCEPTED)
-    people = People(files, prefix)
-    train, test = (_examples(files, names, prefix, split, people) for split in ("train", "val"))
+    voc = Voc(open_files(place, _wanted), f"{LISTS}{ACTIONS[0]}_train.txt", path, ACCEPTED)
+    people = People(voc.files, voc.prefix)
+    train, test = (_examples(voc, split, people) for split in ("train", "val"))
     return Source(
         SPEC.name,
         path.name,
@@ -155,65 +149,35 @@ def _wanted(path: str) -> bool:
     )
 
 
-def _examples(
-    files: Files, names: set[str], prefix: str, split: str, people: People
-) -> list[Example]:
+def _examples(voc: Voc, split: str, people: People) -> list[Example]:
     """People of a split, sorted; their boxes are added to `people`."""
-    by_action = [
-        _read_list(files, names, f"{prefix}{LISTS}{action}_{split}.txt") for action in ACTIONS
-    ]
-    listed = sorted(by_action[0])
-    for action, labels in zip(ACTIONS, by_action, strict=True):
-        if sorted(labels) != listed:
-            raise UserError(
-                f"{LISTS}{action}_{split}.txt lists other people than {ACTIONS[0]}_{split}.txt.",
-                ACCEPTED,
-            )
-    images = sorted({image for image, _ in listed})
+    lists = [f"{LISTS}{action}_{split}.txt" for action in ACTIONS]
+    by_person = voc.read_marks(lists, _parsed, "people")
+    images = sorted({image for image, _ in by_person})
     for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         wanted = [f"{folder}/{image}.{ending}" for image in images]
-        if missing := [name for name in wanted if prefix + name not in names]:
-            raise UserError(
-                f"{len(missing)} of the {len(images)} files of {split} in {folder}/ are missing, "
-                f"such as {missing[0]}.",
-                ACCEPTED,
-            )
-    boxes = {image: _read_boxes(files, f"{prefix}Annotations/{image}.xml") for image in images}
+        voc.check_present(wanted, f"files of {split} in {folder}/")
+    annotations = {image: f"{voc.prefix}Annotations/{image}.xml" for image in images}
+    boxes = {image: _read_boxes(voc.files, file) for image, file in annotations.items()}
     examples = []
-    for image, number in listed:
+    for (image, number), marks in by_person.items():
         if number not in boxes[image]:
             raise UserError(
-                f"{files.where(f'{prefix}Annotations/{image}.xml')} has no person as object "
-                f"{number}, whom {LISTS}{ACTIONS[0]}_{split}.txt lists.",
-                "Download the archive again.",
+                f"{voc.files.where(annotations[image])} has no person as object {number}, whom "
+                f"{lists[0]} lists.",
+                AGAIN,
             )
-        marks = [labels[image, number] for labels in by_action]
         key = f"JPEGImages/{image}.jpg#{number}"
         people.boxes[key] = boxes[image][number]
-        examples.append(Example(key, marks.index(max(marks)), f"{image}#{number}", tuple(marks)))
+        examples.append(Example(key, marks.index(max(marks)), f"{image}#{number}", marks))
     return examples
 
 
-def _read_list(files: Files, names: set[str], name: str) -> Mapping[tuple[str, int], int]:
-    """Map image and object number to 1 or -1, from lines such as `2010_006215 1 -1`."""
-    if name not in names:
-        raise UserError(f"{name} is missing.", ACCEPTED)
-    labels: dict[tuple[str, int], int] = {}
-    for number, line in enumerate(files.read(name).decode(errors="replace").splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        where = f"{files.where(name)}, line {number}"
-        if len(fields) != 3 or not _is_number(fields[1]) or fields[2] not in ("-1", "1"):
-            raise UserError(
-                f"{where}: '{line[:80]}' is not an image, the number of an object, and 1 or -1.",
-                "Download the archive again.",
-            )
-        person = fields[0], int(fields[1])
-        if person in labels:
-            raise UserError(f"{where}: {fields[0]} {fields[1]} is listed twice.")
-        labels[person] = int(fields[2])
-    return labels
+def _parsed(fields: Sequence[str]) -> tuple[tuple[str, int], int]:
+    """Person (image and object number) and mark of a line such as `2010_006215 1 -1`."""
+    if len(fields) != 3 or not _is_number(fields[1]) or fields[2] not in ("-1", "1"):
+        raise ValueError("an image, the number of an object, and 1 or -1")
+    return (fields[0], int(fields[1])), int(fields[2])
 
 
 def _is_number(text: str) -> bool:
@@ -248,9 +212,7 @@ def _read_boxes(files: Files, name: str) -> dict[int, Box]:
                 raise ValueError(f"object {number} is from {ymin:g} to {ymax:g} of {height:g} px")
             boxes[number] = box
     except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(
-            f"{where} cannot be read as an annotation: {error}.", "Download the archive again."
-        ) from error
+        raise UserError(f"{where} cannot be read as an annotation: {error}.", AGAIN) from error
     return boxes
 
 

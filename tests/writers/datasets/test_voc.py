@@ -220,6 +220,10 @@ def test_unreadable_images_that_are_skipped_are_not_counted(devkit: Path, tmp_pa
             lambda voc: (voc / "ImageSets/Main/cow_test.txt").write_text("000041 1\n"),
             "cow_test.txt lists other images",
         ),
+        (
+            lambda voc: (voc / "ImageSets/Main/cow_test.txt").write_text("000041 1\n000041 -1\n"),
+            "cow_test.txt, line 2: 000041 is listed twice",
+        ),
         (lambda voc: (voc / "JPEGImages/000050.jpg").unlink(), "000050.jpg"),
         (lambda voc: shutil.rmtree(voc / "ImageSets"), "has no ImageSets/Main"),
         (

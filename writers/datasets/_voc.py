@@ -1,0 +1,87 @@
+"""Image sets of PASCAL VOC: text files of a class and a split, with a mark per line."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from writers.errors import UserError
+from writers.formats.files import Files
+
+AGAIN = "Download the archive again."
+
+Key = TypeVar("Key", str, tuple[str, int])  # an image, or a person: image and object number
+
+
+class Voc:
+    """Files of a VOC release, below the outer folders `prefix`."""
+
+    def __init__(self, files: Files, first_list: str, path: Path, accepted: str) -> None:
+        """Find the outer folders.
+
+        Args:
+            files: files of the release.
+            first_list: path of a list below the outer folders.
+            path: place of the release, for messages.
+            accepted: hint of messages: the layouts that are read.
+
+        Raises:
+            UserError: no file has this path.
+        """
+        self.files, self.names, self.accepted = files, set(files.names()), accepted
+        found = next((name for name in sorted(self.names) if name.endswith(first_list)), None)
+        if found is None:
+            raise UserError(f"{path} has no {first_list}.", accepted)
+        self.prefix = found.removesuffix(first_list)
+
+    def read_marks(
+        self, lists: Sequence[str], parse: Callable[[Sequence[str]], tuple[Key, int]], what: str
+    ) -> dict[Key, tuple[int, ...]]:
+        """Read the lists of all classes of a split.
+
+        Args:
+            lists: paths of the lists in label order.
+            parse: returns key and mark of a line's fields; raises ValueError with the form of a
+                line if they have another one.
+            what: what a line names, for messages, such as "images".
+
+        Returns:
+            Marks in label order, by key, sorted.
+
+        Raises:
+            UserError: a list is missing or damaged, or the lists have different keys.
+        """
+        by_list = [self._read_list(name, parse) for name in lists]
+        for name, marks in zip(lists, by_list, strict=True):
+            if marks.keys() != by_list[0].keys():
+                first = lists[0].rsplit("/", 1)[-1]
+                raise UserError(f"{name} lists other {what} than {first}.", self.accepted)
+        return {key: tuple(marks[key] for marks in by_list) for key in sorted(by_list[0])}
+
+    def _read_list(
+        self, name: str, parse: Callable[[Sequence[str]], tuple[Key, int]]
+    ) -> dict[Key, int]:
+        file = self.prefix + name
+        if file not in self.names:
+            raise UserError(f"{file} is missing.", self.accepted)
+        marks: dict[Key, int] = {}
+        lines = self.files.read(file).decode(errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            if not (fields := line.split()):
+                continue
+            where = f"{self.files.where(file)}, line {number}"
+            try:
+                key, mark = parse(fields)
+            except ValueError as error:
+                raise UserError(f"{where}: '{line[:80]}' is not {error}.", AGAIN) from error
+            if key in marks:
+                raise UserError(f"{where}: {' '.join(fields[:-1])} is listed twice.", AGAIN)
+            marks[key] = mark
+        return marks
+
+    def check_present(self, wanted: Sequence[str], what: str) -> None:
+        """Raise UserError if one of the files `wanted` below the outer folders is missing."""
+        if missing := [name for name in wanted if self.prefix + name not in self.names]:
+            raise UserError(
+                f"{len(missing)} of the {len(wanted)} {what} are missing, such as {missing[0]}.",
+                self.accepted,
+            )

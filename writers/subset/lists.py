@@ -1,12 +1,13 @@
 r"""Text files of subsets: one name per line, or CSV; and those of the package.
 
-A name that a line cannot hold, such as one with a line break or a # at its begin, is written as a
+A name that a line cannot hold, such as one with a line break or that begins with #, is written as a
 JSON string: "a\nb". In CSV it is quoted.
 """
 
 import csv
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
             if num_quotes % 2 == 0 and (not line.strip() or line.startswith("#")):
                 continue
-            num_quotes += line.count('"')  # odd inside of a quoted field
+            num_quotes += line.count('"')  # odd inside a quoted field
             numbers.append(number)
             yield f"{line}\n"
 
@@ -69,7 +70,50 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         for row in rows:
             yield numbers[rows.line_num - 1], row
     except csv.Error as error:
-        raise UserError(f"{path}:{numbers[-1]}: it is no CSV: {error}.") from error
+        raise UserError(f"{path}:{numbers[-1]}: it is not CSV: {error}.") from error
+
+
+def read_numbers(
+    path: Path, check: Callable[[Sequence[str]], None], optional: Collection[str] = ()
+) -> tuple[list[str], dict[str, list[float]]]:
+    """Read a CSV whose first column is a name and whose other columns are numbers.
+
+    Args:
+        path: the file.
+        check: raises UserError if the header, a row or empty, is not that of the table.
+        optional: columns whose fields may be empty, which are NaN.
+
+    Returns:
+        Header, and the numbers of each name in the order of the header.
+
+    Raises:
+        UserError: names the line that is not a name with finite numbers.
+    """
+    reader = read_rows(path)
+    _, header = next(reader, (0, []))
+    check(header)
+    numbers: dict[str, list[float]] = {}
+    for line, row in reader:
+        where = f"{path}:{line}"
+        if len(row) != len(header):
+            raise UserError(f"{where}: {len(row)} columns, and the header has {len(header)}.")
+        if row[0] in numbers:
+            raise UserError(f"{where}: {header[0]} {row[0]} is listed twice.")
+        numbers[row[0]] = [
+            math.nan if column in optional and not text.strip() else _number(text, where)
+            for column, text in zip(header[1:], row[1:], strict=True)
+        ]
+    return header, numbers
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: '{text}' is not a number.")
+    return value
 
 
 def csv_field(name: str) -> str:
@@ -88,7 +132,7 @@ def read_text(path: Path) -> str:
 
 
 def _name_of(line: str) -> str:
-    """Name of a line; a line in quotes that is no JSON string is a name as it is."""
+    """Name of a line; a line in quotes that is not a JSON string is the name itself."""
     if line.startswith('"'):
         try:
             return str(json.loads(line))

@@ -1,13 +1,12 @@
 """Rankings of classes from hardest to easiest, with accuracies and the rule for ties."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from writers import names
 from writers.errors import UserError
-from writers.subset.lists import read_rows
+from writers.subset.lists import read_numbers
 
 FOLDER = Path(__file__).parents[1] / "subsets"
 
@@ -59,37 +58,21 @@ def read_ranking(name_or_path: str) -> Ranking:
         UserError: names the line that is not a class with numbers.
     """
     path = ranking_file(name_or_path)
-    rows = read_rows(path)
-    _, header = next(rows, (0, []))
-    if header[:2] != ["class", "accuracy"]:
-        raise UserError(
-            f"{path}: the first line must name the columns class,accuracy[,tie-break ...], "
-            f"not {','.join(header) or 'nothing'}."
-        )
-    values: list[dict[str, float]] = [{} for _ in header[1:]]
-    for number, row in rows:
-        if len(row) != len(header):
+
+    def check(header: Sequence[str]) -> None:
+        if list(header[:2]) != ["class", "accuracy"]:
             raise UserError(
-                f"{path}:{number}: {len(row)} columns, and the header has {len(header)}."
+                f"{path}: the first line must name the columns class,accuracy[,tie-break ...], "
+                f"not {','.join(header) or 'nothing'}."
             )
-        if row[0] in values[0]:
-            raise UserError(f"{path}:{number}: class {row[0]} is listed twice.")
-        for column, text in zip(values, row[1:], strict=True):
-            column[row[0]] = _number(text, f"{path}:{number}")
-    if not values[0]:
+
+    header, numbers = read_numbers(path, check)
+    if not numbers:
         raise UserError(f"{path} ranks no class.")
-    return rank(values[0], values[1:], source=name_or_path, tie_break=", then ".join(header[2:]))
-
-
-def _number(text: str, where: str) -> float:
-    """Parse a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{where}: '{text}' is not a number.")
-    return value
+    accuracy, *tie_breaks = (
+        dict(zip(numbers, column, strict=True)) for column in zip(*numbers.values(), strict=True)
+    )
+    return rank(accuracy, tie_breaks, source=name_or_path, tie_break=", then ".join(header[2:]))
 
 
 def ranking_file(name_or_path: str) -> Path:

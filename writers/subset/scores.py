@@ -6,14 +6,14 @@ high; an image is hard if its score is high.
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from writers.errors import UserError
-from writers.subset.lists import read_rows
+from writers.subset.lists import read_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,45 +172,24 @@ def _read(
     path: Path, needed: tuple[str, str], optional: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
     """Read a table: value of its first column -> other column -> number."""
-    reader = read_rows(path)
-    _, header = next(reader, (0, []))
-    if tuple(header[:2]) != needed or not set(header[2:]) <= set(optional):
-        raise UserError(
-            f"{path}: the first line must name the columns {','.join(needed)}, then any of "
-            f"{','.join(optional)}; not {','.join(header) or 'nothing'}."
-        )
-    rows: dict[str, dict[str, float]] = {}
-    for number, row in reader:
-        where = f"{path}:{number}"
-        if len(row) != len(header):
-            raise UserError(f"{where}: {len(row)} columns, and the header has {len(header)}.")
-        if row[0] in rows:
-            raise UserError(f"{where}: {row[0]} is listed twice.")
-        rows[row[0]] = {
-            column: _number(text, where, allow_nothing=column in optional)
-            for column, text in zip(header[1:], row[1:], strict=True)
-        }
-    if not rows:
+
+    def check(header: Sequence[str]) -> None:
+        if tuple(header[:2]) != needed or not set(header[2:]) <= set(optional):
+            raise UserError(
+                f"{path}: the first line must name the columns {','.join(needed)}, then any of "
+                f"{','.join(optional)}; not {','.join(header) or 'nothing'}."
+            )
+
+    header, numbers = read_numbers(path, check, optional)
+    if not numbers:
         raise UserError(f"{path} has no score.")
-    return rows
-
-
-def _number(text: str, where: str, *, allow_nothing: bool) -> float:
-    if allow_nothing and not text.strip():
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{where}: '{text}' is not a number.")
-    return value
+    return {name: dict(zip(header[1:], values, strict=True)) for name, values in numbers.items()}
 
 
 def hypothetical(request: ScoreRequest, classes: tuple[str, ...], ids: "np.ndarray") -> Scores:
-    """Scores that keep as many classes and images as real ones, to count images in advance.
+    """Return made-up scores that keep as many classes and images as real ones, to count images.
 
-    Influences are all 0 then, so that no class is dropped by its sign.
+    Influences are all 0, so that no class is dropped by its sign.
     """
     import numpy as np
 

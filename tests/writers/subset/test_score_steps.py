@@ -202,7 +202,7 @@ def test_scores_from_files(tmp_path: Path):
         ("class,score\n", "has no score"),
         ("class,score\na,x\n", "scores.csv:2: 'x' is not a number"),
         ("class,score\na,nan\n", "is not a number"),
-        ("class,score\n\n# c\na,1\na,2\n", "scores.csv:5: a is listed twice"),
+        ("class,score\n\n# c\na,1\na,2\n", "scores.csv:5: class a is listed twice"),
         ("class,score\na,1,2\n", "3 columns, and the header has 2"),
         ("class,score\nclass00,1\n", "lacks 5 classes of the source: class01"),
     ],

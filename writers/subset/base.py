@@ -27,6 +27,8 @@ from writers.text_names import printable
 if TYPE_CHECKING:
     import numpy as np
 
+REFERENCE = "reference"  # value of `by`: the ranking or the scores made by the recipe
+
 # Strict: `1.0` is neither one class nor all of them, and `true` is not a number.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
@@ -131,14 +133,34 @@ def existing_file(path: str) -> Path:
     return file
 
 
-def digest_of(name: str, find: Callable[[str], Path], known: str | None, what: str) -> str:
-    """sha256 of a file used by a subset. Raises ValueError if it is missing or has changed."""
+def with_digest(value: Any, key: str, find: Callable[[str], Path], what: str) -> Any:
+    """Fill in `sha256` of the file that a setting names.
+
+    Args:
+        value: settings before their validation. Others than a mapping with a file are returned.
+        key: the setting.
+        find: returns the file of a name.
+        what: description of the file for messages.
+
+    Raises:
+        ValueError: the file is missing, or its digest differs from the given one.
+    """
+    name = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(name, str) or (key == "by" and name == REFERENCE):
+        return value
     try:
         digest = hashlib.sha256(read_regular(find(name), MAX_LIST_BYTES)).hexdigest()
     except UserError as error:
         raise ValueError(str(error)) from error
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
-    if known not in (None, digest):
+    if value.get("sha256") not in (None, digest):
         raise ValueError(f"the {what} {name} has changed since this subset used it")
-    return digest
+    return {**value, "sha256": digest}
+
+
+def num_of(amount: int | float | None, total: int) -> int:
+    """Return a number (integer) or a fraction of `total` as a number, rounded; 0 for None."""
+    if amount is None:
+        return 0
+    return amount if isinstance(amount, int) else int(amount * total + 0.5)

@@ -12,21 +12,22 @@ from writers import names
 from writers.errors import UserError
 from writers.subset import wordnet
 from writers.subset.base import (
+    REFERENCE,
     Amount,
     Count,
     Selection,
     Step,
     SubsetContext,
-    digest_of,
     existing_file,
     from_number,
+    num_of,
     preview,
     shuffled,
+    with_digest,
 )
 from writers.subset.lists import read_rows
 from writers.subset.ranking import ranking_file, read_ranking
 
-REFERENCE = "reference"  # the ranking made by the recipe
 RELATED_FILE = Path(__file__).parents[1] / "related_classes.txt"
 
 
@@ -54,13 +55,7 @@ class ByRanking(Step):
     @model_validator(mode="before")
     @classmethod
     def _fill_ranking_digest(cls, value: Any) -> Any:
-        if (
-            not isinstance(value, dict)
-            or not isinstance(by := value.get("by", REFERENCE), str)
-            or by == REFERENCE
-        ):
-            return value
-        return {**value, "sha256": digest_of(by, ranking_file, value.get("sha256"), "ranking")}
+        return with_digest(value, "by", ranking_file, "ranking")
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
@@ -84,8 +79,8 @@ class ByRanking(Step):
                 "Rank the same classes: harness subset rank; or remove them in an earlier step.",
             )
         ranked = ranking.restricted_to(set(selection.classes)).classes
-        hardest = ranked[: _count(self.hardest, len(ranked))]
-        return {*hardest, *ranked[max(0, len(ranked) - _count(self.easiest, len(ranked))) :]}
+        hardest = ranked[: num_of(self.hardest, len(ranked))]
+        return {*hardest, *ranked[max(0, len(ranked) - num_of(self.easiest, len(ranked))) :]}
 
 
 class Remove(Step):
@@ -191,12 +186,7 @@ class Coarser(Step):
     @model_validator(mode="before")
     @classmethod
     def _fill_map_digest(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not isinstance(value.get("map"), str):
-            return value
-        return {
-            **value,
-            "sha256": digest_of(value["map"], _map_file, value.get("sha256"), "label map"),
-        }
+        return with_digest(value, "map", _map_file, "label map")
 
     @model_validator(mode="after")
     def _check_exactly_one(self) -> Self:
@@ -215,16 +205,9 @@ class Coarser(Step):
 
 
 class Granularity(Step):
-    """Merge classes under coarser labels; keep all images. `coarsen` is its earlier name."""
+    """Merge classes under coarser labels; keep all images."""
 
     granularity: Coarser
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_earlier_name(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.keys() == {"coarsen"}:
-            return {"granularity": value["coarsen"]}
-        return value
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
@@ -307,12 +290,6 @@ def _checked(wanted: Sequence[str], classes: Sequence[str]) -> set[str]:
 
 def _as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
-
-
-def _count(amount: int | float | None, number: int) -> int:
-    if amount is None:
-        return 0
-    return amount if isinstance(amount, int) else int(amount * number + 0.5)
 
 
 def _map_file(name_or_path: str) -> Path:

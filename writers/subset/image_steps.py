@@ -23,10 +23,10 @@ from writers.subset.base import (
     Selection,
     Step,
     SubsetContext,
-    digest_of,
     existing_file,
     from_number,
     shuffled,
+    with_digest,
 )
 
 Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length=1)]
@@ -158,14 +158,7 @@ class Examples(Step):
     @model_validator(mode="before")
     @classmethod
     def _fill_file_digest(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not isinstance(value.get("examples"), str):
-            return value
-        return {
-            **value,
-            "sha256": digest_of(
-                value["examples"], existing_file, value.get("sha256"), "list of examples"
-            ),
-        }
+        return with_digest(value, "examples", existing_file, "list of examples")
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""

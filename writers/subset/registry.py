@@ -67,6 +67,11 @@ STEPS: dict[str, type[Step]] = {
 EARLIER_NAMES = {"coarsen": "granularity"}  # of steps; still read
 
 
+def is_step(key: str) -> bool:
+    """Return True for the key of a step, or its earlier name."""
+    return key in STEPS or key in EARLIER_NAMES
+
+
 def step(value: Any) -> Any:
     """Parse a step from a mapping with one key. Raises ValueError with similar names."""
     if isinstance(value, Step):
@@ -80,4 +85,6 @@ def step(value: Any) -> Any:
     if key not in STEPS:
         error = names.unknown("step", str(key), STEPS)
         raise ValueError(f"{error.message} {error.hint}")
-    return STEPS[key].model_validate(value)
+    return STEPS[key].model_validate(
+        {key if name == keys[0] else name: inner for name, inner in value.items()}
+    )

@@ -7,16 +7,13 @@ images in ascending order.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from writers.errors import UserError
 from writers.random_streams import random_bits, sample_ids
 from writers.subset.lists import read_class_list
-from writers.subset.scores import ImageScores
-
-Part = Literal["hardest", "easiest", "middle"]
+from writers.subset.scores import ImageScores, Part
 
 
 def num_per_class(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -68,6 +65,12 @@ def part_by_score(
         part: which images to take.
         share: fraction of the images, above 0 and below 1; at least one image.
         balanced: take the share of each label instead of the share of all.
+        seed: draws the order of equal scores.
+        ids: uint64 [N].
+        labels: int64 [N].
+
+    Returns:
+        Positions, int64 [M], ascending.
     """
     values = scores.values[scores.positions(ids)]
     groups = labels if balanced else np.zeros(len(ids), np.int64)
@@ -87,7 +90,14 @@ def in_top_clusters(
 ) -> np.ndarray:
     """Take the images of the clusters with the highest scores; of equal ones, the first.
 
-    keep: number of clusters, or their fraction.
+    Args:
+        scores: scores of these images, with clusters.
+        keep: number of clusters, or their fraction.
+        ids: uint64 [N].
+        labels: not used.
+
+    Returns:
+        Positions, int64 [M], ascending.
     """
     assert scores.clusters is not None
     numbers, first = np.unique(scores.clusters, return_index=True)

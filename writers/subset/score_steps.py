@@ -4,6 +4,7 @@ Scores are those of the recipe's models (`by: reference`), or of a CSV file. For
 in `writers/subset/formulas/`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,27 +13,28 @@ from pydantic import Field, model_validator
 
 from writers.errors import UserError
 from writers.subset.base import (
+    REFERENCE,
     Amount,
     Count,
     Selection,
     Step,
     SubsetContext,
-    digest_of,
     existing_file,
     from_number,
+    num_of,
     preview,
+    with_digest,
 )
 from writers.subset.image_steps import num_left, with_chooser
 from writers.subset.scores import (
     ClassScores,
     ImageScores,
     Method,
+    Part,
     ScoreRequest,
     read_class_scores,
     read_image_scores,
 )
-
-REFERENCE = "reference"  # the scores made by the recipe
 
 
 class ByScores(Step):
@@ -44,23 +46,28 @@ class ByScores(Step):
     @model_validator(mode="before")
     @classmethod
     def _fill_digest(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not isinstance(by := value.get("by", REFERENCE), str):
-            return value
-        if by == REFERENCE:
-            return value
-        digest = digest_of(by, existing_file, value.get("sha256"), "file of scores")
-        return {**value, "sha256": digest}
+        return with_digest(value, "by", existing_file, "file of scores")
 
     @property
     def is_from_recipe(self) -> bool:
         """True if the recipe computes the scores."""
         return self.by == REFERENCE
 
+    def request_for(
+        self,
+        method: Method,
+        targets: tuple[str, ...] = (),
+        clusters: int | None = None,
+        seed: int = 0,
+    ) -> ScoreRequest | None:
+        """Return the request for scores of the recipe, or None for scores of a file."""
+        return ScoreRequest(method, targets, clusters, seed) if self.is_from_recipe else None
+
 
 class ImagesByScore(ByScores):
     """Which training images to keep by their scores."""
 
-    keep: Literal["hardest", "easiest", "middle"] = "hardest"
+    keep: Part = "hardest"
     share: Annotated[float, Field(gt=0, lt=1)]  # of the training images
     balanced: bool = False  # the share of each label instead of all images
     seed: int = 0  # draws the order of equal scores
@@ -80,7 +87,7 @@ class El2n(Step):
     @property
     def request(self) -> ScoreRequest | None:
         """See `Step.request`."""
-        return ScoreRequest("el2n") if self.el2n.is_from_recipe else None
+        return self.el2n.request_for("el2n")
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
@@ -95,7 +102,7 @@ class Forgetting(Step):
     @property
     def request(self) -> ScoreRequest | None:
         """See `Step.request`."""
-        return ScoreRequest("forgetting") if self.forgetting.is_from_recipe else None
+        return self.forgetting.request_for("forgetting")
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
@@ -110,10 +117,7 @@ class Prototypes(Step):
     @property
     def request(self) -> ScoreRequest | None:
         """See `Step.request`."""
-        settings = self.prototypes
-        if not settings.is_from_recipe:
-            return None
-        return ScoreRequest("prototypes", (), settings.clusters)
+        return self.prototypes.request_for("prototypes", clusters=self.prototypes.clusters)
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
@@ -153,14 +157,13 @@ class LabelMapping(Step):
     @property
     def request(self) -> ScoreRequest | None:
         """See `Step.request`."""
-        settings = self.label_mapping
-        return ScoreRequest("label_mapping", settings.targets) if settings.is_from_recipe else None
+        return self.label_mapping.request_for("label_mapping", self.label_mapping.targets)
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
         scores = _class_scores(self.request, self.label_mapping, selection, context)
         ranked = scores.ranked(selection.classes)
-        return selection.keep(set(ranked[: _count(self.label_mapping.keep, len(ranked))]))
+        return selection.keep(set(ranked[: num_of(self.label_mapping.keep, len(ranked))]))
 
 
 class KeptClusters(ForTarget):
@@ -186,9 +189,9 @@ class FeatureMapping(Step):
     def request(self) -> ScoreRequest | None:
         """See `Step.request`."""
         settings = self.feature_mapping
-        if not settings.is_from_recipe:
-            return None
-        return ScoreRequest("feature_mapping", settings.targets, settings.clusters, settings.seed)
+        return settings.request_for(
+            "feature_mapping", settings.targets, settings.clusters, settings.seed
+        )
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
@@ -200,18 +203,11 @@ class FeatureMapping(Step):
                 f"{scores.source} has no clusters, which feature_mapping selects.",
                 "Give a CSV file with the columns image, score and cluster.",
             )
-
-        def unknown() -> int:
-            raise UserError(
-                "A budget cannot be like a subset of clusters, whose sizes differ.",
-                "Give the number of images.",
-            )
-
         return with_chooser(
             selection,
             _described(self, scores),
             partial(sampling.in_top_clusters, scores, self.feature_mapping.keep),
-            total=unknown,
+            total=_unknown_total("a subset of clusters, whose sizes differ"),
         )
 
 
@@ -239,8 +235,7 @@ class Influence(Step):
     @property
     def request(self) -> ScoreRequest | None:
         """See `Step.request`."""
-        settings = self.influence
-        return ScoreRequest("influence", settings.targets) if settings.is_from_recipe else None
+        return self.influence.request_for("influence", self.influence.targets)
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
         """See `Step.apply`."""
@@ -252,11 +247,14 @@ class Influence(Step):
         if settings.drop == "negative":
             bound = scores.high_95 if settings.certain else scores.value
             return selection.keep({name for name in selection.classes if not bound[name] < 0})
+        assert not isinstance(settings.keep, str) and not isinstance(settings.drop, str)
         ranked = scores.ranked(selection.classes)
-        if settings.keep is not None:
-            return selection.keep(set(ranked[: _count(settings.keep, len(ranked))]))
-        assert settings.drop is not None
-        return selection.keep(set(ranked[: len(ranked) - _count(settings.drop, len(ranked))]))
+        wanted = (
+            len(ranked) - num_of(settings.drop, len(ranked))
+            if settings.keep is None
+            else num_of(settings.keep, len(ranked))
+        )
+        return selection.keep(set(ranked[:wanted]))
 
 
 def _part(
@@ -265,15 +263,12 @@ def _part(
     """Add the choice of a part of the training images."""
     from writers.subset import sampling
 
-    def unknown() -> int:
-        raise UserError(
-            "A budget cannot be like a subset with a share of each label.",
-            "Give the number of images.",
-        )
-
     scores = _image_scores(step.request, settings, context)
-    if scores.clusters is not None and step.request is None and not isinstance(step, Prototypes):
-        raise UserError(f"{scores.source} has clusters; this step has no use for them.")
+    if scores.clusters is not None and not isinstance(step, Prototypes):
+        raise UserError(
+            f"{scores.source} has clusters; this step has no use for them.",
+            "Remove the column cluster.",
+        )
     return with_chooser(
         selection,
         _described(step, scores),
@@ -285,10 +280,19 @@ def _part(
             settings.balanced,
             settings.seed,
         ),
-        total=unknown
+        total=_unknown_total("a subset with a share of each label")
         if settings.balanced
         else lambda: int(num_left(selection, context) * settings.share + 0.5),
     )
+
+
+def _unknown_total(what: str) -> Callable[[], int]:
+    """Return a count of images that raises UserError: a budget cannot refer to it."""
+
+    def total() -> int:
+        raise UserError(f"A budget cannot be like {what}.", "Give the number of images.")
+
+    return total
 
 
 def _described(step: Step, scores: ImageScores) -> dict[str, Any]:
@@ -328,14 +332,9 @@ def _image_scores(
 def _of_recipe(request: ScoreRequest, context: SubsetContext) -> ClassScores | ImageScores:
     """Return the recipe's scores. Raises UserError outside a recipe."""
     if request.role not in context.scores:
-        method: Method = request.method
         raise UserError(
-            f"The subset selects by {method} scores of a recipe's models, and there are none.",
+            f"The subset selects by {request.method} scores of a recipe's models, and there are "
+            "none.",
             "Use it in a recipe with `selection:`, or give a CSV file of scores: by: FILE.",
         )
     return context.scores[request.role]
-
-
-def _count(amount: int | float | str, number: int) -> int:
-    assert not isinstance(amount, str)
-    return amount if isinstance(amount, int) else int(amount * number + 0.5)

@@ -22,6 +22,8 @@ Method = Literal[
     "el2n", "forgetting", "prototypes", "label_mapping", "feature_mapping", "influence"
 ]
 
+Part = Literal["hardest", "easiest", "middle"]  # of the images, by score
+
 
 SEEN_SPLITS = ("train", "val")  # of targets; test images take no part in a selection
 

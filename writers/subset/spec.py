@@ -23,11 +23,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from writers import names
 from writers.errors import UserError
-from writers.subset.base import Chosen, Selection, SubsetContext, existing_file
-from writers.subset.class_steps import REFERENCE, ByRanking, Granularity, Keep, Listed, Remove
+from writers.subset.base import REFERENCE, Chosen, Selection, SubsetContext, existing_file
+from writers.subset.class_steps import ByRanking, Granularity, Keep, Listed, Remove
 from writers.subset.lists import available, file_of, read_class_list
 from writers.subset.ranking import Ranking
-from writers.subset.registry import EARLIER_NAMES, STEPS, AnyStep, step
+from writers.subset.registry import STEPS, AnyStep, is_step, step
 from writers.subset.scores import ScoreRequest, Scores
 
 if TYPE_CHECKING:
@@ -247,18 +247,15 @@ def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
     """Move keys of the mapping that are steps into `steps`. Raises ValueError for unknown keys."""
     beside = [key for key in value if key not in SubsetSpec.model_fields]
     for key in beside:
-        if key not in STEPS and key not in EARLIER_NAMES:
+        if not is_step(key):
             raise ValueError(
                 str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " ")
             )
     if beside and "steps" in value:
         raise ValueError(f"put {beside[0]} into the steps, so that their order is clear")
     if beside:
-        steps = [{key: value[key]} for key in value if key in STEPS or key in EARLIER_NAMES]
-        value = {
-            **{key: value[key] for key in value if {key: value[key]} not in steps},
-            "steps": steps,
-        }
+        steps = [{key: inner} for key, inner in value.items() if is_step(key)]
+        value = {key: inner for key, inner in value.items() if not is_step(key)} | {"steps": steps}
     if not isinstance(value.get("steps"), list) or not any(
         isinstance(item, str) for item in value["steps"]
     ):

@@ -152,7 +152,7 @@ def test_a_budget_like_another_subset():
     ],
 )
 def test_a_budget_of_classes_counts_what_earlier_steps_left(earlier):
-    """The budget keeps all whole classes that fit: the next one in drawn order would exceed the budget."""
+    """All whole classes that fit are kept: the next one in drawn order would exceed the budget."""
     left = Counter(name.split("/")[0] for name in taken(subset_of(*earlier)))
     subset = subset_of(*earlier, {"budget": {"images": 40, "by": "classes"}})
     counts = Counter(name.split("/")[0] for name in taken(subset))

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from writers.errors import UserError
-from writers.formats.image_formats import MAX_IMAGE_BYTES, ending_of
-from writers.text_names import MAX_PATH, decoded
+from writers.formats.image_formats import ending_of
+from writers.formats.members import check_name, check_size, outside, twice
+from writers.text_names import decoded
 
 BLOCK = 512
 WINDOW = 4096  # bytes read at once: a header, and an extended header before it
@@ -57,15 +58,8 @@ class TarFiles:
         if not self._archives or self._archives[-1] is not archive:
             self._archives.append(archive)
         if name in self._places:
-            raise UserError(
-                f"{archive} has {name} twice.", "It is unclear which one to use; remove one."
-            )
-        if member.size > MAX_IMAGE_BYTES:
-            raise UserError(
-                f"{archive}: {name} has {member.size:,} bytes; an image of more than "
-                f"{MAX_IMAGE_BYTES:,} is not read.",
-                "Remove it from the archive.",
-            )
+            raise twice(archive, name)
+        check_size(archive, name, member.size)
         place = (len(self._archives) - 1) << OFFSET_BITS | member.offset
         self._places[name] = place << SIZE_BITS | member.size
 
@@ -285,14 +279,10 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
 
 def _checked(name: str, path: Path) -> str:
     """Normalize a name: remove `./` and the like."""
-    if len(name) > MAX_PATH:
-        raise UserError(
-            f"{path}: a name has {len(name):,} characters, more than the path of a file.",
-            "Do not trust this archive.",
-        )
+    check_name(path, name)
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
-        raise UserError(f"{path} names a file outside itself: {name}", "Do not trust this archive.")
+        raise outside(path, name)
     return (
         name
         if "" not in parts and "." not in parts

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from writers.errors import UserError
-from writers.formats.image_formats import MAX_IMAGE_BYTES
-from writers.text_names import MAX_PATH
+from writers.formats.members import check_name, check_size, outside, twice
 
 UTF8_FLAG = 1 << 11
 # bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
@@ -45,16 +44,8 @@ class ZipFiles:
         for member in members:
             name = PurePosixPath(_name(member))
             if name.is_absolute() or ".." in name.parts:
-                raise UserError(
-                    f"{path} names a file outside itself: {member.filename}",
-                    "Do not trust this archive.",
-                )
-            if len(member.filename) > MAX_PATH:
-                raise UserError(
-                    f"{path}: a name has {len(member.filename):,} characters, more than the path "
-                    "of a file.",
-                    "Do not trust this archive.",
-                )
+                raise outside(path, member.filename)
+            check_name(path, member.filename)
             if not _name(member).endswith("/") and keep(str(name)):
                 if (
                     member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -64,16 +55,9 @@ class ZipFiles:
                         f"{path} compresses {member.filename} with an unsupported method.",
                         "Unpack it yourself.",
                     )
-                if member.file_size > MAX_IMAGE_BYTES:
-                    raise UserError(
-                        f"{path}: {member.filename} has {member.file_size:,} bytes; an image of "
-                        f"more than {MAX_IMAGE_BYTES:,} is not read.",
-                        "Remove it from the archive.",
-                    )
+                check_size(path, member.filename, member.file_size)
                 if str(name) in self._members:
-                    raise UserError(
-                        f"{path} has {name} twice.", "It is unclear which one to use; remove one."
-                    )
+                    raise twice(path, str(name))
                 self._members[str(name)] = member
 
     def names(self) -> Sequence[str]:

@@ -23,8 +23,8 @@ from loaders.sampling import (
 from writers.beton.encoding import DCT, JPEG, RAW
 from writers.beton.store import Beton, damaged, has_fields_of, open_beton
 from writers.errors import UserError
-from writers.subset.base import preview
 from writers.subset.spec import Subset
+from writers.text_names import preview
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ decomposes accents, Linux keeps any bytes.
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal (SGR)
 # Control characters, line separators, changes of direction, and halves of surrogate pairs.
@@ -48,6 +49,11 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", _encodable(name))
 
 
+def preview(names: Sequence[str], number: int = 5) -> str:
+    """Format the first `number` names for a message."""
+    return ", ".join(map(printable, names[:number])) + (", ..." if len(names) > number else "")
+
+
 def shortened(text: str) -> str:
     """Cut the middle out of lines of more than MAX_LINE characters, such as those of long names."""
     if len(text) <= MAX_LINE:
@@ -64,9 +70,9 @@ def first_line(error: BaseException) -> str:
 
 
 def _encodable(text: str) -> str:
-    r"""Replace undecodable bytes by \xNN, and other halves of surrogate pairs by \uNNNN.
+    r"""Replace undecodable bytes by \xNN, and other lone surrogates by \uNNNN.
 
-    A JSON text may contain any half, and a file name only those of undecodable bytes.
+    JSON may contain any of them; a file name only those that stand for undecodable bytes.
     """
     try:
         data = text.encode("utf-8", "surrogateescape")

@@ -27,6 +27,7 @@ from writers.errors import UserError
 from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
+from writers.text_names import preview
 
 CREATED_BY = "harness writers 6"  # raise it if the same input would give other bytes
 IMAGES_AT_ONCE = 16  # images per task of a thread
@@ -321,9 +322,7 @@ def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
     empty = np.flatnonzero(counts == 0).tolist()
     if counts.any() and not (split == "train" and empty):
         return ""
-    names = ", ".join(subset.classes[label] for label in empty[:5]) + (
-        ", ..." if len(empty) > 5 else ""
-    )
+    names = preview([subset.classes[label] for label in empty])
     return f"{len(empty)} of its {len(subset.classes)} classes: {names}"
 
 

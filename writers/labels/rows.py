@@ -17,7 +17,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.regular_file import open_regular
-from writers.text_names import first_line
+from writers.text_names import first_line, preview
 
 MAX_BYTES = 2**29  # of text: 25 million rows as short as the names of ImageNet's images
 MAX_ROWS = 25_000_000
@@ -47,8 +47,7 @@ class Table:
 
     def listed(self) -> str:
         """Name the columns, for messages."""
-        more = ", ..." if len(self.columns) > MAX_LISTED else ""
-        return ", ".join(self.columns[:MAX_LISTED]) + more
+        return preview(self.columns, MAX_LISTED)
 
 
 def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) -> Table:

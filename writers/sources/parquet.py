@@ -31,7 +31,7 @@ from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
 from writers.sources._label_lists import listed, with_lists
 from writers.split_names import NO_SPLIT, split_of
-from writers.text_names import MAX_PATH, first_line, normalized
+from writers.text_names import MAX_PATH, first_line, normalized, preview
 
 LAYOUT = (
     "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "
@@ -206,8 +206,8 @@ class ParquetFiles:
         )
         if not (is_image and is_label):
             raise UserError(
-                f"{path} has the columns {_listed(schema.names)}; it needs image, with bytes and "
-                "path, and label, a whole number, a name, or a list of them.",
+                f"{path} has the columns {preview(schema.names, MAX_LISTED)}; it needs image, with "
+                "bytes and path, and label, a whole number, a name, or a list of them.",
                 f"Accepted: {LAYOUT}.",
             )
         _refuse_long_paths(self._metadata[shard], f"{column}.path", path)
@@ -219,11 +219,6 @@ class ParquetFiles:
             )
         self.class_names = class_names
         return column, label
-
-
-def _listed(columns: Sequence[str]) -> str:
-    more = ", ..." if len(columns) > MAX_LISTED else ""
-    return ", ".join(columns[:MAX_LISTED]) + more
 
 
 def _refuse_long_paths(metadata: Any, column: str, shard: Path) -> None:

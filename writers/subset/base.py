@@ -22,7 +22,6 @@ from writers.regular_file import read_regular
 from writers.subset.lists import MAX_LIST_BYTES
 from writers.subset.ranking import Ranking
 from writers.subset.scores import ScoreRequest, Scores
-from writers.text_names import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,11 +117,6 @@ def shuffled(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
         classes[index]
         for index in random_bits(seed, purpose, sample_ids(classes)).argsort(kind="stable")
     ]
-
-
-def preview(classes: Sequence[str]) -> str:
-    """Format the first few names for a message."""
-    return ", ".join(map(printable, classes[:5])) + (", ..." if len(classes) > 5 else "")
 
 
 def existing_file(path: str) -> Path:

@@ -21,12 +21,12 @@ from writers.subset.base import (
     existing_file,
     from_number,
     num_of,
-    preview,
     shuffled,
     with_digest,
 )
 from writers.subset.lists import read_rows
 from writers.subset.ranking import ranking_file, read_ranking
+from writers.text_names import preview
 
 RELATED_FILE = Path(__file__).parents[1] / "related_classes.txt"
 

@@ -22,7 +22,6 @@ from writers.subset.base import (
     existing_file,
     from_number,
     num_of,
-    preview,
     with_digest,
 )
 from writers.subset.image_steps import num_left, with_chooser
@@ -35,6 +34,7 @@ from writers.subset.scores import (
     read_class_scores,
     read_image_scores,
 )
+from writers.text_names import preview
 
 
 class ByScores(Step):

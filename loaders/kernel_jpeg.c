@@ -24,24 +24,17 @@ static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *byt
     return crc;
 }
 
-/* The segments of a row, from the first to the last one, that the crops need in rows of segments of
- * this size; `most` is the last one of all. */
+/* The segments, from the first to the last one, that the crops need in a row of segments of this
+ * size; `most` is the last one of the row. */
 static struct span segments_of(const struct box *crops, int64_t num_crops, int64_t row, int64_t width, int64_t height, int64_t most) {
-    struct span segments = {INT32_MAX, -1};
-    for (int64_t i = 0; i < num_crops; i++) {
-        const struct box *crop = &crops[i];
-        if (crop->top + crop->height + MARGIN <= row * height || crop->top - MARGIN >= (row + 1) * height)
-            continue;
-        segments.first = min64(segments.first, max64(crop->left - MARGIN, 0) / width);
-        segments.last = max64(segments.last, min64((crop->left + crop->width + MARGIN - 1) / width, most));
-    }
-    return segments;
+    struct span columns = columns_of(crops, num_crops, row * height - MARGIN, (row + 1) * height + MARGIN - 1);
+    return (struct span){max64(columns.first - MARGIN, 0) / width, min64((columns.last + MARGIN) / width, most)};
 }
 
 /* Read the index after the image. Sets `part`, the area of segments around `box`, the box around
  * all crops; writes its header to decoder->header and its segments to decoder->segments, those that
- * no crop needs as {0, 0}; without crops, all are needed. Sets decoder->entropy up. Returns the size of the header, or 0 if no index matches blob and image. Same as _cut_out in
- * kernel_numba.py. */
+ * no crop needs as {0, 0}; without crops, all are needed. Sets decoder->entropy up. Returns the size
+ * of the header, or 0 if no index matches blob and image. Same as _cut_out in kernel_numba.py. */
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                           const struct box *crops, int64_t num_crops, const struct box *box, struct box *part) {
     int64_t footer = size - FOOTER_SIZE;

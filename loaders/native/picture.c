@@ -33,6 +33,18 @@ void set_crops(struct picture *picture, const struct box *crops, int64_t num_cro
     picture->box = (struct box){left, top, right - left, bottom - top};
 }
 
+struct span columns_of(const struct box *crops, int64_t num_crops, int64_t first_row, int64_t last_row) {
+    struct span columns = {INT32_MAX, -1};
+    for (int64_t i = 0; i < num_crops; i++) {
+        const struct box *crop = &crops[i];
+        if (crop->top <= last_row && first_row < crop->top + crop->height) {
+            columns.first = min64(columns.first, crop->left);
+            columns.last = max64(columns.last, crop->left + crop->width - 1);
+        }
+    }
+    return columns;
+}
+
 int prepare_rows(struct picture *picture) {
     /* Vector code makes up to 64 pixels more than requested. */
     int64_t stride = round_up(picture->box.width + 2, 64) + 2 * ROW_PADDING;
@@ -68,19 +80,6 @@ static const uint8_t *chroma_row(const struct picture *picture, const struct sta
     return scratch + left % 2;
 }
 
-/* The columns of row y from the first to the last one under a crop. */
-static struct span columns_of(const struct picture *picture, int64_t y) {
-    struct span columns = {INT32_MAX, -1};
-    for (int64_t i = 0; i < picture->num_crops; i++) {
-        const struct box *crop = &picture->crops[i];
-        if (crop->top <= y && y < crop->top + crop->height) {
-            columns.first = min64(columns.first, crop->left);
-            columns.last = max64(columns.last, crop->left + crop->width - 1);
-        }
-    }
-    return columns;
-}
-
 void picture_row(const struct picture *picture, const struct stages *stages, int64_t y, const uint8_t *rgb[3]) {
     const struct box *box = &picture->box;
     if (picture->kind == GREY_PLANE) {
@@ -89,7 +88,7 @@ void picture_row(const struct picture *picture, const struct stages *stages, int
     }
     for (int c = 0; c < 3; c++)
         rgb[c] = picture->rows[c];
-    const struct span columns = columns_of(picture, y);
+    const struct span columns = columns_of(picture->crops, picture->num_crops, y, y);
     const int64_t left = columns.first, width = columns.last - left + 1, offset = left - box->left;
     if (width <= 0)
         return;

@@ -43,6 +43,9 @@ struct picture {
 /* The crops of a picture, and the box around them. */
 void set_crops(struct picture *picture, const struct box *crops, int64_t num_crops);
 
+/* The columns, from the first to the last one, under those crops that have one of these rows. */
+struct span columns_of(const struct box *crops, int64_t num_crops, int64_t first_row, int64_t last_row);
+
 /* Make room in picture->rows for the picture's box. Returns 0 if memory is short. */
 int prepare_rows(struct picture *picture);
 

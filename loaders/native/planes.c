@@ -45,19 +45,12 @@ struct span span_of(int64_t first, int64_t last, int is_halved, int64_t size) {
 }
 
 struct span blocks_of(const struct picture *picture, int component, int64_t y) {
-    const struct plane *plane = &picture->planes[component];
     int across = component > 0 && picture->halved_across, down = component > 0 && picture->halved_down;
-    struct span blocks = {INT32_MAX, -1};
-    for (int64_t i = 0; i < picture->num_crops; i++) {
-        const struct box *crop = &picture->crops[i];
-        struct span rows = span_of(crop->top, crop->top + crop->height - 1, down, plane->height);
-        if (y < rows.first / 8 || y > rows.last / 8)
-            continue;
-        struct span columns = span_of(crop->left, crop->left + crop->width - 1, across, plane->width);
-        blocks.first = min64(blocks.first, columns.first / 8);
-        blocks.last = max64(blocks.last, columns.last / 8);
-    }
-    return blocks;
+    /* Rows of pixels that need this row of blocks; as in span_of, one sample more on both sides. */
+    int64_t size = down ? 16 : 8, more = down ? 2 : 0;
+    struct span columns = columns_of(picture->crops, picture->num_crops, size * y - more, size * (y + 1) - 1 + more);
+    columns = span_of(columns.first, columns.last, across, picture->planes[component].width);
+    return (struct span){columns.first / 8, columns.last / 8};
 }
 
 void repeat_borders(const struct plane *plane, int64_t num_rows, struct span columns) {

@@ -55,7 +55,8 @@ class StoredImages:
     Attributes:
         file: uint8, the whole beton.
         columns: offsets, sizes, modes, widths and heights in the C kernel's dtypes, contiguous.
-        addresses: of the file and of each column. Each takes numpy about a microsecond.
+        addresses: addresses of the file and of each column. numpy needs about a microsecond to
+            return one.
     """
 
     file: np.ndarray
@@ -120,7 +121,7 @@ class Pool:
 
         Args:
             images: the file's images.
-            positions: int64 [n], of each image in the columns. None means 0, 1, 2, ...
+            positions: int64 [n], place of each image in the columns. None means 0, 1, 2, ...
             boxes: int64 [n * k, 4].
             flips: bool [n * k].
             output: [n, R, R, 3], or [n, k, R, R, 3]; uint8, or float16 with a table.
@@ -166,10 +167,9 @@ class Pool:
 def crop_chooser() -> Callable[..., None] | None:
     """Return `choose_random_crops`, or None without the C kernel."""
     opened = library()
-    # A library that was built before the function existed has the same version.
-    choose = getattr(opened, "harness_choose_crops", None)
-    if choose is None:
+    if opened is None:
         return None
+    choose = opened.harness_choose_crops
     choose.restype = None
     choose.argtypes = [
         *[ctypes.c_uint64] * 2,
@@ -194,7 +194,7 @@ def crop_chooser() -> Callable[..., None] | None:
         """Fill in k random crops of n samples without the GIL; see `loaders.augment`.
 
         Args:
-            seed: of the plan.
+            seed: seed of the plan.
             epoch: number of the epoch.
             ids: uint64 [n], contiguous.
             widths: int64 [n], contiguous.

@@ -30,7 +30,8 @@ void harness_free_pool(struct pool *pool) {
  * columns `offsets` to `heights`; positions may be NULL. loaders/kernel.py defines the contract;
  * an empty `table` is NULL here, and float16 values are bits. `interpolation`: see
  * native/resize.h. `shift` and `scale`, [3] each, compute what the table holds
- * (loaders/normalize.py), or are NULL. `isa`: see native/stages.h. Returns 0 if this processor has no such instructions. */
+ * (loaders/normalize.py), or are NULL. `isa`: see native/stages.h. Returns 0 if this processor has
+ * no such instructions. */
 __attribute__((visibility("default")))
 int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
                        const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,

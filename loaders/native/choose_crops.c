@@ -1,5 +1,5 @@
 /* The choice of random crops, as loaders/augment.py describes it and computes it in numpy: the same
- * boxes and flips, for threads of Python that run meanwhile. */
+ * boxes and flips, without the GIL. */
 
 #include <math.h>
 

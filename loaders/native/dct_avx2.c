@@ -300,7 +300,7 @@ int read_dct_row_avx2(const struct dct_image *image, int component, int64_t row,
     return read_row(image, component, row, first, count, 1, samples, stride);
 }
 
-/* The same code: AVX-512 has 32 registers. */
+/* The same code, compiled for the 32 registers of AVX-512. */
 TARGET_VBMI
 int read_dct_row_vbmi(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int16_t *scratch,
                       uint8_t *samples, int64_t stride) {

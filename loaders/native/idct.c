@@ -90,12 +90,13 @@ INLINE_AVX2 void transform_blocks(const int16_t *blocks, int64_t count, const in
         transform_pair(r, rows + 8 * i, stride);
     }
 }
+
 TARGET_AVX2
 void inverse_dct_avx2(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride) {
     transform_blocks(blocks, count, table, rows, stride);
 }
 
-/* The same code: AVX-512 has 32 registers. */
+/* The same code, compiled for the 32 registers of AVX-512. */
 TARGET_VBMI
 void inverse_dct_vbmi(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride) {
     transform_blocks(blocks, count, table, rows, stride);

@@ -32,8 +32,8 @@ struct resizer {
     size_t size;
 };
 
-/* Resize a crop of width x height pixels to output [resolution, resolution, 3], mirrored if `flip`,
- * with the calls of resize_row that follow, one for each row. Returns 0 if memory is short. */
+/* Begin to resize a crop of width x height pixels to output [resolution, resolution, 3], mirrored if
+ * `flip`. Call resize_row for each of its rows afterwards. Returns 0 if memory is short. */
 int begin_resize(struct resizer *resizer, const struct stages *stages, int64_t width, int64_t height, int num_colors, int flip,
                  int64_t resolution, enum interpolation interpolation, const struct output_format *format, void *output);
 

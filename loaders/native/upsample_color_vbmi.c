@@ -1,5 +1,5 @@
 /* Upsampling, colors, and the order of RGB in AVX-512 VBMI: the same sums as in upsample_color.c, 64
- * samples at a time. (In turn with 512-bit code, 256-bit code has two thirds of its execution units.) */
+ * samples at a time. (Next to 512-bit instructions, 256-bit ones have two of three execution units.) */
 
 #include "stages.h"
 #include "upsample_color.h"

@@ -39,11 +39,11 @@ struct worker {
     int64_t num_resizers;
 };
 
-/* Make the first `num_resizers` of worker->resizers. Returns 0 if memory is short. */
+/* Make room for `num_resizers` resizers in worker->resizers. Returns 0 if memory is short. */
 int reserve_resizers(struct worker *worker, int64_t num_resizers);
 
-/* Resize the crops of worker->picture with the worker's resizers, which have begun. Returns 0 if
- * memory is short. */
+/* Resize the crops of worker->picture, each with its resizer, after begin_resize. Returns 0 if memory
+ * is short. */
 int resize_crops(struct worker *worker, const struct stages *stages);
 
 /* Make the crops of one image of the job, and set its error code. */

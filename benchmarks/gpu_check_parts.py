@@ -90,7 +90,6 @@ def rehearsal_variables() -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/rehearsal/activation"), str(ROOT)]),
         "REHEARSAL_GPUS": json.dumps([FAKE_GPU]),
-        "OMP_NUM_THREADS": "1",
     }
 
 

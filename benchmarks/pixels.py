@@ -162,8 +162,7 @@ def main() -> None:
     results = {}
     for path in arguments.paths:
         found = compare(jpegs_of(path))
-        # Not asdict: it makes a Counter of a Counter's items.
-        results[path.name] = {name: getattr(found, name) for name in Compared.__match_args__}
+        results[path.name] = vars(found)  # asdict would make a Counter of a Counter's items
         print(f"{path.name}: {found.images} images; not stored: {dict(found.not_stored)}")
         for key, count in found.values.items():
             refused = f", {found.refused[key]} images refused" if found.refused[key] else ""

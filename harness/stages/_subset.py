@@ -1,17 +1,15 @@
-"""Resolution of a stage's subset with the ranking and the scores that it needs."""
+"""Resolve the subset of a stage with the ranking and scores that it needs."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.matrix.selections import SCORES
 from harness.runner.context import StageContext
 from harness.runner.result import Result
 from harness.stages.select.spec import SCORES_FILE
-from writers.errors import UserError
+from harness.system.array_files import open_arrays
 from writers.subset.ranking import Ranking
 from writers.subset.scores import ClassScores, ImageScores, Scores
 from writers.subset.spec import Subset, SubsetSpec, resolve
@@ -63,12 +61,5 @@ def _scores(result: Result, folder: Path) -> Scores:
             for column in ("score", "low_95", "high_95", "tie_break")
         )
         return ClassScores(value, low, high, source, tie_break)
-    file = folder / SCORES_FILE
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return ImageScores(arrays["ids"], arrays["values"], arrays.get("clusters"), source)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(
-            f"{file} is not a complete file of scores: {error}",
-            "Delete that stage's folder to compute them again.",
-        ) from error
+    with open_arrays(folder / SCORES_FILE, "scores") as arrays:
+        return ImageScores(arrays["ids"], arrays["values"], arrays.get("clusters"), source)

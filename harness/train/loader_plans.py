@@ -10,6 +10,7 @@ import numpy as np
 import loaders.backends.ffcv  # noqa: F401 (half a second, before workers are forked)
 from harness.config.train import TrainSettings
 from harness.runner.context import StageContext
+from harness.system.array_files import open_arrays
 from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
@@ -38,17 +39,8 @@ def in_view(plan: LoaderPlan, context: StageContext, role: str, split: str) -> L
     file = context.needs[role].metrics.get("view", {}).get(split)
     if file is None:
         return plan
-    path = context.need_folders[role] / file
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return replace(
-                plan, indices=arrays["positions"], labels=tuple(arrays["labels"].tolist())
-            )
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(
-            f"{path} is not a complete file of positions: {error}",
-            "Delete that stage's folder to compute them again.",
-        ) from error
+    with open_arrays(context.need_folders[role] / file, "positions") as arrays:
+        return replace(plan, indices=arrays["positions"], labels=tuple(arrays["labels"].tolist()))
 
 
 def choose_interpolation(

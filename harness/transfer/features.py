@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import Precision, autocast
-from harness.system.atomic_write import open_atomically
+from harness.system.array_files import open_arrays, write_arrays
 from loaders.backend import Loader
 from loaders.pinned import pinned_empty
-from writers.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,7 @@ class Features:
         """Write atomically; equal arrays give equal bytes."""
         arrays = {"features": self.features, "labels": self.labels, "ids": self.ids}
         arrays |= {} if self.probs is None else {"probs": self.probs}
-        with open_atomically(file) as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
+        write_arrays(file, arrays)
 
     @classmethod
     def load(cls, file: Path) -> "Features":
@@ -41,14 +38,8 @@ class Features:
         Raises:
             UserError: the file is missing or damaged.
         """
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise UserError(
-                f"{file} is not a complete file of features: {error}",
-                "Delete that stage's folder to extract them again.",
-            ) from error
+        with open_arrays(file, "features") as arrays:
+            return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
 
 
 def file_of(folder: Path, split: str) -> Path:

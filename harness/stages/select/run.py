@@ -12,7 +12,7 @@ from harness.stages.pretrain.spec import MODEL_FILE
 from harness.stages.select.early import error_norms, forgotten
 from harness.stages.select.record import ClassScore, SelectMetrics
 from harness.stages.select.spec import SCORES_FILE
-from harness.system.atomic_write import open_atomically
+from harness.system.array_files import write_arrays
 from harness.transfer.features import Features, file_of
 from writers.errors import UserError
 from writers.subset.formulas import (
@@ -55,8 +55,7 @@ def run(context: StageContext) -> Outcome:
     else:
         arrays = {"ids": scores.ids, "values": scores.values}
         arrays |= {} if scores.clusters is None else {"clusters": scores.clusters}
-        with open_atomically(context.folder / SCORES_FILE) as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
+        write_arrays(context.folder / SCORES_FILE, arrays)
         values, digest = scores.values, scores.digest
     metrics: SelectMetrics = {
         "method": config["method"],

@@ -1,12 +1,10 @@
 """Select a subset's images in the betons of the whole source, without copying them."""
 
-import numpy as np
-
 from harness.runner.context import Outcome, StageContext
 from harness.stages._subset import resolve_subset
 from harness.stages.view.record import ViewMetrics
 from harness.stages.write.record import WrittenSplit, WrittenSubset
-from harness.system.atomic_write import open_atomically
+from harness.system.array_files import write_arrays
 from harness.train.loader_plans import split_path
 from writers.beton.store import open_beton
 
@@ -23,16 +21,17 @@ def run(context: StageContext) -> Outcome:
     for split, about in whole["splits"].items():
         beton = open_beton(split_path(context, "data", split))
         positions, _ = subset.select(split, classes, beton.labels, beton.ids)
-        file = context.folder / f"{split}.npz"
-        with open_atomically(file) as handle:
-            np.savez(handle, positions=positions, labels=subset.label_table(classes))
+        files[split] = f"{split}.npz"
+        write_arrays(
+            context.folder / files[split],
+            {"positions": positions, "labels": subset.label_table(classes)},
+        )
         written[split] = {
             "path": about["path"],
             "num_samples": len(positions),
             "bytes": beton.manifest.bytes,
             "sha256": beton.manifest.sha256,
         }
-        files[split] = file.name
     about_subset: WrittenSubset = {
         "name": subset.name,
         "num_classes": len(subset.classes),

@@ -1,4 +1,4 @@
-"""Resolve the subset of a stage with the ranking and scores that it needs."""
+"""Resolve the subset of a stage with the ranking and scores that it needs, and record it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from harness.matrix.selections import SCORES
 from harness.runner.context import StageContext
 from harness.runner.result import Result
 from harness.stages.select.spec import SCORES_FILE
+from harness.stages.write.record import WrittenSubset
 from harness.system.array_files import open_arrays
 from writers.subset.ranking import Ranking
 from writers.subset.scores import ClassScores, ImageScores, Scores
@@ -49,6 +50,18 @@ def resolve_subset(
         class_counts=class_counts,
         scores=scores,
     )
+
+
+def written_subset(subset: Subset) -> WrittenSubset:
+    """Return the record of a subset in the result of a write or view stage."""
+    about: WrittenSubset = {
+        "name": subset.name,
+        "num_classes": len(subset.classes),
+        "digest": subset.digest,
+    }
+    if subset.groups:
+        about["groups"] = [list(group) for group in subset.groups]
+    return about
 
 
 def _scores(result: Result, folder: Path) -> Scores:

@@ -1,9 +1,9 @@
 """Select a subset's images in the betons of the whole source, without copying them."""
 
 from harness.runner.context import Outcome, StageContext
-from harness.stages._subset import resolve_subset
+from harness.stages._subset import resolve_subset, written_subset
 from harness.stages.view.record import ViewMetrics
-from harness.stages.write.record import WrittenSplit, WrittenSubset
+from harness.stages.write.record import WrittenSplit
 from harness.system.array_files import write_arrays
 from harness.train.loader_plans import split_path
 from writers.beton.store import open_beton
@@ -32,18 +32,11 @@ def run(context: StageContext) -> Outcome:
             "bytes": beton.manifest.bytes,
             "sha256": beton.manifest.sha256,
         }
-    about_subset: WrittenSubset = {
-        "name": subset.name,
-        "num_classes": len(subset.classes),
-        "digest": subset.digest,
-    }
-    if subset.groups:
-        about_subset["groups"] = [list(group) for group in subset.groups]
     metrics: ViewMetrics = {
         "splits": written,
         "classes": list(subset.classes),
         "img_per_s": None,
-        "subset": about_subset,
+        "subset": written_subset(subset),
         "view": files,
     }
     return Outcome(metrics)

@@ -6,9 +6,9 @@ from pathlib import Path
 from harness.config.data import DataSettings
 from harness.config.raw_paths import label_table, raw_path
 from harness.runner.context import Outcome, StageContext, Stopped
-from harness.stages._subset import resolve_subset
+from harness.stages._subset import resolve_subset, written_subset
 from harness.stages.write.raw_input import RawInput
-from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit, WrittenSubset
+from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit
 from writers.beton import store
 from writers.beton.encoding import Encoding
 from writers.beton.provenance import open_with_origin, record, recorded
@@ -112,18 +112,11 @@ def run(context: StageContext) -> Outcome:
             used,
             lambda num_files: context.progress(note=f"digests of {num_files} raw files"),
         )
-    about: WrittenSubset = {
-        "name": subset.name,
-        "num_classes": len(subset.classes),
-        "digest": subset.digest,
-    }
-    if subset.groups:
-        about["groups"] = [list(group) for group in subset.groups]
     metrics: WriteMetrics = {
         "splits": written,
         "classes": list(subset.classes),
         "img_per_s": num_encoded / encoding_s if num_encoded else None,
-        "subset": about,
+        "subset": written_subset(subset),
     }
     timing: WriteTiming = {"copied_from": copied_from} if copied_from else {}
     return Outcome(metrics, timing)

@@ -23,6 +23,7 @@ from harness.runner.executor import Event
 from harness.system.atomic_write import write_json
 from writers import names
 from writers.errors import UserError
+from writers.text_names import first_line
 
 READ_EVERY_S = 2.0
 PACKAGE = "harness.runner.trackers"
@@ -161,8 +162,7 @@ class Tracking:
             action(*arguments)
         except Exception as error:  # any library, any network: results do not depend on it
             self._has_failed = True
-            first = next(iter(str(error).splitlines()), type(error).__name__)
-            self._warn(f"The tracker failed and is not used any more: {first}")
+            self._warn(f"The tracker failed and is not used any more: {first_line(error)}")
 
     def _log_epochs(self, stage: Stage) -> None:
         if stage.key in self._ended:

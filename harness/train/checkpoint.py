@@ -19,6 +19,7 @@ import torch
 from harness.system.atomic_write import write_atomically
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from writers.errors import UserError
+from writers.text_names import first_line
 
 NUM_KEPT = 2
 EVERY_S = 300.0
@@ -88,7 +89,7 @@ def latest(folder: Path) -> LoadedCheckpoint:
         try:
             return LoadedCheckpoint(_read(path), path, tuple(damaged))
         except Exception as error:  # torch raises many exception types for a damaged file
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             damaged.append(f"{path.name} is damaged ({reason}); using the one before it.")
             print(f"{path.parent}: {damaged[-1]}", file=sys.stderr)
     return LoadedCheckpoint(damaged=tuple(damaged))

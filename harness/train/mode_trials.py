@@ -18,6 +18,7 @@ from harness.train import compilation
 from harness.train.cuda_graph_attack import CaptureFailedError
 from harness.train.records import CompileMeasurement, ModeTimes
 from writers.errors import UserError
+from writers.text_names import first_line
 
 NUM_TIMED = 3
 MAX_TIME_RATIO = 0.97  # a compiled run must take less than this fraction of an eager one
@@ -82,18 +83,17 @@ def try_modes(
             run = first()
             step_s = min(again() for _ in range(NUM_TIMED))
         except Exception as error:  # compilers raise any exception; eager code runs without one
+            reason = first_line(error)[:200]
             if _needs_new_process(error, mode, device):
-                exclude(mode, first_line(error))
-                raise CaptureFailedError(first_line(error)) from error
+                exclude(mode, reason)
+                raise CaptureFailedError(reason) from error
             is_fatal = setting == "on" or mode == "eager"
             if is_fatal and is_out_of_memory(error):
                 raise
             if is_fatal:
-                raise UserError(
-                    f"torch.compile failed: {first_line(error)}", "Use compile: off."
-                ) from error
+                raise UserError(f"torch.compile failed: {reason}", "Use compile: off.") from error
             # An optional mode may need more memory than the eager one, which fits.
-            measured[mode] = {"failed": first_line(error)}
+            measured[mode] = {"failed": reason}
             continue
         measured[mode] = {"compile_s": max(0.0, run.seconds - step_s), "step_s": step_s}
         if mode == "eager":
@@ -160,8 +160,3 @@ def synchronize(device: str | torch.device) -> None:
     """Wait until the device has finished all work submitted so far."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -23,6 +23,7 @@ from harness.runner.fork_server import ForkServer, is_supported
 from harness.runner.launcher import Finished, LauncherOptions, LauncherSettings
 from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, finished
 from writers.errors import UserError
+from writers.text_names import first_line
 
 CONNECT_TIMEOUT_S = 8.0  # ray's health check of a cluster takes 1 s
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -68,7 +69,7 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "RayLaun
             include_dashboard=False if options.address is None else None,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_response(options.address or "on this machine", _first_line(error)) from error
+        raise _no_response(options.address or "on this machine", first_line(error)) from error
     return RayLauncher(settings, ray)
 
 
@@ -194,11 +195,11 @@ class RayLauncher:
         except exceptions.TaskCancelledError:
             return Finished(folder, "stopped")
         except exceptions.OutOfMemoryError as error:
-            return Finished(folder, "failed", _first_line(error), "out_of_memory")
+            return Finished(folder, "failed", first_line(error), "out_of_memory")
         except exceptions.RayTaskError as error:  # a bug in `_run_attempt`
             return Finished(folder, "failed", str(error).strip().splitlines()[-1], "bug")
         except exceptions.RayError as error:  # a node or a worker is gone
-            return Finished(folder, "failed", f"Ray lost it: {_first_line(error)}", "lost")
+            return Finished(folder, "failed", f"Ray lost it: {first_line(error)}", "lost")
 
 
 def _check_responds(address: str) -> None:
@@ -237,7 +238,3 @@ def _run_attempt(request: WorkerRequest) -> RemoteAnswer:
 @functools.cache
 def _fork_server() -> ForkServer | None:
     return ForkServer() if is_supported() else None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

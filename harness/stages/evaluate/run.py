@@ -38,10 +38,10 @@ from harness.train.evaluate import View, choose_compile_mode, evaluate
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import choose_interpolation, eval_plan, in_view, split_path
 from harness.train.metrics import Counts
-from harness.train.mode_trials import first_line
 from harness.train.records import CompileMeasurement
 from loaders import open_loader
 from loaders.backend import Loader
+from writers.text_names import first_line
 
 # Ways to predict a coarse label: by the sum of its classes' probabilities, or by the largest.
 BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")
@@ -229,7 +229,7 @@ def _without_failing_mode(
     except (RuntimeError, MemoryError) as error:
         if mode == "eager" or not is_out_of_memory(error):
             raise
-        raise compile_choice.restart_without(folder, mode, first_line(error)) from error
+        raise compile_choice.restart_without(folder, mode, first_line(error)[:200]) from error
 
 
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:

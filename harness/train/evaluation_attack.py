@@ -138,18 +138,13 @@ def choose_attack_mode(
         trial = dataclasses.replace(plan, settings=settings, compile_mode=mode)
         attacks[:] = [trial.attack_on(model) for model in models]
 
-    def run() -> None:
-        for attack, of_model in zip(attacks, labels, strict=True):
-            attack(images, of_model)
+    def run() -> list[Tensor]:
+        pairs = zip(attacks, labels, strict=True)
+        return [attack(images, of_model) for attack, of_model in pairs]
 
     def first() -> FirstRun:
         attacked: list[Tensor] = []
-
-        def keep() -> None:
-            for attack, of_model in zip(attacks, labels, strict=True):
-                attacked.append(attack(images, of_model))
-
-        seconds = time_step(keep, plan.device)
+        seconds = time_step(lambda: attacked.extend(run()), plan.device)
         return FirstRun(seconds, *_loss_and_length(models, images, attacked, labels, plan))
 
     def measure(

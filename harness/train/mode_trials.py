@@ -148,7 +148,7 @@ def free_memory_of_trials(device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def time_step(step: Callable[[], None], device: str | torch.device) -> float:
+def time_step(step: Callable[[], object], device: str | torch.device) -> float:
     """Return the seconds from the call until the device has finished."""
     start = time.perf_counter()
     step()

@@ -193,6 +193,8 @@ def _choose_compile_mode(
 ) -> CompileMeasurement:
     """Choose the compile mode of the attack, the same for all ranks, and record the choice."""
     setting = settings.compile or "off"
+    if setting == "off":
+        return {"chosen": "eager"}
     chosen: CompileMeasurement = context.group.broadcast(
         choose_compile_mode(
             model,

@@ -22,10 +22,8 @@ def attacked_batch(step: JSON, context: StageContext) -> Iterator[RunStep]:
     images, labels = noise_batch(
         step["batch_size"], step["resolution"], NUM_CLASSES, context.device
     )
-    attack, precision = (
-        EvaluationAttack.model_validate(step["attack"]),
-        choose(step["precision"], context.device),
-    )
+    attack = EvaluationAttack.model_validate(step["attack"])
+    precision = choose(step["precision"], context.device)
     plan = AttackPlan(
         attack,
         attack.eps_of(EPS, step["resolution"]),

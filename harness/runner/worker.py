@@ -7,8 +7,8 @@ stdout (`harness.runner.protocol`). Then a failure that may be retried (out of m
 `error.txt`: the launcher writes it once it gives up.
 
 `torchrun --nproc-per-node N -m harness.worker STAGE_DIR` and `--processes N` run one stage in N
-processes, for kinds that support it (`StageKind.multi_process`). Rank 0 owns the
-folder. If several ranks fail, the first one to fail reports the cause.
+processes, for kinds that support it (`StageKind.multi_process`). Rank 0 owns the folder. If several
+ranks fail, the first one to fail reports the cause.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> NoReturn:
 
 
 def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
-    """Process requests until stdin ends. Imports and compiled code are kept between stages."""
+    """Process requests until stdin ends. Imports and Numba's code are kept between stages."""
     # A copy of stdout for answers; output of stages goes to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -110,11 +110,11 @@ def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> Non
 
 
 def _free_memory() -> None:
-    """Free the memory of the last stage, with its compiled code and its CUDA graphs.
+    """Free the memory of the last stage, with torch's compiled code and CUDA graphs.
 
-    torch keeps the graphs of whole models as global state, and their memory with them.
-    What remains are modules and caches. They are frozen, because scanning them takes 0.1 s per
-    collection once torch is imported.
+    torch keeps the graphs of whole models, and their memory, as global state. What remains are
+    modules and caches. They are frozen, because scanning them takes 0.1 s per collection once torch
+    is imported.
     """
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:
         dynamo.reset()

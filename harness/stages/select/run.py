@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from harness.modeling import classifier
 from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.stages.select.early import error_norms, forgotten
@@ -71,8 +72,6 @@ def run(context: StageContext) -> Outcome:
 
 
 def _label_mapping(context: StageContext) -> ClassScores:
-    from harness.modeling import classifier
-
     _, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
     probs = []
     for features in _of_targets(context):

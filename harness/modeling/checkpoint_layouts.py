@@ -7,8 +7,8 @@ projection instead of a classifier.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-# Parts of names that wrappers add.
-WRAPPERS = ("module", "model", "_orig_mod", "state_dict")
+# First parts of names that DataParallel, torch.compile and training classes add.
+WRAPPERS = ("module", "_orig_mod", "model")
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,15 @@ def recognize(names: Collection[str]) -> Layout | None:
 
 
 def _first_part(name: str) -> str:
-    return next((part for part in name.split(".") if part not in WRAPPERS), "")
+    return next((part for part in name.split(".") if part not in (*WRAPPERS, "state_dict")), "")
 
 
-def has_part(prefix: str, part: str) -> bool:
-    """Return whether a prefix of names, such as `module.encoder_q.`, contains a part.
+def has_part(name: str, part: str) -> bool:
+    """Return whether a name, or a prefix of names such as `module.encoder_q.`, contains a part.
 
     Args:
-        prefix: ends at a dot, or is empty.
-        part: one or more parts of a name, such as `encoder_q` or `online_encoder.net`.
+        name: name of a tensor, or a prefix, which ends at a dot or is empty.
+        part: one or more parts of a name, such as `encoder_q` or `online_encoder.net`. The last
+            part of a tensor's name does not count.
     """
-    return f".{part}." in f".{prefix}"
+    return f".{part}." in f".{name}"

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.modeling import checkpoint_layouts
 from writers.errors import UserError
 from writers.raw_files import content_digest
 from writers.regular_file import open_regular
 from writers.text_names import first_line
 
-# In order of preference.
-WRAPPERS = (
+# Keys of a mapping of tensors in a file, in order of preference.
+WEIGHT_KEYS = (
     "state_dict",
     "model_state_dict",
     "model",
@@ -35,7 +36,7 @@ MAX_DEPTH = 6
 TORCH_BEGINS = (b"PK\x03\x04", b"\x80")  # a zip, or a pickle of protocol 2 and later
 MAX_CHANNELS = 16
 NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = tuple(f"{part}." for part in checkpoint_layouts.WRAPPERS)
 # The robustness library's second copy and its normalization.
 LEFT_OUT = (
     "attacker.",
@@ -77,8 +78,8 @@ def read(path: Path, *, average: bool = False) -> Weights:
         raise UserError(
             f"{path} has no {'averaged ' if average else ''}weights in it that this harness can "
             "find.",
-            f"It looks under {', '.join(AVERAGES if average else WRAPPERS)}, and for a mapping of "
-            "tensors.",
+            f"It looks under {', '.join(AVERAGES if average else WEIGHT_KEYS)}, and for a mapping "
+            "of tensors.",
         )
     plain = _strip_prefixes(tensors)
     mean, std = (_constant(plain, name) for name in ("normalizer.new_mean", "normalizer.new_std"))
@@ -231,7 +232,7 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
     """
     if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return None
-    for key in AVERAGES if average else WRAPPERS:
+    for key in AVERAGES if average else WEIGHT_KEYS:
         if tensors := _unwrap(content.get(key), False, depth + 1):
             return tensors
     if average:

@@ -22,6 +22,7 @@ from harness.system.atomic_write import write_atomically
 from writers import names
 from writers.errors import UserError
 from writers.regular_file import open_regular
+from writers.text_names import first_line
 
 ZIP_BEGIN = b"PK\x03\x04"  # of a file that torch has saved
 
@@ -175,7 +176,7 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
     try:
         with open_regular(path) as file:
             if file.read(len(ZIP_BEGIN)) != ZIP_BEGIN:
-                raise ValueError("it begins otherwise")
+                raise ValueError("it does not begin as a zip file")
             file.seek(0)
             saved = torch.load(file, map_location="cpu", weights_only=True)
         about, weights = saved["about"], saved["state_dict"]
@@ -193,9 +194,8 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
     except UserError:
         raise
     except Exception as error:  # torch raises many exception types for a damaged file
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{path} is not a complete model of this harness: {why[:200]}",
+            f"{path} is not a complete model of this harness: {first_line(error)[:200]}",
             "Delete that stage's folder to train it again.",
         ) from error
     return model, about

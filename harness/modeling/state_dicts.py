@@ -130,7 +130,7 @@ def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
         if not 0 < int.from_bytes(begin, "little") <= num_bytes - 8:
             raise UserError(f"{path} is not a complete safetensors file: its header does not fit.")
     elif not begin.startswith(TORCH_BEGINS):
-        raise UserError(f"{path} is not a complete file of torch weights: it begins otherwise.")
+        raise _damaged_error(path, ValueError("it begins as neither a zip file nor a pickle"))
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

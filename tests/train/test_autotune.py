@@ -136,23 +136,6 @@ def test_a_resumed_run_keeps_its_compile_mode(compiles):
     assert second.logits_of.sizes == {16}
 
 
-@pytest.fixture
-def graphs(monkeypatch):
-    """Graphs traced by torch.compile, without the minute that code generation takes."""
-    made = []
-
-    def keep(graph, inputs):
-        made.append(graph)
-        return graph.forward
-
-    compile_ = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda model, **options: compile_(model, **{**options, "backend": keep})
-    )
-    yield made
-    compilation.reset()
-
-
 def test_each_run_in_a_process_compiles_again(graphs, monkeypatch):
     monkeypatch.setattr(compilation, "RECOMPILE_LIMIT", 1)
     for num_runs in (1, 2):

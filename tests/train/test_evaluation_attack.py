@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.config.attack import AttackSettings, EvaluationAttack
 from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
-from harness.train import autotune, compilation, evaluation_attack
+from harness.train import autotune, evaluation_attack
 from harness.train.evaluation_attack import AttackPlan, attack_modes, choose_attack_mode
 from harness.train.flip_tta import FlipAverage
 from writers.errors import UserError
@@ -68,24 +68,7 @@ def test_all_passes_of_an_attack_are_bf16_in_channels_last(model, batch, norm, f
         assert image.is_contiguous(memory_format=torch.channels_last), name
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """torch.compile without code generation, which takes a minute; lists the compiled graphs."""
-    made = []
-
-    def keep(graph, inputs):
-        made.append(graph)
-        return graph.forward
-
-    compile_ = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda model, **options: compile_(model, **{**options, "backend": keep})
-    )
-    yield made
-    compilation.reset()
-
-
-def test_a_compiled_attack_equals_the_eager_one(model, batch, traced):
+def test_a_compiled_attack_equals_the_eager_one(model, batch, graphs):
     """Also on the last batch, which is smaller and not compiled, and with restarts."""
     attack = ATTACK.model_copy(update={"restarts": 2})
     eager, compiled = (plan(mode, attack).attack_on(model) for mode in ("eager", "compiled"))
@@ -94,7 +77,7 @@ def test_a_compiled_attack_equals_the_eager_one(model, batch, traced):
         found = compiled(images[:size], labels[:size])
         assert torch.equal(found, eager(images[:size], labels[:size]))
         assert not torch.equal(found, images[:size].float() / 255)
-    assert len(traced) == 3, "the model, with gradients and without, and the move"
+    assert len(graphs) == 3, "the model, with gradients and without, and the move"
 
 
 def choose(model, batch, folder, setting):
@@ -102,7 +85,7 @@ def choose(model, batch, folder, setting):
     return choose_attack_mode([model], (images, [labels]), plan(), setting, folder)
 
 
-def test_the_choice_tries_a_few_steps_of_each_mode(model, batch, traced, tmp_path, monkeypatch):
+def test_the_choice_tries_a_few_steps_of_each_mode(model, batch, graphs, tmp_path, monkeypatch):
     tried = []
     pgd = evaluation_attack.PgdAttack
 

@@ -50,7 +50,7 @@ class Analysis:
         names: model -> its name in this report.
         matrices: method -> scores of all models on all targets.
         rankings: method -> its models, best first; only methods with several models.
-        compared: method of an association -> the architectures that it is computed on.
+        compared: method -> the architectures that its association is computed on.
     """
 
     names: dict[ModelId, str]
@@ -92,7 +92,12 @@ def analyze(
     rankings = {method: ranking(matrix) for method, matrix in matrices.items()}
     scratch = scratch_matrices(transfer, names)
     with_scratch = matrices | scratch
-    associations = [row for matrix in with_scratch.values() if (row := association(matrix))]
+    compared = {method: comparable(matrix) for method, matrix in with_scratch.items()}
+    associations = [
+        row
+        for method, matrix in with_scratch.items()
+        if (row := association(matrix, compared[method]))
+    ]
     converged = convergences(transfer, names)
     return Analysis(
         names=names,
@@ -103,7 +108,7 @@ def analyze(
         matrices=matrices,
         rankings={method: ranked for method, ranked in rankings.items() if ranked},
         associations=associations,
-        compared={row.method: comparable(with_scratch[row.method]) for row in associations},
+        compared=compared,
         signs=sign_rows(with_scratch, scratch),
         convergences=converged,
         speedups=speedups(converged),

@@ -85,13 +85,16 @@ def comparable(matrix: ScoreMatrix) -> ScoreMatrix:
     return single.part(known, range(len(single.targets))).complete()
 
 
-def association(matrix: ScoreMatrix) -> Association | None:
+def association(matrix: ScoreMatrix, full: ScoreMatrix) -> Association | None:
     """Correlate mean transfer with source accuracy over architectures.
+
+    Args:
+        matrix: scores of all models.
+        full: `comparable(matrix)`, the scores that the correlation is computed on.
 
     Returns:
         None if too few architectures have a known source accuracy, or if nothing varies.
     """
-    full = comparable(matrix)
     if len(full.names) < MIN_MODELS or not full.targets:
         return None
     result = summaries.correlation(

@@ -76,11 +76,15 @@ class Collection:
         ]
 
     @cached_property
+    def pretrained(self) -> list[Result]:
+        """Results of pretraining, without models that are trained only to score classes."""
+        return [result for result in self.of("pretrain") if "role" not in result.axes]
+
+    @cached_property
     def repeated_models(self) -> list[Repeat]:
         """Models that are equal to an earlier one under another key."""
         betons = {result.key: result for result in self.of("write")}
-        models = (result for result in self.of("pretrain") if "role" not in result.axes)
-        return repeated_models(models, betons)
+        return repeated_models(self.pretrained, betons)
 
     @cached_property
     def repeated_betons(self) -> list[Repeat]:
@@ -92,15 +96,15 @@ class Collection:
 
     @cached_property
     def transfers(self) -> list[Result]:
-        """Transfers of the recipe's models, without repeated ones and those that score classes."""
+        """Transfers, without those of repeated models and of models that only score classes."""
         return [result for result in self.distinct("transfer") if "role" not in result.axes]
 
     @cached_property
     def planned(self) -> frozenset[PlannedModel]:
         """Every model that the recipe evaluates, finished or not.
 
-        Models with equal settings are one model, under the axes of the first; so are models that
-        were found equal.
+        Models with equal settings are one model, under the axes of the first. So are models of
+        `repeated_models`, which are equal under different settings.
         """
         repeated = {_planned_model(repeat.result.axes) for repeat in self.repeated_models}
         return self._planned - repeated
@@ -109,6 +113,7 @@ class Collection:
     def _planned(self) -> frozenset[PlannedModel]:
         if self.recipe.source is None:
             return frozenset()
+        # Models that only score classes are not evaluated; planning hundreds of them takes long.
         few = self.recipe.selection.model_copy(
             update={"influence": InfluenceSettings(num_models=4)}
         )
@@ -133,7 +138,7 @@ class Collection:
 
     @cached_property
     def _repeated_variants(self) -> dict[PlannedModel, tuple[str, ...]]:
-        """Model -> variants that turned out to be the same training."""
+        """Model -> variants of it in `repeated_models`."""
         variants: dict[PlannedModel, tuple[str, ...]] = {}
         for repeat in self.repeated_models:
             place, first = (_planned_model(one.axes) for one in (repeat.result, repeat.first))
@@ -229,8 +234,8 @@ class Collection:
             if result.axes.get("dataset") == self.recipe.source.label and "role" not in result.axes
         }
         # Equal subsets share one write stage, which has the name of only one of them.
-        for model in self.of("pretrain"):
-            if "role" not in model.axes and model.needs.get("data") in written:
+        for model in self.pretrained:
+            if model.needs.get("data") in written:
                 by_subset[model.axes["subset"]] = tuple(
                     written[model.needs["data"]].metrics["classes"]
                 )

@@ -34,8 +34,8 @@ class ClassScoreRow:
     """Score of a class for targets, among the highest or the lowest.
 
     Attributes:
-        low_95: lower end of the 95 % interval. None means there is none.
-        high_95: upper end of the 95 % interval. None means there is none.
+        low_95: lower end of the 95 % interval. None if the method gives no interval.
+        high_95: upper end of the 95 % interval. None if the method gives no interval.
     """
 
     method: str
@@ -52,11 +52,7 @@ def selection_rows(results: Collection) -> list[SelectionRow]:
     transferred: dict[str, dict[str, None]] = {}
     for result in results.transfers:
         transferred.setdefault(result.axes.get("subset", ""), {})[result.axes["target"]] = None
-    models = {
-        result.axes["subset"]: result.metrics
-        for result in results.of("pretrain")
-        if "role" not in result.axes
-    }
+    models = {result.axes["subset"]: result.metrics for result in results.pretrained}
     return [
         SelectionRow(
             subset.name,

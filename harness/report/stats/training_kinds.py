@@ -22,11 +22,11 @@ class TrainingGroup:
         mean_logit: mean over models and targets.
         best: name of the model with the highest mean over targets.
         best_logit: its mean over targets.
-        difference: mean logit minus that of supervised models, with Welch's 95 % interval; None
-            for supervised models, and if a group has fewer than two models.
-        num_networks: architectures that both groups have.
-        within_networks: mean over these architectures of the difference in logits; None without
-            one. Networks differ between groups, and this difference is not affected by that.
+        difference: mean logit minus that of supervised models, with Welch's 95 % interval. None
+            for supervised models, and if `welch` gives no interval.
+        num_networks: architectures that this group and supervised models share.
+        within_networks: mean over these architectures of the difference in logits. Unlike
+            `difference`, it compares equal architectures. None if there is no shared one.
     """
 
     method: str
@@ -66,21 +66,20 @@ def _groups_of(
     if len(present) < 2:
         return []
     means = matrix.logits.mean(axis=1)
-    reference = means[kinds == REFERENCE]
-    networks = np.array(matrix.networks or matrix.names)
+    networks, names = np.array(matrix.networks), np.array(matrix.names)
+    is_reference = kinds == REFERENCE
     groups = []
     for kind in present:
-        own = means[kinds == kind]
-        best = int(np.flatnonzero(kinds == kind)[own.argmax()])
-        shared = sorted(
-            set(networks[kinds == kind].tolist()) & set(networks[kinds == REFERENCE].tolist())
-        )
-        within = [
-            means[(kinds == kind) & (networks == network)].mean()
-            - means[(kinds == REFERENCE) & (networks == network)].mean()
-            for network in shared
-        ]
-        is_reference = kind == REFERENCE
+        is_own = kinds == kind
+        own = means[is_own]
+        difference, within = None, []
+        if kind != REFERENCE:
+            difference = welch(own, means[is_reference])
+            within = [
+                means[is_own & (networks == network)].mean()
+                - means[is_reference & (networks == network)].mean()
+                for network in np.intersect1d(networks[is_own], networks[is_reference])
+            ]
         groups.append(
             TrainingGroup(
                 method,
@@ -88,13 +87,11 @@ def _groups_of(
                 len(own),
                 len(matrix.targets),
                 float(own.mean()),
-                matrix.names[best],
-                float(means[best]),
-                None
-                if is_reference or min(len(own), len(reference)) < 2
-                else welch(own, reference),
-                0 if is_reference else len(shared),
-                float(np.mean(within)) if within and not is_reference else None,
+                str(names[is_own][own.argmax()]),
+                float(own.max()),
+                difference,
+                len(within),
+                float(np.mean(within)) if within else None,
             )
         )
     return groups

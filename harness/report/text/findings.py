@@ -111,21 +111,19 @@ def about_strengths(analysis: Analysis) -> str:
 
 def about_training(groups: Sequence[TrainingGroup]) -> str:
     """State which kinds of training differ from supervised training, for the first method."""
-    if not groups:
-        return ""
-    method = groups[0].method
-    compared = [group for group in groups if group.method == method and group.difference]
-    if not compared:
-        return ""
     parts = []
-    for group in compared:
-        assert group.difference is not None
-        if not group.difference.excludes_zero:
+    for group in groups:
+        difference = group.difference
+        if group.method != groups[0].method or difference is None:
+            continue
+        if not difference.excludes_zero:
             parts.append(f"{group.training} models show no clear difference")
         else:
-            better = "better" if group.difference.mean > 0 else "worse"
+            better = "better" if difference.mean > 0 else "worse"
             parts.append(f"{group.training} models transfer {better}")
-    return f"Compared with supervised models by {method}, {'; '.join(parts)}."
+    if not parts:
+        return ""
+    return f"Compared with supervised models by {groups[0].method}, {'; '.join(parts)}."
 
 
 def about_source_accuracy(associations: Sequence[Association]) -> str:

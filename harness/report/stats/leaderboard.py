@@ -37,7 +37,7 @@ class ScoreMatrix:
         source_accuracy: float64 [M].
         rounds: scores [M] of each target and seed (`harness.report.stats.elo`).
         networks: architecture of each model, without its library and weights.
-        num_parameters: float64 [M]. None means unknown.
+        num_parameters: float64 [M]; NaN if unknown.
     """
 
     method: str
@@ -50,7 +50,7 @@ class ScoreMatrix:
     source_accuracy: Floats
     rounds: tuple[Floats, ...]
     networks: tuple[str, ...]
-    num_parameters: Floats | None = None
+    num_parameters: Floats
 
     @property
     def has_many_models(self) -> bool:
@@ -96,7 +96,7 @@ class ScoreMatrix:
             self.source_accuracy[index],
             tuple(scores[index] for scores in self.rounds),
             tuple(self.networks[row] for row in rows),
-            None if self.num_parameters is None else self.num_parameters[index],
+            self.num_parameters[index],
         )
 
 

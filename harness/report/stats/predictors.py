@@ -60,7 +60,7 @@ class PredictorFit:
         half_width_95: half the 95 % t interval of weighted_kendall over targets; None for one
             target, and if all targets have the same value.
         partial_given_size: mean over the targets that have it; None if none has.
-        lowest_without_family: likewise.
+        lowest_without_family: mean over the targets that have it; None if none has.
     """
 
     predictor: str
@@ -110,8 +110,8 @@ def predictor_rows(
                 pairs = pairs[used]
                 if len(pairs) >= MIN_MODELS and np.ptp(pairs[:, 0]) and np.ptp(pairs[:, 1]):
                     fit = _predictor_row(name, method, target, *pairs.T)
-                    sizes = None if matrix.num_parameters is None else matrix.num_parameters[used]
                     families = [family_of(matrix.networks[index]) for index in used]
+                    sizes = matrix.num_parameters[used]
                     rows.append(_with_controls(fit, pairs, sizes, families))
     return rows
 
@@ -124,18 +124,16 @@ def _predictors(
     """Predictor -> (target, model) -> its value, for predictors of `method`."""
     matrix = matrices[method]
     predictors = dict(means)
-    if matrix.num_parameters is not None:
-        predictors[PARAMETERS] = {
-            (target, model): float(number)
-            for model, number in zip(matrix.model_ids, matrix.num_parameters, strict=True)
+    are_loaded = all(model.model for model in matrix.model_ids)
+    for name, values in (
+        (PARAMETERS, matrix.num_parameters),
+        (IMAGENET_ACCURACY if are_loaded else SOURCE_ACCURACY, matrix.source_accuracy),
+    ):
+        predictors[name] = {
+            (target, model): float(value)
+            for model, value in zip(matrix.model_ids, values, strict=True)
             for target in matrix.targets
         }
-    are_loaded = all(model.model for model in matrix.model_ids)
-    predictors[IMAGENET_ACCURACY if are_loaded else SOURCE_ACCURACY] = {
-        (target, model): float(accuracy)
-        for model, accuracy in zip(matrix.model_ids, matrix.source_accuracy, strict=True)
-        for target in matrix.targets
-    }
     for name, other in matrices.items():
         if other.is_head_only and not matrix.is_head_only:
             predictors[f"{name} accuracy"] = {
@@ -175,19 +173,19 @@ def family_of(network: str) -> str:
 
 
 def _with_controls(
-    row: PredictorRow, pairs: Floats, sizes: Floats | None, families: Sequence[str]
+    row: PredictorRow, pairs: Floats, sizes: Floats, families: Sequence[str]
 ) -> PredictorRow:
     """Add the correlation given size, and the lowest one without a family.
 
     Args:
         row: one predictor on one target.
         pairs: predictor and accuracy of the models, float64 [M, 2].
-        sizes: numbers of parameters, float64 [M]. None means unknown.
-        families: of the models.
+        sizes: numbers of parameters, float64 [M]; NaN if unknown.
+        families: families of the models.
     """
     partial = math.nan
-    known = np.isfinite(sizes) if sizes is not None else np.zeros(len(pairs), bool)
-    if sizes is not None and row.predictor != PARAMETERS and known.sum() >= MIN_MODELS:
+    known = np.isfinite(sizes)
+    if row.predictor != PARAMETERS and known.sum() >= MIN_MODELS:
         score, accuracy = pairs[known].T
         partial = summaries.partial_correlation(score, accuracy, np.log(sizes[known]))
     without: dict[str, float] = {}

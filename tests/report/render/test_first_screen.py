@@ -28,6 +28,7 @@ def matrix(method: str, scores: list[list[float]], names: list[str] | None = Non
         np.full(len(values), NAN),
         (),
         tuple(names),
+        np.full(len(values), NAN),
     )
 
 

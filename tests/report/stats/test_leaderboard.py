@@ -67,6 +67,7 @@ def ranking_of(second: np.ndarray) -> list[RankedModel]:
             np.full(5, np.nan),
             tuple(scores.T),
             tuple("abcde"),
+            np.full(5, np.nan),
         )
     )
 

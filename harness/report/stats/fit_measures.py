@@ -88,31 +88,30 @@ def _measures(
     transfer: Sequence[TransferRow], scores: Iterable[ScoreRow]
 ) -> dict[str, dict[str, float]]:
     """Measure -> target -> its value, mean over models and seeds."""
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in scores:
-        values[row.name][row.target].append(row.value)
     full = at_full_size(transfer)
-    for run in full:
-        if run.is_head_only:
-            values[f"{run.method} accuracy"][run.target].append(run.score)
-    means = {
-        name: {target: fmean(numbers) for target, numbers in of_target.items()}
-        for name, of_target in values.items()
-    }
-    scratch: dict[str, list[float]] = defaultdict(list)
-    for run in full:
-        if run.is_scratch:
-            scratch[run.target].append(run.score)
-    leads = {
-        f"lead of {name.removesuffix(' accuracy')} over scratch": {
-            target: value - fmean(scratch[target])
+    head_only = _means((run.method, run.target, run.score) for run in full if run.is_head_only)
+    scratch = _means(("", run.target, run.score) for run in full if run.is_scratch).get("", {})
+    by_accuracy = {f"{method} accuracy": of_target for method, of_target in head_only.items()}
+    by_lead = {
+        f"lead of {method} over scratch": {
+            target: value - scratch[target]
             for target, value in of_target.items()
             if target in scratch
         }
-        for name, of_target in means.items()
-        if name.endswith(" accuracy")
+        for method, of_target in head_only.items()
     }
-    return means | leads
+    return _means((row.name, row.target, row.value) for row in scores) | by_accuracy | by_lead
+
+
+def _means(values: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:
+    """Name -> target -> mean of the values with this name and target."""
+    groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for name, target, value in values:
+        groups[name][target].append(value)
+    return {
+        name: {target: fmean(numbers) for target, numbers in of_target.items()}
+        for name, of_target in groups.items()
+    }
 
 
 def _best(values: Mapping[Setting, float]) -> Setting:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from harness.report.data.records import GridRow
 from harness.report.data.rows import GridRows
 from harness.report.render.figures import plot
-from harness.report.render.figures.plot import HEAT, INK, PAPER, Panel
+from harness.report.render.figures.plot import HEAT, PAPER, STRONG_INK, Panel
 
 MAX_HEAT_MAPS = 24
 MAX_VALUES = 100  # of an axis; more squares are not legible
@@ -105,7 +105,7 @@ def _heat_panel(
                     ha="center",
                     va="center",
                     fontsize=7,
-                    color=PAPER if score > low + 0.55 * (high - low) else INK,
+                    color=PAPER if score > low + 0.7 * (high - low) else STRONG_INK,
                 )
         axes.set_xticks(
             np.arange(len(columns)) + 0.5, [_format(column) for column in columns], fontsize=7.5

@@ -32,10 +32,12 @@ DASH_ARRAYS = {"-": "", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
 
 # matplotlib does not accept CSS variables. It draws in these colors, which to_svg replaces.
 INK, GRID, PAPER, QUIET = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
+STRONG_INK = "#0a0b10"  # for text on a color
 SERIES = tuple(f"#0b0c{index:02x}" for index in range(NUM_COLORS))
 HEAT = tuple(f"#0d0e{index:02x}" for index in range(10))  # low to high
 _VARIABLES = {
     INK: "--ink-2",
+    STRONG_INK: "--ink",
     GRID: "--rule",
     PAPER: "--paper",
     QUIET: "--quiet",
@@ -206,17 +208,15 @@ def _with_titles(svg: str, gid: str, titles: Sequence[str]) -> str:
         return svg
     end = svg.find('<g id="', start + 1)
     part = svg[start : end if end >= 0 else len(svg)]
-    markers = list(re.finditer(r"<use ([^>]*?)/>", part))
-    if len(markers) != len(titles):
+    if part.count("<use ") != len(titles):  # some markers are outside the axes
         return svg
-    pieces, place = [], 0
-    for marker, title in zip(markers, titles, strict=True):
-        pieces += [
-            part[place : marker.start()],
-            f"<use {marker.group(1)}><title>{html.escape(printable_lines(title))}</title></use>",
-        ]
-        place = marker.end()
-    return svg[:start] + "".join(pieces) + part[place:] + svg[start + len(part) :]
+    remaining = (html.escape(printable_lines(title)) for title in titles)
+    titled = re.sub(
+        r"<use ([^>]*?)/>",
+        lambda marker: f"<use {marker[1]}><title>{next(remaining)}</title></use>",
+        part,
+    )
+    return svg[:start] + titled + svg[start + len(part) :]
 
 
 def standalone(svg: str, css: str) -> str:

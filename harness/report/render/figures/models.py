@@ -1,6 +1,5 @@
 """Figures over many models: transfer against source accuracy, Elo strengths, and predictors."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,7 +102,7 @@ def _logit_ticks(axes: Axes, which: str) -> None:
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     inside = [tick for tick in _TICKS if low <= _tick_place(tick) <= high]
     if len(inside) < 2:  # a narrow range: even steps in percent
-        first, last = (1 / (1 + math.exp(-value)) for value in (low, high))
+        first, last = expit((low, high))
         inside = [float(f"{value:.3g}") for value in np.linspace(first, last, 5)[1:-1]]
     inside = inside[:: max(1, -(-len(inside) // 7))]
     places, labels = (

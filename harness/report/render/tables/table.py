@@ -218,7 +218,7 @@ _ROWS_OF_PART = 10_000
 
 
 def _places_of_texts(kind: type, names: Sequence[str]) -> list[int]:
-    """Positions of the fields that are no numbers; `csv` writes numbers itself."""
+    """Positions of the fields that are not numbers; `csv` writes numbers itself."""
     types = get_type_hints(kind)
     numbers = {float, int, bool, type(None)}
     return [
@@ -233,14 +233,10 @@ def _csv_value(value: object) -> object:
         value = ";".join([f"{name}={item}" for name, item in value.items()])
     elif isinstance(value, tuple):
         value = ";".join(map(str, value))
-    return _inert(value) if isinstance(value, str) else value
+    return inert(value) if isinstance(value, str) else value
 
 
 @lru_cache(maxsize=4096)
-def _inert(text: str) -> str:
-    return inert(text)
-
-
 def inert(text: str) -> str:
     """Return a CSV cell that no spreadsheet runs: an apostrophe precedes =, +, @, and - with text.
 

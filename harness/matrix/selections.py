@@ -9,6 +9,7 @@ rankings are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from harness.config.data import DataSettings
@@ -65,10 +66,14 @@ class Selections:
         self._settings = recipe.selection
         self._features = Features(recipe)
         self._stages: dict[str, Stage] = {}  # every stage, by key, in the order of needs
+        self._selects: dict[ScoreRequest, Stage] = {}  # subsets of different size share them
 
     def needs_of(self, subset: SubsetSpec) -> dict[str, Stage]:
         """Return the select stages that a subset needs, by role."""
-        return {f"{SCORES}{request.role}": self._select(request) for request in subset.requests}
+        for request in subset.requests:
+            if request not in self._selects:
+                self._selects[request] = self._select(request)
+        return {f"{SCORES}{request.role}": self._selects[request] for request in subset.requests}
 
     def stages(self) -> Iterator[Stage]:
         """Iterate over all stages that were made so far."""
@@ -171,37 +176,22 @@ class Selections:
 
     def _influence(self, request: ScoreRequest) -> tuple[dict[str, Stage], JSON]:
         settings = self._settings.influence
-        own = {} if settings.pretrain is None else {"pretrain": settings.pretrain}
         method = self._recipe.methods.get(settings.method)
         if method is None:
             name = names.normalize(settings.method)
             if name not in available():
                 raise names.unknown("method", settings.method, available())
             method = settings_model(name)(method=name)
-        recipe = self._recipe.model_copy(
-            update={**own, "methods": {settings.method: method}, "scores": ()}
+        recipe = self._influence_recipe.model_copy(
+            update={"methods": {settings.method: method}, "scores": ()}
         )
-        arch = settings.arch or recipe.archs[0]
-        configs = PretrainConfigs(recipe)
         transfers = Transfers(recipe, [self._data_of(name) for name in request.targets])
         needs: dict[str, Stage] = {}
-        for number in range(settings.num_models):
-            seed = settings.seed + number
-            view = self._add(
-                subset_stage(_half(seed), self._all_data, {}, _axes_of_view(self._all_data))
-            )
-            axes = _axes("influence", _half(seed).name, arch, seed)
-            model = self._add(
-                Stage(
-                    "pretrain",
-                    configs.config(arch, 0.0, seed, all_images=True),
-                    {"data": view},
-                    axes,
-                    f"pretrain/influence/{number}",
-                )
-            )
-            needs[f"view_{number}"] = view
-            for stage in transfers.stages_for(model, seed=seed, name_suffix=f"influence/{number}"):
+        for number, (view, model) in enumerate(self._half_models):
+            needs[f"view_{number}"] = self._add(view)
+            self._add(model)
+            seed, name_suffix = settings.seed + number, f"influence/{number}"
+            for stage in transfers.stages_for(model, seed=seed, name_suffix=name_suffix):
                 self._add(stage)
                 if stage.kind == "transfer":
                     place = request.targets.index(stage.axes["target"])
@@ -211,6 +201,32 @@ class Selections:
             "draws": BOOTSTRAP_DRAWS,
             "seed": settings.seed,
         }
+
+    @cached_property
+    def _influence_recipe(self) -> Recipe:
+        own = self._settings.influence.pretrain
+        return self._recipe if own is None else self._recipe.model_copy(update={"pretrain": own})
+
+    @cached_property
+    def _half_models(self) -> list[tuple[Stage, Stage]]:
+        """Random halves of the classes, and the model of each, which all targets share."""
+        settings = self._settings.influence
+        arch = settings.arch or self._recipe.archs[0]
+        configs = PretrainConfigs(self._influence_recipe)
+        stages = []
+        for number in range(settings.num_models):
+            seed = settings.seed + number
+            half = _half(seed)
+            view = subset_stage(half, self._all_data, {}, _axes_of_view(self._all_data))
+            model = Stage(
+                "pretrain",
+                configs.config(arch, 0.0, seed, all_images=True),
+                {"data": view},
+                _axes("influence", half.name, arch, seed),
+                f"pretrain/influence/{number}",
+            )
+            stages.append((view, model))
+        return stages
 
 
 def _half(seed: int) -> SubsetSpec:

@@ -103,8 +103,13 @@ def fed_steps(
     corpus: Path | None,
     scratch: Path,
     num_images: int,
-    work: tuple[str, int, int, float, str],
     stack: ExitStack,
+    *,
+    arch: str,
+    resolution: int,
+    batch_size: int,
+    eps: float,
+    device: str,
 ) -> dict[str, Fed]:
     """Open the loaders; return the description, step and round of each contender.
 
@@ -115,14 +120,17 @@ def fed_steps(
         corpus: Folder of JPEG files; None makes photo tiles.
         scratch: Folder of the betons.
         num_images: Least number of images in a beton.
-        work: Arch, resolution in pixels, batch size, eps and device.
         stack: Closes the loaders.
+        arch: Name of the network.
+        resolution: Side of the crops in pixels.
+        batch_size: Images per batch.
+        eps: Radius of the attack in training; 0 trains without one.
+        device: Device of the training.
     """
     from harness.cli.benches._training_steps import make_learner
     from loaders import open_loader
     from loaders.plan import LoaderPlan
 
-    arch, resolution, batch_size, eps, device = work
     learner = make_learner(arch, eps, device)
     learner.compile(fed_by.mode, batch_size)
     betons = {name: _write_corpus(corpus, scratch, num_images, name) for name in fed_by.formats}
@@ -181,4 +189,4 @@ def _encoding(kind: str) -> "Encoding":
 
     if kind == "jpeg":
         return Encoding(format="passthrough", restart_index=True)
-    return Encoding(format="dct") if kind == "dct" else Encoding(format="raw")
+    return Encoding.model_validate({"format": kind})

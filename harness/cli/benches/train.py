@@ -117,7 +117,7 @@ def command(
     at every step. If --eps is above 0, its attack also computes the gradients of the weights.
 
     gpu_fed is the rate of our steps on batches from the loader, relative to our steps on one batch.
-    All its rounds belong to one epoch; the corpus is repeated until it is large enough.
+    Each of its rounds begins a new epoch; the corpus is repeated until an epoch is long enough.
 
     On a CPU, times are CPU times of this process, so that other work on the machine does not count.
 
@@ -198,8 +198,12 @@ def command(
                 corpus,
                 folder,
                 num_images,
-                (arch, resolution, batch_size, eps, device),
                 stack,
+                arch=arch,
+                resolution=resolution,
+                batch_size=batch_size,
+                eps=eps,
+                device=device,
             ).items():
                 steps[name], around[name] = (what, step), round_
         for name in variants:  # last, because compiling may use up the time

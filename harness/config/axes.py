@@ -9,8 +9,9 @@ an entry that names a target or a method drops or adds transfers. `selection: un
 transfers of a subset to targets other than those that it was selected for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 from harness.config.recipe import PointSettings, Recipe
@@ -27,9 +28,11 @@ class AxisSelection:
 
     def __init__(self, recipe: Recipe) -> None:
         """Read the axes, and the entries of `exclude` and `include`."""
-        self.values = axes_of(recipe)
-        self._exclude = [entry.axes() for entry in recipe.exclude]
-        self._include = [entry.axes() for entry in recipe.include]
+        self.values: dict[str, Collection[Any]] = {
+            axis: dict.fromkeys(values) for axis, values in axes_of(recipe).items()
+        }
+        self._exclude = [_unique(entry) for entry in recipe.exclude]
+        self._include = [_unique(entry) for entry in recipe.include]
         self._is_product = not recipe.exclude and not recipe.include
         self._targets_of = {
             subset.name: subset.selection_targets
@@ -52,6 +55,24 @@ class AxisSelection:
                 ):
                     seen.add(values)
                     yield point
+
+    def num_models(self) -> int:
+        """Upper bound of the number of models: points that `exclude` drops count too."""
+        if "subset" not in self.values:
+            return 0
+        axes = [axis for axis in PRETRAIN if axis in self.values]
+        entries = ({}, *(entry for entry in self._include if "model" not in entry))
+        return sum(
+            prod(len(entry.get(axis, self.values[axis])) for axis in axes) for entry in entries
+        )
+
+    def num_points_of_entries(self) -> int:
+        """Upper bound of the number of points that `idle_entries` visits."""
+        return sum(
+            prod(len(entry.get(axis, self.values[axis])) for axis in axes)
+            for entry in (*self._exclude, *self._include)
+            for axes in self._axes_of_points(entry)
+        )
 
     def includes(self, axes: Axes) -> bool:
         """Return whether a point is selected.
@@ -96,15 +117,18 @@ class AxisSelection:
 
     def _points(self, entry: Axes) -> Iterator[Axes]:
         """Iterate over the points that an entry matches, with the axes that it names."""
+        for axes in self._axes_of_points(entry):
+            for values in product(*(entry.get(axis, self.values[axis]) for axis in axes)):
+                yield self._described(dict(zip(axes, values, strict=True)))
+
+    def _axes_of_points(self, entry: Axes) -> Iterator[Sequence[str]]:
+        """Iterate over the axes of the adopted and of the pretrained models of an entry."""
         needed = {*entry, "target"} if "selection" in entry else {*entry}
         transfer_axes = [axis for axis in ("target", "method") if axis in needed]
         for model_axes in (("model",), PRETRAIN):
             axes = [axis for axis in model_axes if axis in self.values]
             if axes and needed <= {*axes, *transfer_axes, "selection"}:
-                for values in product(
-                    *(entry.get(axis, self.values[axis]) for axis in (*axes, *transfer_axes))
-                ):
-                    yield self._described(dict(zip((*axes, *transfer_axes), values, strict=True)))
+                yield (*axes, *transfer_axes)
 
     def _in_product(self, axes: Axes) -> bool:
         return all(
@@ -149,12 +173,18 @@ def unknown_values(
         Axis, value, and the recipe's values of the axis.
     """
     known = axes_of(recipe)
+    unique = {axis: set(of_axis) for axis, of_axis in known.items()}
     for axis, values in entry.axes().items():
         if axis == "selection":
             continue
         for value in values:
-            if value not in known.get(axis, ()) and not (added and axis in FREE and axis in known):
+            if value not in unique.get(axis, ()) and not (added and axis in FREE and axis in known):
                 yield axis, value, known.get(axis, ())
+
+
+def _unique(entry: PointSettings) -> Axes:
+    """Axes of an entry, with ordered values that are found in constant time."""
+    return {axis: dict.fromkeys(values) for axis, values in entry.axes().items()}
 
 
 def _matches(entry: Axes, axes: Axes) -> bool:

@@ -1,9 +1,13 @@
 """The base of all settings, and the kinds of numbers in them."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from writers.text_names import preview
 
 JSON = dict[str, Any]
 Metric = Literal["top1", "mean_per_class", "map11"]  # chooses on val, and is reported
@@ -35,6 +39,11 @@ def check_label(text: str) -> str:
     if text.startswith((".", "-", "/", "\\")) or ".." in text.replace("\\", "/").split("/"):
         raise ValueError("a name must not be a path, or begin with a dot, dash or slash")
     return text
+
+
+def repeated(values: Iterable[Any]) -> str:
+    """Format the first values that occur more than once; empty if there are none."""
+    return preview([str(value) for value, number in Counter(values).items() if number > 1])
 
 
 Label = Annotated[str, AfterValidator(check_label)]

@@ -29,6 +29,7 @@ from harness.config.base import (
     OneLine,
     Settings,
     check_label,
+    repeated,
 )
 from harness.config.data import DataSettings
 from harness.config.methods import settings_model
@@ -42,6 +43,7 @@ from writers.beton.encoding import Encoding
 from writers.subset.spec import SubsetSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MAX_LABEL)]
+DEFAULT_FOLDS = 5  # of a ranking on train
 Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -82,7 +84,7 @@ class RankingSettings(Settings):
         """
         if self.split == "held_out":
             return [{"per_class": self.per_class or 50, "seed": self.seed}]
-        folds = (self.folds or 5) if self.split == "train" else 0
+        folds = (self.folds or DEFAULT_FOLDS) if self.split == "train" else 0
         return [{"fold": fold, "folds": folds, "seed": self.seed} for fold in range(folds)]
 
 
@@ -283,16 +285,16 @@ class Recipe(Settings):
     def _check_consistent(self) -> Self:
         for axis in ("archs", "eps", "seeds"):
             values = getattr(self, axis)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{axis} names a value twice: {list(values)}")
+            if twice := repeated(values):
+                raise ValueError(f"{axis} names a value twice: {twice}")
         for axis, labels in (
             ("subsets", [s.name for s in self.subsets]),
             ("targets", [t.label for t in self.targets]),
             ("models", [model.name for model in self.models]),
         ):
-            if len(set(labels)) != len(labels):
+            if twice := repeated(labels):
                 raise ValueError(
-                    f"two of the {axis} have the same name: {labels}; give each its own `name:`"
+                    f"two of the {axis} have the same name: {twice}; give each its own `name:`"
                 )
         if bool(self.targets) != bool(self.methods or self.scores):
             raise ValueError(
@@ -306,8 +308,9 @@ class Recipe(Settings):
         self._check_sources()
         if self.shortlist is not None:
             self._check_shortlist(self.shortlist)
+        subsets = {subset.name for subset in self.subsets}
         for name in self.evaluate.common or ():
-            if name not in [subset.name for subset in self.subsets]:
+            if name not in subsets:
                 raise ValueError(f"evaluate.common names {name}, which is not one of the subsets")
         self._check_selection()
         needs_reference = any(subset.needs_ranking == "reference" for subset in self.subsets)
@@ -331,7 +334,7 @@ class Recipe(Settings):
 
     def _check_selection(self) -> None:
         """Check that selections name targets of the recipe, and that their settings are used."""
-        labels = [target.label for target in self.targets]
+        labels = dict.fromkeys(target.label for target in self.targets)
         for subset in self.subsets:
             for name in subset.selection_targets:
                 if name not in labels:

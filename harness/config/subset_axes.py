@@ -12,11 +12,14 @@ that is only a name in braces becomes the value itself, so that a number remains
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
+from harness.config.products import too_many
 from writers.errors import UserError
 
 EACH = "each"
+MAX_SUBSETS = 10_000  # of one entry
 _NAME = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -31,7 +34,8 @@ def expand(entries: Sequence[Any], targets: Sequence[str]) -> tuple[list[Any], l
         The entries, and for each the index of the one that it is made from.
 
     Raises:
-        UserError: `each` is no mapping of lists, or a name in braces is none of its keys.
+        UserError: `each` is no mapping of lists, a name in braces is none of its keys, or the
+            combinations are too many.
     """
     expanded: list[Any] = []
     origins: list[int] = []
@@ -46,6 +50,9 @@ def expand(entries: Sequence[Any], targets: Sequence[str]) -> tuple[list[Any], l
             raise UserError(
                 f"each: {min(unused)} has no effect: the subset has no {{{min(unused)}}}."
             )
+        lengths = {name: len(values) for name, values in axes.items()}
+        if (count := prod(lengths.values())) > MAX_SUBSETS:
+            raise UserError(f"each: makes {too_many(count, 'subsets', lengths, MAX_SUBSETS)}.")
         for values in product(*axes.values()):
             expanded.append(_filled(rest, dict(zip(axes, values, strict=True))))
             origins.append(index)

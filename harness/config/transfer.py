@@ -6,17 +6,21 @@ extends `MethodSettings` or `TransferSettings`; `harness.config.methods` finds i
 
 import json
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.config.base import JSON, Count, NotNegative, Positive, Settings
+from harness.config.base import JSON, Count, NotNegative, Positive, Settings, repeated
+from harness.config.products import too_many
 from harness.config.train import ScheduleSettings, TrainSettings
 
 BnStats = Literal["frozen", "update"]
 Whole = Annotated[int, Field(ge=0)]
 Crop = Annotated[float, Field(gt=0, le=1)]
 Role = Literal["model", "features"]
+FANNED_OUT = ("per_class", "steps")  # a list of values makes one stage per value
+MAX_POINTS = 10_000  # of a grid: they are listed in 0.4 s
 
 
 class GridSettings(Settings):
@@ -30,8 +34,8 @@ class GridSettings(Settings):
     @model_validator(mode="after")
     def _check_values(self) -> Self:
         for axis, values in self.axes().items():
-            if len(set(values)) != len(values):
-                raise ValueError(f"the axis {axis} names a value twice: {list(values)}")
+            if twice := repeated(values):
+                raise ValueError(f"the axis {axis} names a value twice: {twice}")
         return self
 
     def axes(self) -> dict[str, tuple[float | str, ...]]:
@@ -91,7 +95,7 @@ class HalvingSettings(Settings):
     """
 
     factor: Annotated[int, Field(ge=2)] = 3
-    rungs: Annotated[int, Field(ge=2)] = 3
+    rungs: Annotated[int, Field(ge=2, le=20)] = 3
 
 
 class Reduced(Settings):
@@ -235,14 +239,18 @@ class TransferSettings(MethodSettings, TrainSettings):
 
     @model_validator(mode="after")
     def _check_grid(self) -> Self:
-        if len(set(self.lrs)) != len(self.lrs):
-            raise ValueError(f"lrs names a value twice: {list(self.lrs)}")
+        if twice := repeated(self.lrs):
+            raise ValueError(f"lrs names a value twice: {twice}")
         if (
             self._sets_weight_decay
             and "optimizer" in self.model_fields_set
             and "weight_decay" in self.optimizer.model_fields_set
         ):
             raise ValueError("optimizer.weight_decay has no effect: an axis of the grid sets it")
+        lengths = {axis: len(values) for axis, values in self.grid.axes().items()}
+        lengths["lr"] = len(self.rates)
+        if (count := prod(lengths.values())) > MAX_POINTS:
+            raise ValueError(f"the grid has {too_many(count, 'points', lengths, MAX_POINTS)}")
         return self
 
     @property

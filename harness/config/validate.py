@@ -1,14 +1,15 @@
 """Validate a recipe's plain values; one error lists every mistake with file, line and fix."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config import axes, pretrain_presets, subset_axes, transfer_presets
+from harness.config import axes, limits, pretrain_presets, subset_axes, transfer_presets
 from harness.config.data import DataSettings
 from harness.config.explain import Place, explain, lower_first, method_name, place_of, recipe_place
 from harness.config.methods import PACKAGE as METHODS
@@ -21,6 +22,8 @@ from writers.errors import UserError
 from writers.subset.spec import SubsetSpec
 
 Origin = Callable[[Place], str]  # place in the recipe -> file:line
+MAX_MISTAKES = 30  # that are listed
+MAX_UNKNOWN = 5  # unknown values of an entry of `exclude` or `include` that are listed
 
 
 def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = None) -> Recipe:
@@ -35,6 +38,8 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
         UserError: has one line per mistake.
     """
     values, origin = _with_subsets_of_each(values, origin)
+    if too_long := [((name,), what) for name, what in limits.too_long(values)]:
+        raise _error(too_long, origin)
     mistakes = [*_wrong_names(values), *_wrong_subsets(values)]
     values, wrong_presets = _with_presets(values)
     mistakes += wrong_presets
@@ -62,6 +67,7 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
         if not mistakes:
             mistakes.append(((), str(error).replace("\n", " ")))
     if recipe is not None:
+        _check_size(recipe, mistakes, origin)
         mistakes += [
             *_without_effect(recipe, origin),
             *_wrong_points(recipe),
@@ -79,11 +85,24 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
                 )
             )
         recipe = _without_patterns(recipe, mistakes, names_folder)
+        _check_size(recipe, mistakes, origin)
     if mistakes or recipe is None:
-        raise UserError(
-            "\n".join(dict.fromkeys(_line(place, what, origin) for place, what in mistakes))
-        )
+        raise _error(mistakes, origin)
     return recipe
+
+
+def _check_size(recipe: Recipe, mistakes: list[tuple[Place, str]], origin: Origin) -> None:
+    """Raise UserError if the recipe is too large for the checks that visit its points."""
+    if (problem := limits.check(recipe)) is not None:
+        raise _error([*mistakes, ((), f"the recipe has {problem}.")], origin)
+
+
+def _error(mistakes: Sequence[tuple[Place, str]], origin: Origin) -> UserError:
+    """List mistakes, one per line, each once."""
+    lines = list(dict.fromkeys(_line(place, what, origin) for place, what in mistakes))
+    if (left_out := len(lines) - MAX_MISTAKES) > 1:
+        lines = [*lines[:MAX_MISTAKES], f"{left_out:,} more mistakes are not listed."]
+    return UserError("\n".join(lines))
 
 
 def _with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[str, Any], Origin]:
@@ -315,7 +334,10 @@ def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
     mistakes: list[tuple[Place, str]] = []
     for key in ("exclude", "include"):
         for number, entry in enumerate(getattr(recipe, key)):
-            for axis, value, known in axes.unknown_values(recipe, entry, added=key == "include"):
+            if len(mistakes) > MAX_MISTAKES:
+                return mistakes
+            unknown = axes.unknown_values(recipe, entry, added=key == "include")
+            for axis, value, known in islice(unknown, MAX_UNKNOWN):
                 error = names.unknown(f"{axis} of this recipe", str(value), map(str, known))
                 mistakes.append(((key, number, axis), f"{lower_first(error.message)} {error.hint}"))
     if not mistakes:

@@ -7,13 +7,12 @@ from typing import Any
 from harness.config import grid
 from harness.config.data import DataSettings
 from harness.config.recipe import Recipe
-from harness.config.transfer import MethodSettings
+from harness.config.transfer import FANNED_OUT, MethodSettings
 from harness.matrix.features_and_scores import Features
 from harness.matrix.stage import SharedConfig, Stage
 from loaders import interpolation
 
 JSON = dict[str, Any]
-FANNED_OUT = ("per_class", "steps")  # a list of values makes one stage per value
 # Axes of a model that remain for a method that uses none of its weights.
 SOURCE_AXES = ("arch", "seed")
 

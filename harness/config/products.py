@@ -1,0 +1,28 @@
+"""Descriptions of lists whose lengths multiply to too many combinations."""
+
+from collections.abc import Mapping
+
+Lengths = Mapping[str, int]  # name of a list -> number of its values
+
+MAX_SHOWN = 4  # lists in a message
+
+
+def too_many(count: int, what: str, lengths: Lengths, limit: int) -> str:
+    """Describe a product that is too large, with its longest lists.
+
+    Args:
+        count: the product.
+        what: what is counted, in the plural.
+        lengths: the lists.
+        limit: the largest number that is accepted.
+    """
+    longest = sorted(
+        ((length, name) for name, length in lengths.items() if length > 1),
+        key=lambda pair: -pair[0],
+    )
+    shown = " x ".join(f"{length:,} {name}" for length, name in longest[:MAX_SHOWN])
+    more = " x ..." if len(longest) > MAX_SHOWN else ""
+    return (
+        f"{count:,} {what}, and at most {limit:,} are possible; the largest factors are "
+        f"{shown}{more}"
+    )

@@ -3,8 +3,37 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def other_kind(path: Path) -> str | None:
+    """Return what a path is, such as "a pipe"; None if it is a regular file, or absent."""
+    try:
+        mode = path.expanduser().stat().st_mode
+    except (OSError, RuntimeError, ValueError):  # opening it reports what is wrong
+        return None
+    return next((kind for is_kind, kind in KINDS if is_kind(mode)), None)
+
+
+def no_file(path: str | Path, what: str = "file") -> str:
+    """Describe a path that is not a regular file, in a sentence.
+
+    Args:
+        path: as the user wrote it.
+        what: what the file would be, such as "recipe".
+    """
+    kind = other_kind(Path(path))
+    return f"{path} is {kind}, not a file." if kind else f"There is no {what} {path}."
 
 
 def open_regular(path: Path, buffering: int = -1) -> BinaryIO:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from harness.cli import completion
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
 set_option = click.option(
@@ -21,7 +22,7 @@ set_option = click.option(
 json_option = click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(folder=False),
     metavar="FILE",
     help="Write the measurements to FILE, rounds as they end.",
 )
@@ -53,6 +54,21 @@ def batch_size_option(default: int) -> Callable[[Callable[..., Any]], Callable[.
     )
 
 
+def _folder_option(name: str, content: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        f"--{name}-dir",
+        type=PathType(file=False),
+        envvar=f"HARNESS_{name.upper()}",
+        default=f"./{name}",
+        metavar="DIR",
+        show_envvar=True,
+        help=f"Folder of {content}.",
+    )
+
+
+data_option = _folder_option("data", "betons")
+
+
 def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add RECIPE and --set, passed as `recipe_name` and `overrides`."""
     argument = click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
@@ -62,7 +78,9 @@ def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --data-dir, --raw-dir and --runs-dir, passed as one argument `folders`."""
 
-    def with_folders(*args: Any, data_dir: str, raw_dir: str, runs_dir: str, **options: Any) -> Any:
+    def with_folders(
+        *args: Any, data_dir: Path, raw_dir: Path, runs_dir: Path, **options: Any
+    ) -> Any:
         return command(*args, folders=Folders.resolve(data_dir, raw_dir, runs_dir), **options)
 
     with_folders.__name__, with_folders.__doc__ = command.__name__, command.__doc__
@@ -72,13 +90,5 @@ def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ("raw", "raw downloads"),
         ("data", "betons"),
     ):
-        option = click.option(
-            f"--{name}-dir",
-            envvar=f"HARNESS_{name.upper()}",
-            default=f"./{name}",
-            metavar="DIR",
-            show_envvar=True,
-            help=f"Folder of {content}.",
-        )
-        with_folders = option(with_folders)
+        with_folders = _folder_option(name, content)(with_folders)
     return with_folders

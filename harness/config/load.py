@@ -21,11 +21,13 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from harness.config.explain import lower_first
 from harness.config.recipe import Recipe
 from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
 from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
+from writers.regular_file import no_file
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes with a bare name
@@ -93,7 +95,7 @@ def find(path_or_name: str | Path) -> Path:
         hint = f"Recipes in {FOLDER}: {', '.join(available())}."
         near = names.nearest(path.stem, available())
         raise UserError(
-            f"There is no recipe {path}.", f"Did you mean {' or '.join(near)}?" if near else hint
+            no_file(path, "recipe"), f"Did you mean {' or '.join(near)}?" if near else hint
         )
     if path.name not in available():
         raise names.unknown("recipe", path.name, available())
@@ -126,7 +128,7 @@ def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
     if not base_path.is_file():
         if base_path.suffix in (".yaml", ".yml"):
             raise UserError(
-                f"{origin}: base: there is no file {base_path}.",
+                f"{origin}: base: {lower_first(no_file(base_path))}",
                 "A path is relative to the file that names it.",
             )
         try:
@@ -228,7 +230,7 @@ def _parse_file(path: Path) -> Tree:
         place = f"{shown}:{error.line}:" if error.line else f"{shown} cannot be read as YAML:"
         raise UserError(f"{place} {error}.") from error
     except OSError as error:
-        raise UserError(f"{shown} cannot be read as YAML: {error}") from error
+        raise UserError(f"{shown} cannot be read as YAML: {error.strerror or error}.") from error
     if not isinstance(document, CommentedMap):
         raise UserError(
             f"{shown}: a recipe is a mapping of settings.", "See recipes/demo.yaml for an example."

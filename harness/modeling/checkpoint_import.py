@@ -51,10 +51,10 @@ def import_checkpoint(
     """
     if not all(map(math.isfinite, (eps, *(mean or ()), *(std or ())))) or min(std or (1,)) <= 0:
         raise UserError("eps, mean and std are finite numbers, and std is above 0.")
+    names = _names(classes) if classes is not None else ()
     checkpoint = state_dicts.read(path, average=average)
     layout = checkpoint_layouts.recognize(checkpoint.tensors)
     weights = checkpoint.tensors if part is None else _only(checkpoint.tensors, part)
-    names = _names(classes) if classes is not None else ()
     model, network = _build(arch, max(len(names), 1))
     has_head = classes is not None
     own = _expected_shapes(model, network, has_head)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from writers import names
 from writers.errors import UserError
-from writers.regular_file import read_regular
+from writers.regular_file import no_file, read_regular
 from writers.subset.lists import MAX_LIST_BYTES
 from writers.subset.ranking import Ranking
 from writers.subset.scores import ScoreRequest, Scores
@@ -123,7 +123,7 @@ def existing_file(path: str) -> Path:
     """Raise UserError if the file does not exist."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise UserError(no_file(path))
     return file
 
 

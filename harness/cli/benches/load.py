@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
-from harness.cli.options import json_option
+from harness.cli.options import data_option, json_option
+from harness.cli.path_types import PathType
 
 if TYPE_CHECKING:
     from harness.cli.benches._record import Goal, Ratio
@@ -45,7 +46,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 @click.command(short_help="Loaders: ours against stock FFCV, torchvision, DALI and others.")
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=PathType(exists=True, file=False),
     metavar="DIR",
     help="A folder of JPEG files. Default: photo tiles, made by benchmarks/photo_tiles.py.",
 )
@@ -122,7 +123,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder that keeps betons and shards of the corpus between runs. "
     "Default: bench_load in the data folder.",
@@ -143,18 +144,11 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 @click.option(
     "--plot",
     "plot_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(folder=False),
     metavar="FILE.png",
     help="Write a bar chart of the rates.",
 )
-@click.option(
-    "--data-dir",
-    envvar="HARNESS_DATA",
-    default="./data",
-    metavar="DIR",
-    show_envvar=True,
-    help="Folder of betons.",
-)
+@data_option
 def command(
     corpus: Path | None,
     subsampling: str | None,
@@ -173,7 +167,7 @@ def command(
     json_file: Path | None,
     time_limit_s: float | None,
     plot_file: Path | None,
-    data_dir: str,
+    data_dir: Path,
 ) -> None:
     """Load uint8 batches as fast as possible, every contender in turn, round after round.
 
@@ -200,7 +194,7 @@ def command(
             "This benchmark needs benchmarks/, which is part of the source and not of the package.",
             "Run it in a checkout.",
         )
-    scratch = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
+    scratch = (scratch or data_dir / "bench_load").expanduser().resolve()
     photos = link_corpus(corpus.resolve() if corpus else make_photo_tiles(scratch), scratch)
     if subsampling is not None:
         photos = recode_corpus(photos, subsampling)

@@ -7,7 +7,8 @@ import click
 
 from harness.cli.benches._matrix_runs import MatrixRuns
 from harness.cli.benches._rounds import time_limit_option
-from harness.cli.options import json_option, set_option
+from harness.cli.options import data_option, json_option, set_option
+from harness.cli.path_types import PathType
 
 if TYPE_CHECKING:
     from harness.cli.benches._rounds import Measured
@@ -57,20 +58,13 @@ MAX_PLAN_S = 1.0
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder to run in; removed at the end. Default: bench_matrix in the data folder.",
 )
 @json_option
 @time_limit_option
-@click.option(
-    "--data-dir",
-    envvar="HARNESS_DATA",
-    default="./data",
-    metavar="DIR",
-    show_envvar=True,
-    help="Folder of betons.",
-)
+@data_option
 def command(
     recipe_name: str,
     overrides: tuple[str, ...],
@@ -83,7 +77,7 @@ def command(
     scratch: Path | None,
     json_file: Path | None,
     time_limit_s: float | None,
-    data_dir: str,
+    data_dir: Path,
 ) -> None:
     """Measure what the system adds to the stages' own work. Prints Markdown.
 
@@ -103,7 +97,7 @@ def command(
 
     deadline = deadline_in(time_limit_s)
     everything = not (overhead or finished or packing)
-    scratch = (scratch or Path(data_dir) / "bench_matrix").expanduser().resolve()
+    scratch = (scratch or data_dir / "bench_matrix").expanduser().resolve()
     runs = MatrixRuns(recipe_name, overrides, scratch, jobs)
     device = "cuda:0" if environment.gpu_names() else "cpu"
     results: dict[str, Any] = {}

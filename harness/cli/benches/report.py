@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from harness.cli.options import json_option, set_option
+from harness.cli.path_types import PathType
 
 # Largest acceptable values.
 MAX_REPORT_S = 60.0
@@ -60,7 +61,7 @@ class ReportCost:
 @set_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Keep the report in DIR.",
 )

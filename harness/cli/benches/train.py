@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._training_rounds import training_options
+from harness.cli.options import data_option
+from harness.cli.path_types import PathType
 
 if TYPE_CHECKING:
     from harness.cli.benches._record import Goal
@@ -45,7 +47,7 @@ MIN_SPEEDUP_OVER_PLAIN = 1.15
 )
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=PathType(exists=True, file=False),
     metavar="DIR",
     help="A folder of JPEG files for --fed. Default: photo tiles, made on first use.",
 )
@@ -72,24 +74,17 @@ MIN_SPEEDUP_OVER_PLAIN = 1.15
 @click.option(
     "--trace",
     "trace_folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder for a trace of a few steps of ours, for chrome://tracing.",
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder that keeps the beton of the corpus. Default: bench_load in the data folder.",
 )
-@click.option(
-    "--data-dir",
-    envvar="HARNESS_DATA",
-    default="./data",
-    metavar="DIR",
-    show_envvar=True,
-    help="Folder of betons.",
-)
+@data_option
 def command(
     arch: str,
     resolution: int,
@@ -109,7 +104,7 @@ def command(
     threads: str | None,
     trace_folder: Path | None,
     scratch: Path | None,
-    data_dir: str,
+    data_dir: Path,
 ) -> None:
     """Measure training in images/s on one batch that is repeated. Contenders alternate in rounds.
 
@@ -192,7 +187,7 @@ def command(
             add(fed_mode)  # first: what fed steps are compared with
             longest = max(num_steps, WARM_UP_STEPS, 0 if deadline is None else 1 + SIZING_STEPS)
             num_images = batch_size * (FED_WARM_UP_STEPS + longest)
-            folder = (scratch or Path(data_dir) / "bench_load").expanduser().resolve()
+            folder = (scratch or data_dir / "bench_load").expanduser().resolve()
             for name, (what, step, round_) in fed_steps(
                 fed_by,
                 corpus,

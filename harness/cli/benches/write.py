@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
-from harness.cli.options import json_option
+from harness.cli.options import data_option, json_option
+from harness.cli.path_types import PathType
 
 if TYPE_CHECKING:
     from harness.cli.benches._record import Goal
@@ -31,7 +32,7 @@ WHEN = {
 @click.command(short_help="Writers: ours against FFCV's own, and copies against cp.")
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=PathType(exists=True, file=False),
     metavar="DIR",
     help="A folder of JPEG files. Default: photo tiles, made by benchmarks/photo_tiles.py.",
 )
@@ -64,20 +65,13 @@ WHEN = {
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder on the disk to measure. Default: bench_write in the data folder.",
 )
 @json_option
 @time_limit_option
-@click.option(
-    "--data-dir",
-    envvar="HARNESS_DATA",
-    default="./data",
-    metavar="DIR",
-    show_envvar=True,
-    help="Folder of betons.",
-)
+@data_option
 def command(
     corpus: Path | None,
     against: str,
@@ -87,7 +81,7 @@ def command(
     scratch: Path | None,
     json_file: Path | None,
     time_limit_s: float | None,
-    data_dir: str,
+    data_dir: Path,
 ) -> None:
     """Write the corpus as a beton in every encoding, and copy classes from a larger beton.
 
@@ -105,7 +99,7 @@ def command(
     from writers.jpeg import native
 
     deadline = deadline_in(time_limit_s)
-    scratch = (scratch or Path(data_dir) / "bench_write").expanduser().resolve()
+    scratch = (scratch or data_dir / "bench_write").expanduser().resolve()
     folder = corpus.resolve() if corpus else make_photo_tiles(scratch)
     work = WriteRounds(
         link_corpus(folder, scratch), scratch, threads or environment.num_cores(), copies

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.path_types import PathType
+
 if TYPE_CHECKING:
     from writers.labels.settings import LabelTable
 
@@ -15,7 +17,7 @@ OPTIONS = (
         "--labels",
         "label_files",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=PathType(),
         metavar="CSV|JSON|PARQUET",
         help="Table of the images' labels, instead of class folders: a row per image with its file "
         "name and label. May be repeated, such as for train.csv and val.csv.",

@@ -23,14 +23,16 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     from harness.modeling.pretrained import load_pretrained
     from writers import names
     from writers.errors import UserError
+    from writers.regular_file import no_file
 
     path = Path(name).expanduser()
     if path.is_file():
         return classifier.load(path)
     if path.suffix in WEIGHT_ENDINGS or name.startswith((".", "~", "/")):
-        near = names.nearest(path.name, [file.name for file in path.parent.glob("*.pt")])
+        files = [file.name for file in path.parent.glob("*.pt") if file.is_file()]
+        near = names.nearest(path.name, files)
         raise UserError(
-            f"There is no model file {name}.",
+            no_file(name, "model file"),
             f"Did you mean {' or '.join(near)}?"
             if near
             else "Give a model.pt, or a model's name; see harness ls models.",

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import folder_options
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 from writers.split_names import SPLITS
 
@@ -15,7 +16,7 @@ from writers.split_names import SPLITS
     nargs=-1,
     required=True,
     metavar="FILE...",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, folder=False),
 )
 @click.option(
     "--split",
@@ -31,7 +32,7 @@ from writers.split_names import SPLITS
 @click.option("--name", help="Name of the dataset. Default: name of the file's folder.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder that gets a link to the beton, with the manifest next to it. Default: the file's "
     "own folder.",

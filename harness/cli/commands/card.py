@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.path_types import PathType
+
 
 @click.command(short_help="Write the dataset card of betons: content, source, digests, license.")
 @click.argument(
@@ -11,11 +13,11 @@ import click
     nargs=-1,
     required=True,
     metavar="FILE...",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, folder=False),
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(folder=False),
     metavar="FILE",
     help="Write the card to this file, such as README.md. Default: print it.",
 )

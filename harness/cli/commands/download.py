@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.path_types import PathType
+
 if TYPE_CHECKING:
     from writers.dataset import DatasetSpec, Download
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("datasets", nargs=-1, required=True, metavar="NAME...|all")
 @click.option(
     "--root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     envvar="HARNESS_RAW",
     default="./raw",
     metavar="DIR",

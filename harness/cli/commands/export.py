@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import folder_options
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ FORMATS = ("torchvision", "timm", "onnx")
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder to write.",
 )
@@ -87,13 +88,14 @@ def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | N
     from harness.runner import result
     from writers import names
     from writers.errors import UserError
+    from writers.regular_file import no_file
 
     path = Path(name).expanduser()
     if path.is_dir() and (path / "model.pt").is_file():
         path = path / "model.pt"
     looks_like_file = path.suffix == ".pt" or path.is_file()
     if looks_like_file and not path.is_file():
-        raise UserError(f"There is no file {path}.", "Give a stage, a model.pt, or a model's name.")
+        raise UserError(no_file(path), "Give a stage, a model.pt, or a model's name.")
     is_library_name = name.partition("/")[0] in ("torchvision", "timm")
     if looks_like_file or is_library_name or name in names.names("harness.modeling.archs"):
         model, about = load_model(str(path) if looks_like_file else name, folders)

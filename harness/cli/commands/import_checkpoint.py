@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from harness.cli.path_types import PathType
 from writers.text_names import printable
 
 MAX_NAMES = 8  # tensors listed
 
 
 @click.command(short_help="Convert a checkpoint of another program into a model.pt.")
-@click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("checkpoint", type=PathType(exists=True, folder=False))
 @click.option(
     "--arch",
     required=True,
@@ -21,7 +22,7 @@ MAX_NAMES = 8  # tensors listed
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(folder=False),
     metavar="FILE",
     help="File to write, such as model.pt.",
 )

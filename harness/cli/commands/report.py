@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import folder_options, recipe_argument
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder to write. Default: reports/<recipe> in the runs folder.",
 )

@@ -13,6 +13,7 @@ from harness.cli.options import (
     folder_options,
     resolution_option,
 )
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--source",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="DIR|TAR",
     help="Images of the dataset. Default: <dataset> or <dataset>.tar in the raw folder.",
 )

@@ -8,6 +8,7 @@ import click
 
 from harness.cli import completion
 from harness.cli.options import batch_size_option, device_option, resolution_option
+from harness.cli.path_types import PathType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ def command() -> None:
 @click.argument("name", metavar="NAME|FILE", shell_complete=completion.subsets)
 @click.option(
     "--beton",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, folder=False),
     metavar="FILE",
     help="Resolve on the classes and images of this beton. Default: on ImageNet's classes.",
 )
@@ -97,7 +98,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
 
 
 @command.command("make")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml")
+@click.argument("file", type=PathType(folder=False), metavar="FILE.yaml")
 @click.option(
     "--step",
     "steps",
@@ -108,7 +109,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
 )
 @click.option(
     "--beton",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, folder=False),
     metavar="FILE",
     help="Resolve on the classes and images of this beton. Default: on ImageNet's classes.",
 )
@@ -162,13 +163,13 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     required=True,
     multiple=True,
     metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, folder=False),
     help="A model.pt of a pretrain stage; may be repeated for models of different folds of train.",
 )
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path, exists=True),
+    type=PathType(exists=True),
     metavar="BETON|DIR",
     help="A beton with the model's classes, or a folder with one for the split.",
 )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from harness.cli.path_types import PathType
+
 
 def _parse_part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
     number, _, parts = text.partition("/")
@@ -20,7 +22,7 @@ def _parse_part(ctx: click.Context, parameter: click.Parameter, text: str) -> tu
     nargs=-1,
     required=True,
     metavar="FILE...",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, folder=False),
 )
 @click.option(
     "--part",

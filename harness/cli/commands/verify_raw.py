@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import folder_options
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
 
@@ -14,7 +15,7 @@ from harness.system.folders import Folders
 @click.argument("dataset", metavar="NAME")
 @click.option(
     "--source",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="DIR|TAR|ZIP",
     help="Images of the dataset. Default: its folder in the raw folder.",
 )

@@ -15,6 +15,7 @@ from harness.cli.options import (
     folder_options,
     resolution_option,
 )
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
@@ -48,21 +49,21 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--source-beton",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PathType(exists=True, folder=False),
     metavar="FILE",
     help="Train beton of the source, to count the images that are saved. Default: every class "
     "counts equally.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(folder=False),
     metavar="FILE.yaml",
     help="File of the subset. Default: <target>-<percent>.yaml in this folder.",
 )
 @click.option(
     "--csv",
     "csv_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(folder=False),
     metavar="FILE.csv",
     help="Also write the score of every class, for the step label_mapping: {by: FILE.csv}.",
 )
@@ -176,6 +177,7 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
     """
     from writers import names
     from writers.errors import UserError
+    from writers.regular_file import no_file, other_kind
 
     known = names.names("writers.datasets")
     path, name = Path(target).expanduser(), names.normalize(target)
@@ -186,6 +188,8 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
     for path in (folders.raw / target, folders.raw / f"{target}.tar"):
         if _has_images(path):
             return "folder", path
+    if other_kind(Path(target)):
+        raise UserError(no_file(target), "Name a folder, a tar, or a dataset.")
     near = names.nearest(target, known)
     raise UserError(
         f"There are no images at {target}, and no dataset of that name.",
@@ -194,7 +198,7 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
 
 
 def _has_images(path: Path) -> bool:
-    return path.is_dir() or (path.exists() and ".tar" in path.name)
+    return path.is_dir() or (path.is_file() and ".tar" in path.name)
 
 
 def _source_classes(surrogate: str, about: dict[str, Any]) -> list[str]:

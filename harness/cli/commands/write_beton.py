@@ -8,6 +8,7 @@ import click
 from harness.cli import completion
 from harness.cli.commands._label_options import label_options
 from harness.cli.options import folder_options
+from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     "--source",
     "sources",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="DIR|TAR|PARQUET",
     help="The images: class folders, directly or under train/, val/, test/; a tar or zip of these; "
     "ImageNet's official tars; Parquet or WebDataset shards, or a folder of them. May be repeated.",
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--from",
     "from_",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="BETON|DIR",
     help="Copy the subset from a beton, or from each beton of a folder, without decoding.",
 )
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file=False),
     metavar="DIR",
     help="Folder to write. Default: <dataset>-<subset> in the data folder.",
 )

@@ -1,0 +1,37 @@
+"""Types of options and arguments that are paths.
+
+A pipe would block a command, a device may never end, and neither can be replaced by a result.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from writers.regular_file import other_kind
+
+
+class PathType(click.Path):
+    """Path of a file or a folder, or of one that is still to be written, as `pathlib.Path`."""
+
+    def __init__(self, *, exists: bool = False, file: bool = True, folder: bool = True) -> None:
+        """Choose what is accepted.
+
+        Args:
+            exists: the path must exist.
+            file: a file is accepted.
+            folder: a folder is accepted.
+        """
+        super().__init__(exists=exists, file_okay=file, dir_okay=folder, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse pipes, sockets and devices."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        kind = other_kind(path)
+        if kind is not None and kind != "a folder":
+            wanted = {(True, False): "file", (False, True): "folder"}.get(
+                (self.file_okay, self.dir_okay), "file or folder"
+            )
+            self.fail(f"'{value}' is {kind}, not a {wanted}.", param, ctx)
+        return path

@@ -1,0 +1,189 @@
+"""Every path of every command: a pipe, a socket or a device is refused at once, and stays."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from harness.cli.main import cli, main
+from harness.cli.path_types import PathType
+
+# Words in the metavar of a text that may be a path.
+PATH_WORDS = ("DIR", "FILE", "TAR", "BETON", "CSV", "RECIPE", "SUBSET", "MODEL", "STAGE")
+# Name of a file that is taken for a path, by such a word.
+NAMES = {"RECIPE": "./s.yaml", "FILE.yaml": "s.yaml", "SUBSET": "./s.txt", "NAME|FILE": "./s.txt"}
+# Values of the parameters that commands require, by name.
+VALUES = {
+    "arch": "resnet10",
+    "checkpoint": "plain",
+    "checkpoints": "plain",
+    "data": "plain",
+    "dataset": "synthetic_patterns",
+    "datasets": "pets",
+    "file": "new.yaml",
+    "files": "plain",
+    "form": "timm",
+    "keep": "0.5",
+    "model": "efficientnet_lite0",
+    "model_name": "efficientnet_lite0",
+    "name": "in900",
+    "out": "new",
+    "recipe_name": "demo",
+    "stage": "pretrain",
+    "steps": "per_class: 1",
+    "surrogate": "efficientnet_lite0",
+    "target": "synthetic_patterns",
+}
+
+
+def commands(
+    group: click.Group, names: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*names, name))
+        elif command is not None:
+            yield (*names, name), command
+
+
+def is_path(parameter: click.Parameter) -> bool:
+    metavar = parameter.metavar or ""
+    return isinstance(parameter.type, click.Path) or any(word in metavar for word in PATH_WORDS)
+
+
+EVERY = [
+    pytest.param(names, command, parameter, id=f"{' '.join(names)} {parameter.name}")
+    for names, command in commands(cli)
+    for parameter in command.params
+    if is_path(parameter)
+]
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def unix_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def memory_of_a_process(path: Path) -> None:
+    path.symlink_to("/proc/self/mem")
+
+
+def arguments_with(command: click.Command, tested: click.Parameter, value: str) -> list[str]:
+    options, arguments = [], []
+    for parameter in command.params:
+        if parameter is not tested and not parameter.required:
+            continue
+        given = value if parameter is tested else VALUES[parameter.name or ""]
+        if isinstance(parameter, click.Argument):
+            arguments.append(given)
+        else:
+            options += [parameter.opts[-1], given]
+    return [*options, *arguments]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("names", "command", "parameter"), EVERY)
+def test_a_pipe_in_place_of_any_path_is_refused_and_stays(
+    names: tuple[str, ...],
+    command: click.Command,
+    parameter: click.Parameter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    Path("plain").write_text("plain")
+    metavar = parameter.metavar or ""
+    name = next((name for word, name in NAMES.items() if word in metavar), "./s.pt")
+    os.mkfifo(name)
+    with pytest.raises(SystemExit) as ended:
+        main([*names, *arguments_with(command, parameter, name)])
+    error = capfd.readouterr().err
+    assert ended.value.code == 2, error
+    assert 1 <= len(error.splitlines()) <= 2
+    if metavar != "STAGE":  # a name of stages, never a path
+        assert f"{Path(name)}" in error and "is a pipe" in error
+    assert Path(name).is_fifo()
+
+
+def test_paths_have_the_type_that_refuses_special_files():
+    plain = [case.id for case in EVERY if type(case.values[2].type) is click.Path]
+    assert plain == []
+
+
+@pytest.mark.parametrize("make", [pipe, unix_socket, device])
+def test_the_type_of_paths_accepts_files_and_folders_only(
+    make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    make(Path("special"))
+    Path("file").write_text("")
+    Path("folder").mkdir()
+    any_path = PathType()
+    assert [any_path.convert(name, None, None) for name in ("file", "folder", "absent")] == [
+        Path("file"),
+        Path("folder"),
+        Path("absent"),
+    ]
+    for refusing in (any_path, PathType(file=False), PathType(folder=False), PathType(exists=True)):
+        with pytest.raises(click.BadParameter, match=r"is a (pipe|socket|device), not a"):
+            refusing.convert("special", None, None)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [unix_socket, device, memory_of_a_process, Path.mkdir])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "s.yaml"],
+        ["plan", "base.yaml"],
+        ["subset", "show", "./s.txt"],
+        ["subset", "show", "./s.yaml"],
+        ["subset", "show", "ranking.yaml"],
+        ["subset", "show", "scores.yaml"],
+        ["subset", "show", "map.yaml"],
+        ["write-beton", "--source", "tree", "--labels", "s.csv"],
+        ["write-beton", "--source", "tree", "--labels", "s.json"],
+        ["write-beton", "--source", "tree", "--labels", "s.parquet"],
+        ["export", "./s.pt", "--format", "timm", "--out", "out"],
+    ],
+    ids=" ".join,
+)
+def test_special_files_in_place_of_texts_are_refused_in_one_line(
+    arguments: list[str],
+    make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    for ending in ("yaml", "txt", "csv", "json", "parquet", "pt"):
+        make(Path(f"s.{ending}"))
+    Path("tree/train/a").mkdir(parents=True)
+    Path("tree/train/a/0.jpg").write_bytes(b"")
+    Path("base.yaml").write_text("name: base\nbase: ./s.yaml\n")
+    Path("ranking.yaml").write_text("remove: {hardest: 1, by: ./s.csv}\n")
+    Path("scores.yaml").write_text("label_mapping: {by: ./s.csv, keep: 0.5}\n")
+    Path("map.yaml").write_text("granularity: {map: ./s.csv}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capfd.readouterr().err
+    assert ended.value.code == 2, error
+    assert 1 <= len(error.splitlines()) <= 2
+    assert any(
+        words in error
+        for words in ("is a", "not a regular file", "is not a file", "Input/output error")
+    ), error

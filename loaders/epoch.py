@@ -19,6 +19,7 @@ import torch
 from loaders.backend import Batch, Epoch, debug_fill
 from loaders.ffcv_parts import EpochIterator
 from writers.errors import UserError
+from writers.text_names import counted
 
 _POLL_S = 0.1  # interval of checks whether the other side has ended
 
@@ -111,8 +112,8 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                 samples = self.loader.samples
                 first, last = samples.indices[positions[[0, -1]]]
                 error.add_note(
-                    f"In the batch of samples {first} to {last}, {len(positions)} images, of "
-                    f"{samples.path}."
+                    f"In the batch of samples {first} to {last}, "
+                    f"{counted(len(positions), 'image')}, of {samples.path}."
                 )
             self.put(error)
 

@@ -29,6 +29,7 @@ from loaders.backend import Batch
 from loaders.plan import LoaderPlan, Order
 from writers import names
 from writers.errors import UserError
+from writers.text_names import counted
 
 Transform = Callable[[torch.Tensor, torch.Tensor], Batch]
 
@@ -259,8 +260,9 @@ class Loader:
         plan = self.plan
         return (
             f"Loader({str(plan.beton)!r}, batch_size={plan.batch_size}, "
-            f"resolution={plan.resolution}, order={plan.order!r}): {self.num_samples:,} images, "
-            f"{len(self.classes)} classes, {len(self):,} batches"
+            f"resolution={plan.resolution}, order={plan.order!r}): "
+            f"{counted(self.num_samples, 'image')}, {counted(len(self.classes), 'class')}, "
+            f"{counted(len(self), 'batch')}"
         )
 
 

@@ -24,7 +24,7 @@ from writers.beton.encoding import DCT, JPEG, RAW
 from writers.beton.store import Beton, damaged, has_fields_of, open_beton
 from writers.errors import UserError
 from writers.subset.spec import Subset
-from writers.text_names import preview
+from writers.text_names import counted, preview
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Samples:
         num_batches = self.num_batches(plan)
         if not 0 <= start_batch <= num_batches:
             raise UserError(
-                f"An epoch of {self.path} has {num_batches} batches; it cannot start at batch "
-                f"{start_batch}.",
+                f"An epoch of {self.path} has {counted(num_batches, 'batch')}; it cannot start at "
+                f"batch {start_batch}.",
                 "Batches are counted from 0. Resume an epoch with the plan that started it.",
             )
         if self.draws is not None:
@@ -139,7 +139,8 @@ class Samples:
         Skipping the whole batch would put this rank's steps out of step with the other ranks.
         """
         return UserError(
-            f"Each of the {num_images} images of a batch is damaged. {last.message}", last.hint
+            f"Every image of a batch is damaged ({counted(num_images, 'image')}). {last.message}",
+            last.hint,
         )
 
 
@@ -178,7 +179,8 @@ def open_samples(plan: LoaderPlan) -> Samples:
     # A rank without samples would have no batch, and the other ranks would wait for it.
     if len(indices) < plan.world_size:
         raise UserError(
-            f"{plan.beton}: the view has {len(indices)} samples for {plan.world_size} ranks.",
+            f"{plan.beton}: the view has {counted(len(indices), 'sample')} for {plan.world_size} "
+            "ranks.",
             "Use at most as many ranks as there are samples.",
         )
     ids, draws = beton.ids[indices], None
@@ -267,7 +269,8 @@ def _select_indices(plan: LoaderPlan, num_in_file: int) -> np.ndarray:
     outside = indices[(indices < 0) | (indices >= num_in_file)]
     if len(outside):
         raise UserError(
-            f"LoaderPlan.indices has sample {outside[0]}; {plan.beton} has {num_in_file} samples."
+            f"LoaderPlan.indices has sample {outside[0]}; {plan.beton} has "
+            f"{counted(num_in_file, 'sample')}."
         )
     return indices
 
@@ -290,15 +293,15 @@ def _relabel(
         return labels, classes
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise UserError(
-            f"{plan.beton} has labels from {labels.min()} to {labels.max()} for {len(classes)} "
-            "classes.",
+            f"{plan.beton} has labels from {labels.min()} to {labels.max()} for "
+            f"{counted(len(classes), 'class')}.",
             "Write it again with `harness write-beton`.",
         )
     if plan.labels is None:
         return labels.copy(), classes
     if len(plan.labels) != len(classes):
         raise UserError(
-            f"LoaderPlan.labels relabels {len(plan.labels)} classes; {plan.beton} has "
+            f"LoaderPlan.labels relabels {counted(len(plan.labels), 'class')}; {plan.beton} has "
             f"{len(classes)}."
         )
     table = np.array(plan.labels, np.int64)

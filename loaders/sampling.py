@@ -15,6 +15,7 @@ import numpy as np
 
 from writers.errors import UserError
 from writers.random_streams import random_words, sample_ids, seed_of
+from writers.text_names import counted
 
 UNIT = 2**32  # of a draw; N units of all weights fit in int64
 
@@ -149,7 +150,7 @@ def read_weights(
         used = [classes[label] for label in np.unique(labels)]
         if missing := [name for name in used if name not in known]:
             raise UserError(
-                f"{file} has no weight for {len(missing)} classes, such as {missing[0]}.",
+                f"{file} has no weight for {counted(len(missing), 'class')}, such as {missing[0]}.",
                 "Add a row for each class.",
             )
         of_classes: np.ndarray = np.array([known.get(name, 0.0) for name in classes])
@@ -160,7 +161,7 @@ def read_weights(
     found = listed[order[places]] == ids if len(listed) else np.zeros(len(ids), bool)
     if not found.all():
         raise UserError(
-            f"{file} has no weight for {int((~found).sum())} of {len(ids)} images.",
+            f"{file} has no weight for {int((~found).sum())} of the {counted(len(ids), 'image')}.",
             "Images are named <class>/<file name>, as in the folder that was written.",
         )
     weights_of_images: np.ndarray = numbers[order[places]]
@@ -192,7 +193,7 @@ def check_weights(weights: np.ndarray, num_samples: int) -> np.ndarray:
     if array.shape != (num_samples,) or array.dtype.kind not in "fiu":
         raise UserError(
             f"LoaderPlan.weights has {array.dtype} values of shape {array.shape}; the beton has "
-            f"{num_samples} samples, with one number each."
+            f"{counted(num_samples, 'sample')}, with one number each."
         )
     array = array.astype(np.float64)
     if not np.isfinite(array).all() or array.min(initial=0) < 0:

@@ -12,6 +12,7 @@ from writers.beton.store import Progress
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
 from writers.source import Example, Source
+from writers.text_names import counted
 
 AHEAD = 16  # images that each thread may be ahead of the report
 
@@ -94,10 +95,10 @@ def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> 
 def _count_problems(source: Source, spec: DatasetSpec, num_images: dict[str, int]) -> Iterator[str]:
     for split, num_found, expected in expected_images(spec, num_images, source.protocol):
         if num_found != expected:
-            yield f"{split} has {num_found:,} images; {expected:,} were published"
+            yield f"{split} has {counted(num_found, 'image')}; {expected:,} were published"
     num_classes = spec.classes(source.protocol)
     if num_classes not in (None, len(source.classes)):
-        yield f"it has {len(source.classes)} classes; {num_classes} were published"
+        yield f"it has {counted(len(source.classes), 'class')}; {num_classes} were published"
 
 
 def _class_problems(source: Source, counts: dict[str, list[int]]) -> Iterator[str]:

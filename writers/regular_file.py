@@ -25,15 +25,10 @@ def other_kind(path: Path) -> str | None:
     return next((kind for is_kind, kind in KINDS if is_kind(mode)), None)
 
 
-def no_file(path: str | Path, what: str = "file") -> str:
-    """Describe a path that is not a regular file, in a sentence.
-
-    Args:
-        path: as the user wrote it.
-        what: what the file would be, such as "recipe".
-    """
+def no_file(path: str | Path) -> str:
+    """Describe a path that is not a regular file, in a sentence."""
     kind = other_kind(Path(path))
-    return f"{path} is {kind}, not a file." if kind else f"There is no {what} {path}."
+    return f"{path} is {kind}, not a file." if kind else f"There is no file {path}."
 
 
 def open_regular(path: Path, buffering: int = -1) -> BinaryIO:

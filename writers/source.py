@@ -20,7 +20,7 @@ from writers.formats.files import Files
 from writers.found_images import FoundImages, Images, joined
 from writers.omissions import Omission, OmissionLog
 from writers.split_names import NO_SPLIT
-from writers.text_names import printable
+from writers.text_names import counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,8 +139,8 @@ def open_source(
         raise UserError(f"No image of {paths[0]} has a label.")
     if classes is not None and (unknown := sorted(there - set(classes) - set(exclude))):
         raise UserError(
-            f"{paths[0]} has images of {len(unknown)} classes that are not in {name}, such as "
-            f"{unknown[0]}.",
+            f"{paths[0]} has images of {counted(len(unknown), 'class')} that {name} lacks, "
+            f"such as {unknown[0]}.",
             f"Its classes are {classes[0]}, {classes[1]}, ...",
         )
     kept = [

@@ -54,6 +54,25 @@ def preview(names: Sequence[str], number: int = 5) -> str:
     return ", ".join(map(printable, names[:number])) + (", ..." if len(names) > number else "")
 
 
+def counted(number: int, noun: str, verbs: tuple[str, str] | None = None) -> str:
+    """Format a number with its noun: 1 image, 2,000 images, 3 classes, 0 entries.
+
+    Args:
+        number: the number.
+        noun: in the singular.
+        verbs: verb that follows, in the singular and the plural, such as ("has", "have").
+    """
+    if verbs is not None:
+        return f"{counted(number, noun)} {verbs[number != 1]}"
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{number:,} {noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}s"
+
+
 def shortened(text: str) -> str:
     """Cut the middle out of lines of more than MAX_LINE characters, such as those of long names."""
     if len(text) <= MAX_LINE:

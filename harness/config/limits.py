@@ -16,6 +16,7 @@ from harness.config.axes import PRETRAIN, AxisSelection, axes_of
 from harness.config.products import Lengths, too_many
 from harness.config.recipe import DEFAULT_FOLDS, Recipe
 from harness.config.transfer import FANNED_OUT, MethodSettings
+from writers.text_names import counted
 
 MAX_ENTRIES = 10_000  # of a list or mapping of the recipe, such as seeds
 MAX_STAGES = 500_000  # expanding takes about 30 s and 600 MB
@@ -44,7 +45,10 @@ def too_long(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """
     for name, value in values.items():
         if isinstance(value, list | dict) and len(value) > MAX_ENTRIES:
-            yield name, f"has {len(value):,} entries, and at most {MAX_ENTRIES:,} are possible."
+            yield (
+                name,
+                f"has {counted(len(value), 'entry')}, and at most {MAX_ENTRIES:,} are possible.",
+            )
 
 
 def check(recipe: Recipe) -> str | None:

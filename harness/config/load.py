@@ -27,7 +27,7 @@ from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
 from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
-from writers.regular_file import no_file
+from writers.regular_file import no_file, other_kind
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes with a bare name
@@ -95,7 +95,8 @@ def find(path_or_name: str | Path) -> Path:
         hint = f"Recipes in {FOLDER}: {', '.join(available())}."
         near = names.nearest(path.stem, available())
         raise UserError(
-            no_file(path, "recipe"), f"Did you mean {' or '.join(near)}?" if near else hint
+            no_file(path) if other_kind(path) else f"There is no recipe {path}.",
+            f"Did you mean {' or '.join(near)}?" if near else hint,
         )
     if path.name not in available():
         raise names.unknown("recipe", path.name, available())

@@ -20,6 +20,7 @@ from harness.config.zoo_names import is_pattern, matching
 from writers import names
 from writers.errors import UserError
 from writers.subset.spec import SubsetSpec
+from writers.text_names import counted
 
 Origin = Callable[[Place], str]  # place in the recipe -> file:line
 MAX_MISTAKES = 30  # that are listed
@@ -101,7 +102,10 @@ def _error(mistakes: Sequence[tuple[Place, str]], origin: Origin) -> UserError:
     """List mistakes, one per line, each once."""
     lines = list(dict.fromkeys(_line(place, what, origin) for place, what in mistakes))
     if (left_out := len(lines) - MAX_MISTAKES) > 1:
-        lines = [*lines[:MAX_MISTAKES], f"{left_out:,} more mistakes are not listed."]
+        lines = [
+            *lines[:MAX_MISTAKES],
+            f"{counted(left_out, 'more mistake', ('is', 'are'))} not listed.",
+        ]
     return UserError("\n".join(lines))
 
 

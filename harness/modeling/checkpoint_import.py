@@ -13,6 +13,7 @@ from harness.modeling.weight_matching import Match, largest_match
 from loaders.interpolation import interpolation_of_weights
 from writers.errors import UserError
 from writers.subset.spec import named
+from writers.text_names import counted
 
 
 def import_checkpoint(
@@ -168,8 +169,8 @@ def _head_problem(match: Match, own: dict[str, Any], head: set[str], num_classes
     if tuple(shape[:2]) == tuple(own[name]):
         return ""
     return (
-        f"{name} has {shape[0] if len(shape) else 0} classes {tuple(shape)}, and should be "
-        f"{tuple(own[name])} for {num_classes}"
+        f"{name} has {counted(shape[0] if len(shape) else 0, 'class')} {tuple(shape)}, and should "
+        f"be {tuple(own[name])} for {num_classes}"
     )
 
 
@@ -184,8 +185,8 @@ def _mismatch(
     shapes = [tuple(tensor.shape) for tensor in weights.values()]
     is_same_order = shapes == [tuple(shape) for shape in own.values()]
     return UserError(
-        f"The weights are not those of {arch}: {len(missing)} tensors are missing "
-        f"({', '.join(missing[:3])}), {len(match.left_out)} are unknown "
+        f"The weights are not those of {arch}: {counted(len(missing), 'tensor', ('is', 'are'))} "
+        f"missing ({', '.join(missing[:3])}), {len(match.left_out)} are unknown "
         f"({', '.join(match.left_out[:3])}).",
         "The shapes agree in order: use --by-order."
         if is_same_order

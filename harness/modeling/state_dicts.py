@@ -19,7 +19,7 @@ from harness.modeling import checkpoint_layouts
 from writers.errors import UserError
 from writers.raw_files import content_digest
 from writers.regular_file import open_regular
-from writers.text_names import first_line
+from writers.text_names import counted, first_line
 
 # Keys of a mapping of tensors in a file, in order of preference.
 WEIGHT_KEYS = (
@@ -101,8 +101,8 @@ def by_order(
     """
     if len(weights) != len(names_and_shapes):
         raise UserError(
-            f"The file has {len(weights)} tensors, and the model {len(names_and_shapes)}: "
-            "their order cannot be used.",
+            f"The file has {counted(len(weights), 'tensor')}, and the model "
+            f"{len(names_and_shapes)}: their order cannot be used.",
             "Check --arch, or match by name: leave out --by-order.",
         )
     for (name, tensor), (wanted, shape) in zip(
@@ -288,5 +288,7 @@ def _constant(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...] | N
     if name not in tensors:
         return None
     if (number := tensors[name].numel()) > MAX_CHANNELS:
-        raise UserError(f"The file's {name} has {number:,} values, more than channels of images.")
+        raise UserError(
+            f"The file's {name} has {counted(number, 'value')}, more than channels of images."
+        )
     return tuple(tensors[name].flatten().tolist())

@@ -24,6 +24,7 @@ from harness.config.zoo_names import LIBRARIES, available, split_weights, timm_l
 from harness.modeling.published_accuracy import timm_accuracy
 from writers import names
 from writers.errors import UserError
+from writers.text_names import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -354,8 +355,8 @@ def load_strictly(arch: str, module: nn.Module, weights: dict[str, Tensor]) -> N
     foreign = sorted(weights.keys() - own.keys())
     if lacking or foreign:
         raise UserError(
-            f"The weights are not those of {arch}: {len(lacking)} tensors are missing "
-            f"({', '.join(lacking[:3])}), "
+            f"The weights are not those of {arch}: "
+            f"{counted(len(lacking), 'tensor', ('is', 'are'))} missing ({', '.join(lacking[:3])}), "
             f"{len(foreign)} are unknown ({', '.join(foreign[:3])}).",
             "Give the architecture that was trained.",
         )

@@ -9,6 +9,7 @@ from harness.runner.gpu_packing import ResourceKey
 from harness.runner.launcher import LauncherSettings
 from harness.system import environment
 from writers.errors import UserError
+from writers.text_names import counted
 
 
 @dataclass
@@ -74,8 +75,8 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
     num_gpu_slots = len(gpus) * settings.jobs_per_gpu
     if gpus and settings.num_jobs is not None and settings.num_jobs > num_gpu_slots:
         raise UserError(
-            f"--jobs {settings.num_jobs}: the GPUs here run only {num_gpu_slots} stages at the "
-            "same time.",
+            f"--jobs {settings.num_jobs}: the GPUs here run only {counted(num_gpu_slots, 'stage')} "
+            "at the same time.",
             "Use --jobs-per-gpu N to let N stages share a GPU.",
         )
     num_cpu_slots = max(1, (num_cores if num_cores <= 4 else num_cores // 4) // num_gpus)

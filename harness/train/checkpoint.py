@@ -19,7 +19,7 @@ import torch
 from harness.system.atomic_write import write_atomically
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from writers.errors import UserError
-from writers.text_names import first_line
+from writers.text_names import counted, first_line
 
 NUM_KEPT = 2
 EVERY_S = 300.0
@@ -115,10 +115,11 @@ def latest_for_rank(checkpoints: Checkpoints) -> LoadedCheckpoint:
     states = loaded.state.get("ranks", [loaded.state])
     if len(states) != group.world_size:
         raise UserError(
-            f"{loaded.path} was written by {len(states)} processes, but there are now "
+            f"{loaded.path} was written by {counted(len(states), 'process')}, but there are now "
             f"{group.world_size}. Each process has its own random numbers, so the run cannot be "
             "continued exactly.",
-            f"Use {len(states)} processes, or delete {checkpoints.folder} to start again.",
+            f"Use {counted(len(states), 'process')}, or delete {checkpoints.folder} to start "
+            "again.",
         )
     own = states[group.rank]
     state = {

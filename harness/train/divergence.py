@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from writers.errors import UserError
+from writers.text_names import counted
 
 
 class DivergedError(UserError):
@@ -20,8 +21,8 @@ def check_finite_loss(loss: float, num_images: int) -> None:
     """
     if not math.isfinite(loss):
         raise DivergedError(
-            f"The loss over {num_images:,} images is {loss} in evaluation: the model's logits are "
-            "not finite.",
+            f"The loss over {counted(num_images, 'image')} is {loss} in evaluation: the model's "
+            "logits are not finite.",
             "If its training loss grew, lower the learning rate. Otherwise check the pixels and "
             "the loaded weights, run `harness doctor` to check the CPU's kernels, and use "
             "precision: float32.",

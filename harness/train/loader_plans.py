@@ -16,6 +16,7 @@ from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 from writers.errors import UserError
 from writers.random_streams import random_bits
+from writers.text_names import counted
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
@@ -151,8 +152,8 @@ def without_held_out(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
             else f"{spec['per_class']} images per class"
         )
         raise UserError(
-            f"With {held_out} held out, {num_lost} classes of {plan.beton.parent.name} have no "
-            "image left to train on.",
+            f"With {held_out} held out, {counted(num_lost, 'class', ('has', 'have'))} no image "
+            f"left to train on, of those of {plan.beton.parent.name}.",
             "Lower ranking.per_class." if "per_class" in spec else "Rank on val.",
         )
     return replace(plan, indices=np.flatnonzero(kept))

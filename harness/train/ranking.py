@@ -15,6 +15,7 @@ from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.errors import UserError
 from writers.subset.ranking import Ranking, rank
+from writers.text_names import counted
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def rank_classes(
         name for name, number in zip(classes, total.tolist(), strict=True) if number == 0
     ]:
         raise UserError(
-            f"{len(unseen)} classes have no image in {plan.beton.name} to rank them by, such as "
-            f"{unseen[0]}.",
+            f"{counted(len(unseen), 'class', ('has', 'have'))} no image in {plan.beton.name} to "
+            f"rank them by, such as {unseen[0]}.",
             "Enlarge val, or rank on a part of train: ranking: {split: held_out} in a recipe.",
         )
     accuracy = dict(zip(classes, (correct.double() / total).tolist(), strict=True))

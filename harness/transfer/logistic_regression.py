@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from harness.transfer.methods.logreg.settings import LAMBDAS
 from writers.errors import UserError
+from writers.text_names import counted
 
 MAX_GRADIENT = 1e-6  # per image
 MAX_GAP = 1e-7  # nats per image
@@ -149,7 +150,9 @@ class _Problem:
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         if len(features) != len(labels) or not len(features):
-            raise UserError(f"There are {len(features)} features and {len(labels)} labels.")
+            raise UserError(
+                f"There are {len(features)} features and {counted(len(labels), 'label')}."
+            )
         features = features.double()
         self.basis = torch.linalg.eigh(features.T @ features)[1]
         self.features = torch.cat(

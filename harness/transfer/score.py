@@ -23,6 +23,7 @@ import numpy as np
 
 from writers import names
 from writers.errors import UserError
+from writers.text_names import counted
 
 
 class Score(Protocol):
@@ -190,9 +191,8 @@ def _matrix(what: str, values: Any, labels: Any) -> np.ndarray:
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or len(matrix) != len(labels) or not len(matrix):
         raise UserError(
-            f"{what} have shape {matrix.shape} for {len(labels)} labels; "
-            f"{what} are [N, {'D' if what == 'features' else 'C'}] and labels [N], and N is at "
-            "least 1."
+            f"{what} have shape {matrix.shape} for {counted(len(labels), 'label')}; {what} are [N, "
+            f"{'D' if what == 'features' else 'C'}] and labels [N], and N is at least 1."
         )
     if not np.isfinite(matrix).all():
         raise UserError(

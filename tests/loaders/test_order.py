@@ -294,7 +294,7 @@ def test_damaged_images_are_left_out_and_counted_where_that_is_asked_for(tmp_pat
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in found)
     one_by_one = dataclasses.replace(plan, on_corrupt="skip", batch_size=1)
     with pytest.raises(
-        UserError, match=r"Each of the 1 images of a batch is damaged\. Sample 3 of"
+        UserError, match=r"Every image of a batch is damaged \(1 image\)\. Sample 3 of"
     ):
         batches_of(one_by_one)
 

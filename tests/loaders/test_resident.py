@@ -149,7 +149,7 @@ def test_a_damaged_image_is_an_error_or_left_out(tmp_path, as_on):
         assert list(ours.skipped) == list(theirs.skipped) == [4]
     with (
         open_loader(dataclasses.replace(skipping, batch_size=1)) as loader,
-        pytest.raises(UserError, match="Each of the 1"),
+        pytest.raises(UserError, match=r"Every image of a batch is damaged \(1 "),
     ):
         list(loader.epoch(0))
 

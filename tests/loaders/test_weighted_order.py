@@ -185,14 +185,14 @@ def test_weights_come_from_files(beton, tmp_path, monkeypatch):
     by_image.write_text("\n".join(["image,weight", *reversed(lines)]))
     assert (rows(weighted(beton, by_image)) == rows(weighted(beton, values))).all()
     by_image.write_text("\n".join(["image,weight", *lines[1:]]))
-    with pytest.raises(UserError, match=f"no weight for 1 of {N} images"):
+    with pytest.raises(UserError, match=f"no weight for 1 of the {N} images"):
         rows(weighted(beton, by_image))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("class,weight\nclass0,1\nclass1,1\nclass2,1\n", "no weight for 1 classes, such as class3"),
+        ("class,weight\nclass0,1\nclass1,1\nclass2,1\n", "no weight for 1 class, such as class3"),
         ("class,weight\nclass0,heavy\n", "not a number"),
         ("class,weight\nclass0,1\nclass0,2\n", "twice"),
         ("name,weight\nclass0,1\n", "has the columns name, weight"),

@@ -342,8 +342,7 @@ def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
         "not" in ended.stderr
     )
     assert (
-        "1 stages failed, 4 that need them did not run" in ended.stderr
-        and "Report:" in ended.stdout
+        "1 stage failed, 4 that need them did not run" in ended.stderr and "Report:" in ended.stdout
     )
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
     assert plan["kinds"] == {

@@ -11,7 +11,7 @@ from pathlib import Path
 from writers.beton.store import Manifest
 from writers.dataset import DatasetSpec, spec_of
 from writers.errors import UserError
-from writers.text_names import printable
+from writers.text_names import counted, printable
 
 MAX_CLASSES = 50  # longer tables of classes are folded
 # An underscore within a word is not markup.
@@ -155,7 +155,7 @@ def _classes(manifests: Sequence[Manifest]) -> str:
     table = _table(("label", "class", *(manifest.split for manifest in manifests)), rows)
     if len(rows) <= MAX_CLASSES:
         return table
-    return f"<details><summary>{len(rows):,} classes</summary>\n\n{table}\n\n</details>"
+    return f"<details><summary>{counted(len(rows), 'class')}</summary>\n\n{table}\n\n</details>"
 
 
 def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

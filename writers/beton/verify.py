@@ -15,6 +15,7 @@ from writers.beton.store import SMALL_FILE, Beton, Progress, has_fields_of, open
 from writers.dct import blob as dct
 from writers.errors import UserError
 from writers.jpeg import turbojpeg
+from writers.text_names import counted
 
 WINDOW_BYTES = 64 * 2**20  # bytes of the file read at once
 SAMPLES_AT_ONCE = 64  # samples per task of a thread
@@ -206,6 +207,10 @@ def _label_problems(beton: Beton) -> Iterator[str]:
         return
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
-        yield f"sample {outside[0]} has label {labels[outside[0]]}; there are {num_classes} classes"
+        first = outside[0]
+        yield (
+            f"sample {first} has label {labels[first]}; the beton has "
+            f"{counted(num_classes, 'class')}"
+        )
     elif np.bincount(labels, minlength=num_classes).tolist() != beton.manifest.class_counts:
         yield "its labels per class differ from the manifest"

@@ -27,7 +27,7 @@ from writers.errors import UserError
 from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
-from writers.text_names import preview
+from writers.text_names import counted, preview
 
 CREATED_BY = "harness writers 6"  # raise it if the same input would give other bytes
 IMAGES_AT_ONCE = 16  # images per task of a thread
@@ -96,8 +96,9 @@ def write_split(
         new.publish(manifest)
     if scaled and warn is not None:
         warn(
-            f"{len(scaled):,} images of {split} have values outside the usual ranges and were "
-            f"scaled, each by its own range: {', '.join(scaled[:3])}{', ...' * (len(scaled) > 3)}"
+            f"{split}: {counted(len(scaled), 'image')} with values outside the usual ranges "
+            f"{'was' if len(scaled) == 1 else 'were'} scaled, each by its own range: "
+            f"{', '.join(scaled[:3])}{', ...' * (len(scaled) > 3)}"
         )
     return manifest
 
@@ -191,7 +192,7 @@ def _write_samples(
         raise unreadable(offenders, new.out_file)
     if not layout.num_samples:
         raise UserError(
-            f"None of the {len(examples)} images of {source.name} can be read.",
+            f"None of the {counted(len(examples), 'image')} of {source.name} can be read.",
             skipped[0]["reason"],
         )
     if progress is not None:
@@ -323,7 +324,7 @@ def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
     if counts.any() and not (split == "train" and empty):
         return ""
     names = preview([subset.classes[label] for label in empty])
-    return f"{len(empty)} of its {len(subset.classes)} classes: {names}"
+    return f"{len(empty)} of its {counted(len(subset.classes), 'class')}: {names}"
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from writers.errors import UserError
 from writers.formats.files import Files, open_files
 from writers.formats.layout_search import find
 from writers.source import Example, Source, SplitSettings, carve, open_source
+from writers.text_names import counted
 
 ARCHIVE = "CLEVR_v1.0.zip"
 DOWNLOADS = (
@@ -78,7 +79,7 @@ def _examples(
             if not 0 <= label < len(classes):
                 raise UserError(
                     f"{files.where(names[scenes])}: the scene of {image} fits none of the "
-                    f"{len(classes)} classes.",
+                    f"{counted(len(classes), 'class')}.",
                     "Download CLEVR again: its scenes and images may be of different versions.",
                 )
             examples.append(

@@ -16,6 +16,7 @@ from writers.errors import UserError
 from writers.formats.arrays import ArrayFiles, array_examples, open_hdf5
 from writers.formats.layout_search import find, shares
 from writers.source import Source, SplitSettings, carve, open_source
+from writers.text_names import counted
 
 STEM = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64"
 DOWNLOADS = (
@@ -62,7 +63,9 @@ def open_dsprites(
         packed[done : done + len(slab)] = np.packbits(slab, axis=2)
         done += len(slab)
     if done != len(values):
-        raise UserError(f"{file} has {done} images for {len(values)} labels.", "Download it again.")
+        raise UserError(
+            f"{file} has {done} images for {counted(len(values), 'label')}.", "Download it again."
+        )
 
     def pixels(number: int) -> np.ndarray:
         return np.unpackbits(packed[number], axis=1) * np.uint8(255)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from writers.errors import UserError
 from writers.source import Example, ids_of
+from writers.text_names import counted
 
 VTAB = "vtab"
 NUM_TRAIN, NUM_VAL = 800, 200
@@ -30,7 +31,7 @@ def _few(
 ) -> list[Example]:
     if len(examples) < number:
         raise UserError(
-            f"VTAB takes {number} images of {what}, which has {len(examples)}.",
+            f"VTAB takes {counted(number, 'image')} of {what}, which has {len(examples)}.",
             "Increase the fraction of val."
             if what.startswith("val")
             else "Check that the dataset is complete: harness verify-raw NAME",

@@ -22,6 +22,7 @@ from writers.errors import UserError
 from writers.formats.layout_search import shares
 from writers.formats.split_lists import class_folders, open_lists
 from writers.source import Source, SplitSettings, carve
+from writers.text_names import counted
 
 SPEC = DatasetSpec(
     name="birdsnap",
@@ -79,7 +80,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
     ]
     if not there:
         raise UserError(
-            f"{path} has none of the {len(rows):,} images that images.txt lists.", SPEC.where
+            f"{path} has none of the {counted(len(rows), 'image')} that images.txt lists.",
+            SPEC.where,
         )
     if settings.protocol == "salman":
         source = lists.source(

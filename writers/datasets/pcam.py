@@ -11,6 +11,7 @@ from writers.errors import UserError
 from writers.formats.arrays import ArrayFiles, array_examples, open_hdf5
 from writers.formats.layout_search import check_labels, find, need
 from writers.source import Source, SplitSettings, open_source
+from writers.text_names import counted
 
 PREFIX = "camelyonpatch_level_2_split_"
 URL = "https://zenodo.org/record/2546921/files/"
@@ -74,7 +75,8 @@ def _load(path: Path, part: str) -> tuple[Any, list[int]]:
     images, labels = open_hdf5(files[0], "x"), open_hdf5(files[1], "y")[:].ravel().tolist()
     if images.dtype != "uint8" or images.shape[1:] != (96, 96, 3) or len(images) != len(labels):
         raise UserError(
-            f"{files[0]} has images {images.dtype} {images.shape} for {len(labels)} labels.",
+            f"{files[0]} has images {images.dtype} {images.shape} for "
+            f"{counted(len(labels), 'label')}.",
             "Download it again.",
         )
     check_labels(labels, 2, str(files[1]))

@@ -15,6 +15,7 @@ from writers.errors import UserError
 from writers.formats.arrays import ArrayFiles, array_examples
 from writers.formats.layout_search import check_labels, find, need
 from writers.source import Source, SplitSettings, carve, open_source
+from writers.text_names import counted
 
 URL = "http://ufldl.stanford.edu/housenumbers/"
 
@@ -73,7 +74,7 @@ def _load(file: Path) -> tuple[np.ndarray, list[int]]:
         images, labels = content["X"], content["y"].ravel().astype(int)
         if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
             raise ValueError(
-                f"its images are {images.dtype} {images.shape}, for {len(labels)} labels"
+                f"its images are {images.dtype} {images.shape}, for {counted(len(labels), 'label')}"
             )
     except Exception as error:  # scipy raises many types for a damaged file
         raise UserError(

@@ -8,6 +8,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from writers.text_names import counted
+
 MAX_BYTES = 2 * 2**20  # the parser takes about 10 s for one MB
 MAX_NODES = 200_000  # with each alias expanded
 MAX_DEPTH = 30
@@ -68,7 +70,9 @@ def parse_yaml(text: str) -> Any:
         if depth > MAX_DEPTH:
             raise BadYamlError("it is nested too deeply, or contains itself")
         if num_nodes > MAX_NODES:
-            raise BadYamlError(f"it has more than {MAX_NODES:,} values, with its aliases expanded")
+            raise BadYamlError(
+                f"it has more than {counted(MAX_NODES, 'value')}, with its aliases expanded"
+            )
         if isinstance(node, int) and node.bit_length() > MAX_BITS:
             raise BadYamlError(f"it has a number of more than {MAX_BITS:,} bits")
         waiting += [(child, depth + 1) for child in _children(node)]

@@ -11,6 +11,7 @@ from writers.errors import UserError
 from writers.formats.split_lists import with_own_splits
 from writers.random_streams import random_bits
 from writers.source import Example, Source, SplitSettings, carve, ids_of, open_source
+from writers.text_names import counted
 
 
 def first_of_each(
@@ -57,9 +58,8 @@ def first_of_each(
     for label, examples in sorted(by_class.items()):
         if len(examples) <= number:
             raise UserError(
-                f"Class {source.classes[label]} of {path} has {len(examples)} images; {number} are "
-                "needed for training "
-                "and at least one for test.",
+                f"Class {source.classes[label]} of {path} has {counted(len(examples), 'image')}; "
+                f"{number} are needed for training and at least one for test.",
                 f"Check that the dataset is complete: harness verify-raw {name}",
             )
         if drawn:

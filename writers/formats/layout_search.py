@@ -5,6 +5,7 @@ from pathlib import Path
 
 from writers.errors import UserError
 from writers.source import Example, SplitSettings, carve
+from writers.text_names import counted
 
 DEPTHS = ("", "*/", "*/*/")  # the folder itself, and folders added by archives and torchvision
 
@@ -49,6 +50,7 @@ def check_labels(labels: Sequence[int], num_classes: int, where: str) -> None:
     for number, label in enumerate(labels):
         if not 0 <= label < num_classes:
             raise UserError(
-                f"{where}: label {label} of image {number} is outside its {num_classes} classes.",
+                f"{where}: label {label} of image {number} is outside its "
+                f"{counted(num_classes, 'class')}.",
                 "Download it again.",
             )

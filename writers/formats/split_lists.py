@@ -13,6 +13,7 @@ from writers.formats.files import Files, JoinedFiles, open_files
 from writers.formats.image_formats import is_image
 from writers.formats.tars import looks_like_tar
 from writers.source import Example, Source, SplitSettings, carve, named_examples, open_source
+from writers.text_names import counted
 
 Listing = Sequence[tuple[str, str]]  # path of an image relative to the root, and its class
 ARCHIVE = re.compile(r"\.(tar\.gz|tgz|tar|zip)$")
@@ -98,7 +99,7 @@ class Lists:
                 and name[len(root) :].rpartition("/")[0] not in known
             ):
                 raise UserError(
-                    f"{self.files.where(name)} is in none of the {len(known)} classes.",
+                    f"{self.files.where(name)} is in none of the {counted(len(known), 'class')}.",
                     "Remove files that are not part of the dataset.",
                 )
 
@@ -109,8 +110,7 @@ class Lists:
             if class_name not in label:
                 raise UserError(
                     f"{self.prefix}{key} is listed under '{class_name}', which is not one of the "
-                    f"{len(label)} "
-                    "classes.",
+                    f"{counted(len(label), 'class')}.",
                     "Fetch its lists again.",
                 )
             if self.prefix + key not in self.names:
@@ -118,7 +118,7 @@ class Lists:
             images[key] = (class_name, key.rsplit("/", 1)[-1])
         if missing:
             raise UserError(
-                f"{len(missing)} of the {len(listing)} images of {split} are missing at "
+                f"{len(missing)} of the {counted(len(listing), 'image')} of {split} are missing at "
                 f"{self.where} "
                 f"The first is {self.prefix}{missing[0]}.",
                 "Check that the archive was unpacked completely.",

@@ -9,6 +9,7 @@ from writers.errors import UserError
 from writers.labels.rows import Table
 from writers.labels.settings import LabelTable
 from writers.labels.values import flag_of, is_missing
+from writers.text_names import counted
 
 # Names without spaces, dashes and underscores. A file name is more certain than an id.
 FILE_NAMES = (
@@ -130,7 +131,7 @@ def _named(table: Table, name: str) -> int:
     """Position of a column by its name. Raises UserError if there is not exactly one."""
     found = [at for at, column in enumerate(table.columns) if column == name]
     if len(found) != 1:
-        number = "no column" if not found else f"{len(found)} columns"
+        number = "no column" if not found else counted(len(found), "column")
         raise UserError(f"{table.path} has {number} {name}.", f"It has {table.listed()}.")
     return found[0]
 

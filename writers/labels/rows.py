@@ -17,7 +17,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.regular_file import open_regular
-from writers.text_names import first_line, preview
+from writers.text_names import counted, first_line, preview
 
 MAX_BYTES = 2**29  # of text: 25 million rows as short as the names of ImageNet's images
 MAX_ROWS = 25_000_000
@@ -178,7 +178,7 @@ def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
         names = file.schema_arrow.names
         if file.metadata.num_rows > MAX_ROWS:
             raise UserError(
-                f"{path} has {file.metadata.num_rows:,} rows, too many for labels.",
+                f"{path} has {counted(file.metadata.num_rows, 'row')}, too many for labels.",
                 "Name the table that has one row per image.",
             )
         read = [name for name in names if wanted(name) and names.count(name) == 1]

@@ -30,7 +30,7 @@ from writers.source import (
 )
 from writers.sources.tree import list_images
 from writers.split_names import NO_SPLIT, split_of
-from writers.text_names import normalized, printable
+from writers.text_names import counted, normalized, printable
 
 MAX_PROBLEMS = 20  # rows named in one error
 SEPARATORS = "|;"  # hardly part of a class's name
@@ -124,7 +124,9 @@ def _read_rows(table: Table, index: FileIndex, reading: _Reading) -> None:
         _refuse_unclear_separator(table, columns, reading.settings)
     where = f"{table.path.name}, " if len(reading.settings.files) > 1 else ""
     for number in table.ragged:
-        reading.refuse(f"{where}row {number}", f"it has other than {len(table.columns)} values")
+        reading.refuse(
+            f"{where}row {number}", f"it has other than {counted(len(table.columns), 'value')}"
+        )
     for number, values in table.rows:
         row = f"{where}row {number}"
         try:
@@ -182,7 +184,7 @@ def _labels(
         )
         reading.has_several = reading.has_several or len(present) != 1
         if settings.several is False and len(present) != 1:
-            raise ValueError(f"{len(present)} classes have a 1 instead of one")
+            raise ValueError(f"{counted(len(present), 'class')} have a 1 instead of one")
         return present
     given = [values[at] for at in columns.labels if not is_missing(values[at])]
     if not given:
@@ -201,7 +203,7 @@ def _labels(
                 labels[text_of(item)] = None
     reading.has_several = reading.has_several or len(columns.labels) > 1
     if settings.several is False and len(labels) != 1:
-        raise ValueError(f"it has {len(labels)} labels instead of one")
+        raise ValueError(f"it has {counted(len(labels), 'label')} instead of one")
     return tuple(labels)
 
 
@@ -316,7 +318,8 @@ def _unusable(reading: _Reading, table: LabelTable) -> UserError:
     return UserError(
         "\n".join(
             [
-                f"{reading.num_problems:,} rows of {' and '.join(table.files)} cannot be used:",
+                f"{counted(reading.num_problems, 'row')} of {' and '.join(table.files)} cannot be "
+                "used:",
                 *(f"  {problem}" for problem in reading.problems),
                 *([f"  and {more:,} more"] if more else []),
             ]

@@ -31,7 +31,7 @@ from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
 from writers.sources._label_lists import listed, with_lists
 from writers.split_names import NO_SPLIT, split_of
-from writers.text_names import MAX_PATH, first_line, normalized, preview
+from writers.text_names import MAX_PATH, counted, first_line, normalized, preview
 
 LAYOUT = (
     "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "
@@ -231,8 +231,8 @@ def _refuse_long_paths(metadata: Any, column: str, shard: Path) -> None:
     )
     if num_bytes > MAX_PATH * (metadata.num_rows + MAX_PATH):
         raise UserError(
-            f"{shard} has paths of {num_bytes:,} bytes in {metadata.num_rows:,} rows, more than "
-            "paths of files.",
+            f"{shard} has paths of {num_bytes:,} bytes in {counted(metadata.num_rows, 'row')}, "
+            "more than paths of files.",
             "Write it again without them.",
         )
 
@@ -240,7 +240,8 @@ def _refuse_long_paths(metadata: Any, column: str, shard: Path) -> None:
 def _without_label(shard: Path, labels: Sequence[Any], row: int) -> UserError:
     number = sum(label is None or label == "" for label in labels)
     return UserError(
-        f"{shard} has no label in {number} of {len(labels)} rows; the first is row {row}.",
+        f"{shard} has no label in {number} of the {counted(len(labels), 'row')}; the first is row "
+        f"{row}.",
         "Remove these rows, or label them -1 if they are to be left out.",
     )
 
@@ -297,7 +298,7 @@ def _namer(
     in_order = names if uses_schema else classes
     if not uses_schema and classes is not None and names is not None and len(names) != len(classes):
         raise UserError(
-            f"{shard} names {len(names)} classes, such as {names[0]}; the dataset has "
+            f"{shard} names {counted(len(names), 'class')}, such as {names[0]}; the dataset has "
             f"{len(classes)}, such as "
             f"{classes[0]}.",
             "Pass shards of that dataset.",
@@ -310,7 +311,7 @@ def _namer(
             return f"{label:04d}"
         if not 0 <= label < len(in_order):
             raise UserError(
-                f"{shard} has the label {label}; there are {len(in_order)} classes.",
+                f"{shard} has the label {label}; there are {counted(len(in_order), 'class')}.",
                 "Pass shards of that dataset.",
             )
         return in_order[label]

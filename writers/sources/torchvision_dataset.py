@@ -18,6 +18,7 @@ from PIL import Image
 
 from writers.errors import UserError
 from writers.source import Example, Source, below_class, named_examples
+from writers.text_names import counted
 
 LAYOUT = "from Python, any dataset of torchvision (writers/sources/torchvision_dataset.py)"
 
@@ -165,6 +166,7 @@ def _classes(dataset: VisionDataset, labels: Sequence[int]) -> list[str]:
     )
     if len(classes) < number:
         raise UserError(
-            f"{type(dataset).__name__} has {number} labels and names {len(classes)} classes."
+            f"{type(dataset).__name__} has {counted(number, 'label')} and names "
+            f"{counted(len(classes), 'class')}."
         )
     return classes

@@ -31,7 +31,7 @@ from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
 from writers.sources._label_lists import is_label, listed, number_or_name, with_lists
 from writers.split_names import NO_SPLIT, split_of
-from writers.text_names import MAX_PATH, normalized
+from writers.text_names import MAX_PATH, counted, normalized
 
 LAYOUT = (
     "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in "
@@ -176,7 +176,7 @@ def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str]
             return f"{label:04d}"
         if label >= len(names):
             raise UserError(
-                f"{where} has the label {label}; there are {len(names)} classes.",
+                f"{where} has the label {label}; there are {counted(len(names), 'class')}.",
                 "Pass shards of this dataset.",
             )
         return names[label]

@@ -26,7 +26,7 @@ from writers.subset.base import (
 )
 from writers.subset.lists import read_rows
 from writers.subset.ranking import ranking_file, read_ranking
-from writers.text_names import preview
+from writers.text_names import counted, preview
 
 RELATED_FILE = Path(__file__).parents[1] / "related_classes.txt"
 
@@ -74,7 +74,7 @@ class ByRanking(Step):
             )
         if missing := sorted(set(selection.classes) - set(ranking.classes)):
             raise UserError(
-                f"The ranking {self.by} lacks {len(missing)} classes of the source: "
+                f"The ranking {self.by} lacks {counted(len(missing), 'class')} of the source: "
                 f"{preview(missing)}.",
                 "Rank the same classes: harness subset rank; or remove them in an earlier step.",
             )
@@ -281,9 +281,9 @@ def _checked(wanted: Sequence[str], classes: Sequence[str]) -> set[str]:
     known = set(classes)
     if missing := sorted(set(wanted) - known):
         raise UserError(
-            f"The source lacks {len(missing)} of the {len(set(wanted))} classes of the subset: "
-            f"{preview(missing)}.",
-            f"It has {len(known)} classes, such as {preview(sorted(known))}.",
+            f"The source lacks {len(missing)} of the {counted(len(set(wanted)), 'class')} of the "
+            f"subset: {preview(missing)}.",
+            f"It has {counted(len(known), 'class')}, such as {preview(sorted(known))}.",
         )
     return set(wanted)
 

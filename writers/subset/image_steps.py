@@ -28,6 +28,7 @@ from writers.subset.base import (
     shuffled,
     with_digest,
 )
+from writers.text_names import counted
 
 Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length=1)]
 
@@ -233,7 +234,8 @@ def with_chooser(
 def _random_classes(number: int, seed: int, selection: Selection) -> Selection:
     if number > len(selection.classes):
         raise UserError(
-            f"The budget is spread over {number} classes, and there are {len(selection.classes)}.",
+            f"The budget is spread over {counted(number, 'class')}, and there are "
+            f"{len(selection.classes)}.",
             "Give as many classes as the source has, or fewer.",
         )
     return selection.keep(set(shuffled(selection.classes, "classes", seed)[:number]))

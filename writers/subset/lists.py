@@ -14,6 +14,7 @@ from pathlib import Path
 from writers import names
 from writers.errors import UserError
 from writers.regular_file import read_regular
+from writers.text_names import counted
 
 MAX_LIST_BYTES = 2**29  # 10 million names of images take half of it
 FOLDER = Path(__file__).parents[1] / "subsets"
@@ -96,7 +97,9 @@ def read_numbers(
     for line, row in reader:
         where = f"{path}:{line}"
         if len(row) != len(header):
-            raise UserError(f"{where}: {len(row)} columns, and the header has {len(header)}.")
+            raise UserError(
+                f"{where}: {counted(len(row), 'column')}, and the header has {len(header)}."
+            )
         if row[0] in numbers:
             raise UserError(f"{where}: {header[0]} {row[0]} is listed twice.")
         numbers[row[0]] = [

@@ -14,6 +14,7 @@ from writers.errors import UserError
 from writers.random_streams import random_bits, sample_ids
 from writers.subset.lists import read_class_list
 from writers.subset.scores import ImageScores, Part
+from writers.text_names import counted
 
 
 def num_per_class(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -152,7 +153,8 @@ def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarr
     counts = np.bincount(labels)
     if num_images > counts.sum():
         raise UserError(
-            f"The subset's budget is {num_images:,} images; its classes have {counts.sum():,}.",
+            f"The subset's budget is {counted(num_images, 'image')}; its classes have "
+            f"{counts.sum():,}.",
             "Choose a smaller budget, or keep more classes.",
         )
     low, high = 0, int(counts.max(initial=0))

@@ -34,7 +34,7 @@ from writers.subset.scores import (
     read_class_scores,
     read_image_scores,
 )
-from writers.text_names import preview
+from writers.text_names import counted, preview
 
 
 class ByScores(Step):
@@ -314,7 +314,8 @@ def _class_scores(
     assert isinstance(scores, ClassScores)
     if missing := sorted(set(selection.classes) - scores.value.keys()):
         raise UserError(
-            f"{scores.source} lacks {len(missing)} classes of the source: {preview(missing)}."
+            f"{scores.source} lacks {counted(len(missing), 'class')} of the source: "
+            f"{preview(missing)}."
         )
     return scores
 

@@ -29,6 +29,7 @@ from writers.subset.lists import available, file_of, read_class_list
 from writers.subset.ranking import Ranking
 from writers.subset.registry import STEPS, AnyStep, is_step, step
 from writers.subset.scores import ScoreRequest, Scores
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,9 +163,11 @@ class Subset:
         table = self.label_table(source_classes)
         positions = (table[labels] >= 0).nonzero()[0]
         for chosen in (chosen for chosen in self.choosers if split in chosen.splits):
-            counted = labels[positions]
+            labels_here = labels[positions]
             positions = positions[
-                chosen.choose(ids[positions], table[counted] if chosen.by_label else counted)
+                chosen.choose(
+                    ids[positions], table[labels_here] if chosen.by_label else labels_here
+                )
             ]
         return positions, table[labels[positions]]
 
@@ -323,7 +326,8 @@ def resolve(
         raise UserError(f"Subset {spec.name}: {error.message}", error.hint) from error
     if not selection.classes:
         raise UserError(
-            f"Subset {spec.name} leaves none of the source's {len(set(classes))} classes.",
+            f"Subset {spec.name} leaves none of the source's "
+            f"{counted(len(set(classes)), 'class')}.",
             "Check the steps with harness subset show.",
         )
     if not selection.label_of:

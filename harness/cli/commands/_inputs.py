@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from harness.config.recipe import Recipe
@@ -40,7 +41,8 @@ def lines(planned: "Plan", folders: Folders) -> list[str]:
     from harness.runner import stage_state
 
     described = [
-        f"The {change.input.label} have changed: {stages(change.num_stages)} would run again."
+        f"The {change.input.label} have changed: {counted(change.num_stages, 'stage')} would run "
+        "again."
         for change in planned.changes
     ]
     reading = [stage for stage in planned.matrix.stages if stage.spec.input_settings]
@@ -64,11 +66,6 @@ def print_lines(planned: "Plan", folders: Folders) -> None:
     """Print `lines` on stderr."""
     for line in lines(planned, folders):
         click.secho(line, fg="yellow", err=True)
-
-
-def stages(number: int) -> str:
-    """Format a number of stages."""
-    return f"{number:,} stage{'s' if number != 1 else ''}"
 
 
 def confirm(planned: "Plan", folders: Folders, *, is_accepted: bool) -> None:

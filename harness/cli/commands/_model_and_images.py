@@ -23,7 +23,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     from harness.modeling.pretrained import load_pretrained
     from writers import names
     from writers.errors import UserError
-    from writers.regular_file import no_file
+    from writers.regular_file import no_file, other_kind
 
     path = Path(name).expanduser()
     if path.is_file():
@@ -32,7 +32,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
         files = [file.name for file in path.parent.glob("*.pt") if file.is_file()]
         near = names.nearest(path.name, files)
         raise UserError(
-            no_file(name, "model file"),
+            no_file(name) if other_kind(path) else f"There is no model file {name}.",
             f"Did you mean {' or '.join(near)}?"
             if near
             else "Give a model.pt, or a model's name; see harness ls models.",

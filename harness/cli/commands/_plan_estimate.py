@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from harness.estimate.calibration import Calibration, Machine
@@ -96,7 +97,9 @@ def print_estimate(left: "dict[str, Stage]", folders: Folders, known: "Calibrati
         return
     estimate = estimate_of(left, folders.runs, known)
     and_unknown = (
-        f" and {estimate.num_unknown} stages of unknown length" if estimate.num_unknown else ""
+        f" and {counted(estimate.num_unknown, 'stage')} of unknown length"
+        if estimate.num_unknown
+        else ""
     )
     time = (
         "unknown, because no similar stage has run yet"
@@ -104,12 +107,12 @@ def print_estimate(left: "dict[str, Stage]", folders: Folders, known: "Calibrati
         else f"about {console.seconds(3600 * estimate.hours)} one after another{and_unknown}"
     )
     and_unknown = (
-        f" and {estimate.num_unknown_disk} betons or models of unknown size"
+        f" and {counted(estimate.num_unknown_disk, 'output')} of unknown size"
         if estimate.num_unknown_disk
         else ""
     )
     disk = (
-        f"unknown for {estimate.num_unknown_disk} betons or models"
+        f"unknown for {counted(estimate.num_unknown_disk, 'output')}, betons and models"
         if estimate.num_unknown_disk and not estimate.disk_bytes
         else f"about {console.size(estimate.disk_bytes)}{and_unknown}"
     )
@@ -118,7 +121,7 @@ def print_estimate(left: "dict[str, Stage]", folders: Folders, known: "Calibrati
     if estimate.calibrated_on:
         click.echo(
             f"calibrated: {console.seconds(3600 * estimate.calibrated_hours)} of that are "
-            f"{estimate.num_calibrated} "
-            "stages estimated from a few steps on noise, without loading images, on "
+            f"{counted(estimate.num_calibrated, 'stage')} "
+            "estimated from a few steps on noise, without loading images, on "
             f"{estimate.calibrated_on}"
         )

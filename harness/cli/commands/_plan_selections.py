@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from harness.estimate.calibration import Calibration
@@ -58,7 +59,7 @@ def _lines(
         ]
         num_targets = len(targets[method])
         per_target = (
-            f" for {num_targets} targets, {len(own) // num_targets} for each"
+            f" for {counted(num_targets, 'target')}, {len(own) // num_targets} for each"
             if num_targets > 1
             else ""
         )

@@ -8,6 +8,7 @@ from harness.cli.options import folder_options
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 from writers.split_names import SPLITS
+from writers.text_names import counted
 
 
 @click.command(short_help="Give betons that FFCV wrote a manifest, without re-encoding.")
@@ -84,9 +85,9 @@ def command(
                 progress=report,
             )
         click.echo(
-            f"{printable(str(out_file or file))}: {manifest.num_samples:,} images, "
-            f"{len(manifest.classes)} classes, {manifest.num_jpeg:,} as JPEG, "
-            f"sha256 {manifest.sha256[:12]}"
+            f"{printable(str(out_file or file))}: {counted(manifest.num_samples, 'image')}, "
+            f"{counted(len(manifest.classes), 'class')}, {manifest.num_jpeg:,} as JPEG, sha256 "
+            f"{manifest.sha256[:12]}"
         )
 
 

@@ -7,6 +7,7 @@ import click
 
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 TIMEOUT_S = 60.0
 
@@ -37,7 +38,9 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, as_j
     found = running
     cancel.request(folders.runs, plan.recipe.name)
     if not as_json:
-        click.echo(f"{len(running)} stages of {plan.recipe.name} are running; stopping their runs.")
+        click.echo(
+            f"Stopping the runs of {counted(len(running), 'running stage')} of {plan.recipe.name}."
+        )
     deadline = time.monotonic() + TIMEOUT_S
     while running and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -10,6 +10,7 @@ import click
 from harness.cli import completion
 from harness.cli.options import folder_options
 from harness.system.folders import Folders, user_cache
+from writers.text_names import counted
 
 # Temporary files of killed writes: .model.pt.k3x_ab1q
 TEMPORARY = ".*.????????"
@@ -106,7 +107,7 @@ def command(
             f"{console.size(sizes[path]):>10}  {path}  ({reason})", markup=False, soft_wrap=True
         )
     terminal.print(
-        f"{console.size(sum(sizes.values())):>10}  in {len(candidates)} files and folders",
+        f"{console.size(sum(sizes.values())):>10}  in {counted(len(candidates), 'entry')}",
         markup=False,
     )
     if not yes:

@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from harness.cli.path_types import PathType
-from writers.text_names import printable
+from writers.text_names import counted, printable
 
 MAX_NAMES = 8  # tensors listed
 
@@ -129,6 +129,7 @@ def command(
         )
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     click.echo(
-        f"{out}: {arch}, {num_parameters / 1e6:.1f} M parameters, {len(about['classes'])} classes, "
-        f"{about['resolution']} px, sha256 of the checkpoint {about['sha256'][:12]}"
+        f"{out}: {arch}, {num_parameters / 1e6:.1f} M parameters, "
+        f"{counted(len(about['classes']), 'class')}, {about['resolution']} px, sha256 of the "
+        f"checkpoint {about['sha256'][:12]}"
     )

@@ -8,7 +8,7 @@ import click
 
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
-from writers.text_names import printable_lines
+from writers.text_names import counted, printable_lines
 
 POLL_EVERY_S = 0.5
 
@@ -124,7 +124,7 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
     if len(matches) > 1:
         newest_first = sorted(matches, key=lambda folder: -folder.stat().st_mtime)
         raise UserError(
-            f"{len(matches)} stages match {name_or_key}.",
+            f"{counted(len(matches), 'stage')} match {name_or_key}.",
             "Use the key of one, newest first: "
             + ", ".join(folder.name for folder in newest_first),
         )

@@ -8,6 +8,7 @@ import click
 
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders, user_cache
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -232,8 +233,8 @@ def _run(
         )
         num_done = len(plan.stages) - len(run.pending)
         terminal.print(
-            f"{recipe.name}: {len(plan.stages)} stages, {num_done} done, {len(run.pending)} to run"
-            + (f", {opened.num_slots} at once" if run.pending else "")
+            f"{recipe.name}: {counted(len(plan.stages), 'stage')}, {num_done} done, "
+            f"{len(run.pending)} to run" + (f", {opened.num_slots} at once" if run.pending else "")
         )
         try:
             live_table.follow(run, terminal)
@@ -247,8 +248,8 @@ def _run(
                 run.stop(STOP_GRACE_S)
             finally:
                 click.echo(
-                    f"Stopped at {len(run.finished)} of {len(plan.stages)} stages. Resume with:\n  "
-                    f"harness {shlex.join(sys.argv[1:])}",
+                    f"Stopped at {len(run.finished)} of {counted(len(plan.stages), 'stage')}. "
+                    f"Resume with:\n  harness {shlex.join(sys.argv[1:])}",
                     err=True,
                 )
             sys.exit(130)
@@ -262,7 +263,7 @@ def _run(
         click.echo(answer.read_text().rstrip(), err=True)
     if num_done < len(plan.stages):
         took = console.seconds(time.monotonic() - started)
-        terminal.print(f"{len(run.finished)} stages finished in {took}.", soft_wrap=True)
+        terminal.print(f"{counted(len(run.finished), 'stage')} finished in {took}.", soft_wrap=True)
     if as_json:
         summary = {
             "recipe": recipe.name,
@@ -342,7 +343,8 @@ def _print_failures(run: "Run") -> None:
     from writers.text_names import printable
 
     click.secho(
-        f"{len(run.failed)} stages failed, {len(run.not_run)} that need them did not run:",
+        f"{counted(len(run.failed), 'stage')} failed, {len(run.not_run)} that need them did not "
+        "run:",
         fg="red",
         err=True,
     )

@@ -15,6 +15,7 @@ from harness.cli.options import (
 )
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from harness.transfer.features import Features
@@ -178,8 +179,8 @@ def command(
         terminal.print(f"  {name:13} not computed: {reason}", markup=False)
     if computed.num_duplicates:
         terminal.print(
-            f"  {computed.num_duplicates:,} images have the features of an earlier one: kNN is "
-            "overestimated"
+            f"  {counted(computed.num_duplicates, 'image', ('has', 'have'))} the features of an "
+            "earlier one: kNN is overestimated"
         )
     if probe:
         result = record["probe"]

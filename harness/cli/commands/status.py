@@ -10,6 +10,7 @@ import click
 
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders, user_cache
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,7 +108,7 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
 
     counts = Counter(states.values())
     parts = [
-        f"{counts['done']} of {len(plan.stages)} stages done",
+        f"{counts['done']} of {counted(len(plan.stages), 'stage')} done",
         *(f"{counts[state]} {state}" for state in MARKS if counts[state] and state != "done"),
     ]
     not_done = {
@@ -117,7 +118,11 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
     }
     known = estimate(not_done, folders.runs)
     if known.num_unknown < len(not_done):
-        more = f" and {known.num_unknown} stages of unknown length" if known.num_unknown else ""
+        more = (
+            f" and {counted(known.num_unknown, 'stage')} of unknown length"
+            if known.num_unknown
+            else ""
+        )
         parts.append(f"about {seconds(3600 * known.hours)} of work{more}")
     retries = retry.total(plan.stages, folders.runs)
     return f"{plan.recipe.name}: {', '.join(parts)}" + (f"; retries: {retries}" if retries else "")
@@ -189,7 +194,7 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
     methods = list(plan.recipe.methods)
     kinds = [kind for kind in dict.fromkeys(chain(*rows.values())) if kind not in methods]
-    counted = {stage.kind for stage in plan.stages if "target" in stage.axes}
+    of_targets = {stage.kind for stage in plan.stages if "target" in stage.axes}
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (*axes, *kinds, *methods):
         table.add_column(column)
@@ -200,7 +205,7 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
             *(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
             *(
                 _count(row[kind])
-                if kind in counted and kind in row
+                if kind in of_targets and kind in row
                 else Text(*MARKS[row[kind][0]])
                 if kind in row
                 else ""
@@ -211,7 +216,9 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     if len(shown) == len(rows):
         return table
     left_out = len(rows) - len(shown)
-    return Group(table, Text(f"... and {left_out:,} more models; --json lists every stage"))
+    return Group(
+        table, Text(f"... and {counted(left_out, 'more model')}; --json lists every stage")
+    )
 
 
 def _shown(

@@ -9,6 +9,7 @@ import click
 from harness.cli import completion
 from harness.cli.options import batch_size_option, device_option, resolution_option
 from harness.cli.path_types import PathType
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,9 +86,10 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
             for class_name in group:
                 click.echo(f"{csv_field(class_name)},{csv_field(label)}")
         return
-    of_images = f", {num_images:,} images" if num_images is not None else ""
+    of_images = f", {counted(num_images, 'image')}" if num_images is not None else ""
     click.echo(
-        f"# {resolved.name}: {len(resolved.classes)} classes{of_images}, digest {resolved.digest}"
+        f"# {resolved.name}: {counted(len(resolved.classes), 'class')}{of_images}, digest "
+        f"{resolved.digest}"
     )
     sizes = {
         label: len(group) for label, group in zip(resolved.classes, resolved.groups, strict=False)
@@ -132,8 +134,10 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    of_images = f", {num_images:,} images" if num_images is not None else ""
-    click.echo(f"{file}: {len(resolved.classes)} classes{of_images}, digest {resolved.digest}")
+    of_images = f", {counted(num_images, 'image')}" if num_images is not None else ""
+    click.echo(
+        f"{file}: {counted(len(resolved.classes), 'class')}{of_images}, digest {resolved.digest}"
+    )
 
 
 def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | None]":

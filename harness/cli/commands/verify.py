@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.path_types import PathType
+from writers.text_names import counted
 
 
 def _parse_part(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
@@ -58,9 +59,8 @@ def command(
         click.echo(json.dumps(problems, indent=1))
     else:
         for name, problems_of_file in problems.items():
-            num_problems = len(problems_of_file)
-            summary = f"{num_problems} problem{'s' if num_problems > 1 else ''}"
-            click.echo(f"{name}: {summary if num_problems else 'good'}")
+            summary = counted(len(problems_of_file), "problem") if problems_of_file else "good"
+            click.echo(f"{name}: {summary}")
             for problem in problems_of_file:
                 click.secho(f"  {problem}", fg="red")
     sys.exit(1 if any(problems.values()) else 0)

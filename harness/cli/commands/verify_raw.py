@@ -9,6 +9,7 @@ import click
 from harness.cli.options import folder_options
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 
 @click.command(short_help="Check raw files: counts per split and class, every image decodes.")
@@ -90,11 +91,13 @@ def command(
             if number:
                 counts = result.class_counts[split]
                 click.echo(
-                    f"{split}: {number:,} images of {sum(count > 0 for count in counts)} classes, "
-                    f"{min(counts):,} to {max(counts):,} of each"
+                    f"{split}: {counted(number, 'image')} of "
+                    f"{counted(sum(count > 0 for count in counts), 'class')}, {min(counts):,} to "
+                    f"{max(counts):,} of each"
                 )
         click.echo(
-            f"{spec.name}: {f'{len(result.problems)} problems' if result.problems else 'good'}"
+            f"{spec.name}: "
+            f"{counted(len(result.problems), 'problem') if result.problems else 'good'}"
         )
         for problem in result.problems:
             click.secho(f"  {problem}", fg="red")

@@ -17,6 +17,7 @@ from harness.cli.options import (
 )
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +165,7 @@ def command(
         "images per epoch, and as much less time at an equal number of epochs"
         + ("." if is_counted else ", if classes have equal numbers of images.")
     )
-    click.echo(f"{file}: {len(kept)} classes, digest {digest}")
+    click.echo(f"{file}: {counted(len(kept), 'class')}, digest {digest}")
 
 
 def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
@@ -265,7 +266,8 @@ def _saved(classes: Sequence[str], kept: set[str], source_beton: Path | None) ->
         counts = training_images(open_beton(source_beton)) or counts
     if missing := [name for name in classes if name not in counts]:
         raise UserError(
-            f"{source_beton} lacks {len(missing)} classes of the surrogate, such as {missing[0]}.",
+            f"{source_beton} lacks {counted(len(missing), 'class')} of the surrogate, such as "
+            f"{missing[0]}.",
             "Name the train beton of the surrogate's source.",
         )
     total = sum(counts[name] for name in classes)
@@ -289,10 +291,10 @@ def _write_subset(
     manifests = {split: open_beton(beton).manifest for split, beton in betons.items()}
     weights = about.get("sha256") or about.get("stage")
     origin = [
-        f"{len(kept)} classes: {source}",
+        f"{counted(len(kept), 'class')}: {source}",
         *([f"weights of the surrogate: {weights}"] if weights else []),
         *(
-            f"{split}: {manifest.num_samples} images, sha256 {manifest.sha256}"
+            f"{split}: {counted(manifest.num_samples, 'image')}, sha256 {manifest.sha256}"
             for split, manifest in manifests.items()
         ),
     ]
@@ -337,8 +339,8 @@ def _print(
     seen = [name for name in ranked if counts[name]]
     covered = sum(counts[name] for name in ranked[:num_kept])
     click.echo(
-        f"{len(seen)} of {len(ranked)} classes are seen. The {num_kept} that are kept cover "
-        f"{100 * covered / total:.1f} % of the images."
+        f"{len(seen)} of {counted(len(ranked), 'class')} are seen. The {num_kept} that are kept "
+        f"cover {100 * covered / total:.1f} % of the images."
     )
     if num_kept > len(seen):
         click.echo(

@@ -10,6 +10,7 @@ from harness.cli.commands._label_options import label_options
 from harness.cli.options import folder_options
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,8 +221,9 @@ def command(
         return
     for file, manifest in manifests:
         click.echo(
-            f"{file}: {manifest.num_samples:,} images, {len(manifest.classes)} classes, "
-            f"{manifest.bytes / 1e6:,.1f} MB, sha256 {manifest.sha256[:12]}"
+            f"{file}: {counted(manifest.num_samples, 'image')}, "
+            f"{counted(len(manifest.classes), 'class')}, {manifest.bytes / 1e6:,.1f} MB, sha256 "
+            f"{manifest.sha256[:12]}"
         )
 
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from writers.errors import UserError
+from writers.text_names import counted
 
 CHANNELS = (32, 64, 128, 256)
 STRIDES = (1, 2, 2, 2)
@@ -23,8 +24,8 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
     widths = CHANNELS if channels is None else channels
     if len(widths) != len(STRIDES):
         raise UserError(
-            f"resnet10 has {len(STRIDES)} stages, but channels has {len(widths)} entries: "
-            f"{list(widths)}.",
+            f"resnet10 has {counted(len(STRIDES), 'stage')}, but channels has "
+            f"{counted(len(widths), 'entry')}: {list(widths)}.",
             f"Give one width for each stage, such as {list(CHANNELS)}.",
         )
     parts: OrderedDict[str, nn.Module] = OrderedDict()

@@ -45,6 +45,7 @@ from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 from writers.errors import UserError
+from writers.text_names import counted
 
 
 def run(context: StageContext) -> Outcome:
@@ -176,8 +177,8 @@ def _print_shares(context: StageContext, settings: PretrainSettings, loader: Loa
         return
     if loader.num_samples < 2 * group.world_size:
         raise UserError(
-            f"{plan.beton} has {loader.num_samples} images for {group.world_size} processes; each "
-            "needs two.",
+            f"{plan.beton} has {counted(loader.num_samples, 'image')} for {group.world_size} "
+            "processes; each needs two.",
             "Use fewer processes.",
         )
     print(

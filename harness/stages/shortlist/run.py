@@ -4,6 +4,7 @@ from harness.runner import shortlist
 from harness.runner.context import Outcome, StageContext
 from harness.stages.shortlist.record import ShortlistMetrics
 from writers.errors import UserError
+from writers.text_names import counted
 
 
 def run(context: StageContext) -> Outcome:
@@ -41,7 +42,8 @@ def run(context: StageContext) -> Outcome:
     if not ranking:
         model, reason = next(iter(left_out.items()), ("", "no model was scored"))
         raise UserError(
-            f"None of {len(left_out)} models has a score {by} on all targets. {model}: {reason}.",
+            f"None of {counted(len(left_out), 'model')} has a score {by} on all targets. {model}: "
+            f"{reason}.",
             "Run `harness status` to see why their stages failed.",
         )
     metrics: ShortlistMetrics = {

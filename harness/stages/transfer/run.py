@@ -44,6 +44,7 @@ from loaders.plan import LoaderPlan
 from writers.beton.concat import concat_splits
 from writers.beton.store import open_beton
 from writers.errors import UserError
+from writers.text_names import counted
 
 TRAIN_AND_VAL = "trainval.beton"
 
@@ -270,8 +271,8 @@ def _check_splits(context: StageContext) -> None:
     )
     if 2 * len(val & test) > len(val):
         raise UserError(
-            f"{len(val & test)} of the {len(val)} images of val are images of test, too: choosing "
-            "on val would be choosing on test.",
+            f"{len(val & test)} of the {counted(len(val), 'image')} of val are images of test, "
+            "too: choosing on val would be choosing on test.",
             "Split val off train: write the target with `val:` above 0.",
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.transfer.score import check_features
 from writers.errors import UserError
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,9 @@ def score(
     """
     matrix, classes, num_classes = check_features(features, labels)
     if not 1 <= k < len(matrix):
-        raise UserError(f"k is {k}; it must be at least 1 and less than the {len(matrix)} images.")
+        raise UserError(
+            f"k is {k}; it must be at least 1 and less than the {counted(len(matrix), 'image')}."
+        )
     return _accuracy(
         nearest_neighbors(matrix, k, metric=metric, device=device), classes, num_classes
     )

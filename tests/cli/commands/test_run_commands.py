@@ -235,7 +235,7 @@ def test_gc_deletes_temporary_files_of_killed_writes(capsys: pytest.CaptureFixtu
     with lease.hold(runs):
         assert harness("gc", "--all", "--yes") == 0
         stdout = capsys.readouterr().out
-    assert stdout.count("(temporary)") == 9 and "in 10 files and folders" in stdout, (
+    assert stdout.count("(temporary)") == 9 and "in 10 entries" in stdout, (
         "temporary files in checkpoints of finished stages count with the folder"
     )
     assert (

@@ -186,7 +186,7 @@ def test_each_inner_archive_is_checked(archives: Path, tmp_path: Path):
         ({"n01440764.tar": inner, "readme.txt": b"x"}, r"readme\.txt is not the tar of one class"),
         (
             {"n01440764.tar": inner, "n99999999.tar": inner},
-            "images of 1 classes that are not in imagenet, such as n99999999",
+            "images of 1 class that imagenet lacks, such as n99999999",
         ),
     ):
         with pytest.raises(UserError, match=words):

@@ -301,7 +301,7 @@ def test_every_dataset_reads_class_folders_and_documents_counts(tmp_path, name):
             layouts.aircraft,
             "fgvc-aircraft-2013b/data/variants.txt",
             "707-320\n",
-            "of the 1 classes",
+            "of the 1 class",
         ),
         (
             "dtd",
@@ -335,7 +335,7 @@ def test_every_dataset_reads_class_folders_and_documents_counts(tmp_path, name):
         ),
         ("food", layouts.food, "food-101/meta/test.txt", None, "no .*meta/test.txt"),
         ("birdsnap", layouts.birdsnap, "species.txt", "id\tcommon\n", "do not match"),
-        ("sun397", layouts.sun397, "SUN397/ClassName.txt", "/a/abbey\n", "of the 1 classes"),
+        ("sun397", layouts.sun397, "SUN397/ClassName.txt", "/a/abbey\n", "of the 1 class"),
     ],
 )
 def test_errors_name_the_cause(tmp_path, name, make, file, content, says):

@@ -132,8 +132,8 @@ def test_missing_labels_of_parquet(tmp_path: Path):
     path = parquet(tmp_path / "t.parquet", [0, None, 1, None], pa.int64())
     with pytest.raises(UserError) as caught:
         opened(path)
-    assert caught.value.message == f"{path} has no label in 2 of 4 rows; the first is row 1."
-    with pytest.raises(UserError, match="has no label in 1 of 2 rows"):
+    assert caught.value.message == f"{path} has no label in 2 of the 4 rows; the first is row 1."
+    with pytest.raises(UserError, match="has no label in 1 of the 2 rows"):
         opened(parquet(tmp_path / "t.parquet", ["a", ""], pa.string()))
     with pytest.raises(UserError, match="label, a whole number, a name, or a list"):
         opened(parquet(tmp_path / "t.parquet", [0.5], pa.float64()))

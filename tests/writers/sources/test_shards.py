@@ -127,7 +127,7 @@ def test_imagenets_labels_and_paths_must_agree(tmp_path: Path):
     ):
         opened(tmp_path / "in", "imagenet")
     shard(tmp_path / "in" / "train-0.parquet", [0, 1000], [None, None])
-    with pytest.raises(UserError, match="has the label 1000; there are 1000 classes"):
+    with pytest.raises(UserError, match="has the label 1000; there are 1,000 classes"):
         opened(tmp_path / "in", "imagenet")
     for split in ("train", "validation"):
         shard(tmp_path / "in" / f"{split}-0.parquet", [0, 1], good, names=["tench", "goldfish"])

@@ -13,6 +13,7 @@ from harness.transfer.method import TrainedModels, TransferSetup
 from harness.transfer.methods import _network
 from harness.transfer.methods.partial.settings import PartialSettings
 from writers.errors import UserError
+from writers.text_names import counted
 
 
 def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
@@ -28,8 +29,8 @@ def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
     stages = stages_of(model.backbone, settings.resolution)
     if settings.train_from >= len(stages):
         raise UserError(
-            f"train_from is {settings.train_from}; the network has {len(stages)} stages, "
-            f"the last of them {len(stages) - 1}.",
+            f"train_from is {settings.train_from}; the network has "
+            f"{counted(len(stages), 'stage')}, the last of them {len(stages) - 1}.",
             "To train the head alone, use the method fixed.",
         )
     blocks = [block for stage in stages[: settings.train_from] for block in stage]

@@ -50,7 +50,8 @@ class DatasetSpec:
     name: str
     title: str
     # map11: 11-point mean average precision for several labels per image
-    metric: Literal["top1", "mean_per_class", "map11"]
+    # map50_11: the same for boxes of objects, at an intersection over union of 0.5
+    metric: Literal["top1", "mean_per_class", "map11", "map50_11"]
     num_classes: int | None = None  # None means the number of class folders
     split_sizes: dict[str, int] = field(default_factory=dict)  # official splits, if any
     license: str = ""

@@ -8,7 +8,7 @@ tree of class folders, changes nothing.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -189,7 +189,8 @@ def _line(split: str, source: Source, example: Example, files: Mapping[str, File
     state = files.get(source.prefix + example.key)
     size = state.num_bytes if state is not None else -1
     labels = example.labels or source.classes[example.label]
-    return f"{split}\0{example.key}\0{labels}\0{size}\n"
+    boxes = "" if example.boxes is None else f"\0{[astuple(box) for box in example.boxes]}"
+    return f"{split}\0{example.key}\0{labels}{boxes}\0{size}\n"
 
 
 def _sizes(names: Sequence[str], files: Mapping[str, FileState]) -> list[str]:

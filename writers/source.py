@@ -29,6 +29,21 @@ KINDS = "writers.sources"
 
 
 @dataclass(frozen=True, slots=True)
+class BoxLabel:
+    """A box around an object. The first pixel is from 0 to 1; right and bottom are exclusive.
+
+    Sides are in pixels of the image file. The writer scales them if it resizes the image.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    label: int  # class
+    difficult: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """An image: its key in the source (`train/cat/1.jpg`), its label, and its name (`cat/1`).
 
@@ -41,6 +56,7 @@ class Example:
     name: str
     # multi-label, per class: 1 present, -1 absent, 0 difficult
     labels: tuple[int, ...] | None = None
+    boxes: tuple[BoxLabel, ...] | None = None  # of all objects, if the source has boxes
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,7 @@ class Source:
     files: Files = field(repr=False)
     prefix: str = ""  # outer folders of the tree
     multi_label: bool = False  # examples have `labels`
+    has_boxes: bool = False  # examples have `boxes`; then they have `labels`, too
     protocol: str | None = None  # of the splits; None means the dataset's own
     # accepted differences from published counts
     differences: list[str] = field(default_factory=list)

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from writers.text_names import preview
 
 JSON = dict[str, Any]
-Metric = Literal["top1", "mean_per_class", "map11"]  # chooses on val, and is reported
+Metric = Literal["top1", "mean_per_class", "map11", "map50_11"]  # chooses on val, and is reported
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

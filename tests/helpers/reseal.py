@@ -16,7 +16,8 @@ def reseal(path: Path, **changes: Any) -> Manifest:
     fields = json.loads(manifest_path(path).read_text()) | changes
     fields["encoding"] = Encoding.model_validate(fields["encoding"])
     number, data = fields["num_samples"], bytearray(path.read_bytes())
-    table = len(data) - number * (2 if fields["multi_label"] else 1) * BLOB.itemsize
+    has_boxes = fields["has_boxes"]
+    table = len(data) - number * (1 + fields["multi_label"] + has_boxes) * BLOB.itemsize
     pages_end = table - number * (ID.itemsize + DIGEST_BYTES)
     stored: list[list[bytes]] = [[] for _ in range(number)]
     for sample, offset, size in np.frombuffer(bytes(data[table:]), BLOB).tolist():
@@ -26,7 +27,7 @@ def reseal(path: Path, **changes: Any) -> Manifest:
         digest_of(*blobs) for blobs in stored
     )
     path.write_bytes(data)
-    fields |= file_digests(path, number, pages_end)
+    fields |= file_digests(path, number, pages_end, has_boxes=has_boxes)
     manifest = Manifest.sealed(
         **{name: value for name, value in fields.items() if name != "digest"}
     )

@@ -98,6 +98,7 @@ def _facts(manifests: Sequence[Manifest]) -> list[tuple[str, object]]:
         ("subset", manifest.subset.get("name", "unknown")),
         ("digest of the subset", manifest.subset.get("digest", "unknown")),
         ("labels", "several per image" if manifest.multi_label else "one per image"),
+        *([("boxes", "of the objects in each image")] if manifest.has_boxes else []),
         ("source", manifest.source),
         ("encoding", ", ".join(f"{name} {value}" for name, value in encoding.items())),
         ("stored as", kinds),

@@ -25,10 +25,7 @@ def concat_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manif
     betons = [open_beton(file) for file in files]
     first = betons[0].manifest
     for beton in betons[1:]:
-        if (beton.manifest.classes, beton.manifest.multi_label) != (
-            first.classes,
-            first.multi_label,
-        ):
+        if _kind(beton.manifest) != _kind(first):
             raise UserError(
                 f"{beton.path} has other classes than {betons[0].path}: they are not splits of one "
                 "dataset.",
@@ -36,7 +33,8 @@ def concat_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manif
             )
     num_samples = sum(len(beton.rows) for beton in betons)
     with new_beton(out_file) as new:
-        layout = Layout(num_samples, len(first.classes) if first.multi_label else None)
+        num_labels = len(first.classes) if first.multi_label else None
+        layout = Layout(num_samples, num_labels, has_boxes=first.has_boxes)
         for beton in betons:
             _copy(beton, layout, new.handle)
         layout.write_tables(new.handle)
@@ -69,6 +67,10 @@ def concat_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manif
     return joined
 
 
+def _kind(manifest: Manifest) -> tuple[list[str], bool, bool]:
+    return manifest.classes, manifest.multi_label, manifest.has_boxes
+
+
 def _copy(beton: Beton, layout: Layout, handle: int) -> None:
     labels = np.ascontiguousarray(beton.labels)
     with beton.path.open("rb", buffering=0) as file:
@@ -80,6 +82,12 @@ def _copy(beton: Beton, layout: Layout, handle: int) -> None:
                 own = labels[number].tobytes()
                 label = layout.place(len(own))
                 write_at(handle, own, label)
+            boxes = None
+            if beton.has_boxes:
+                boxes_size = int(row["boxes_size"])
+                boxes = layout.place(boxes_size), boxes_size
+                stored = os.pread(file.fileno(), boxes_size, int(row["boxes_offset"]))
+                write_at(handle, stored, boxes[0])
             layout.add(
                 int(row["mode"]),
                 int(row["width"]),
@@ -88,4 +96,5 @@ def _copy(beton: Beton, layout: Layout, handle: int) -> None:
                 label,
                 int(beton.ids[number]),
                 beton.digests[number].tobytes(),
+                boxes,
             )

@@ -3,7 +3,7 @@
 FFCV's format, version 2, little endian: a header; a descriptor per field; a row per sample; zeros
 up to a full page; pages of blobs, none of which crosses a page, with zeros between them; a table of
 the blobs up to the end of the file. A digest of each sample's bytes and the sample ids precede the
-table, where FFCV does not read.
+table, where FFCV does not read. A beton with boxes has a third field, of FFCV's bytes.
 """
 
 import hashlib
@@ -34,17 +34,23 @@ SAMPLE = np.dtype(
         "itemsize": 24,
     }
 )
+# a row of a beton with boxes: offset and size of the blob of boxes follow (FFCV's BytesField)
+BOXED_SAMPLE = np.dtype(
+    {
+        "names": ["mode", "width", "height", "offset", "label", "boxes_offset", "boxes_size"],
+        "formats": ["u1", "<u2", "<u2", "<u8", "<i8", "<u8", "<u8"],
+        "offsets": [0, 1, 3, 5, 16, 24, 32],
+        "itemsize": 40,
+    }
+)
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 ID = np.dtype("<u8")
 DIGEST_BYTES = 16  # the first bytes of a sha256
 NUM_FIELDS = 2
 FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
-# FFCV's type numbers of an RGB image, an integer, an array of fixed shape
-IMAGE_TYPE, INTEGER_TYPE, ARRAY_TYPE = (
-    2,
-    1,
-    4,
-)
+BOXED_FIRST_ROW = FIRST_ROW + FIELD.itemsize
+# FFCV's type numbers of an RGB image, an integer, bytes, an array of fixed shape
+IMAGE_TYPE, INTEGER_TYPE, BYTES_TYPE, ARRAY_TYPE = 2, 1, 3, 4
 CUSTOM_TYPE = 255  # a field type that FFCV refuses: images of which some are dct blobs
 # shape entries of FFCV's NDArrayField
 ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")])
@@ -57,20 +63,24 @@ FEW_SAMPLES = 10_000
 class Layout:
     """Layout of up to `capacity` samples: rows, offsets and page size.
 
-    `num_labels` is K if each sample has a label per class; these are a blob of their own. Takes 96
-    bytes per sample.
+    `num_labels` is K if each sample has a label per class; these are a blob of their own, and so
+    are the boxes of a sample if it `has_boxes`. Takes 96 bytes per sample.
     """
 
-    def __init__(self, capacity: int, num_labels: int | None = None) -> None:
-        self._num_labels = num_labels
+    def __init__(
+        self, capacity: int, num_labels: int | None = None, *, has_boxes: bool = False
+    ) -> None:
+        self._num_labels, self.has_boxes = num_labels, has_boxes
+        self._row = row_dtype(has_boxes=has_boxes)
         self._columns = {
-            name: array("q" if name == "label" else "Q") for name in SAMPLE.names or ()
+            name: array("q" if name == "label" else "Q") for name in self._row.names or ()
         }
         self._blobs = {name: array("Q") for name in BLOB.names or ()}
         self._ids = array("Q")
         self._digests = bytearray()
         self.page_size = PAGE_SIZE if capacity >= FEW_SAMPLES else SMALL_PAGE_SIZE
-        self.end = _round_up(FIRST_ROW + capacity * SAMPLE.itemsize, self.page_size)
+        rows_end = first_row(has_boxes=has_boxes) + capacity * self._row.itemsize
+        self.end = _round_up(rows_end, self.page_size)
 
     def place(self, size: int) -> int:
         """Return the offset for the next blob.
@@ -99,14 +109,17 @@ class Layout:
         label: int,
         sample_id: int,
         digest: bytes,
+        boxes: tuple[int, int] | None = None,
     ) -> None:
         """Add a sample whose image is at `offset`.
 
-        `label` is its class, or the offset of its labels.
+        `label` is its class, or the offset of its labels. `boxes` is the offset of its boxes and
+        their number of bytes; None means that the file has no boxes.
         """
         assert len(digest) == DIGEST_BYTES
         self._digests += digest
-        for name, value in zip(self._columns, (mode, width, height, offset, label), strict=True):
+        values = (mode, width, height, offset, label, *(boxes or ()))
+        for name, value in zip(self._columns, values, strict=True):
             self._columns[name].append(value)
         self._ids.append(sample_id)
 
@@ -117,9 +130,9 @@ class Layout:
 
     @property
     def rows(self) -> np.ndarray:
-        """SAMPLE [N]."""
+        """SAMPLE [N], or BOXED_SAMPLE [N]."""
         # zeros: a row has gaps, and the file must not depend on old memory
-        rows = np.zeros(self.num_samples, SAMPLE)
+        rows = np.zeros(self.num_samples, self._row)
         for name, column in self._columns.items():
             rows[name] = np.frombuffer(column, column.typecode)
         return rows
@@ -140,8 +153,12 @@ class Layout:
         write_at(handle, bytes(self._digests) + ids.tobytes() + blobs.tobytes(), self.pages_end)
         write_at(
             handle,
-            header_of(self.page_size, self.num_samples, table_offset)
-            + fields_of(self._num_labels, has_dct=DCT in self._columns["mode"]).tobytes()
+            header_of(self.page_size, self.num_samples, table_offset, has_boxes=self.has_boxes)
+            + fields_of(
+                self._num_labels,
+                has_dct=DCT in self._columns["mode"],
+                has_boxes=self.has_boxes,
+            ).tobytes()
             + self.rows.tobytes(),
             0,
         )
@@ -149,32 +166,50 @@ class Layout:
 
 
 def digest_of(*blobs: bytes | memoryview) -> bytes:
-    """Digest of a sample's image, and of its labels if they are a blob."""
+    """Digest of a sample's image, and of its labels and boxes if they are blobs."""
     digest = hashlib.sha256()
     for blob in blobs:
         digest.update(blob)
     return digest.digest()[:DIGEST_BYTES]
 
 
-def header_of(page_size: int, num_samples: int, table_offset: int) -> bytes:
+def row_dtype(*, has_boxes: bool) -> np.dtype:
+    """Dtype of a sample's row."""
+    return BOXED_SAMPLE if has_boxes else SAMPLE
+
+
+def first_row(*, has_boxes: bool) -> int:
+    """Offset of the rows, which follow the descriptors of the fields."""
+    return BOXED_FIRST_ROW if has_boxes else FIRST_ROW
+
+
+def header_of(
+    page_size: int, num_samples: int, table_offset: int, *, has_boxes: bool = False
+) -> bytes:
     """Header of a beton."""
-    return np.array([(VERSION, NUM_FIELDS, page_size, num_samples, table_offset)], HEADER).tobytes()
+    num_fields = NUM_FIELDS + has_boxes
+    return np.array([(VERSION, num_fields, page_size, num_samples, table_offset)], HEADER).tobytes()
 
 
-def fields_of(num_labels: int | None, *, has_dct: bool = False) -> np.ndarray:
-    """Descriptors of image and label, FIELD [2].
+def fields_of(
+    num_labels: int | None, *, has_dct: bool = False, has_boxes: bool = False
+) -> np.ndarray:
+    """Descriptors of image, label and boxes, FIELD [2], or [3] with boxes.
 
     Args:
         num_labels: K if each sample has a label per class (int8 [K]).
         has_dct: some images are dct blobs. Stock FFCV would decode them as pixels; it refuses a
             custom field.
+        has_boxes: each sample has boxes, in a field of bytes.
     """
-    fields = np.zeros(NUM_FIELDS, FIELD)
-    fields["type"] = (
+    fields = np.zeros(NUM_FIELDS + has_boxes, FIELD)
+    types = (
         CUSTOM_TYPE if has_dct else IMAGE_TYPE,
         INTEGER_TYPE if num_labels is None else ARRAY_TYPE,
+        BYTES_TYPE,
     )
-    fields["name"] = b"image", b"label"
+    names = b"image", b"label", b"boxes"
+    fields["type"], fields["name"] = types[: len(fields)], names[: len(fields)]
     if num_labels is not None:
         arguments = np.zeros(1, ARRAY_ARGUMENTS)
         dtype = json.dumps(np.dtype(np.int8).descr).encode()

@@ -18,20 +18,21 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from writers.beton.boxes import BoxTable, read_boxes
 from writers.beton.encoding import Encoding
 from writers.beton.layout import (
     BLOB,
     DIGEST_BYTES,
     FIELD,
-    FIRST_ROW,
     HEADER,
     ID,
     IMAGE_TYPE,
     INTEGER_TYPE,
     NUM_FIELDS,
-    SAMPLE,
     fields_of,
+    first_row,
     header_of,
+    row_dtype,
 )
 from writers.errors import UserError
 from writers.regular_file import open_regular
@@ -53,6 +54,9 @@ class Manifest(BaseModel):
     num_samples: int
     classes: list[str]  # label k is classes[k]
     multi_label: bool = False  # a label per class: 1 present, -1 absent, 0 difficult
+    # each image has boxes of objects, whose classes are those above; omitted from the digest if
+    # False, as in older manifests
+    has_boxes: bool = False
     # samples per class; with several labels, samples in which it is present
     class_counts: list[int]
     encoding: Encoding
@@ -100,8 +104,10 @@ class Manifest(BaseModel):
             or (sum(self.class_counts) != self.num_samples and not self.multi_label)
         ):
             raise ValueError("its counts do not add up")
-        if self.pages_end < FIRST_ROW + self.num_samples * SAMPLE.itemsize:
+        if self.pages_end < self.rows_end:
             raise ValueError("its file is too small for its samples")
+        if self.has_boxes and not self.multi_label:
+            raise ValueError("it has boxes, but one label per image")
         if self.bytes > SMALL_FILE and self.sha256 != self.tables_sha256:
             raise ValueError("its digests do not match")
         return self
@@ -109,7 +115,18 @@ class Manifest(BaseModel):
     @property
     def table_offset(self) -> int:
         """Offset of the table of blobs, which ends the file."""
-        return self.bytes - self.num_samples * (2 if self.multi_label else 1) * BLOB.itemsize
+        return self.bytes - self.num_samples * self.blobs_per_sample * BLOB.itemsize
+
+    @property
+    def blobs_per_sample(self) -> int:
+        """An image, its labels if there are several, and its boxes if it has them."""
+        return 1 + self.multi_label + self.has_boxes
+
+    @property
+    def rows_end(self) -> int:
+        """End of the rows, which follow header and descriptors of the fields."""
+        row = row_dtype(has_boxes=self.has_boxes)
+        return first_row(has_boxes=self.has_boxes) + self.num_samples * row.itemsize
 
     @property
     def ids_offset(self) -> int:
@@ -132,11 +149,11 @@ class Beton:
 
     path: Path
     manifest: Manifest
-    rows: np.ndarray  # SAMPLE [N]
+    rows: np.ndarray  # SAMPLE [N], or BOXED_SAMPLE [N] if the manifest has_boxes
     digests: np.ndarray  # digests of the samples, uint8 [N, 16] (`layout.digest_of`)
     # uint64 [N] in file order, from the images' names (`writers/random_streams.py`)
     ids: np.ndarray
-    blobs: np.ndarray  # blobs of images, and of several labels: BLOB, in any order
+    blobs: np.ndarray  # blobs of images, of several labels and of boxes: BLOB, in any order
 
     @property
     def labels(self) -> np.ndarray:
@@ -149,11 +166,9 @@ class Beton:
         if not self.manifest.multi_label:
             return labels
         num_classes = len(self.manifest.classes)  # a row has the offset of its labels
-        if (labels < FIRST_ROW).any() or (labels > self.manifest.table_offset - num_classes).any():
-            raise UserError(
-                f"{self.path} is damaged: labels are outside of it.",
-                "Write it again with `harness write-beton`.",
-            )
+        last = self.manifest.table_offset - num_classes
+        if (labels < self.manifest.rows_end).any() or (labels > last).any():
+            raise damaged(self.path, "labels are outside of it")
         return np.asarray(
             np.memmap(self.path, np.int8, "r")[labels[:, None] + np.arange(num_classes)]
         )
@@ -177,6 +192,40 @@ class Beton:
                 self.path, f"its table of images does not match sample {np.flatnonzero(~fits)[0]}"
             )
         return sizes.astype(np.int64)
+
+    @property
+    def has_boxes(self) -> bool:
+        """True if each image has boxes of objects, possibly zero of them."""
+        return self.manifest.has_boxes
+
+    @cached_property
+    def box_table(self) -> BoxTable:
+        """Boxes of all samples.
+
+        Raises:
+            UserError: the beton has no boxes, or some are damaged.
+        """
+        if not self.has_boxes:
+            raise UserError(
+                f"{self.path} has no boxes of objects.",
+                "Write a dataset with boxes, such as voc2007_detection.",
+            )
+        try:
+            return read_boxes(
+                self.path,
+                self.rows,
+                (self.manifest.rows_end, self.manifest.pages_end),
+                len(self.manifest.classes),
+            )
+        except ValueError as error:
+            raise damaged(self.path, str(error)) from error
+
+    def boxes(self, number: int) -> np.ndarray:
+        """Boxes of a sample: left, top, right, bottom, class and difficult, float32 [n, 6].
+
+        Pixels of the stored image; right and bottom are exclusive. Raises UserError as `box_table`.
+        """
+        return self.box_table.of(number)
 
 
 def manifest_path(path: Path) -> Path:
@@ -204,7 +253,7 @@ def open_beton(path: Path | str) -> Beton:
                 raise not_whole(
                     path, f"it is {num_bytes:,} bytes, and should be {manifest.bytes:,}"
                 )
-            head, tail = _parts(file, manifest.num_samples, manifest.pages_end)
+            head, tail = _parts(file, manifest.rows_end, manifest.pages_end)
         if manifest.adopted:
             tail = samples_path(path).read_bytes() + tail
     except FileNotFoundError as error:
@@ -219,7 +268,10 @@ def open_beton(path: Path | str) -> Beton:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     if head[: HEADER.itemsize] != header_of(
-        manifest.page_size, manifest.num_samples, manifest.table_offset
+        manifest.page_size,
+        manifest.num_samples,
+        manifest.table_offset,
+        has_boxes=manifest.has_boxes,
     ):
         raise not_whole(path, "its header differs")
     if hashlib.sha256(head + tail).hexdigest() != manifest.tables_sha256:
@@ -228,7 +280,12 @@ def open_beton(path: Path | str) -> Beton:
     return Beton(
         path,
         manifest,
-        rows=np.frombuffer(head, SAMPLE, num_samples, FIRST_ROW),
+        rows=np.frombuffer(
+            head,
+            row_dtype(has_boxes=manifest.has_boxes),
+            num_samples,
+            first_row(has_boxes=manifest.has_boxes),
+        ),
         digests=np.frombuffer(tail, np.uint8, num_samples * DIGEST_BYTES).reshape(
             num_samples, DIGEST_BYTES
         ),
@@ -237,10 +294,14 @@ def open_beton(path: Path | str) -> Beton:
     )
 
 
-def file_digests(path: Path, num_samples: int, pages_end: int) -> dict[str, Any]:
+def file_digests(
+    path: Path, num_samples: int, pages_end: int, *, has_boxes: bool = False
+) -> dict[str, Any]:
     """Manifest fields of a complete file: `bytes`, `sha256`, `tables_sha256`."""
+    row_bytes = row_dtype(has_boxes=has_boxes).itemsize
+    rows_end = first_row(has_boxes=has_boxes) + num_samples * row_bytes
     with path.open("rb") as file:
-        tables = hashlib.sha256(b"".join(_parts(file, num_samples, pages_end))).hexdigest()
+        tables = hashlib.sha256(b"".join(_parts(file, rows_end, pages_end))).hexdigest()
         file.seek(0)
         num_bytes = os.fstat(file.fileno()).st_size
         whole = (
@@ -269,12 +330,12 @@ def has_fields_of(beton: Beton) -> bool:
         found = np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize)
         return bool(found["type"].tolist() == [IMAGE_TYPE, INTEGER_TYPE])
     expected = fields_of(
-        len(manifest.classes) if manifest.multi_label else None, has_dct=manifest.num_dct > 0
+        len(manifest.classes) if manifest.multi_label else None,
+        has_dct=manifest.num_dct > 0,
+        has_boxes=manifest.has_boxes,
     )
-    return (
-        np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize).tobytes()
-        == expected.tobytes()
-    )
+    found = np.fromfile(beton.path, FIELD, len(expected), offset=HEADER.itemsize)
+    return found.tobytes() == expected.tobytes()
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -307,16 +368,16 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
 
 
-def _parts(file: BinaryIO, num_samples: int, pages_end: int) -> tuple[bytes, bytes]:
+def _parts(file: BinaryIO, rows_end: int, pages_end: int) -> tuple[bytes, bytes]:
     file.seek(0)
-    head = file.read(FIRST_ROW + num_samples * SAMPLE.itemsize)
+    head = file.read(rows_end)
     file.seek(pages_end)
     return head, file.read()
 
 
 def _digest_of(manifest: dict[str, Any]) -> str:
     fields = {name: value for name, value in manifest.items() if name != "digest"}
-    for name in ("num_dct", "adopted", "omitted"):
+    for name in ("num_dct", "adopted", "omitted", "has_boxes"):
         if not fields.get(name):
             fields.pop(name, None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

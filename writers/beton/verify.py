@@ -4,13 +4,16 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
+from writers.beton.boxes import check_places
 from writers.beton.encoding import DCT, JPEG, RAW
-from writers.beton.layout import FIRST_ROW, SAMPLE, digest_of
+from writers.beton.layout import digest_of
 from writers.beton.store import SMALL_FILE, Beton, Progress, has_fields_of, open_beton
 from writers.dct import blob as dct
 from writers.errors import UserError
@@ -54,7 +57,9 @@ def verify(
     problems = list(_label_problems(beton))
     if not beton.manifest.adopted:  # FFCV does not define the bytes between samples
         problems += _zero_problems(beton, part)
-    labels = beton.labels if beton.manifest.multi_label and not problems else None
+    if beton.has_boxes:
+        problems += _box_problems(beton)
+    stored = _StoredLabels.of(beton)
     done = 0
     with (
         beton.path.open("rb", buffering=0) as file,
@@ -64,11 +69,12 @@ def verify(
             begin = int(beton.rows["offset"][window[0]])
             end = int((beton.rows["offset"][window].astype(np.int64) + beton.sizes[window]).max())
             data = _read(file.fileno(), begin, end)
+            boxes = _box_blobs(beton, file.fileno(), window) if stored.is_readable else {}
             runs = [
                 window[start : start + SAMPLES_AT_ONCE]
                 for start in range(0, len(window), SAMPLES_AT_ONCE)
             ]
-            for found in pool.map(partial(_problems, beton, labels, data, begin), runs):
+            for found in pool.map(partial(_problems, beton, stored, boxes, data, begin), runs):
                 problems += found
             done += len(window)
             if progress is not None:
@@ -115,25 +121,68 @@ def _read(handle: int, begin: int, end: int) -> memoryview:
     return data[:done]
 
 
+@dataclass(frozen=True)
+class _StoredLabels:
+    """Labels that are blobs, as part of the digests.
+
+    Attributes:
+        labels: int8 [N, K]. None means one label per image, which the row has.
+        is_readable: False if labels or boxes are outside of the file. Digests cannot be compared.
+    """
+
+    labels: np.ndarray | None
+    is_readable: bool
+
+    @classmethod
+    def of(cls, beton: Beton) -> Self:
+        if not beton.manifest.multi_label:
+            return cls(None, is_readable=True)
+        try:
+            if beton.has_boxes:
+                check_places(beton.rows, (beton.manifest.rows_end, beton.manifest.pages_end))
+            return cls(beton.labels, is_readable=True)
+        except (UserError, ValueError):  # reported by the checks of labels and boxes
+            return cls(None, is_readable=False)
+
+
+def _box_blobs(beton: Beton, handle: int, numbers: np.ndarray) -> dict[int, memoryview]:
+    """Bytes of the boxes of samples; {} if the beton has none."""
+    if not beton.has_boxes:
+        return {}
+    offsets, sizes = beton.rows["boxes_offset"], beton.rows["boxes_size"]
+    return {
+        number: _read(handle, offset, offset + size)
+        for number, offset, size in zip(
+            numbers.tolist(), offsets[numbers].tolist(), sizes[numbers].tolist(), strict=True
+        )
+    }
+
+
 def _problems(
-    beton: Beton, labels: np.ndarray | None, data: memoryview, begin: int, numbers: np.ndarray
+    beton: Beton,
+    labels: _StoredLabels,
+    boxes: dict[int, memoryview],
+    data: memoryview,
+    begin: int,
+    numbers: np.ndarray,
 ) -> list[str]:
-    """Problems of some samples, whose bytes are in `data`, read from offset `begin`."""
+    """Problems of some samples, whose images are in `data`, read from offset `begin`."""
     problems = []
     for number in numbers.tolist():
         row = beton.rows[number]
         start = int(row["offset"]) - begin
         image = data[start : start + int(beton.sizes[number])]
         found = []
-        stored = [image] if labels is None else [image, labels[number].tobytes()]
-        if digest_of(*stored) != beton.digests[number].tobytes():
+        stored = [image] if labels.labels is None else [image, labels.labels[number].tobytes()]
+        stored += [boxes[number]] if number in boxes else []
+        if labels.is_readable and digest_of(*stored) != beton.digests[number].tobytes():
             found.append("its bytes have changed")
         if problem := _image_problem(row, image):
             found.append(problem)
         if found:
             name = (
                 f"sample {number}"
-                if labels is not None
+                if beton.manifest.multi_label
                 else f"sample {number} (label {row['label']})"
             )
             problems.append(f"{name}: {'; '.join(found)}")
@@ -145,7 +194,7 @@ def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
     blobs = beton.blobs[np.argsort(beton.blobs["offset"], kind="stable")]
     pages_end = beton.manifest.pages_end
     ends = np.concatenate(
-        [[FIRST_ROW + beton.rows.nbytes], (blobs["offset"] + blobs["size"]).astype(np.int64)]
+        [[beton.manifest.rows_end], (blobs["offset"] + blobs["size"]).astype(np.int64)]
     )
     begins = np.concatenate([blobs["offset"].astype(np.int64), [pages_end]])
     gaps = np.stack([np.maximum(ends, 0), np.minimum(begins, pages_end)], axis=1)
@@ -168,7 +217,6 @@ def _whole_problems(beton: Beton) -> Iterator[str]:
 
 
 def _image_problem(row: np.void, data: memoryview) -> str:
-    assert row.dtype == SAMPLE
     stated = int(row["width"]), int(row["height"])
     if row["mode"] == RAW:
         return (
@@ -190,6 +238,13 @@ def _image_problem(row: np.void, data: memoryview) -> str:
     except turbojpeg.JpegError as error:
         return f"its JPEG does not decode: {error}"
     return "" if size == stated else f"it is {size} pixels, and should be {stated}"
+
+
+def _box_problems(beton: Beton) -> Iterator[str]:
+    try:
+        assert len(beton.box_table.starts) == len(beton.rows) + 1
+    except UserError as error:
+        yield error.message
 
 
 def _label_problems(beton: Beton) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from writers.beton.atomic_file import NewBeton, new_beton
+from writers.beton.boxes import BoxError, blob_of
 from writers.beton.encode import Blob, UnreadableError, encode
 from writers.beton.encoding import DCT, JPEG, RAW, Encoding
 from writers.beton.layout import Layout, digest_of, write_at
@@ -110,6 +111,7 @@ FILE_FIELDS = (
     "num_dct",
     "max_width",
     "max_height",
+    "has_boxes",
     "page_size",
     "bytes",
     "sha256",
@@ -128,7 +130,8 @@ def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
         "max_width": int(rows["width"].max()),
         "max_height": int(rows["height"].max()),
         "page_size": layout.page_size,
-        **file_digests(new.temporary, len(rows), layout.pages_end),
+        "has_boxes": layout.has_boxes,
+        **file_digests(new.temporary, len(rows), layout.pages_end, has_boxes=layout.has_boxes),
     }
 
 
@@ -146,7 +149,8 @@ def _write_samples(
     check: bool,
 ) -> tuple[Layout, list[dict[str, str]], list[str]]:
     """Write the pages; return the skipped images, and the names of those scaled by range."""
-    layout = Layout(len(examples), len(source.classes) if source.multi_label else None)
+    num_labels = len(source.classes) if source.multi_label else None
+    layout = Layout(len(examples), num_labels, has_boxes=source.has_boxes)
     skipped: list[dict[str, str]] = []
     offenders: list[str] = []
     scaled: list[str] = []
@@ -183,6 +187,7 @@ def _write_samples(
                 label,
                 int(ids[number - 1]),
                 blob.digest,
+                (offsets[2], len(blob.stored[2])) if source.has_boxes else None,
             )
         # the file is lost; read the rest to list all unreadable images
         if on_error == "skip" or not offenders:
@@ -231,12 +236,13 @@ def _encoded(
             return UnreadableError(reason)
         try:
             lenient = example.key in source.lenient
-            return _ready(
-                encode(source.read(example), encoding, chance, check=check, lenient=lenient),
-                example,
-            )
+            data = source.read(example)
+            blob = encode(data, encoding, chance, check=check, lenient=lenient)
+            return _ready(blob, example, data, encoding)
         except UnreadableError as error:
             return error
+        except BoxError as error:
+            return UnreadableError(str(error))
         except OSError as error:
             return UnreadableError(f"it cannot be read: {error.strerror or error}")
         except Exception as error:  # a bug, or no memory left
@@ -269,15 +275,22 @@ class _Ready:
     mode: int
     width: int
     height: int
-    stored: tuple[bytes, ...]  # its image, and its labels if it has several
+    stored: tuple[bytes, ...]  # its image, its labels if it has several, and its boxes
     digest: bytes
     is_scaled: bool
 
 
-def _ready(blob: Blob, example: Example) -> _Ready:
-    labels = () if example.labels is None else (np.array(example.labels, np.int8).tobytes(),)
-    stored, digest = (blob.data, *labels), digest_of(blob.data, *labels)
-    return _Ready(blob.mode, blob.width, blob.height, stored, digest, blob.is_scaled)
+def _ready(blob: Blob, example: Example, data: bytes, encoding: Encoding) -> _Ready:
+    """Combine an encoded image with its labels and boxes. Raises BoxError."""
+    stored = [blob.data]
+    if example.labels is not None:
+        stored.append(np.array(example.labels, np.int8).tobytes())
+    if example.boxes is not None:
+        size, is_resized = (blob.width, blob.height), encoding.max_resolution is not None
+        stored.append(blob_of(example.boxes, data, size, is_resized=is_resized))
+    return _Ready(
+        blob.mode, blob.width, blob.height, tuple(stored), digest_of(*stored), blob.is_scaled
+    )
 
 
 def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:

@@ -57,6 +57,17 @@ class Voc:
                 raise UserError(f"{name} lists other {what} than {first}.", self.accepted)
         return {key: tuple(marks[key] for marks in by_list) for key in sorted(by_list[0])}
 
+    def read_images(self, name: str) -> list[str]:
+        """Read a list of images, one per line; sorted.
+
+        Raises:
+            UserError: the list is missing, empty or damaged.
+        """
+        marks = self._read_list(name, _parse_image)
+        if not marks:
+            raise UserError(f"{self.files.where(self.prefix + name)} lists no image.", AGAIN)
+        return sorted(marks)
+
     def _read_list(
         self, name: str, parse: Callable[[Sequence[str]], tuple[Key, int]]
     ) -> dict[Key, int]:
@@ -74,7 +85,8 @@ class Voc:
             except ValueError as error:
                 raise UserError(f"{where}: '{line[:80]}' is not {error}.", AGAIN) from error
             if key in marks:
-                raise UserError(f"{where}: {' '.join(fields[:-1])} is listed twice.", AGAIN)
+                twice = " ".join(fields[:-1] or fields)
+                raise UserError(f"{where}: {twice} is listed twice.", AGAIN)
             marks[key] = mark
         return marks
 
@@ -85,3 +97,10 @@ class Voc:
                 f"{len(missing)} of the {len(wanted)} {what} are missing, such as {missing[0]}.",
                 self.accepted,
             )
+
+
+def _parse_image(fields: Sequence[str]) -> tuple[str, int]:
+    """Image of a line such as `000012`, and a mark that means nothing."""
+    if len(fields) != 1 or "/" in fields[0]:
+        raise ValueError("an image")
+    return fields[0], 1

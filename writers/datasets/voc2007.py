@@ -3,10 +3,10 @@
 Reads the two official tars, a tar of both, or the unpacked VOCdevkit/VOC2007. A label is 1 if the
 class is present, 0 if all of its objects are difficult, -1 if it is absent
 (ImageSets/Main/*_trainval.txt and *_test.txt). Difficult labels are ignored in training and in the
-score. Bounding boxes are ignored.
+score. Bounding boxes are ignored; `voc2007_detection` reads them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from writers.dataset import DatasetSpec, Download
@@ -74,7 +74,7 @@ ACCEPTED = (
 
 def open(path: Path, settings: SplitSettings) -> Source:
     """Open VOC 2007. Train is the official trainval less a seeded draw that becomes val."""
-    voc = Voc(_open_files(path), f"{LISTS}{CLASSES[0]}_trainval.txt", path, ACCEPTED)
+    voc = Voc(open_files_of(path, _wanted), f"{LISTS}{CLASSES[0]}_trainval.txt", path, ACCEPTED)
     train, test = (_examples(voc, split) for split in ("trainval", "test"))
     return Source(
         "voc2007",
@@ -87,10 +87,15 @@ def open(path: Path, settings: SplitSettings) -> Source:
     )
 
 
-def _open_files(path: Path) -> Files:
+def open_files_of(path: Path, is_read: Callable[[str], bool]) -> Files:
+    """Open those files of the release that `is_read` selects: a folder, a tar, or the two tars.
+
+    Raises:
+        UserError: there is no such path, or an archive is damaged.
+    """
     if not path.is_dir() or not ((path / TRAINVAL_TAR).exists() or (path / TEST_TAR).exists()):
-        return open_files(path, _wanted)
-    return JoinedFiles([open_files(path / name, _wanted) for name in (TRAINVAL_TAR, TEST_TAR)])
+        return open_files(path, is_read)
+    return JoinedFiles([open_files(path / name, is_read) for name in (TRAINVAL_TAR, TEST_TAR)])
 
 
 def _wanted(path: str) -> bool:

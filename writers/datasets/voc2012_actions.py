@@ -16,13 +16,12 @@ the challenge, which trains and scores no classifier of `other`.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from xml.etree import ElementTree
 
 from PIL import Image
 
 from writers.dataset import DatasetSpec, Download
 from writers.datasets._voc import AGAIN, Voc
+from writers.datasets._voc_annotations import Box, read_annotation
 from writers.errors import UserError
 from writers.formats.files import Files, open_files
 from writers.source import Example, Source, SplitSettings, carve
@@ -30,7 +29,6 @@ from writers.synthetic.reencode import redrawn
 
 TAR = "VOCtrainval_11-May-2012.tar"
 CONTEXT = 1.2  # width and height of a crop, relative to the box
-MAX_ANNOTATION = 1 << 20  # bytes; those of VOC have less than 50,000
 
 SPEC = DatasetSpec(
     name="voc2012_actions",
@@ -67,15 +65,6 @@ ACCEPTED = (
     f"Accepted: {TAR}, a folder with it, or VOCdevkit/VOC2012 with JPEGImages/, Annotations/ and "
     f"{LISTS}."
 )
-
-
-class Box(NamedTuple):
-    """Pixels of an image from `left` and `top` up to `right` and `bottom`, which are not in it."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
@@ -158,7 +147,10 @@ def _examples(voc: Voc, split: str, people: People) -> list[Example]:
         wanted = [f"{folder}/{image}.{ending}" for image in images]
         voc.check_present(wanted, f"files of {split} in {folder}/")
     annotations = {image: f"{voc.prefix}Annotations/{image}.xml" for image in images}
-    boxes = {image: _read_boxes(voc.files, file) for image, file in annotations.items()}
+    boxes = {
+        image: read_annotation(voc.files, file, only=("person",))
+        for image, file in annotations.items()
+    }
     examples = []
     for (image, number), marks in by_person.items():
         if number not in boxes[image]:
@@ -168,7 +160,7 @@ def _examples(voc: Voc, split: str, people: People) -> list[Example]:
                 AGAIN,
             )
         key = f"JPEGImages/{image}.jpg#{number}"
-        people.boxes[key] = boxes[image][number]
+        people.boxes[key] = boxes[image][number].box
         examples.append(Example(key, marks.index(max(marks)), f"{image}#{number}", marks))
     return examples
 
@@ -182,46 +174,3 @@ def _parsed(fields: Sequence[str]) -> tuple[tuple[str, int], int]:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 6
-
-
-def _read_boxes(files: Files, name: str) -> dict[int, Box]:
-    """Map the number of each person in an annotation, from 1, to its box.
-
-    Raises:
-        UserError: the file is damaged, or a box is empty or outside of the image.
-    """
-    data = files.read(name)
-    where = files.where(name)
-    try:
-        if len(data) > MAX_ANNOTATION or b"<!" in data:  # VOC's have no declarations of entities
-            raise ValueError("it is not an annotation of VOC")
-        root = ElementTree.fromstring(data)
-        width, height = (_number_in(root, f"size/{side}") for side in ("width", "height"))
-        boxes = {}
-        for number, thing in enumerate(root.findall("object"), start=1):
-            if thing.findtext("name") != "person":
-                continue
-            xmin, ymin, xmax, ymax = (
-                _number_in(thing, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-            # The first pixel is 1, and the last one is in the box.
-            box = Box(xmin - 1, ymin - 1, xmax, ymax)
-            if not (-1 <= box.left < box.right <= width + 1):
-                raise ValueError(f"object {number} is from {xmin:g} to {xmax:g} of {width:g} px")
-            if not (-1 <= box.top < box.bottom <= height + 1):
-                raise ValueError(f"object {number} is from {ymin:g} to {ymax:g} of {height:g} px")
-            boxes[number] = box
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{where} cannot be read as an annotation: {error}.", AGAIN) from error
-    return boxes
-
-
-def _number_in(element: ElementTree.Element, path: str) -> float:
-    text = element.findtext(path)
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{path} is {text!r:.40}, not a number")
-    return value

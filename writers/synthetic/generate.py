@@ -61,8 +61,21 @@ def make(path: Path, pictures: SyntheticSet) -> None:
     Raises:
         UserError: `path` holds something else, or cannot be written.
     """
+    make_folder(path, _stamp(pictures), lambda folder: _write(folder, pictures))
+
+
+def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
+    """Let `write` fill the folder `path` unless it exists with this stamp; as `make`.
+
+    Args:
+        path: the folder.
+        stamp: text that identifies the content and its version.
+        write: writes the content to an empty folder.
+
+    Raises:
+        UserError: `path` holds something else, or cannot be written.
+    """
     path = Path(path).resolve()
-    stamp = _stamp(pictures)
     if _read_stamp(path) == stamp:
         return
     _refuse_foreign(path)
@@ -72,7 +85,10 @@ def make(path: Path, pictures: SyntheticSet) -> None:
             if _read_stamp(path) != stamp:
                 _remove_leftovers(path)
                 made = _beside(path)
-                _write(made, pictures, stamp)
+                made.mkdir()
+                # first, so that a folder left by a kill is recognized
+                (made / STAMP).write_text(stamp)
+                write(made)
                 _put_in_place(made, path, stamp)
     except OSError as error:
         raise UserError(
@@ -83,9 +99,18 @@ def make(path: Path, pictures: SyntheticSet) -> None:
 
 def encode_image(pictures: SyntheticSet, split: str, class_name: str, number: int) -> bytes:
     """Encode one image as JPEG."""
-    key = f"{pictures.name}/{split}/{class_name}/{number}"
-    canvas = Canvas(np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest())))
+    canvas = new_canvas(f"{pictures.name}/{split}/{class_name}/{number}")
     pictures.classes[class_name](canvas)
+    return as_jpeg(canvas)
+
+
+def new_canvas(key: str) -> Canvas:
+    """Make a canvas whose background and random numbers are a function of the key."""
+    return Canvas(np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest())))
+
+
+def as_jpeg(canvas: Canvas) -> bytes:
+    """Finish the image and encode it as JPEG."""
     file = io.BytesIO()
     Image.fromarray(canvas.finish()).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -133,9 +158,7 @@ def _remove_leftovers(path: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder: Path, pictures: SyntheticSet, stamp: str) -> None:
-    folder.mkdir()
-    (folder / STAMP).write_text(stamp)  # first, so that a folder left by a kill is recognized
+def _write(folder: Path, pictures: SyntheticSet) -> None:
     for split, number in pictures.num_images.items():
         for class_name in pictures.classes:
             class_folder = folder / split / class_name

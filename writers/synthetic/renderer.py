@@ -9,12 +9,25 @@ A shape and a texture are functions of the coordinates u and v, in units of an o
 import colorsys
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 Array = np.ndarray
 Field = Callable[[Array, Array], Array]
+
+
+class _Place(NamedTuple):
+    """A window of pixels, the last two sides exclusive, and their coordinates in an object."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    u: Array  # in units of the radius
+    v: Array
+    radius_px: float
 
 
 class Canvas:
@@ -62,6 +75,51 @@ class Canvas:
         softness_px: float = 1.0,
     ) -> None:
         """Draw `shape` filled with `texture`, which mixes two colors."""
+        place = self._place(center, radius, angle, squeeze, softness_px)
+        if place is None:
+            return
+        u, v, radius_px = place.u, place.v, place.radius_px
+        cover = np.clip(0.5 - shape(u, v) * np.float32(radius_px / softness_px), 0, opacity)[
+            ..., None
+        ]
+        paint = colors[0] + (colors[1] - colors[0]) * texture(u, v)[..., None]
+        window = self.pixels[place.top : place.bottom, place.left : place.right]
+        window += cover * (paint - window)
+
+    def extent(
+        self,
+        shape: Field,
+        center: tuple[float, float],
+        radius: float,
+        angle: float,
+        squeeze: float = 1.0,
+    ) -> tuple[int, int, int, int] | None:
+        """Box around the pixels that `draw` would cover at least by half.
+
+        Returns:
+            left, top, right, bottom in pixels, the last two exclusive. None if there are none.
+        """
+        place = self._place(center, radius, angle, squeeze, softness_px=1.0)
+        covered = None if place is None else shape(place.u, place.v) <= 0
+        if place is None or covered is None or not covered.any():
+            return None
+        columns, rows = (np.flatnonzero(covered.any(axis)) for axis in (0, 1))
+        return (
+            place.left + int(columns[0]),
+            place.top + int(rows[0]),
+            place.left + int(columns[-1]) + 1,
+            place.top + int(rows[-1]) + 1,
+        )
+
+    def _place(
+        self,
+        center: tuple[float, float],
+        radius: float,
+        angle: float,
+        squeeze: float,
+        softness_px: float,
+    ) -> "_Place | None":
+        """Pixels near an object and their coordinates in it; None if it is outside."""
         radius_px = radius * self._side
         x_px, y_px = (
             self.width / 2 + center[0] * self._side,
@@ -71,17 +129,12 @@ class Canvas:
         left, right = max(0, int(x_px - reach)), min(self.width, int(x_px + reach) + 1)
         top, bottom = max(0, int(y_px - reach)), min(self.height, int(y_px + reach) + 1)
         if left >= right or top >= bottom:
-            return
+            return None
         x = ((np.arange(left, right, dtype=np.float32) + 0.5 - x_px) / radius_px)[None, :]
         y = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - y_px) / radius_px)[:, None]
         cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         u, v = cosine * x + sine * y, (cosine * y - sine * x) / np.float32(squeeze)
-        cover = np.clip(0.5 - shape(u, v) * np.float32(radius_px / softness_px), 0, opacity)[
-            ..., None
-        ]
-        paint = colors[0] + (colors[1] - colors[0]) * texture(u, v)[..., None]
-        window = self.pixels[top:bottom, left:right]
-        window += cover * (paint - window)
+        return _Place(left, top, right, bottom, u, v, radius_px)
 
     def cover(self, center: tuple[float, float], radius: float) -> None:
         """Cover an edge of the object with something in front of it."""

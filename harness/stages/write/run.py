@@ -124,14 +124,15 @@ def run(context: StageContext) -> Outcome:
 
 def _check_several(source: Source, data: DataSettings) -> None:
     """Raise UserError if images have several labels and the recipe declares one, or vice versa."""
-    if source.multi_label and data.own_metric != "map11":
+    several = ("map11", "map50_11")
+    if source.multi_label and data.own_metric not in several:
         raise UserError(
             f"Images of {data.label} have several labels.",
             "Set `metric: map11`, the mean average precision.",
         )
-    if not source.multi_label and data.own_metric == "map11":
+    if not source.multi_label and data.own_metric in several:
         raise UserError(
-            f"Images of {data.label} have one label each, and its metric is map11.",
+            f"Images of {data.label} have one label each, and its metric is {data.own_metric}.",
             "Remove `metric`, or set `several: true` of its `labels`.",
         )
 

@@ -1,0 +1,191 @@
+"""Boxes of PASCAL VOC 2007 in its official layout, and files that do not fit it."""
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from torchvision.datasets import VOCDetection
+
+from tests.helpers.voc_boxes import write_devkit
+from writers.beton.encoding import Encoding
+from writers.beton.write import write_split
+from writers.dataset import SplitSettings, open_dataset, spec_of
+from writers.datasets.voc2007 import CLASSES, TEST_TAR, TRAINVAL_TAR
+from writers.errors import UserError
+from writers.raw_files import listing_of, walk
+from writers.source import BoxLabel, Source
+from writers.subset.spec import everything
+
+ALL = SplitSettings(val=0)
+SIZE = (120, 100)
+# Every class once per split. The last image of trainval has no object.
+TRAINVAL = {
+    f"{number:06}": (SIZE, [(name, 0, 1, 1, 60, 100), (name, 1, 30.5, 20, 120, 90)])
+    for number, name in enumerate(CLASSES, start=1)
+} | {"000021": (SIZE, [("cat", 1, 5, 5, 9, 9)]), "000022": (SIZE, [])}
+TEST = {
+    f"{number:06}": (SIZE, [(name, 0, 11, 21, 30, 40)])
+    for number, name in enumerate(CLASSES, start=31)
+}
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_devkit(
+        tmp_path_factory.mktemp("voc") / "both", {"trainval": TRAINVAL, "test": TEST}
+    )
+
+
+def test_boxes_match_torchvision_annotations(devkit: Path):
+    source = open_dataset("voc2007-detection", devkit.parents[1], ALL)
+    assert source.has_boxes and source.multi_label and source.classes == list(CLASSES)
+    oracle = VOCDetection(str(devkit.parents[1]), year="2007", image_set="trainval")
+    assert len(oracle) == len(source.splits["train"]) == 22
+    for example, image, (_, target) in zip(
+        source.splits["train"], oracle.images, oracle, strict=True
+    ):
+        assert source.read(example) == Path(image).read_bytes()
+        things = target["annotation"].get("object", [])
+        assert example.boxes is not None and len(example.boxes) == len(things)
+        for box, thing in zip(example.boxes, things, strict=True):
+            sides = {side: float(value) for side, value in thing["bndbox"].items()}
+            # whole pixels from xmin to xmax, both included, are as many as right - left
+            assert (box.right - box.left) == sides["xmax"] - sides["xmin"] + 1
+            assert (box.bottom - box.top) == sides["ymax"] - sides["ymin"] + 1
+            assert (box.left, box.top) == (sides["xmin"] - 1, sides["ymin"] - 1)
+            assert CLASSES[box.label] == thing["name"]
+            assert box.difficult == (thing["difficult"] == "1")
+
+
+def test_labels_derive_from_the_boxes(devkit: Path):
+    source = open_dataset("voc2007_detection", devkit, ALL)
+    labels = {example.name: example.labels for example in source.splits["train"]}
+    cat = CLASSES.index("cat")
+    assert [k for k, mark in enumerate(labels["000008"] or ()) if mark == 1] == [cat]
+    assert [k for k, mark in enumerate(labels["000021"] or ()) if mark == 0] == [cat]
+    assert labels["000022"] == (-1,) * 20
+    assert spec_of("voc2007_detection").metric == "map50_11"
+
+
+def test_tars_and_trees_give_the_same_splits(devkit: Path, tmp_path: Path):
+    settings = SplitSettings(val=0.3, seed=1)
+    first = open_dataset("voc2007_detection", devkit, settings)
+    (tmp_path / "tars").mkdir()
+    for name, split in ((TRAINVAL_TAR, "trainval"), (TEST_TAR, "test")):
+        images = TRAINVAL if split == "trainval" else TEST
+        part = write_devkit(tmp_path / split, {split: images})
+        with tarfile.open(tmp_path / "tars" / name, "w") as archive:
+            archive.add(part.parent, "VOCdevkit")
+    again = open_dataset("voc2007_detection", tmp_path / "tars", settings)
+    assert again.splits == first.splits and first.splits["val"]
+
+
+def replace_in(file: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+XML, LIST = "Annotations/000003.xml", "ImageSets/Main/trainval.txt"
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "box right of the image": (replace_in(XML, "<xmax>120</xmax>", "<xmax>130</xmax>"), XML),
+    "box left of the image": (
+        replace_in(XML, "<xmin>1</xmin><ymin>1<", "<xmin>-9</xmin><ymin>1<"),
+        XML,
+    ),
+    "box below the image": (replace_in(XML, "<ymax>90</ymax>", "<ymax>103</ymax>"), XML),
+    "empty box": (replace_in(XML, "<xmin>30.5</xmin>", "<xmin>121</xmin>"), XML),
+    "box beside the image": (
+        lambda folder: [
+            replace_in(XML, "<xmin>30.5</xmin>", "<xmin>121</xmin>")(folder),
+            replace_in(XML, "<xmax>120</xmax>", "<xmax>121</xmax>")(folder),
+        ],
+        XML,
+    ),
+    "not a number": (replace_in(XML, "<ymin>20</ymin>", "<ymin>inf</ymin>"), XML),
+    "no box": (replace_in(XML, "<xmin>30.5</xmin>", ""), XML),
+    "unknown class": (replace_in(XML, "<name>bird</name>", "<name>unicorn</name>"), XML),
+    "no class": (replace_in(XML, "<name>bird</name>", ""), XML),
+    "unknown flag": (replace_in(XML, "<difficult>1<", "<difficult>maybe<"), XML),
+    "cut off": (replace_in(XML, "</annotation>", ""), XML),
+    "another document": (lambda folder: (folder / XML).write_text("<html/>"), XML),
+    "no annotation": (lambda folder: (folder / XML).unlink(), XML),
+    "no image": (
+        lambda folder: (folder / "JPEGImages/000003.jpg").unlink(),
+        "JPEGImages/000003.jpg",
+    ),
+    "no list of test": (
+        lambda folder: (folder / "ImageSets/Main/test.txt").unlink(),
+        "ImageSets/Main/test.txt is missing",
+    ),
+    "empty list of test": (
+        lambda folder: (folder / "ImageSets/Main/test.txt").write_text("\n"),
+        "ImageSets/Main/test.txt lists no image",
+    ),
+    "list of a class": (replace_in(LIST, "000003\n", "000003  1\n"), f"{LIST}, line 3"),
+    "image listed twice": (replace_in(LIST, "000003\n", "000002\n"), f"{LIST}, line 3"),
+    "path in a list": (replace_in(LIST, "000003\n", "../000003\n"), f"{LIST}, line 3"),
+    "image of test in trainval": (replace_in(LIST, "000003\n", "000031\n"), "000031"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_is_refused_by_file(fault: str, tmp_path: Path):
+    change, named = FAULTS[fault]
+    few = {name: TRAINVAL[name] for name in ("000001", "000002", "000003")}
+    folder = write_devkit(tmp_path, {"trainval": few, "test": {"000031": TEST["000031"]}})
+    assert len(open_dataset("voc2007_detection", folder, ALL).splits["train"]) == 3
+    change(folder)
+    with pytest.raises(UserError) as caught:
+        open_dataset("voc2007_detection", folder, ALL)
+    assert named in str(caught.value)
+
+
+def test_boxes_beyond_the_actual_image_are_refused_when_written(devkit: Path, tmp_path: Path):
+    """The annotation states a larger image than the file has."""
+    images = {**TRAINVAL, "000002": ((60, 50), [("bicycle", 0, 10, 10, 50, 40)])}
+    folder = write_devkit(tmp_path, {"trainval": images, "test": TEST})
+    file = folder / "Annotations/000002.xml"
+    ElementTree.parse(file)
+    text = file.read_text().replace("<width>60<", "<width>600<").replace(">50</xmax>", ">90</xmax>")
+    file.write_text(text)
+    source = open_dataset("voc2007_detection", folder, ALL)
+    for encoding in (Encoding(format="raw"), Encoding(format="jpeg", max_resolution=40)):
+        with pytest.raises(UserError, match=r"000002\.jpg: its box 1 is from x = 9 to 90.*60 px"):
+            write_split(source, "train", everything(CLASSES), encoding, tmp_path / "t.beton")
+        assert not list(tmp_path.glob("*t.beton*"))
+
+
+def test_a_changed_box_changes_the_digest_of_the_raw_files(devkit: Path, tmp_path: Path):
+    few = {name: TRAINVAL[name] for name in ("000001", "000002", "000003")}
+    folder = write_devkit(tmp_path, {"trainval": few, "test": {"000031": TEST["000031"]}})
+
+    def digest() -> str:
+        return listing_of("voc2007_detection", folder, None, dict(walk(folder))).digest
+
+    before = digest()
+    replace_in(XML, "<ymax>90</ymax>", "<ymax>91</ymax>")(folder)
+    assert digest() != before
+
+
+def test_drawn_scenes_have_exact_boxes(tmp_path: Path):
+    source: Source = open_dataset("synthetic_boxes", tmp_path / "drawn", SplitSettings())
+    sizes = {split: len(examples) for split, examples in source.splits.items()}
+    expected = spec_of("synthetic_boxes").split_sizes
+    assert sizes["train"] + sizes["val"] == expected["train"]
+    assert sizes["test"] == expected["test"] and sizes["val"] >= 5
+    boxes = [
+        box for examples in source.splits.values() for item in examples for box in item.boxes or ()
+    ]
+    assert all(isinstance(box, BoxLabel) for box in boxes)
+    assert {box.label for box in boxes} == set(range(5))
+    assert 0 < sum(box.difficult for box in boxes) < len(boxes) / 4
+    counts = {len(item.boxes or ()) for examples in source.splits.values() for item in examples}
+    assert counts == {1, 2, 3, 4}
+    again = open_dataset("synthetic_boxes", tmp_path / "drawn", SplitSettings())
+    assert again.splits == source.splits

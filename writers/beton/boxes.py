@@ -1,0 +1,157 @@
+"""Boxes of objects in a beton: a blob per sample, beside the image, which stock FFCV can read.
+
+A blob is little-endian float32 [n, 6]: left, top, right, bottom, class, difficult. Sides are pixels
+of the stored image; right and bottom are exclusive. An image without objects has one row of zeros
+with class -1, because FFCV finds blobs by their offsets, which empty blobs would share.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from writers.source import BoxLabel
+
+COLUMNS = 6
+VALUE = np.dtype("<f4")
+ROW_BYTES = COLUMNS * VALUE.itemsize
+NO_OBJECT = -1  # class of the only row of an image without objects
+TOLERANCE_PX = 1.0  # boxes may exceed the image by as much; they are clipped
+
+
+class BoxError(ValueError):
+    """A box does not fit its image; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """Boxes of all samples of a beton.
+
+    Attributes:
+        values: left, top, right, bottom, class, difficult, float32 [M, 6].
+        starts: first row of each sample, int64 [N + 1].
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+
+    def of(self, number: int) -> np.ndarray:
+        """Boxes of a sample, float32 [n, 6]."""
+        if not 0 <= number < len(self.starts) - 1:
+            raise IndexError(f"there is no sample {number}")
+        return self.values[self.starts[number] : self.starts[number + 1]]
+
+
+def blob_of(
+    boxes: Sequence[BoxLabel], image: bytes, size: tuple[int, int], *, is_resized: bool
+) -> bytes:
+    """Return the blob of boxes in pixels of the stored image.
+
+    Args:
+        boxes: boxes in pixels of the image file.
+        image: bytes of the image file, of which the size is read if `is_resized`.
+        size: width and height of the stored image.
+        is_resized: the stored image may have another size than the file.
+
+    Raises:
+        BoxError: a box is empty or outside of the image.
+    """
+    if not boxes:
+        return np.array([0, 0, 0, 0, NO_OBJECT, 0], VALUE).tobytes()
+    original = _size_of(image) if is_resized else size
+    values = np.array(
+        [(box.left, box.top, box.right, box.bottom, box.label, box.difficult) for box in boxes],
+        np.float64,
+    )
+    _check_inside(values, original)
+    limits = np.array([*original, *original])
+    scale = np.array([*size, *size]) / limits
+    values[:, :4] = np.clip(values[:, :4], 0, limits) * scale
+    stored = values.astype(VALUE)
+    if not (stored[:, :2] < stored[:, 2:4]).all():
+        raise BoxError("one of its boxes is empty")
+    return stored.tobytes()
+
+
+def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classes: int) -> BoxTable:
+    """Read the boxes of all samples, 24 bytes per box.
+
+    Args:
+        path: the beton.
+        rows: BOXED_SAMPLE [N].
+        limits: offsets in the file between which blobs lie.
+        num_classes: number of classes.
+
+    Raises:
+        ValueError: a blob is outside of the limits, or a box does not fit its image.
+    """
+    check_places(rows, limits)
+    offsets, sizes = rows["boxes_offset"], rows["boxes_size"]
+    counts = sizes.astype(np.int64) // ROW_BYTES
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+    places = np.repeat(offsets.astype(np.int64), counts) + ROW_BYTES * within
+    content = np.memmap(path, np.uint8, "r")
+    values = content[places[:, None] + np.arange(ROW_BYTES)].view(VALUE)
+    is_object = values[:, 4] != NO_OBJECT
+    owners = np.repeat(np.arange(len(rows)), counts)
+    _check_values(values, is_object, owners, rows, num_classes)
+    kept = np.bincount(owners[is_object], minlength=len(rows))
+    return BoxTable(
+        np.ascontiguousarray(values[is_object], np.float32),
+        np.concatenate([[0], np.cumsum(kept)]),
+    )
+
+
+def check_places(rows: np.ndarray, limits: tuple[int, int]) -> None:
+    """Raise ValueError if blobs of rows are outside of these offsets, or no rows of boxes."""
+    offsets, sizes = rows["boxes_offset"], rows["boxes_size"]
+    begin, end = (np.uint64(limit) for limit in limits)
+    fits = (sizes > 0) & (sizes % ROW_BYTES == 0)
+    fits &= (offsets >= begin) & (offsets <= end)
+    fits &= sizes <= end - np.minimum(offsets, end)
+    if not fits.all():
+        raise ValueError(f"the boxes of sample {np.flatnonzero(~fits)[0]} are outside of it")
+
+
+def _check_values(
+    values: np.ndarray,
+    is_object: np.ndarray,
+    owners: np.ndarray,
+    rows: np.ndarray,
+    num_classes: int,
+) -> None:
+    """Raise ValueError if a box is not in its image or has no class."""
+    left, top, right, bottom, label, difficult = values.T
+    # comparisons with NaN are False
+    fits = (left >= 0) & (left < right) & (right <= rows["width"][owners])
+    fits &= (top >= 0) & (top < bottom) & (bottom <= rows["height"][owners])
+    fits &= np.isin(label, np.arange(num_classes)) & np.isin(difficult, (0, 1))
+    # an image without objects has one row
+    alone = np.bincount(owners, minlength=len(rows))[owners] == 1
+    fits |= ~is_object & alone
+    if not fits.all():
+        place = int(np.flatnonzero(~fits)[0])
+        raise ValueError(f"a box of sample {owners[place]} is {values[place].tolist()}")
+
+
+def _check_inside(values: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise BoxError if a box exceeds an image of this width and height, or has no pixel in it."""
+    width, height = size
+    for number, (left, top, right, bottom) in enumerate(values[:, :4].tolist(), start=1):
+        for axis, low, high, side in (("x", left, right, width), ("y", top, bottom, height)):
+            is_inside = low >= -TOLERANCE_PX and high <= side + TOLERANCE_PX
+            if not (is_inside and max(low, 0) < min(high, side)):
+                raise BoxError(
+                    f"its box {number} is from {axis} = {low:g} to {high:g}, and the image has "
+                    f"{side} px"
+                )
+
+
+def _size_of(image: bytes) -> tuple[int, int]:
+    from PIL import Image  # opening a beton does not need it
+
+    with Image.open(io.BytesIO(image)) as opened:
+        return opened.size

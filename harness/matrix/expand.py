@@ -28,7 +28,7 @@ from harness.matrix.pretraining import (
     write,
 )
 from harness.matrix.selections import Selections, subset_stage
-from harness.matrix.stage import SharedConfig, Stage
+from harness.matrix.stage import SharedConfig, Stage, specs_of
 from harness.matrix.transfers import Transfers
 from writers.dataset import spec_of
 from writers.split_names import SPLITS
@@ -95,9 +95,11 @@ def _without_unneeded(stages: list[Stage]) -> list[Stage]:
     """Drop data, rankings, features and reference models that no other stage needs."""
     needed: set[str] = set()
     kept = []
+    specs = specs_of(stages)
     for stage in reversed(stages):
-        if stage.key in needed or not (stage.spec.on_demand or "role" in stage.axes):
-            needed.update(need.key for need in stage.waits_for)
+        if stage.key in needed or not (specs[stage.kind].on_demand or "role" in stage.axes):
+            for need in stage.waits_for:
+                needed.add(need.key)
             kept.append(stage)
     return kept[::-1]
 

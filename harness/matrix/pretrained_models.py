@@ -76,7 +76,7 @@ def stages_of_models(
     if recipe.shortlist is not None:
         shortlist = _shortlist(recipe.shortlist, scored)
         yield shortlist
-        yield from (replace(stage, gated_by=shortlist) for stage in gated)
+        yield from (stage.gated(shortlist) for stage in gated)
 
 
 def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:

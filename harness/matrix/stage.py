@@ -8,6 +8,7 @@ own files, and finally `result.json` (done) or `error.txt` (failed).
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
@@ -80,8 +81,23 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """20 hex digits that identify kind, version, settings and needs."""
-        needs = {role: stage.key for role, stage in self.needs.items()}
-        return key_of(self.kind, self.spec.version, self.config, needs)
+        config, version = self.config, self.spec.version
+        if type(config) is not SharedConfig:
+            needs = {role: stage.key for role, stage in self.needs.items()}
+            return key_of(self.kind, version, config, needs)
+        parts = [
+            f'{encode_basestring_ascii(role)}:"{self.needs[role].key}"'
+            for role in sorted(self.needs)
+        ]
+        hashed = config.hashed(self.kind, version)
+        hashed.update(f"{{{','.join(parts)}}}}}".encode())
+        return hashed.hexdigest()[:20]
+
+    def gated(self, gate: "Stage") -> "Stage":
+        """Return the same stage, with a gate. A quarter of the time of `dataclasses.replace`."""
+        return Stage(
+            self.kind, self.config, self.needs, self.axes, self.name, gate, package=self.package
+        )
 
     def folder(self, runs: Path) -> Path:
         """Return the stage's folder."""
@@ -101,6 +117,15 @@ class Stage:
         }
 
 
+def specs_of(stages: Iterable[Stage]) -> dict[str, StageKind]:
+    """Map each kind of the stages to its declaration; for loops over 100,000 stages."""
+    specs: dict[str, StageKind] = {}
+    for stage in stages:
+        if stage.kind not in specs:
+            specs[stage.kind] = stage.spec
+    return specs
+
+
 class SharedConfig(dict[str, Any]):
     """Read-only settings that thousands of stages share; serialized once."""
 
@@ -108,6 +133,17 @@ class SharedConfig(dict[str, Any]):
     def text(self) -> str:
         """The settings, as serialized by `canonical`."""
         return canonical(dict(self))
+
+    @cached_property
+    def _hashed(self) -> dict[tuple[str, int], "hashlib._Hash"]:
+        return {}
+
+    def hashed(self, kind: str, version: int) -> "hashlib._Hash":
+        """Return a hash that has read a key's text up to the needs; the caller may update it."""
+        place = kind, version
+        if place not in self._hashed:
+            self._hashed[place] = hashlib.sha256(_start_of_key(kind, version, self).encode())
+        return self._hashed[place].copy()
 
     def _refuse(self, *args: Any, **more: Any) -> NoReturn:
         raise TypeError("stages share these settings; make a copy to change them")
@@ -124,11 +160,12 @@ def key_of(kind: str, version: int, config: dict[str, Any], needs: dict[str, str
         config: resolved settings, as plain JSON.
         needs: role -> key of the needed stage.
     """
-    text = (
-        f'{{"code":{version},"config":{canonical(config)},'
-        f'"kind":"{kind}","needs":{canonical(needs)}}}'
-    )
+    text = f"{_start_of_key(kind, version, config)}{canonical(needs)}}}"
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _start_of_key(kind: str, version: int, config: dict[str, Any]) -> str:
+    return f'{{"code":{version},"config":{canonical(config)},"kind":"{kind}","needs":'
 
 
 def canonical(value: Any) -> str:
@@ -155,6 +192,8 @@ def canonical(value: Any) -> str:
             )
             + "}"
         )
+    if kind is list:
+        return f"[{','.join(map(canonical, value))}]"
     if kind is int or (kind is float and math.isfinite(value)):
         return repr(value)
     if value is None or kind is bool:

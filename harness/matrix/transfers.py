@@ -24,6 +24,7 @@ class _Point:
     Attributes:
         needs: role of the stage that the method starts from.
         crops: role of the needed features -> their crop. None means the recipe's own.
+        name: first parts of the names of its stages.
     """
 
     target: DataSettings
@@ -33,16 +34,7 @@ class _Point:
     config: JSON
     axes: JSON
     crops: dict[str, float | None]
-
-    @property
-    def name(self) -> str:
-        return "/".join(
-            (
-                self.target.label,
-                self.label,
-                *(f"{axis}{value}" for axis, value in self.axes.items()),
-            )
-        )
+    name: str
 
 
 class Transfers:
@@ -65,7 +57,7 @@ class Transfers:
     def stages_for(self, model: Stage, *, seed: int, name_suffix: str) -> Iterator[Stage]:
         """Iterate over the transfers of one model, and the features that they need."""
         for point in self._points:
-            axes = {"target": point.target.label, "method": point.label, **point.axes}
+            axes = point.axes
             config = self._config(point, seed)
             # All models of one architecture share a method that needs none of their weights.
             if point.needs is None and model.kind == "pretrain":
@@ -131,8 +123,9 @@ def _points(
             label,
             settings.NEEDS,
             config,
-            axes,
+            {"target": target.label, "method": label, **axes},
             dict(zip(grid.feature_roles(settings), settings.grid.eval_crop or (own,), strict=True)),
+            "/".join((target.label, label, *(f"{axis}{value}" for axis, value in axes.items()))),
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.matrix.expand import Matrix
-from harness.matrix.stage import FILE_NAME, Stage
+from harness.matrix.stage import FILE_NAME, Stage, specs_of
 from harness.runner import provenance, result, retry, shortlist, stage_state
 from harness.runner.gpu_packing import ResourceKey, resource_key
 from harness.runner.launcher import Finished, Launcher
@@ -294,28 +294,33 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     finished, its stages are included, because some of them will run.
     """
     keys: set[str] = set()
+    needed: set[str] = set()  # keys of stages that an unfinished stage waits for
     skipped = shortlist.skipped(matrix.stages, folders.runs)
-    with_result = stage_state.with_result(folders.runs, {stage.kind for stage in matrix.stages})
+    spec_of = specs_of(matrix.stages)
+    with_result = stage_state.with_result(folders.runs, spec_of)
     to_recompute = {
         stage.key
         for stage in matrix.stages
         # Makes paths only for kinds that can be incomplete: 100,000 paths take two seconds.
-        if stage.spec.is_incomplete is not None
+        if spec_of[stage.kind].is_incomplete is not None
         and stage_state.is_incomplete(stage.spec, stage.folder(folders.runs))
     }
     for stage in reversed(matrix.stages):
-        gate = stage.gated_by
-        if stage.key in skipped and gate is not None and gate.key not in to_recompute:
+        key, gate = stage.key, stage.gated_by
+        if key in skipped and gate is not None and gate.key not in to_recompute:
             continue
-        if stage.key in to_recompute:
-            keys.add(stage.key)
-            continue
-        is_needed = any(dependant.key in keys for dependant in matrix.dependants[stage.key])
-        if stage.key not in with_result or (
-            is_needed
-            and not stage_state.has_outputs(stage.spec, stage.folder(folders.runs), folders.data)
+        if (
+            key not in with_result
+            or key in to_recompute
+            or (
+                key in needed
+                and not stage_state.has_outputs(
+                    stage.spec, stage.folder(folders.runs), folders.data
+                )
+            )
         ):
-            keys.add(stage.key)
+            keys.add(key)
+            needed.update(stage_needed.key for stage_needed in stage.waits_for)
     return {stage.key: stage for stage in matrix.stages if stage.key in keys}
 
 

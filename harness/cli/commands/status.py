@@ -124,7 +124,8 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
             else ""
         )
         parts.append(f"about {seconds(3600 * known.hours)} of work{more}")
-    retries = retry.total(plan.stages, folders.runs)
+    tried = (stage for stage in plan.stages if states[stage.key] != "skipped")
+    retries = retry.total(tried, folders.runs)
     return f"{plan.recipe.name}: {', '.join(parts)}" + (f"; retries: {retries}" if retries else "")
 
 
@@ -158,8 +159,11 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
     from rich.table import Table
     from rich.text import Text
 
+    from harness.matrix.stage import specs_of
+
     rows: dict[str, list[State]] = {}
-    named = [s for s in plan.stages if s.spec.in_status == "preparation" or "role" in s.axes]
+    specs = specs_of(plan.stages)
+    named = [s for s in plan.stages if specs[s.kind].in_status == "preparation" or "role" in s.axes]
     alike = Counter((stage.axes.get("role", ""), stage.kind) for stage in named)
     for stage in named:
         role = stage.axes.get("role", "")
@@ -182,15 +186,17 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
+    from harness.matrix.stage import specs_of
+
     rows: dict[tuple[Any, ...], dict[str, list[State]]] = {}
+    specs = specs_of(plan.stages)
     for stage in plan.stages:
-        if stage.spec.in_status == "models" and "role" not in stage.axes:
-            axes_shown = {"model"} if "model" in stage.axes else set(MODEL_AXES)
-            values = tuple(
-                stage.axes.get(axis, "") if axis in axes_shown else "" for axis in MODEL_AXES
-            )
-            row = rows.setdefault(values, {})
-            row.setdefault(stage.axes.get("method", stage.kind), []).append(states[stage.key])
+        point = stage.axes
+        if specs[stage.kind].in_status == "models" and "role" not in point:
+            # The only axis that identifies an adopted model is its name.
+            shown_of = {"model": point["model"]} if "model" in point else point
+            row = rows.setdefault(tuple([shown_of.get(axis, "") for axis in MODEL_AXES]), {})
+            row.setdefault(point.get("method", stage.kind), []).append(states[stage.key])
     axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
     methods = list(plan.recipe.methods)
     kinds = [kind for kind in dict.fromkeys(chain(*rows.values())) if kind not in methods]

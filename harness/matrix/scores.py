@@ -1,6 +1,8 @@
 """Scores of a classifier on a set of images, as results hold them."""
 
-from typing import TypedDict
+from typing import Required
+
+from typing_extensions import TypedDict
 
 
 class Scores(TypedDict, total=False):
@@ -20,7 +22,7 @@ class Scores(TypedDict, total=False):
     map50_11: float
     map50: float
     loss: float  # mean cross entropy, nats
-    num_images: int
+    num_images: Required[int]
     num_correct: int
     num_objects: int
     num_detections: int

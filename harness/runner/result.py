@@ -100,7 +100,7 @@ def load(folder: Path) -> Result | None:
         return None
     try:
         # Faster than json.loads, and all results share equal strings.
-        record = pydantic_core.from_json(text)
+        record = pydantic_core.from_json(text, allow_inf_nan=False)
         if isinstance(record, dict) and record.get("schema_version") != SCHEMA:
             raise UserError(
                 f"{path} has schema {record.get('schema_version')}, this harness reads {SCHEMA}.",

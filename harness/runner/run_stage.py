@@ -32,6 +32,7 @@ from harness.runner.context import (
     Stopped,
     load_spec,
 )
+from harness.runner.metrics_types import load_checked
 from harness.runner.protocol import Answer, StageStatus, Status
 from harness.runner.result import Result
 from harness.runner.retry import FailureCause
@@ -209,7 +210,7 @@ def _compute(
     context = StageContext(
         config=spec["config"],
         folder=folder,
-        needs=_load_needs(kind, folders),
+        needs=_load_needs(kind, folders, options.stages_package),
         need_folders=folders,
         data=options.data_dir,
         raw=options.raw_dir,
@@ -257,12 +258,12 @@ def _gpu_monitor(device: str) -> "AbstractContextManager[GpuMonitor | None]":
     return GpuMonitor(device)
 
 
-def _load_needs(kind: StageKind, folders: dict[str, Path]) -> dict[str, Result]:
+def _load_needs(kind: StageKind, folders: dict[str, Path], package: str) -> dict[str, Result]:
     """Load the results of the needed stages by role.
 
     Missing results are left out if the kind tolerates that, and otherwise raise a UserError.
     """
-    results = {role: result.load(folder) for role, folder in folders.items()}
+    results = {role: load_checked(folder, package) for role, folder in folders.items()}
     for role, folder in folders.items():
         if results[role] is None and not kind.tolerates_failed_needs:
             raise UserError(

@@ -9,7 +9,9 @@ not invalidate what was computed for the others.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from harness.matrix.stage import Stage
 from harness.runner import result

@@ -31,7 +31,7 @@ def open_arrays(file: Path, what: str) -> Iterator[Mapping[str, np.ndarray]]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             yield arrays
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, BadZipFile) as error:
         raise UserError(
             f"{file} is not a complete file of {what}: {error}",
             "Delete that stage's folder to compute them again.",

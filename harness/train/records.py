@@ -1,6 +1,8 @@
 """Records of the training loop, part of a stage's result. Imports no torch."""
 
-from typing import NotRequired, Required, TypedDict
+from typing import NotRequired, Required
+
+from typing_extensions import TypedDict
 
 from harness.matrix.scores import Scores
 

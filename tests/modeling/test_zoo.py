@@ -274,7 +274,7 @@ def test_real_weights_by_order_and_the_command(tmp_path: Path):
     with pytest.raises(UserError, match="not those of"):
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
     ended = CliRunner().invoke(cli, [*arguments, "--by-order"])
-    assert ended.exit_code == 0 and "1000 classes" in ended.output
+    assert ended.exit_code == 0 and "1,000 classes" in ended.output
     model, about = classifier.load(tmp_path / "model.pt")
     theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     theirs.load_state_dict(

@@ -24,6 +24,7 @@ from harness.stages.rank.record import RankMetrics
 from harness.stages.score.record import ScoreMetrics
 from harness.stages.transfer.record import GridEntry, TransferMetrics
 from harness.stages.write.record import WriteMetrics
+from writers.subset.base import num_of
 
 NUM_TEST_IMAGES = 2000  # of every target
 NUM_SOURCE_CLASSES = 1000
@@ -78,7 +79,7 @@ def _num_kept(subset: dict[str, Any]) -> int:
     num_kept = NUM_SOURCE_CLASSES
     for step in [{"remove": subset.get("remove")}, *(subset.get("steps") or [])]:
         values = next(iter(step.values())) or {}
-        removed = values.get("hardest") or values.get("easiest") or 0
+        removed = num_of(values.get("hardest") or values.get("easiest"), num_kept)
         kept = values.get("bottom_up") or values.get("top_down") or values.get("classes")
         num_kept = kept if isinstance(kept, int) else num_kept - removed
     return num_kept

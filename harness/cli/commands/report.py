@@ -1,6 +1,8 @@
 """Write a recipe's report from the results on disk."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,21 +78,23 @@ def write_report(
     from harness.report.render import page
 
     folder = out or folders.runs / "reports" / matrix.recipe.name
-    return page.write_collected(collect_report(matrix, folders), folder, formats)
+    with _blame_results(matrix, folders):
+        return page.write_collected(collect_report(matrix, folders), folder, formats)
 
 
 def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
     """Read all finished stages and compute the content of the report."""
     from harness.report.data.compact import Compactor
     from harness.report.render import report
-    from harness.runner import result, shortlist, stage_state
+    from harness.runner import shortlist, stage_state
+    from harness.runner.metrics_types import load_checked
 
     results, unfinished, left_out = [], [], []
     compactor = Compactor()
     skipped = shortlist.skipped(matrix.stages, folders.runs)
     failed, predictions = {}, {}
     for stage in matrix.stages:
-        record = result.load(stage.folder(folders.runs))
+        record = load_checked(stage.folder(folders.runs), stage.package)
         if record is None and stage.key in skipped:
             left_out.append(stage.name)
         elif record is None:
@@ -100,5 +104,28 @@ def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
         else:
             results.append(compactor.compact(record, stage))
             if "predictions" in record.metrics:
-                predictions[stage.key] = stage.folder(folders.runs) / record.metrics["predictions"]
-    return report.collect(matrix.recipe, results, unfinished, failed, predictions, left_out)
+                file_name = Path(record.metrics["predictions"]).name  # never outside of the folder
+                predictions[stage.key] = stage.folder(folders.runs) / file_name
+    with _blame_results(matrix, folders):
+        return report.collect(matrix.recipe, results, unfinished, failed, predictions, left_out)
+
+
+@contextmanager
+def _blame_results(matrix: "Matrix", folders: Folders) -> Iterator[None]:
+    """Raise UserError for a failure of the block if a result lacks a field.
+
+    If every result is complete, the failure is a bug of the report, and is raised as it is.
+    """
+    from harness.runner import metrics_types
+
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        for stage in matrix.stages:
+            folder = stage.folder(folders.runs)
+            record = metrics_types.load_checked(folder, stage.package)
+            if record is not None and (
+                wrong := metrics_types.problem(record, stage.package, may_lack=False)
+            ):
+                raise metrics_types.edited(folder, wrong) from error
+        raise

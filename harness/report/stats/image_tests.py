@@ -235,7 +235,7 @@ def _read(path: Path) -> Predictions | None:
                 name: arrays[name] for name in (*required, f"{SPLIT}_scores") if name in arrays
             }
             return loaded if set(required) <= set(loaded) else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile):
         return None
 
 

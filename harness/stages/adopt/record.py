@@ -1,6 +1,8 @@
 """Record of an adopt stage. Imports no torch."""
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from harness.config.training_kind import TrainingKind
 

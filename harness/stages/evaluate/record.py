@@ -4,7 +4,7 @@ A view is a way to score the same predictions: `own`, on the model's own classes
 and `common_masked`, on the classes that all compared subsets share.
 """
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 from harness.matrix.scores import Scores
 from harness.train.records import CompileMeasurement

@@ -1,6 +1,8 @@
 """Record of a features stage. Imports no torch."""
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 
 class FeatureSplit(TypedDict):

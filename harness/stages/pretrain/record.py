@@ -1,6 +1,8 @@
 """Record of a pretrain stage. Imports no torch."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from harness.matrix.scores import Scores
 from harness.train.records import CompileMeasurement, EpochTiming

@@ -1,6 +1,6 @@
 """Record of a rank stage. Imports no torch."""
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 
 class RankMetrics(TypedDict):

@@ -1,6 +1,8 @@
 """Record of a score stage. Imports no torch."""
 
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 
 class ScoreMetrics(TypedDict):

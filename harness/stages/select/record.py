@@ -1,6 +1,6 @@
 """Record of a select stage. Imports no torch."""
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 
 class ClassScore(TypedDict):

@@ -1,6 +1,6 @@
 """Record of a shortlist stage. Imports no torch."""
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 from harness.runner.shortlist import RankedModel
 

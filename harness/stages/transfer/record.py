@@ -1,7 +1,9 @@
 """Record of a transfer stage. Imports no torch."""
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from harness.matrix.scores import Scores
 

@@ -63,6 +63,17 @@ def test_the_command_measures_a_report_and_keeps_it(tmp_path: Path):
     assert cost["report_s"] > 0 and cost["peak_memory_bytes"] > 2**20
 
 
+def test_a_fraction_of_the_classes_is_removed(tmp_path: Path):
+    matrix = expand(read("demo"))
+    write_results(matrix.stages, tmp_path)
+    numbers = {
+        len(result.load(stage.folder(tmp_path)).metrics["classes"])
+        for stage in matrix.stages
+        if stage.kind == "write" and "target" not in stage.axes
+    }
+    assert {900, 800} <= numbers
+
+
 def test_a_limit_that_is_exceeded_is_named():
     cost = ReportCost("r", 1, 1, 0, 60.1, 1.0, 2**30, 20_000_001)
     assert cost.misses == ["report_s", "html_bytes"]

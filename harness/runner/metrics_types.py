@@ -1,0 +1,111 @@
+"""Check the metrics and times of a result against the types that its kind of stage declares.
+
+A result that somebody edited is refused with its place, instead of failing in a report. Fields that
+are missing are allowed on request, because an older version of the kind may not have written them.
+"""
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from harness.matrix.stage_kind import STAGES_PACKAGE
+from harness.runner.result import FILE_NAME, RERUN, Result, load
+from writers.errors import UserError
+
+MAX_PROBLEMS = 20  # errors of one result that are looked at
+
+
+class Timing(TypedDict, total=False):
+    """Times that reports read; see `harness.profiling.timer.summary`. None means not measured."""
+
+    spans_s: dict[str, float]
+    per_step_ms: dict[str, float]
+    num_steps: int | None
+    train_s: float | None
+    eval_s: float | None
+    checkpoint_s: float | None
+    startup_s: float | None
+    img_per_s: float | None
+    replay_img_per_s: float | None
+    gpu_fed: float | None
+    data_wait_fraction: float | None
+    peak_share: float | None
+    verdict: str
+    gpu: dict[str, Any] | None
+
+
+_TIMING: TypeAdapter[Timing] = TypeAdapter(Timing)
+
+
+def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = True) -> str | None:
+    """Return the first field with a value of another type, and what is wrong; None if all fit.
+
+    Args:
+        result: a result.
+        package: package of the stage's kind, as in `stage_kind.find`.
+        may_lack: accept fields that are missing.
+    """
+    metrics = _type_of_metrics(result.kind, package)
+    for name, adapter, values in (
+        ("metrics", metrics, result.metrics),
+        ("timing", _TIMING, result.timing),
+    ):
+        if adapter is None:
+            continue
+        try:
+            adapter.validate_python(values, strict=True)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]:
+                if detail["type"] == "missing" and may_lack:
+                    continue
+                place = ".".join(str(part) for part in (name, *detail["loc"]))
+                what = detail["msg"]
+                return f"{place}: {what[:1].lower()}{what[1:]}"
+    return None
+
+
+def load_checked(folder: Path, package: str = STAGES_PACKAGE) -> Result | None:
+    """Read a stage's result and check its types; None if the stage is not done.
+
+    Args:
+        folder: folder of the stage.
+        package: package of the stage's kind.
+
+    Raises:
+        UserError: the record is damaged, or a value has another type.
+    """
+    loaded = load(folder)
+    if loaded is not None and (wrong := problem(loaded, package)) is not None:
+        raise edited(folder, wrong)
+    return loaded
+
+
+def edited(folder: Path, wrong: str) -> UserError:
+    """Make the error for a result that this harness did not write.
+
+    Args:
+        folder: folder of the stage.
+        wrong: from `problem`.
+    """
+    return UserError(f"{folder / FILE_NAME} is not a result this harness wrote: {wrong}.", RERUN)
+
+
+@cache
+def _type_of_metrics(kind: str, package: str) -> TypeAdapter[Any] | None:
+    """Type that `record.py` of a kind declares, such as PretrainMetrics; None without one."""
+    for searched in dict.fromkeys((package, STAGES_PACKAGE)):
+        try:
+            importlib.import_module(f"{searched}.{kind}.spec")
+        except ModuleNotFoundError:
+            continue
+        try:
+            record = importlib.import_module(f"{searched}.{kind}.record")
+        except ModuleNotFoundError:
+            return None
+        declared = getattr(record, f"{kind.title()}Metrics", None)
+        return None if declared is None else TypeAdapter(declared)
+    return None

@@ -17,7 +17,7 @@ JSON = dict[str, Any]
 SOURCE_AXES = ("arch", "seed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Point:
     """One method on one target, at one point of the axes that are fanned out.
 
@@ -52,7 +52,7 @@ class Transfers:
             for point in _points(target, data, label, settings.for_target(target.dataset))
         ]
         self._features = Features(recipe)
-        self._configs: dict[tuple[int, int], SharedConfig] = {}
+        self._configs: dict[tuple[_Point, int], SharedConfig] = {}
 
     def stages_for(self, model: Stage, *, seed: int, name_suffix: str) -> Iterator[Stage]:
         """Iterate over the transfers of one model, and the features that they need."""
@@ -99,15 +99,14 @@ class Transfers:
 
     def _config(self, point: _Point, seed: int) -> SharedConfig:
         """Config of a point's transfers; one object for all models with equal seeds."""
-        place = id(point), seed
-        if place not in self._configs:
+        if (point, seed) not in self._configs:
             if point.needs == "features":
                 # Only the draw of images has a seed.
                 own = {"seed": seed} if "per_class" in point.axes else {}
             else:
                 own = {"seed": seed, "resize_version": interpolation.RESIZE_VERSION}
-            self._configs[place] = SharedConfig({**point.config, **own})
-        return self._configs[place]
+            self._configs[point, seed] = SharedConfig({**point.config, **own})
+        return self._configs[point, seed]
 
 
 def _points(

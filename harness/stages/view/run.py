@@ -13,13 +13,13 @@ def run(context: StageContext) -> Outcome:
     """Write the positions of the selected images and the new label of each class, per split."""
     whole = context.needs["data"].metrics
     classes = list(whole["classes"])
-    train = open_beton(split_path(context, "data", "train")).manifest
+    betons = {split: open_beton(split_path(context, "data", split)) for split in whole["splits"]}
+    train = betons["train"].manifest
     counts = dict(zip(train.classes, train.class_counts, strict=True))
     subset = resolve_subset({"name": "view", **context.config["subset"]}, classes, counts, context)
     written: dict[str, WrittenSplit] = {}
     files: dict[str, str] = {}
-    for split, about in whole["splits"].items():
-        beton = open_beton(split_path(context, "data", split))
+    for split, beton in betons.items():
         positions, _ = subset.select(split, classes, beton.labels, beton.ids)
         files[split] = f"{split}.npz"
         write_arrays(
@@ -27,7 +27,7 @@ def run(context: StageContext) -> Outcome:
             {"positions": positions, "labels": subset.label_table(classes)},
         )
         written[split] = {
-            "path": about["path"],
+            "path": whole["splits"][split]["path"],
             "num_samples": len(positions),
             "bytes": beton.manifest.bytes,
             "sha256": beton.manifest.sha256,

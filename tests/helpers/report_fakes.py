@@ -237,7 +237,8 @@ def _transfer(stage: Stage, chance: random.Random) -> dict[str, Any]:
     axes = stage.axes
     base = {"grocery": 0.55, "clothing": 0.74}.get(axes["target"], 0.5)
     gain = 0.06 if axes["method"] == "full" else 0.0
-    robust, fewer = 0.12 * axes["eps"] * (1 - axes["eps"]), 0.004 * len(REMOVED[axes["subset"]])
+    eps = axes.get("eps", 0.0)  # networks from random weights have neither eps nor subset
+    robust, fewer = 0.12 * eps * (1 - eps), 0.004 * len(REMOVED[axes.get("subset", "all")])
     top1 = base + gain + robust - fewer + chance.gauss(0, 0.008)
     test = scores(top1, 2485 if axes["target"] == "grocery" else 372)
     lrs: Mapping[str, Any] = stage.config["settings"]
@@ -261,7 +262,7 @@ def _transfer(stage: Stage, chance: random.Random) -> dict[str, Any]:
 
 def _timing(stage: Stage, chance: random.Random) -> dict[str, Any]:
     per_step = {name: value * chance.uniform(0.8, 1.3) for name, value in SPANS_MS.items()}
-    if not stage.axes["eps"] or stage.kind == "transfer":
+    if not stage.axes.get("eps") or stage.kind == "transfer":
         per_step["attack"] = 0.0
     total = sum(per_step.values())
     waits = per_step["data_wait"] / total

@@ -99,4 +99,4 @@ class Page(HTMLParser):
         self.text += data
         if self._cell is not None:
             # The parts of a cell are separate elements without a space between them.
-            self._cell += data + (" " if self.open[-1] in ("span", "small", "button") else "")
+            self._cell += data + (" " if self.open[-1] in ("span", "small", "button", "a") else "")

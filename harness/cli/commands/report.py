@@ -8,26 +8,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import folder_options, recipe_argument
+from harness.cli import completion
+from harness.cli.options import folder_options, set_option
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
+    from harness.matrix.stage import Stage
     from harness.report.render.report import Report
+    from harness.runner.result import Result
 
 
-@click.command(short_help="Write a recipe's report from the existing results.")
-@recipe_argument
+@click.command(short_help="Write a recipe's report, or a leaderboard, from existing results.")
+@click.argument(
+    "recipe_name", metavar="[RECIPE]", required=False, shell_complete=completion.recipes
+)
+@set_option
 @folder_options
 @click.option(
     "--format",
     "formats",
     multiple=True,
     type=click.Choice(["html", "md", "csv", "parquet"]),
-    default=("html", "csv"),
-    show_default=True,
-    help="Format to write; may be repeated.",
+    help="Format to write; may be repeated. Default: html and csv.",
 )
 @click.option(
     "--out",
@@ -35,25 +39,113 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder to write. Default: reports/<recipe> in the runs folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: the path of the report.")
+@click.option(
+    "--publish",
+    type=PathType(file=False),
+    metavar="DIR",
+    help="Write a leaderboard as a static site instead, or add to the one in DIR.",
+)
+@click.option(
+    "--merge",
+    "merged",
+    multiple=True,
+    type=PathType(exists=True),
+    metavar="FILE",
+    help="Add another board's rows.json, or a board's folder; may be repeated.",
+)
+@click.option("--by", default="", metavar="NAME", help="Who measured the rows of RECIPE.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the path of the page.")
 def command(
-    recipe_name: str,
+    recipe_name: str | None,
     overrides: tuple[str, ...],
     folders: Folders,
     formats: tuple[str, ...],
     out: Path | None,
+    publish: Path | None,
+    merged: tuple[Path, ...],
+    by: str,
     as_json: bool,
 ) -> None:
     """Write RECIPE's report from the stages that are done. Runs nothing.
 
-    Example: harness report demo --format html --format md --out report
+    With --publish, write a leaderboard of all its models instead: pages without external requests,
+    CSV, Parquet, and rows.json, which others can merge. Publishing again, or another recipe, adds
+    to the board in DIR. Without RECIPE, only the files of --merge are added.
+
+    \b
+    Examples:
+    harness report demo --format html --format md --out report
+    harness report demo --publish board --by "Ada Lovelace"
+    harness report --publish board --merge friend/rows.json
     """
     from harness.config.load import read
     from harness.runner.inputs import expand_accepted
 
-    matrix = expand_accepted(read(recipe_name, overrides, user_cache()), folders.runs)
-    page = write_report(matrix, folders, formats, out)
+    _check_options(recipe_name, formats, out, publish, merged, by)
+    matrix = None
+    if recipe_name is not None:
+        matrix = expand_accepted(read(recipe_name, overrides, user_cache()), folders.runs)
+    if publish is not None:
+        _publish(matrix, folders, publish, merged, by, as_json)
+        return
+    assert matrix is not None
+    page = write_report(matrix, folders, formats or ("html", "csv"), out)
     click.echo(json.dumps({"report": str(page)}) if as_json else page)
+
+
+def _check_options(
+    recipe_name: str | None,
+    formats: tuple[str, ...],
+    out: Path | None,
+    publish: Path | None,
+    merged: tuple[Path, ...],
+    by: str,
+) -> None:
+    """Raise a usage error for options that have no effect together."""
+    if recipe_name is None and not (publish and merged):
+        raise click.UsageError("Missing argument 'RECIPE'.")
+    if publish is None and (merged or by):
+        raise click.UsageError("--merge and --by need --publish DIR.")
+    if publish is not None and (formats or out):
+        raise click.UsageError("--format and --out have no effect with --publish.")
+    if by and recipe_name is None:
+        raise click.UsageError("--by has no effect without RECIPE.")
+
+
+def _publish(
+    matrix: "Matrix | None",
+    folders: Folders,
+    folder: Path,
+    merged: tuple[Path, ...],
+    by: str,
+    as_json: bool,
+) -> None:
+    """Write the board, and print its page and what was added."""
+    from harness.report.board import exported, extract, site
+
+    new = [exported.read(path) for path in merged]
+    if matrix is not None:
+        results = [record for _, record in finished(matrix, folders)]
+        with _blame_results(matrix, folders):
+            new.append(extract.export(matrix.recipe, results, by))
+    written = site.publish(folder, new)
+    if as_json:
+        click.echo(json.dumps({"board": str(written.page), "rows": written.num_rows}))
+        return
+    click.echo(written.page)
+    click.echo(
+        f"{written.num_rows} rows, {written.num_added} of them new; "
+        f"{written.num_duplicates} were there already.",
+        err=True,
+    )
+    if written.num_differing:
+        click.echo(
+            f"{written.num_differing} runs were measured more than once with different scores; "
+            "the page lists them.",
+            err=True,
+        )
+    if not written.has_parquet:
+        click.echo("Without pyarrow there is no rows.parquet: pip install pyarrow", err=True)
 
 
 def write_report(
@@ -82,32 +174,41 @@ def write_report(
         return page.write_collected(collect_report(matrix, folders), folder, formats)
 
 
-def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
-    """Read all finished stages and compute the content of the report."""
+def finished(matrix: "Matrix", folders: Folders) -> "Iterator[tuple[Stage, Result]]":
+    """Iterate over the recipe's finished stages, and their results under its stage names."""
     from harness.report.data.compact import Compactor
-    from harness.report.render import report
-    from harness.runner import shortlist, stage_state
     from harness.runner.metrics_types import load_checked
 
-    results, unfinished, left_out = [], [], []
     compactor = Compactor()
-    skipped = shortlist.skipped(matrix.stages, folders.runs)
-    failed, predictions = {}, {}
     for stage in matrix.stages:
         record = load_checked(stage.folder(folders.runs), stage.package)
+        if record is not None:
+            yield stage, compactor.compact(record, stage)
+
+
+def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
+    """Read all finished stages and compute the content of the report."""
+    from harness.report.render import report
+    from harness.runner import shortlist, stage_state
+
+    unfinished, left_out = [], []
+    skipped = shortlist.skipped(matrix.stages, folders.runs)
+    failed, predictions = {}, {}
+    results = {stage.key: record for stage, record in finished(matrix, folders)}
+    for stage in matrix.stages:
+        record = results.get(stage.key)
         if record is None and stage.key in skipped:
             left_out.append(stage.name)
         elif record is None:
             unfinished.append(stage.name)
             if reason := stage_state.error_line(stage.folder(folders.runs)):
                 failed[stage.name] = reason
-        else:
-            results.append(compactor.compact(record, stage))
-            if "predictions" in record.metrics:
-                file_name = Path(record.metrics["predictions"]).name  # never outside of the folder
-                predictions[stage.key] = stage.folder(folders.runs) / file_name
+        elif "predictions" in record.metrics:
+            file_name = Path(record.metrics["predictions"]).name  # never outside of the folder
+            predictions[stage.key] = stage.folder(folders.runs) / file_name
+    found = list(results.values())
     with _blame_results(matrix, folders):
-        return report.collect(matrix.recipe, results, unfinished, failed, predictions, left_out)
+        return report.collect(matrix.recipe, found, unfinished, failed, predictions, left_out)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Lines of a table as HTML. The template engine takes several times as long for 1000 lines."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -9,13 +9,22 @@ from harness.report.render.tables.table import Cell, Column
 from writers.text_names import printable_lines
 
 
-def table_line(row: Sequence[Cell], columns: Sequence[Column]) -> Markup:
-    """Format a line as `<tr>`; its first cell is the heading of the line."""
+def table_line(
+    row: Sequence[Cell], columns: Sequence[Column], attributes: Mapping[str, str] | None = None
+) -> Markup:
+    """Format a line as `<tr>`; its first cell is the heading of the line.
+
+    Args:
+        row: the cells.
+        columns: their headings.
+        attributes: name -> value, of the line.
+    """
     cells = [
         _cell(cell, column, "th" if place == 0 else "td")
         for place, (cell, column) in enumerate(zip(row, columns, strict=True))
     ]
-    return Markup(f"<tr>{''.join(cells)}</tr>")
+    named = "".join(f' {name}="{_escape(value)}"' for name, value in (attributes or {}).items())
+    return Markup(f"<tr{named}>{''.join(cells)}</tr>")
 
 
 def _cell(cell: Cell, column: Column, tag: str) -> str:
@@ -38,12 +47,17 @@ def _contents(cell: Cell) -> str:
         bars = [f'<i class="{span}" style="width:{share:.2f}%"></i>' for span, share in cell.bar]
         parts.append(f'<span class="bar" aria-hidden="true">{"".join(bars)}</span>')
     best = " best" if cell.best else ""
-    parts.append(f'<span class="value{best}">{_escape(cell.text)}</span>')
+    text = _escape(cell.text)
+    text = f'<a href="{_escape(cell.href)}">{text}</a>' if cell.href else text
+    parts.append(f'<span class="value{best}">{text}</span>')
     if cell.detail:
         best = " best" if cell.detail_best else ""
         parts.append(f' <span class="detail{best}">{_escape(cell.detail)}</span>')
     if cell.below:
         parts.append(f"<small>{_escape(cell.below)}</small>")
+    if cell.folded:
+        summary, folded = map(_escape, cell.folded)
+        parts.append(f"<details><summary>{summary}</summary><pre>{folded}</pre></details>")
     return "".join(parts)
 
 

@@ -67,20 +67,8 @@ class ScoreMatrix:
         One model that has more targets than the others therefore does not exclude them. If
         parts are of equal size, the one with more targets is selected.
         """
-        measured = ~np.isnan(self.scores)
-        if not measured.any():
-            return self.part([], [])
-        order = np.argsort(-measured.sum(axis=0), kind="stable")
-        firsts = np.tri(len(order), dtype=bool)[:, np.argsort(order)]  # the best-covered targets
-        candidates = np.unique(np.vstack([measured, firsts, measured.all(axis=0)]), axis=0)
-        covered = candidates.astype(np.int64) @ measured.T.astype(np.int64)  # [candidate, model]
-        num_targets = candidates.sum(axis=1)
-        num_models = (covered == num_targets[:, None]).sum(axis=1)
-        best = np.lexsort((num_targets, num_models * num_targets))[-1]
-        columns = np.flatnonzero(candidates[best])
-        return self.part(
-            np.flatnonzero(measured[:, columns].all(axis=1)).tolist(), columns.tolist()
-        )
+        rows, columns = largest_block(~np.isnan(self.scores))
+        return self.part(rows, columns)
 
     def part(self, rows: Sequence[int], columns: Sequence[int]) -> "ScoreMatrix":
         """Select models and targets by position."""
@@ -98,6 +86,31 @@ class ScoreMatrix:
             tuple(self.networks[row] for row in rows),
             self.num_parameters[index],
         )
+
+
+def largest_block(measured: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """Select rows and columns that are measured without gaps, as many cells as possible.
+
+    The columns are those of one row, the best-covered ones, or those that all rows have. If blocks
+    are of equal size, the one with more columns is selected.
+
+    Args:
+        measured: bool [M, D].
+
+    Returns:
+        Positions of rows and of columns; empty if nothing is measured.
+    """
+    if not measured.any():
+        return [], []
+    order = np.argsort(-measured.sum(axis=0), kind="stable")
+    firsts = np.tri(len(order), dtype=bool)[:, np.argsort(order)]  # the best-covered columns
+    candidates = np.unique(np.vstack([measured, firsts, measured.all(axis=0)]), axis=0)
+    covered = candidates.astype(np.int64) @ measured.T.astype(np.int64)  # [candidate, row]
+    num_columns = candidates.sum(axis=1)
+    num_rows = (covered == num_columns[:, None]).sum(axis=1)
+    best = np.lexsort((num_columns, num_rows * num_columns))[-1]
+    columns = np.flatnonzero(candidates[best])
+    return np.flatnonzero(measured[:, columns].all(axis=1)).tolist(), columns.tolist()
 
 
 def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[ModelId, str]:

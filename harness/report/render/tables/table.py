@@ -43,6 +43,8 @@ class Cell:
         best: bold.
         own: underlined, because it is the target's own metric.
         absent: quieter color, because there is no value.
+        href: address of a link on the text, relative to the page.
+        folded: (summary, text) of a part that opens by a click, such as a command.
         bar: (name of a span, percent of the cell's width) of a stacked bar.
     """
 
@@ -55,6 +57,8 @@ class Cell:
     detail_best: bool = False
     own: bool = False
     absent: bool = False
+    href: str = ""
+    folded: tuple[str, str] | None = None
     bar: tuple[tuple[str, float], ...] = ()
 
 

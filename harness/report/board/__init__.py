@@ -1,0 +1,1 @@
+"""A static leaderboard of one or more recipes' results, which other people's rows can join."""

@@ -1,0 +1,87 @@
+"""Merge rows from several recipes and people. The order of the sources does not matter.
+
+* The same measurement, in two files, is one row.
+* Another measurement of the same model, task and seed is a repetition: both rows are kept, the mean
+  counts as one run, and the board marks runs whose scores differ.
+* Rows that describe one digest by different facts cannot both be true: an error.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.report.board.exported import Export
+from harness.report.board.row import LABELS, BoardRow, measurement, sort_key
+from writers.errors import UserError
+
+_MODEL_FACTS = ("pretrained_here", "eps", "num_source_classes", "num_parameters", "subset_digest")
+_TASK_FACTS = ("protocol_digest", "kind", "metric", "num_test_images", "num_target_classes")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Rows of all sources, in an order that does not depend on that of the sources.
+
+    Attributes:
+        num_duplicates: rows that another source had, too.
+    """
+
+    rows: tuple[BoardRow, ...]
+    recipes: Mapping[str, Any]
+    num_duplicates: int
+
+
+def merge(exports: Iterable[Export]) -> Merged:
+    """Merge exports.
+
+    Raises:
+        UserError: two rows contradict each other in what a digest stands for.
+    """
+    rows: dict[tuple[object, ...], BoardRow] = {}
+    recipes: dict[str, Any] = {}
+    seen_models: dict[str, tuple[BoardRow, str]] = {}
+    seen_tasks: dict[str, tuple[BoardRow, str]] = {}
+    num_duplicates = 0
+    for export in exports:
+        recipes |= export.recipes
+        for number, row in enumerate(export.rows, start=1):
+            place = f"{export.name}: row {number}"
+            _check(seen_models, "model", row.model_digest, row, place, _MODEL_FACTS)
+            _check(seen_tasks, "task", row.task_digest, row, place, (*_TASK_FACTS, "test_sha256"))
+            key = measurement(row)
+            if (other := rows.get(key)) is not None:
+                num_duplicates += 1
+                row = min(row, other, key=_label_order)
+            rows[key] = row
+    ordered = tuple(sorted(rows.values(), key=sort_key))
+    used = {row.recipe for row in ordered}
+    return Merged(
+        ordered, {name: recipes[name] for name in sorted(recipes) if name in used}, num_duplicates
+    )
+
+
+def _check(
+    seen: dict[str, tuple[BoardRow, str]],
+    kind: str,
+    digest: str,
+    row: BoardRow,
+    place: str,
+    facts: tuple[str, ...],
+) -> None:
+    """Compare a row with the first row of the same digest.
+
+    Raises:
+        UserError: they have different facts.
+    """
+    first, first_place = seen.setdefault(digest, (row, place))
+    for name in facts:
+        if getattr(first, name) != getattr(row, name):
+            raise UserError(
+                f"{place}: {name} of {kind} {digest} contradicts {first_place}.",
+                "One of them was edited or damaged. Leave that file out.",
+            )
+
+
+def _label_order(row: BoardRow) -> tuple[object, ...]:
+    """Prefer rows with a name and with a recipe; the rest of the order is arbitrary but fixed."""
+    return (not row.by, not row.recipe, *(getattr(row, name) for name in LABELS))

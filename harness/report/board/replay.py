@@ -1,0 +1,77 @@
+"""The command that repeats the runs of one row."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.report.board.row import BoardRow
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
+
+
+def recipe_file(digest: str, recipe: Mapping[str, Any]) -> str:
+    """Return the name of a recipe's file in the site; a name that is not plain is left out."""
+    name = str(recipe.get("name", ""))
+    return f"{name}-{digest}.json" if _NAME.fullmatch(name) else f"recipe-{digest}.json"
+
+
+def command(row: BoardRow, recipe: Mapping[str, Any] | None, *, whole_model: bool) -> str:
+    """Return a shell command that runs the recipe's stages of one row.
+
+    For an accuracy on source classes, it also runs the model's transfers.
+
+    The command is made of checked fields of the row, each quoted for the shell. Nothing that a
+    file contains is used as a command.
+
+    Args:
+        row: the row.
+        recipe: settings of its recipe; None if the recipe was not exported.
+        whole_model: repeat the method on all targets and with all seeds.
+
+    Returns:
+        "" without a recipe.
+    """
+    if recipe is None:
+        return ""
+    parts = ["harness", "run", recipe_file(row.recipe, recipe)]
+    for override in _overrides(row, recipe, whole_model=whole_model):
+        parts += ["--set", override]
+    return shlex.join(parts)
+
+
+def _overrides(row: BoardRow, recipe: Mapping[str, Any], *, whole_model: bool) -> Sequence[str]:
+    """Exclude all models of the recipe, and include the point of the row."""
+    models = [name for name in (_name_of(model) for model in _list(recipe, "models")) if name]
+    archs = _list(recipe, "archs") or (["resnet18"] if recipe.get("source") else [])
+    point: dict[str, Any]
+    if row.model:
+        point = {"model": row.model}
+    else:
+        subset = row.subset or next((_name_of(one) for one in _list(recipe, "subsets")), "")
+        variant = row.variant or next(iter(recipe.get("variants") or {}), "")
+        point = {"subset": subset, "arch": row.arch, "variant": variant, "eps": row.eps}
+        point |= {} if whole_model else {"seed": row.seed}
+    if row.kind == "transfer":
+        point |= {} if whole_model else {"target": row.target}
+        point["method"] = row.method
+    point = {axis: value for axis, value in point.items() if value != ""}
+    exclude = [{"arch": archs}] if archs else []
+    exclude += [{"model": models}] if models else []
+    overrides = [f"exclude={json.dumps(exclude)}", f"include={json.dumps([point])}"]
+    evaluate = recipe.get("evaluate")
+    if isinstance(evaluate, dict) and evaluate.get("eps_of_clean") and (row.model or row.eps):
+        overrides.append("evaluate.eps_of_clean=null")  # has no effect without a clean model
+    return overrides
+
+
+def _list(recipe: Mapping[str, Any], name: str) -> list[Any]:
+    values = recipe.get(name)
+    return values if isinstance(values, list) else []
+
+
+def _name_of(entry: Any) -> str:
+    """Name of a subset or a model, which may be written as a string."""
+    name = entry.get("name") if isinstance(entry, dict) else entry
+    return name if isinstance(name, str) else ""

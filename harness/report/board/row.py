@@ -1,0 +1,172 @@
+"""One row of a board: one measured score, its cost and its provenance. No paths, no host names."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from harness.config.base import Fraction, Metric
+from harness.matrix.stage import canonical
+from writers.text_names import printable
+
+MAX_TEXT = 200  # characters of a name
+DIGEST_LENGTH = 16  # hex digits
+# Fields that name a measurement and do not identify it: two recipes may name a model differently.
+LABELS = ("by", "recipe", "model", "source", "subset", "variant", "arch", "target", "method")
+_SEPARATOR = r"(?:^|(?<=[\s\"'`=:;,(\[{<]))"
+_ABSOLUTE = re.compile(rf"{_SEPARATOR}(?:file:/*)?(?:~[\w.-]*|[A-Za-z]:|\\)?[/\\](?=[^\s/\\])\S*")
+_UPWARDS = re.compile(r"(?:^|(?<=[/\\]))\.\.(?=[/\\]|$)")
+
+
+def names_path(text: str) -> bool:
+    """Return True if the text contains an absolute path, or one that leaves its folder."""
+    return bool(_ABSOLUTE.search(text) or _UPWARDS.search(text))
+
+
+def without_paths(text: str) -> str:
+    """Replace each absolute path by its last part, and remove `..`."""
+    text = _ABSOLUTE.sub(lambda found: re.split(r"[/\\]", found.group().rstrip("/\\"))[-1], text)
+    return _UPWARDS.sub("_", text)
+
+
+def publishable(value: object) -> str:
+    """Return text of a result in the form that a row accepts: one line, no paths, not too long."""
+    return without_paths(printable(str(value)))[:MAX_TEXT].strip() if value is not None else ""
+
+
+def _check_text(text: str) -> str:
+    if text and not text.isprintable():
+        raise ValueError("text must consist of printable characters, on one line")
+    if names_path(text):
+        raise ValueError("text must not contain a path of a machine")
+    return text
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_text)]
+Digest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGEST_LENGTH}}}$")]
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{0,128}$")]  # of files and stages; "" if unknown
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+Amount = Annotated[float, Field(ge=0, le=1e12)]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?\+00:00$")]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class BoardRow:
+    """One score of one trained or loaded model.
+
+    Scores are fractions in [0, 1]. None means not measured, "" unknown or not applicable.
+
+    Attributes:
+        model_digest: identifies the model up to its seed: settings and digests of its data, or
+            digest of its weights.
+        task_digest: identifies what was measured: images of the target, metric and settings.
+        protocol_digest: identifies the method's settings, on any target.
+        seed: of pretraining; for loaded models, of the transfer.
+        kind: transfer, or source: accuracy on the source classes that all models share.
+        method: label of the method; for `source`: clean, or the attack.
+        score: the target's own metric on the test images.
+        pretrained_here: the model was trained by the recipe, so that each seed is another model.
+        pretrain_s: seconds of pretraining, times the number of its processes.
+        transfer_s: seconds of the transfer with its grid; for `source`, of the evaluation.
+        recipe: digest of the resolved recipe; "" if it is not exported.
+        by: name of the person or group that measured it.
+    """
+
+    model_digest: Digest
+    task_digest: Digest
+    protocol_digest: Digest
+    seed: Annotated[int, Field(ge=-(2**53), le=2**53)]
+    kind: Literal["transfer", "source"]
+    model: Text
+    source: Text
+    subset: Text
+    variant: Text
+    arch: Text
+    eps: Amount
+    target: Text
+    method: Text
+    per_class: Whole | None
+    steps: Whole | None
+    metric: Metric
+    score: Fraction
+    top1: Fraction
+    mean_per_class: Fraction | None
+    num_test_images: Annotated[int, Field(ge=1, le=2**53)]
+    num_target_classes: Whole | None
+    num_configs: Whole | None
+    selected_on: Text
+    pretrained_here: bool
+    training: Text
+    num_source_classes: Whole | None
+    num_source_images: Whole | None
+    num_parameters: Whole | None
+    source_accuracy: Fraction | None
+    pretrain_s: Amount | None
+    pretrain_energy_wh: Amount | None
+    pretrain_memory_bytes: Whole | None
+    pretrain_gpu: Text
+    transfer_s: Amount | None
+    transfer_energy_wh: Amount | None
+    transfer_memory_bytes: Whole | None
+    gpu: Text
+    cpu: Text
+    key: Hex
+    weights_sha256: Hex
+    test_sha256: Hex
+    subset_digest: Hex
+    harness: Text
+    torch: Text
+    ffcv: Text
+    python: Text
+    revision: Text
+    started_at: Time
+    recipe: Annotated[str, Field(pattern=rf"^(?:[0-9a-f]{{{DIGEST_LENGTH}}})?$")] = ""
+    by: Text = ""
+
+    @property
+    def run(self) -> tuple[str, str, int]:
+        """Model, task and seed: equal for a repetition of the same run."""
+        return self.model_digest, self.task_digest, self.seed
+
+    @property
+    def unit(self) -> int:
+        """Number of the replicate: a pretrained model. A loaded model is one, with any seed."""
+        return self.seed if self.pretrained_here else 0
+
+
+@cache
+def field_names() -> tuple[str, ...]:
+    """Return the names of all fields, in order."""
+    return tuple(field.name for field in dataclasses.fields(BoardRow))
+
+
+@cache
+def _measured_fields() -> tuple[str, ...]:
+    return tuple(name for name in field_names() if name not in LABELS)
+
+
+def measurement(row: BoardRow) -> tuple[object, ...]:
+    """Return everything but the labels: equal for two copies of one measurement."""
+    return tuple(getattr(row, name) for name in _measured_fields())
+
+
+def sort_key(row: BoardRow) -> tuple[str, ...]:
+    """Order rows in the same way for everybody: by what they are, then by all their values."""
+    names = (row.kind, row.method, row.target, row.subset, row.variant, row.arch, row.model)
+    values = [canonical(getattr(row, name)) for name in field_names()]
+    return (*names, f"{row.eps:020.9f}", f"{row.seed:020d}", *values)
+
+
+def digest(value: Any) -> str:
+    """Digest of plain JSON: the first hex digits of a SHA-256."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """Digest of texts in any order."""
+    return digest(sorted(texts))

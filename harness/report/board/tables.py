@@ -177,7 +177,8 @@ def repetitions_table(board: Board) -> BoardTable:
         Column("difference", hint="highest minus lowest score, in points"),
         Column("measured by", numeric=False),
     )
-    lines = tuple((_repetition_cells(board, one), {}) for one in ordered)
+    no_facets: Mapping[str, str] = {}
+    lines = tuple((_repetition_cells(board, one), no_facets) for one in ordered)
     return BoardTable("repetitions", "Runs that were measured more than once", columns, lines)
 
 

@@ -48,3 +48,20 @@ int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *po
     run_job(pool, &job);
     return 1;
 }
+
+/* Decode n whole images as planes, uint8 [3, height, width] each, from `starts` [n] on in `output`,
+ * mirrored if its flip is 1. The other arguments are those of harness_make_batch. Returns 0 if this
+ * processor has no such instructions. */
+__attribute__((visibility("default")))
+int harness_decode_whole(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
+                         const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,
+                         const uint8_t *flips, int64_t n, const int64_t *starts, uint8_t *output, uint8_t *error_codes, int isa) {
+    const struct job job = {
+        .file = file, .positions = positions, .offsets = offsets, .sizes = sizes, .modes = modes, .widths = widths,
+        .heights = heights, .flips = flips, .num_images = n, .starts = starts, .output = output, .error_codes = error_codes,
+        .stages = stages_of((enum isa)isa)};
+    if (job.stages == NULL)
+        return 0;
+    run_job(pool, &job);
+    return 1;
+}

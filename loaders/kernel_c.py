@@ -36,7 +36,19 @@ def library() -> ctypes.CDLL | None:
             *[ctypes.c_void_p] * 5,
             ctypes.c_int,
         ]
+        if has_whole_images(opened):
+            opened.harness_decode_whole.argtypes = [
+                *[ctypes.c_void_p] * 9,
+                ctypes.c_int64,
+                *[ctypes.c_void_p] * 3,
+                ctypes.c_int,
+            ]
     return opened
+
+
+def has_whole_images(opened: ctypes.CDLL | None) -> bool:
+    """Return True if the library decodes whole images; one that was built earlier does not."""
+    return opened is not None and hasattr(opened, "harness_decode_whole")
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -158,6 +170,51 @@ class Pool:
             table.ctypes.data if len(table) else None,
             None if shift is None else shift.ctypes.data,
             None if scale is None else scale.ctypes.data,
+            self._isa,
+        )
+        assert made, "the instruction set was there when the pool was made"
+
+    def decode_whole(
+        self,
+        images: StoredImages,
+        positions: np.ndarray,
+        flips: np.ndarray,
+        starts: np.ndarray,
+        output: np.ndarray,
+        error_codes: np.ndarray,
+    ) -> None:
+        """Decode whole images without the GIL.
+
+        Args:
+            images: the file's images.
+            positions: int64 [n], place of each image in the columns.
+            flips: bool [n].
+            starts: int64 [n], place of each image's planes, uint8 [3, H, W], in `output`.
+            output: uint8, with room for all planes.
+            error_codes: uint8 [n], set to 0, DAMAGED or OUT_OF_MEMORY.
+        """
+        assert self.close.alive, "the pool is closed"
+        n = len(positions)
+        positions, starts = (np.ascontiguousarray(array, np.int64) for array in (positions, starts))
+        flips = np.ascontiguousarray(flips, np.bool_)
+        assert flips.shape == starts.shape == error_codes.shape == (n,)
+        assert output.dtype == error_codes.dtype == np.uint8 and output.flags.c_contiguous
+        _, _, _, widths, heights = images.columns
+        ends = starts + 3 * widths[positions] * heights[positions]
+        assert not n or (starts.min() >= 0 and ends.max() <= output.size)
+        opened = library()
+        assert opened is not None
+        file, *columns = images.addresses
+        made = opened.harness_decode_whole(
+            self._pool,
+            file,
+            positions.ctypes.data,
+            *columns,
+            flips.ctypes.data,
+            n,
+            starts.ctypes.data,
+            output.ctypes.data,
+            error_codes.ctypes.data,
             self._isa,
         )
         assert made, "the instruction set was there when the pool was made"

@@ -85,7 +85,6 @@ class Source:
     files: Files = field(repr=False)
     prefix: str = ""  # outer folders of the tree
     multi_label: bool = False  # examples have `labels`
-    has_boxes: bool = False  # examples have `boxes`; then they have `labels`, too
     protocol: str | None = None  # of the splits; None means the dataset's own
     # accepted differences from published counts
     differences: list[str] = field(default_factory=list)
@@ -101,6 +100,13 @@ class Source:
     def where(self, example: Example) -> str:
         """Describe the location of an image for messages."""
         return printable(self.files.where(self.prefix + example.key))
+
+    @property
+    def has_boxes(self) -> bool:
+        """True if examples have boxes; then they have `labels`, too."""
+        examples = (example for split in self.splits.values() for example in split)
+        first = next(examples, None)
+        return first is not None and first.boxes is not None
 
     def class_counts(self) -> dict[str, int]:
         """Training images per class."""

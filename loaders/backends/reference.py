@@ -17,7 +17,7 @@ from PIL import Image
 from loaders.backend import Batch, Loader, PlainEpoch
 from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
-from loaders.reader import open_samples, split_batches
+from loaders.reader import Samples, open_samples, split_batches
 from writers.beton.encoding import DCT, RAW
 from writers.dct import reference as dct
 from writers.errors import UserError
@@ -72,7 +72,7 @@ class ReferenceLoader(Loader):
 
     def _image(self, position: int, epoch: int, resolution: int) -> np.ndarray:
         """Return the crops of a sample, uint8 [k, R, R, 3]."""
-        pixels, crops = self._decode(position), []
+        pixels, crops = decode_sample(self.samples, position), []
         height, width, _ = pixels.shape
         for view in range(self.plan.crops_per_image):
             sample = int(self.samples.ids[position])
@@ -83,29 +83,29 @@ class ReferenceLoader(Loader):
             crops.append(crop[:, ::-1] if flip else crop)
         return np.stack(crops)
 
-    def _decode(self, position: int) -> np.ndarray:
-        """Decode a sample at its stored size, uint8 [H, W, 3]."""
-        samples = self.samples
-        with samples.path.open("rb") as file:
-            file.seek(samples.offsets[position])
-            blob = file.read(samples.sizes[position])
-        shape = (samples.heights[position], samples.widths[position], 3)
-        if samples.modes[position] == RAW:
-            return np.frombuffer(blob, np.uint8).reshape(shape)
-        try:
-            if samples.modes[position] == DCT:
-                pixels = dct.decode_rgb(blob)
-            else:
-                pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
-        except (OSError, ValueError) as error:
-            raise samples.decode_error(position, str(error)) from error
-        if pixels.shape != shape:
-            raise samples.decode_error(
-                position,
-                f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, and {shape[1]} x {shape[0]} "
-                "in the beton's table",
-            )
-        return pixels
+
+def decode_sample(samples: Samples, position: int) -> np.ndarray:
+    """Decode a sample at its stored size, uint8 [H, W, 3]. Raises UserError if it is damaged."""
+    with samples.path.open("rb") as file:
+        file.seek(samples.offsets[position])
+        blob = file.read(samples.sizes[position])
+    shape = (samples.heights[position], samples.widths[position], 3)
+    if samples.modes[position] == RAW:
+        return np.frombuffer(blob, np.uint8).reshape(shape)
+    try:
+        if samples.modes[position] == DCT:
+            pixels = dct.decode_rgb(blob)
+        else:
+            pixels = np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise samples.decode_error(position, str(error)) from error
+    if pixels.shape != shape:
+        raise samples.decode_error(
+            position,
+            f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, and {shape[1]} x {shape[0]} "
+            "in the beton's table",
+        )
+    return pixels
 
 
 def choose_crop(

@@ -1,4 +1,5 @@
-/* Turn a stored image into its crops; the area under them is decoded once. */
+/* Turn a stored image into its crops, or into planes of all of it; the area under them is decoded
+ * once. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,12 +36,13 @@ int resize_crops(struct worker *worker, const struct stages *stages) {
     return 1;
 }
 
-static enum image_error make_image(struct worker *worker, const struct job *job, int64_t number) {
-    const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
+/* Decode what the crops need of an image, up to rows of worker->picture. */
+static enum image_error open_picture(struct worker *worker, const struct job *job, int64_t row, const struct box *crops,
+                                     int64_t num_crops) {
     const uint8_t *blob = job->file + job->offsets[row];
     int64_t size = job->sizes[row], width = job->widths[row], height = job->heights[row];
     struct picture *picture = &worker->picture;
-    set_crops(picture, job->boxes + number * num_crops, num_crops);
+    set_crops(picture, crops, num_crops);
     const struct box all = picture->box;
     struct box part = {0, 0, width, height};
     const uint8_t *pixels = blob;
@@ -73,6 +75,44 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
         picture->stride = 3 * part.width;
         picture->pixels = pixels + (all.top - part.top) * picture->stride + 3 * (all.left - part.left);
     }
+    return NONE;
+}
+
+static void copy_row(const uint8_t *row, int64_t width, int flip, uint8_t *target) {
+    if (!flip) {
+        memcpy(target, row, width);
+        return;
+    }
+    for (int64_t x = 0; x < width; x++)
+        target[x] = row[width - 1 - x];
+}
+
+/* Write all of an image as planes. */
+static enum image_error make_whole(struct worker *worker, const struct job *job, int64_t number) {
+    const int64_t row = job->positions != NULL ? job->positions[number] : number;
+    const int64_t width = job->widths[row], height = job->heights[row];
+    const struct box all = {0, 0, width, height};
+    struct picture *picture = &worker->picture;
+    enum image_error error = open_picture(worker, job, row, &all, 1);
+    if (error == NONE && !prepare_rows(picture))
+        error = OUT_OF_MEMORY;
+    uint8_t *output = (uint8_t *)job->output + job->starts[number];
+    for (int64_t y = 0; error == NONE && y < height; y++) {
+        const uint8_t *rgb[3];
+        picture_row(picture, job->stages, y, rgb);
+        for (int c = 0; c < 3; c++)
+            copy_row(rgb[c], width, job->flips[number], output + (c * height + y) * width);
+    }
+    picture->crops = NULL;      /* `all` ends here */
+    return error;
+}
+
+static enum image_error make_crops(struct worker *worker, const struct job *job, int64_t number) {
+    const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
+    struct picture *picture = &worker->picture;
+    enum image_error error = open_picture(worker, job, row, job->boxes + number * num_crops, num_crops);
+    if (error != NONE)
+        return error;
     const int64_t image_bytes = job->resolution * job->resolution * 3 * (job->format.table == NULL ? 1 : 2);
     if (!reserve_resizers(worker, num_crops))
         return OUT_OF_MEMORY;
@@ -90,7 +130,7 @@ static enum image_error make_image(struct worker *worker, const struct job *job,
 }
 
 void work_on(struct worker *worker, const struct job *job, int64_t number) {
-    job->error_codes[number] = make_image(worker, job, number);
+    job->error_codes[number] = (job->starts != NULL ? make_whole : make_crops)(worker, job, number);
 }
 
 void free_worker(struct worker *worker) {

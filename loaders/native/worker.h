@@ -25,6 +25,8 @@ struct job {
     const uint8_t *flips;       /* likewise */
     int64_t num_images, crops_per_image, resolution;
     void *output;               /* [num_images, crops_per_image, resolution, resolution, 3] */
+    const int64_t *starts;      /* [num_images] whole images: place of each in output, as planes uint8 [3, height, width];
+                                 * then there are no boxes, and a flip per image. NULL: crops */
     uint8_t *error_codes;        /* [num_images] enum image_error */
     enum interpolation interpolation;
     struct output_format format;
@@ -46,7 +48,7 @@ int reserve_resizers(struct worker *worker, int64_t num_resizers);
  * is short. */
 int resize_crops(struct worker *worker, const struct stages *stages);
 
-/* Make the crops of one image of the job, and set its error code. */
+/* Make the crops of one image of the job, or all of it, and set its error code. */
 void work_on(struct worker *worker, const struct job *job, int64_t number);
 
 void free_worker(struct worker *worker);

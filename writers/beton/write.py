@@ -149,8 +149,8 @@ def _write_samples(
     check: bool,
 ) -> tuple[Layout, list[dict[str, str]], list[str]]:
     """Write the pages; return the skipped images, and the names of those scaled by range."""
-    num_labels = len(source.classes) if source.multi_label else None
-    layout = Layout(len(examples), num_labels, has_boxes=source.has_boxes)
+    num_labels, has_boxes = len(source.classes) if source.multi_label else None, source.has_boxes
+    layout = Layout(len(examples), num_labels, has_boxes=has_boxes)
     skipped: list[dict[str, str]] = []
     offenders: list[str] = []
     scaled: list[str] = []
@@ -187,7 +187,7 @@ def _write_samples(
                 label,
                 int(ids[number - 1]),
                 blob.digest,
-                (offsets[2], len(blob.stored[2])) if source.has_boxes else None,
+                (offsets[2], len(blob.stored[2])) if has_boxes else None,
             )
         # the file is lost; read the rest to list all unreadable images
         if on_error == "skip" or not offenders:

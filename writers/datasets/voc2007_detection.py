@@ -50,5 +50,4 @@ def open(path: Path, settings: SplitSettings) -> Source:
         voc.files,
         voc.prefix,
         multi_label=True,
-        has_boxes=True,
     )

@@ -1,6 +1,5 @@
 """Boxes in betons: read by stock FFCV, scaled with the image, verified, joined, and refused."""
 
-import dataclasses
 import io
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.pictures import picture
+from tests.helpers.boxed_source import CLASSES, SIZES, expected, source_of
 from tests.helpers.reseal import reseal
 from writers.beton.boxes import BoxError, blob_of
 from writers.beton.card import card
@@ -20,53 +19,10 @@ from writers.beton.verify import verify
 from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
-from writers.source import BoxLabel, Example, Source, ids_of
+from writers.source import BoxLabel, Example, ids_of
 from writers.subset.spec import everything
 
-CLASSES = ["cat", "dog", "owl"]
-SIZES = [(160, 120), (120, 160), (50, 40), (200, 100), (64, 64), (97, 131)]
 RAW, INDEXED = Encoding(format="raw"), Encoding(format="jpeg")
-
-
-class Memory:
-    """Files in memory."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-
-    def names(self) -> list[str]:
-        return list(self.files)
-
-    def read(self, name: str) -> bytes:
-        return self.files[name]
-
-    def where(self, name: str) -> str:
-        return f"memory/{name}"
-
-
-def boxed(number: int) -> tuple[BoxLabel, ...]:
-    """0 to 3 boxes; image 1 has none."""
-    width, height = SIZES[number]
-    return tuple(
-        BoxLabel(3.5 * k, 2.0 + k, width - k, height - 0.25 * k, (number + k) % 3, k == 1)
-        for k in range((number + 3) % 4)
-    )
-
-
-def source_of(numbers: range) -> Source:
-    files, examples = {}, []
-    for number in numbers:
-        buffer = io.BytesIO()
-        picture(number, *SIZES[number]).save(buffer, "JPEG", quality=92)
-        files[f"{number}.jpg"] = buffer.getvalue()
-        boxes = boxed(number)
-        labels = tuple(1 if any(box.label == k for box in boxes) else -1 for k in range(3))
-        examples.append(Example(f"{number}.jpg", max(labels), str(number), labels, boxes))
-    examples = [dataclasses.replace(item, label=0) for item in examples]
-    splits = {"train": examples}
-    return Source(
-        "boxed", "memory", CLASSES, splits, Memory(files), multi_label=True, has_boxes=True
-    )
 
 
 def write(file: Path, encoding: Encoding = RAW, numbers: range = range(6)) -> Manifest:
@@ -77,11 +33,6 @@ def number_of(beton: Beton) -> list[int]:
     """Numbers of the images in file order."""
     ids = ids_of([Example("", 0, str(number)) for number in range(6)]).tolist()
     return [ids.index(sample) for sample in beton.ids.tolist()]
-
-
-def expected(number: int) -> np.ndarray:
-    rows = [dataclasses.astuple(box) for box in boxed(number)]
-    return np.array(rows, np.float32).reshape(-1, 6)
 
 
 @pytest.mark.parametrize("encoding", [RAW, INDEXED, Encoding(format="dct")])
@@ -231,10 +182,7 @@ def test_splits_are_joined_with_their_boxes(tmp_path: Path):
     beton = open_beton(tmp_path / "c.beton")
     for place, number in enumerate(number_of(beton)):
         assert np.array_equal(beton.boxes(place), expected(number))
-    plain = dataclasses.replace(source_of(range(3, 6)), has_boxes=False)
-    plain.splits = {
-        "train": [dataclasses.replace(item, boxes=None) for item in plain.splits["train"]]
-    }
+    plain = source_of(range(3, 6), has_boxes=False)
     write_split(plain, "train", everything(CLASSES), RAW, tmp_path / "d.beton")
     with pytest.raises(UserError, match=r"d\.beton"):
         concat_splits([tmp_path / "a.beton", tmp_path / "d.beton"], tmp_path / "e", split="train")

@@ -1,0 +1,216 @@
+"""Load whole images with the boxes of their objects, for detection.
+
+Images keep their stored sizes, so a batch is a list. Order and flips are the functions of (seed,
+epoch, sample) of `LoaderPlan`; boxes are mirrored with their image. The same plan and epoch give
+the same batches for any number of threads.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+import torch
+
+from loaders.augment import choose_crops
+from loaders.plan import LoaderPlan
+from loaders.reader import Samples, open_samples
+from loaders.whole_images import WholeImageDecoder
+from writers.beton.boxes import BoxTable
+from writers.beton.store import open_beton
+from writers.errors import UserError
+
+BATCHES_AHEAD = 2  # decoded while the consumer works
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionPlan:
+    """Settings of a loader of whole images with boxes.
+
+    Attributes:
+        beton: path of a beton with boxes.
+        batch_size: images per batch.
+        order: order of an epoch.
+        horizontal_flip: mirror each image and its boxes with probability 1/2.
+        seed: seed of order and flips.
+        num_threads: decoding threads.
+        drop_last: drop the incomplete batch at the end.
+        indices: samples of the beton, in this order. None means all.
+
+    Raises:
+        UserError: a value is invalid.
+    """
+
+    beton: Path
+    batch_size: int
+    order: Literal["random", "sequential"] = "random"
+    horizontal_flip: bool = False
+    seed: int = 0
+    num_threads: int = 1
+    drop_last: bool = False
+    indices: Sequence[int] | np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "beton", Path(self.beton))
+        if self.order not in ("random", "sequential"):
+            raise UserError(
+                f"DetectionPlan.order is {self.order!r}; it must be one of random, sequential."
+            )
+        for name in ("batch_size", "num_threads"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"DetectionPlan.{name} is {getattr(self, name)}; it must be at least 1."
+                )
+
+    @property
+    def of_images(self) -> LoaderPlan:
+        """Plan of the same samples in the same order, with the same flips."""
+        return LoaderPlan(
+            self.beton,
+            self.batch_size,
+            resolution=1,  # not used: images are whole
+            horizontal_flip=self.horizontal_flip,
+            order=self.order,
+            drop_last=self.drop_last,
+            seed=self.seed,
+            indices=self.indices,
+            num_threads=self.num_threads,
+        )
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """Images and their objects. The memory is the batch's own and is not used again.
+
+    Attributes:
+        images: uint8 [3, H_i, W_i] of each image.
+        boxes: float32 [n_i, 4] of each image: left, top, right, bottom in its pixels; right and
+            bottom are exclusive. An image without objects has [0, 4].
+        labels: int64 [n_i], classes from 0.
+        difficult: bool [n_i].
+        ids: int64 [B], bits of the samples' ids.
+    """
+
+    images: list[torch.Tensor]
+    boxes: list[torch.Tensor]
+    labels: list[torch.Tensor]
+    difficult: list[torch.Tensor]
+    ids: torch.Tensor
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+
+class DetectionLoader:
+    """Whole images and boxes of a beton; see `open_detection_loader`."""
+
+    def __init__(self, plan: DetectionPlan, samples: Samples, table: BoxTable) -> None:
+        self.plan, self.samples = plan, samples
+        self._plan, self._table = plan.of_images, table
+        self._decoder: WholeImageDecoder | None = WholeImageDecoder(samples, plan.num_threads)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples that the plan selects."""
+        return len(self.samples)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.samples.classes
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.samples.num_batches(self._plan)
+
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[DetectionBatch]:
+        """Start an epoch.
+
+        Args:
+            number: number of the epoch; with the plan's seed it decides order and flips.
+            start_batch: batches to skip at the start, at no cost; the remaining batches are those
+                of the full epoch.
+
+        Raises:
+            UserError: start_batch is not in [0, len(loader)], or the loader is closed. While
+                iterating: an image is damaged.
+        """
+        if self._decoder is None:
+            raise UserError("This loader is closed.", "Open it again.")
+        batches = self.samples.batches(self._plan, number, start_batch)
+        return self._batches(self._decoder, batches, number)
+
+    def _batches(
+        self, decoder: WholeImageDecoder, batches: list[np.ndarray], number: int
+    ) -> Iterator[DetectionBatch]:
+        """Yield batches; a thread decodes the next ones."""
+        waiting: deque[Future[DetectionBatch]] = deque()
+        pool = ThreadPoolExecutor(1, "harness-detection")
+        try:
+            for positions in batches:
+                waiting.append(pool.submit(self._load, decoder, positions, number))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load(
+        self, decoder: WholeImageDecoder, positions: np.ndarray, number: int
+    ) -> DetectionBatch:
+        samples = self.samples
+        ids, widths = samples.ids[positions], samples.widths[positions]
+        flips = choose_crops(self._plan, number, ids, widths, samples.heights[positions]).flips
+        boxes, labels, difficult = [], [], []
+        for index, width, is_flipped in zip(
+            samples.indices[positions].tolist(), widths.tolist(), flips.tolist(), strict=True
+        ):
+            objects = self._table.of(index)
+            boxes.append(torch.from_numpy(mirrored(objects[:, :4], width, flip=is_flipped)))
+            labels.append(torch.from_numpy(objects[:, 4].astype(np.int64)))
+            difficult.append(torch.from_numpy(objects[:, 5] != 0))
+        images = decoder.decode(positions, flips)
+        return DetectionBatch(
+            images, boxes, labels, difficult, torch.from_numpy(ids.astype(np.uint64).view(np.int64))
+        )
+
+    def close(self) -> None:
+        """Release threads and the file. May be called more than once."""
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_detection_loader(plan: DetectionPlan) -> DetectionLoader:
+    """Open a loader of whole images with boxes.
+
+    Raises:
+        UserError: the beton is missing or damaged, or has no boxes; an index is not in it.
+    """
+    table = open_beton(plan.beton).box_table
+    return DetectionLoader(plan, open_samples(plan.of_images), table)
+
+
+def mirrored(boxes: np.ndarray, width: int, *, flip: bool) -> np.ndarray:
+    """Return a copy of boxes, float32 [n, 4], mirrored in an image of this width if `flip`."""
+    result = boxes.copy()
+    if flip:
+        result[:, 0], result[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
+    return result

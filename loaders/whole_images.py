@@ -1,0 +1,125 @@
+"""Decode whole images of their stored sizes, as planes, into memory of their own.
+
+The C kernel decodes a batch on its own threads without the GIL. Without it Pillow decodes the same
+pixels on Python threads, more slowly, and dct images very slowly (`loaders/backends/reference.py`).
+"""
+
+import mmap
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+import torch
+
+from loaders import kernel_c
+from loaders.backends.reference import decode_sample
+from loaders.reader import Samples
+
+
+class WholeImageDecoder:
+    """Decode images of one beton with `num_threads` threads."""
+
+    def __init__(
+        self, samples: Samples, num_threads: int, kernel: Literal["c", "pillow"] | None = None
+    ) -> None:
+        """Map the file and start the threads.
+
+        Args:
+            samples: columns of the samples.
+            num_threads: decoding threads.
+            kernel: None means C if it was built, otherwise Pillow. Both give the same pixels.
+        """
+        self._samples = samples
+        self._lock = Lock()  # a pool must not be freed while it is in use
+        self._pool: kernel_c.Pool | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._images: kernel_c.StoredImages | None = None
+        if kernel is None:
+            kernel = "c" if kernel_c.has_whole_images(kernel_c.library()) else "pillow"
+        if kernel == "pillow":
+            self._threads = ThreadPoolExecutor(num_threads, "harness-decode")
+            return
+        self._pool = kernel_c.Pool(num_threads)
+        with samples.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._images = kernel_c.stored_images(
+            np.frombuffer(mapped, np.uint8),
+            samples.offsets,
+            samples.sizes,
+            samples.modes,
+            samples.widths,
+            samples.heights,
+        )
+
+    def decode(self, positions: np.ndarray, flips: np.ndarray) -> list[torch.Tensor]:
+        """Decode a batch.
+
+        Args:
+            positions: int64 [B], positions in the columns of samples.
+            flips: bool [B], mirror the image horizontally.
+
+        Returns:
+            uint8 [3, H, W] of each image, contiguous parts of one buffer.
+
+        Raises:
+            UserError: an image is damaged.
+            RuntimeError: the decoder is closed.
+            MemoryError: an image is too large to decode; a note names the sample.
+        """
+        samples = self._samples
+        widths, heights = samples.widths[positions], samples.heights[positions]
+        ends = np.cumsum(3 * widths * heights)
+        starts = np.concatenate([[0], ends[:-1]])
+        buffer = torch.empty(int(ends[-1]), dtype=torch.uint8)
+        images = [
+            buffer[start:end].view(3, height, width)
+            for start, end, height, width in zip(
+                starts.tolist(), ends.tolist(), heights.tolist(), widths.tolist(), strict=True
+            )
+        ]
+        with self._lock:
+            if self._pool is not None:
+                self._decode_by_c(positions, flips, starts, buffer.numpy())
+            elif self._threads is not None:
+                self._decode_by_pillow(positions, flips, images)
+            else:
+                raise RuntimeError("This loader is closed.")
+        return images
+
+    def _decode_by_c(
+        self, positions: np.ndarray, flips: np.ndarray, starts: np.ndarray, output: np.ndarray
+    ) -> None:
+        assert self._pool is not None and self._images is not None
+        samples, error_codes = self._samples, np.zeros(len(positions), np.uint8)
+        self._pool.decode_whole(self._images, positions, flips, starts, output, error_codes)
+        for row in np.flatnonzero(error_codes).tolist():
+            position = int(positions[row])
+            if error_codes[row] == kernel_c.OUT_OF_MEMORY:
+                width, height = int(samples.widths[position]), int(samples.heights[position])
+                error = kernel_c.memory_error(width, height)
+                error.add_note(f"At sample {samples.indices[position]} of {samples.path}.")
+                raise error
+            decode_sample(samples, position)  # raises with the decoder's message
+            raise samples.decode_error(position, "its coded data is damaged")
+
+    def _decode_by_pillow(
+        self, positions: np.ndarray, flips: np.ndarray, images: list[torch.Tensor]
+    ) -> None:
+        assert self._threads is not None
+
+        def decode(position: int, is_flipped: bool, image: torch.Tensor) -> None:
+            pixels = decode_sample(self._samples, position)
+            mirrored = pixels[:, ::-1] if is_flipped else pixels
+            image.numpy()[...] = mirrored.transpose(2, 0, 1)
+
+        list(self._threads.map(decode, positions.tolist(), flips.tolist(), images))
+
+    def close(self) -> None:
+        """Stop the threads and release the file. May be called more than once."""
+        with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown(cancel_futures=True)
+            if self._pool is not None:
+                self._pool.close()
+            self._threads = self._pool = self._images = None

@@ -7,7 +7,7 @@ in `writers/subset/formulas/`.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -79,49 +79,47 @@ class ClusteredImages(ImagesByScore):
     clusters: Count | None = None  # None means the number of classes of the source
 
 
-class El2n(Step):
+class ImageStep(Step):
+    """Keep a part of the training images by scores. The step's key is the name of their method."""
+
+    @property
+    def settings(self) -> ImagesByScore:
+        """The value of the step's key."""
+        return cast(ImagesByScore, getattr(self, self._method))
+
+    @property
+    def request(self) -> ScoreRequest | None:
+        """See `Step.request`."""
+        settings = self.settings
+        clusters = settings.clusters if isinstance(settings, ClusteredImages) else None
+        return settings.request_for(self._method, clusters=clusters)
+
+    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
+        """See `Step.apply`."""
+        return _part(self, selection, context)
+
+    @property
+    def _method(self) -> Method:
+        (key,) = type(self).model_fields
+        return cast(Method, key)
+
+
+class El2n(ImageStep):
     """Keep training images by the length of their error vector early in training."""
 
     el2n: Annotated[ImagesByScore, from_number("share")]
 
-    @property
-    def request(self) -> ScoreRequest | None:
-        """See `Step.request`."""
-        return self.el2n.request_for("el2n")
 
-    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
-        """See `Step.apply`."""
-        return _part(self, self.el2n, selection, context)
-
-
-class Forgetting(Step):
+class Forgetting(ImageStep):
     """Keep training images by how often training unlearns them."""
 
     forgetting: Annotated[ImagesByScore, from_number("share")]
 
-    @property
-    def request(self) -> ScoreRequest | None:
-        """See `Step.request`."""
-        return self.forgetting.request_for("forgetting")
 
-    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
-        """See `Step.apply`."""
-        return _part(self, self.forgetting, selection, context)
-
-
-class Prototypes(Step):
+class Prototypes(ImageStep):
     """Keep training images by their distance to the center of their k-means cluster."""
 
     prototypes: Annotated[ClusteredImages, from_number("share")]
-
-    @property
-    def request(self) -> ScoreRequest | None:
-        """See `Step.request`."""
-        return self.prototypes.request_for("prototypes", clusters=self.prototypes.clusters)
-
-    def apply(self, selection: Selection, context: SubsetContext) -> Selection:
-        """See `Step.apply`."""
-        return _part(self, self.prototypes, selection, context)
 
 
 class ForTarget(ByScores):
@@ -257,14 +255,13 @@ class Influence(Step):
         return selection.keep(set(ranked[:wanted]))
 
 
-def _part(
-    step: Step, settings: ImagesByScore, selection: Selection, context: SubsetContext
-) -> Selection:
+def _part(step: ImageStep, selection: Selection, context: SubsetContext) -> Selection:
     """Add the choice of a part of the training images."""
     from writers.subset import sampling
 
+    settings = step.settings
     scores = _image_scores(step.request, settings, context)
-    if scores.clusters is not None and not isinstance(step, Prototypes):
+    if scores.clusters is not None and not isinstance(settings, ClusteredImages):
         raise UserError(
             f"{scores.source} has clusters; this step has no use for them.",
             "Remove the column cluster.",

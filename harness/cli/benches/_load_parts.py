@@ -54,7 +54,7 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
         f"Python's time for a batch of {work['batch_size']}: {gil['call']:.3f} ms around the call "
         f"of C with 16 threads, {gil['crops']:.3f} ms to draw crops."
     )
-    return _record("load parts", work, measured)
+    return _without_contenders("load parts", work, measured)
 
 
 def measure_scaling(names: list[str], work: Mapping[str, Any], num_rounds: int) -> dict[str, Any]:
@@ -77,10 +77,13 @@ def measure_scaling(names: list[str], work: Mapping[str, Any], num_rounds: int) 
         speedup = f"{rate / alone[row['name']]:.2f}x"
         table.add_row(row["what"], str(count), f"{rate:,.0f}", f"{rate / count:,.0f}", speedup)
     console.out().print(table)
-    return _record("load scaling", work, {"rows": rows, "absent": absent})
+    return _without_contenders("load scaling", work, {"rows": rows, "absent": absent})
 
 
-def _record(name: str, work: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _without_contenders(
+    name: str, work: Mapping[str, Any], found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Build the record of a measurement that compares no contenders; without the user's folders."""
     about = environment.describe("cpu", environment.num_cores())
     kept = {key: value for key, value in work.items() if key not in ("corpus", "scratch")}
     return {"benchmark": name, "work": kept, "environment": about, **found}

@@ -164,7 +164,8 @@ def open_source(
         raise UserError(
             f"{paths[0]} has images of {counted(len(unknown), 'class')} that {name} lacks, "
             f"such as {unknown[0]}.",
-            f"Its classes are {classes[0]}, {classes[1]}, ...",
+            f"Its classes are {classes[0]}, {classes[1]}, ... Images of your own need the dataset "
+            "`folder`.",
         )
     kept = [
         class_name

@@ -79,7 +79,23 @@ def read(
     for override in overrides:
         if override.partition("=")[0].strip() != "scale":
             _override(tree, override)
-    return check(tree.values, tree.origin, names_folder)
+    try:
+        return check(tree.values, tree.origin, names_folder)
+    except UserError as error:
+        raise UserError(
+            error.message, error.hint or _inherited_hint(error.message, files)
+        ) from error
+
+
+def _inherited_hint(message: str, files: Sequence[Tree]) -> str:
+    """Explain how to change a setting of a base; "" if every mistake is in the recipe itself."""
+    own, *bases = [file.origins[()] for file in reversed(files)]
+    inherited = any(line.startswith(f"{base}:") for line in message.split("\n") for base in bases)
+    return (
+        f"Settings of a base are inherited: override them in {own}; null restores a default."
+        if inherited
+        else ""
+    )
 
 
 def find(path_or_name: str | Path) -> Path:

@@ -39,7 +39,10 @@ def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str
         if absent is not None:
             missing_data[data.label] = f"There is no table of labels {absent}."
         if not path.exists():
-            missing_data[data.label] = f"There is no {path}." + (
-                f" {spec.title}: {spec.where}" if data.dataset != "folder" else ""
-            )
+            here = Path(data.path).expanduser() if data.path else None
+            if here is not None and here.exists():
+                cure = f" {here} exists in the current folder: pass --raw-dir . to use it."
+            else:
+                cure = f" {spec.title}: {spec.where}" if data.dataset != "folder" else ""
+            missing_data[data.label] = f"There is no {path}.{cure}"
     return missing_data

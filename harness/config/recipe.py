@@ -364,7 +364,10 @@ class Recipe(Settings):
     def _check_sources(self) -> None:
         """Check that there are models, and no settings of pretraining if nothing is pretrained."""
         if (self.source is None) == bool(self.subsets):
-            raise ValueError("source and subsets go together: set both, or name `models`")
+            raise ValueError(
+                "source and subsets go together: set both, such as `subsets: [all]`, or name "
+                "`models`"
+            )
         if self.source is None and not self.models:
             raise ValueError(
                 "there is no model: set source and subsets to pretrain models, or name `models`"

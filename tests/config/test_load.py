@@ -590,3 +590,22 @@ def test_a_file_replaces_a_scale_of_its_base_that_is_no_mapping(file: Path):
     own = file.with_name("own.yaml")
     own.write_text(f"base: {file.name}\nname: own\nscales: {{small: {{seeds: [3]}}}}\n")
     assert recipe.read(own, ["scale=small"]).seeds == (3,)
+
+
+def test_a_mistake_of_a_base_explains_how_to_override_it(file: Path, tmp_path: Path):
+    edited(file, "epochs: 2\n  opt", "attack: {steps: 3}\n  opt")
+    child = tmp_path / "child.yaml"
+    child.write_text("base: tiny.yaml\nname: child\neps: [0]\n")
+    with pytest.raises(UserError) as caught:
+        recipe.read(child)
+    assert "in child.yaml" in caught.value.hint and "null" in caught.value.hint
+    child.write_text(child.read_text() + "pretrain: {attack: null}\n")
+    assert recipe.read(child).eps == (0.0,)
+
+
+def test_a_mistake_of_the_recipe_itself_is_not_called_inherited(file: Path, tmp_path: Path):
+    child = tmp_path / "child.yaml"
+    child.write_text("base: tiny.yaml\nname: child\neps: all\n")
+    with pytest.raises(UserError) as caught:
+        recipe.read(child)
+    assert "inherited" not in caught.value.hint

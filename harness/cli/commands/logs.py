@@ -8,7 +8,7 @@ import click
 
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
-from writers.text_names import counted, printable_lines
+from writers.text_names import counted, printable, printable_lines
 
 POLL_EVERY_S = 0.5
 
@@ -126,6 +126,15 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
         raise UserError(
             f"{counted(len(matches), 'stage')} match {name_or_key}.",
             "Use the key of one, newest first: "
-            + ", ".join(folder.name for folder in newest_first),
+            + ", ".join(_key_and_recipe(folder) for folder in newest_first),
         )
     return matches[0]
+
+
+def _key_and_recipe(folder: Path) -> str:
+    """Format a stage's key, with the recipe that started it: 577a4299f514 (mine)."""
+    try:
+        recipe = Path(json.loads((folder / "stage.json").read_text())["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name
+    return f"{folder.name} ({printable(recipe.stem.rpartition('-')[0])})"

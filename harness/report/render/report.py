@@ -92,6 +92,7 @@ def collect(
     induced = inductions(recipe, scores)
     sentences = _sentences(accuracy, transfer, analysis, induced, recipe.shortlist) or [
         findings.about_best_model(analysis.matrices)
+        or answer.about_only_model(accuracy)
         or answer.why_none(any_measured=bool(accuracy or transfer or scores))
     ]
     built = [

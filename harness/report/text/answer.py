@@ -56,6 +56,21 @@ def headline(
     return ""
 
 
+def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
+    """State the accuracy of the recipe's model on its own classes; "" if it has several models."""
+    clean = [row for row in accuracy if row.view == "own" and row.attack == "clean"]
+    if len(clean) != 1:
+        return ""
+    row = clean[0]
+    limit = ""
+    if is_near_chance(row.top1, row.num_answers, row.num_images):
+        limit = ", which is not clearly above chance"
+    return (
+        f"{row.arch}, trained on {row.subset}, has a top-1 accuracy of {100 * row.top1:.1f} % on "
+        f"{row.num_images:,} validation images of its classes{limit}."
+    )
+
+
 def why_none(*, any_measured: bool) -> str:
     """Explain why there is no answer yet."""
     if any_measured:

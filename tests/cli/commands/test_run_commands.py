@@ -156,8 +156,15 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     )
     assert harness("logs", "pretrain/all/eps0/seed1") == 2
     assert "Did you mean pretrain/all/eps0/seed0?" in capsys.readouterr().err
-    stage("pretrain", "abc999")
+    other = stage("pretrain", "abc999")
+    (other / "stage.json").write_text(
+        json.dumps({"name": "pretrain/all/eps0/seed0", "recipe": "recipes/my-own-0123abc.json"})
+    )
     assert harness("logs", "abc") == 2
+    capsys.readouterr()
+    assert harness("logs", "pretrain/all/eps0/seed0") == 2
+    shown = capsys.readouterr().err
+    assert "abc123" in shown and "abc999 (my-own)" in shown
 
 
 def test_no_escape_sequence_of_a_log_or_an_error_reaches_the_terminal(

@@ -7,7 +7,7 @@ import pytest
 
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, effects
-from harness.report.text.answer import answers, headline
+from harness.report.text.answer import about_only_model, answers, headline
 from harness.report.text.caveats import caveats
 
 SIZES = {"all": 100, "minus20": 80}
@@ -388,3 +388,16 @@ def test_the_headline_is_about_one_architecture() -> None:
     text = headline((), transfer, effects((), transfer))
     assert text.startswith("resnet18: minus20 instead of all changed transfer by −20.0 points on")
     assert "−10.0" not in text
+
+
+def test_the_accuracy_of_a_single_model_is_stated() -> None:
+    rows = accuracy_rows(lambda *_: 0.61, lambda *_: 0.7, seeds=[0])
+    own = replace(rows[0], view="own")
+    assert about_only_model([own, rows[1]]) == (
+        "resnet18, trained on all, has a top-1 accuracy of 61.0 % on 4,000 validation images of "
+        "its classes."
+    )
+    weak = replace(own, num_answers=3, num_images=3, top1=1 / 3)
+    assert "not clearly above chance" in about_only_model([weak])
+    assert about_only_model([own, replace(own, seed=1)]) == ""
+    assert about_only_model([replace(own, attack="adversarial")]) == ""

@@ -1,0 +1,39 @@
+"""Missing raw images are reported with a cure that fits where the images are."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import load, raw_paths
+
+
+@pytest.fixture
+def missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that lists what is missing for a recipe's source at `path`."""
+    monkeypatch.chdir(tmp_path)
+
+    def found(path: str) -> str:
+        file = tmp_path / "mine.yaml"
+        file.write_text(f"source: {{path: {path}}}\nsubsets: [all]\n")
+        recipe = load.read(file, ["name=mine"])
+        assert recipe.source is not None
+        label = recipe.source.label
+        return raw_paths.missing(recipe, tmp_path / "raw", [label]).get(label, "")
+
+    return found
+
+
+def test_a_folder_in_the_current_folder_is_named_with_the_option(missing, tmp_path: Path):
+    (tmp_path / "my-photos").mkdir()
+    text = missing("my-photos")
+    assert str(tmp_path / "raw/my-photos") in text and "--raw-dir ." in text
+
+
+def test_a_folder_that_is_nowhere_has_no_such_cure(missing):
+    assert "--raw-dir" not in missing("my-photos")
+    assert missing("/no/such/folder") == "There is no /no/such/folder."
+
+
+def test_images_in_place_are_not_missing(missing, tmp_path: Path):
+    (tmp_path / "raw/my-photos").mkdir(parents=True)
+    assert missing("my-photos") == ""

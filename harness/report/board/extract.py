@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness.config.recipe import Recipe
 from harness.report.board.exported import Export, published_recipe
 from harness.report.board.identity import (
@@ -17,7 +19,8 @@ from harness.report.board.row import BoardRow, publishable
 from harness.report.data import rows as report_rows
 from harness.report.data.collection import Collection
 from harness.report.data.records import TransferRow, format_eps
-from harness.runner.result import Result
+from harness.runner.result import RERUN, Result
+from writers.errors import UserError
 
 VIEW = "common_masked"  # the report's source accuracy: predictions restricted to common classes
 
@@ -61,7 +64,8 @@ class _Provenance:
         result = self._results.by_key[row.key]
         model = None if row.is_scratch else self._results.model(result)
         # The report's row has the numbers; digests and costs are added.
-        return BoardRow(
+        return _row(
+            result,
             **self._model_fields(result, model),
             **_task_fields(transfer_facts(self._results, result)),
             kind="transfer",
@@ -71,7 +75,7 @@ class _Provenance:
             method=publishable(row.method),
             per_class=row.per_class,
             steps=row.steps,
-            metric=row.metric,  # type: ignore[arg-type]  # checked when the row is made
+            metric=row.metric,
             score=row.score,
             top1=row.top1,
             mean_per_class=row.mean_per_class,
@@ -93,7 +97,8 @@ class _Provenance:
             scores = (result.metrics.get(attack) or {}).get(VIEW)
             if scores is None or model is None:
                 continue
-            yield BoardRow(
+            yield _row(
+                result,
                 **self._model_fields(result, model),
                 **_task_fields(evaluation_facts(self._results, result, attack)),
                 kind="source",
@@ -151,6 +156,22 @@ class _Provenance:
         if model.key not in self._models:
             self._models[model.key] = model_facts(self._results, model)
         return self._models[model.key]
+
+
+def _row(result: Result, **fields: Any) -> BoardRow:
+    """Make a row of a result's numbers.
+
+    Raises:
+        UserError: a number is impossible, because the result was edited or damaged.
+    """
+    try:
+        return BoardRow(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"The result of {result.name} has a wrong {field}: {first['msg']}.", RERUN
+        ) from error
 
 
 def _task_fields(facts: TaskFacts) -> dict[str, Any]:

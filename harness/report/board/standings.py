@@ -65,11 +65,21 @@ class Standing:
         """Number of pretrained models."""
         return len({row.unit for row in self.rows})
 
-    def cost(self, field: str) -> float | None:
-        """Mean of a cost over pretrained models; None if it was not measured."""
+    def uses(self, device: str) -> bool:
+        """True if a run has a value in `device`: pretrain_gpu or gpu."""
+        return any(getattr(row, device) for row in self.rows)
+
+    def cost(self, field: str, on: str | None = None) -> float | None:
+        """Mean of a cost over pretrained models; None if it was not measured.
+
+        Args:
+            field: name of a cost.
+            on: average only runs that have a value in this field, such as gpu; None means all.
+        """
         by_unit: defaultdict[int, list[float]] = defaultdict(list)
         for row in self.rows:
-            if (value := getattr(row, field)) is not None:
+            value = getattr(row, field)
+            if value is not None and (on is None or getattr(row, on)):
                 by_unit[row.unit].append(value)
         return statistics.fmean(map(statistics.fmean, by_unit.values())) if by_unit else None
 

@@ -151,7 +151,8 @@ def target_table(ranking: Ranking, tasks: Sequence[Task]) -> BoardTable:
     measured.sort(key=lambda one: -one.scores[first].mean if first in one.scores else 1.0)
     cells = [[_model_cell(ranking, one, page="../index.html") for one in measured]]
     cells += [_score_cells(measured, task) for task in tasks]
-    cells.append([_seeds_cell(one, first) for one in measured])
+    has_several = any(len(one.rows) > len(one.scores) for one in measured)
+    cells += [[_seeds_cell(one, first) for one in measured]] if has_several else []
     lines = zip(
         zip(*cells, strict=True), [dict(_facets(one.rows)) for one in measured], strict=True
     )
@@ -161,7 +162,7 @@ def target_table(ranking: Ranking, tasks: Sequence[Task]) -> BoardTable:
             Column("score" if len(tasks) == 1 else task.name, hint=SCORE_TITLES[task.metric])
             for task in tasks
         ),
-        Column("each model", numeric=False, hint="score of each pretrained model or run, by seed"),
+        *([Column("each run", numeric=False, hint="by seed")] if has_several else []),
     )
     return BoardTable(ranking.name, ranking.title, columns, tuple(lines))
 
@@ -258,13 +259,15 @@ def _cost_columns(standings: Sequence[Standing]) -> Iterator[tuple[Column, list[
 
 
 def _minutes_cell(standing: Standing, on_gpu: bool) -> Cell:
-    """Minutes; those of a CPU are not sorted among those of GPUs."""
-    pretrain, transfer = standing.cost("pretrain_s"), standing.cost("transfer_s")
-    row = standing.first
+    """Minutes of a GPU; those of a CPU only if there are no others, and not sorted among them."""
+    pretrain, transfer = (
+        standing.cost(f"{stage}_s", on=device if standing.uses(device) else None)
+        for stage, device in (("pretrain", "pretrain_gpu"), ("transfer", "gpu"))
+    )
     cell = _two_amounts(
         None if pretrain is None else pretrain / 60, None if transfer is None else transfer / 60
     )
-    if on_gpu and not (row.pretrain_gpu or row.gpu):
+    if on_gpu and not (standing.uses("pretrain_gpu") or standing.uses("gpu")):
         return Cell(f"{cell.text} CPU", below=cell.below, absent=True)
     return cell
 

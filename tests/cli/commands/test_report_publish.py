@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,22 @@ def test_a_damaged_board_is_named_and_kept(report: Report, study: Path, tmp_path
     assert ended.exit_code == 2
     assert "row 1: 'score'" in ended.output and "Traceback" not in ended.output
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_an_impossible_number_of_a_result_is_named(
+    report: Report, study: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(study / "runs", tmp_path / "runs")
+    file = next(tmp_path.glob("runs/stages/transfer/*/result.json"))
+    result = json.loads(file.read_text())
+    result["metrics"]["test"] |= {"top1": 1.5, "mean_per_class": 1.5}
+    file.write_text(json.dumps(result))
+    ended = report(
+        study / "photos.yaml", "--runs-dir", tmp_path / "runs", "--publish", tmp_path / "board"
+    )
+    assert ended.exit_code == 2
+    assert "transfer/grocery/full" in ended.output and "Traceback" not in ended.output
+    assert not (tmp_path / "board").exists()
 
 
 @pytest.mark.parametrize(

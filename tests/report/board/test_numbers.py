@@ -175,3 +175,13 @@ def test_mean_is_over_common_targets_and_gaps_have_no_rank() -> None:
         pytest.approx(0.6),
         None,
     ]
+
+
+def test_minutes_of_a_cpu_are_not_averaged_with_those_of_a_gpu(tmp_path: Path) -> None:
+    on_cpu = {"gpu": "", "pretrain_gpu": "", "pretrain_s": 6000.0, "transfer_s": 600.0}
+    rows = [row(), row(seed=1, **on_cpu), row(model_digest="9" * 16, subset="slow", **on_cpu)]
+    site.publish(tmp_path, [export(*rows)])
+    page = Page((tmp_path / "index.html").read_text())
+    head, first, second = next(iter(page.tables.values()))
+    minutes = head.index("GPU-minutes")
+    assert (first[minutes], second[minutes]) == ("10.0 + 1.0", "100 CPU + 10.0")

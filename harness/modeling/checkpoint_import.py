@@ -1,10 +1,10 @@
 """Convert a checkpoint of another program into a Classifier."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harness.modeling import checkpoint_layouts, classifier, state_dicts, zoo
@@ -50,7 +50,8 @@ def import_checkpoint(
     Raises:
         UserError: weights, architecture and classes do not match.
     """
-    if not all(map(math.isfinite, (eps, *(mean or ()), *(std or ())))) or min(std or (1,)) <= 0:
+    numbers = torch.tensor([eps, *(mean or ()), *(std or ())], dtype=torch.float32)
+    if not numbers.isfinite().all() or min(numbers[-3:].tolist() if std else (1,)) <= 0:
         raise UserError("eps, mean and std are finite numbers, and std is above 0.")
     names = _names(classes) if classes is not None else ()
     checkpoint = state_dicts.read(path, average=average)
@@ -84,6 +85,7 @@ def import_checkpoint(
                 "Give the classes of the training with --classes; --classes none (in a recipe "
                 "`classes: null`) leaves the head out.",
             )
+    state_dicts.check_values(tensors)
     if network is not None:
         zoo.load_weights(arch, network, model.head if has_head else None, tensors)
     else:

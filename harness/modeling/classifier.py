@@ -18,13 +18,12 @@ from torch.nn import functional
 from harness.modeling import zoo
 from harness.modeling.blur_pool import add_blur_pool
 from harness.modeling.regularizers import AuxiliaryHead, fix_batch_norm_scale
+from harness.modeling.state_dicts import ZIP_BEGIN, check_unpacked_size
 from harness.system.atomic_write import write_atomically
 from writers import names
 from writers.errors import UserError
 from writers.regular_file import open_regular
 from writers.text_names import first_line
-
-ZIP_BEGIN = b"PK\x03\x04"  # of a file that torch has saved
 
 
 class Architecture(Protocol):
@@ -177,7 +176,7 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
         with open_regular(path) as file:
             if file.read(len(ZIP_BEGIN)) != ZIP_BEGIN:
                 raise ValueError("it does not begin as a zip file")
-            file.seek(0)
+            check_unpacked_size(file)
             saved = torch.load(file, map_location="cpu", weights_only=True)
         about, weights = saved["about"], saved["state_dict"]
         num_classes, channels = len(weights["head.bias"]), about.get("channels")

@@ -88,6 +88,7 @@ def _load_from_library(settings: ModelSettings, weights_dir: Path) -> Pretrained
         )
     checkpoint = state_dicts.read(file)
     tensors = published.rename_keys(checkpoint.tensors)
+    state_dicts.check_values(tensors)
     network = zoo.build(arch)
     has_head = published.num_classes > 0
     model = classifier.from_network(network, published.num_classes or 1)

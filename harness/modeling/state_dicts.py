@@ -4,13 +4,15 @@ Nothing in a file is executed. In torch files that hold more than tensors and pl
 the robustness library contain training objects), each foreign class is replaced by an inert object.
 """
 
+import math
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -33,8 +35,12 @@ WEIGHT_KEYS = (
 )
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 MAX_DEPTH = 6
-TORCH_BEGINS = (b"PK\x03\x04", b"\x80")  # a zip, or a pickle of protocol 2 and later
-MAX_CHANNELS = 16
+ZIP_BEGIN = b"PK\x03\x04"
+MAX_UNPACKED = 2  # bytes of the members of a zip per byte of the file
+TORCH_BEGINS = (ZIP_BEGIN, b"\x80")  # a zip, or a pickle of protocol 2 and later
+CHANNELS = 3  # of images
+MAX_NAME = 2000  # characters of a tensor's name; matching takes their square
+FLOATING = ("weight", "bias", "running_mean", "running_var")  # last parts of names
 NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim")
 PREFIXES = tuple(f"{part}." for part in checkpoint_layouts.WRAPPERS)
 # The robustness library's second copy and its normalization.
@@ -81,6 +87,8 @@ def read(path: Path, *, average: bool = False) -> Weights:
             f"It looks under {', '.join(AVERAGES if average else WEIGHT_KEYS)}, and for a mapping "
             "of tensors.",
         )
+    if (longest := max(map(len, tensors))) > MAX_NAME:
+        raise UserError(f"{path} has a tensor whose name has {longest:,} characters.")
     plain = _strip_prefixes(tensors)
     mean, std = (_constant(plain, name) for name in ("normalizer.new_mean", "normalizer.new_std"))
     return Weights(
@@ -117,6 +125,33 @@ def by_order(
     return dict(zip(names_and_shapes, weights.values(), strict=True))
 
 
+def check_values(tensors: Mapping[str, Tensor]) -> None:
+    """Check that tensors are weights that a network computes with.
+
+    Args:
+        tensors: the tensors that are loaded, by name.
+
+    Raises:
+        UserError: weights are whole numbers, as in quantized files, or not finite.
+    """
+    for name, tensor in tensors.items():
+        is_weight = name.rpartition(".")[2] in FLOATING
+        if not tensor.is_floating_point():
+            if is_weight:
+                raise UserError(
+                    f"{name} has values of type {str(tensor.dtype).removeprefix('torch.')}, which "
+                    "are no weights: quantized files need their scales.",
+                    "Use the weights before quantization.",
+                )
+            continue
+        values = tensor.float()
+        if bool(values.isnan().any()) or (is_weight and bool(values.isinf().any())):
+            raise UserError(
+                f"{name} has values that are not finite: its training diverged.",
+                "Use an earlier checkpoint.",
+            )
+
+
 def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
     """Check how the file begins, so that one of another kind is neither read nor digested.
 
@@ -131,6 +166,30 @@ def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
             raise UserError(f"{path} is not a complete safetensors file: its header does not fit.")
     elif not begin.startswith(TORCH_BEGINS):
         raise _damaged_error(path, ValueError("it begins as neither a zip file nor a pickle"))
+    elif begin.startswith(ZIP_BEGIN):
+        with open_regular(path) as file:
+            try:
+                check_unpacked_size(file)
+            except ValueError as error:
+                raise _damaged_error(path, error) from error
+
+
+def check_unpacked_size(file: BinaryIO) -> None:
+    """Check that a zip file needs about as much memory as it has bytes, as those of torch do.
+
+    Raises:
+        ValueError: its members are much larger. torch reports files that are no complete zip.
+    """
+    num_bytes = file.seek(0, os.SEEK_END)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return
+    finally:
+        file.seek(0)
+    if unpacked > MAX_UNPACKED * num_bytes:
+        raise ValueError(f"{num_bytes:,} bytes of it unpack to {unpacked:,}")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -287,8 +346,16 @@ def _constant(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...] | N
     """Values of the normalization per channel; None if the file has none."""
     if name not in tensors:
         return None
-    if (number := tensors[name].numel()) > MAX_CHANNELS:
+    number = tensors[name].numel()
+    values = tensors[name].flatten().tolist() if number == CHANNELS else []
+    is_std = name.endswith("_std")
+    if not values or not all(
+        math.isfinite(value) and (value > 0 or not is_std) for value in values
+    ):
+        what = "are finite and above 0" if is_std else "are finite"
         raise UserError(
-            f"The file's {name} has {counted(number, 'value')}, more than channels of images."
+            f"The file's {name} is no normalization: it has {counted(number, 'value')}, and should "
+            f"have {CHANNELS} that {what}.",
+            "Download it again, or give --mean and --std for a file without this tensor.",
         )
-    return tuple(tensors[name].flatten().tolist())
+    return tuple(values)

@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -171,8 +172,71 @@ def test_headers_of_safetensors_that_lie_are_refused(tmp_path: Path, entry: dict
 def test_a_normalization_of_millions_of_channels_is_refused(tmp_path: Path):
     mean = torch.zeros(1).expand(2**40)
     torch.save({"a": torch.ones(1), "normalizer.new_mean": mean}, tmp_path / "c.pt")
-    with pytest.raises(UserError, match="more than channels"):
+    with pytest.raises(UserError, match="is no normalization: it has 1,099,511,627,776 values"):
         state_dicts.read(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0.5, 0.5], [0.5, 0.5]),
+        ([0.5, 0.5, 0.5], [0.5, 0.0, 0.5]),
+        ([0.5, float("nan"), 0.5], [0.5, 0.5, 0.5]),
+        ([0.5, 0.5, 0.5], [0.5, float("inf"), 0.5]),
+    ],
+)
+def test_a_normalization_that_cannot_be_applied_is_refused(
+    mean: list[float], std: list[float], tmp_path: Path
+):
+    state = {"normalizer.new_mean": torch.tensor(mean), "normalizer.new_std": torch.tensor(std)}
+    torch.save({"a": torch.ones(1), **state}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"normalizer\.new_(mean|std) is no normalization"):
+        state_dicts.read(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("conv1.0.weight", lambda t: t * float("nan"), "not finite"),
+        ("fc.bias", lambda t: t + float("inf"), "not finite"),
+        ("conv1.1.running_var", lambda t: t + float("inf"), "not finite"),
+        ("conv1.0.weight", lambda t: t.to(torch.int8), "type int8"),
+        ("fc.bias", lambda t: t.bool(), "type bool"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(name: str, change, words: str, tmp_path: Path):
+    state = network().state_dict()
+    torch.save({**state, name: change(state[name])}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=words):
+        import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES)
+
+
+def test_normalizations_beyond_float32_are_refused(tmp_path: Path):
+    torch.save(network().state_dict(), tmp_path / "c.pt")
+    for mean, std in (((1e308,) * 3, None), (None, (1e-308,) * 3)):
+        with pytest.raises(UserError, match="finite"):
+            import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, mean=mean, std=std)
+
+
+@pytest.mark.timeout(30)
+def test_names_of_many_parts_are_refused(tmp_path: Path):
+    long = prefixed("m." * 50_000, {"a.weight": torch.ones(1), "b.weight": torch.ones(1)})
+    torch.save(long, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="name has 100,008 characters"):
+        state_dicts.read(tmp_path / "c.pt")
+
+
+def test_a_compressed_file_is_refused_before_it_is_unpacked(tmp_path: Path):
+    torch.save({"a": torch.ones(4)}, tmp_path / "c.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "c.pt") as plain,
+        zipfile.ZipFile(tmp_path / "large.pt", "w", zipfile.ZIP_DEFLATED) as large,
+    ):
+        for name in plain.namelist():
+            large.writestr(name, bytes(2**24) if name.endswith("data/0") else plain.read(name))
+    for read in (state_dicts.read, classifier.load):
+        with pytest.raises(UserError, match="bytes of it unpack to 16,"):
+            read(tmp_path / "large.pt")
 
 
 @pytest.mark.parametrize(

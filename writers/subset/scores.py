@@ -25,6 +25,8 @@ Method = Literal[
 Part = Literal["hardest", "easiest", "middle"]  # of the images, by score
 
 
+MAX_CLUSTER = 2**53  # numbers of clusters are read as float64
+
 SEEN_SPLITS = ("train", "val")  # of targets; test images take no part in a selection
 
 
@@ -159,13 +161,29 @@ def read_image_scores(path: Path) -> ImageScores:
     from writers.subset.sampling import ids_of
 
     rows = _read(path, ("image", "score"), ("cluster",))
-    is_clustered = all("cluster" in values for values in rows.values())
+    images = list(rows)
+    ids = ids_of(images, path)
+    _, first, place = np.unique(ids, return_index=True, return_inverse=True)
+    if (again := first[place] != np.arange(len(ids))).any():
+        later = int(again.argmax())
+        raise UserError(
+            f"{path}: {images[later]} and {images[first[place[later]]]} are the same image."
+        )
+    clusters = np.array([values.get("cluster", math.nan) for values in rows.values()])
+    is_clustered = any("cluster" in values for values in rows.values())
+    if is_clustered:
+        wrong = ~((clusters == np.floor(clusters)) & (np.abs(clusters) < MAX_CLUSTER))
+        if wrong.any():
+            place_of_first = int(wrong.argmax())
+            raise UserError(
+                f"{path}: the cluster of {images[place_of_first]} is "
+                f"{clusters[place_of_first]:g}, not a whole number.",
+                "Number the clusters from 0, and give one for each image.",
+            )
     return ImageScores(
-        ids_of(list(rows), path),
+        ids,
         np.array([values["score"] for values in rows.values()]),
-        np.array([values["cluster"] for values in rows.values()]).astype(np.int64)
-        if is_clustered
-        else None,
+        clusters.astype(np.int64) if is_clustered else None,
         str(path),
     )
 

@@ -115,15 +115,14 @@ def fitting(rows: Sequence[Sequence[str]], right: Sequence[int]) -> tuple[list[s
 
 
 def bar(console: Console, unit: str) -> Progress:
-    """Return a progress bar for a live display; its tasks need the field `count`."""
+    """Return a progress bar for a live display; its tasks need the fields `count` and `eta`."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[count]}" + f" {unit}", markup=False),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[eta]}", markup=False),
         console=console,
     )
 

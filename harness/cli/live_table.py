@@ -1,6 +1,7 @@
 """Progress of a running matrix: a live table on a terminal, otherwise a line per stage."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,13 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.console import bar, seconds
+from harness.estimate.remaining import RemainingTime, Running
 from harness.matrix.stage import Stage
 from harness.runner import queue_state, retry
 from harness.runner.executor import Event, Run
-from writers.text_names import printable
+from writers.text_names import counted, printable
 
 STILL_RUNNING_EVERY_S = 60.0
 REFRESH_EVERY_S = 0.25
+ESTIMATE_EVERY_S = 2.0
 
 
 def follow(run: Run, console: Console) -> None:
@@ -108,8 +111,9 @@ def _fraction_and_rate(progress: dict[str, Any]) -> tuple[str, str]:
 
 
 def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
-    printed_at = time.monotonic()
+    printed_at, clock = time.monotonic(), _Clock(run)
     for event in events:
+        clock.count(event)
         if event.what in ("done", "failed", "retry"):
             console.print(
                 event_line(event, _num_finished(run), len(run.matrix.stages)),
@@ -125,16 +129,19 @@ def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
                 console.print(
                     f"... {stage.name.replace('/', ' ')}: {text}", markup=False, soft_wrap=True
                 )
+            if (left_s := clock.left_s()) is not None:
+                finished = f"{_num_finished(run)} of {counted(len(run.matrix.stages), 'stage')}"
+                console.print(f"... {finished}, about {seconds(left_s)} left", soft_wrap=True)
 
 
 def _live(run: Run, events: Iterator[Event], console: Console) -> None:
-    # Computed once, not at every event.
-    work_of = {key: stage.spec.work(stage.config) for key, stage in run.pending.items()}
     overall = bar(console, "stages")
-    task = overall.add_task("overall", total=sum(work_of.values()), count="")
-    work_done, refreshed_at = 0.0, -REFRESH_EVERY_S
+    task = overall.add_task("overall", total=None, count="", eta="")
+    clock, refreshed_at = _Clock(run), -REFRESH_EVERY_S
+    estimated_at, left_s = -math.inf, None
     with Live(console=console, refresh_per_second=1 / REFRESH_EVERY_S, transient=True) as live:
         for event in events:
+            clock.count(event)
             if event.what in ("done", "failed", "retry"):
                 style = {"failed": "red", "retry": "yellow"}.get(event.what)
                 live.console.print(
@@ -143,21 +150,49 @@ def _live(run: Run, events: Iterator[Event], console: Console) -> None:
                     style=style,
                     soft_wrap=True,
                 )
-            if event.stage is not None and event.what in ("done", "failed", "skipped"):
-                work_done += work_of[event.stage.key]
-            if time.monotonic() - refreshed_at < REFRESH_EVERY_S:
+            now = time.monotonic()
+            if now - refreshed_at < REFRESH_EVERY_S:
                 continue
-            refreshed_at = time.monotonic()
-            work_of_running = sum(
-                work_of[key] * _fraction_done(stage.folder(run.folders.runs))
-                for key, (stage, _) in run.running.items()
-            )
+            refreshed_at = now
+            if now - estimated_at >= ESTIMATE_EVERY_S:
+                estimated_at, left_s = now, clock.left_s()
+            elapsed_s = now - clock.started_at
             overall.update(
                 task,
-                completed=work_done + work_of_running,
+                completed=elapsed_s,
+                total=None if left_s is None else elapsed_s + left_s,
                 count=f"{_num_finished(run)}/{len(run.matrix.stages)}",
+                eta="" if left_s is None else f"about {seconds(left_s)} left",
             )
             live.update(Group(overall, _running_tables(run)))
+
+
+class _Clock:
+    """Remaining time of a run, from the stages that it has finished."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.started_at = run, time.monotonic()
+        self._ended: set[str] = set()
+        self._remaining = RemainingTime(run.pending, run.folders.runs)
+
+    def count(self, event: Event) -> None:
+        """Count an event of the run."""
+        if event.stage is None or event.what not in ("done", "failed", "skipped"):
+            return
+        self._ended.add(event.stage.key)
+        if event.what == "done" and event.wall_s > 0:  # 0: another run has done it
+            self._remaining.add(event.stage, event.wall_s)
+
+    def left_s(self) -> float | None:
+        """Estimate the seconds until the run ends; None if they are unknown yet."""
+        run, now = self.run, time.monotonic()
+        running = [
+            Running(stage, now - started, _fraction_done(stage.folder(run.folders.runs)))
+            for stage, started in run.running.values()
+        ]
+        out = self._ended | run.running.keys() | run.blocked
+        waiting = (stage for key, stage in run.pending.items() if key not in out)
+        return self._remaining.seconds(waiting, running, run.launcher.num_slots)
 
 
 def _running_tables(run: Run) -> Group:

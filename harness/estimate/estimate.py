@@ -57,27 +57,32 @@ def estimate(
     rates, sizes = _measured(left, runs)
     workloads, known_s, calibrated_s, num_unknown = Workloads(runs), 0.0, [], 0
     for stage in left.values():
-        if (cost_key := _cost_key(stage)) in rates:
-            known_s += rates[cost_key] * stage.spec.work(stage.config) * _chance(stage)
+        if (similar := cost_key(stage)) in rates:
+            known_s += rates[similar] * stage.spec.work(stage.config) * expected_runs(stage)
         elif (
             calibration
             and (parts := workloads.of(stage))
             and (seconds := calibration.seconds(parts)) is not None
         ):
-            calibrated_s.append(seconds * _chance(stage))
+            calibrated_s.append(seconds * expected_runs(stage))
         else:
             num_unknown += 1
     leave_files = [stage for stage in left.values() if stage.spec.leaves_files]
-    sized = [stage for stage in leave_files if _cost_key(stage) in sizes]
+    sized = [stage for stage in leave_files if cost_key(stage) in sizes]
     return Estimate(
         (known_s + sum(calibrated_s)) / 3600,
         num_unknown,
-        sum(sizes[_cost_key(stage)] for stage in sized),
+        sum(sizes[cost_key(stage)] for stage in sized),
         len(leave_files) - len(sized),
         len(calibrated_s),
         sum(calibrated_s) / 3600,
         str(calibration.machine) if calibration and calibrated_s else None,
     )
+
+
+def measured_rates(left: dict[str, Stage], runs: Path) -> dict[CostKey, float]:
+    """Return seconds per unit of `StageKind.work` of finished stages, by cost key."""
+    return _measured(left, runs)[0]
 
 
 def unmeasured(
@@ -95,7 +100,7 @@ def unmeasured(
     steps = {
         part.key: part.step
         for stage in left.values()
-        if _cost_key(stage) not in rates
+        if cost_key(stage) not in rates
         for part in workloads.of(stage) or ()
     }
     return [step for key, step in steps.items() if key not in calibration.step_s]
@@ -112,9 +117,9 @@ def _measured(
             try:
                 done = Stage(kind, record["config"], axes=record["axes"])
                 work = done.spec.work(done.config)
-                rates.setdefault(_cost_key(done), []).append(float(record["wall_s"]) / work)
+                rates.setdefault(cost_key(done), []).append(float(record["wall_s"]) / work)
                 size = _num_bytes(done, folder, record)
-                sizes.setdefault(_cost_key(done), []).append(size)
+                sizes.setdefault(cost_key(done), []).append(size)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # written with another schema; its consumer raises
     return (
@@ -123,14 +128,15 @@ def _measured(
     )
 
 
-def _chance(stage: Stage) -> float:
-    """Probability that the stage runs: the fraction that its gate is expected to choose."""
+def expected_runs(stage: Stage) -> float:
+    """Return the expected number of runs: below 1 if a gate chooses some of the stages."""
     if (gate := stage.gated_by) is None or gate.spec.chosen_fraction is None:
         return 1.0
     return gate.spec.chosen_fraction(gate.config)
 
 
-def _cost_key(stage: Stage) -> CostKey:
+def cost_key(stage: Stage) -> CostKey:
+    """Return what stages of similar cost have in common: kind, model, data, method, resolution."""
     settings = stage.config.get("settings", {})
     data = stage.config.get("data", {})
     return (

@@ -1,6 +1,8 @@
 """The live table of a running matrix: its bar, and its cost with thousands of stages."""
 
 import io
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,8 @@ def run_of(stages: list[Stage], tmp_path: Path) -> Any:
         pending={stage.key: stage for stage in stages},
         running={},
         busy={},
+        blocked=set(),
+        launcher=SimpleNamespace(num_slots=2),
         finished=set(),
         failed={},
         matrix=SimpleNamespace(stages=stages),
@@ -41,7 +45,7 @@ def terminal() -> Console:
     return Console(file=io.StringIO(), force_terminal=True, width=120)
 
 
-def test_the_bar_sums_the_work_of_finished_and_running_stages(
+def test_the_bar_shows_the_time_left_at_measured_rates(
     stages: list[Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     bars, make_bar = [], live_table.bar
@@ -49,23 +53,52 @@ def test_the_bar_sums_the_work_of_finished_and_running_stages(
         live_table, "bar", lambda *arguments: bars.append(make_bar(*arguments)) or bars[0]
     )
     monkeypatch.setattr(live_table, "REFRESH_EVERY_S", 1e-9)
-    run, completed = run_of(stages, tmp_path), []
+    monkeypatch.setattr(live_table, "ESTIMATE_EVERY_S", 0.0)
+    run, shown = run_of(stages, tmp_path), []
     done, failed, skipped, running = stages  # of 1, 2, 3 and 4 passes
 
     def events() -> Iterator[Event]:
-        for what, stage in (("done", done), ("failed", failed), ("skipped", skipped)):
-            run.finished.add(stage.key)
+        yield Event("waiting")
+        shown.append(bars[0].tasks[0].fields["eta"])
+        run.finished.add(done.key)
+        yield Event("done", done, wall_s=10.0)
+        shown.append(bars[0].tasks[0].fields["eta"])  # 9 passes at 10 s, two stages at once
+        for what, stage in (("failed", failed), ("skipped", skipped)):
             yield Event(what, stage)
-            completed.append(bars[0].tasks[0].completed)
-        run.running[running.key] = (running, 0.0)
+        run.running[running.key] = (running, time.monotonic() - 15.0)
         StageContext({}, running.folder(tmp_path), {}, {}, tmp_path, tmp_path, 1, "cpu").progress(
             done=1, total=4
         )
         yield Event("waiting")
-        completed.append(bars[0].tasks[0].completed)
+        shown.append(bars[0].tasks[0].fields["eta"])  # a quarter took 15 s
 
     live_table._live(run, events(), terminal())
-    assert completed == [1, 3, 6, 7] and bars[0].tasks[0].total == 10
+    assert shown[:2] == ["", "about 45.0 s left"]
+    # At least 15 s have passed for a quarter; without the progress, 25 s would be left.
+    assert seconds_of(shown[2]) >= 45.0
+
+
+def seconds_of(text: str) -> float:
+    minutes = re.search(r"(\d+) min", text)
+    seconds = re.search(r"([\d.]+) s", text)
+    return 60.0 * int(minutes[1] if minutes else 0) + float(seconds[1] if seconds else 0)
+
+
+def test_without_a_terminal_the_time_left_is_printed(
+    stages: list[Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(live_table, "STILL_RUNNING_EVERY_S", 0.0)
+    run = run_of(stages, tmp_path)
+    run.running[stages[1].key] = (stages[1], time.monotonic())
+
+    def events() -> Iterator[Event]:
+        run.finished.add(stages[0].key)
+        yield Event("done", stages[0], wall_s=10.0)
+        yield Event("waiting")
+
+    console = Console(file=io.StringIO())
+    live_table._plain(run, events(), console)
+    assert "... 1 of 4 stages, about 45.0 s left" in console.file.getvalue()
 
 
 def test_events_between_refreshes_read_no_files(

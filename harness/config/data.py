@@ -86,6 +86,11 @@ class DataSettings(Settings):
         return spec_of(self.dataset).metric
 
     @property
+    def has_boxes(self) -> bool:
+        """True if images have boxes of objects, which only detection reads."""
+        return self.own_metric == "map50_11"
+
+    @property
     def label(self) -> str:
         """Name of the dataset in names of stages and in reports."""
         if self.name:

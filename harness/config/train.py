@@ -94,7 +94,7 @@ class TrainSettings(Settings):
         """Dump every setting that has an effect; of augmentations only those that are set."""
         settings = super().resolved()
         if self.augment is None:
-            del settings["augment"]
+            settings.pop("augment", None)
         else:
             settings["augment"] = self.augment.model_dump(mode="json", exclude_none=True)
         return settings

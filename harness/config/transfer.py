@@ -120,6 +120,9 @@ class MethodSettings(Settings):
     Attributes:
         NEEDS: role of the stage that the method starts from. None means it uses nothing of the
             source.
+        NEEDS_BOXES: the method needs targets with boxes of objects. Others need targets without.
+        RUNS_STAGE: the method has `run` for a whole stage, instead of `candidates`. So has every
+            method whose settings are not `TransferSettings`.
         TRAINS_HEAD_ONLY: the backbone stays as it is, so that the method is cheap. Reports compare
             its accuracy with that of methods that train more.
         method: name of a folder in `harness/transfer/methods`. None means the method's label.
@@ -130,6 +133,8 @@ class MethodSettings(Settings):
     """
 
     NEEDS: ClassVar[Role | None] = "model"
+    NEEDS_BOXES: ClassVar[bool] = False
+    RUNS_STAGE: ClassVar[bool] = False
     TRAINS_HEAD_ONLY: ClassVar[bool] = False
 
     method: str | None = None
@@ -230,7 +235,7 @@ class TransferSettings(MethodSettings, TrainSettings):
         """Dump the settings of one stage; learning rates are always in `lrs`."""
         settings = super().resolved()
         if self.order == "random":  # left out, so that keys from before this setting stay valid
-            del settings["order"]
+            settings.pop("order", None)
         settings["lrs"] = list(self.rates)
         settings["grid"].pop("lr", None)
         if self._sets_weight_decay:

@@ -9,7 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config import axes, limits, pretrain_presets, subset_axes, transfer_presets
+from harness.config import (
+    axes,
+    limits,
+    pretrain_presets,
+    subset_axes,
+    target_checks,
+    transfer_presets,
+)
 from harness.config.data import DataSettings
 from harness.config.explain import Place, explain, lower_first, method_name, place_of, recipe_place
 from harness.config.methods import PACKAGE as METHODS
@@ -75,7 +82,7 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
             *_wrong_for_target(recipe),
         ]
     if recipe is not None and not mistakes:
-        mistakes += _wrong_for_dataset(recipe)
+        mistakes += [*target_checks.unfit_datasets(recipe), *target_checks.unfit_pairs(recipe)]
         if "features" in recipe.model_fields_set and not (
             recipe.scores or any_needs_features(recipe.methods.values())
         ):
@@ -373,59 +380,6 @@ def _wrong_for_target(recipe: Recipe) -> list[tuple[Place, str]]:
                 for detail in wrong.errors(include_url=False):
                     inner = ("methods", label, *place_of(detail, own))
                     mistakes.append(((*place, *inner[2:]), explain(detail, inner, values)))
-    return mistakes
-
-
-def _wrong_for_dataset(recipe: Recipe) -> list[tuple[Place, str]]:
-    """Find datasets with several labels per image as source, and unfit metrics and protocols."""
-    mistakes: list[tuple[Place, str]] = []
-    targets: list[tuple[Place, DataSettings]] = [
-        (("targets", index), data) for index, data in enumerate(recipe.targets)
-    ]
-    source: list[tuple[Place, DataSettings]] = (
-        [(("source",), recipe.source)] if recipe.source else []
-    )
-    for place, data in (*source, *targets):
-        spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
-        own = data.own_metric
-        if not data.folders.is_default and (data.dataset != "folder" or data.labels is not None):
-            for name in sorted({"split_folders", "class_level"} & data.model_fields_set):
-                mistakes.append(
-                    (
-                        (*place, name),
-                        "has an effect with dataset: folder only, and without a table of labels.",
-                    )
-                )
-        if data.labels is not None and data.dataset != "folder":
-            mistakes.append(
-                (
-                    (*place, "labels"),
-                    f"{data.dataset} defines its labels; a table needs dataset: folder.",
-                )
-            )
-        if data.protocol not in (None, *spec.protocols):
-            known = ", ".join(spec.protocols) or "its own splits only"
-            mistakes.append(
-                (
-                    (*place, "protocol"),
-                    f"{data.dataset} has no splits called '{data.protocol}'. Known: {known}.",
-                )
-            )
-        if place == ("source",) and own == "map11":
-            mistakes.append(
-                (
-                    (*place, "dataset"),
-                    f"images of {data.dataset} have many labels, so it can only be a target.",
-                )
-            )
-        elif data.metric is not None and (data.metric == "map11") != (own == "map11"):
-            number = "many labels" if own == "map11" else "one label"
-            mistakes.append(
-                (
-                    (*place, "metric"),
-                    f"{data.metric} does not fit {data.dataset}, whose images have {number}.",
-                )
-            )
     return mistakes
 
 

@@ -22,7 +22,11 @@ class Scores:
 
         targets: targets, with the stages that write their data.
         """
-        self._features, self._targets = Features(recipe), targets if recipe.scores else ()
+        self._features = Features(recipe)
+        # Scores compare features with labels of whole images.
+        self._targets = [
+            (target, data) for target, data in targets if recipe.scores and not target.has_boxes
+        ]
         every = recipe.scores == "all"
         self._config = SharedConfig(
             scores=names.names("harness.transfer.scores") if every else list(recipe.scores)

@@ -49,6 +49,7 @@ class Transfers:
             point
             for target, data in targets
             for label, settings in recipe.methods.items()
+            if target.has_boxes == settings.NEEDS_BOXES
             for point in _points(target, data, label, settings.for_target(target.dataset))
         ]
         self._features = Features(recipe)

@@ -214,3 +214,24 @@ def _place_in_class(
     place = np.empty(len(labels), np.int64)
     place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return place, counts
+
+
+def check_val_is_not_test(context: StageContext) -> None:
+    """Check that choosing on val is not choosing on test.
+
+    Compares the images' bytes, because each split numbers its images independently. Some datasets
+    have a few images twice, so up to half of val may be in test.
+
+    Raises:
+        UserError: more than half of the images of val are images of test.
+    """
+    val, test = (
+        {digest.tobytes() for digest in open_beton(split_path(context, "data", split)).digests}
+        for split in ("val", "test")
+    )
+    if 2 * len(val & test) > len(val):
+        raise UserError(
+            f"{len(val & test)} of the {counted(len(val), 'image')} of val are images of test, "
+            "too: choosing on val would be choosing on test.",
+            "Split val off train: write the target with `val:` above 0.",
+        )

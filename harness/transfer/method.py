@@ -1,7 +1,7 @@
 """Contract of transfer methods: how points of a grid train, starting from a pretrained model.
 
 Each method is a package of `harness/transfer/methods/`: `settings.py` has the method's settings and
-imports no torch; `method.py` implements `Method` or `FeatureMethod`.
+imports no torch; `method.py` implements `Method` or `StageMethod`.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Method(Protocol):
         """Prepare trials of equal length: several if `TRAINS_TOGETHER`, otherwise one."""
 
 
-class FeatureMethod(Protocol):
-    """Interface of `harness/transfer/methods/<name>/method.py`, if it works on features."""
+class StageMethod(Protocol):
+    """Interface of `harness/transfer/methods/<name>/method.py`, if it runs the whole stage."""
 
     def run(self, context: StageContext) -> Outcome:
         """Run the whole transfer stage."""
@@ -83,13 +83,13 @@ def find(name: str) -> Method:
     return cast(Method, _import(name))
 
 
-def find_feature_method(name: str) -> FeatureMethod:
-    """Import a method that works on features.
+def find_stage_method(name: str) -> StageMethod:
+    """Import a method that runs the whole stage.
 
     Raises:
         UserError: there is no such method; names similar ones.
     """
-    return cast(FeatureMethod, _import(name))
+    return cast(StageMethod, _import(name))
 
 
 def _import(name: str) -> ModuleType:

@@ -154,7 +154,7 @@ def _show(spec: "DatasetSpec", folder: Path) -> None:
 
 def _show_layouts(spec: "DatasetSpec", folder: Path) -> None:
     click.echo(f"  Official: {spec.where}")
-    if spec.metric != "map11":
+    if spec.metric not in ("map11", "map50_11"):
         click.echo(
             f"  Mirrors: {folder}/train/<class>/*.jpg with test/, and optionally val/, is read too."
         )

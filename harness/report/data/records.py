@@ -145,14 +145,16 @@ class TransferRow:
     Attributes:
         method: name of the method in the recipe; `kind` is the module that implements it.
         num_classes: classes of the source subset; None if unknown.
-        metric: the target's metric: top1, mean_per_class or map11.
-        num_answers: classes of the target; None for multi-label targets.
-        mean_per_class: None for multi-label targets.
+        metric: the target's metric: top1, mean_per_class, map11 or map50_11.
+        num_answers: classes of the target; None for multi-label targets and for detection.
+        top1: None for detection; likewise top5.
+        mean_per_class: None for multi-label targets and for detection.
         lr: chosen learning rate; None if the method has none.
         num_diverged: configurations of the grid that diverged.
         selected_on: split on which the configuration was selected.
         selected_score: the target's metric on that split.
         map11: 11-point mean average precision of multi-label targets, otherwise None.
+        map50_11: that of detections at an IoU of 0.5, otherwise None; map50 is at all recalls.
         per_class: training images per target class; None means all.
         steps: training steps; None means the method's epochs decide.
         source_accuracy: top-1 on the source classes that all models share; None if unknown.
@@ -172,8 +174,8 @@ class TransferRow:
     metric: str
     num_answers: int | None
     num_images: int
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     mean_per_class: float | None
     lr: float | None
     num_configs: int
@@ -182,6 +184,8 @@ class TransferRow:
     selected_score: float
     key: str
     map11: float | None = None
+    map50_11: float | None = None
+    map50: float | None = None
     variant: str = ""
     model: str = ""
     kind: str = ""
@@ -218,9 +222,12 @@ class TransferRow:
     @property
     def score(self) -> float:
         """The target's metric on the test split."""
-        score = {"top1": self.top1, "mean_per_class": self.mean_per_class, "map11": self.map11}[
-            self.metric
-        ]
+        score = {
+            "top1": self.top1,
+            "mean_per_class": self.mean_per_class,
+            "map11": self.map11,
+            "map50_11": self.map50_11,
+        }[self.metric]
         assert score is not None
         return score
 
@@ -256,6 +263,7 @@ class GridRow(NamedTuple):
     val_mean_per_class: float | None
     chosen: bool
     val_map11: float | None = None
+    val_map50_11: float | None = None
     val_score: float | None = None
     variant: str = ""
     model: str = ""

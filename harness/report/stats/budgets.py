@@ -10,10 +10,10 @@ from harness.report.data.records import ModelId, TransferRow, at_full_size
 from writers.subset.image_steps import Budget
 
 NUM_IMAGES = (500_000, 250_000, 125_000)
-# Huh et al. 2016: percent at NUM_IMAGES, by the first word of the target's name and Images.by
+# Huh et al. 2016: percent at NUM_IMAGES, by target and Images.by: detection on VOC 2007, scenes
 PUBLISHED: Mapping[tuple[str, str], tuple[float, ...]] = {
-    ("voc2007", "classes"): (57.1, 54.8, 50.6),
-    ("voc2007", "examples"): (57.0, 52.5, 49.8),
+    ("voc2007_detection", "classes"): (57.1, 54.8, 50.6),
+    ("voc2007_detection", "examples"): (57.0, 52.5, 49.8),
     ("sun397", "classes"): (50.6, 45.7, 42.2),
     ("sun397", "examples"): (49.7, 46.7, 42.3),
 }
@@ -81,7 +81,7 @@ def _budgets(recipe: Recipe) -> dict[str, tuple[str, int]]:
 
 
 def _published(target: str, by: str, num_images: int) -> float | None:
-    values = PUBLISHED.get((target.split("_")[0].split("-")[0], by))
+    values = PUBLISHED.get((target, by))
     if values is None or num_images not in NUM_IMAGES:
         return None
     return values[NUM_IMAGES.index(num_images)]

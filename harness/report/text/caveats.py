@@ -89,7 +89,10 @@ def _about_chance(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRo
         *(row for row in accuracy if row.view != "own"),
         *transfer,
     ]
-    num_low = sum(is_near_chance(row.top1, row.num_answers, row.num_images) for row in rows)
+    num_low = sum(
+        row.top1 is not None and is_near_chance(row.top1, row.num_answers, row.num_images)
+        for row in rows
+    )
     if num_low:
         text += (
             f" {num_low:,} of {len(rows):,} accuracies are not clearly above chance (° in the "

@@ -25,7 +25,7 @@ class Selection(TypedDict):
 class TransferMetrics(Selection):
     """Metrics of a transfer stage."""
 
-    metric: str  # top1, mean_per_class or map11: chooses on val, and is reported
+    metric: str  # top1, mean_per_class, map11 or map50_11: chooses on val, and is reported
     test: Scores
     val: Scores
     lr: float | None  # None means the method has no learning rate
@@ -39,7 +39,7 @@ class TransferMetrics(Selection):
     bn_stats: str
     precision: str
     source_eps: float | None
-    predictions: str  # file in the stage's folder
+    predictions: NotRequired[str]  # file in the stage's folder
     damaged_checkpoints: list[str]
     # Methods that train a network.
     interpolation: NotRequired[str]  # of the resize
@@ -50,3 +50,5 @@ class TransferMetrics(Selection):
     converged: NotRequired[bool]
     largest_gradient: NotRequired[float]
     at_the_edge: NotRequired[bool]
+    # detection: `ClassPrecision` on test by class; None if test has no object of it that counts
+    classes: NotRequired[dict[str, dict[str, float] | None]]

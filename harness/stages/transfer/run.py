@@ -19,14 +19,15 @@ from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import cudnn_benchmark
 from harness.modeling.precision import choose
-from harness.profiling.timer import Timer, summary
+from harness.profiling.timer import Timer
 from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.stages.transfer.record import TransferMetrics
 from harness.train import evaluate, predictions
-from harness.train.fit import Clock, num_batches
+from harness.train.fit import num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import (
+    check_val_is_not_test,
     choose_interpolation,
     eval_plan,
     sample_per_class_of_beton,
@@ -37,14 +38,13 @@ from harness.train.replay import replay_rate
 from harness.transfer import method as transfer_method
 from harness.transfer.method import TransferSetup
 from harness.transfer.search import Search, describe_selection
+from harness.transfer.timing import timing_of
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
 from writers.beton.concat import concat_splits
-from writers.beton.store import open_beton
 from writers.errors import UserError
-from writers.text_names import counted
 
 TRAIN_AND_VAL = "trainval.beton"
 
@@ -54,12 +54,12 @@ def run(context: StageContext) -> Outcome:
     started = time.monotonic()
     config = context.config
     settings = settings_model(config["method"]).model_validate(config["settings"])
-    if not isinstance(settings, TransferSettings):
-        return transfer_method.find_feature_method(config["method"]).run(context)
+    if settings.RUNS_STAGE or not isinstance(settings, TransferSettings):
+        return transfer_method.find_stage_method(config["method"]).run(context)
     method = transfer_method.find(config["method"])
     classes = context.needs["data"].metrics["classes"]
     precision, timer = choose(settings.precision, context.device), Timer(context.device)
-    _check_splits(context)
+    check_val_is_not_test(context)
     load, source_eps = _source(context, len(classes))
     if load.fixed_size is not None and load.fixed_size != settings.resolution:
         print(
@@ -167,7 +167,7 @@ def run(context: StageContext) -> Outcome:
             line for clock in search.clocks for line in clock.damaged_checkpoints
         ],
     }
-    return Outcome(metrics, _timing(search.clocks, eval_s, startup_s, replay_img_per_s))
+    return Outcome(metrics, timing_of(search.clocks, eval_s, startup_s, replay_img_per_s))
 
 
 @dataclass(frozen=True)
@@ -256,27 +256,6 @@ def _refit_plan(context: StageContext, trials: LoaderPlan) -> LoaderPlan:
     return replace(trials, beton=file)
 
 
-def _check_splits(context: StageContext) -> None:
-    """Check that choosing on val is not choosing on test.
-
-    Compares the images' bytes, because each split numbers its images independently. Some datasets
-    have a few images twice, so up to half of val may be in test.
-
-    Raises:
-        UserError: more than half of the images of val are images of test.
-    """
-    val, test = (
-        {digest.tobytes() for digest in open_beton(split_path(context, "data", split)).digests}
-        for split in ("val", "test")
-    )
-    if 2 * len(val & test) > len(val):
-        raise UserError(
-            f"{len(val & test)} of the {counted(len(val), 'image')} of val are images of test, "
-            "too: choosing on val would be choosing on test.",
-            "Split val off train: write the target with `val:` above 0.",
-        )
-
-
 def _check_metric(metric: str, loader: Loader) -> None:
     if (metric == "map11") != loader.multi_label:
         labels = "many labels" if loader.multi_label else "one label"
@@ -285,24 +264,3 @@ def _check_metric(metric: str, loader: Loader) -> None:
             f"{labels}.",
             "Remove `metric:` to use the dataset's own.",
         )
-
-
-def _timing(
-    clocks: list[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None
-) -> dict[str, Any]:
-    """Sum the times of all learners."""
-    spans = {
-        name: sum(clock.spans_s.get(name, 0.0) for clock in clocks)
-        for clock in clocks
-        for name in clock.spans_s
-    }
-    return summary(
-        spans,
-        num_steps=sum(clock.num_steps for clock in clocks),
-        num_images=sum(clock.num_images for clock in clocks),
-        train_s=sum(clock.train_s for clock in clocks),
-        checkpoint_s=sum(clock.checkpoint_s for clock in clocks),
-        eval_s=eval_s,
-        startup_s=startup_s,
-        replay_img_per_s=replay_img_per_s,
-    )

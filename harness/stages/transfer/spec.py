@@ -23,6 +23,16 @@ STEP_SETTINGS = (
     "train_from",
     "augment",
 )
+DETECTION_SETTINGS = (
+    "batch_size",
+    "precision",
+    "bn_stats",
+    "neck",
+    "short_side",
+    "long_side",
+    "anchors",
+    "train_from",
+)
 
 
 def work(config: Mapping[str, Any]) -> float:
@@ -43,6 +53,9 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     config, target = stage.config, counts["data"]
     settings = settings_model(config["method"]).model_validate(config["settings"])
     assert isinstance(settings, TransferSettings)
+    if settings.NEEDS_BOXES:
+        yield from _detection(stage, settings, target)
+        return
     model = (
         _workload.model_of(stage.needs["model"])
         if "model" in stage.needs
@@ -86,6 +99,27 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
         settings.precision,
         (num_evaluations * val + target.splits["test"]) * _workload.num_views(settings.flip_tta),
     )
+
+
+def _detection(stage: Stage, settings: TransferSettings, target: Counts) -> Iterator[Workload]:
+    """Training steps of a detector on every point, and its evaluations.
+
+    A step is that of images of equal size. Images of other sizes are resized, so that their time
+    differs by their aspect ratios only.
+    """
+    train, val, test = (target.splits[split] for split in ("train", "val", "test"))
+    trials = grid.trials(settings)
+    num_images = sum(_num_images(trial, train) for trial in trials)
+    if settings.refit:
+        num_images += max(_num_images(trial, train + val) for trial in trials)
+    resolved = settings.resolved()
+    step = {
+        "model": _workload.model_of(stage.needs["model"]),
+        "method": stage.config["method"],
+        "settings": {name: resolved[name] for name in DETECTION_SETTINGS if name in resolved},
+    }
+    yield Workload({"step": "detection_training", **step}, settings.batch_size, num_images)
+    yield Workload({"step": "detection", **step}, settings.batch_size, len(trials) * val + test)
 
 
 def _num_images(trial: Trial, num_train_images: int) -> float:

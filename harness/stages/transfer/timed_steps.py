@@ -10,18 +10,21 @@ from harness.config.methods import settings_model
 from harness.config.transfer import TransferSettings
 from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
-from harness.modeling.precision import choose
+from harness.modeling.module_modes import eval_mode
+from harness.modeling.precision import autocast, choose
 from harness.profiling.timer import Timer
 from harness.runner.context import StageContext
 from harness.stages._timed_steps import JSON, NUM_CLASSES, RunStep, TimedStep, load_model
 from harness.train.autotune import augmented_step, noise_batch
 from harness.train.micro_batching import choose_micro_batches
+from harness.train.optimizer import make_sgd
 from harness.train.step import TrainStep
 from harness.transfer import method
 from harness.transfer.method import TransferSetup
 from harness.transfer.methods._network_settings import NetworkSettings
 
 STEPS_PER_EPOCH = 100
+NUM_BOX_CLASSES = 20
 
 
 @contextmanager
@@ -55,4 +58,41 @@ def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
     yield augmented_step(learner, batch, settings.augment, NUM_CLASSES)
 
 
-STEPS: Mapping[str, TimedStep] = {"transfer": training_step}
+@contextmanager
+def detection_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
+    """Training step of a detector, or its evaluation of a batch, on noise with three boxes each."""
+    from harness.transfer.methods.detection.network import Detector
+    from harness.transfer.methods.detection.settings import DetectionSettings
+    from harness.transfer.methods.detection.step import DetectionStep
+
+    settings = DetectionSettings.model_validate({**step["settings"], "method": step["method"]})
+    precision = choose(settings.precision, context.device)
+    model = Detector(load_model(step["model"], context)[0], NUM_BOX_CLASSES, settings)
+    model.to(context.device)
+    height, width = settings.short_side, min(settings.long_side, settings.short_side * 4 // 3)
+    images = list(noise_batch(settings.batch_size, width, 1, context.device)[0][:, :, :height])
+    if step["step"] == "detection":
+        with eval_mode(model), torch.inference_mode(), autocast(precision, context.device, model):
+            yield lambda: model(images)
+        return
+    sides = torch.tensor([[0.1, 0.1, 0.4, 0.6], [0.3, 0.2, 0.9, 0.8], [0.5, 0.5, 0.7, 0.7]])
+    target = {
+        "boxes": (sides * torch.tensor([width, height] * 2)).to(context.device),
+        "labels": torch.ones(len(sides), dtype=torch.int64, device=context.device),
+    }
+    learner = DetectionStep(
+        model.train(),
+        make_sgd(model, settings.optimizer, 1e-3),
+        peak_lr=1e-3,
+        device=context.device,
+        precision=precision,
+        timer=Timer(context.device),
+    )
+    yield lambda: learner.train_batch(images, [target] * len(images))
+
+
+STEPS: Mapping[str, TimedStep] = {
+    "transfer": training_step,
+    "detection_training": detection_step,
+    "detection": detection_step,
+}

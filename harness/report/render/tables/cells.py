@@ -14,6 +14,8 @@ SCORE_TITLES = {
     "mean_per_class": "mean per class",
     "top5": "top-5",
     "map11": "11-point mAP",
+    "map50_11": "11-point mAP, boxes",
+    "map50": "mAP, boxes",
 }
 
 

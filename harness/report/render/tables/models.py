@@ -392,8 +392,9 @@ def budget_table(rows: Sequence[BudgetScore]) -> Table:
     note = "Percent in the target's metric, means over seeds."
     if any(row.published is not None for row in rows):
         note += (
-            " Published: Huh et al. 2016, AlexNet, detection on PASCAL VOC 2007 and scenes of SUN. "
-            "Their network and metric differ, so compare the order and the trend."
+            " Published: Huh et al. 2016, AlexNet, detection on PASCAL VOC 2007 (Fast R-CNN, mean "
+            "average precision) and scenes of SUN. Their networks differ, so compare the order "
+            "and the trend."
         )
     return Table("budgets", "More classes or more images per class", columns, lines, note)
 

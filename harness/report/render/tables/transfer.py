@@ -44,7 +44,9 @@ SIGNIFICANCE = 0.05
 def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     """A line per model, target, method and size; the target's metric is underlined."""
     has_map = any(row.map11 is not None for row in rows)
+    has_boxes = any(row.map50_11 is not None for row in rows)
     metrics = ["top1", "mean_per_class", "top5"] + ["map11"] * has_map
+    metrics += ["map50_11", "map50"] * has_boxes
     axes = _axis_columns(rows)
     columns = (
         *(column for column, _ in axes),
@@ -80,6 +82,11 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
         note += (
             " In multi-label targets, top-1 and top-5 count images with a present class among "
             "the predicted ones."
+        )
+    if has_boxes:
+        note += (
+            " Boxes: mean average precision at an intersection over union of 0.5, at 11 recalls "
+            "(VOC 2007) and at all; difficult objects are ignored."
         )
     if len(recipe.seeds) > 1:
         note += " sd: standard deviation over seeds."
@@ -140,8 +147,14 @@ def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cel
     first = rows[0]
     score = seed_mean(getattr(row, metric) for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
-    is_low = metric == first.metric and is_near_chance(
-        seed_mean(row.top1 for row in rows).mean, first.num_answers, first.num_images
+    is_low = (
+        metric == first.metric
+        and first.top1 is not None
+        and is_near_chance(
+            seed_mean(row.top1 for row in rows if row.top1 is not None).mean,
+            first.num_answers,
+            first.num_images,
+        )
     )
     return Cell(
         percent(score.mean, decimals) + ("°" if is_low else ""),

@@ -1,0 +1,119 @@
+"""Check a recipe's datasets against their specifications, and its methods against its targets."""
+
+from harness.config.data import DataSettings
+from harness.config.explain import Place
+from harness.config.recipe import Recipe
+from writers import names
+
+ONE_LABEL = "one label"
+LABEL_KINDS = {"map11": "many labels", "map50_11": "boxes of objects"}  # by metric
+
+
+def unfit_datasets(recipe: Recipe) -> list[tuple[Place, str]]:
+    """Find datasets with several labels per image as source, and unfit metrics and protocols."""
+    mistakes: list[tuple[Place, str]] = []
+    targets: list[tuple[Place, DataSettings]] = [
+        (("targets", index), data) for index, data in enumerate(recipe.targets)
+    ]
+    source: list[tuple[Place, DataSettings]] = (
+        [(("source",), recipe.source)] if recipe.source else []
+    )
+    for place, data in (*source, *targets):
+        spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
+        own = data.own_metric
+        if not data.folders.is_default and (data.dataset != "folder" or data.labels is not None):
+            for name in sorted({"split_folders", "class_level"} & data.model_fields_set):
+                mistakes.append(
+                    (
+                        (*place, name),
+                        "has an effect with dataset: folder only, and without a table of labels.",
+                    )
+                )
+        if data.labels is not None and data.dataset != "folder":
+            mistakes.append(
+                (
+                    (*place, "labels"),
+                    f"{data.dataset} defines its labels; a table needs dataset: folder.",
+                )
+            )
+        if data.protocol not in (None, *spec.protocols):
+            known = ", ".join(spec.protocols) or "its own splits only"
+            mistakes.append(
+                (
+                    (*place, "protocol"),
+                    f"{data.dataset} has no splits called '{data.protocol}'. Known: {known}.",
+                )
+            )
+        kind = LABEL_KINDS.get(own, ONE_LABEL)
+        if place == ("source",) and kind != ONE_LABEL:
+            mistakes.append(
+                (
+                    (*place, "dataset"),
+                    f"images of {data.dataset} have {kind}, so it can only be a target.",
+                )
+            )
+        elif data.metric is not None and LABEL_KINDS.get(data.metric, ONE_LABEL) != kind:
+            mistakes.append(
+                (
+                    (*place, "metric"),
+                    f"{data.metric} does not fit {data.dataset}, whose images have {kind}.",
+                )
+            )
+    return mistakes
+
+
+def unfit_pairs(recipe: Recipe) -> list[tuple[Place, str]]:
+    """Find targets that no method of the recipe fits, and methods that fit no target.
+
+    A method works on boxes of objects or on labels of whole images; scores work on labels.
+    """
+    mistakes: list[tuple[Place, str]] = []
+    methods = {label: settings.NEEDS_BOXES for label, settings in recipe.methods.items()}
+    for index, target in enumerate(recipe.targets):
+        place = ("targets", index, "dataset")
+        if target.has_boxes and True not in methods.values():
+            mistakes.append(
+                (
+                    place,
+                    f"{target.dataset} has boxes of objects, which the method detection reads; "
+                    "the recipe does not have it.",
+                )
+            )
+        elif not target.has_boxes and False not in methods.values() and not recipe.scores:
+            mistakes.append(
+                (
+                    place,
+                    f"{target.dataset} has no boxes of objects, which the methods of this recipe "
+                    "need.",
+                )
+            )
+    have_boxes = {target.has_boxes for target in recipe.targets}
+    mistakes += [
+        (
+            ("methods", label),
+            "needs a target with boxes of objects, such as voc2007_detection."
+            if needs_boxes
+            else "needs a target with labels of whole images; all targets have boxes of objects.",
+        )
+        for label, needs_boxes in methods.items()
+        if needs_boxes not in have_boxes
+    ]
+    for key in ("include", "exclude"):
+        for number, entry in enumerate(getattr(recipe, key)):
+            named = entry.axes()
+            pairs = [
+                (target, label)
+                for target in recipe.targets
+                for label in named.get("method", ())
+                if target.label in named.get("target", ()) and label in methods
+            ]
+            if pairs and all(target.has_boxes != methods[label] for target, label in pairs):
+                target, label = pairs[0]
+                mistakes.append(
+                    (
+                        (key, number),
+                        f"has no effect: {label} is never used on {target.label}. The method "
+                        "detection is for targets with boxes, and only they are for it.",
+                    )
+                )
+    return mistakes

@@ -1,0 +1,1 @@
+"""Transfer to detection: Faster R-CNN on a pretrained ResNet."""

@@ -1,0 +1,102 @@
+"""Batches of whole images with boxes, as the training loop takes them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+
+class BoxBatch(Protocol):
+    """A batch of B images; `loaders.detection.DetectionBatch` is one.
+
+    Attributes:
+        images: uint8 [3, H, W] each.
+        boxes: left, top, right and bottom in pixels, float32 [n, 4] for each image.
+        labels: classes from 0, int64 [n] for each image.
+        difficult: bool [n] for each image.
+    """
+
+    @property
+    def images(self) -> list[Tensor]: ...  # noqa: D102
+    @property
+    def boxes(self) -> list[Tensor]: ...  # noqa: D102
+    @property
+    def labels(self) -> list[Tensor]: ...  # noqa: D102
+    @property
+    def difficult(self) -> list[Tensor]: ...  # noqa: D102
+
+
+class BoxLoader(Protocol):
+    """Batches of a split; `loaders.detection.DetectionLoader` is one."""
+
+    @property
+    def num_samples(self) -> int: ...  # noqa: D102
+
+    def epoch(self, number: int, start_batch: int = 0) -> Iterator[BoxBatch]:
+        """Yield the batches of an epoch from the given one."""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What the training loop reads of a loader's plan."""
+
+    batch_size: int
+    resolution: int  # shorter side of the resized image, in pixels; only recorded
+    world_size: int = 1
+    drop_last: bool = False
+
+
+class FedLoader:
+    """A loader as `harness.train.fit.fit` uses it: batches wait first, and are finished then."""
+
+    def __init__(self, loader: BoxLoader, plan: FitPlan, device: str) -> None:
+        self._loader, self.plan, self._device = loader, plan, device
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images."""
+        return self._loader.num_samples
+
+    def epoch(
+        self, number: int, resolution: int | None = None, start_batch: int = 0
+    ) -> "_FedEpoch":
+        """Start an epoch at a batch. resolution: not used, because images keep their size."""
+        return _FedEpoch(self._loader.epoch(number, start_batch), self._device)
+
+
+class _FedEpoch:
+    def __init__(self, batches: Iterator[BoxBatch], device: str) -> None:
+        self._batches, self._device = batches, device
+
+    def wait(self) -> BoxBatch:
+        """Wait for the next batch."""
+        return next(self._batches)
+
+    def finish(self, batch: BoxBatch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """Copy a batch to the device, and return images and targets."""
+        return to_device(batch.images, self._device), targets_of(batch, self._device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        close = getattr(self._batches, "close", None)  # of a generator
+        if close is not None:
+            close()
+
+
+def targets_of(batch: BoxBatch, device: str) -> list[dict[str, Tensor]]:
+    """Make targets for `Detector.forward`, without difficult objects, as in Fast R-CNN."""
+    return [
+        {
+            "boxes": boxes[~difficult].to(device),
+            "labels": (labels[~difficult] + 1).to(device),
+        }
+        for boxes, labels, difficult in zip(batch.boxes, batch.labels, batch.difficult, strict=True)
+    ]
+
+
+def to_device(images: list[Tensor], device: str) -> list[Tensor]:
+    """Copy images to the device; they may wait for the copy there only."""
+    return [image.to(device, non_blocking=True) for image in images]

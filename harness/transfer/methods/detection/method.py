@@ -1,0 +1,206 @@
+"""Detection on a target with boxes: Faster R-CNN from a pretrained ResNet (Huh et al. 2016).
+
+Each learning rate trains on train; `map50_11` on val chooses one, which trains again on train and
+val together (`refit`). Test is read once. Models that were trained on attacked images train on
+clean ones here.
+"""
+
+import copy
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from loaders.detection import DetectionPlan, open_detection_loader
+
+from harness.config.grid import Trial
+from harness.config.transfer import TransferSettings
+from harness.modeling import classifier
+from harness.modeling.classifier import Classifier
+from harness.modeling.precision import choose
+from harness.profiling.timer import Timer
+from harness.runner.context import Outcome, StageContext
+from harness.train.detection_scores import DetectionCounts
+from harness.train.fit import num_batches
+from harness.train.learner import Learner
+from harness.train.loader_plans import check_val_is_not_test, split_path
+from harness.train.optimizer import make_sgd
+from harness.transfer.method import TrainedModels, TransferSetup
+from harness.transfer.methods.detection.batches import FedLoader, FitPlan
+from harness.transfer.methods.detection.evaluation import detect
+from harness.transfer.methods.detection.network import Detector
+from harness.transfer.methods.detection.settings import DetectionSettings
+from harness.transfer.methods.detection.step import DetectionStep
+from harness.transfer.search import Search, describe_selection
+from harness.transfer.timing import timing_of
+from loaders.backend import Loader
+from writers.beton.concat import concat_splits
+from writers.beton.store import open_beton
+from writers.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.stages.transfer.record import TransferMetrics
+
+MODEL_FILE = "model.pt"  # of the stage that trained or adopted the network
+TRAIN_AND_VAL = "trainval.beton"
+
+
+@dataclass(frozen=True)
+class DetectionMethod:
+    """Trains one point of the grid; see `harness.transfer.method.Method`."""
+
+    load: Callable[[], Detector]
+
+    def candidates(self, setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
+        """Prepare one trial."""
+        (trial,) = trials
+        model = self.load().train()
+        step = DetectionStep(
+            model,
+            make_sgd(model, trial.settings.optimizer, trial.lr),
+            peak_lr=trial.lr,
+            device=setup.device,
+            precision=setup.precision,
+            timer=setup.timer,
+        )
+        # The search only copies, saves and loads models, so that a detector can be one.
+        detectors = [(trial, cast(Classifier, model))]
+        return TrainedModels(cast(Learner, step), lambda: detectors)
+
+
+def run(context: StageContext) -> Outcome:
+    """Train the grid, choose on val, and score the chosen detector on test."""
+    started = time.monotonic()
+    settings = DetectionSettings.model_validate(context.config["settings"])
+    check_boxes(context)
+    check_val_is_not_test(context)
+    classes = context.needs["data"].metrics["classes"]
+    precision, timer = choose(settings.precision, context.device), Timer(context.device)
+    source, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
+    seed = context.config["seed"]
+
+    def load() -> Detector:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            detector = Detector(copy.deepcopy(source), len(classes), settings)
+        detector.to(context.device, memory_format=torch.channels_last)
+        return detector
+
+    def training_images(beton: Path) -> FedLoader:
+        return FedLoader(
+            open_detection_loader(
+                DetectionPlan(
+                    beton,
+                    settings.batch_size,
+                    order="random",
+                    horizontal_flip=settings.horizontal_flip,
+                    seed=seed,
+                    num_threads=context.num_threads,
+                )
+            ),
+            FitPlan(settings.batch_size, settings.short_side),
+            context.device,
+        )
+
+    def count(model: Detector, split: str) -> DetectionCounts:
+        images = open_detection_loader(
+            DetectionPlan(
+                split_path(context, "data", split),
+                settings.batch_size,
+                order="sequential",
+                num_threads=context.num_threads,
+            )
+        )
+        return detect(model, images, len(classes), context.device, precision)
+
+    images = training_images(split_path(context, "data", "train"))
+    # `fit` and `Search` read of a loader what `FedLoader` has.
+    loader, method = cast(Loader, images), DetectionMethod(load)
+    setup = TransferSetup(
+        cast(Callable[[], Classifier], load),
+        cast(Callable[[], Classifier], load),
+        settings,
+        settings.bn_stats,
+        num_batches(loader.plan, images.num_samples),
+        context.device,
+        precision,
+        timer,
+    )
+    search = Search(
+        context,
+        method,
+        setup,
+        loader,
+        lambda model, crop: count(cast(Detector, model), "val").scores(),
+        metric=context.config["metric"],
+        num_classes=len(classes),
+    )
+    startup_s = time.monotonic() - started
+    best = search.run()
+    model, num_fit_images = best.model, images.num_samples
+    if settings.refit:
+        file = context.folder / TRAIN_AND_VAL
+        concat_splits(
+            [split_path(context, "data", split) for split in ("train", "val")],
+            file,
+            split="trainval",
+        )
+        all_images = training_images(file)
+        model = search.refit(best, cast(Loader, all_images))
+        num_fit_images = all_images.num_samples
+    evaluated = time.monotonic()
+    counts = count(cast(Detector, model), "test")
+    eval_s = search.eval_s + time.monotonic() - evaluated
+    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+    for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
+        file.unlink()
+
+    selection, chosen = describe_selection(settings), best.trial.settings
+    assert isinstance(chosen, TransferSettings) and not isinstance(chosen.steps, tuple)
+    metrics: TransferMetrics = {
+        "metric": context.config["metric"],
+        "test": counts.scores(),
+        "val": best.val,
+        "lr": best.trial.lr,
+        "chosen": best.trial.point,
+        "grid": list(search.entries()),
+        "policy": selection["policy"],
+        "selected_on": selection["selected_on"],
+        "num_configs": selection["num_configs"],
+        "refit": selection["refit"],
+        "num_epochs": None if chosen.steps else chosen.epochs,
+        "num_steps": chosen.steps or chosen.epochs * setup.steps_per_epoch,
+        "resolution": settings.short_side,
+        "num_classes": len(classes),
+        "num_train_images": images.num_samples,
+        "num_fit_images": num_fit_images,
+        "bn_stats": settings.bn_stats,
+        "precision": precision,
+        "source_eps": about.get("eps"),
+        "classes": {
+            name: asdict(own) if own is not None else None
+            for name, own in zip(classes, counts.by_class(), strict=True)
+        },
+        "damaged_checkpoints": [
+            line for clock in search.clocks for line in clock.damaged_checkpoints
+        ],
+    }
+    return Outcome(metrics, timing_of(search.clocks, eval_s, startup_s, None))
+
+
+def check_boxes(context: StageContext) -> None:
+    """Check that all splits of the target have boxes.
+
+    Raises:
+        UserError: one has none.
+    """
+    for split in ("train", "val", "test"):
+        path = split_path(context, "data", split)
+        if not open_beton(path).has_boxes:
+            raise UserError(
+                f"{path} has no boxes of objects, which detection needs.",
+                "Choose a dataset with boxes, such as voc2007_detection.",
+            )

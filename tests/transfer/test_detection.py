@@ -24,7 +24,12 @@ from harness.transfer.methods.detection.step import DetectionStep
 from writers.errors import UserError
 
 TINY = DetectionSettings(
-    method="detection", short_side=64, long_side=96, anchors=(32.0,), batch_size=4
+    method="detection",
+    short_side=64,
+    long_side=96,
+    anchors=(32.0,),
+    batch_size=4,
+    regions_per_image=32,
 )
 NUM_CLASSES = 2
 
@@ -69,9 +74,7 @@ def tiny_model(arch: str = "resnet10", **options: Any) -> classifier.Classifier:
 def detector(settings: DetectionSettings = TINY, arch: str = "resnet10") -> Detector:
     model = tiny_model(arch)
     torch.manual_seed(0)
-    found = Detector(model, NUM_CLASSES, settings)
-    found.roi_heads.fg_bg_sampler.batch_size_per_image = 32  # regions; fewer are faster
-    return found
+    return Detector(model, NUM_CLASSES, settings)
 
 
 def step_of(model: Detector, lr: float = 0.02) -> DetectionStep:

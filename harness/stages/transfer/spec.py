@@ -31,6 +31,7 @@ DETECTION_SETTINGS = (
     "short_side",
     "long_side",
     "anchors",
+    "regions_per_image",
     "train_from",
 )
 

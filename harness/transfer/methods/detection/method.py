@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from loaders.detection import DetectionPlan, open_detection_loader
 
 from harness.config.grid import Trial
 from harness.config.transfer import TransferSettings
@@ -37,6 +36,7 @@ from harness.transfer.methods.detection.step import DetectionStep
 from harness.transfer.search import Search, describe_selection
 from harness.transfer.timing import timing_of
 from loaders.backend import Loader
+from loaders.detection import DetectionPlan, open_detection_loader
 from writers.beton.concat import concat_splits
 from writers.beton.store import open_beton
 from writers.errors import UserError

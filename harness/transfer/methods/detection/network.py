@@ -23,10 +23,9 @@ PYRAMID_CHANNELS, LINEAR_CHANNELS = 256, 1024
 # Sides of a region in cells of the map: the fourth stage halves them.
 REGION_CELLS = {"c4": 14, "fpn": 7}
 SAMPLES_PER_CELL = 2  # along each side, in RoIAlign
-# Ren et al. 2015: 256 anchors and 128 regions per image in training, 300 proposals in evaluation.
+# Ren et al. 2015: 256 anchors per image in training, 300 proposals in evaluation.
 # Girshick 2015: overlapping detections of a class above an IoU of 0.3 are suppressed.
 PROPOSALS_TRAIN, PROPOSALS_TEST = 2000, 300
-REGIONS_PER_IMAGE = 128
 NMS_IOU = 0.3
 MIN_SCORE = 0.05
 PROBE_SIDE = 64  # pixels of the image that finds the widths of the stages
@@ -85,7 +84,7 @@ class Detector(FasterRCNN):  # type: ignore[misc]
             box_predictor=_FullPrecision(predictor),
             box_score_thresh=MIN_SCORE,
             box_nms_thresh=NMS_IOU,
-            box_batch_size_per_image=REGIONS_PER_IMAGE,
+            box_batch_size_per_image=settings.regions_per_image,
         )
         norms = [module for stage in stages for module in stage.modules()]
         frozen = [module for stage in stages[: settings.train_from] for module in stage.modules()]

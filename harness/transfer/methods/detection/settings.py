@@ -41,6 +41,7 @@ class DetectionSettings(TransferSettings):
         long_side: longer side at most, in pixels; the shorter one is then below `short_side`.
         anchors: sides of square anchors in pixels of the resized image; each is also used with
             aspect ratios 1:2 and 2:1. None means 128, 256 and 512 for c4, and 32 to 512 for fpn.
+        regions_per_image: proposals of each image that the second part trains on.
         train_from: first stage of the network that trains; the stem is stage 0.
         bn_stats: frozen: BatchNorm keeps its statistics, scales and shifts.
         refit: train the chosen learning rate again on train and val, which are VOC's trainval.
@@ -61,6 +62,7 @@ class DetectionSettings(TransferSettings):
     short_side: Count = 600
     long_side: Count = 1000
     anchors: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    regions_per_image: Count = 128
     train_from: Annotated[Whole, Field(le=4)] = 2
 
     @property

@@ -109,7 +109,7 @@ def _training(corpus: Path, scratch: Path, out: Path, device: str, tiny: bool) -
     fed = (*common, "--eager", "--fed", "--fed-mode", mode, *corpus_and_scratch)
     # Name, architecture, eps, options, seconds.
     rows = [
-        (f"train_{small}_clean", small, "0", (*common, "--not-fed"), 75.0),
+        (f"train_{small}_clean", small, "0", (*common, "--not-fed", "--timer"), 75.0),
         (f"fed_{small}_clean", small, "0", (*fed, *grid, *trace), 100.0),
         (f"train_{small}_robust", small, "3", (*common, "--not-fed"), 75.0),
     ]

@@ -27,7 +27,7 @@ TINY = [
     "--device",
     "cuda:0",
 ]
-TRAIN = {"plain", "ours:fed"}
+TRAIN = {"plain", "ours:fed", "ours:timed"}
 T4 = {"name": "Tesla T4", "memory_mib": 15360, "capability": (7, 5)}  # no bf16: slow on a CPU
 CODE = """
 from harness.cli.benches import _training_rounds, _training_steps
@@ -51,7 +51,7 @@ def test_bench_train_measures_every_way(tmp_path, eps):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(photos / f"{index}.jpg")
     places = ["--corpus", str(photos.parent), "--scratch", str(tmp_path / "s"), "--threads", "1"]
-    record = bench(tmp_path, "train", "--eps", eps, *places)
+    record = bench(tmp_path, "train", "--eps", eps, "--timer", *places)
     ways = {f"ours:{way}" for way in COMPILE_MODES if eps == "3" or "captured" not in way}
     assert set(record["contenders"]) == TRAIN | ways and not record["absent"]
     assert record["environment"]["gpu"] == "Tesla T4"

@@ -16,6 +16,8 @@ WARM_UP_STEPS = 3
 # Steps that are timed under a time limit, to choose the number of steps in a round.
 SIZING_STEPS = 3
 
+Round = Callable[[], AbstractContextManager[None]]  # entered around a round, outside the clock
+
 _OPTIONS = (
     click.option(
         "--arch",
@@ -97,7 +99,7 @@ def measure_steps(
     plan: RoundPlan,
     batch_size: int,
     absent: dict[str, str],
-    around: Mapping[str, Callable[[], AbstractContextManager[None]]] | None = None,
+    around: Mapping[str, Round] | None = None,
     *,
     deadline: float | None = None,
     on_round: Callable[[dict[str, Measured], RoundPlan], None] | None = None,

@@ -1,7 +1,7 @@
 """Training steps to compare: ours, ours fed by the loader, and those of a plain loop."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from harness.cli.benches._training_rounds import Round
     from harness.config.attack import AttackSettings
+    from harness.profiling.timer import Timer
     from harness.train.step import TrainStep
 
 NUM_CLASSES = 1000
@@ -41,6 +43,39 @@ def our_step(
     learner.compile(compiled, batch_size)
     learner.set_rate(1.0)
     return lambda: learner.train_batch(*batch)
+
+
+def our_timed_step(
+    arch: str, resolution: int, batch_size: int, eps: float, device: str
+) -> "tuple[Callable[[], None], Round]":
+    """Return one of our steps, eager, with all spans of a training, and the context of its rounds.
+
+    The spans are read after each round, outside the clock, as a training reads them once per epoch.
+    The arguments are those of `our_step`.
+    """
+    from harness.profiling.timer import Timer
+    from harness.train.autotune import noise_batch
+
+    batch = noise_batch(batch_size, resolution, NUM_CLASSES, device)
+    timer = Timer(device)
+    learner = make_learner(arch, eps, device, timer)
+    learner.compile("eager", batch_size)
+    learner.set_rate(1.0)
+
+    def step() -> None:
+        with timer.span("data_wait"):
+            pass
+        with timer.span("augment"):
+            pass
+        learner.train_batch(*batch)
+        timer.end_step()
+
+    @contextmanager
+    def read_after() -> Iterator[None]:
+        yield
+        timer.end_epoch()
+
+    return step, read_after
 
 
 # Augmentations under test, by name: settings as in a recipe.
@@ -76,8 +111,11 @@ def our_augmented_step(
     return augmented_step(learner, batch, settings, NUM_CLASSES)
 
 
-def make_learner(arch: str, eps: float, device: str) -> "TrainStep":
-    """Build a network with random weights and its optimizer and step, as the harness does."""
+def make_learner(arch: str, eps: float, device: str, timer: "Timer | None" = None) -> "TrainStep":
+    """Build a network with random weights and its optimizer and step, as the harness does.
+
+    timer: receives the spans of the step; None measures nothing.
+    """
     import torch
 
     from harness.config.train import ScheduleSettings
@@ -99,7 +137,7 @@ def make_learner(arch: str, eps: float, device: str) -> "TrainStep":
             attack=pgd3() if eps else None,
             eps=eps,
         ),
-        Timer(device, enabled=False),
+        timer or Timer(device, enabled=False),
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness.cli.benches._rounds import Measured, RoundPlan
 
 MIN_FED = {"clean": 0.97, "robust": 0.99}
+MIN_TIMED = 0.99  # rate with all spans timed, relative to the rate without
 MIN_SPEEDUP_OVER_PLAIN = 1.15
 
 
@@ -44,6 +45,12 @@ MIN_SPEEDUP_OVER_PLAIN = 1.15
     "augments",
     is_flag=True,
     help="Also measure our eager step with each augmentation.",
+)
+@click.option(
+    "--timer",
+    "timed",
+    is_flag=True,
+    help="Also measure our eager step with its spans timed, as in a training.",
 )
 @click.option(
     "--corpus",
@@ -98,6 +105,7 @@ def command(
     compiles: bool | None,
     fed: bool | None,
     augments: bool,
+    timed: bool,
     corpus: Path | None,
     fed_mode: str,
     formats: str,
@@ -133,6 +141,7 @@ def command(
         AUGMENTATIONS,
         our_augmented_step,
         our_step,
+        our_timed_step,
         plain_step,
         training_flops_of,
         write_trace,
@@ -201,6 +210,10 @@ def command(
                 device=device,
             ).items():
                 steps[name], around[name] = (what, step), round_
+        if timed:
+            add("eager")
+            step, around["ours:timed"] = our_timed_step(arch, resolution, batch_size, eps, device)
+            steps["ours:timed"] = "ours, eager, with timed spans", step
         for name in variants:  # last, because compiling may use up the time
             if f"ours:{name}" not in steps:
                 add(name)
@@ -251,6 +264,12 @@ def _goals(on_gpu: bool, eps: float, fed_names: Sequence[str], fed_mode: str) ->
                 title=f"gpu_fed, {kind}{name.removeprefix('ours:fed').replace(':', ' ')}",
             )
             for name in fed_names
+        ),
+        Goal(
+            "ours:timed",
+            ("ours:eager",),
+            MIN_TIMED if on_gpu else None,
+            title=f"with timed spans, {kind}",
         ),
         *(
             Goal(f"augment:{name}", ("ours:eager",), None, title=f"with {name}, {kind}")

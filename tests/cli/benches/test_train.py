@@ -23,6 +23,7 @@ from harness.cli.benches._training_rounds import measure_steps
 from harness.cli.benches._training_steps import pgd3, plain_attack
 from harness.cli.main import cli
 from harness.modeling import classifier
+from harness.profiling.timer import Timer
 from harness.train.attack import pgd
 from harness.train.autotune import noise_batch
 from writers.beton.store import open_beton
@@ -248,3 +249,17 @@ def test_bench_train_with_each_augmentation(tmp_path):
     assert set(record["contenders"]) == {"plain", "ours:eager", *names}
     assert not record["absent"]
     assert sum(ratio["title"].startswith("with ") for ratio in record["ratios"]) == len(names)
+
+
+def test_the_cost_of_timing_spans_is_measured(tmp_path, monkeypatch):
+    """All spans of a step are timed, and read after each round."""
+    read: list[dict] = []
+    end_epoch = Timer.end_epoch
+    monkeypatch.setattr(Timer, "end_epoch", lambda timer: read.append(end_epoch(timer)) or read[-1])
+    record = run(tmp_path, "train", *TINY, "--timer", "--eps", "3")
+    assert set(record["contenders"]) == {"plain", "ours:eager", "ours:timed"}
+    ratios = {ratio["title"]: ratio["against"] for ratio in record["ratios"]}
+    assert ratios["with timed spans, robust"] == ["ours:eager"]
+    assert len(read) == 1 + 2  # warm-up and two rounds
+    computed = {"attack", "forward", "backward", "optimizer"}
+    assert all(computed <= {name for name, s in each["spans_s"].items() if s > 0} for each in read)

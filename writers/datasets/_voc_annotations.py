@@ -48,7 +48,9 @@ def read_annotation(
         data = files.read(name)
         if len(data) > MAX_ANNOTATION or b"<!" in data:  # VOC's have no declarations of entities
             raise ValueError("it is not an annotation of VOC")
-        root = ElementTree.fromstring(data)
+        # A text is parsed as it is: an encoding that the file declares has no effect. UTF-16 would
+        # hide declarations, and other encodings are unknown or no encodings of text.
+        root = ElementTree.fromstring(data.decode("utf-8-sig", "replace"))
         if root.tag != "annotation":
             raise ValueError("it is not an annotation of VOC")
         size = _number_in(root, "size/width"), _number_in(root, "size/height")

@@ -10,10 +10,12 @@ from harness.runner.context import StageContext
 from harness.runner.result import Result
 from harness.stages.select.spec import SCORES_FILE
 from harness.stages.write.record import WrittenSubset
-from harness.system.array_files import open_arrays
+from harness.system.array_files import Form, read_arrays
 from writers.subset.ranking import Ranking
 from writers.subset.scores import ClassScores, ImageScores, Scores
 from writers.subset.spec import Subset, SubsetSpec, resolve
+
+FORMS = {"ids": Form("u"), "values": Form("fiu"), "clusters": Form("i", needed=False)}
 
 
 def resolve_subset(
@@ -74,5 +76,5 @@ def _scores(result: Result, folder: Path) -> Scores:
             for column in ("score", "low_95", "high_95", "tie_break")
         )
         return ClassScores(value, low, high, source, tie_break)
-    with open_arrays(folder / SCORES_FILE, "scores") as arrays:
-        return ImageScores(arrays["ids"], arrays["values"], arrays.get("clusters"), source)
+    arrays = read_arrays(folder / SCORES_FILE, "scores", FORMS)
+    return ImageScores(arrays["ids"], arrays["values"], arrays.get("clusters"), source)

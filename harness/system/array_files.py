@@ -1,7 +1,7 @@
 """Files of named arrays (.npz) in the folders of stages."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from harness.system.atomic_write import open_atomically
 from writers.errors import UserError
+from writers.regular_file import open_regular
+from writers.text_names import first_line
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -17,22 +19,56 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(handle, allow_pickle=False, **arrays)
 
 
-@contextmanager
-def open_arrays(file: Path, what: str) -> Iterator[Mapping[str, np.ndarray]]:
-    """Open a file for the block, which reads its arrays by name.
+@dataclass(frozen=True)
+class Form:
+    """What an array must be.
+
+    Attributes:
+        kinds: accepted kinds of numpy's dtypes: u, i or f.
+        ndims: accepted numbers of dimensions.
+        needed: False if a file may lack the array.
+        has_rows: its first dimension is that of the other arrays with rows.
+    """
+
+    kinds: str
+    ndims: tuple[int, ...] = (1,)
+    needed: bool = True
+    has_rows: bool = True
+
+
+def read_arrays(file: Path, what: str, forms: Mapping[str, Form]) -> dict[str, np.ndarray]:
+    """Read a file of `write_arrays`, and check its arrays.
 
     Args:
-        file: File of `write_arrays`.
-        what: Content of the file in messages, such as "features".
+        file: the file.
+        what: content of the file in messages, such as "features".
+        forms: name of each array that is read -> its form.
 
     Raises:
-        UserError: The file is missing or damaged, or lacks an array that the block reads.
+        UserError: the file is missing or damaged, or an array is missing or has another form.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            yield arrays
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, BadZipFile) as error:
+        with open_regular(file) as opened, np.load(opened, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in forms if forms[name].needed or name in arrays}
+        for name, array in found.items():
+            form = forms[name]
+            if array.dtype.kind not in form.kinds or array.ndim not in form.ndims:
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+        rows = {name: len(found[name]) for name in found if forms[name].has_rows}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"its arrays have {', '.join(map(str, rows.values()))} rows")
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        SyntaxError,
+        BadZipFile,
+    ) as error:
         raise UserError(
-            f"{file} is not a complete file of {what}: {error}",
+            f"{file} is not a complete file of {what}: {first_line(error)}",
             "Delete that stage's folder to compute them again.",
         ) from error
+    return found

@@ -10,13 +10,15 @@ import numpy as np
 import loaders.backends.ffcv  # noqa: F401 (half a second, before workers are forked)
 from harness.config.train import TrainSettings
 from harness.runner.context import StageContext
-from harness.system.array_files import open_arrays
+from harness.system.array_files import Form, read_arrays
 from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 from writers.errors import UserError
 from writers.random_streams import random_bits
 from writers.text_names import counted
+
+FORMS = {"positions": Form("i", has_rows=False), "labels": Form("i", has_rows=False)}
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
@@ -40,8 +42,8 @@ def in_view(plan: LoaderPlan, context: StageContext, role: str, split: str) -> L
     file = context.needs[role].metrics.get("view", {}).get(split)
     if file is None:
         return plan
-    with open_arrays(context.need_folders[role] / file, "positions") as arrays:
-        return replace(plan, indices=arrays["positions"], labels=tuple(arrays["labels"].tolist()))
+    arrays = read_arrays(context.need_folders[role] / file, "positions", FORMS)
+    return replace(plan, indices=arrays["positions"], labels=tuple(arrays["labels"].tolist()))
 
 
 def choose_interpolation(

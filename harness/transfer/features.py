@@ -11,9 +11,16 @@ from torch import Tensor
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import cudnn_benchmark, eval_mode
 from harness.modeling.precision import Precision, autocast
-from harness.system.array_files import open_arrays, write_arrays
+from harness.system.array_files import Form, read_arrays, write_arrays
 from loaders.backend import Loader
 from loaders.pinned import pinned_empty
+
+FORMS = {
+    "features": Form("f", ndims=(2,)),
+    "probs": Form("f", ndims=(2,), needed=False),
+    "labels": Form("iu", ndims=(1, 2)),
+    "ids": Form("u"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,8 @@ class Features:
         Raises:
             UserError: the file is missing or damaged.
         """
-        with open_arrays(file, "features") as arrays:
-            return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
+        arrays = read_arrays(file, "features", FORMS)
+        return cls(arrays["features"], arrays.get("probs"), arrays["labels"], arrays["ids"])
 
 
 def file_of(folder: Path, split: str) -> Path:

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.report.board.row import BoardRow
@@ -20,7 +20,8 @@ def recipe_file(digest: str, recipe: Mapping[str, Any]) -> str:
 def command(row: BoardRow, recipe: Mapping[str, Any] | None, *, whole_model: bool) -> str:
     """Return a shell command that runs the recipe's stages of one row.
 
-    For an accuracy on source classes, it also runs the model's transfers.
+    For an accuracy on source classes, it runs the models of all subsets with their transfers: the
+    classes that are shared depend on all of them.
 
     The command is made of checked fields of the row, each quoted for the shell. Nothing that a
     file contains is used as a command.
@@ -56,14 +57,36 @@ def _overrides(row: BoardRow, recipe: Mapping[str, Any], *, whole_model: bool) -
     if row.kind == "transfer":
         point |= {} if whole_model else {"target": row.target}
         point["method"] = row.method
+    else:
+        point.pop("subset", None)
     point = {axis: value for axis, value in point.items() if value != ""}
     exclude = [{"arch": archs}] if archs else []
     exclude += [{"model": models}] if models else []
     overrides = [f"exclude={json.dumps(exclude)}", f"include={json.dumps([point])}"]
-    evaluate = recipe.get("evaluate")
-    if isinstance(evaluate, dict) and evaluate.get("eps_of_clean") and (row.model or row.eps):
-        overrides.append("evaluate.eps_of_clean=null")  # has no effect without a clean model
-    return overrides
+    return [*overrides, *(f"{place}=null" for place in _idle(row, recipe))]
+
+
+def _idle(row: BoardRow, recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of the recipe that have no effect on one model, which would be an error."""
+    evaluate, pretrain = _mapping(recipe, "evaluate"), _mapping(recipe, "pretrain")
+    if (row.model or row.eps) and evaluate.get("eps_of_clean"):
+        yield "evaluate.eps_of_clean"
+    if row.eps or not row.arch:
+        return
+    if "attack" in pretrain:
+        yield "pretrain.attack"
+    for name, variant in _mapping(recipe, "variants").items():
+        if isinstance(variant, dict) and "attack" in variant and "." not in name:
+            yield f"variants.{name}.attack"
+    if not evaluate.get("eps_of_clean"):
+        yield from (
+            f"evaluate.{name}" for name in ("attack", "attacked_logits") if name in evaluate
+        )
+
+
+def _mapping(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    values = recipe.get(name)
+    return values if isinstance(values, dict) else {}
 
 
 def _list(recipe: Mapping[str, Any], name: str) -> list[Any]:

@@ -100,8 +100,14 @@ def _existing(folder: Path) -> list[exported.Export]:
     """Read the board that the folder holds.
 
     Raises:
-        UserError: the folder holds other files, which the site would replace.
+        UserError: the folder holds other files, which the site would replace, or a link that
+            leads out of it.
     """
+    for name in ("targets", "recipes"):
+        if (folder / name).is_symlink():
+            raise UserError(
+                f"{folder / name} is a link to another folder.", "Remove the link, and try again."
+            )
     if (folder / exported.FILE_NAME).exists():
         return [exported.read(folder)]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def test_hostile_names_are_text_and_nothing_else(text: str, tmp_path: Path) -> N
             not address.startswith(("http", "javascript", "//")) for _, address in page.loads
         )
     assert names["subset"] in Page((folder / "index.html").read_text()).text
-    for line in csv.reader((folder / "rows.csv").open()):
-        assert not any(cell.startswith(("=", "@", "\t")) for cell in line)
+    for name in ("rows.csv", "leaderboard.csv"):
+        for line in csv.reader((folder / name).open()):
+            assert not any(cell.startswith(("=", "@", "\t")) for cell in line)
     assert [path.name for path in tmp_path.iterdir()] == ["board"]
 
 
@@ -208,3 +210,16 @@ def test_json_is_plain_ascii_lines() -> None:
     text = "".join(exported.to_json((row(subset="é"), row(seed=1)), {"1" * 16: {"name": "a"}}))
     assert text.isascii()
     assert len(json.loads(text)["rows"]) == 2
+
+
+def test_links_out_of_a_board_are_not_followed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "page.html").write_text("mine")
+    board = tmp_path / "board"
+    site.publish(board, [export(row())])
+    shutil.rmtree(board / "targets")
+    (board / "targets").symlink_to(mine)
+    with pytest.raises(UserError, match="link"):
+        site.publish(board, [export(row(seed=1))])
+    assert [file.name for file in mine.iterdir()] == ["page.html"]

@@ -1,0 +1,63 @@
+"""The command of a row, for recipes of this project, plans the stage of the row."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.load import read
+from harness.matrix.expand import expand
+from harness.matrix.stage import Stage
+from harness.report.board.exported import published_recipe
+from harness.report.board.replay import command
+from harness.report.board.row import BoardRow
+from tests.helpers.board_rows import row
+
+# robust_l2: clean and robust models, with attacks. better_models: variants, and loaded models.
+RECIPES = ["robust_l2", "robust_linf", "better_models", "model_zoo"]
+
+
+def row_of(stage: Stage, recipe: str) -> BoardRow:
+    axes = {name: value for name, value in stage.axes.items() if value is not None}
+    names: dict[str, Any] = dict.fromkeys(
+        ("model", "subset", "variant", "arch", "target", "method"), ""
+    )
+    names |= {name: axes[name] for name in names if name in axes}
+    kind = "transfer" if stage.kind == "transfer" else "source"
+    return row(
+        **names, kind=kind, eps=float(axes.get("eps", 0)), seed=axes.get("seed", 0), recipe=recipe
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_commands_plan_the_stage(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    digest, settings = published_recipe(read(name, ["scale=tiny"]))
+    stages = expand(read(name, ["scale=tiny"])).stages
+    for kind in ("transfer", "evaluate"):
+        found = [stage for stage in stages if stage.kind == kind and "role" not in stage.axes]
+        for stage in found[:1] + found[-1:]:
+            words = shlex.split(command(row_of(stage, digest), settings, whole_model=False))
+            Path(words[2]).write_text(json.dumps(settings))
+            planned = expand(read(words[2], [word for word in words[3:] if word != "--set"])).stages
+            keys = {one.key for one in planned if one.kind == kind}
+            assert stage.key in keys
+            if kind == "transfer":
+                assert len(keys) <= 2  # numbers of images per class have equal axes
+            assert len(planned) <= len(stages)
+
+
+def test_words_of_a_row_are_quoted() -> None:
+    hostile = "$(reboot); 'x' \"y\" `z`"
+    recipe = {"name": "demo", "archs": [hostile], "source": {}}
+    one = row(subset=hostile, target=hostile, method=hostile, arch=hostile, recipe="1" * 16)
+    words = shlex.split(command(one, recipe, whole_model=False))
+    assert words[:3] == ["harness", "run", f"demo-{'1' * 16}.json"]
+    assert len(words) == 3 + 2 * 2
+    (point,) = json.loads(words[6].partition("=")[2])
+    assert {point["subset"], point["target"], point["method"], point["arch"]} == {hostile}
+    assert command(one, None, whole_model=False) == ""

@@ -13,14 +13,18 @@ from harness.modeling import classifier
 from harness.modeling.module_modes import BatchNorm
 from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
+from harness.stages._timed_steps import find_step
+from harness.stages.transfer.spec import DETECTION_SETTINGS
 from harness.train.checkpoint import Checkpoints
 from harness.train.fit import Clock, fit
 from harness.train.optimizer import make_sgd
 from harness.transfer.methods.detection.batches import FedLoader, FitPlan, targets_of
 from harness.transfer.methods.detection.evaluation import detect
+from harness.transfer.methods.detection.method import check_boxes
 from harness.transfer.methods.detection.network import Detector, split_resnet
 from harness.transfer.methods.detection.settings import DetectionSettings
 from harness.transfer.methods.detection.step import DetectionStep
+from tests.helpers.tiny_stages import context_of, write_colours
 from writers.errors import UserError
 
 TINY = DetectionSettings(
@@ -258,6 +262,25 @@ def test_splits_every_resnet_into_a_stem_and_four_stages(arch: str) -> None:
             hidden = stage(hidden)
         expected = model.backbone(image)
     assert torch.allclose(hidden.mean((2, 3)), expected, atol=1e-5)
+
+
+def test_a_beton_without_boxes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data = write_colours(tmp_path / "data")
+    context = context_of(tmp_path, "detection", {}, {"data": data})
+    with pytest.raises(UserError, match=r"train\.beton has no boxes of objects"):
+        check_boxes(context)
+
+
+@pytest.mark.parametrize("name", ["detection_training", "detection"])
+def test_steps_of_an_estimate_run(tmp_path: Path, name: str) -> None:
+    about = {"arch": "resnet10", "channels": [16] * 4, "blur_pool": False, "batch_norm_scale": True}
+    settings = {**TINY.resolved(), "batch_size": 2}
+    kept = {key: settings[key] for key in DETECTION_SETTINGS if key in settings}
+    step = {"step": name, "model": about, "method": "detection", "settings": kept}
+    with find_step(name)(step, context_of(tmp_path, "step", {}, {})) as run_step:
+        run_step()
+        run_step()
 
 
 def test_refuses_networks_that_are_no_resnets() -> None:

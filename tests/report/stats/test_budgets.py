@@ -76,3 +76,24 @@ def test_one_kind_of_budget_has_no_table():
     assert not budget_scores(recipe, fakes.rows_of(results, recipe)[0])
     sections = collect(recipe, results, [], {}, {}).sections
     assert not [part for part in sections if part.name == "budgets" and part.tables]
+
+
+@pytest.mark.parametrize(
+    ("target", "published"),
+    [
+        ("voc2007_detection", {"classes": [57.1, 54.8, 50.6], "examples": [57.0, 52.5, 49.8]}),
+        ("voc2007", {"classes": [None] * 3, "examples": [None] * 3}),
+    ],
+)
+def test_huhs_pascal_numbers_are_of_detection_only(target, published):
+    recipe, results = study()
+    results = [
+        result.model_copy(update={"axes": {**result.axes, "target": target}})
+        if result.axes.get("target") == "sun397"
+        else result
+        for result in results
+    ]
+    rows = budget_scores(recipe, fakes.rows_of(results, recipe)[0])
+    found = {(row.by, row.num_images): row.published for row in rows if row.target == target}
+    for by, values in published.items():
+        assert [found[by, size] for size in SIZES] == values

@@ -5,6 +5,7 @@ are missing are allowed on request, because an older version of the kind may not
 """
 
 import importlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from harness.matrix.stage_kind import STAGES_PACKAGE
 from harness.runner.result import FILE_NAME, RERUN, Result, load
 from writers.errors import UserError
 
+FRACTIONS = frozenset(("top1", "top5", "mean_per_class", "map", "map11", "map50_11", "map50"))
 MAX_PROBLEMS = 20  # errors of one result that are looked at
 
 
@@ -42,7 +44,7 @@ _TIMING: TypeAdapter[Timing] = TypeAdapter(Timing)
 
 
 def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = True) -> str | None:
-    """Return the first field with a value of another type, and what is wrong; None if all fit.
+    """Return the first field with a value of another type or range; None if all fit.
 
     Args:
         result: a result.
@@ -65,6 +67,20 @@ def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = T
                 place = ".".join(str(part) for part in (name, *detail["loc"]))
                 what = detail["msg"]
                 return f"{place}: {what[:1].lower()}{what[1:]}"
+    return _out_of_range(result.metrics, "metrics")
+
+
+def _out_of_range(values: Mapping[str, Any], place: str) -> str | None:
+    """Find a negative number of something, or an accuracy outside of [0, 1], in nested mappings."""
+    for name, value in values.items():
+        if type(value) is dict:
+            if (found := _out_of_range(value, f"{place}.{name}")) is not None:
+                return found
+        elif type(value) is int or type(value) is float:
+            if value < 0 and (name.startswith("num_") or name in FRACTIONS):
+                return f"{place}.{name}: input should be at least 0"
+            if value > 1 and name in FRACTIONS:
+                return f"{place}.{name}: input should be at most 1"
     return None
 
 

@@ -6,7 +6,7 @@ forward pass of one image at 224 pixels, so that a training predicts its transfe
 Stages of earlier runs count as long as this run has not finished a similar one. Imports no torch.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ ATTACK_PASSES = 2.0  # in a step of an attack: no gradient of the weights
 UNIT_RESOLUTION = 224
 MIN_FRACTION = 0.1  # of a running stage, before its own progress predicts its end
 MIN_ELAPSED_S = 1.0
+MIN_SECONDS, MIN_WORK = 1e-3, 1e-9  # for logarithms
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,13 @@ class RemainingTime:
                 sum(map(_forward_passes, parts)) if parts else stage.spec.work(stage.config)
             )
             self._kinship[key] = _kinship(stage, has_steps=bool(parts))
-        self._total_s: dict[Hashable, float] = defaultdict(float)
-        self._total_work: dict[Hashable, float] = defaultdict(float)
+        self._rates: dict[Hashable, _Rates] = {}
 
     def add(self, stage: Stage, wall_s: float) -> None:
         """Count a finished stage of the run that took `wall_s` seconds."""
         work = self._work[stage.key]
         for key in self._kinship[stage.key]:
-            self._total_s[key] += wall_s
-            self._total_work[key] += work
+            self._rates[key] = self._rates.get(key, NO_RATES).with_stage(wall_s, work)
 
     def seconds(
         self, waiting: Iterable[Stage], running: Iterable[Running], num_slots: int
@@ -107,26 +106,58 @@ class RemainingTime:
             return None
         return max(sum(left) / max(1, min(num_slots, len(left))), max(left))
 
-    def _with(self, running: Iterable[Running]) -> dict[Hashable, float]:
-        """Seconds per unit of work by key; the progress of running stages counts, too."""
-        total_s, total_work = dict(self._total_s), dict(self._total_work)
+    def _with(self, running: Iterable[Running]) -> dict[Hashable, "_Rates"]:
+        """Rates by key; the progress of running stages counts, too."""
+        rates = dict(self._rates)
         for one in running:
             if one.is_predictable:
+                work = self._work[one.stage.key] * one.fraction
                 for key in self._kinship[one.stage.key]:
-                    total_s[key] = total_s.get(key, 0.0) + one.elapsed_s
-                    work = self._work[one.stage.key] * one.fraction
-                    total_work[key] = total_work.get(key, 0.0) + work
-        return {key: total_s[key] / work for key, work in total_work.items() if work > 0}
+                    rates[key] = rates.get(key, NO_RATES).with_stage(one.elapsed_s, work)
+        return rates
 
-    def _expected(self, stage: Stage, rates: Mapping[Hashable, float]) -> float | None:
+    def _expected(self, stage: Stage, rates: Mapping[Hashable, "_Rates"]) -> float | None:
         """Seconds that a stage takes; None if nothing similar is known."""
         exact, *similar = self._kinship[stage.key]
-        if exact in rates:
-            return rates[exact] * self._work[stage.key]
-        if (earlier := self._earlier.get(cost_key(stage))) is not None:
+        earlier = self._earlier.get(cost_key(stage))
+        if exact not in rates and earlier is not None:
             return earlier * stage.spec.work(stage.config)
-        rate = next((rates[key] for key in similar if key in rates), None)
+        rate = None
+        for key in (*reversed(similar), exact):
+            if key in rates:
+                rate = rates[key].near(rate)
         return None if rate is None else rate * self._work[stage.key]
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Rates of similar stages, in seconds per unit of work."""
+
+    num_stages: int = 0
+    seconds: float = 0.0
+    work: float = 0.0
+    sum_log: float = 0.0
+
+    def with_stage(self, seconds: float, work: float) -> "_Rates":
+        return _Rates(
+            self.num_stages + 1,
+            self.seconds + seconds,
+            self.work + work,
+            self.sum_log + math.log(max(seconds, MIN_SECONDS) / max(work, MIN_WORK)),
+        )
+
+    def near(self, wider: float | None) -> float:
+        """Geometric mean of these rates and of that of less similar stages.
+
+        The latter counts as one stage, so that one exceptional stage does not decide. Without it,
+        the rate is that of all stages together.
+        """
+        if wider is None:
+            return self.seconds / max(self.work, MIN_WORK)
+        return math.exp((self.sum_log + math.log(max(wider, MIN_WORK))) / (self.num_stages + 1))
+
+
+NO_RATES = _Rates()
 
 
 def _kinship(stage: Stage, *, has_steps: bool) -> tuple[Hashable, ...]:

@@ -20,7 +20,7 @@ from tests.helpers.tiny_stages import (
     as_result,
     context_of,
     pretrain_context,
-    write_colours,
+    write_colors,
 )
 
 COLOURS, TRAIN, VAL, TEST = 4, 16, 8, 4
@@ -31,7 +31,7 @@ SHORT = {key: value for key, value in TRANSFER.items() if key not in ("epochs", 
 
 @pytest.fixture(scope="module")
 def data(root: Path) -> Result:
-    return write_colours(
+    return write_colors(
         root / "data", "target", COLOURS, splits={"train": TRAIN, "val": VAL, "test": TEST}
     )
 

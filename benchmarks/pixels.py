@@ -137,15 +137,15 @@ def _decoded(
 
 def jpegs_of(path: Path) -> Iterator[bytes]:
     """Read every JPEG below a folder or in a tar."""
-    endings = (".jpg", ".jpeg")
+    extensions = (".jpg", ".jpeg")
     if path.is_dir():
         for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in endings:
+            if file.suffix.lower() in extensions:
                 yield file.read_bytes()
         return
     with tarfile.open(path) as archive:
         for member in archive:
-            if member.isfile() and member.name.lower().endswith(endings):
+            if member.isfile() and member.name.lower().endswith(extensions):
                 opened = archive.extractfile(member)
                 assert opened is not None
                 yield opened.read()

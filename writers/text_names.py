@@ -16,7 +16,7 @@ _CONTROLS = re.compile(
 )
 MAX_PATH = 4096  # characters of a path in an archive or table; Linux allows 4095 bytes
 MAX_LINE = 1000  # characters of a line of a message
-MAX_FILE_NAME = 200  # bytes; file systems allow 255, of which endings take some
+MAX_FILE_NAME = 200  # bytes; file systems allow 255, of which extensions take some
 
 
 def printable(name: str) -> str:

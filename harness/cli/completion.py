@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-_RECIPE_ENDINGS = (".yaml", ".yml")
+_RECIPE_EXTENSIONS = (".yaml", ".yml")
 
 
 def recipes(
@@ -56,5 +56,5 @@ def _files(incomplete: str) -> list[CompletionItem]:
         for path in paths
         if path.name.startswith(beginning)
         and not path.name.startswith(".")
-        and (path.suffix in _RECIPE_ENDINGS or (incomplete != "" and path.is_dir()))
+        and (path.suffix in _RECIPE_EXTENSIONS or (incomplete != "" and path.is_dir()))
     ]

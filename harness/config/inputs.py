@@ -23,7 +23,7 @@ Contents = Mapping[str, str]
 NO_CONTENTS: Contents = {}
 # Contents of published weights, unless the file of a loaded model has been replaced.
 PUBLISHED = "published"
-LIST_ENDINGS = (".txt", ".yaml", ".yml")
+LIST_EXTENSIONS = (".txt", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def inputs_of_model(model: ModelSettings, weights_dir: str) -> Iterator[Input]:
     """Iterate over the files that decide the weights of one model."""
     if model.checkpoint is not None:
         yield Checkpoint(model, weights_dir)
-        if model.classes is not None and model.classes.endswith(LIST_ENDINGS):
+        if model.classes is not None and model.classes.endswith(LIST_EXTENSIONS):
             yield ClassList(model)
     elif "/" in model.name and not is_pattern(model.name):
         yield PublishedWeights(model, weights_dir)

@@ -1,7 +1,7 @@
 """Load an existing model by name: published weights, weights in a package, or a file.
 
 Nothing is downloaded. Weights of torchvision and timm are searched in the recipe's `weights_dir`,
-under their published file name or as NAME with one of ENDINGS, and in those libraries' caches.
+under their published file name or as NAME with one of EXTENSIONS, and in those libraries' caches.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from writers import names
 from writers.errors import UserError
 from writers.subset.spec import named
 
-ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+EXTENSIONS = (".safetensors", ".pth", ".pt", ".bin")
 IMAGENET = "in1000"  # torchvision and timm have the same order of labels
 
 
@@ -76,7 +76,7 @@ def _load_from_library(settings: ModelSettings, weights_dir: Path) -> Pretrained
     published = zoo.pretrained_weights(arch)
     places = [
         weights_dir / name
-        for name in (*published.file_names, *(arch.partition("/")[2] + end for end in ENDINGS))
+        for name in (*published.file_names, *(arch.partition("/")[2] + end for end in EXTENSIONS))
     ]
     places += published.caches
     file = next((place for place in places if place.is_file()), None)

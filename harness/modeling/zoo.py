@@ -172,7 +172,7 @@ def _timm_pretrained(name: str) -> PretrainedWeights | None:
             if file
         ]
         caches += [Path(path) for path in cached if isinstance(path, str)]
-    file_names = [f"{tagged}{ending}" for ending in (".safetensors", ".pth", ".pt", ".bin")]
+    file_names = [f"{tagged}{extension}" for extension in (".safetensors", ".pth", ".pt", ".bin")]
     file_names += [config.url.rpartition("/")[2]] if config.url else []
 
     def rename_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from writers.raw_files import (
 MAX_STATES = 100  # older states are forgotten; their files are compared again
 NUM_READERS = 8
 TOUCHED = "touched.files"  # files that were read again and had equal contents
-ENDING = ".files"
+EXTENSION = ".files"
 
 # Called before files are read again, with their number and bytes.
 OnRead = Callable[[int, int], None]
@@ -156,7 +156,7 @@ def read_records(name: str, runs: Path, contents: str) -> dict[str, FileRecord]:
     records: dict[str, FileRecord] = {}
     folder = folder_of(name, runs) / contents.partition("-")[0]
     try:
-        files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: file.stat().st_mtime_ns)
+        files = sorted(folder.glob(f"*{EXTENSION}"), key=lambda file: file.stat().st_mtime_ns)
     except OSError:
         return {}
     for file in files:
@@ -183,7 +183,7 @@ def write_records(
     """
     if records:
         folder = folder_of(name, runs) / contents.partition("-")[0]
-        write_atomically(folder / f"{key}{ENDING}", _serialize(records))
+        write_atomically(folder / f"{key}{EXTENSION}", _serialize(records))
 
 
 def digests_of(

@@ -170,8 +170,8 @@ def test_special_files_in_place_of_texts_are_refused_in_one_line(
     capfd: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
-    for ending in ("yaml", "txt", "csv", "json", "parquet", "pt"):
-        make(Path(f"s.{ending}"))
+    for extension in ("yaml", "txt", "csv", "json", "parquet", "pt"):
+        make(Path(f"s.{extension}"))
     Path("tree/train/a").mkdir(parents=True)
     Path("tree/train/a/0.jpg").write_bytes(b"")
     Path("base.yaml").write_text("name: base\nbase: ./s.yaml\n")

@@ -113,14 +113,14 @@ def replace_metrics(result: Result, **metrics: Any) -> Result:
 
 
 def _result(stage: Stage) -> Result:
-    chance = random.Random(stage.name)
+    rng = random.Random(stage.name)
     metrics = {
         "write": _write,
         "pretrain": _pretrain,
         "rank": _rank,
         "evaluate": _evaluate,
         "transfer": _transfer,
-    }[stage.kind](stage, chance)
+    }[stage.kind](stage, rng)
     seconds = {"write": 4.0, "pretrain": 190.0, "rank": 2.5, "evaluate": 21.0, "transfer": 47.0}[
         stage.kind
     ]
@@ -132,7 +132,7 @@ def _result(stage: Stage) -> Result:
         config=stage.config,
         needs={role: need.key for role, need in stage.needs.items()},
         metrics=metrics,
-        timing=_timing(stage, chance) if stage.kind in ("pretrain", "transfer") else {},
+        timing=_timing(stage, rng) if stage.kind in ("pretrain", "transfer") else {},
         environment={
             "python": "3.11.9",
             "platform": "Linux x86_64",
@@ -149,11 +149,11 @@ def _result(stage: Stage) -> Result:
             "device": "cpu",
         },
         started_at=f"2026-11-21T05:{len(stage.name) % 60:02d}:07+00:00",
-        wall_s=seconds * chance.uniform(0.8, 1.2),
+        wall_s=seconds * rng.uniform(0.8, 1.2),
     )
 
 
-def _write(stage: Stage, chance: random.Random) -> dict[str, Any]:
+def _write(stage: Stage, rng: random.Random) -> dict[str, Any]:
     dataset, subset = stage.axes["dataset"], stage.axes["subset"]
     if dataset in TARGET_CLASSES:
         classes = [f"{dataset}_{index}" for index in range(TARGET_CLASSES[dataset])]
@@ -179,7 +179,7 @@ def _write(stage: Stage, chance: random.Random) -> dict[str, Any]:
     }
 
 
-def _pretrain(stage: Stage, chance: random.Random) -> dict[str, Any]:
+def _pretrain(stage: Stage, rng: random.Random) -> dict[str, Any]:
     num_classes = len(CLASSES) - len(REMOVED.get(stage.axes["subset"], ()))
     return {
         "val": scores(0.6, 960),
@@ -195,7 +195,7 @@ def _pretrain(stage: Stage, chance: random.Random) -> dict[str, Any]:
     }
 
 
-def _rank(stage: Stage, chance: random.Random) -> dict[str, Any]:
+def _rank(stage: Stage, rng: random.Random) -> dict[str, Any]:
     accuracy = {
         name: round(0.12 + 0.86 * (index / (len(CLASSES) - 1)) ** 0.6, 3)
         for index, name in enumerate(CLASSES)
@@ -209,9 +209,9 @@ def _rank(stage: Stage, chance: random.Random) -> dict[str, Any]:
     }
 
 
-def _evaluate(stage: Stage, chance: random.Random) -> dict[str, Any]:
+def _evaluate(stage: Stage, rng: random.Random) -> dict[str, Any]:
     eps, num_removed = stage.axes["eps"], len(REMOVED[stage.axes["subset"]])
-    masked = 0.71 - 0.22 * eps + chance.gauss(0, 0.006)
+    masked = 0.71 - 0.22 * eps + rng.gauss(0, 0.006)
     unmasked = masked - 0.009 * (6 - num_removed)
     common = [name for name in CLASSES if name not in REMOVED["minus6"]]
 
@@ -233,13 +233,13 @@ def _evaluate(stage: Stage, chance: random.Random) -> dict[str, Any]:
     }
 
 
-def _transfer(stage: Stage, chance: random.Random) -> dict[str, Any]:
+def _transfer(stage: Stage, rng: random.Random) -> dict[str, Any]:
     axes = stage.axes
     base = {"grocery": 0.55, "clothing": 0.74}.get(axes["target"], 0.5)
     gain = 0.06 if axes["method"] == "full" else 0.0
     eps = axes.get("eps", 0.0)  # networks from random weights have neither eps nor subset
     robust, fewer = 0.12 * eps * (1 - eps), 0.004 * len(REMOVED[axes.get("subset", "all")])
-    top1 = base + gain + robust - fewer + chance.gauss(0, 0.008)
+    top1 = base + gain + robust - fewer + rng.gauss(0, 0.008)
     test = scores(top1, 2485 if axes["target"] == "grocery" else 372)
     lrs: Mapping[str, Any] = stage.config["settings"]
     grid = [
@@ -260,8 +260,8 @@ def _transfer(stage: Stage, chance: random.Random) -> dict[str, Any]:
     }
 
 
-def _timing(stage: Stage, chance: random.Random) -> dict[str, Any]:
-    per_step = {name: value * chance.uniform(0.8, 1.3) for name, value in SPANS_MS.items()}
+def _timing(stage: Stage, rng: random.Random) -> dict[str, Any]:
+    per_step = {name: value * rng.uniform(0.8, 1.3) for name, value in SPANS_MS.items()}
     if not stage.axes.get("eps") or stage.kind == "transfer":
         per_step["attack"] = 0.0
     total = sum(per_step.values())

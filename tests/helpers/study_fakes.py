@@ -88,7 +88,7 @@ def model_zoo(
     with_scores: bool = True,
 ) -> list[Result]:
     """Loaded models; transfer follows ImageNet accuracy, knn predicts it, leep does not."""
-    chance, results = random.Random(5), []
+    rng, results = random.Random(5), []
     for index in range(num_models):
         label, imagenet = f"torchvision/net{index}", 0.68 + 0.15 * index / max(1, num_models - 1)
         model = stage(
@@ -101,7 +101,7 @@ def model_zoo(
             base = imagenet - 0.03 * place
             for seed in seeds:
                 for method in methods:
-                    score = base + (0.06 if method == "full" else 0.0) + chance.gauss(0, noise)
+                    score = base + (0.06 if method == "full" else 0.0) + rng.gauss(0, noise)
                     results.append(
                         transfer(
                             model,
@@ -118,8 +118,8 @@ def model_zoo(
                         {"model": label, "target": target},
                         {
                             "scores": {
-                                "knn": base + chance.gauss(0, noise),
-                                "leep": chance.gauss(-1, 0.3),
+                                "knn": base + rng.gauss(0, noise),
+                                "leep": rng.gauss(-1, 0.3),
                             },
                             "failed": {},
                             "num_images": 1000,
@@ -157,7 +157,7 @@ def amounts(
         ranking=None,
         subsets=("all", *({"name": name, "per_class": 10} for name in subsets if name != "all")),
     )
-    chance, results = random.Random(3), []
+    rng, results = random.Random(3), []
     for name, (num_classes, num_images) in subsets.items():
         for seed in seeds:
             axes = {"subset": name, "arch": "resnet18", "eps": 0.0, "seed": seed}
@@ -170,7 +170,7 @@ def amounts(
                 transfer(
                     model,
                     {**axes, "target": target, "method": "full"},
-                    score + chance.gauss(0, spread),
+                    score + rng.gauss(0, spread),
                 )
                 for target in targets
             ]
@@ -179,7 +179,7 @@ def amounts(
 
 def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[Result]:
     """Curves over images per class and steps, pretrained and from scratch (Kornblith et al.)."""
-    results, chance = [], random.Random(8)
+    results, rng = [], random.Random(8)
     axes = {"subset": "all", "arch": "resnet10", "eps": 0.0}
     for seed in seeds:
         model = stage(
@@ -190,7 +190,7 @@ def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[
             for axis, sizes in (("per_class", (5, 10, 20, 50)), ("steps", (100, 1000, 10_000))):
                 for place, size in enumerate(sizes):
                     shown = {"target": target, axis: size, "seed": seed}
-                    score = 0.5 + 0.08 * place + chance.gauss(0, 0.005)
+                    score = 0.5 + 0.08 * place + rng.gauss(0, 0.005)
                     results += [
                         transfer(
                             model, {**axes, **shown, "method": f"full_{axis}"}, score, method="full"
@@ -209,13 +209,13 @@ def against_scratch(
     gap: float, *, seeds: Sequence[int] = (0, 1, 2), num_configs_scratch: int = 2
 ) -> list[Result]:
     """One model and two targets; `gap` is transfer minus scratch."""
-    results, chance = [], random.Random(2)
+    results, rng = [], random.Random(2)
     for seed in seeds:
         axes = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": seed}
         model = stage("pretrain", axes, {"num_classes": 24, "num_train_images": 4000})
         results.append(model)
         for target in ("pets", "cars"):
-            score = 0.6 + chance.gauss(0, 0.003)
+            score = 0.6 + rng.gauss(0, 0.003)
             results += [
                 transfer(model, {**axes, "target": target, "method": "full"}, score + gap),
                 transfer(

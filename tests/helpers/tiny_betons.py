@@ -16,7 +16,7 @@ PAGE = 2**21
 
 
 def photo(width: int, height: int, seed: int) -> np.ndarray:
-    """uint8 [H, W, 3]: smooth colours with some texture, as a photograph has, so that JPEG does not eat it."""
+    """uint8 [H, W, 3]: smooth colors with some texture, as a photograph has, so that JPEG does not eat it."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)
     channels = []

@@ -48,24 +48,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write_colours(
-    data: Path, name: str = "colours", colours: int = 3, splits: dict[str, int] | None = None
+def write_colors(
+    data: Path, name: str = "colors", colors: int = 3, splits: dict[str, int] | None = None
 ) -> Result:
-    """Classes of one colour each, with noise: easy.
+    """Classes of one color each, with noise: easy.
 
     Returns the result that a write stage would leave.
     """
     generator = np.random.default_rng(len(name))
-    mean = np.random.default_rng(0).integers(30, 226, (colours, 3))
+    mean = np.random.default_rng(0).integers(30, 226, (colors, 3))
     tree = data / f"{name}-images"
     for split, number in (splits or SPLITS).items():
-        for label in range(colours):
-            (tree / split / f"colour{label}").mkdir(parents=True)
+        for label in range(colors):
+            (tree / split / f"color{label}").mkdir(parents=True)
             for index in range(number):
                 pixels = np.clip(mean[label] + generator.normal(0, 25, (32, 28, 3)), 0, 255).astype(
                     np.uint8
                 )
-                Image.fromarray(pixels).save(tree / split / f"colour{label}" / f"{index}.png")
+                Image.fromarray(pixels).save(tree / split / f"color{label}" / f"{index}.png")
     source = open_dataset("folder", tree, SplitSettings(val=0))
     written = {}
     for split in splits or SPLITS:

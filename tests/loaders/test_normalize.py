@@ -78,7 +78,7 @@ def test_a_conversion_is_only_used_where_it_gives_the_tables_values():
 
 
 def test_every_level_of_every_color(tmp_path):
-    """The image has each level of each colour, and is shown as it is."""
+    """The image has each level of each color, and is shown as it is."""
     image = np.stack(
         [np.roll(np.arange(256, dtype=np.uint8).reshape(16, 16), shift) for shift in (0, 5, 90)],
         axis=2,

@@ -20,7 +20,7 @@ from harness.modeling.published_accuracy import timm_accuracy
 from harness.stages.adopt import run as adopt
 from harness.stages.pretrain.spec import MODEL_FILE
 from tests.helpers import ROOT
-from tests.helpers.tiny_stages import context_of, write_colours
+from tests.helpers.tiny_stages import context_of, write_colors
 from writers.errors import UserError
 
 
@@ -302,7 +302,7 @@ models:
   - torchvision/shufflenet_v2_x1_0
   - {name: robust, checkpoint: c.pt, arch: torchvision/squeezenet1_1, eps: 3}
 weights_dir: kept
-targets: [{path: colours-images}]
+targets: [{path: colors-images}]
 scores: [knn, leep]
 features: {resolution: 32}
 methods:
@@ -313,7 +313,7 @@ shortlist: {by: knn, best: 1, methods: [tuned]}
 
 
 def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
-    write_colours(tmp_path / "raw")
+    write_colors(tmp_path / "raw")
     kept = tmp_path / "raw" / "kept"
     kept.mkdir()
     torch.manual_seed(0)
@@ -360,9 +360,9 @@ def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
     }
     assert axes == {
         "adopt": {"model": "robust"},
-        "features": {"model": "robust", "target": "colours-images"},
-        "score": {"model": "robust", "target": "colours-images"},
-        "transfer": {"model": "robust", "seed": 0, "target": "colours-images", "method": "fixed"},
+        "features": {"model": "robust", "target": "colors-images"},
+        "score": {"model": "robust", "target": "colors-images"},
+        "transfer": {"model": "robust", "seed": 0, "target": "colors-images", "method": "fixed"},
     }
     status = harness("status", "small_zoo.yaml").stdout.splitlines()
     assert next(line.split() for line in status if line.startswith("model")) == [

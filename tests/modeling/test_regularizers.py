@@ -18,7 +18,7 @@ from harness.runner.context import Stopped
 from harness.runner.result import Result
 from harness.stages.pretrain import run as pretrain
 from harness.train.step import StepConfig, make_step
-from tests.helpers.tiny_stages import pretrain_context, write_colours
+from tests.helpers.tiny_stages import pretrain_context, write_colors
 from writers.errors import UserError
 
 CHANNELS = (16, 16, 24, 32)
@@ -26,7 +26,7 @@ CHANNELS = (16, 16, 24, 32)
 
 @pytest.fixture(scope="module")
 def source(root: Path) -> Result:
-    return write_colours(root / "data")
+    return write_colors(root / "data")
 
 
 def build(seed: int = 0, **options: bool) -> classifier.Classifier:

@@ -18,7 +18,7 @@ from harness.train.evaluate import group_logits
 from harness.train.loader_plans import sample_per_class_of_beton, without_held_out
 from loaders import open_loader
 from loaders.plan import LoaderPlan
-from tests.helpers.tiny_stages import as_result, context_of, pretrain_context, write_colours
+from tests.helpers.tiny_stages import as_result, context_of, pretrain_context, write_colors
 from writers.errors import UserError
 
 CONFIG = {
@@ -33,7 +33,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def source(root: Path) -> Result:
-    written = write_colours(root / "data", colours=5)
+    written = write_colors(root / "data", colors=5)
     written.metrics["subset"] = {"name": "all"}
     return written
 
@@ -72,7 +72,7 @@ def test_coarser_logits_are_summed_probabilities_or_the_likeliest_class():
 
 
 def test_a_fine_model_is_scored_on_coarser_labels(root: Path, source: Result, model: Result):
-    groups = [["colour1", "colour4"], ["colour0"], ["colour2", "colour3"]]
+    groups = [["color1", "color4"], ["color0"], ["color2", "color3"]]
     needs = {"model": model, "data": source, "common_0": source, "common_1": coarse(*groups)}
     config = {**CONFIG, "common": ["common_0"], "coarse": {"common_1": "coarse"}}
     metrics = evaluate.run(context_of(root, "fine", config, needs)).metrics
@@ -105,7 +105,7 @@ def test_a_fine_model_is_scored_on_coarser_labels(root: Path, source: Result, mo
 
 
 def test_a_coarse_model_is_scored_on_its_own_labels_and_not_on_finer_or_crossing_ones(root: Path):
-    written = write_colours(root / "data", "three", colours=3)
+    written = write_colors(root / "data", "three", colors=3)
     own = [["a", "b"], ["c"], ["d"]]
     written.metrics["subset"] = {"name": "coarse", "groups": own}
     trained = as_result(
@@ -134,9 +134,9 @@ def test_a_coarse_model_is_scored_on_its_own_labels_and_not_on_finer_or_crossing
 @pytest.mark.parametrize(
     ("classes", "expected"),
     [
-        (["colour0", "colour2"], ["colour0", "colour2"]),
-        (["colour0", "no colour"], []),
-        (["no colour"], []),
+        (["color0", "color2"], ["color0", "color2"]),
+        (["color0", "no color"], []),
+        (["no color"], []),
     ],
 )
 def test_a_model_without_some_of_the_common_classes_is_seen_on_its_own(
@@ -188,5 +188,5 @@ def test_a_held_out_ranking_goes_by_images_that_the_reference_was_not_trained_on
     assert sorted([*seen, *unseen]) == list(range(100)), (
         "each image is either trained on or ranked by"
     )
-    with pytest.raises(UserError, match=r"5 classes of colours have no image left"):
+    with pytest.raises(UserError, match=r"5 classes have no image left"):
         without_held_out(plan, {"per_class": 20, "seed": 7})

@@ -18,7 +18,7 @@ from harness.stages.pretrain.spec import MODEL_FILE
 from harness.stages.score import run as score
 from harness.transfer.features import Features, file_of
 from harness.transfer.scores import knn, leep
-from tests.helpers.tiny_stages import as_result, context_of, write_colours
+from tests.helpers.tiny_stages import as_result, context_of, write_colors
 from writers.errors import UserError
 from writers.names import names
 
@@ -33,7 +33,7 @@ VIEW = {
 
 @pytest.fixture(scope="module")
 def data(root: Path) -> Result:
-    return write_colours(root / "data")
+    return write_colors(root / "data")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_each_split_is_what_the_model_says_of_each_image(root: Path, data: Resul
     )
     for split in ("train", "val", "test"):
         found = Features.load(file_of(root / "features", split))
-        files = sorted((root / "data" / "colours-images" / split).rglob("*.png"))
+        files = sorted((root / "data" / "colors-images" / split).rglob("*.png"))
         assert len(found.labels) == len(files) == seen.metrics["splits"][split]["num_images"]
         assert sorted(found.labels.tolist()) == sorted(int(file.parent.name[-1]) for file in files)
         assert len(set(found.ids.tolist())) == len(files)
@@ -118,7 +118,7 @@ def test_the_same_stage_leaves_the_same_bytes_and_is_done_with_them_only(
 def test_the_models_own_resolution_where_none_is_said_and_the_splits_that_are_there(
     root: Path, source: Result
 ):
-    few = write_colours(root / "data", "two splits", splits={"train": 4, "val": 2})
+    few = write_colors(root / "data", "two splits", splits={"train": 4, "val": 2})
     outcome = features.run(
         context_of(root, "own", {**VIEW, "resolution": None}, {"model": source, "data": few})
     )

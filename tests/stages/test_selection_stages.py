@@ -23,7 +23,7 @@ from tests.helpers.tiny_stages import (
     context_of,
     pretrain_context,
     without_times,
-    write_colours,
+    write_colors,
 )
 from writers.beton.store import open_beton
 from writers.errors import UserError
@@ -48,12 +48,12 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def source(root: Path) -> Result:
-    return write_colours(root / "data", splits={"train": 20, "val": 8})
+    return write_colors(root / "data", splits={"train": 20, "val": 8})
 
 
 @pytest.fixture(scope="module")
 def target(root: Path) -> Result:
-    return write_colours(root / "data", "other colours", 4)
+    return write_colors(root / "data", "other colors", 4)
 
 
 def early(root: Path, source: Result, name: str, seed: int, **more: Any) -> Result:
@@ -75,9 +75,7 @@ def probabilities(root: Path, file: Path, resolution: int = 24) -> tuple[np.ndar
     """Ids, labels and probabilities by a plain loop over the training images."""
     model, _ = classifier.load(file)
     model.eval()
-    plan = LoaderPlan(
-        root / "data" / "colours" / "train.beton", 13, resolution, center_fraction=1.0
-    )
+    plan = LoaderPlan(root / "data" / "colors" / "train.beton", 13, resolution, center_fraction=1.0)
     with open_loader(plan) as loader, torch.no_grad(), loader.epoch(0) as batches:
         labels, probs = zip(
             *((labels.clone(), model(images).softmax(1)) for images, labels in batches), strict=True
@@ -193,8 +191,8 @@ def test_label_mapping_counts_train_and_val(root: Path, trainings, looks: dict[s
     assert len(probs) == 4 * (20 + 8)
     shares = np.bincount(probs.argmax(1), minlength=3) / len(probs)
     found = metrics["classes"]
-    assert [found[f"colour{c}"]["score"] for c in range(3)] == shares.tolist()
-    assert found["colour0"]["low_95"] is None
+    assert [found[f"color{c}"]["score"] for c in range(3)] == shares.tolist()
+    assert found["color0"]["low_95"] is None
     assert metrics["seen_splits"] == ["train", "val"]
 
 
@@ -239,18 +237,18 @@ def test_influence_reads_val_and_not_test(root: Path, source: Result):
 def test_a_model_on_a_view_equals_one_on_the_same_images(root: Path, source: Result):
     """Positions and labels of a view give the batches of a loader of the subset itself."""
     config = {
-        "subset": {"steps": [{"classes": ["colour0", "colour2"]}, {"per_class": {"images": 9}}]}
+        "subset": {"steps": [{"classes": ["color0", "color2"]}, {"per_class": {"images": 9}}]}
     }
     context = context_of(root, "view", config, {"data": source})
     found = as_result("view", view.run(context).metrics)
-    assert found.metrics["classes"] == ["colour0", "colour2"]
+    assert found.metrics["classes"] == ["color0", "color2"]
     assert found.metrics["splits"]["train"]["num_samples"] == 18
     assert found.metrics["splits"]["val"]["num_samples"] == 16
     trained = pretrain_context(root, found, "of view")
     trained.need_folders["data"] = root / "view"
     outcome = pretrain.run(trained)
     assert outcome.metrics["num_train_images"] == 18 and outcome.metrics["num_classes"] == 2
-    beton = open_beton(root / "data" / "colours" / "train.beton")
+    beton = open_beton(root / "data" / "colors" / "train.beton")
     plan = in_view(LoaderPlan(beton.path, 6, 24), trained, "data", "train")
     with open_loader(plan) as loader:
         assert sorted(np.unique(loader.samples.labels)) == [0, 1]
@@ -265,7 +263,7 @@ def test_a_model_on_a_view_equals_one_on_the_same_images(root: Path, source: Res
 
 
 def test_a_view_is_evaluated_on_its_own_classes(root: Path, source: Result):
-    config = {"subset": {"steps": [{"classes": ["colour1", "colour2"]}]}}
+    config = {"subset": {"steps": [{"classes": ["color1", "color2"]}]}}
     found = as_result("view", view.run(context_of(root, "two", config, {"data": source})).metrics)
     trained = pretrain_context(root, found, "of two")
     trained.need_folders["data"] = root / "two"
@@ -278,13 +276,13 @@ def test_a_view_is_evaluated_on_its_own_classes(root: Path, source: Result):
     )
     context.need_folders.update(model=root / "of two", data=root / "two")
     metrics = evaluate.run(context).metrics
-    assert metrics["per_class"]["classes"] == ["colour1", "colour2"]
+    assert metrics["per_class"]["classes"] == ["color1", "color2"]
     assert metrics["per_class"]["num_images"] == [8, 8]
     assert metrics["clean"]["own"]["top1"] == model.metrics["val"]["top1"]
 
 
 def test_a_damaged_view_is_refused(root: Path, source: Result):
-    config = {"subset": {"steps": [{"classes": ["colour1", "colour2"]}]}}
+    config = {"subset": {"steps": [{"classes": ["color1", "color2"]}]}}
     found = as_result("view", view.run(context_of(root, "bad", config, {"data": source})).metrics)
     (root / "bad" / "train.npz").write_bytes(b"PK")
     trained = pretrain_context(root, found, "of bad")

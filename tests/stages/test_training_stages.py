@@ -30,7 +30,7 @@ from tests.helpers.tiny_stages import (
     context_of,
     pretrain_context,
     without_times,
-    write_colours,
+    write_colors,
 )
 from writers.beton.store import open_beton
 from writers.errors import UserError
@@ -46,12 +46,12 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def source(root: Path) -> Result:
-    return write_colours(root / "data")
+    return write_colors(root / "data")
 
 
 @pytest.fixture(scope="module")
 def target(root: Path) -> Result:
-    return write_colours(root / "data", "other colours", 4)
+    return write_colors(root / "data", "other colors", 4)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_pretraining_learns_what_is_easy(model: Result, root: Path):
     assert model.metrics["num_train_images"] == 60
     assert model.metrics["num_steps"] == 20 * 4  # batches of 16, 16, 16 and 12
     weights, about = models.load(root / "model" / pretrain.MODEL_FILE)
-    assert about["classes"] == ["colour0", "colour1", "colour2"]
+    assert about["classes"] == ["color0", "color1", "color2"]
     assert weights.head.out_features == 3
     assert not (root / "model" / "checkpoints").exists()
 
@@ -233,7 +233,7 @@ def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: R
 
 
 def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, source: Result):
-    few = write_colours(root / "data", "few", splits={"train": 7, "val": 4})
+    few = write_colors(root / "data", "few", splits={"train": 7, "val": 4})
     context = pretrain_context(root, few, "equal", settings={"length": "equal_steps", "epochs": 3})
     context.needs["all_data"] = source
     metrics = pretrain.run(context).metrics
@@ -262,7 +262,7 @@ def test_images_come_in_the_order_that_the_recipe_says(
 
 
 def test_a_last_batch_of_one_image_is_left_out(root: Path):
-    odd = write_colours(
+    odd = write_colors(
         root / "data", "odd", splits={"train": 11, "val": 4}
     )  # 33 images: 16, 16 and 1
     metrics = pretrain.run(pretrain_context(root, odd, "odd")).metrics
@@ -407,7 +407,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
     root: Path, model: Result, source: Result
 ):
     fewer = source.model_copy(
-        update={"metrics": {**source.metrics, "classes": ["colour2", "colour0"]}}
+        update={"metrics": {**source.metrics, "classes": ["color2", "color0"]}}
     )
     config = {
         "settings": {"batch_size": 7},
@@ -419,7 +419,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
     }
     needs = {"model": model, "data": source, "common_0": source, "common_1": fewer}
     metrics = evaluate.run(context_of(root, "evaluate", config, needs)).metrics
-    assert metrics["common_classes"] == ["colour0", "colour2"]
+    assert metrics["common_classes"] == ["color0", "color2"]
     for scores in (metrics["clean"], metrics["adversarial"]):
         assert (scores["own"]["num_images"], scores["common_masked"]["num_images"]) == (24, 16)
     # Under attack, each view has its own images, so only the clean counts have a fixed order.

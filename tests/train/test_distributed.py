@@ -37,7 +37,7 @@ from harness.train.step import StepConfig, make_step
 from loaders import open_loader
 from loaders.augmentations import Augmentations
 from loaders.plan import LoaderPlan
-from tests.helpers.tiny_stages import PRETRAIN, SPLITS, as_result, write_colours
+from tests.helpers.tiny_stages import PRETRAIN, SPLITS, as_result, write_colors
 
 # 60: of batches of 11, the last has 5 images, 3 + 2 for two processes.
 NUM_TRAIN = 3 * SPLITS["train"]
@@ -51,7 +51,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def written(data) -> result.Result:
-    return write_colours(data)
+    return write_colors(data)
 
 
 # One process stands for several
@@ -111,7 +111,7 @@ def test_a_last_batch_needs_two_images_in_each_process(num_samples, world_size, 
 def test_in_order_restores_the_order_of_a_single_process(world_size, data):
     plans = [
         LoaderPlan(
-            data / "colours" / "train.beton",
+            data / "colors" / "train.beton",
             7,
             24,
             rank=rank,
@@ -278,7 +278,7 @@ pytestmark = [
 )
 def test_two_processes_train_like_one(more, data, tmp_path):
     """Each sample once per epoch, in the same batches; losses and weights equal up to rounding."""
-    beton = data / "colours" / "train.beton"
+    beton = data / "colors" / "train.beton"
     assert Group(_leave_answer, tmp_path, beton, more).codes() == [0, 0]
     two = [torch.load(tmp_path / f"answer{rank}", weights_only=False) for rank in range(2)]
     one = train_plainly(beton, ProcessGroup(), **more)

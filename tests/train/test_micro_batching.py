@@ -18,7 +18,7 @@ from tests.helpers.tiny_stages import (
     context_of,
     pretrain_context,
     without_times,
-    write_colours,
+    write_colors,
 )
 from tests.train.test_autotune import assert_same, batch, make_learner
 from writers.errors import UserError
@@ -49,7 +49,7 @@ def limit_memory(
 @pytest.fixture
 def source(tmp_path):
     (tmp_path / "data").mkdir()
-    return write_colours(tmp_path / "data", splits={"train": 12, "val": 2, "test": 2})
+    return write_colors(tmp_path / "data", splits={"train": 12, "val": 2, "test": 2})
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_damaged_parts_file_is_ignored(tmp_path, content):
 
 def test_other_errors_are_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
-    source = write_colours(tmp_path / "data", splits={"train": 2, "val": 2})
+    source = write_colors(tmp_path / "data", splits={"train": 2, "val": 2})
 
     def broken(*_: object, **__: object) -> Tensor:
         raise RuntimeError("something else")
@@ -214,7 +214,7 @@ def test_other_errors_are_not_replaced(tmp_path, monkeypatch):
 
 def test_accumulated_training_is_repeatable(tmp_path):
     (tmp_path / "data").mkdir()
-    source = write_colours(tmp_path / "data", splits={"train": 8, "val": 2})
+    source = write_colors(tmp_path / "data", splits={"train": 8, "val": 2})
     outcomes = [
         pretrain.run(
             pretrain_context(tmp_path, source, str(index), eps=0.3, settings={"accumulate": 3})

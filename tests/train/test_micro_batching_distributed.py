@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.train import micro_batching
 from harness.train.step import TrainStep
-from tests.helpers.tiny_stages import write_colours
+from tests.helpers.tiny_stages import write_colors
 from tests.train.test_distributed import Group, make_stage, metrics_of, run_worker
 
 pytestmark = [
@@ -34,7 +34,7 @@ def run_with_less_memory_on_rank_1(folder: Path, data: Path, *more: str) -> None
 
 
 def test_out_of_memory_on_one_rank_makes_all_retry_in_more_micro_batches(tmp_path):
-    folder = make_stage(tmp_path, write_colours(tmp_path), accumulate="auto")
+    folder = make_stage(tmp_path, write_colors(tmp_path), accumulate="auto")
     answers, answers_of_retry = tmp_path / "answers", tmp_path / "answers_of_retry"
     answers.mkdir()  # as the launcher does: the processes meet in a file in it
     answers_of_retry.mkdir()

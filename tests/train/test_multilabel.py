@@ -25,7 +25,7 @@ from tests.helpers.tiny_stages import (
     as_result,
     context_of,
     pretrain_context,
-    write_colours,
+    write_colors,
 )
 from writers.beton.concat import concat_splits
 from writers.beton.encoding import Encoding
@@ -182,7 +182,7 @@ def test_an_attack_raises_the_multilabel_loss():
 def write_stripes(data: Path, num_images: dict[str, int]) -> Any:
     """Write images in which each of four colors is present, absent or small (difficult)."""
     random = np.random.default_rng(0)
-    colours = np.array([[230, 30, 30], [30, 200, 30], [40, 60, 230], [230, 210, 40]])
+    colors = np.array([[230, 30, 30], [30, 200, 30], [40, 60, 230], [230, 210, 40]])
     (data / "stripes-images").mkdir(parents=True)
     splits: dict[str, list[Example]] = {}
     for split, number in num_images.items():
@@ -193,7 +193,7 @@ def write_stripes(data: Path, num_images: dict[str, int]) -> Any:
             pixels = random.integers(90, 150, (32, 32, 3))
             for place, label in enumerate(labels):
                 if label == 1:
-                    pixels[8 * place : 8 * place + 8] = colours[place] + random.integers(
+                    pixels[8 * place : 8 * place + 8] = colors[place] + random.integers(
                         -25, 26, (8, 32, 3)
                     )
             if index % 5 == 0:
@@ -245,7 +245,7 @@ def target(root: Path) -> Any:
 @pytest.fixture(scope="module")
 def model(root: Path) -> Any:
     context = pretrain_context(
-        root, write_colours(root / "data"), settings={**PRETRAIN, "epochs": 3}
+        root, write_colors(root / "data"), settings={**PRETRAIN, "epochs": 3}
     )
     return as_result("pretrain", pretrain.run(context).metrics)
 
@@ -315,9 +315,9 @@ def test_joined_splits_keep_rows_of_labels(root: Path, target: Any):
             torch.cat([images.clone() for images, _ in alone.epoch(0)]),
         )
     with pytest.raises(UserError, match="other classes"):
-        colours = write_colours(root / "data", "others", splits={"train": 2})
+        colors = write_colors(root / "data", "others", splits={"train": 2})
         concat_splits(
-            [train, root / "data" / colours.metrics["splits"]["train"]["path"]],
+            [train, root / "data" / colors.metrics["splits"]["train"]["path"]],
             joined,
             split="trainval",
         )

@@ -24,7 +24,7 @@ from tests.helpers.tiny_stages import (
     as_result,
     context_of,
     pretrain_context,
-    write_colours,
+    write_colors,
 )
 from writers.beton.concat import concat_splits
 from writers.beton.store import open_beton
@@ -36,15 +36,15 @@ SHORT = {key: value for key, value in TRANSFER.items() if key not in ("epochs", 
 
 @pytest.fixture(scope="module")
 def target(root: Path) -> Result:
-    return write_colours(
-        root / "data", "target", colours=4, splits={"train": 12, "val": 6, "test": 6}
+    return write_colors(
+        root / "data", "target", colors=4, splits={"train": 12, "val": 6, "test": 6}
     )
 
 
 @pytest.fixture(scope="module")
 def model(root: Path) -> Result:
     """A model with dropout before the last layer, so that trials draw random numbers."""
-    source = write_colours(root / "data", "source", splits={"train": 8, "val": 2})
+    source = write_colors(root / "data", "source", splits={"train": 8, "val": 2})
     return as_result(
         "pretrain", pretrain.run(pretrain_context(root, source, settings={"epochs": 1})).metrics
     )

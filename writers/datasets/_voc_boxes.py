@@ -54,8 +54,8 @@ def read_splits(voc: Voc, splits: Sequence[str], classes: Sequence[str]) -> list
 def _examples(
     voc: Voc, split: str, images: Sequence[str], number_of: dict[str, int]
 ) -> list[Example]:
-    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
-        wanted = [f"{folder}/{image}.{ending}" for image in images]
+    for folder, extension in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        wanted = [f"{folder}/{image}.{extension}" for image in images]
         voc.check_present(wanted, f"files of {split} in {folder}/")
     return [_example(voc, image, number_of) for image in images]
 

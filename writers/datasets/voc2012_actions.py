@@ -143,8 +143,8 @@ def _examples(voc: Voc, split: str, people: People) -> list[Example]:
     lists = [f"{LISTS}{action}_{split}.txt" for action in ACTIONS]
     by_person = voc.read_marks(lists, _parsed, "people")
     images = sorted({image for image, _ in by_person})
-    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
-        wanted = [f"{folder}/{image}.{ending}" for image in images]
+    for folder, extension in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        wanted = [f"{folder}/{image}.{extension}" for image in images]
         voc.check_present(wanted, f"files of {split} in {folder}/")
     annotations = {image: f"{voc.prefix}Annotations/{image}.xml" for image in images}
     boxes = {

@@ -70,7 +70,7 @@ def is_system_folder(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
-def shards_in(folder: Path, ending: str) -> list[Path]:
+def shards_in(folder: Path, extension: str) -> list[Path]:
     """Files with an extension in a folder, its data/ or its split folders, sorted.
 
     Files next to other folders are skipped: a table or an archive in a tree of class folders is not
@@ -88,7 +88,7 @@ def shards_in(folder: Path, ending: str) -> list[Path]:
         shard
         for place in places
         if place.is_dir() and not _has_folders(place)
-        for shard in sorted(place.glob(f"*{ending}"))
+        for shard in sorted(place.glob(f"*{extension}"))
         if shard.is_file()
     ]
 

@@ -1,13 +1,14 @@
 """The raster formats that are read: their file extensions, and how their content begins.
 
-A file with one of `IMAGE_ENDINGS` is an image. A file with another ending is an image if its first
-bytes are those of a format in this list, unless the extension is that of another kind of file.
+A file with one of `IMAGE_EXTENSIONS` is an image. A file with another extension is an image if its
+first bytes are those of a format in this list, unless its extension belongs to another kind of
+file.
 """
 
 import re
 
 # by Pillow's name of the format; JPEG includes MPO, which cameras write
-ENDINGS_OF = {
+EXTENSIONS_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png", ".apng"),
     "GIF": (".gif",),
@@ -19,18 +20,20 @@ ENDINGS_OF = {
     "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
     "QOI": (".qoi",),
 }
-IMAGE_ENDINGS = tuple(ending for endings in ENDINGS_OF.values() for ending in endings)
+IMAGE_EXTENSIONS = tuple(
+    extension for extensions in EXTENSIONS_OF.values() for extension in extensions
+)
 # Files with these extensions accompany images and are not opened to look for one.
-OTHER_ENDINGS = frozenset(
-    f".{ending}"
-    for endings in (
+OTHER_EXTENSIONS = frozenset(
+    f".{extension}"
+    for extensions in (
         ("txt", "md", "rst", "csv", "tsv", "json", "jsonl", "yaml", "yml", "xml", "html", "htm"),
         ("pdf", "log", "ini", "cfg", "toml", "py", "ipynb", "sh", "mat", "npy", "npz", "pkl"),
         ("pickle", "pt", "pth", "h5", "hdf5", "parquet", "arrow", "db", "sqlite", "tfrecord"),
         ("tar", "gz", "tgz", "zip", "bz2", "xz", "rar", "7z", "zst", "md5", "sha1", "sha256"),
         ("svg", "eps", "mp4", "avi", "mov", "wav", "mp3"),
     )
-    for ending in endings
+    for extension in extensions
 )
 MAX_IMAGE_BYTES = 2**30  # of a file; larger ones are not read
 HEAD_BYTES = 32  # bytes that `format_of` needs
@@ -67,10 +70,10 @@ def format_of(head: bytes) -> str | None:
 
 def is_image(path: str) -> bool:
     """Return True for a path with an image's extension; hidden files are not images."""
-    return path.lower().endswith(IMAGE_ENDINGS) and not path.rsplit("/", 1)[-1].startswith(".")
+    return path.lower().endswith(IMAGE_EXTENSIONS) and not path.rsplit("/", 1)[-1].startswith(".")
 
 
-def ending_of(path: str) -> str:
+def extension_of(path: str) -> str:
     """Return the lower-case extension of a file name with its dot, or "" if it has none."""
-    stem, dot, ending = path.rsplit("/", 1)[-1].rpartition(".")
-    return f".{ending.lower()}" if dot and stem else ""
+    stem, dot, extension = path.rsplit("/", 1)[-1].rpartition(".")
+    return f".{extension.lower()}" if dot and stem else ""

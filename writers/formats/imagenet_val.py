@@ -105,11 +105,11 @@ def of_devkit(path: Path) -> list[str]:
         ) from error
 
 
-def _member(archive: tarfile.TarFile, ending: str) -> bytes:
+def _member(archive: tarfile.TarFile, extension: str) -> bytes:
     file = next(
-        (member for member in archive if member.isfile() and member.name.endswith(ending)), None
+        (member for member in archive if member.isfile() and member.name.endswith(extension)), None
     )
     content = archive.extractfile(file) if file else None
     if content is None:
-        raise KeyError(f"no {ending}")
+        raise KeyError(f"no {extension}")
     return content.read()

@@ -216,7 +216,7 @@ def _archives(path: Path, spec: DatasetSpec) -> list[Path]:
     stems = dict.fromkeys(
         ARCHIVE.sub("", name.rsplit("/", 1)[-1]) for name in names if ARCHIVE.search(name)
     )
-    places = [path / f"{stem}{ending}" for stem in stems for ending in (".tar", ".zip")]
+    places = [path / f"{stem}{extension}" for stem in stems for extension in (".tar", ".zip")]
     return [place for place in places if path.is_dir() and place.is_file()]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from writers.errors import UserError
-from writers.formats.image_formats import ending_of
+from writers.formats.image_formats import extension_of
 from writers.formats.members import check_name, check_size, outside, twice
 from writers.text_names import decoded
 
@@ -101,7 +101,7 @@ def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
     files = TarFiles()
     with path.open("rb", buffering=0) as archive:
         for member in members(archive.fileno(), path):
-            if member.is_folder or (not member.is_file and not ending_of(member.name)):
+            if member.is_folder or (not member.is_file and not extension_of(member.name)):
                 continue
             if keep(member.name):
                 refuse_link(member, path)

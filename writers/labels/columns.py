@@ -18,9 +18,9 @@ FILE_NAMES = (
     ("id", "name", "key"),
 )
 LABEL_NAMES = frozenset(
-    f"{stem}{ending}"
+    f"{stem}{suffix}"
     for stem in ("label", "class", "category", "target", "species", "breed", "diagnosis")
-    for ending in ("", "name")
+    for suffix in ("", "name")
 )
 # Names that promise several labels of an image
 PLURAL_NAMES = frozenset(("labels", "classes", "categories", "targets", "tags", "attributes"))

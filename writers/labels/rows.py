@@ -61,11 +61,11 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) 
         UserError: no such file, another format, damage, or a file of unusual size.
     """
     check_file(path)
-    ending = path.suffix.lower()
+    extension = path.suffix.lower()
     try:
-        if ending == PARQUET:
+        if extension == PARQUET:
             return _read_parquet(path, wanted)
-        return _reader_of()[ending](path)
+        return _reader_of()[extension](path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -74,7 +74,7 @@ def check_file(path: Path) -> None:
     """Check what is cheap to check, so that no reader or digest reads a file of another kind.
 
     Raises:
-        UserError: no such file, another format by its ending, or a file of unusual size.
+        UserError: no such file, another format by its extension, or a file of unusual size.
     """
     try:
         if not path.exists():
@@ -97,7 +97,7 @@ def check_file(path: Path) -> None:
 
 
 def _reader_of() -> dict[str, Callable[[Path], Table]]:
-    """Readers of text by the ending of the file."""
+    """Readers of text by the extension of the file."""
     return {
         ".csv": _read_csv,
         ".tsv": _read_csv,

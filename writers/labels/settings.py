@@ -17,7 +17,8 @@ class LabelTable(BaseModel):
     Attributes:
         files: CSV, TSV, JSON, JSON Lines or Parquet; in a recipe, relative to $HARNESS_RAW. Several
             files are parts of one table; each is of the split in its name, such as val.csv.
-        file_column: names of image files, with or without ending, relative to the images' folder.
+        file_column: names of image files, with or without extension, relative to the images'
+            folder.
         label_columns: one column of labels, or one column of 0 and 1 per class.
         split_column: train, val, test or common synonyms. An empty string means no column.
         separator: separates several labels of an image. An empty string means that each value is

@@ -45,7 +45,7 @@ _ONE_LABEL = r"(?:u?int\d+|(?:large_)?string|dictionary<values=string.*>)"
 LABEL_TYPE = re.compile(
     rf"{_ONE_LABEL}|(?:large_|fixed_size_)?list<\w+: {_ONE_LABEL}(?: not null)?>(?:\[\d+\])?"
 )
-CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
+CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<extension>\.\w+)")
 
 
 def recognize(path: Path) -> bool:
@@ -333,7 +333,7 @@ def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
             f"{class_name}.",
             "The labels are in another order than ImageNet's. Use the shards of imagenet-1k.",
         )
-    return match["image"] + match["ending"]
+    return match["image"] + match["extension"]
 
 
 def _metadata(shard: Path) -> Any:

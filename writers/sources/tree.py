@@ -16,8 +16,8 @@ from writers.folder_rules import BY_NAME, FolderRules
 from writers.formats.files import FolderFiles, ListedFiles, is_system_folder, open_files
 from writers.formats.image_formats import (
     HEAD_BYTES,
-    OTHER_ENDINGS,
-    ending_of,
+    OTHER_EXTENSIONS,
+    extension_of,
     format_of,
     is_image,
 )
@@ -86,7 +86,7 @@ def list_images(
         if file.startswith(".") or any(map(is_system_folder, folders)):
             omitted.add("hidden and system files", name)
             return False
-        if not is_image(name) and ending_of(name) in OTHER_ENDINGS:
+        if not is_image(name) and extension_of(name) in OTHER_EXTENSIONS:
             omitted.add("files with extensions of other formats", name)
             return False
         return True

@@ -24,7 +24,7 @@ from typing import Any
 
 from writers.errors import UserError
 from writers.formats.files import shards_in
-from writers.formats.image_formats import IMAGE_ENDINGS, ending_of
+from writers.formats.image_formats import IMAGE_EXTENSIONS, extension_of
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
@@ -40,7 +40,7 @@ LAYOUT = (
 CLASS_LISTS = ("classnames.txt", "classes.txt")
 UNLABELED = "-1"
 LABEL_KEYS = ("label", "cls", "class_id", "labels")
-LABEL_ENDINGS = (".cls", ".json")
+LABEL_EXTENSIONS = (".cls", ".json")
 MAX_LABEL_BYTES = 2**24  # of a .cls or .json
 
 
@@ -72,7 +72,11 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
                         f"{shard} has {key} twice.", "It is unclear which one to use; remove one."
                     )
                 image = next(
-                    (member for ending, member in member_of.items() if ending in IMAGE_ENDINGS),
+                    (
+                        member
+                        for extension, member in member_of.items()
+                        if extension in IMAGE_EXTENSIONS
+                    ),
                     None,
                 )
                 if image is None:
@@ -108,9 +112,9 @@ def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
     """
     for key, group in groupby(members(handle, shard), lambda member: _key(member.name)):
         files = [member for member in group if not member.is_folder]
-        endings = {_ending(member.name) for member in files}
-        if endings.isdisjoint(IMAGE_ENDINGS) and any(
-            ending.endswith(IMAGE_ENDINGS) for ending in endings
+        extensions = {_extension(member.name) for member in files}
+        if extensions.isdisjoint(IMAGE_EXTENSIONS) and any(
+            extension.endswith(IMAGE_EXTENSIONS) for extension in extensions
         ):
             for stem, part in groupby(files, lambda member: member.name.rpartition(".")[0]):
                 yield stem, list(part)
@@ -205,7 +209,7 @@ def _begins_as_shard(shard: Path) -> bool:
     return (
         bool(first)
         and _key(first) == _key(second)
-        and bool({ending_of(first), ending_of(second)} & set(LABEL_ENDINGS))
+        and bool({extension_of(first), extension_of(second)} & set(LABEL_EXTENSIONS))
     )
 
 
@@ -221,7 +225,7 @@ def _key(name: str) -> str:
     return folder + slash + file.split(".", 1)[0]
 
 
-def _ending(name: str) -> str:
+def _extension(name: str) -> str:
     return name[len(_key(name)) :].lower()
 
 

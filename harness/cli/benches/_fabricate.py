@@ -64,11 +64,11 @@ def write_results(stages: Iterable[Stage], runs: Path, *, with_predictions: bool
 def _make(
     stage: Stage, qualities: dict[str, float], scores: dict[str, dict[str, dict[str, float]]]
 ) -> Result:
-    chance = random.Random(stage.name)
+    rng = random.Random(stage.name)
     metrics: Any
     timing: dict[str, Any] = {}
     if stage.spec.makes_model:
-        qualities[stage.key] = metrics_of.quality(stage, chance)
+        qualities[stage.key] = metrics_of.quality(stage, rng)
     quality = qualities.get(_model_key(stage), -math.inf)
     match stage.kind:
         case "write":
@@ -78,24 +78,24 @@ def _make(
         case "adopt":
             metrics = metrics_of.adopt(stage, quality)
         case "rank":
-            metrics = metrics_of.rank(chance)
+            metrics = metrics_of.rank(rng)
         case "evaluate":
             metrics = metrics_of.evaluate(stage, quality)
         case "features":
             metrics = metrics_of.features(stage)
         case "score":
-            metrics = metrics_of.score(stage, quality, chance)
+            metrics = metrics_of.score(stage, quality, rng)
             for name, value in metrics["scores"].items():
                 of_models = scores.setdefault(name, {})
                 of_models.setdefault(stage.axes.get("model", ""), {})[stage.axes["target"]] = value
         case "transfer":
-            metrics = metrics_of.transfer(stage, quality, chance)
+            metrics = metrics_of.transfer(stage, quality, rng)
         case "shortlist":
             metrics = _shortlist(stage, scores)
         case _:
             metrics = {}  # no part of the report reads metrics of other kinds
     if stage.kind in ("pretrain", "transfer"):
-        timing = metrics_of.timing(chance)
+        timing = metrics_of.timing(rng)
     return Result(
         kind=stage.kind,
         key=stage.key,
@@ -107,7 +107,7 @@ def _make(
         timing=timing,
         environment=ENVIRONMENT,
         started_at="2026-11-21T05:00:07+00:00",
-        wall_s=100 * chance.uniform(0.8, 1.2),
+        wall_s=100 * rng.uniform(0.8, 1.2),
     )
 
 

@@ -35,13 +35,13 @@ SCORE_NOISE = 0.1  # standard deviation of a score around the model's quality
 SPANS_MS = {"data_wait": 1.0, "copy": 0.5, "forward": 30.0, "backward": 60.0, "optimizer": 4.0}
 
 
-def quality(stage: Stage, chance: random.Random) -> float:
+def quality(stage: Stage, rng: random.Random) -> float:
     """Draw the log-odds of a model's ImageNet accuracy; seeds differ by noise only."""
     axes = stage.axes
     setting = random.Random(
         str([axes.get(axis) for axis in ("model", "arch", "subset", "variant")])
     )
-    return setting.uniform(0.5, 2.0) - 0.2 * (axes.get("eps") or 0.0) + chance.gauss(0, 0.02)
+    return setting.uniform(0.5, 2.0) - 0.2 * (axes.get("eps") or 0.0) + rng.gauss(0, 0.02)
 
 
 def _scores(log_odds: float, num_images: int = NUM_TEST_IMAGES, metric: str = "top1") -> Scores:
@@ -167,9 +167,9 @@ def adopt(stage: Stage, quality: float) -> AdoptMetrics:
     }
 
 
-def rank(chance: random.Random) -> RankMetrics:
+def rank(rng: random.Random) -> RankMetrics:
     """Make the metrics of a rank stage."""
-    accuracy = sorted(chance.betavariate(6, 2) for _ in CLASSES)
+    accuracy = sorted(rng.betavariate(6, 2) for _ in CLASSES)
     return {
         "classes": list(CLASSES),
         "accuracy": dict(zip(CLASSES, accuracy, strict=True)),
@@ -240,13 +240,13 @@ def features(stage: Stage) -> FeaturesMetrics:
     }
 
 
-def score(stage: Stage, quality: float, chance: random.Random) -> ScoreMetrics:
+def score(stage: Stage, quality: float, rng: random.Random) -> ScoreMetrics:
     """Make the metrics of a score stage."""
     return {
         "scores": {
-            name: quality + _difficulty(stage) + chance.gauss(0, SCORE_NOISE)
+            name: quality + _difficulty(stage) + rng.gauss(0, SCORE_NOISE)
             if name != "knn"
-            else _scores(quality + _difficulty(stage) + chance.gauss(0, SCORE_NOISE), 1000)["top1"]
+            else _scores(quality + _difficulty(stage) + rng.gauss(0, SCORE_NOISE), 1000)["top1"]
             for name in stage.config["scores"]
         },
         "details": {},
@@ -269,7 +269,7 @@ def _difficulty(stage: Stage) -> float:
     return _difficulty_of(stage.axes["target"])
 
 
-def transfer(stage: Stage, quality: float, chance: random.Random) -> TransferMetrics:
+def transfer(stage: Stage, quality: float, rng: random.Random) -> TransferMetrics:
     """Make the metrics of a transfer stage."""
     axes, config, metric = stage.axes, stage.config, stage.config["metric"]
     method = config["method"]
@@ -281,15 +281,15 @@ def transfer(stage: Stage, quality: float, chance: random.Random) -> TransferMet
         + METHOD_GAINS.get(method, 0.0)
         + size_effect
         - 1.8
-        + chance.gauss(0, 0.05)
+        + rng.gauss(0, 0.05)
     )
     points = _points(method, json.dumps(config["settings"], sort_keys=True))
-    best = chance.randrange(len(points))
+    best = rng.randrange(len(points))
     entries: list[GridEntry] = [
         {
             **point,
             "val": _scores(
-                log_odds - (0.0 if index == best else chance.uniform(0.05, 2.0)), 500, metric
+                log_odds - (0.0 if index == best else rng.uniform(0.05, 2.0)), 500, metric
             ),
             **(
                 {"converged": True, "largest_gradient": 1e-6, "gap": 1e-9}
@@ -341,10 +341,10 @@ def _points(method: str, settings_text: str) -> list[grid.Point]:
     return [{**point, "eval_crop": crop} for point in trained for crop in crops]
 
 
-def timing(chance: random.Random) -> dict[str, Any]:
+def timing(rng: random.Random) -> dict[str, Any]:
     """Make the timing of a stage that trains."""
     return {
-        "per_step_ms": {span: ms * chance.uniform(0.9, 1.1) for span, ms in SPANS_MS.items()},
+        "per_step_ms": {span: ms * rng.uniform(0.9, 1.1) for span, ms in SPANS_MS.items()},
         "num_steps": 1000,
         "train_s": 90.0,
         "eval_s": 5.0,

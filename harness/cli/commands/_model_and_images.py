@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from harness.modeling.classifier import Classifier
     from writers.beton.provenance import Origin
 
-WEIGHT_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+WEIGHT_EXTENSIONS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
@@ -28,7 +28,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     path = Path(name).expanduser()
     if path.is_file():
         return classifier.load(path)
-    if path.suffix in WEIGHT_ENDINGS or name.startswith((".", "~", "/")):
+    if path.suffix in WEIGHT_EXTENSIONS or name.startswith((".", "~", "/")):
         files = [file.name for file in path.parent.glob("*.pt") if file.is_file()]
         near = names.nearest(path.name, files)
         raise UserError(

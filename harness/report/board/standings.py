@@ -27,7 +27,7 @@ class Task:
 
     Attributes:
         name: label of the target; for source classes, the kind of evaluation.
-        target_page: name of the target's page, without ending.
+        target_page: name of the target's page, without extension.
     """
 
     digest: str

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from harness.cli.main import cli
 from harness.modeling import classifier
 from harness.transfer.scores import knn
-from tests.helpers.tiny_stages import write_colours
+from tests.helpers.tiny_stages import write_colors
 
 ALL = [
     "gbc",
@@ -38,7 +38,7 @@ def invoke(root: Path, *arguments: str, name: str = "model.pt") -> Result:
             "--dataset",
             "folder",
             "--source",
-            str(root / "data" / "colours-images"),
+            str(root / "data" / "colors-images"),
             "--data-dir",
             str(root / "betons"),
             *arguments,
@@ -50,7 +50,7 @@ def invoke(root: Path, *arguments: str, name: str = "model.pt") -> Result:
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("command")
     (root / "data").mkdir()
-    write_colours(root / "data")
+    write_colors(root / "data")
     torch.manual_seed(0)
     about = {"arch": "resnet10", "channels": [16, 16, 16, 16], "resolution": 24}
     built = classifier.build("resnet10", 5, channels=(16, 16, 16, 16))

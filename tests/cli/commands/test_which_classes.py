@@ -12,7 +12,7 @@ from harness.cli.main import main
 from harness.modeling import classifier
 from loaders import open_loader
 from loaders.plan import LoaderPlan
-from tests.helpers.tiny_stages import write_colours
+from tests.helpers.tiny_stages import write_colors
 from writers.beton.store import open_beton
 from writers.subset.scores import read_class_scores
 from writers.subset.spec import named, resolve
@@ -24,7 +24,7 @@ CLASSES = [f"source{index}" for index in range(10)]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("which")
     (root / "data").mkdir()
-    write_colours(root / "data")
+    write_colors(root / "data")
     torch.manual_seed(0)
     about = {
         "arch": "resnet10",
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def invoke(
-    root: Path, *arguments: str, model: str = "model.pt", target: str = "data/colours-images"
+    root: Path, *arguments: str, model: str = "model.pt", target: str = "data/colors-images"
 ) -> Result:
     from harness.cli.main import cli
 
@@ -66,7 +66,7 @@ def probabilities(root: Path) -> np.ndarray:
     rows = []
     for split in ("train", "val"):
         plan = LoaderPlan(
-            root / "betons" / "colours-images-all" / f"{split}.beton", 7, 24, center_fraction=0.875
+            root / "betons" / "colors-images-all" / f"{split}.beton", 7, 24, center_fraction=0.875
         )
         with open_loader(plan) as loader, torch.no_grad(), loader.epoch(0) as batches:
             rows += [model(images).softmax(1).numpy() for images, _ in batches]
@@ -89,7 +89,7 @@ def test_it_keeps_the_classes_that_the_model_sees(root: Path, tmp_path: Path):
     assert set(subset.classes) == {CLASSES[c] for c in expected[:4]}
     assert list(subset.classes) == sorted(subset.classes)  # in the source's order
     assert subset.digest == content["digest"]
-    split = open_beton(root / "betons" / "colours-images-all" / "train.beton")
+    split = open_beton(root / "betons" / "colors-images-all" / "train.beton")
     assert f"sha256 {split.manifest.sha256}" in out.read_text() and "a stage" in out.read_text()
     step = tmp_path / "step.yaml"
     step.write_text(f"steps: [label_mapping: {{by: {scores}, keep: 0.4}}]")
@@ -106,7 +106,7 @@ def test_names_of_classes_and_targets_may_have_any_characters(
     classifier.save(
         root / "odd.pt", classifier.build("resnet10", 10, channels=(16, 16, 16, 16)), about
     )
-    (tmp_path / "my photos").symlink_to(root / "data" / "colours-images")
+    (tmp_path / "my photos").symlink_to(root / "data" / "colors-images")
     monkeypatch.chdir(tmp_path)
     found = invoke(
         root,
@@ -136,12 +136,12 @@ def test_other_photographs_of_equal_number_are_written_again(tmp_path: Path):
     splits = {"train": 2, "val": 1}
     for parent, colors in (("a", 3), ("b", 3), ("c", 4)):
         (tmp_path / parent).mkdir()
-        write_colours(tmp_path / parent, colours=colors, splits=splits)
+        write_colors(tmp_path / parent, colors=colors, splits=splits)
     for file in (tmp_path / "b").rglob("*.png"):
-        file.write_bytes((tmp_path / "a/colours-images/train/colour0/0.png").read_bytes())
+        file.write_bytes((tmp_path / "a/colors-images/train/color0/0.png").read_bytes())
 
     def written(parent: str) -> tuple[str, int]:
-        photos = tmp_path / parent / "colours-images"
+        photos = tmp_path / parent / "colors-images"
         file = write_betons("folder", photos, None, folders)["train"]
         return open_beton(file).manifest.sha256, file.stat().st_mtime_ns
 
@@ -166,7 +166,7 @@ def test_the_name_of_a_dataset_is_not_its_raw_folder(tmp_path: Path):
 
 def test_test_images_take_no_part(root: Path, tmp_path: Path):
     assert invoke(root, "--out", str(tmp_path / "a.yaml")).exit_code == 0
-    written = {file.stem for file in (root / "betons" / "colours-images-all").glob("*.beton")}
+    written = {file.stem for file in (root / "betons" / "colors-images-all").glob("*.beton")}
     assert written == {"train", "val"}
 
 
@@ -178,14 +178,14 @@ def test_the_text_says_what_is_kept_and_saved(root: Path, tmp_path: Path, monkey
     assert f"{seen} of 10 classes are seen. The 8 that are kept cover 100.0 %" in found.output
     assert "about 20 % fewer images per epoch" in found.output
     assert ("are seen in no image" in found.output) == (seen < 8)
-    assert (tmp_path / "colours-images-80.yaml").is_file()
+    assert (tmp_path / "colors-images-80.yaml").is_file()
     assert sum(line.startswith("  ") for line in found.output.splitlines()) == 3
     again = invoke(root, "--keep", "0.8")
     assert again.exit_code != 0 and "already exists" in str(again.exception)
 
 
 def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
-    source = root / "betons" / "colours-images-all" / "train.beton"
+    source = root / "betons" / "colors-images-all" / "train.beton"
     found = invoke(root, "--source-beton", str(source), "--out", str(tmp_path / "a.yaml"))
     assert "lacks 10 classes of the surrogate, such as source0" in str(found.exception)
     torch.manual_seed(1)
@@ -193,7 +193,7 @@ def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
         "arch": "resnet10",
         "channels": [16, 16, 16, 16],
         "resolution": 24,
-        "classes": ["colour0", "colour1", "colour2"],
+        "classes": ["color0", "color1", "color2"],
     }
     built = classifier.build("resnet10", 3, channels=(16, 16, 16, 16))
     classifier.save(root / "three.pt", built, about)
@@ -213,11 +213,11 @@ def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "model", "target", "message"),
     [
-        ((), "headless.pt", "data/colours-images", "has no head for source classes"),
+        ((), "headless.pt", "data/colors-images", "has no head for source classes"),
         ((), "model.pt", "data/nothing", "There are no images at"),
-        (("--out", "x.txt"), "model.pt", "data/colours-images", "does not end in .yaml"),
-        (("--out", "my photos.yaml"), "model.pt", "data/colours-images", "cannot name a subset"),
-        ((), "mdoel.pt", "data/colours-images", "There is no model file"),
+        (("--out", "x.txt"), "model.pt", "data/colors-images", "does not end in .yaml"),
+        (("--out", "my photos.yaml"), "model.pt", "data/colors-images", "cannot name a subset"),
+        ((), "mdoel.pt", "data/colors-images", "There is no model file"),
     ],
 )
 def test_mistakes_cost_one_line(

@@ -82,8 +82,8 @@ def test_six_variants_of_one_architecture_do_not_enter_a_correlation():
 
 @pytest.mark.parametrize("true_r", [0.99, 0.9, 0.5, -0.7])
 def test_the_correlation_is_that_of_the_fabricated_log_odds(true_r: float):
-    chance = np.random.default_rng(5)
-    source, noise = chance.normal(size=16), chance.normal(size=16)
+    rng = np.random.default_rng(5)
+    source, noise = rng.normal(size=16), rng.normal(size=16)
     source = (source - source.mean()) / source.std()
     noise -= noise.mean() + source * (noise @ source) / 16  # uncorrelated with source
     target = true_r * source + math.sqrt(1 - true_r**2) * noise / noise.std()

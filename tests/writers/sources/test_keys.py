@@ -49,9 +49,9 @@ def test_keys_that_repeat_between_shards_are_different_images(tmp_path: Path):
 
 def test_keys_with_dots(tmp_path: Path):
     files = [
-        (f"photo.{number}.{ending}", data)
+        (f"photo.{number}.{extension}", data)
         for number, name in enumerate((b"cat", b"dog"))
-        for ending, data in (("cls", name), ("jpg", b"image of " + name))
+        for extension, data in (("cls", name), ("jpg", b"image of " + name))
     ]
     path = shard(tmp_path / "w" / "train-0.tar", *files, ("1.jpg", b"x"), ("1.seg.png", b"y"))
     with pytest.raises(UserError, match=r"train-0\.tar:1 has no label"):

@@ -49,12 +49,12 @@ def parquet(
     return path
 
 
-def webdataset(path: Path, labels: list[Any], ending: str = "json", key: str = "label") -> Path:
+def webdataset(path: Path, labels: list[Any], extension: str = "json", key: str = "label") -> Path:
     with tarfile.open(path, "w") as archive:
         for row, label in enumerate(labels):
             add(archive, f"{row}.png", image(row))
-            content = {key: label} if ending == "json" else label
-            add(archive, f"{row}.{ending}", json.dumps(content).encode())
+            content = {key: label} if extension == "json" else label
+            add(archive, f"{row}.{extension}", json.dumps(content).encode())
     return path
 
 
@@ -78,11 +78,11 @@ def test_parquet(tmp_path: Path, feature: Any):
     assert not one.multi_label and [e.label for e in one.splits["train"]] == [1, 0, 1]
 
 
-@pytest.mark.parametrize(("ending", "key"), [("json", "label"), ("json", "labels"), ("cls", "")])
-def test_webdataset(tmp_path: Path, ending: str, key: str):
+@pytest.mark.parametrize(("extension", "key"), [("json", "label"), ("json", "labels"), ("cls", "")])
+def test_webdataset(tmp_path: Path, extension: str, key: str):
     folder = tmp_path / "w"
     folder.mkdir()
-    webdataset(folder / "train-0.tar", LABELS, ending, key)
+    webdataset(folder / "train-0.tar", LABELS, extension, key)
     (folder / "classes.txt").write_text("\n".join(NAMES))
     source = opened(folder)
     assert source.multi_label and source.classes == NAMES

@@ -15,7 +15,7 @@ from writers.beton.store import manifest_path, open_beton
 from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
-from writers.formats.image_formats import ENDINGS_OF, format_of
+from writers.formats.image_formats import EXTENSIONS_OF, format_of
 from writers.formats.imagenet_val import SOLUTION, image_name, shipped
 from writers.source import Source
 from writers.split_names import split_of
@@ -104,22 +104,22 @@ def test_equal_subfolders_of_all_classes_are_a_question(tmp_path: Path, tops, be
 
 
 def test_images_with_any_ending_are_found_by_content(tmp_path: Path):
-    formats = [name for name in ENDINGS_OF if name != "QOI"]  # Pillow reads but cannot write it
+    formats = [name for name in EXTENSIONS_OF if name != "QOI"]  # Pillow reads but cannot write it
     for class_name in ("a", "b"):
         folder = tmp_path / "mix" / class_name
         folder.mkdir(parents=True)
         for name in formats:
-            for ending in (*ENDINGS_OF[name], "", ".foo"):
-                image = picture(1, 30, 20, "L" if ending == ".pfm" else "RGB")
-                file = folder / f"{name}{ending.replace('.', '_')}{ending}"
-                (image.convert("F") if ending == ".pfm" else image).save(file, name)
+            for extension in (*EXTENSIONS_OF[name], "", ".foo"):
+                image = picture(1, 30, 20, "L" if extension == ".pfm" else "RGB")
+                file = folder / f"{name}{extension.replace('.', '_')}{extension}"
+                (image.convert("F") if extension == ".pfm" else image).save(file, name)
                 assert format_of(file.read_bytes()[:32]) == name
         (folder / "words").write_text("P3 is not an image")
         (folder / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
         (folder / "list.csv").write_text("x")
         (folder / ".DS_Store").write_text("x")
     source = opened(tmp_path / "mix")
-    expected = sum(len(ENDINGS_OF[name]) + 2 for name in formats)
+    expected = sum(len(EXTENSIONS_OF[name]) + 2 for name in formats)
     assert source.class_counts() == {"a": expected, "b": expected}
     assert omitted(source) == {
         "files that are not images by name or content": 4,

@@ -84,30 +84,11 @@ class ScoredLogits(nn.Module):
         return self._place[labels]
 
 
-def evaluate(
-    model: nn.Module,
-    loader: Loader,
-    *,
-    device: str,
-    precision: Precision,
-    num_classes: int,
-    views: Mapping[str, View],
-    attack: AttackSettings | None = None,
-    eps: float = 0.0,
-    attacked_logits: Literal["scored", "all"] = "scored",
-    compile_mode: str = "eager",
-    keep_predictions: bool = False,
-    group: ProcessGroup = SINGLE_PROCESS,
-    zero_gradients: Tensor | None = None,
-    after_batch: Callable[[int], None] = lambda num_images: None,
-) -> dict[str, Counts]:
-    """Evaluate all images of the loader's epoch 0 under each view, over all ranks.
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What a pass over a split computes.
 
-    Restores the model's train and evaluation modes.
-
-    Args:
-        model: Maps images to logits [B, num_classes].
-        loader: Loader of the split.
+    Attributes:
         device: Device of the model.
         precision: Number format of the passes.
         num_classes: Number of classes.
@@ -118,8 +99,55 @@ def evaluate(
         attacked_logits: "scored" attacks the logits that each view scores; "all" attacks all logits
             for all views.
         compile_mode: Key of `compilation.MODES` for the attack; see `choose_compile_mode`.
-        keep_predictions: True for `Counts.predictions`.
         group: Ranks that evaluate together.
+    """
+
+    device: str
+    precision: Precision
+    num_classes: int
+    views: Mapping[str, View]
+    attack: AttackSettings | None = None
+    eps: float = 0.0
+    attacked_logits: Literal["scored", "all"] = "scored"
+    compile_mode: str = "eager"
+    group: ProcessGroup = SINGLE_PROCESS
+
+    def attack_on(self, loader: Loader) -> AttackPlan | None:
+        """Return the plan of the attack on the loader's batches; None without an attack."""
+        if self.attack is None:
+            return None
+        batch_size = min(
+            loader.plan.local_batch_size, -(-loader.num_samples // self.group.world_size)
+        )
+        return AttackPlan(
+            self.attack,
+            self.eps,
+            self.precision,
+            self.device,
+            self.compile_mode,
+            batch_size,
+            self.group.rank,
+        )
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    plan: EvaluationPlan,
+    *,
+    keep_predictions: bool = False,
+    zero_gradients: Tensor | None = None,
+    after_batch: Callable[[int], None] = lambda num_images: None,
+) -> dict[str, Counts]:
+    """Evaluate all images of the loader's epoch 0 under each view, over all ranks.
+
+    Restores the model's train and evaluation modes.
+
+    Args:
+        model: Maps images to logits [B, plan.num_classes].
+        loader: Loader of the split.
+        plan: Views and attack.
+        keep_predictions: True for `Counts.predictions`.
         zero_gradients: int64 scalar; the attack's number of zero gradients is added to it,
             summed over the attacks. Such images do not move, and look robust.
         after_batch: Called with the number of images of this rank that are finished.
@@ -138,42 +166,46 @@ def evaluate(
         )
     counts = {
         name: Counts(
-            max(view.groups) + 1 if view.groups else num_classes,
-            device,
+            max(view.groups) + 1 if view.groups else plan.num_classes,
+            plan.device,
             labels=view.labels,
             logits=view.logits,
             keep_predictions=keep_predictions,
         )
-        for name, view in views.items()
+        for name, view in plan.views.items()
     }
     groups = {
-        name: torch.tensor(view.groups, device=device)
-        for name, view in views.items()
+        name: torch.tensor(view.groups, device=plan.device)
+        for name, view in plan.views.items()
         if view.groups
     }
-    targets, target_of = _targets(model, views, num_classes, device, attack, attacked_logits)
-    plan = None
-    if attack is not None:
-        plan = _attack_plan(loader, attack, eps, precision, device, group, compile_mode)
+    targets, target_of = _targets(model, plan)
     num_images = 0
     for batch, labels in _logits_of_batches(
-        model, loader, device, precision, plan, group, zero_gradients, targets
+        model,
+        loader,
+        plan.device,
+        plan.precision,
+        plan.attack_on(loader),
+        plan.group,
+        zero_gradients,
+        targets,
     ):
         num_images += len(labels)
         for name, count in counts.items():
             logits = batch[target_of[name]]
             if name in groups:
                 count.add(
-                    group_logits(logits, groups[name], count.num_classes, views[name].by),
+                    group_logits(logits, groups[name], count.num_classes, plan.views[name].by),
                     groups[name][labels],
                 )
             else:
                 count.add(logits, labels)
         after_batch(num_images)
     for count in counts.values():
-        count.all_reduce_(group)
+        count.all_reduce_(plan.group)
     if zero_gradients is not None:
-        group.all_reduce_(zero_gradients)
+        plan.group.all_reduce_(zero_gradients)
     return counts
 
 
@@ -182,69 +214,48 @@ def choose_compile_mode(
     loader: Loader,
     folder: Path,
     setting: Literal["off", "auto", "on"],
-    *,
-    device: str,
-    precision: Precision,
-    num_classes: int,
-    views: Mapping[str, View],
-    attack: AttackSettings,
-    eps: float,
-    attacked_logits: Literal["scored", "all"] = "scored",
-    group: ProcessGroup = SINGLE_PROCESS,
+    plan: EvaluationPlan,
 ) -> CompileMeasurement:
     """Choose the compile mode of an attacked evaluation; see `choose_attack_mode`.
 
-    The other arguments are those of `evaluate`.
-
     Args:
+        model: As in `evaluate`.
+        loader: As in `evaluate`.
         folder: Folder of the stage, which records the choice of `auto`.
         setting: `compile` in a recipe.
+        plan: Evaluation with an attack. Its compile mode does not matter.
     """
-    targets, _ = _targets(model, views, num_classes, device, attack, attacked_logits)
-    plan = _attack_plan(loader, attack, eps, precision, device, group)
-    images, labels = noise_batch(plan.batch_size, loader.plan.resolution, num_classes, device)
+    targets, _ = _targets(model, plan)
+    attack_plan = plan.attack_on(loader)
+    assert attack_plan is not None
+    images, labels = noise_batch(
+        attack_plan.batch_size, loader.plan.resolution, plan.num_classes, plan.device
+    )
     return choose_attack_mode(
         [target or model for target in targets],
         (images, [target.labels(labels) if target else labels for target in targets]),
-        plan,
+        attack_plan,
         setting,
         folder,
     )
 
 
-def _attack_plan(
-    loader: Loader,
-    attack: AttackSettings,
-    eps: float,
-    precision: Precision,
-    device: str,
-    group: ProcessGroup,
-    compile_mode: str = "eager",
-) -> AttackPlan:
-    batch_size = min(loader.plan.local_batch_size, -(-loader.num_samples // group.world_size))
-    return AttackPlan(attack, eps, precision, device, compile_mode, batch_size, group.rank)
-
-
 def _targets(
-    model: nn.Module,
-    views: Mapping[str, View],
-    num_classes: int,
-    device: str,
-    attack: AttackSettings | None,
-    attacked_logits: Literal["scored", "all"],
+    model: nn.Module, plan: EvaluationPlan
 ) -> tuple[tuple[ScoredLogits | None, ...], dict[str, int]]:
     """List the targets of the attack (None means all logits), and each view's place in the list."""
     targets: list[ScoredLogits | None] = []
     places: dict[object, int] = {}
     target_of = {}
-    for name, view in views.items():
-        restricts = (
-            attack is not None and attacked_logits == "scored" and view.restricts(num_classes)
-        )
+    attacks_scored = plan.attack is not None and plan.attacked_logits == "scored"
+    for name, view in plan.views.items():
+        restricts = attacks_scored and view.restricts(plan.num_classes)
         scored = (view.logits, view.groups, view.by) if restricts else None
         if scored not in places:
             places[scored] = len(targets)
-            targets.append(ScoredLogits(model, view, num_classes, device) if restricts else None)
+            targets.append(
+                ScoredLogits(model, view, plan.num_classes, plan.device) if restricts else None
+            )
         target_of[name] = places[scored]
     return tuple(targets), target_of
 

@@ -8,7 +8,7 @@ import torch
 
 from harness.modeling.classifier import Classifier
 from harness.modeling.precision import Precision
-from harness.train.evaluate import View, evaluate
+from harness.train.evaluate import EvaluationPlan, View, evaluate
 from harness.train.loader_plans import held_out_part
 from loaders import open_loader
 from loaders.backend import Loader
@@ -63,10 +63,12 @@ def rank_classes(
             counts = evaluate(
                 model.to(plan.device),
                 loader,
-                device=plan.device,
-                precision=precision,
-                num_classes=len(classes),
-                views={"all": View()},
+                EvaluationPlan(
+                    device=plan.device,
+                    precision=precision,
+                    num_classes=len(classes),
+                    views={"all": View()},
+                ),
                 after_batch=begin_pass(loader),
             )["all"]
         correct_in_pass, total_in_pass = counts.per_class()

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.config.attack import AttackSettings, EvaluationAttack
 from harness.system.gpu import select_gpu
 from harness.train import autotune, micro_batching
-from harness.train.evaluate import View, evaluate
+from harness.train.evaluate import EvaluationPlan, View, evaluate
 from harness.train.evaluation_attack import attack_modes
 from harness.train.step import TrainStep
 from harness.transfer import logistic_regression
@@ -164,13 +164,15 @@ def scores(plan: LoaderPlan, device: str, mode: str | None = None) -> dict[str, 
         counts = evaluate(
             product.make_model().to(device),
             loader,
-            device=device,
-            precision="float32",
-            num_classes=product.NUM_CLASSES,
-            views={"own": View(), "masked": View(labels=(0, 2), logits=(0, 2))},
-            attack=attack if mode else None,
-            eps=0.3,
-            compile_mode=mode or "eager",
+            EvaluationPlan(
+                device=device,
+                precision="float32",
+                num_classes=product.NUM_CLASSES,
+                views={"own": View(), "masked": View(labels=(0, 2), logits=(0, 2))},
+                attack=attack if mode else None,
+                eps=0.3,
+                compile_mode=mode or "eager",
+            ),
         )
     return {f"{name} {key}": x for name, c in counts.items() for key, x in c.scores().items()}
 

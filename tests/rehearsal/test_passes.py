@@ -12,7 +12,7 @@ from harness.modeling.classifier import Classifier
 from harness.runner.context import RestartRequiredError
 from harness.train import compile_choice, evaluation_attack
 from harness.train.cuda_graph_attack import CudaGraphAttack
-from harness.train.evaluate import View, choose_compile_mode, evaluate
+from harness.train.evaluate import EvaluationPlan, View, choose_compile_mode, evaluate
 from harness.train.evaluation_attack import AttackPlan, attack_modes
 from harness.transfer.features import Features, extract
 from loaders import open_loader
@@ -47,10 +47,12 @@ def scores(plan: LoaderPlan, device: str, model: Classifier | None = None, **opt
         counts = evaluate(
             model or product.make_model(),
             loader,
-            device=device,
-            precision="float32",
-            num_classes=product.NUM_CLASSES,
-            views={"own": View()},
+            EvaluationPlan(
+                device=device,
+                precision="float32",
+                num_classes=product.NUM_CLASSES,
+                views={"own": View()},
+            ),
             keep_predictions=True,
             **options,
         )["own"]
@@ -109,14 +111,16 @@ def attacked(plan: LoaderPlan, device: str, mode: str, attack=ATTACK, **options)
         counts = evaluate(
             model,
             loader,
-            device=device,
-            precision="float32",
-            num_classes=product.NUM_CLASSES,
-            views=MASKED,
+            EvaluationPlan(
+                device=device,
+                precision="float32",
+                num_classes=product.NUM_CLASSES,
+                views=MASKED,
+                attack=attack,
+                eps=0.3,
+                compile_mode=mode,
+            ),
             keep_predictions=True,
-            attack=attack,
-            eps=0.3,
-            compile_mode=mode,
             zero_gradients=zero_gradients,
             **options,
         )
@@ -162,12 +166,14 @@ def chosen_for(plan: LoaderPlan, folder: Path) -> dict:
             loader,
             folder,
             "auto",
-            device="cuda:0",
-            precision="float32",
-            num_classes=product.NUM_CLASSES,
-            views=MASKED,
-            attack=ATTACK,
-            eps=0.3,
+            EvaluationPlan(
+                device="cuda:0",
+                precision="float32",
+                num_classes=product.NUM_CLASSES,
+                views=MASKED,
+                attack=ATTACK,
+                eps=0.3,
+            ),
         )
     compile_choice.record(folder, measured)
     return measured

@@ -30,7 +30,7 @@ from harness.stages.pretrain.learner import _build
 from harness.system import distributed
 from harness.system.atomic_write import write_json
 from harness.system.distributed import AsyncFlags, ProcessGroup
-from harness.train.evaluate import View, evaluate
+from harness.train.evaluate import EvaluationPlan, View, evaluate
 from harness.train.fit import num_batches
 from harness.train.metrics import in_order
 from harness.train.step import StepConfig, make_step
@@ -194,12 +194,10 @@ def train_plainly(
         counts = evaluate(
             model,
             loader,
-            device="cpu",
-            precision="float32",
-            num_classes=3,
-            views={"own": View()},
+            EvaluationPlan(
+                device="cpu", precision="float32", num_classes=3, views={"own": View()}, group=group
+            ),
             keep_predictions=True,
-            group=group,
         )["own"]
     gathered = [[torch.tensor(batch) for batch in of_rank] for of_rank in group.all_gather(samples)]
     return {

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.config.attack import AttackSettings
 from harness.modeling import classifier
 from harness.train.attack import pgd
-from harness.train.evaluate import View, evaluate
+from harness.train.evaluate import EvaluationPlan, View, evaluate
 
 K, N = 7, 23
 COMMON = (1, 2, 5, 6)
@@ -98,7 +98,9 @@ def slow_scores(
 
 def test_clean_scores_equal_a_numpy_loop(net):
     loader = FakeLoader()
-    counts = evaluate(net, loader, device="cpu", precision="float32", num_classes=K, views=VIEWS)
+    counts = evaluate(
+        net, loader, EvaluationPlan(device="cpu", precision="float32", num_classes=K, views=VIEWS)
+    )
     for name, view in VIEWS.items():
         assert counts[name].scores() == pytest.approx(
             slow_scores(net, loader.images, loader.labels.numpy(), view),
@@ -117,13 +119,15 @@ def test_one_attack_on_all_logits_serves_all_views(net, best_iterate):
     counts = evaluate(
         net,
         loader,
-        device="cpu",
-        precision="float32",
-        num_classes=K,
-        views=VIEWS,
-        attack=attack,
-        eps=0.8,
-        attacked_logits="all",
+        EvaluationPlan(
+            device="cpu",
+            precision="float32",
+            num_classes=K,
+            views=VIEWS,
+            attack=attack,
+            eps=0.8,
+            attacked_logits="all",
+        ),
     )
     moved = pgd(
         net,
@@ -135,7 +139,9 @@ def test_one_attack_on_all_logits_serves_all_views(net, best_iterate):
         step_size=0.4,
         best_iterate=best_iterate,
     )
-    clean = evaluate(net, loader, device="cpu", precision="float32", num_classes=K, views=VIEWS)
+    clean = evaluate(
+        net, loader, EvaluationPlan(device="cpu", precision="float32", num_classes=K, views=VIEWS)
+    )
     for name, view in VIEWS.items():
         scores = counts[name].scores()
         assert scores == pytest.approx(
@@ -152,12 +158,9 @@ def test_the_attack_on_a_masked_view_sees_the_scored_logits_only(net):
     counts = evaluate(
         net,
         loader,
-        device="cpu",
-        precision="float32",
-        num_classes=K,
-        views=VIEWS,
-        attack=attack,
-        eps=0.8,
+        EvaluationPlan(
+            device="cpu", precision="float32", num_classes=K, views=VIEWS, attack=attack, eps=0.8
+        ),
     )
     small = copy.deepcopy(net)
     small.head = torch.nn.Linear(net.head.in_features, len(COMMON))
@@ -213,13 +216,15 @@ def test_an_attack_on_other_logits_flatters_the_masked_view(attacked_logits, top
     counts = evaluate(
         model,
         OneImage(),
-        device="cpu",
-        precision="float32",
-        num_classes=3,
-        views={"masked": view},
-        attack=AttackSettings(steps=10),
-        eps=eps,
-        attacked_logits=attacked_logits,
+        EvaluationPlan(
+            device="cpu",
+            precision="float32",
+            num_classes=3,
+            views={"masked": view},
+            attack=AttackSettings(steps=10),
+            eps=eps,
+            attacked_logits=attacked_logits,
+        ),
     )
     assert counts["masked"].scores()["top1"] == top1
 
@@ -233,13 +238,15 @@ def test_coarse_views_are_attacked_on_coarse_logits(net, by):
         attacked: evaluate(
             net,
             loader,
-            device="cpu",
-            precision="float32",
-            num_classes=K,
-            views={"coarse": view},
-            attack=attack,
-            eps=0.8,
-            attacked_logits=attacked,
+            EvaluationPlan(
+                device="cpu",
+                precision="float32",
+                num_classes=K,
+                views={"coarse": view},
+                attack=attack,
+                eps=0.8,
+                attacked_logits=attacked,
+            ),
         )["coarse"].scores()["loss"]
         for attacked in ("scored", "all")
     }
@@ -254,12 +261,9 @@ def test_evaluation_restores_the_model_and_is_repeatable(net):
         evaluate(
             net,
             FakeLoader(),
-            device="cpu",
-            precision="bf16",
-            num_classes=K,
-            views=VIEWS,
-            attack=attack,
-            eps=0.5,
+            EvaluationPlan(
+                device="cpu", precision="bf16", num_classes=K, views=VIEWS, attack=attack, eps=0.5
+            ),
         )
         for _ in range(2)
     )
@@ -278,7 +282,11 @@ def test_restores_the_modes_when_the_loader_fails(net):
             yield (1 / 0 for _ in range(1))
 
     with pytest.raises(ZeroDivisionError):
-        evaluate(net, Broken(), device="cpu", precision="float32", num_classes=K, views=VIEWS)
+        evaluate(
+            net,
+            Broken(),
+            EvaluationPlan(device="cpu", precision="float32", num_classes=K, views=VIEWS),
+        )
     assert net.training and not net.backbone.stage3.training
 
 
@@ -287,10 +295,7 @@ def test_a_loader_that_drops_images_is_refused(net):
         evaluate(
             net,
             FakeLoader(num_samples=N + 1),
-            device="cpu",
-            precision="float32",
-            num_classes=K,
-            views=VIEWS,
+            EvaluationPlan(device="cpu", precision="float32", num_classes=K, views=VIEWS),
         )
 
 

@@ -15,7 +15,7 @@ from harness.stages.pretrain import run as pretrain
 from harness.stages.transfer import run as transfer
 from harness.train.attack import pgd
 from harness.train.average_precision import MultiLabelCounts, average_precision, eleven_point_ap
-from harness.train.evaluate import View, evaluate
+from harness.train.evaluate import EvaluationPlan, View, evaluate
 from harness.train.loss import image_losses, mean_loss, num_correct
 from loaders import open_loader
 from loaders.plan import LoaderPlan
@@ -341,8 +341,5 @@ def test_unsuitable_metrics_and_views_of_several_labels_are_refused(
         evaluate(
             torch.nn.Identity(),
             loader,
-            device="cpu",
-            precision="float32",
-            num_classes=4,
-            views={"own": View()},
+            EvaluationPlan(device="cpu", precision="float32", num_classes=4, views={"own": View()}),
         )

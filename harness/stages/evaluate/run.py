@@ -8,7 +8,8 @@ also scored on the coarser labels.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from torch import nn
 from harness.config.recipe import EvaluateSettings
 from harness.matrix.scores import Scores
 from harness.modeling import classifier
-from harness.modeling.precision import Precision, choose
+from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
 from harness.stages.evaluate.record import (
@@ -34,7 +35,7 @@ from harness.stages.pretrain.spec import MODEL_FILE
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import compile_choice, predictions
 from harness.train.cuda_graph_attack import CaptureFailedError
-from harness.train.evaluate import View, choose_compile_mode, evaluate
+from harness.train.evaluate import EvaluationPlan, View, choose_compile_mode, evaluate
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import choose_interpolation, eval_plan, in_view, split_path
 from harness.train.metrics import Counts
@@ -103,7 +104,10 @@ def run(context: StageContext) -> Outcome:
     timing: EvaluateTiming = {}
     answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     zero_gradients = torch.zeros((), dtype=torch.int64, device=context.device)
-    compile_mode = "eager"
+    clean_plan = EvaluationPlan(context.device, precision, len(classes), views, group=context.group)
+    attacked_plan = replace(
+        clean_plan, attack=settings.attack, eps=eps, attacked_logits=settings.attacked_logits
+    )
     passes: tuple[Pass, ...] = ("clean", "adversarial") if eps > 0 else ("clean",)
     with open_loader(plan) as loader:
         for name in passes:
@@ -112,30 +116,21 @@ def run(context: StageContext) -> Outcome:
                 evaluate,
                 model,
                 loader,
-                device=context.device,
-                precision=precision,
-                num_classes=len(classes),
-                views=views,
                 keep_predictions=True,
-                group=context.group,
                 zero_gradients=zero_gradients,
                 after_batch=PassProgress(context, loader, name),
             )
             if name == "clean":
-                counts = pass_of()
+                counts = pass_of(clean_plan)
             else:
                 timing["compile"] = _choose_compile_mode(
-                    context, settings, model, loader, precision, len(classes), views, eps
+                    context, settings, model, loader, attacked_plan
                 )
                 compile_mode = timing["compile"]["chosen"]
-                attacked = partial(
-                    pass_of,
-                    attack=settings.attack,
-                    eps=eps,
-                    attacked_logits=settings.attacked_logits,
-                    compile_mode=compile_mode,
+                attacked_plan = replace(attacked_plan, compile_mode=compile_mode)
+                counts = _without_failing_mode(
+                    partial(pass_of, attacked_plan), compile_mode, context.folder
                 )
-                counts = _without_failing_mode(attacked, compile_mode, context.folder)
             label_counts = {
                 view: count for view, count in counts.items() if not view.startswith("coarse ")
             }
@@ -175,7 +170,7 @@ def run(context: StageContext) -> Outcome:
             "restarts": settings.attack.restarts,
             "zero_gradients": int(zero_gradients),
             "logits": settings.attacked_logits,
-            "compiled": compile_mode,
+            "compiled": attacked_plan.compile_mode,
         }
         metrics["attack"] = attack
     return Outcome(metrics, timing)
@@ -186,30 +181,14 @@ def _choose_compile_mode(
     settings: EvaluateSettings,
     model: nn.Module,
     loader: Loader,
-    precision: Precision,
-    num_classes: int,
-    views: Mapping[str, View],
-    eps: float,
+    plan: EvaluationPlan,
 ) -> CompileMeasurement:
     """Choose the compile mode of the attack, the same for all ranks, and record the choice."""
     setting = settings.compile or "off"
     if setting == "off":
         return {"chosen": "eager"}
     chosen: CompileMeasurement = context.group.broadcast(
-        choose_compile_mode(
-            model,
-            loader,
-            context.folder,
-            setting,
-            device=context.device,
-            precision=precision,
-            num_classes=num_classes,
-            views=views,
-            attack=settings.attack,
-            eps=eps,
-            attacked_logits=settings.attacked_logits,
-            group=context.group,
-        )
+        choose_compile_mode(model, loader, context.folder, setting, plan)
     )
     if setting == "auto" and context.group.is_main:
         compile_choice.record(context.folder, chosen)

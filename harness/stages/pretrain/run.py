@@ -26,7 +26,7 @@ from harness.train import compile_choice, micro_batching
 from harness.train.autotune import noise_batch
 from harness.train.checkpoint import Checkpoints
 from harness.train.cuda_graph_attack import CaptureFailedError
-from harness.train.evaluate import View, evaluate
+from harness.train.evaluate import EvaluationPlan, View, evaluate
 from harness.train.fit import Clock, fit, num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import (
@@ -335,11 +335,13 @@ def _scores(
             return evaluate(
                 evaluated,
                 loader,
-                device=context.device,
-                precision=learner.config.precision,
-                num_classes=learner.model.head.out_features,
-                views={"own": View()},
-                group=context.group,
+                EvaluationPlan(
+                    device=context.device,
+                    precision=learner.config.precision,
+                    num_classes=learner.model.head.out_features,
+                    views={"own": View()},
+                    group=context.group,
+                ),
             )["own"].scores()
 
         of_last_step = score() if learner.has_ema else None

@@ -182,6 +182,8 @@ def test_all_scores_by_name_with_their_variants_and_seconds(root: Path, seen: Re
         "logme",
         "nce",
         "nleep",
+        "parc",
+        "sfda",
         "transrate",
     }
     assert outcome.timing["seconds"].keys() == set(names("harness.transfer.scores"))

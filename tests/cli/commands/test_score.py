@@ -24,6 +24,8 @@ ALL = [
     "logme",
     "nce",
     "nleep",
+    "parc",
+    "sfda",
     "transrate",
 ]
 

@@ -135,7 +135,7 @@ def _publish(
     click.echo(written.page)
     click.echo(
         f"{written.num_rows} rows, {written.num_added} of them new; "
-        f"{written.num_duplicates} were there already.",
+        f"{written.num_duplicates} duplicates.",
         err=True,
     )
     if written.num_differing:

@@ -1,6 +1,6 @@
 """Merge rows from several recipes and people. The order of the sources does not matter.
 
-* The same measurement, in two files, is one row.
+* The same measurement, in two files, is one row: the copy with more values.
 * Another measurement of the same model, task and seed is a repetition: both rows are kept, the mean
   counts as one run, and the board marks runs whose scores differ.
 * Rows that describe one digest by different facts cannot both be true: an error.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.report.board.exported import Export
-from harness.report.board.row import LABELS, BoardRow, measurement, sort_key
+from harness.report.board.row import BoardRow, measurement, num_unknown, sort_key
 from writers.errors import UserError
 
 _MODEL_FACTS = ("pretrained_here", "eps", "num_source_classes", "num_parameters", "subset_digest")
@@ -51,7 +51,7 @@ def merge(exports: Iterable[Export]) -> Merged:
             key = measurement(row)
             if (other := rows.get(key)) is not None:
                 num_duplicates += 1
-                row = min(row, other, key=_label_order)
+                row = min(row, other, key=_preference)
             rows[key] = row
     ordered = tuple(sorted(rows.values(), key=sort_key))
     used = {row.recipe for row in ordered}
@@ -82,6 +82,6 @@ def _check(
             )
 
 
-def _label_order(row: BoardRow) -> tuple[object, ...]:
-    """Prefer rows with a name and with a recipe; the rest of the order is arbitrary but fixed."""
-    return (not row.by, not row.recipe, *(getattr(row, name) for name in LABELS))
+def _preference(row: BoardRow) -> tuple[object, ...]:
+    """Prefer the copy with a name and with more values; the rest of the order is fixed."""
+    return (not row.by, num_unknown(row), *sort_key(row))

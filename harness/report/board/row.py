@@ -16,8 +16,6 @@ from writers.text_names import printable
 
 MAX_TEXT = 200  # characters of a name
 DIGEST_LENGTH = 16  # hex digits
-# Fields that name a measurement and do not identify it: two recipes may name a model differently.
-LABELS = ("by", "recipe", "model", "source", "subset", "variant", "arch", "target", "method")
 _SEPARATOR = r"(?:^|(?<=[\s\"'`=:;,(\[{<]))"
 _ABSOLUTE = re.compile(rf"{_SEPARATOR}(?:file:/*)?(?:~[\w.-]*|[A-Za-z]:|\\)?[/\\](?=[^\s/\\])\S*")
 _UPWARDS = re.compile(r"(?:^|(?<=[/\\]))\.\.(?=[/\\]|$)")
@@ -145,14 +143,18 @@ def field_names() -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(BoardRow))
 
 
-@cache
-def _measured_fields() -> tuple[str, ...]:
-    return tuple(name for name in field_names() if name not in LABELS)
-
-
 def measurement(row: BoardRow) -> tuple[object, ...]:
-    """Return everything but the labels: equal for two copies of one measurement."""
-    return tuple(getattr(row, name) for name in _measured_fields())
+    """Identify one execution of a stage: equal for two copies of one measurement.
+
+    Labels are left out, and so is what other stages add later, such as the source accuracy.
+    """
+    numbers = row.score, row.top1, row.mean_per_class, row.transfer_s
+    return (*row.run, row.key, row.started_at, *numbers)
+
+
+def num_unknown(row: BoardRow) -> int:
+    """Count fields without a value."""
+    return sum(getattr(row, name) in (None, "") for name in field_names())
 
 
 def sort_key(row: BoardRow) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def test_publish_merge_and_publish_again(report: Report, study: Path, tmp_path: 
     assert json.loads(merged.output) == {"board": str(board / "index.html"), "rows": 7}
 
     again = report(study / "photos.yaml", *runs, "--publish", board, "--merge", board)
-    assert "7 rows, 0 of them new; 13 were there already." in again.output
+    assert "7 rows, 0 of them new; 13 duplicates." in again.output
     rows = json.loads((board / "rows.json").read_text())["rows"]
     assert {row["by"] for row in rows} == {"Ada", "Bob"}
 

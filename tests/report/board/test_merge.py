@@ -81,6 +81,13 @@ def test_duplicates_count_once_under_any_name() -> None:
     assert merge(sources).num_duplicates == 3
 
 
+def test_a_copy_that_has_more_values_replaces_the_other() -> None:
+    """A recipe is published twice: evaluations were not done the first time."""
+    early, late = row(by="Ada", source_accuracy=None), row(by="Ada", source_accuracy=0.7)
+    for order in itertools.permutations([export(early), export(late)]):
+        assert merge(order).rows == (late,)
+
+
 def test_repetitions_are_kept_and_marked(tmp_path: Path) -> None:
     again = row(score=0.47, started_at="2026-11-22T05:00:00+00:00", by="Bob")
     same = row(started_at="2026-11-23T05:00:00+00:00", by="Eve")

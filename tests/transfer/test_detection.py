@@ -24,7 +24,7 @@ from harness.transfer.methods.detection.method import check_boxes
 from harness.transfer.methods.detection.network import Detector, split_resnet
 from harness.transfer.methods.detection.settings import DetectionSettings
 from harness.transfer.methods.detection.step import DetectionStep
-from tests.helpers.tiny_stages import context_of, write_colours
+from tests.helpers.tiny_stages import context_of, write_colors
 from writers.errors import UserError
 
 TINY = DetectionSettings(
@@ -266,7 +266,7 @@ def test_splits_every_resnet_into_a_stem_and_four_stages(arch: str) -> None:
 
 def test_a_beton_without_boxes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    data = write_colours(tmp_path / "data")
+    data = write_colors(tmp_path / "data")
     context = context_of(tmp_path, "detection", {}, {"data": data})
     with pytest.raises(UserError, match=r"train\.beton has no boxes of objects"):
         check_boxes(context)

@@ -94,7 +94,7 @@ def _facts(manifests: Sequence[Manifest]) -> list[tuple[str, object]]:
     kinds = ", ".join(f"{count:,} {name}" for name, count in stored if count)
     facts: list[tuple[str, object]] = [
         ("dataset", manifest.dataset),
-        ("splits", manifest.protocol or "the dataset's own"),
+        ("splits", manifest.protocol or "the dataset's own; val is drawn if it has none"),
         ("subset", manifest.subset.get("name", "unknown")),
         ("digest of the subset", manifest.subset.get("digest", "unknown")),
         ("labels", "several per image" if manifest.multi_label else "one per image"),

@@ -64,3 +64,20 @@ def test_shared_settings_are_written_as_plain_ones_and_cannot_be_changed():
     ):
         with pytest.raises(TypeError, match="share these settings"):
             change()
+
+
+def test_a_stage_with_shared_settings_has_the_key_of_one_with_plain_settings():
+    config = {"eps": 0.5, "rates": [0.1, [1, None]]}
+    needs = {"model": MODEL, "data": DATA, "common é": DATA}
+    for used in ({}, {"data": DATA}, needs):
+        keys = {role: stage.key for role, stage in used.items()}
+        shared = SharedConfig(config)
+        stages = [Stage("transfer", shared, used), Stage("features", shared, used)]
+        for stage in stages:  # one kind must not change the key of the next
+            assert stage.key == key_of(stage.kind, stage.spec.version, config, keys)
+
+
+def test_a_gate_changes_neither_the_key_nor_what_identifies_the_stage():
+    gated = MODEL.gated(DATA)
+    assert gated == replace(MODEL, gated_by=DATA)
+    assert gated.key == MODEL.key

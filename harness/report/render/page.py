@@ -279,7 +279,7 @@ def _about_skipped(report: Report) -> str:
     shortlist = report.recipe.shortlist
     if shortlist is None or not report.num_skipped:
         return ""
-    count = "1 stage was" if report.num_skipped == 1 else f"{report.num_skipped} stages were"
+    count = "1 stage was" if report.num_skipped == 1 else f"{report.num_skipped:,} stages were"
     return (
         f"{count} skipped: {', '.join(shortlist.methods)} ran only for the best {shortlist.best} "
         f"models by {shortlist.by}."
@@ -297,7 +297,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     versions = [(name, most_frequent.get(f"packages.{name}")) for name in ("torch", "ffcv")]
     seeds = ", ".join(map(str, report.recipe.seeds))
     facts = [
-        ("stages", f"{len(report.stages)} of {len(report.stages) + len(report.unfinished)} done"),
+        (
+            "stages",
+            f"{len(report.stages):,} of {len(report.stages) + len(report.unfinished):,} done",
+        ),
         ("computing time", runs.duration(sum(row.wall_s for row in report.stages))),
         ("seeds" if len(report.recipe.seeds) > 1 else "seed", seeds),
         ("on", machine or ""),

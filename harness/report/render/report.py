@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.recipe import Recipe, ShortlistSettings
+from harness.config.recipe import Recipe
 from harness.report.data import rows, run_rows, selections
 from harness.report.data.collection import Collection
 from harness.report.data.induction import Induction, inductions
@@ -90,7 +90,7 @@ def collect(
     fits = fit_measures(grid.groups(min_axes=2), transfer, scores)
     analysis = analyze(accuracy, transfer, scores, predictions)
     induced = inductions(recipe, scores)
-    sentences = _sentences(accuracy, transfer, analysis, induced, recipe.shortlist) or [
+    sentences = _sentences(recipe, accuracy, transfer, analysis, induced) or [
         findings.about_best_model(analysis.matrices)
         or answer.about_only_model(accuracy)
         or answer.why_none(any_measured=bool(accuracy or transfer or scores))
@@ -156,18 +156,25 @@ def _first(paragraph: str) -> str:
 
 
 def _sentences(
+    recipe: Recipe,
     accuracy: Sequence[AccuracyRow],
     transfer: Sequence[TransferRow],
     analysis: Analysis,
     induced: Sequence[Induction],
-    shortlist: ShortlistSettings | None,
 ) -> list[str]:
-    """All findings as paragraphs, the recipe's main question first."""
+    """All findings as paragraphs, the recipe's main question first.
+
+    A recipe of existing models without scores, on one subset, asks how transfer depends on source
+    accuracy; variants of pretraining are its controls.
+    """
+    answers = answer.answers(accuracy, transfer, analysis.effects)
+    correlation = findings.about_source_accuracy(analysis.associations)
+    compares_models = bool(recipe.models) and not recipe.scores and len(recipe.subsets) < 2
     paragraphs = [
-        *answer.answers(accuracy, transfer, analysis.effects),
+        *([correlation, *answers] if compares_models else answers),
         findings.about_induction(induced),
-        findings.about_predictors(analysis, shortlist),
-        findings.about_source_accuracy(analysis.associations),
+        findings.about_predictors(analysis, recipe.shortlist),
+        "" if compares_models else correlation,
         findings.about_methods(analysis.comparisons, transfer, analysis.signs),
         findings.about_scratch(analysis.against_scratch),
         findings.about_convergence(analysis.speedups),

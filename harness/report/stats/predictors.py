@@ -188,11 +188,15 @@ def _with_controls(
     if row.predictor != PARAMETERS and known.sum() >= MIN_MODELS:
         score, accuracy = pairs[known].T
         partial = summaries.partial_correlation(score, accuracy, np.log(sizes[known]))
-    without: dict[str, float] = {}
-    for family in dict.fromkeys(families):
-        left = pairs[[name != family for name in families]]
-        if len(left) >= MIN_MODELS and np.ptp(left[:, 0]) and np.ptp(left[:, 1]):
-            without[family] = summaries.weighted_kendall(*left.T)
+    names = list(dict.fromkeys(families))
+    groups = np.array([names.index(family) for family in families])
+    kendall = summaries.weighted_kendall_without(pairs[:, 0], pairs[:, 1], groups)
+    num_left = len(families) - np.bincount(groups)
+    without = {
+        family: float(value)
+        for family, value, number in zip(names, kendall, num_left, strict=True)
+        if number >= MIN_MODELS and np.isfinite(value)
+    }
     lowest = min(without, key=lambda name: without[name], default="")
     return replace(
         row,

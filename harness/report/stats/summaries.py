@@ -13,6 +13,7 @@ from scipy import stats as scipy_stats
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+_PAIR_ROWS = 512  # rows of a matrix of pairs of models in memory at once
 
 
 def logit(accuracy: ArrayLike, num_images: ArrayLike) -> Floats:
@@ -100,6 +101,43 @@ def weighted_kendall(score: Floats, accuracy: Floats) -> float:
     Exchanges near the top weigh more.
     """
     return float(scipy_stats.weightedtau(score, accuracy).statistic)
+
+
+def weighted_kendall_without(score: Floats, accuracy: Floats, groups: Integers) -> Floats:
+    """Compute `weighted_kendall` without each group of models in turn.
+
+    The weights of a pair are summed, so sums over pairs are dot products of the models' weights
+    with row sums of the matrix of pairs. All groups share that matrix.
+
+    Args:
+        score: float64 [M], finite.
+        accuracy: float64 [M], finite.
+        groups: int64 [M], from 0 to G - 1.
+
+    Returns:
+        float64 [G]; NaN if one of the two rankings is constant without the group.
+    """
+    kept = groups[:, None] != np.arange(groups.max() + 1)
+    agreeing, distinct = np.empty(kept.shape), [np.empty(kept.shape), np.empty(kept.shape)]
+    counted = kept.astype(np.float32)  # exact for the sums of signs, up to 2**24 models
+    for start in range(0, len(score), _PAIR_ROWS):
+        rows = slice(start, start + _PAIR_ROWS)
+        signs = [
+            np.sign(values[rows, None] - values).astype(np.float32) for values in (score, accuracy)
+        ]
+        agreeing[rows] = (signs[0] * signs[1]) @ counted
+        for sums, sign in zip(distinct, signs, strict=True):
+            sums[rows] = np.abs(sign) @ counted
+    found = []
+    for first, second in ((score, accuracy), (accuracy, score)):  # scipy averages both orders
+        order = np.lexsort((second, first))[::-1]
+        weight = np.zeros(kept.shape)
+        weight[order] = kept[order] / np.maximum(np.cumsum(kept[order], axis=0), 1)
+        scale = np.sqrt(np.prod([(weight * sums).sum(axis=0) for sums in distinct], axis=0))
+        with np.errstate(invalid="ignore"):
+            found.append((weight * agreeing).sum(axis=0) / scale)
+    without: Floats = np.mean(found, axis=0)
+    return without
 
 
 def recall_at(k: int, score: Floats, accuracy: Floats) -> float:

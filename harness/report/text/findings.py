@@ -25,7 +25,12 @@ from harness.report.stats.intervals import (
     sampling_error,
 )
 from harness.report.stats.leaderboard import ScoreMatrix
-from harness.report.stats.predictors import PredictorFit, gap_to_runner_up
+from harness.report.stats.predictors import (
+    IMAGENET_ACCURACY,
+    PARAMETERS,
+    PredictorFit,
+    gap_to_runner_up,
+)
 from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import (
     averaged_over,
@@ -65,11 +70,11 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
     if has_sample and best.weighted_kendall <= (best.half_width_95 or 0.0):
         return (
             f"No cheap predictor clearly ranks the models as {method} does{among}. "
-            f"The best, {best.predictor}, has {kendall}."
+            f"The best, {_named(best.predictor)}, has {kendall}."
         )
     text = (
-        f"Among {len(fits)} cheap predictors, {best.predictor} ranks {best.num_models} models most "
-        f"like {method} does ({kendall}){among}."
+        f"Among {len(fits)} cheap predictors, {_named(best.predictor)} ranks "
+        f"{best.num_models:,} models most like {method} does ({kendall}){among}."
     )
     if not has_sample:
         return f"{text} With so few targets, this is not a general statement."
@@ -82,11 +87,19 @@ def _lead(analysis: Analysis, best: PredictorFit, others: Sequence[PredictorFit]
         return ""
     difference, half = gap
     if half is None:
-        return f" Its lead over {others[0].predictor} is not clear."
+        return f" Its lead over {_named(others[0].predictor)} is not clear."
     amount = f"{difference:.2f} ± {half:.2f}"
     if difference > half:
-        return f" It is ahead of {others[0].predictor} by {amount}."
-    return f" Its lead over {others[0].predictor} ({amount}) is not clear."
+        return f" It is ahead of {_named(others[0].predictor)} by {amount}."
+    return f" Its lead over {_named(others[0].predictor)} ({amount}) is not clear."
+
+
+def _named(predictor: str) -> str:
+    """Name a predictor within a sentence: `ImageNet accuracy only ranks` would be misread."""
+    return {
+        PARAMETERS: "the number of parameters",
+        IMAGENET_ACCURACY: "ImageNet accuracy",
+    }.get(predictor, predictor)
 
 
 def about_strengths(analysis: Analysis) -> str:
@@ -100,11 +113,11 @@ def about_strengths(analysis: Analysis) -> str:
     by_elo = f"By Elo strength over {first.num_rounds} rounds (target and seed) of {first.method}, "
     if p < 0.05:
         return (
-            f"{by_elo}{first.model} leads {len(ranking)} models. It is ahead of {second.model} "
+            f"{by_elo}{first.model} leads {len(ranking):,} models. It is ahead of {second.model} "
             f"({test})."
         )
     return (
-        f"{by_elo}{first.model} and {second.model} are ahead of {len(ranking) - 2} other models. "
+        f"{by_elo}{first.model} and {second.model} are ahead of {len(ranking) - 2:,} other models. "
         f"Which of the two is stronger is not clear ({test})."
     )
 
@@ -132,7 +145,7 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
         return ""
     first = associations[0]
     numbers = {(row.num_models, row.num_targets) for row in associations}
-    sample = f"over {first.num_models} architectures and {first.num_targets} targets"
+    sample = f"over {first.num_models:,} architectures and {first.num_targets} targets"
     clear = [row for row in associations if row.low_95 > 0 or row.high_95 < 0]
     unclear = [row for row in associations if row not in clear]
     sentences = []
@@ -156,7 +169,9 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
 def _r(row: Association, *, with_sample: bool) -> str:
     decimals = 3 if abs(row.r) > 0.95 else 2
     r, low, high = (plain(value, decimals) for value in (row.r, row.low_95, row.high_95))
-    sample = f" ({row.num_models} architectures, {row.num_targets} targets)" if with_sample else ""
+    sample = (
+        f" ({row.num_models:,} architectures, {row.num_targets} targets)" if with_sample else ""
+    )
     return f"r = {r} ({low} to {high}) by {row.method}{sample}"
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from harness.config import load
+from harness.report.render.report import collect
 from harness.report.stats.architectures import ALL_TARGETS
 from harness.report.text import findings
 from harness.runner.result import Result
@@ -78,6 +80,22 @@ def test_six_variants_of_one_architecture_do_not_enter_a_correlation():
     source = scipy_stats.logistic.ppf(everything.source_accuracy)
     pooled = scipy_stats.pearsonr(source, everything.logits.mean(axis=1)).statistic
     assert len(everything.names) == 15 and pooled < 0.8
+
+
+def test_a_recipe_of_existing_models_opens_with_the_correlation():
+    """Variants of pretraining are controls there: their difference does not open the page."""
+    results = study(LINE)
+    for variant, logit in (("plain", 1.0), ("smooth", 2.0)):
+        axes = {"arch": "resnet50", "subset": "in1000", "variant": variant, "eps": 0.0, "seed": 0}
+        model = fakes.stage("pretrain", axes, {"num_classes": 1000})
+        results += [model, *transferred(model, [logit] * 4)]
+    recipe = load.read("better_models")
+    page = collect(recipe, results, [], {}, {})
+    assert page.headline.startswith("Mean transfer correlates with source accuracy over")
+    assert any("smooth instead of plain" in text for text in page.sentences)
+    pretrained_only = recipe.model_copy(update={"models": ()})
+    page = collect(pretrained_only, results, [], {}, {})
+    assert page.headline.startswith("Pretraining with smooth instead of plain")
 
 
 @pytest.mark.parametrize("true_r", [0.99, 0.9, 0.5, -0.7])

@@ -19,6 +19,8 @@ from harness.report.stats.predictors import (
     predictor_fits,
     predictor_rows,
 )
+from harness.report.text.findings import about_predictors
+from tests.helpers import study_fakes as fakes
 
 NETWORKS = ("resnet18", "resnet50", "resnet152", "vit_base_patch16_224", "vit_large", "densenet121")
 NETWORKS += ("densenet161", "regnety_016")
@@ -119,3 +121,38 @@ def test_the_table_shows_the_controls():
     assert by_name[PARAMETERS][place].text == "–"
     assert by_name["logme"][place].text not in ("", "–")
     assert by_name["logme"][names.index("without a family")].text not in ("", "–")
+
+
+@pytest.mark.parametrize("num_values", [3, 12, 10_000])  # many ties, some, none
+@pytest.mark.parametrize("num_models", [8, 40, 700])
+def test_correlations_without_each_group_are_those_of_the_models_left(
+    num_models: int, num_values: int
+):
+    chance = np.random.default_rng(num_models + num_values)
+    score = chance.integers(num_values, size=num_models).astype(float)
+    accuracy = score + chance.integers(num_values, size=num_models)
+    groups = chance.integers(5, size=num_models)
+    groups[0] = 5
+    found = summaries.weighted_kendall_without(score, accuracy, groups)
+    assert len(found) == 6
+    for group, value in enumerate(found):
+        left = groups != group
+        slow = scipy_stats.weightedtau(score[left], accuracy[left]).statistic
+        assert value == pytest.approx(slow, rel=1e-9, abs=1e-12, nan_ok=True)
+
+
+def test_a_ranking_that_is_constant_without_a_group_has_no_correlation():
+    score, groups = np.array([1.0, 1, 1, 2, 3]), np.array([0, 0, 0, 1, 1])
+    found = summaries.weighted_kendall_without(score, np.arange(5.0), groups)
+    assert found[0] == pytest.approx(1) and math.isnan(found[1])
+
+
+def test_a_sentence_does_not_read_as_if_accuracy_only_ranked_models():
+    """`ImageNet accuracy only ranks 8 models` would be another statement."""
+    rows = [replace(row, target=name) for row in predictor_rows([], {"full": matrix()})
+            for name in ("pets", "cars", "food")]  # fmt: skip
+    both = fakes.analyzed([])[0]
+    for predictor in (IMAGENET_ACCURACY, PARAMETERS):
+        fits = predictor_fits([row for row in rows if row.predictor == predictor])
+        text = about_predictors(replace(both, predictor_rows=rows, predictor_fits=fits), None)
+        assert " ranks 8 models" in text and "only" not in text

@@ -18,6 +18,7 @@ _TICKS += (0.98, 0.99, 0.995, 0.999)
 _MAX_RANKED = 30  # models in a figure; the table has all
 _MAX_NAMED = 18  # points of a scatter plot with names
 _MAX_NAME_LENGTH = 34
+_EDGE = 0.25  # of a scatter plot's width, in which names point inwards
 
 
 def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) -> Panel:
@@ -63,17 +64,19 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
         _logit_ticks(axes, "x")
         _logit_ticks(axes, "y")
         if len(names) <= _MAX_NAMED:
-            # Names alternate between both sides of the line.
+            # Names alternate between both sides of the line, and point inwards near the edges.
             for place, point in enumerate(np.argsort(x, kind="stable")):
                 above = place % 2 == 0
+                across = float((x[point] - ends[0]) / (ends[1] - ends[0]))
+                is_left = above if _EDGE < across < 1 - _EDGE else across > 0.5
                 axes.annotate(
                     names[point].rsplit("/", 1)[-1],
                     (x[point], transfer[point]),
-                    xytext=(-5, 3) if above else (5, -7),
+                    xytext=(-5 if is_left else 5, 3 if above else -7),
                     textcoords="offset points",
                     fontsize=6.5,
                     color=INK,
-                    ha="right" if above else "left",
+                    ha="right" if is_left else "left",
                 )
         axes.set_xlabel("source top-1, %, logit axis")
         axes.set_ylabel("mean transfer, %, logit axis")
@@ -83,7 +86,7 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
         f"{value:.{decimals}f}"
         for value in (association.r, association.low_95, association.high_95)
     )
-    detail = f"r = {r} ({low} to {high}), {association.num_models} architectures"
+    detail = f"r = {r} ({low} to {high}), {association.num_models:,} architectures"
     lines = zip(names, accuracy.tolist(), transfer.tolist(), error.tolist(), strict=True)
     return Panel(
         name,
@@ -125,7 +128,7 @@ def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
     shown = ranking[:_MAX_RANKED]
     detail = f"{ranking[0].num_rounds} rounds"
     if len(shown) < len(ranking):
-        detail += f"; the first {len(shown)} of {len(ranking)}"
+        detail += f"; the first {len(shown)} of {len(ranking):,}"
     return _ranked_panel(
         f"elo-{number}",
         f"Elo by {method}",

@@ -51,9 +51,13 @@ def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = T
         package: package of the stage's kind, as in `stage_kind.find`.
         may_lack: accept fields that are missing.
     """
-    metrics = _type_of_metrics(result.kind, package)
+    declared, metrics = _type_of_metrics(result.kind, package), result.metrics
+    if type(grid := metrics.get("grid")) is list:  # long; its entries are mappings of anything
+        if not all(type(entry) is dict for entry in grid):
+            return "metrics.grid: input should be a list of mappings"
+        metrics = {**metrics, "grid": []}
     for name, adapter, values in (
-        ("metrics", metrics, result.metrics),
+        ("metrics", declared, metrics),
         ("timing", _TIMING, result.timing),
     ):
         if adapter is None:

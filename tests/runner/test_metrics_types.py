@@ -74,6 +74,7 @@ def without(*place: str) -> Callable[[dict[str, Any]], None]:
     [
         ("transfer", set_to("metrics", "lr", value="\x1b[31m"), "metrics.lr: "),
         ("transfer", set_to("metrics", "test", value=[]), "metrics.test: "),
+        ("transfer", set_to("metrics", "grid", value=[{}, 1]), "metrics.grid: "),
         ("transfer", set_to("timing", "gpu_fed", value="../../etc"), "timing.gpu_fed: "),
         ("rank", set_to("metrics", "accuracy", value={"n01440764": {}}), "metrics.accuracy."),
         ("evaluate", set_to("metrics", "adversarial", value=3.7), "metrics.adversarial: "),

@@ -84,7 +84,7 @@ class DetectionPlan:
 
 @dataclass(frozen=True)
 class DetectionBatch:
-    """Images and their objects. The memory is the batch's own and is not used again.
+    """Images and their objects. They stay valid as long as a tensor of `images` exists.
 
     Attributes:
         images: uint8 [3, H_i, W_i] of each image.
@@ -167,17 +167,16 @@ class DetectionLoader:
         samples = self.samples
         ids, widths = samples.ids[positions], samples.widths[positions]
         flips = choose_crops(self._plan, number, ids, widths, samples.heights[positions]).flips
-        boxes, labels, difficult = [], [], []
-        for index, width, is_flipped in zip(
-            samples.indices[positions].tolist(), widths.tolist(), flips.tolist(), strict=True
-        ):
-            objects = self._table.of(index)
-            boxes.append(torch.from_numpy(mirrored(objects[:, :4], width, flip=is_flipped)))
-            labels.append(torch.from_numpy(objects[:, 4].astype(np.int64)))
-            difficult.append(torch.from_numpy(objects[:, 5] != 0))
+        objects, counts = self._table.of_many(samples.indices[positions])
+        boxes = mirrored(objects[:, :4], np.repeat(widths, counts), np.repeat(flips, counts))
+        sizes = counts.tolist()
         images = decoder.decode(positions, flips)
         return DetectionBatch(
-            images, boxes, labels, difficult, torch.from_numpy(ids.astype(np.uint64).view(np.int64))
+            images,
+            list(torch.from_numpy(boxes).split(sizes)),
+            list(torch.from_numpy(objects[:, 4].astype(np.int64)).split(sizes)),
+            list(torch.from_numpy(objects[:, 5] != 0).split(sizes)),
+            torch.from_numpy(ids.astype(np.uint64).view(np.int64)),
         )
 
     def close(self) -> None:
@@ -208,9 +207,18 @@ def open_detection_loader(plan: DetectionPlan) -> DetectionLoader:
     return DetectionLoader(plan, open_samples(plan.of_images), table)
 
 
-def mirrored(boxes: np.ndarray, width: int, *, flip: bool) -> np.ndarray:
-    """Return a copy of boxes, float32 [n, 4], mirrored in an image of this width if `flip`."""
+def mirrored(boxes: np.ndarray, widths: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """Mirror those boxes whose flip is True.
+
+    Args:
+        boxes: left, top, right and bottom, float32 [n, 4].
+        widths: width of each box's image, int64 [n].
+        flips: bool [n].
+
+    Returns:
+        A new array, float32 [n, 4].
+    """
     result = boxes.copy()
-    if flip:
-        result[:, 0], result[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
+    result[flips, 0] = widths[flips] - boxes[flips, 2]
+    result[flips, 2] = widths[flips] - boxes[flips, 0]
     return result

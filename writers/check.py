@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from writers.beton.boxes import BoxError, check_boxes
 from writers.beton.encode import UnreadableError, check_image
 from writers.beton.store import Progress
 from writers.dataset import DatasetSpec
@@ -138,7 +139,9 @@ def _image_problem(source: Source, example: Example) -> str:
     if example.key in source.damaged:  # known: the writer skips it
         return ""
     try:
-        check_image(source.read(example), lenient=example.key in source.lenient)
-    except (UnreadableError, OSError) as error:
+        data = source.read(example)
+        check_image(data, lenient=example.key in source.lenient)
+        check_boxes(example.boxes or (), data)
+    except (UnreadableError, BoxError, OSError) as error:
         return f"{source.where(example)}: {error}"
     return ""

@@ -78,12 +78,20 @@ static enum image_error open_picture(struct worker *worker, const struct job *jo
     return NONE;
 }
 
+/* Copy a row of samples, mirrored if `flip`, eight at a time. */
 static void copy_row(const uint8_t *row, int64_t width, int flip, uint8_t *target) {
     if (!flip) {
         memcpy(target, row, width);
         return;
     }
-    for (int64_t x = 0; x < width; x++)
+    int64_t x = 0;
+    for (; x + 8 <= width; x += 8) {
+        uint64_t samples;
+        memcpy(&samples, row + width - 8 - x, 8);
+        samples = __builtin_bswap64(samples);
+        memcpy(target + x, &samples, 8);
+    }
+    for (; x < width; x++)
         target[x] = row[width - 1 - x];
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from writers.beton.encoding import MAX_SIDE
 from writers.source import BoxLabel
 
 COLUMNS = 6
@@ -43,6 +44,16 @@ class BoxTable:
             raise IndexError(f"there is no sample {number}")
         return self.values[self.starts[number] : self.starts[number + 1]]
 
+    def of_many(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes of several samples, float32 [M, 6], one sample after the other; and their counts.
+
+        Args:
+            numbers: samples, int64 [n].
+        """
+        counts = self.starts[numbers + 1] - self.starts[numbers]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.values[np.repeat(self.starts[numbers], counts) + within], counts
+
 
 def blob_of(
     boxes: Sequence[BoxLabel], image: bytes, size: tuple[int, int], *, is_resized: bool
@@ -73,6 +84,11 @@ def blob_of(
     if not (stored[:, :2] < stored[:, 2:4]).all():
         raise BoxError("one of its boxes is empty")
     return stored.tobytes()
+
+
+def check_boxes(boxes: Sequence[BoxLabel], image: bytes) -> None:
+    """Check boxes against the size of their image file. Raises BoxError."""
+    blob_of(boxes, image, (MAX_SIDE, MAX_SIDE), is_resized=True)
 
 
 def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classes: int) -> BoxTable:

@@ -79,7 +79,8 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     default="rrc224",
     show_default=True,
     help="Augmentation, output size and number of threads. whole: crops have the area of the "
-    "image, so images with a side ratio of 3:4 to 4:3 are not cropped.",
+    "image, so images with a side ratio of 3:4 to 4:3 are not cropped; also compares the loader of "
+    "whole images with boxes.",
 )
 @click.option(
     "--rounds",
@@ -184,6 +185,7 @@ def command(
     from harness.cli.benches._corpus import link_corpus, make_photo_tiles, recode_corpus
     from harness.cli.benches._load_parts import measure_parts, measure_scaling
     from harness.cli.benches._load_tables import plot_rates, print_rates
+    from harness.cli.benches._load_whole import measure_whole
     from harness.cli.benches._record import compute_ratios, make_record, save
     from harness.cli.benches._rounds import deadline_in
     from writers.errors import UserError
@@ -248,6 +250,10 @@ def command(
         on_round=save_record,
     )
     record = save_record(measured, absent, plan)
+    if workload == "whole":
+        record["whole_images"] = measure_whole(work)
+        if json_file is not None:
+            save(json_file, record)
     if plot_file is not None:
         plot_rates(measured, plot_file)
     print_rates(record)

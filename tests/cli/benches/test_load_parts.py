@@ -12,10 +12,13 @@ from harness.cli.benches import load
 from harness.cli.benches._corpus import link_corpus, recode_corpus
 from harness.cli.main import cli
 from loaders import kernel_c
+from loaders.augment import choose_crops
+from loaders.plan import LoaderPlan
 from tests.helpers import ROOT
 from tests.helpers.tiny_betons import jpeg, photo
 from writers.beton.encoding import DCT, JPEG, RAW
 from writers.dct.blob import from_jpeg
+from writers.errors import UserError
 from writers.jpeg.restart_index import add_restart_index
 
 needs_c = pytest.mark.skipif(
@@ -130,11 +133,31 @@ def test_images_are_encoded_again_with_another_subsampling(corpus, tmp_path, sub
 
 
 def test_crops_of_the_workload_whole_are_whole_images():
-    from loaders.augment import choose_crops
-    from loaders.plan import LoaderPlan
 
     plan = LoaderPlan(Path("x"), 4, 224, augment="random_resized_crop", **load.WORKLOADS["whole"])
     widths, heights = np.array([500, 375, 512]), np.array([375, 500, 512])
     crops = choose_crops(plan, 0, np.arange(3, dtype=np.uint64), widths, heights)
     assert (crops.boxes[:2] == [[0, 0, 500, 375], [0, 0, 375, 500]]).all()
     assert (crops.boxes[2, 2:] >= 440).all()  # a square admits other ratios of the same area
+
+
+@needs_checkout
+def test_whole_images_with_boxes_are_compared_with_classification(corpus, tmp_path, monkeypatch):
+    from benchmarks import load_whole
+    from benchmarks.contender import Work
+    from harness.cli.benches import _load_whole
+
+    monkeypatch.setattr(load_whole, "NUM_ROUNDS", 2)
+    monkeypatch.setattr(load_whole, "FORMS", {"dct": "dct", "jpeg": "plain"})
+    photos = link_corpus(corpus, tmp_path / "scratch")
+    work = {"corpus": str(photos), "scratch": str(tmp_path / "converted"), "resolution": 32}
+    rows = load_whole.measure(Work(**work))
+    assert [row.form for row in rows] == list(load_whole.FORMS.values())
+    assert all(len(row.classification) == len(row.detection) == 2 for row in rows)
+    assert min(min(row.classification + row.detection) for row in rows) > 0
+    plan = LoaderPlan(Path("x"), 4, 8, augment="random_resized_crop", **load_whole.WHOLE)
+    widths, heights = np.array([500, 100, 30]), np.array([375, 400, 60])
+    crops = choose_crops(plan, 0, np.arange(3, dtype=np.uint64), widths, heights)
+    assert (crops.boxes[:, 2] * crops.boxes[:, 3] >= 0.97 * widths * heights).all()
+    with pytest.raises(UserError, match="Whole images cannot be measured"):
+        _load_whole.measure_whole(work | {"corpus": str(tmp_path / "none")})

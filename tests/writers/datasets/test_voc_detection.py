@@ -11,6 +11,7 @@ from torchvision.datasets import VOCDetection
 from tests.helpers.voc_boxes import write_devkit
 from writers.beton.encoding import Encoding
 from writers.beton.write import write_split
+from writers.check import check_raw
 from writers.dataset import SplitSettings, open_dataset, spec_of
 from writers.datasets.voc2007 import CLASSES, TEST_TAR, TRAINVAL_TAR
 from writers.errors import UserError
@@ -159,6 +160,9 @@ def test_boxes_beyond_the_actual_image_are_refused_when_written(devkit: Path, tm
         with pytest.raises(UserError, match=r"000002\.jpg: its box 1 is from x = 9 to 90.*60 px"):
             write_split(source, "train", everything(CLASSES), encoding, tmp_path / "t.beton")
         assert not list(tmp_path.glob("*t.beton*"))
+    problems = check_raw(source, spec_of("voc2007_detection")).problems
+    [problem] = [text for text in problems if "000002" in text]
+    assert "its box 1 is from x = 9 to 90" in problem
 
 
 def test_a_changed_box_changes_the_digest_of_the_raw_files(devkit: Path, tmp_path: Path):

@@ -1,0 +1,103 @@
+"""Whole images with boxes against classification, for `harness bench load --workload whole`.
+
+    python -m benchmarks.load_whole '{"corpus": ...}'
+
+Prints JSON: for each form the CPU time per decoded pixel of both loaders, round after round. Both
+decode whole images; classification resizes them, and detection keeps them, with boxes.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.betons import beton
+from benchmarks.contender import Work
+from loaders import open_loader
+from loaders.augment import choose_crops
+from loaders.detection import DetectionLoader, DetectionPlan
+from loaders.plan import LoaderPlan
+from loaders.reader import open_samples
+from writers.beton.boxes import BoxTable
+
+FORMS = {
+    "dct": "dct",
+    "restart": "indexed JPEG",
+    "jpeg": "JPEG without an index",
+    "raw400": "raw at 400 px",
+}
+MOST_IMAGES, NUM_ROUNDS, BATCH_SIZE = 512, 7, 16
+BOXES_PER_IMAGE = 3  # VOC 2007 has 2.5 on average
+WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (0.1, 10.0)}  # whole images of any shape
+
+
+@dataclass(frozen=True)
+class Row:
+    """ns of CPU time per decoded pixel in each round."""
+
+    form: str
+    classification: list[float]
+    detection: list[float]
+
+
+def measure(work: Work) -> list[Row]:
+    """Let both loaders take turns, on each form."""
+    return [
+        Row(title, *_take_turns(beton(work, form), work.resolution, work.num_threads))
+        for form, title in FORMS.items()
+    ]
+
+
+def _take_turns(path: Path, resolution: int, num_threads: int) -> tuple[list[float], list[float]]:
+    number = min(MOST_IMAGES, len(open_samples(LoaderPlan(path, 1, 1))))
+    shared = {"order": "random", "horizontal_flip": True, "num_threads": num_threads}
+    classify = LoaderPlan(
+        path,
+        BATCH_SIZE,
+        resolution,
+        augment="random_resized_crop",
+        indices=np.arange(number),
+        **WHOLE,
+        **shared,
+    )
+    detect = DetectionPlan(path, BATCH_SIZE, indices=np.arange(number), **shared)
+    samples = open_samples(detect.of_images)
+    pixels = int((samples.widths * samples.heights).sum())
+    classification, detection = [], []
+    with (
+        open_loader(classify) as images,
+        DetectionLoader(detect, samples, _boxes_of(path)) as boxed,
+    ):
+        for epoch in range(NUM_ROUNDS + 1):
+            boxes = choose_crops(
+                classify, epoch, samples.ids, samples.widths, samples.heights
+            ).boxes
+            cropped = int((boxes[:, 2] * boxes[:, 3]).sum())
+            begin = time.process_time()
+            with images.epoch(epoch) as batches:
+                for _ in batches:
+                    pass
+            between = time.process_time()
+            for _ in boxed.epoch(epoch):
+                pass
+            if epoch:  # the first epoch warms up
+                classification.append(1e9 * (between - begin) / cropped)
+                detection.append(1e9 * (time.process_time() - between) / pixels)
+    return classification, detection
+
+
+def _boxes_of(path: Path) -> BoxTable:
+    """Boxes of the middle of each image of a beton, which has none."""
+    samples = open_samples(LoaderPlan(path, 1, 1))
+    sides = np.stack([samples.widths, samples.heights] * 2, axis=1) * [0.25, 0.25, 0.75, 0.75]
+    rows = np.concatenate([sides, np.zeros((len(sides), 2))], axis=1).astype(np.float32)
+    starts = BOXES_PER_IMAGE * np.arange(len(sides) + 1)
+    return BoxTable(np.repeat(rows, BOXES_PER_IMAGE, axis=0), starts)
+
+
+if __name__ == "__main__":
+    rows = measure(Work(**json.loads(sys.argv[1])))
+    json.dump([asdict(row) for row in rows], sys.stdout)

@@ -56,7 +56,8 @@ def read_arrays(file: Path, what: str, forms: Mapping[str, Form]) -> dict[str, n
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
         rows = {name: len(found[name]) for name in found if forms[name].has_rows}
         if len(set(rows.values())) > 1:
-            raise ValueError(f"its arrays have {', '.join(map(str, rows.values()))} rows")
+            numbers = ", ".join(map(str, rows.values()))
+            raise ValueError(f"its arrays have different numbers of rows: {numbers}")
     except (
         OSError,
         ValueError,

@@ -66,7 +66,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     [
         (POSITIONS, {**ARRAYS, "positions": np.zeros(3)}, r"positions is float64 \[3\]"),
         (POSITIONS, {**ARRAYS, "labels": np.zeros((2, 2), np.int64)}, r"labels is int64 \[2, 2\]"),
-        (SCORES, {**OF_SCORES, "values": np.zeros(3)}, "its arrays have 4, 3 rows"),
+        (SCORES, {**OF_SCORES, "values": np.zeros(3)}, "numbers of rows: 4, 3"),
         (SCORES, {**OF_SCORES, "ids": np.zeros(4)}, r"ids is float64 \[4\]"),
         (SCORES, {**OF_SCORES, "values": np.array(["x"] * 4)}, r"values is <U1 \[4\]"),
         (SCORES, {**OF_SCORES, "clusters": np.zeros(4)}, r"clusters is float64 \[4\]"),

@@ -61,6 +61,7 @@ def plurals(path: Path) -> list[str]:
         and isinstance(text, ast.Constant)
         and NOUNS.match(str(text.value))
         and ast.unparse(number.value) not in EXPRESSIONS
+        and not ast.unparse(number.value).isupper()  # constants
     ]
 
 

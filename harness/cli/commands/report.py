@@ -12,6 +12,7 @@ from harness.cli import completion
 from harness.cli.options import folder_options, set_option
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders, user_cache
+from writers.text_names import counted
 
 if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
@@ -134,7 +135,7 @@ def _publish(
         return
     click.echo(written.page)
     click.echo(
-        f"{written.num_rows} rows, {written.num_added} of them new; "
+        f"{counted(written.num_rows, 'row')}, {written.num_added} of them new; "
         f"{written.num_duplicates} duplicates.",
         err=True,
     )

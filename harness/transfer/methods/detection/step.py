@@ -15,6 +15,7 @@ from harness.train.learner import Totals
 from harness.train.optimizer import set_lr
 from harness.train.running_totals import RunningTotals
 from harness.transfer.methods.detection.network import Detector
+from writers.text_names import counted
 
 Targets = list[dict[str, Tensor]]
 
@@ -65,7 +66,7 @@ class DetectionStep:
         if exhausted:
             sides = [max(image.shape[side] for image in images) for side in (-1, -2)]
             raise OutOfMemoryError(
-                f"There is not enough memory to train on {len(images)} images of up to "
+                f"There is not enough memory to train on {counted(len(images), 'image')} of up to "
                 f"{sides[0]} x {sides[1]} pixels.",
                 "Lower batch_size and lrs by the same factor, or lower short_side.",
             )

@@ -20,9 +20,10 @@ from harness.report.data.selections import ClassScoreRow, SelectionRow
 from harness.report.render.figures import classes as class_figures
 from harness.report.render.figures import grids as grid_figures
 from harness.report.render.figures import models as model_figures
+from harness.report.render.figures import plot
 from harness.report.render.figures import sizes as size_figures
 from harness.report.render.figures import transfer as transfer_figures
-from harness.report.render.figures.plot import DASH_ARRAYS, MARKER_SIGNS, NUM_COLORS, Panel
+from harness.report.render.figures.plot import Panel
 from harness.report.render.section import Fold, LegendEntry, Section
 from harness.report.render.tables import accuracy as accuracy_tables
 from harness.report.render.tables import models as model_tables
@@ -377,15 +378,15 @@ def _folds(*tables: Table) -> tuple[Fold, ...]:
 
 def _marker(text: str, index: int) -> LegendEntry:
     """Legend entry of series `index`."""
-    sign = MARKER_SIGNS[index % len(MARKER_SIGNS)]
-    return LegendEntry(text, sign, f"series-{index % NUM_COLORS + 1}")
+    sign = plot.MARKER_SIGNS[plot.marker_place(index)]
+    return LegendEntry(text, sign, f"series-{index % plot.NUM_COLORS + 1}")
 
 
 def _transfer_legend(recipe: Recipe) -> tuple[LegendEntry, ...]:
     return (
         *(_marker(subset.name, index) for index, subset in enumerate(recipe.subsets)),
         *(
-            LegendEntry(method, dash=DASH_ARRAYS[transfer_figures.line_style(recipe, method)])
+            LegendEntry(method, dash=plot.DASH_ARRAYS[transfer_figures.line_style(recipe, method)])
             for method in recipe.methods
         ),
     )

@@ -6,8 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from harness.config.load import read
 from harness.report.data.records import ModelId
 from harness.report.render.figures.means import MAX_MODELS, mean_panel
+from harness.report.render.figures.models import is_name_left
+from harness.report.render.figures.plot import NUM_COLORS, marker_place
+from harness.report.render.sections import _transfer_legend
 from harness.report.stats.leaderboard import ScoreMatrix
 from harness.report.text.findings import about_best_model
 
@@ -75,3 +79,21 @@ def test_one_model_of_one_method_has_no_figure_and_no_sentence() -> None:
     for matrices in ({}, {"full": matrix("full", [[0.5, 0.7]])}):
         assert mean_panel(matrices) is None
         assert about_best_model(matrices) == ""
+
+
+def test_every_subset_of_a_long_legend_has_its_own_color_and_marker() -> None:
+    places = [(index % NUM_COLORS, marker_place(index)) for index in range(NUM_COLORS**2)]
+    assert len(set(places)) == NUM_COLORS**2
+    assert [marker_place(index) for index in range(NUM_COLORS)] == list(range(NUM_COLORS))
+    entries = _transfer_legend(read("fewer_classes"))
+    signs = [(entry.sign, entry.color) for entry in entries if entry.sign]
+    assert len(signs) > NUM_COLORS and len(set(signs)) == len(signs)
+
+
+@pytest.mark.parametrize("prefers_left", [True, False])
+def test_a_name_changes_side_if_it_would_be_cut_off(prefers_left: bool) -> None:
+    sides = [
+        is_name_left(20, place, 300.0, prefers_left=prefers_left) for place in (2.0, 150.0, 298.0)
+    ]
+    assert sides == [False, prefers_left, True]
+    assert is_name_left(200, 150.0, 300.0, prefers_left=prefers_left) is prefers_left

@@ -31,7 +31,7 @@ def class_panel(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Panel | Non
                 [100 * row.accuracy for row in group if row.accuracy is not None],
                 s=size,
                 color=QUIET if index is None else SERIES[index % NUM_COLORS],
-                marker="o" if index is None else MARKERS[index % len(MARKERS)],
+                marker="o" if index is None else MARKERS[plot.marker_place(index)],
                 linewidths=0,
             )
         axes.set_ylim(-4, 104)

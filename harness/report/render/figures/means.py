@@ -49,7 +49,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
                 [row + shift for row in rows],
                 linestyle="none",
                 color=SERIES[index % NUM_COLORS],
-                marker=MARKERS[index % len(MARKERS)],
+                marker=MARKERS[plot.marker_place(index)],
                 markersize=4.5,
                 label=method,
                 gid=f"points-{index}",

@@ -18,7 +18,7 @@ _TICKS += (0.98, 0.99, 0.995, 0.999)
 _MAX_RANKED = 30  # models in a figure; the table has all
 _MAX_NAMED = 18  # points of a scatter plot with names
 _MAX_NAME_LENGTH = 34
-_EDGE = 0.25  # of a scatter plot's width, in which names point inwards
+_NAME_SIZE = 6.5  # points
 
 
 def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) -> Panel:
@@ -64,17 +64,20 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
         _logit_ticks(axes, "x")
         _logit_ticks(axes, "y")
         if len(names) <= _MAX_NAMED:
-            # Names alternate between both sides of the line, and point inwards near the edges.
+            # Names alternate between both sides; one that would be cut off changes side.
+            width = axes.get_position().width * figure.get_figwidth() * 72
+            first, last = axes.get_xlim()
             for place, point in enumerate(np.argsort(x, kind="stable")):
                 above = place % 2 == 0
-                across = float((x[point] - ends[0]) / (ends[1] - ends[0]))
-                is_left = above if _EDGE < across < 1 - _EDGE else across > 0.5
+                name_text = names[point].rsplit("/", 1)[-1]
+                place_left = width * float((x[point] - first) / (last - first))
+                is_left = is_name_left(len(name_text), place_left, width, prefers_left=above)
                 axes.annotate(
-                    names[point].rsplit("/", 1)[-1],
+                    name_text,
                     (x[point], transfer[point]),
                     xytext=(-5 if is_left else 5, 3 if above else -7),
                     textcoords="offset points",
-                    fontsize=6.5,
+                    fontsize=_NAME_SIZE,
                     color=INK,
                     ha="right" if is_left else "left",
                 )
@@ -97,6 +100,24 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
         plot.to_csv_text(
             ("model", "source_accuracy", "mean_logit_transfer", "standard_error"), lines
         ),
+    )
+
+
+def is_name_left(length: int, place: float, width: float, *, prefers_left: bool) -> bool:
+    """Decide whether a name is written to the left of its point.
+
+    Args:
+        length: letters of the name.
+        place: of the point, in points from the left edge of the axes.
+        width: of the axes, in points.
+        prefers_left: the side if the name has room there, or on neither side.
+    """
+    needed = 0.6 * _NAME_SIZE * length + 5
+    has_room = {True: place >= needed, False: width - place >= needed}
+    return (
+        prefers_left
+        if has_room[prefers_left] or not has_room[not prefers_left]
+        else not prefers_left
     )
 
 

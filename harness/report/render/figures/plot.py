@@ -123,6 +123,11 @@ def blank(
     return figure, figure.add_axes(box)
 
 
+def marker_place(index: int) -> int:
+    """Place of the marker of series `index`; colors repeat after NUM_COLORS with other markers."""
+    return (index + index // NUM_COLORS) % len(MARKERS)
+
+
 def draw_series(
     axes: Axes, x: Sequence[float], means: Sequence[SeedMean], index: int, *, hollow: bool = False
 ) -> None:
@@ -144,7 +149,7 @@ def draw_series(
         x,
         y,
         color=color,
-        marker=MARKERS[index % len(MARKERS)],
+        marker=MARKERS[marker_place(index)],
         linestyle=DASHES[1] if hollow else DASHES[0],
         markerfacecolor=PAPER if hollow else color,
         markeredgecolor=color,

@@ -211,7 +211,8 @@ def _draw_line(
     Returns:
         eps -> its mean.
     """
-    color, marker = SERIES[subset_index % NUM_COLORS], MARKERS[subset_index % len(MARKERS)]
+    color = SERIES[subset_index % NUM_COLORS]
+    marker = MARKERS[plot.marker_place(subset_index)]
     means = {
         eps: seed_mean(row.score for row in rows if row.eps == eps)
         for eps in recipe.eps

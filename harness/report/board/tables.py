@@ -112,7 +112,7 @@ def runs_table(
             *([Cell(digests[row.task_digest].name)] if len(tasks) > 1 else []),
             Cell(str(row.seed), sort=float(row.seed)),
             Cell(percent(row.score, decimals), sort=row.score),
-            _amount(row.transfer_s, 60, row.gpu),
+            _amount(row.transfer_s, 60),
             _amount(row.transfer_energy_wh),
             _amount(row.transfer_memory_bytes, 2**30),
             optional_text(row.gpu or row.cpu),
@@ -287,7 +287,7 @@ def _two_amounts(first: float | None, second: float | None) -> Cell:
     return Cell(_format(first), sort=first, below=below)
 
 
-def _amount(value: float | None, divisor: float = 1, device: str = "") -> Cell:
+def _amount(value: float | None, divisor: float = 1) -> Cell:
     if value is None:
         return NONE
     return Cell(_format(value / divisor), sort=value)

@@ -103,10 +103,11 @@ def _check_options(
     by: str,
 ) -> None:
     """Raise a usage error for options that have no effect together."""
-    if recipe_name is None and not (publish and merged):
-        raise click.UsageError("Missing argument 'RECIPE'.")
     if publish is None and (merged or by):
         raise click.UsageError("--merge and --by need --publish DIR.")
+    if recipe_name is None and not merged:
+        also = "" if publish is None else " --publish needs it, or --merge FILE."
+        raise click.UsageError(f"Missing argument 'RECIPE'.{also}")
     if publish is not None and (formats or out):
         raise click.UsageError("--format and --out have no effect with --publish.")
     if by and recipe_name is None:
@@ -136,13 +137,13 @@ def _publish(
     click.echo(written.page)
     click.echo(
         f"{counted(written.num_rows, 'row')}, {written.num_added} of them new; "
-        f"{written.num_duplicates} duplicates.",
+        f"{counted(written.num_duplicates, 'duplicate')}.",
         err=True,
     )
     if written.num_differing:
         click.echo(
-            f"{written.num_differing} runs were measured more than once with different scores; "
-            "the page lists them.",
+            f"{counted(written.num_differing, 'run', ('was', 'were'))} measured more than once "
+            "with different scores; see the page.",
             err=True,
         )
     if not written.has_parquet:

@@ -70,6 +70,18 @@ def test_publish_merge_and_publish_again(report: Report, study: Path, tmp_path: 
     assert {row["by"] for row in rows} == {"Ada", "Bob"}
 
 
+def test_one_duplicate_and_one_difference_are_singular(report: Report, tmp_path: Path) -> None:
+    rows = [record(key=f"{index:020x}", score=0.25 * index) for index in (1, 2)]
+    files = [tmp_path / f"{index}.json" for index in (1, 2, 3)]
+    for file, content in zip(files, (*rows, rows[0]), strict=True):
+        file.write_bytes(file_content(content))
+    merges = [part for file in files for part in ("--merge", file)]
+    ended = report("--publish", tmp_path / "board", *merges)
+    assert ended.exit_code == 0, ended.output
+    assert "2 rows, 2 of them new; 1 duplicate." in ended.output
+    assert "1 run was measured more than once" in ended.output
+
+
 def test_a_damaged_board_is_named_and_kept(report: Report, study: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_bytes(file_content(record(score=2.0)))
     ended = report(study / "photos.yaml", "--runs-dir", study / "runs", "--publish", tmp_path)
@@ -99,7 +111,9 @@ def test_an_impossible_value_of_a_result_is_named(
     ("arguments", "message"),
     [
         ([], "Missing argument"),
-        (["--publish", "x"], "Missing argument"),
+        (["--publish", "x"], "or --merge FILE"),
+        (["--merge", "."], "--merge and --by need --publish DIR"),
+        (["--by", "Ada"], "--merge and --by need --publish DIR"),
         (["demo", "--merge", "."], "--publish"),
         (["demo", "--by", "Ada"], "--publish"),
         (["demo", "--publish", "x", "--format", "md"], "no effect"),

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -167,8 +166,3 @@ def sort_key(row: BoardRow) -> tuple[str, ...]:
 def digest(value: Any) -> str:
     """Digest of plain JSON: the first hex digits of a SHA-256."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:DIGEST_LENGTH]
-
-
-def digest_of_texts(texts: Iterable[str]) -> str:
-    """Digest of texts in any order."""
-    return digest(sorted(texts))

@@ -129,7 +129,8 @@ def check_places(rows: np.ndarray, limits: tuple[int, int]) -> None:
     fits &= (offsets >= begin) & (offsets <= end)
     fits &= sizes <= end - np.minimum(offsets, end)
     if not fits.all():
-        raise ValueError(f"the boxes of sample {np.flatnonzero(~fits)[0]} are outside of it")
+        number = np.flatnonzero(~fits)[0]
+        raise ValueError(f"the boxes of sample {number} are outside of the file's data")
 
 
 def _check_values(

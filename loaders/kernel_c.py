@@ -13,7 +13,7 @@ from loaders.interpolation import Interpolation, number_of
 from writers.jpeg import native as kernel
 from writers.random_streams import MASK
 
-MODULE, VERSION = "loaders._kernel", 5  # as in kernel.h
+MODULE, VERSION = "loaders._kernel", 6  # as in kernel.h
 _NUM_ISAS = 6  # as in native/stages.h
 DAMAGED, OUT_OF_MEMORY = 1, 2  # error_codes, as in native/worker.h
 _FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)  # offsets ... heights
@@ -36,19 +36,13 @@ def library() -> ctypes.CDLL | None:
             *[ctypes.c_void_p] * 5,
             ctypes.c_int,
         ]
-        if has_whole_images(opened):
-            opened.harness_decode_whole.argtypes = [
-                *[ctypes.c_void_p] * 9,
-                ctypes.c_int64,
-                *[ctypes.c_void_p] * 3,
-                ctypes.c_int,
-            ]
+        opened.harness_decode_whole.argtypes = [
+            *[ctypes.c_void_p] * 9,
+            ctypes.c_int64,
+            *[ctypes.c_void_p] * 3,
+            ctypes.c_int,
+        ]
     return opened
-
-
-def has_whole_images(opened: ctypes.CDLL | None) -> bool:
-    """Return True if the library decodes whole images; one that was built earlier does not."""
-    return opened is not None and hasattr(opened, "harness_decode_whole")
 
 
 def instruction_sets() -> tuple[str, ...]:

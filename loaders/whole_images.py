@@ -64,7 +64,7 @@ class WholeImageDecoder:
         self._threads: ThreadPoolExecutor | None = None
         self._images: kernel_c.StoredImages | None = None
         if kernel is None:
-            kernel = "c" if kernel_c.has_whole_images(kernel_c.library()) else "pillow"
+            kernel = "pillow" if kernel_c.library() is None else "c"
         if kernel == "pillow":
             self._threads = ThreadPoolExecutor(num_threads, "harness-decode")
             return

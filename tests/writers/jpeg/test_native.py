@@ -84,7 +84,7 @@ def test_a_library_of_another_version_is_not_called(monkeypatch):
     native.library.cache_clear()
 
 
-ARGUMENTS = {"loaders": "5: 5d9eacc0", "writers": "2: a7004c7e"}
+ARGUMENTS = {"loaders": "6: 9635e264", "writers": "2: a7004c7e"}
 
 
 @pytest.mark.parametrize("package", ARGUMENTS)

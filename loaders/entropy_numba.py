@@ -6,11 +6,11 @@ bits than a baseline image has, and unused bits before the last marker. `is_exac
 that both kernels accept the same images. kernel_huffman.c has the same rules.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from loaders.compile_numba import helper
 
 _LOOKUP_BITS, _NUM_TABLES = 10, 8  # tables: 4 of DC values, then 4 of AC values
 _MAX_DC_SIZE, _MAX_AC_SIZE = 11, 10  # bits of a value in a baseline image
@@ -25,13 +25,7 @@ MAX_COMPONENTS = 3
 SCRATCH_SIZE = _NUM_TABLES * _TABLE + 4 * 4 * MAX_COMPONENTS  # int32 values
 
 
-def _helper(function: Callable[..., Any]) -> Any:
-    """Apply njit to a function that is only called from compiled code."""
-    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(nogil=True, error_model="numpy", **options)(function)
-
-
-@_helper
+@helper
 def is_exact(part, part_size, header_size, scratch):
     """Return True if the codes fill all MCUs and segments exactly.
 
@@ -56,7 +50,7 @@ def is_exact(part, part_size, header_size, scratch):
     return position == part_size
 
 
-@_helper
+@helper
 def _read_header(part, header_size, scratch):
     """Read tables and frame; return restart interval, MCUs and blocks per MCU, or zeros.
 
@@ -91,7 +85,7 @@ def _read_header(part, header_size, scratch):
     return none
 
 
-@_helper
+@helper
 def _read_scan(part, frame, scan, scratch):
     """Return MCUs and blocks per MCU of a scan of all components, or zeros."""
     none = (np.int64(0), np.int64(0))
@@ -128,7 +122,7 @@ def _read_scan(part, frame, scan, scratch):
     return columns * rows, num_blocks
 
 
-@_helper
+@helper
 def _read_tables(part, at, end, scratch):
     """Read the tables of a DHT segment. Returns False if their lengths do not fit the segment."""
     while at + 17 <= end:
@@ -146,7 +140,7 @@ def _read_tables(part, at, end, scratch):
     return at == end
 
 
-@_helper
+@helper
 def _make_table(part, at, table, is_dc, scratch):
     """Return 1, or 0 for a table that no baseline image has."""
     code, symbol = np.int64(0), np.int64(0)
@@ -171,7 +165,7 @@ def _make_table(part, at, table, is_dc, scratch):
     return 1
 
 
-@_helper
+@helper
 def _segment_end(part, part_size, position, interval, blocks_per_mcu, scratch):
     """Return the position of the marker after a segment, or -1 if its codes do not fill it."""
     word, count, padding = np.uint64(0), np.int64(0), np.int64(0)  # bits; of them, beyond the end

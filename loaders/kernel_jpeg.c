@@ -34,7 +34,7 @@ static struct span segments_of(const struct box *crops, int64_t num_crops, int64
 /* Read the index after the image. Sets `part`, the area of segments around `box`, the box around
  * all crops; writes its header to decoder->header and its segments to decoder->segments, those that
  * no crop needs as {0, 0}; without crops, all are needed. Sets decoder->entropy up. Returns the size
- * of the header, or 0 if no index matches blob and image. Same as _cut_out in kernel_numba.py. */
+ * of the header, or 0 if no index matches blob and image. Same as cut_out in cut_out_numba.py. */
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                           const struct box *crops, int64_t num_crops, const struct box *box, struct box *part) {
     int64_t footer = size - FOOTER_SIZE;

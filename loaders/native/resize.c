@@ -9,7 +9,7 @@
  *     row[x] = (sum of across[x, k] * level[x + k] + 64) >> 7, at least 0 and at most 255 * 128
  *     level  = (sum of down[y, k] * row[y + k] + 2^20) >> 21, at least 0 and at most 255
  * No order of sums, no fused multiply-add and no vector width changes any of this, so C, numba,
- * numpy and torch agree bit for bit. (kernel_numba.py and backends/reference.py have the same
+ * numpy and torch agree bit for bit. (resize_numba.py and backends/reference.py have the same
  * equations.)
  */
 

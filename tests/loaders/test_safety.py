@@ -462,7 +462,7 @@ with install_listener("numba:compile", compiling):
         list(evaluation.epoch(0))
 compiled = [event.data["dispatcher"].py_func for _, event in compiling.buffer if event.is_start]
 print(json.dumps({"threads": [torch.get_num_threads(), numba.get_num_threads()], "digest": digest.hexdigest(),
-                  "compiled": [function.__name__ for function in compiled if function.__module__ == "loaders.kernel_numba"],
+                  "compiled": [function.__name__ for function in compiled if function.__module__.startswith("loaders.")],
                   "num_compiled": len(compiled)}))
 left = loader.epoch(7)
 next(left)
@@ -524,12 +524,12 @@ def test_thread_counts_of_torch_and_numba_are_left_alone(processes):
 
 
 def test_no_folder_for_compiled_code_is_no_error(monkeypatch):
-    from loaders import kernel_numba
+    from loaders import compile_numba
 
     def refuse(*args: object, **options: object) -> object:
         if options.pop("cache", False):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(kernel_numba, "njit", refuse)
-    assert kernel_numba._compiled(len)([1, 2]) == 2
+    monkeypatch.setattr(compile_numba, "njit", refuse)
+    assert compile_numba.compiled(lambda version: len, [])([1, 2]) == 2

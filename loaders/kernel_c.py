@@ -106,6 +106,7 @@ class Pool:
         assert opened is not None, "loaders.kernel checks first whether the C kernel exists"
         self._isa = 0 if instruction_set is None else _number_of(opened, instruction_set)
         self._make_batch = opened.harness_make_batch
+        self._decode_whole = opened.harness_decode_whole
         self._pool = opened.harness_new_pool(num_threads)
         if self._pool is None:
             raise MemoryError(f"no memory for a pool of {num_threads} threads")
@@ -196,10 +197,8 @@ class Pool:
         _, _, _, widths, heights = images.columns
         ends = starts + 3 * widths[positions] * heights[positions]
         assert not n or (starts.min() >= 0 and ends.max() <= output.size)
-        opened = library()
-        assert opened is not None
         file, *columns = images.addresses
-        made = opened.harness_decode_whole(
+        made = self._decode_whole(
             self._pool,
             file,
             positions.ctypes.data,

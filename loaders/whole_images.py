@@ -98,13 +98,13 @@ class WholeImageDecoder:
         """
         samples = self._samples
         widths, heights = samples.widths[positions], samples.heights[positions]
-        ends = np.cumsum(3 * widths * heights)
-        starts = np.concatenate([[0], ends[:-1]])
-        buffer = self._buffers.take(int(ends[-1]))
+        sizes = 3 * widths * heights
+        starts = np.cumsum(sizes) - sizes
+        buffer = self._buffers.take(int(sizes.sum()))
         images = [
-            buffer[start:end].view(3, height, width)
-            for start, end, height, width in zip(
-                starts.tolist(), ends.tolist(), heights.tolist(), widths.tolist(), strict=True
+            planes.view(3, height, width)
+            for planes, height, width in zip(
+                buffer.split(sizes.tolist()), heights.tolist(), widths.tolist(), strict=True
             )
         ]
         with self._lock:

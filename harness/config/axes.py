@@ -1,15 +1,17 @@
 """Selection of points of a recipe's axes: their product, without `exclude`, with `include`.
 
-    exclude: [{subset: [in900-random, in800-random], eps: [1, 3]}, {target: sun397, method: full}]
+    exclude: [{subset: [in900-random, "budget-*"], eps: [1, 3]}, {target: sun397, method: full}]
     include: [{arch: resnet50, subset: in1000, eps: 0}]
 
-An axis that an entry does not name matches all of its values. `exclude` is applied first, so
+An axis that an entry does not name matches all of its values. `*` in a name stands for any text;
+names with it select among the recipe's own. `exclude` is applied first, so
 `include` may bring back a part. An entry drops or adds models with everything that depends on them;
 an entry that names a target or a method drops or adds transfers. `selection: unseen` matches the
 transfers of a subset to targets other than those that it was selected for.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -31,8 +33,8 @@ class AxisSelection:
         self.values: dict[str, Collection[Any]] = {
             axis: dict.fromkeys(values) for axis, values in axes_of(recipe).items()
         }
-        self._exclude = [_unique(entry) for entry in recipe.exclude]
-        self._include = [_unique(entry) for entry in recipe.include]
+        self._exclude = [_values_of(entry, self.values) for entry in recipe.exclude]
+        self._include = [_values_of(entry, self.values) for entry in recipe.include]
         self._is_product = not recipe.exclude and not recipe.include
         self._targets_of = {
             subset.name: subset.selection_targets
@@ -177,14 +179,35 @@ def unknown_values(
     for axis, values in entry.axes().items():
         if axis == "selection":
             continue
+        of_axis = unique.get(axis, set())
         for value in values:
-            if value not in unique.get(axis, ()) and not (added and axis in FREE and axis in known):
+            if _is_pattern(value):
+                is_known = bool(fnmatch.filter(of_axis, value))
+            else:
+                is_known = value in of_axis or (added and axis in FREE and axis in known)
+            if not is_known:
                 yield axis, value, known.get(axis, ())
 
 
-def _unique(entry: PointSettings) -> Axes:
-    """Axes of an entry, with ordered values that are found in constant time."""
-    return {axis: dict.fromkeys(values) for axis, values in entry.axes().items()}
+def _values_of(entry: PointSettings, known: Mapping[str, Collection[Any]]) -> Axes:
+    """Axes of an entry, with ordered values that are found in constant time.
+
+    A name with `*` stands for all values of the axis that it matches.
+    """
+    return {
+        axis: dict.fromkeys(
+            name
+            for value in values
+            for name in (
+                fnmatch.filter(known.get(axis, ()), value) if _is_pattern(value) else [value]
+            )
+        )
+        for axis, values in entry.axes().items()
+    }
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, str) and "*" in value
 
 
 def _matches(entry: Axes, axes: Axes) -> bool:

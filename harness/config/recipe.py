@@ -163,7 +163,7 @@ class ShortlistSettings(Settings):
 class PointSettings(Settings):
     """Points of the matrix, selected by a value, or a list of values, of some of its axes.
 
-    An axis that is not named matches all of its values.
+    An axis that is not named matches all of its values. `*` in a name stands for any text.
 
     Attributes:
         selection: transfers of a subset that was selected for targets. seen: to one of these

@@ -525,6 +525,10 @@ def test_a_variant_that_is_wrong_is_named_with_its_line(
             "exclude: [{subset: al}]",
             "exclude.0.subset: there is no subset of this recipe named 'al'. Did you mean all?",
         ),
+        (
+            "exclude: [{subset: 'b*'}]",
+            "exclude.0.subset: there is no subset of this recipe named 'b*'.",
+        ),
         ("exclude: [{eps: [0, 3]}]", "exclude.0.eps: there is no eps of this recipe named '3.0'."),
         (
             "exclude: [{model: resnet10}]",

@@ -364,6 +364,8 @@ def names_of(**changes: Any) -> set[str]:
             lambda name: "synthetic_scenes" in name and "/eps0/" in name,
         ),
         ({"target": "synthetic_scenes"}, lambda name: "synthetic_scenes" in name),
+        ({"subset": "min*", "eps": 0.5}, lambda name: "/minus2/eps0.5/" in name),
+        ({"target": ["*_scenes"]}, lambda name: "synthetic_scenes" in name),
     ],
 )
 def test_exclude_drops_what_it_names_and_data_that_nothing_needs_then(

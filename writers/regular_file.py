@@ -4,8 +4,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from writers.errors import UserError
 
 KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
@@ -14,6 +17,66 @@ KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+@dataclass(frozen=True)
+class InputPath:
+    """Marks a setting that names an input: `Annotated[str, InputPath(...)]`.
+
+    Attributes:
+        file: a file is accepted.
+        folder: a folder is accepted.
+        is_checked_on_load: a validator of the setting calls `fault_of` or `existing_file`, because
+            the value may also be a name of the package.
+    """
+
+    file: bool = True
+    folder: bool = False
+    is_checked_on_load: bool = False
+
+
+def fault_of(path: str | Path, *, file: bool = True, folder: bool = False) -> str | None:
+    """Describe in a sentence why a path cannot be read as a file or folder, without opening it.
+
+    Args:
+        path: an absolute path, or one relative to the current folder.
+        file: a file is accepted.
+        folder: a folder is accepted.
+
+    Returns:
+        None if it can be read, or does not exist.
+    """
+    wanted = "a file" if not folder else "a folder" if not file else "a file or a folder"
+    try:
+        found = Path(path).expanduser()
+        mode = found.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except RuntimeError:
+        return f"{path} is in the home folder of an unknown user."
+    except ValueError:  # a NUL character, or one that no encoding of file names has
+        return f"{str(path)!r} cannot be the name of {wanted}."
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return f"{path} is a link that leads back to itself."
+        return f"{path} cannot be read: {error.strerror or error}."
+    is_folder = stat.S_ISDIR(mode)
+    if not (folder if is_folder else file and stat.S_ISREG(mode)):
+        kind = next((kind for is_kind, kind in KINDS if is_kind(mode)), "a file")
+        return f"{path} is {kind}, not {wanted}."
+    if not os.access(found, os.R_OK | os.X_OK if is_folder else os.R_OK):
+        return f"{path} cannot be read: {os.strerror(errno.EACCES)}."
+    return None
+
+
+def existing_file(path: str) -> Path:
+    """Return the path of a file that exists. Raises UserError for any other."""
+    if (fault := fault_of(path)) is not None:
+        raise UserError(fault)
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(no_file(path))
+    return file
 
 
 def other_kind(path: Path) -> str | None:

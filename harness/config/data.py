@@ -11,6 +11,7 @@ from writers.beton.encoding import Encoding
 from writers.dataset import spec_of
 from writers.folder_rules import FolderRules, SplitFolders
 from writers.labels.settings import LabelTable
+from writers.regular_file import InputPath
 from writers.text_names import printable
 
 
@@ -40,7 +41,7 @@ class DataSettings(Settings):
     """
 
     dataset: str = "folder"
-    path: str | None = None
+    path: Annotated[str, InputPath(folder=True)] | None = None
     name: Label | None = None
     val: Fraction = 0.1
     test: Fraction = 0.2

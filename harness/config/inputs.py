@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.config.base import JSON
 from harness.config.data import DataSettings
-from harness.config.model import ModelSettings
+from harness.config.model import LIST_EXTENSIONS, ModelSettings
 from harness.config.raw_paths import label_table, raw_path
 from harness.config.recipe import Recipe
 from harness.config.zoo_names import is_pattern
@@ -23,7 +23,6 @@ Contents = Mapping[str, str]
 NO_CONTENTS: Contents = {}
 # Contents of published weights, unless the file of a loaded model has been replaced.
 PUBLISHED = "published"
-LIST_EXTENSIONS = (".txt", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)

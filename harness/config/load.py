@@ -27,10 +27,11 @@ from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
 from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
-from writers.regular_file import no_file, other_kind
+from writers.regular_file import fault_of
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes with a bare name
+RELATIVE = "A path is relative to the file that names it."
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
 
@@ -111,7 +112,7 @@ def find(path_or_name: str | Path) -> Path:
         hint = f"Recipes in {FOLDER}: {', '.join(available())}."
         near = names.nearest(path.stem, available())
         raise UserError(
-            no_file(path) if other_kind(path) else f"There is no recipe {path}.",
+            fault_of(path) or f"There is no recipe {path}.",
             f"Did you mean {' or '.join(near)}?" if near else hint,
         )
     if path.name not in available():
@@ -141,13 +142,13 @@ def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
     base, origin = tree.values.pop("base"), tree.origins.pop(("base",))
     if not isinstance(base, str):
         raise UserError(f"{origin}: base: must be the path of a recipe, not {base!r}.")
-    base_path = path.parent / Path(base).expanduser()
-    if not base_path.is_file():
+    base_path = Path(base) if base.startswith("~") else path.parent / base
+    if (fault := fault_of(base_path)) is not None:
+        raise UserError(f"{origin}: base: {lower_first(fault)}", RELATIVE)
+    base_path = base_path.expanduser()
+    if not base_path.exists():
         if base_path.suffix in (".yaml", ".yml"):
-            raise UserError(
-                f"{origin}: base: {lower_first(no_file(base_path))}",
-                "A path is relative to the file that names it.",
-            )
+            raise UserError(f"{origin}: base: there is no file {base_path}.", RELATIVE)
         try:
             base_path = find(base)
         except UserError as error:

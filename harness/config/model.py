@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.config.base import JSON, Count, Fraction, NotNegative, OneLine, Settings
 from harness.config.training_kind import TrainingKind
 from harness.config.zoo_names import is_pattern
 from loaders.interpolation import Interpolation
+from writers.regular_file import InputPath, fault_of
 
+LIST_EXTENSIONS = (".txt", ".yaml", ".yml")  # of files of classes; other values are names
 Constants = tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
 
 
@@ -42,9 +44,9 @@ class ModelSettings(Settings):
     """
 
     name: OneLine
-    checkpoint: str | None = None
+    checkpoint: Annotated[str, InputPath()] | None = None
     arch: str | None = None
-    classes: str | None = "in1000"
+    classes: Annotated[str, InputPath(is_checked_on_load=True)] | None = "in1000"
     eps: NotNegative = 0.0
     average: bool = False
     by_order: bool = False
@@ -62,6 +64,17 @@ class ModelSettings(Settings):
     @classmethod
     def _accept_name(cls, settings: Any) -> Any:
         return {"name": settings} if isinstance(settings, str) else settings
+
+    @field_validator("classes")
+    @classmethod
+    def _check_class_list(cls, classes: str | None) -> str | None:
+        if (
+            classes is not None
+            and classes.endswith(LIST_EXTENSIONS)
+            and (fault := fault_of(classes))
+        ):
+            raise ValueError(fault)
+        return classes
 
     def without_effect(self) -> dict[str, str]:
         """Settings of checkpoints, if the weights are published ones."""

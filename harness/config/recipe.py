@@ -40,6 +40,7 @@ from harness.config.transfer import MethodSettings, completed
 from loaders.interpolation import Interpolation
 from writers import names
 from writers.beton.encoding import Encoding
+from writers.regular_file import InputPath
 from writers.subset.spec import SubsetSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MAX_LABEL)]
@@ -243,7 +244,7 @@ class Recipe(Settings):
     variants: dict[Name, PretrainSettings] = Field(default_factory=dict)
     evaluate: EvaluateSettings = EvaluateSettings()
     models: tuple[ModelSettings, ...] = ()
-    weights_dir: str = "weights"
+    weights_dir: Annotated[str, InputPath(file=False, folder=True)] = "weights"
     targets: tuple[DataSettings, ...] = ()
     methods: dict[str, SerializeAsAny[MethodSettings]] = Field(default_factory=dict)
     scores: tuple[str, ...] | Literal["all"] = ()

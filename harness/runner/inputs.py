@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from harness.config import input_paths
 from harness.config.inputs import (
     PUBLISHED,
     Checkpoint,
@@ -69,7 +70,11 @@ def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_b
         recipe: the recipe.
         folders: folders of betons, raw data and stages.
         on_read: called before files are read, with their number and bytes.
+
+    Raises:
+        UserError: an input is a pipe, a device, unreadable, or not of the kind that is needed.
     """
+    input_paths.check(recipe, folders.raw)
     before = accepted(recipe, folders.runs)
     contents: dict[str, str] = {}
     missing = []

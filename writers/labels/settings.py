@@ -5,6 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from writers.regular_file import InputPath
+
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -29,7 +31,7 @@ class LabelTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    files: Annotated[tuple[Text, ...], Field(min_length=1)]
+    files: Annotated[tuple[Annotated[Text, InputPath()], ...], Field(min_length=1)]
     file_column: Text | None = None
     label_columns: tuple[Text, ...] = ()
     split_column: str | None = None

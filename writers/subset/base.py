@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from writers import names
 from writers.errors import UserError
-from writers.regular_file import no_file, read_regular
+from writers.regular_file import read_regular
 from writers.subset.lists import MAX_LIST_BYTES
 from writers.subset.ranking import Ranking
 from writers.subset.scores import ScoreRequest, Scores
@@ -119,14 +119,6 @@ def shuffled(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
     ]
 
 
-def existing_file(path: str) -> Path:
-    """Raise UserError if the file does not exist."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(no_file(path))
-    return file
-
-
 def with_digest(value: Any, key: str, find: Callable[[str], Path], what: str) -> Any:
     """Fill in `sha256` of the file that a setting names.
 
@@ -137,7 +129,7 @@ def with_digest(value: Any, key: str, find: Callable[[str], Path], what: str) ->
         what: description of the file for messages.
 
     Raises:
-        ValueError: the file is missing, or its digest differs from the given one.
+        ValueError: the file is missing or unreadable, or its digest differs from the given one.
     """
     name = value.get(key) if isinstance(value, dict) else None
     if not isinstance(name, str) or (key == "by" and name == REFERENCE):

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from writers import names
 from writers.errors import UserError
+from writers.regular_file import InputPath, existing_file, fault_of
 from writers.subset import wordnet
 from writers.subset.base import (
     REFERENCE,
@@ -18,7 +19,6 @@ from writers.subset.base import (
     Selection,
     Step,
     SubsetContext,
-    existing_file,
     from_number,
     num_of,
     shuffled,
@@ -46,7 +46,8 @@ class ByRanking(Step):
 
     hardest: Amount | None = None
     easiest: Amount | None = None
-    by: str = REFERENCE  # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
+    # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
+    by: Annotated[str, InputPath(is_checked_on_load=True)] = REFERENCE
     sha256: str | None = (
         # digest of that file, filled in when it is first read: other contents are another subset
         None
@@ -176,11 +177,9 @@ class Coarser(Step):
 
     bottom_up: int | None = None  # Huh et al.'s label sets, by their size
     top_down: int | None = None
-    map: str | None = (
-        # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
-        None
-    )
-    #                                     a line each
+    # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
+    # a line each
+    map: Annotated[str, InputPath(is_checked_on_load=True)] | None = None
     sha256: str | None = None
 
     @model_validator(mode="before")
@@ -294,7 +293,8 @@ def _as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _map_file(name_or_path: str) -> Path:
     own = Path(__file__).parents[1] / "subsets" / f"{name_or_path}.map"
-    return own if own.is_file() else existing_file(name_or_path)
+    is_packaged = fault_of(own) is None and own.is_file()
+    return own if is_packaged else existing_file(name_or_path)
 
 
 def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:

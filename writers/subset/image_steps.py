@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from writers.errors import UserError
+from writers.regular_file import InputPath, existing_file
 from writers.subset.base import (
     Chooser,
     Chosen,
@@ -23,7 +24,6 @@ from writers.subset.base import (
     Selection,
     Step,
     SubsetContext,
-    existing_file,
     from_number,
     shuffled,
     with_digest,
@@ -66,7 +66,8 @@ class Images(Step):
     """A number of training images, given or equal to another subset's."""
 
     images: Count | None = None
-    like: str | None = None  # as many images as this subset
+    # as many images as this subset
+    like: Annotated[str, InputPath(is_checked_on_load=True)] | None = None
     sha256: str | None = None  # digest of that subset, if it is a user's file, which may change
     by: Literal["classes", "examples"] | None = None
     classes: Count | None = None  # spread over this many random classes
@@ -153,7 +154,7 @@ class Examples(Step):
     Extensions and outer folders are optional. Lines may also be ids: 0x and 16 hexadecimal digits.
     """
 
-    examples: str
+    examples: Annotated[str, InputPath(is_checked_on_load=True)]
     sha256: str | None = None
 
     @model_validator(mode="before")

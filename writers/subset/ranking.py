@@ -6,7 +6,7 @@ from pathlib import Path
 
 from writers import names
 from writers.errors import UserError
-from writers.regular_file import no_file, other_kind
+from writers.regular_file import fault_of
 from writers.subset.lists import read_numbers
 
 FOLDER = Path(__file__).parents[1] / "subsets"
@@ -78,10 +78,12 @@ def read_ranking(name_or_path: str) -> Ranking:
 
 def ranking_file(name_or_path: str) -> Path:
     """Return the file of a ranking. Raises UserError with similar names if there is none."""
+    packaged = FOLDER / f"{name_or_path}.csv"
+    if fault_of(packaged) is None and packaged.is_file():
+        return packaged
+    if (fault := fault_of(name_or_path)) is not None:
+        raise UserError(fault)
     own = Path(name_or_path).expanduser()
-    for path in (FOLDER / f"{name_or_path}.csv", own):
-        if path.is_file():
-            return path
-    if other_kind(own):
-        raise UserError(no_file(name_or_path))
+    if own.is_file():
+        return own
     raise names.unknown("ranking", name_or_path, [path.stem for path in FOLDER.glob("*.csv")])

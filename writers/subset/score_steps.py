@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from writers.errors import UserError
+from writers.regular_file import InputPath, existing_file
 from writers.subset.base import (
     REFERENCE,
     Amount,
@@ -19,7 +20,6 @@ from writers.subset.base import (
     Selection,
     Step,
     SubsetContext,
-    existing_file,
     from_number,
     num_of,
     with_digest,
@@ -40,7 +40,8 @@ from writers.text_names import counted, preview
 class ByScores(Step):
     """Settings of every step that selects by scores."""
 
-    by: str = REFERENCE  # `reference`, or a CSV file of scores
+    # `reference`, or a CSV file of scores
+    by: Annotated[str, InputPath(is_checked_on_load=True)] = REFERENCE
     sha256: str | None = None  # digest of that file, filled in when it is first read
 
     @model_validator(mode="before")

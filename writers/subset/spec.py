@@ -23,7 +23,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from writers import names
 from writers.errors import UserError
-from writers.subset.base import REFERENCE, Chosen, Selection, SubsetContext, existing_file
+from writers.regular_file import existing_file
+from writers.subset.base import REFERENCE, Chosen, Selection, SubsetContext
 from writers.subset.class_steps import ByRanking, Granularity, Keep, Listed, Remove
 from writers.subset.lists import available, file_of, read_class_list
 from writers.subset.ranking import Ranking
@@ -181,7 +182,7 @@ def named(name: str) -> SubsetSpec:
     if name == "all":
         return SubsetSpec(name="all")
     if name.endswith((".yaml", ".yml")):
-        return read_spec(Path(name).expanduser())
+        return read_spec(existing_file(name))
     if name.endswith(".txt"):
         return _class_list(existing_file(name))
     name = next(

@@ -7,11 +7,17 @@
 3. `ffcv.loader.epoch_iterator` initializes CUDA, after which forked children cannot use a GPU, and
    creates streams even for loaders on a CPU. Here its flag for CUDA stays off; `loaders.epoch`
    creates the streams.
+
+FFCV's own loaders can run in the same process. They set `mutable` of numba's types of writable
+arrays to False, and numba shares a type between all functions. The hash of a signature with such an
+array then changes, so numba does not find it again: KeyError at the next signature of any function
+that was compiled before. Here FFCV's loaders get types of read-only arrays from the start.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numba
@@ -37,6 +43,7 @@ with _without_side_effects():
     import ffcv._libffcv
     from ffcv import fields, transforms
     from ffcv.loader import epoch_iterator
+    from ffcv.memory_managers import os_cache
     from ffcv.memory_managers.base import MemoryContext
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.graph import Graph
@@ -47,6 +54,15 @@ with _without_side_effects():
 LIBRARY = Path(ffcv._libffcv.__file__)  # holds imdecode
 EpochIterator = epoch_iterator.EpochIterator
 
+
+class _ReadOnlyBytes:
+    """numba.uint8, but its arrays are read-only."""
+
+    def __getitem__(self, axes: slice) -> numba.types.Array:
+        return numba.uint8[axes].copy(readonly=True)
+
+
+os_cache.nb = SimpleNamespace(uint8=_ReadOnlyBytes(), uint64=numba.uint64, types=numba.types)
 
 __all__ = [
     "LIBRARY",

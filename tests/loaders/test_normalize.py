@@ -2,9 +2,6 @@
 
 import dataclasses
 import importlib.util
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ from loaders import kernel, normalize, open_loader
 from loaders.backends import resident
 from loaders.plan import LoaderPlan
 from loaders.preflight import slot_bytes
-from tests.helpers import ROOT
 from tests.helpers.tiny_betons import write_beton
 from writers.errors import UserError
 
@@ -34,12 +30,12 @@ def normalized(levels: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(
-    params=["c", "slow twin", "resident", "resident, as on a GPU", "synthetic", "replay"]
+    params=["c", "numba", "slow twin", "resident", "resident, as on a GPU", "synthetic", "replay"]
 )
 def backend(request, monkeypatch) -> str:
     """Each backend, with each of its code paths."""
-    if request.param == "c":
-        if importlib.util.find_spec("loaders._kernel") is None:
+    if request.param in ("c", "numba"):
+        if request.param == "c" and importlib.util.find_spec("loaders._kernel") is None:
             pytest.skip("the package's C parts were not built")
         monkeypatch.setattr(kernel, "best_kernel", lambda: request.param)
         return "ffcv"
@@ -54,10 +50,9 @@ def backend(request, monkeypatch) -> str:
     return {"slow twin": "reference"}.get(request.param, request.param.partition(",")[0])
 
 
-def check_float16(beton: Path, backend: str) -> None:
-    """Compare both dtypes; raises AssertionError."""
+def test_float16_is_the_uint8_batch_normalised_by_torch(betons, backend):
     plan = LoaderPlan(
-        beton, 8, 24, augment="random_resized_crop", horizontal_flip=True, order="random"
+        betons["mixed"], 8, 24, augment="random_resized_crop", horizontal_flip=True, order="random"
     )
     plan = dataclasses.replace(plan, num_threads=2, backend=backend)
     levels, halves = batches_of(plan), batches_of(dataclasses.replace(plan, **HALF))
@@ -67,27 +62,6 @@ def check_float16(beton: Path, backend: str) -> None:
             memory_format=torch.channels_last
         )
         assert torch.equal(images, normalized(expected)) and torch.equal(labels, expected_labels)
-
-
-def test_float16_is_the_uint8_batch_normalised_by_torch(betons, backend):
-    check_float16(betons["mixed"], backend)
-
-
-def test_float16_of_the_numba_kernel_is_the_uint8_batch_normalised_by_torch(betons):
-    # In a new process: after some thousand other tests, numba 0.68 fails to compile the second
-    # signature with a KeyError in its own table of signatures. The cause is not known.
-    code = (
-        "import sys, pathlib; from loaders import kernel; kernel.best_kernel = lambda: 'numba'; "
-        "from tests.loaders.test_normalize import check_float16; "
-        "check_float16(pathlib.Path(sys.argv[1]), 'ffcv')"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(betons["mixed"])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_conversion_is_only_used_where_it_gives_the_tables_values():

@@ -63,6 +63,8 @@ def test_ffcv_itself_reads_images_labels_and_boxes(tmp_path: Path):
     from ffcv.loader import Loader, OrderOption
     from ffcv.reader import Reader
 
+    import loaders.ffcv_parts  # noqa: F401  without it, FFCV's loaders change numba's types
+
     file = tmp_path / "a.beton"
     write(file)
     beton, reader = open_beton(file), Reader(str(file))

@@ -38,6 +38,8 @@ def test_ffcv_reads_the_file_and_decodes_the_same_pixels(
     from ffcv.loader import Loader, OrderOption
     from ffcv.reader import Reader
 
+    import loaders.ffcv_parts  # noqa: F401  without it, FFCV's loaders change numba's types
+
     file = tmp_path / "train.beton"
     manifest = write_split(source, "train", everything(source.classes), encoding, file)
     reader = Reader(str(file))
@@ -98,6 +100,8 @@ def test_no_image_crosses_a_page_and_ffcv_reads_them_page_by_page(tree: Path, tm
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.reader import Reader
+
+    import loaders.ffcv_parts  # noqa: F401  without it, FFCV's loaders change numba's types
 
     for index in range(12):
         picture(index, 600, 500 - index).save(tree / "train" / "cat" / f"medium_{index}.png")

@@ -134,6 +134,8 @@ def test_ffcv_itself_reads_images_and_labels(devkit: Path, tmp_path: Path):
     from ffcv.reader import Reader
     from ffcv.transforms import ToTensor
 
+    import loaders.ffcv_parts  # noqa: F401  without it, FFCV's loaders change numba's types
+
     source = open_dataset("voc2007", devkit, ALL)
     file = tmp_path / "train.beton"
     manifest = write_split(

@@ -14,9 +14,12 @@ from rich.text import Text
 
 from harness.cli.console import bar, seconds
 from harness.estimate.remaining import RemainingTime, Running
+from harness.estimate.smoothed import Smoothed
 from harness.matrix.stage import Stage
 from harness.runner import queue_state, retry
 from harness.runner.executor import Event, Run
+from harness.runner.launchers.local import LocalLauncher
+from harness.system import environment
 from writers.text_names import counted, printable
 
 STILL_RUNNING_EVERY_S = 60.0
@@ -173,7 +176,12 @@ class _Clock:
     def __init__(self, run: Run) -> None:
         self.run, self.started_at = run, time.monotonic()
         self._ended: set[str] = set()
-        self._remaining = RemainingTime(run.pending, run.folders.runs)
+        # Where the stages of other launchers run is unknown.
+        on_cpu = isinstance(run.launcher, LocalLauncher) and not environment.gpu_names()
+        self._remaining = RemainingTime(
+            run.pending, run.folders.runs, run.matrix.urgency, on_cpu=on_cpu
+        )
+        self._shown = Smoothed()
 
     def count(self, event: Event) -> None:
         """Count an event of the run."""
@@ -192,7 +200,8 @@ class _Clock:
         ]
         out = self._ended | run.running.keys() | run.blocked
         waiting = (stage for key, stage in run.pending.items() if key not in out)
-        return self._remaining.seconds(waiting, running, run.launcher.num_slots)
+        left_s = self._remaining.seconds(waiting, running, run.launcher.num_slots)
+        return self._shown.next(now - self.started_at, left_s)
 
 
 def _running_tables(run: Run) -> Group:

@@ -1,28 +1,29 @@
 """Estimate the remaining time of a run from the stages that it has finished so far.
 
-The seconds per unit of work of a stage are those of finished stages that are as similar as
-possible: equal model, data and method; equal kind and network; equal kind; any. The unit is one
-forward pass of one image at 224 pixels, so that a training predicts its transfers and evaluations.
-Stages of earlier runs count as long as this run has not finished a similar one. Imports no torch.
+Each stage has seconds on a reference machine (`harness.estimate.reference_times`). Finished stages,
+and the progress of running ones, give the ratio to them: that of equal model, data and method;
+of equal kind and network; of equal kind; of any network; of this machine. The stages that are left
+are then put on the slots in the order in which the run starts them. Imports no torch.
 """
 
-import math
+import heapq
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from harness.estimate import reference_times
 from harness.estimate.estimate import cost_key, expected_runs, measured_rates
+from harness.estimate.image_counts import ImageCounts
+from harness.estimate.reference_times import Reference
 from harness.estimate.workload import Workloads
 from harness.matrix.stage import Stage
-from harness.matrix.workload import Workload
 
-TRAINING_PASSES = 3.0  # forward passes in a training step
-ATTACK_PASSES = 2.0  # in a step of an attack: no gradient of the weights
-UNIT_RESOLUTION = 224
-MIN_FRACTION = 0.1  # of a running stage, before its own progress predicts its end
+MIN_FRACTION = 0.02  # of a running stage, before its progress counts
 MIN_ELAPSED_S = 1.0
-MIN_SECONDS, MIN_WORK = 1e-3, 1e-9  # for logarithms
+MIN_SECONDS = 1e-3  # of a stage on the reference machine
+PRIOR_SHARE = 0.05  # of the run, that the reference machine's speed counts as
+MAX_PLACED = 3000  # stages that are put on slots one by one
+MACHINE = "machine"
 
 
 @dataclass(frozen=True)
@@ -41,36 +42,101 @@ class Running:
     @property
     def is_predictable(self) -> bool:
         """True if the progress predicts the end."""
-        return self.fraction >= MIN_FRACTION and self.elapsed_s >= MIN_ELAPSED_S
+        return (
+            self.stage.spec.counts_once
+            and self.fraction >= MIN_FRACTION
+            and self.elapsed_s >= MIN_ELAPSED_S
+        )
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """Ratio of measured seconds to those on the reference machine, of similar stages."""
+
+    num_stages: int = 0
+    seconds: float = 0.0
+    reference_s: float = 0.0
+
+    def with_stage(self, seconds: float, reference_s: float) -> "_Ratio":
+        return _Ratio(
+            self.num_stages + 1,
+            self.seconds + seconds,
+            self.reference_s + max(reference_s, MIN_SECONDS),
+        )
+
+    def near(self, wider: float | None, most_s: float) -> float:
+        """Ratio of these stages, with that of less similar ones counted as one stage more.
+
+        So one exceptional stage does not decide.
+
+        Args:
+            wider: ratio of less similar stages; None without such.
+            most_s: seconds on the reference machine that `wider` counts at most.
+        """
+        if wider is None:
+            return self.seconds / self.reference_s
+        one = min(self.reference_s / self.num_stages, most_s)
+        return (self.seconds + wider * one) / (self.reference_s + one)
 
 
 class RemainingTime:
-    """Rates of the stages of one run."""
+    """Measured seconds of the stages of one run, compared with a reference machine."""
 
-    def __init__(self, pending: Mapping[str, Stage], runs: Path) -> None:
+    def __init__(
+        self,
+        pending: Mapping[str, Stage],
+        runs: Path,
+        urgency: Mapping[str, float] | None = None,
+        *,
+        on_cpu: bool = False,
+    ) -> None:
         """Compute the work of the stages.
 
         Args:
-            pending: stages of the run by key.
+            pending: stages of the run by key, in the order of the recipe.
             runs: folder of stages.
+            urgency: `Matrix.urgency`: of the stages that may start, the largest is the first. None
+                means the order of the recipe.
+            on_cpu: the stages run on a CPU, so that the reference machine's seconds are a first
+                estimate before a stage has ended.
         """
-        workloads = Workloads(runs)
-        self._earlier = measured_rates(dict(pending), runs)
-        self._work: dict[str, float] = {}
+        workloads, images = Workloads(runs), ImageCounts(runs)
+        earlier = measured_rates(dict(pending), runs)
+        self._place = {
+            key: (-(urgency or {}).get(key, 0.0), index) for index, key in enumerate(pending)
+        }
+        self._stages = dict(pending)
+        self._reference: dict[str, Reference] = {}
+        self._earlier: dict[str, float] = {}
         self._kinship: dict[str, tuple[Hashable, ...]] = {}
         for key, stage in pending.items():
-            parts = workloads.of(stage)
-            self._work[key] = (
-                sum(map(_forward_passes, parts)) if parts else stage.spec.work(stage.config)
-            )
-            self._kinship[key] = _kinship(stage, has_steps=bool(parts))
-        self._rates: dict[Hashable, _Rates] = {}
+            reference = _reference(stage, workloads, images)
+            self._reference[key] = reference
+            self._kinship[key] = _kinship(stage, reference, on_cpu=on_cpu)
+            if (rate := earlier.get(cost_key(stage))) is not None:
+                self._earlier[key] = rate * stage.spec.work(stage.config)
+        total_s = sum(reference.total_s for reference in self._reference.values())
+        self._most_s = PRIOR_SHARE * total_s
+        self._on_cpu = on_cpu
+        self._is_warm: set[bool] = set()  # has_network of the stages that have ended
+        self._ratios: dict[Hashable, _Ratio] = {}
+        if on_cpu:
+            self._ratios[MACHINE] = _Ratio(1, self._most_s, max(self._most_s, MIN_SECONDS))
 
     def add(self, stage: Stage, wall_s: float) -> None:
         """Count a finished stage of the run that took `wall_s` seconds."""
-        work = self._work[stage.key]
-        for key in self._kinship[stage.key]:
-            self._rates[key] = self._rates.get(key, NO_RATES).with_stage(wall_s, work)
+        reference = self._reference[stage.key]
+        reference_s = reference.total_s + self._cold_s(reference)
+        if reference.is_measured:
+            self._is_warm.add(reference.has_network)
+        self._count(self._ratios, stage.key, wall_s, reference_s)
+
+    def _cold_s(self, reference: Reference) -> float:
+        """Seconds that the first stage takes longer on the reference machine."""
+        is_known = self._on_cpu and reference.is_measured
+        if not is_known or reference.has_network in self._is_warm:
+            return 0.0
+        return reference_times.COLD_S if reference.has_network else reference_times.IMPORTS_S
 
     def seconds(
         self, waiting: Iterable[Stage], running: Iterable[Running], num_slots: int
@@ -83,106 +149,129 @@ class RemainingTime:
             num_slots: number of stages that run at the same time.
 
         Returns:
-            None if the time of most of the stages is unknown.
+            None if the time of most of the work is unknown.
         """
-        running = list(running)
-        evidence = self._with(running)
-        left, num_unknown = [], 0
+        running, waiting = list(running), list(waiting)
+        ratios = self._with(running)
+        left: dict[str, float] = {}
+        known = {True: 0.0, False: 0.0}  # seconds on the reference machine
         for one in running:
-            if one.is_predictable:
-                left.append(one.elapsed_s * (1 - one.fraction) / one.fraction)
-            elif (expected := self._expected(one.stage, evidence)) is not None:
-                left.append(max(0.0, expected - one.elapsed_s))
-            else:
-                num_unknown += 1
+            expected = self._expected_cold(one.stage.key, ratios)
+            left[one.stage.key] = self._left(one, expected)
+            known[expected is not None] += self._reference[one.stage.key].total_s
+        takes: dict[str, float] = {}
         for stage in waiting:
-            if (expected := self._expected(stage, evidence)) is None:
-                num_unknown += 1
-            else:
-                left.append(expected * expected_runs(stage))
-        if not left and not num_unknown:
-            return 0.0
-        if num_unknown > len(left):
+            expected = self._expected(stage.key, ratios)
+            takes[stage.key] = (expected or 0.0) * expected_runs(stage)
+            known[expected is not None] += self._reference[stage.key].total_s
+        if known[False] > known[True]:
             return None
-        return max(sum(left) / max(1, min(num_slots, len(left))), max(left))
+        return self._last_end(takes, left, num_slots)
 
-    def _with(self, running: Iterable[Running]) -> dict[Hashable, "_Rates"]:
-        """Rates by key; the progress of running stages counts, too."""
-        rates = dict(self._rates)
+    def _left(self, one: Running, expected: float | None) -> float:
+        """Seconds until a running stage ends; 0 if unknown."""
+        if expected is None:
+            return 0.0
+        if one.is_predictable:
+            reference = self._reference[one.stage.key]
+            body_s = expected * reference.body_s / reference.total_s
+            return (1 - one.fraction) * body_s
+        return max(0.0, expected - one.elapsed_s)
+
+    def _with(self, running: Iterable[Running]) -> dict[Hashable, _Ratio]:
+        """Ratios by kinship, with what running stages show so far."""
+        ratios = dict(self._ratios)
         for one in running:
+            reference = self._reference[one.stage.key]
+            expected = self._expected_cold(one.stage.key, self._ratios)
+            cold_s = self._cold_s(reference)
             if one.is_predictable:
-                work = self._work[one.stage.key] * one.fraction
-                for key in self._kinship[one.stage.key]:
-                    rates[key] = rates.get(key, NO_RATES).with_stage(one.elapsed_s, work)
-        return rates
+                done_s = reference.start_s + one.fraction * (reference.body_s + cold_s)
+                self._count(ratios, one.stage.key, one.elapsed_s, done_s)
+            elif expected is not None and one.elapsed_s > expected:  # it takes longer than expected
+                self._count(ratios, one.stage.key, one.elapsed_s, reference.total_s + cold_s)
+        return ratios
 
-    def _expected(self, stage: Stage, rates: Mapping[Hashable, "_Rates"]) -> float | None:
+    def _count(
+        self, ratios: dict[Hashable, _Ratio], key: str, seconds: float, reference_s: float
+    ) -> None:
+        for similar in self._kinship[key]:
+            if similar == MACHINE and not self._reference[key].has_network:
+                continue  # reading and drawing images depends on more than the machine's speed
+            ratios[similar] = ratios.get(similar, _Ratio()).with_stage(seconds, reference_s)
+
+    def _expected_cold(self, key: str, ratios: Mapping[Hashable, _Ratio]) -> float | None:
+        """Seconds that a running stage takes, with what the first of its like takes longer."""
+        expected = self._expected(key, ratios)
+        return None if expected is None else expected + self._cold_s(self._reference[key])
+
+    def _expected(self, key: str, ratios: Mapping[Hashable, _Ratio]) -> float | None:
         """Seconds that a stage takes; None if nothing similar is known."""
-        exact, *similar = self._kinship[stage.key]
-        earlier = self._earlier.get(cost_key(stage))
-        if exact not in rates and earlier is not None:
-            return earlier * stage.spec.work(stage.config)
-        rate = None
-        for key in (*reversed(similar), exact):
-            if key in rates:
-                rate = rates[key].near(rate)
-        return None if rate is None else rate * self._work[stage.key]
+        exact, *similar = self._kinship[key]
+        if exact not in ratios and key in self._earlier:
+            return self._earlier[key]
+        reference = self._reference[key]
+        ratio = None
+        for wider in (*reversed(similar), exact):
+            if wider in ratios:
+                ratio = ratios[wider].near(ratio, self._most_s)
+        return None if ratio is None else ratio * reference.total_s
 
+    def _last_end(
+        self, takes: Mapping[str, float], left: Mapping[str, float], num_slots: int
+    ) -> float:
+        """Seconds until the last stage ends, if each slot takes the most urgent stage.
 
-@dataclass(frozen=True)
-class _Rates:
-    """Rates of similar stages, in seconds per unit of work."""
-
-    num_stages: int = 0
-    seconds: float = 0.0
-    work: float = 0.0
-    sum_log: float = 0.0
-
-    def with_stage(self, seconds: float, work: float) -> "_Rates":
-        return _Rates(
-            self.num_stages + 1,
-            self.seconds + seconds,
-            self.work + work,
-            self.sum_log + math.log(max(seconds, MIN_SECONDS) / max(work, MIN_WORK)),
-        )
-
-    def near(self, wider: float | None) -> float:
-        """Geometric mean of these rates and of that of less similar stages.
-
-        The latter counts as one stage, so that one exceptional stage does not decide. Without it,
-        the rate is that of all stages together.
+        Args:
+            takes: seconds of each waiting stage.
+            left: seconds that each running stage still takes.
+            num_slots: number of stages that run at the same time.
         """
-        if wider is None:
-            return self.seconds / max(self.work, MIN_WORK)
-        return math.exp((self.sum_log + math.log(max(wider, MIN_WORK))) / (self.num_stages + 1))
+        if len(takes) > MAX_PLACED:
+            longest = max((*takes.values(), *left.values()))
+            return max(longest, (sum(takes.values()) + sum(left.values())) / max(1, num_slots))
+        dependants: dict[str, list[str]] = {}
+        num_unmet: dict[str, int] = {}
+        for key in takes:
+            needs = {stage.key for stage in self._stages[key].waits_for}
+            unmet = [need for need in needs if need in takes or need in left]
+            num_unmet[key] = len(unmet)
+            for need in unmet:
+                dependants.setdefault(need, []).append(key)
+        ready = [(self._place[key], key) for key, number in num_unmet.items() if not number]
+        heapq.heapify(ready)
+        ends = [(seconds, key) for key, seconds in left.items()]
+        heapq.heapify(ends)
+        now = 0.0
+        while ready or ends:
+            while ready and len(ends) < max(1, num_slots):
+                _, key = heapq.heappop(ready)
+                heapq.heappush(ends, (now + takes[key], key))
+            now, ended = heapq.heappop(ends)
+            for key in dependants.get(ended, ()):
+                num_unmet[key] -= 1
+                if not num_unmet[key]:
+                    heapq.heappush(ready, (self._place[key], key))
+        return now
 
 
-NO_RATES = _Rates()
+def _reference(stage: Stage, workloads: Workloads, images: ImageCounts) -> Reference:
+    """Seconds on the reference machine."""
+    if parts := workloads.of(stage):
+        return reference_times.of_network(stage, parts)
+    if stage.kind == "write":
+        return reference_times.of_write(stage, images.of(stage))
+    return reference_times.of_other(stage)
 
 
-def _kinship(stage: Stage, *, has_steps: bool) -> tuple[Hashable, ...]:
-    """What the stage has in common with others, the most specific first.
-
-    Args:
-        stage: the stage.
-        has_steps: its work is in forward passes, so that it compares with other kinds.
-    """
+def _kinship(stage: Stage, reference: Reference, *, on_cpu: bool) -> tuple[Hashable, ...]:
+    """What the stage has in common with others, the most specific first."""
     # A stage that copies from another one, such as the beton of a subset, takes less time.
     copies = bool(stage.needs)
     network = stage.axes.get("arch"), stage.axes.get("model")
     keys: list[Hashable] = [(*cost_key(stage), copies), (stage.kind, *network, copies)]
-    if has_steps:
+    if reference.has_network:
         keys += [(stage.kind, copies), ()]
+    if on_cpu and reference.is_measured:
+        keys.append(MACHINE)
     return tuple(keys)
-
-
-def _forward_passes(workload: Workload) -> float:
-    """Forward passes of images at 224 pixels."""
-    step = workload.step
-    settings: dict[str, Any] = step.get("settings") or {}
-    attack = step.get("attack") or (settings.get("attack") if step.get("attacked") else None) or {}
-    resolution = step.get("resolution") or settings.get("resolution") or UNIT_RESOLUTION
-    passes = ATTACK_PASSES * float(attack.get("steps") or 0)
-    if step["step"] in ("pretrain", "transfer"):
-        passes += TRAINING_PASSES
-    return workload.num_images * max(1.0, passes) * (resolution / UNIT_RESOLUTION) ** 2

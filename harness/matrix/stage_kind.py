@@ -54,6 +54,8 @@ class StageKind:
             paths first, and to scale measured times.
         workloads: (stage, image counts by role) -> steps that the time estimate adds up.
             None means the time of such a stage cannot be estimated from steps.
+        counts_once: the progress of a running stage counts its whole work once, so that it predicts
+            the end. Other kinds count each pass or split by itself.
         is_incomplete: metrics -> True if the stage ran without some of its needs, so that the next
             run repeats it. None means never.
         chosen_fraction: config of a gate (`Stage.gated_by`) -> expected fraction of the gated
@@ -74,6 +76,7 @@ class StageKind:
     ) = None
     work: Callable[[Mapping[str, Any]], float] = constant_work
     workloads: Callable[[Stage, Mapping[str, Counts]], Iterator[Workload]] | None = None
+    counts_once: bool = False
     is_incomplete: Callable[[Mapping[str, Any]], bool] | None = None
     chosen_fraction: Callable[[Mapping[str, Any]], float] | None = None
 

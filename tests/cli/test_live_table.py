@@ -22,8 +22,8 @@ from harness.system.folders import Folders
 @pytest.fixture
 def stages() -> list[Stage]:
     return [
-        Stage("evaluate", {"settings": {"attack": {"steps": steps}}}, name=f"evaluate/{steps}")
-        for steps in range(4)
+        Stage("pretrain", {"settings": {"epochs": epochs}}, name=f"pretrain/{epochs}")
+        for epochs in range(1, 5)
     ]
 
 
@@ -36,7 +36,10 @@ def run_of(stages: list[Stage], tmp_path: Path) -> Any:
         launcher=SimpleNamespace(num_slots=2),
         finished=set(),
         failed={},
-        matrix=SimpleNamespace(stages=stages),
+        matrix=SimpleNamespace(
+            stages=stages,
+            urgency={stage.key: stage.config["settings"]["epochs"] for stage in stages},
+        ),
         folders=Folders(tmp_path, tmp_path, tmp_path),
     )
 
@@ -55,14 +58,14 @@ def test_the_bar_shows_the_time_left_at_measured_rates(
     monkeypatch.setattr(live_table, "REFRESH_EVERY_S", 1e-9)
     monkeypatch.setattr(live_table, "ESTIMATE_EVERY_S", 0.0)
     run, shown = run_of(stages, tmp_path), []
-    done, failed, skipped, running = stages  # of 1, 2, 3 and 4 passes
+    done, failed, skipped, running = stages  # of 1, 2, 3 and 4 passes over the images
 
     def events() -> Iterator[Event]:
         yield Event("waiting")
         shown.append(bars[0].tasks[0].fields["eta"])
         run.finished.add(done.key)
         yield Event("done", done, wall_s=10.0)
-        shown.append(bars[0].tasks[0].fields["eta"])  # 9 passes at 10 s, two stages at once
+        shown.append(bars[0].tasks[0].fields["eta"])  # 4, and 3 + 2 passes
         for what, stage in (("failed", failed), ("skipped", skipped)):
             yield Event(what, stage)
         run.running[running.key] = (running, time.monotonic() - 15.0)
@@ -73,7 +76,7 @@ def test_the_bar_shows_the_time_left_at_measured_rates(
         shown.append(bars[0].tasks[0].fields["eta"])  # a quarter took 15 s
 
     live_table._live(run, events(), terminal())
-    assert shown[:2] == ["", "about 45.0 s left"]
+    assert shown[:2] == ["", "about 50.0 s left"]
     # At least 15 s have passed for a quarter; without the progress, 25 s would be left.
     assert seconds_of(shown[2]) >= 45.0
 
@@ -98,7 +101,7 @@ def test_without_a_terminal_the_time_left_is_printed(
 
     console = Console(file=io.StringIO())
     live_table._plain(run, events(), console)
-    assert "... 1 of 4 stages, about 45.0 s left" in console.file.getvalue()
+    assert "... 1 of 4 stages, about 50.0 s left" in console.file.getvalue()
 
 
 def test_events_between_refreshes_read_no_files(

@@ -95,4 +95,5 @@ SPEC = StageKind(
     recorded_outputs=outputs,
     work=work,
     workloads=workloads,
+    counts_once=True,
 )

@@ -1,0 +1,119 @@
+"""Seconds of a stage on a reference machine, as a start for the estimate of the remaining time.
+
+Measured in runs of the demo on two idle cores of an Intel Xeon, torch 2.14.1, one thread per stage:
+the start of a stage, a forward pass of the demo's network, and the drawing of generated images. On
+other machines and for other networks, only the ratios between stages count. Imports no torch.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config.methods import settings_model
+from harness.config.transfer import TransferSettings
+from harness.matrix.stage import Stage
+from harness.matrix.workload import Counts, Workload
+from writers.dataset import spec_of
+
+TRAINING_PASSES = 3.0  # forward passes in a training step
+ATTACK_PASSES = 2.2  # in a step of an attack of a training
+EVALUATED_ATTACK_PASSES = 1.6  # of an evaluation, in which BatchNorm computes no statistics
+UNIT_RESOLUTION = 224
+TRAININGS = ("pretrain", "transfer", "detection_training")  # kinds of steps
+
+TRAINING_START_S, START_S = 0.4, 0.05  # of a stage that trains, of others
+COLD_S = 2.0  # more for the first stage with a network: other kinds' code is imported meanwhile
+IMPORTS_S = 8.0  # more for the first stage of others, for the same reason
+PASS_S = 0.00565  # forward pass of the demo's network, of one image at UNIT_RESOLUTION
+IMAGE_S = 0.0035  # to draw or read, decode and encode one image
+COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # of a beton whose samples are those of another
+OTHER_S = 0.1  # of a stage with neither images nor a network
+NETWORK = ("resnet10", (16, 32, 64, 128))  # the demo's: architecture, channels
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Seconds on the reference machine.
+
+    Attributes:
+        start_s: Start of the stage, before its progress counts.
+        body_s: The rest.
+        has_network: The work is that of a network.
+        is_measured: The reference machine has run such stages. Otherwise the seconds compare with
+            those of similar stages only.
+    """
+
+    start_s: float
+    body_s: float
+    has_network: bool
+    is_measured: bool
+
+    @property
+    def total_s(self) -> float:
+        """Sum of both."""
+        return self.start_s + self.body_s
+
+
+def of_network(stage: Stage, workloads: Iterable[Workload]) -> Reference:
+    """Return the seconds of a stage whose work is that of a network.
+
+    Args:
+        stage: The stage.
+        workloads: Its steps and the images through each.
+    """
+    heads_only, workloads = _trains_heads_only(stage), list(workloads)
+    passes = sum(_forward_passes(workload, heads_only=heads_only) for workload in workloads)
+    trains = any(workload.step["step"] in TRAININGS for workload in workloads)
+    start_s = TRAINING_START_S if trains else START_S
+    return Reference(start_s, PASS_S * passes, True, _network_of(stage) == NETWORK)
+
+
+def of_write(stage: Stage, counts: Counts | None) -> Reference:
+    """Return the seconds of a stage that writes betons.
+
+    Args:
+        stage: The stage.
+        counts: Images per split; None if they are unknown.
+    """
+    num_images = sum(counts.splits.values()) if counts else 0
+    if stage.needs:  # a subset copies the samples of the whole dataset
+        return Reference(COPY_S, COPIED_IMAGE_S * num_images, False, counts is not None)
+    dataset = stage.config["data"]["dataset"]
+    is_measured = counts is not None and spec_of(dataset).generated
+    return Reference(TRAINING_START_S, IMAGE_S * max(1, num_images), False, is_measured)
+
+
+def of_other(stage: Stage) -> Reference:
+    """Return the seconds of any other stage: proportional to its work, in unknown units."""
+    return Reference(0.0, OTHER_S * stage.spec.work(stage.config), False, False)
+
+
+def _trains_heads_only(stage: Stage) -> bool:
+    """True if a training step needs no gradients of the backbone."""
+    if "method" not in stage.config:
+        return False
+    settings = settings_model(stage.config["method"])
+    return issubclass(settings, TransferSettings) and settings.TRAINS_TOGETHER
+
+
+def _network_of(stage: Stage) -> tuple[str, tuple[int, ...]] | None:
+    """Architecture and channels; None for networks that are not described so."""
+    trained = stage.needs.get("model", stage)
+    arch, settings = trained.config.get("arch"), trained.config.get("settings", {})
+    if isinstance(arch, dict):  # of a method without a source
+        arch, settings = arch.get("arch"), arch
+    channels = settings.get("channels")
+    return (arch, tuple(channels)) if isinstance(arch, str) and channels else None
+
+
+def _forward_passes(workload: Workload, *, heads_only: bool) -> float:
+    """Forward passes of images at UNIT_RESOLUTION."""
+    step = workload.step
+    settings: dict[str, Any] = step.get("settings") or {}
+    attack = step.get("attack") or (settings.get("attack") if step.get("attacked") else None) or {}
+    resolution = step.get("resolution") or settings.get("resolution") or UNIT_RESOLUTION
+    trains = step["step"] in TRAININGS
+    passes = (ATTACK_PASSES if trains else EVALUATED_ATTACK_PASSES) * (attack.get("steps") or 0)
+    if trains and not heads_only:
+        passes += TRAINING_PASSES
+    return workload.num_images * max(1.0, passes) * (resolution / UNIT_RESOLUTION) ** 2

@@ -68,8 +68,8 @@ def test_parquet_files_have_the_numbers_of_the_csv_files(tmp_path: Path):
         columns = parquet.read_table(file.with_suffix(".parquet"))
         assert columns.num_rows == len(rows), file.name
         for name in {"top1", "key", "seed"} & set(columns.column_names):
-            for mine, theirs in zip(columns[name].to_pylist(), rows, strict=True):
-                assert ("" if mine is None else str(mine)) == theirs[name]
+            for value, line in zip(columns[name].to_pylist(), rows, strict=True):
+                assert ("" if value is None else str(value)) == line[name]
 
 
 @dataclass(frozen=True)

@@ -83,5 +83,5 @@ def test_help_imports_no_numerical_library():
     assert "write-beton" in ended.stdout
 
 
-def test_few_modules_lie_flat_in_harness():
+def test_few_modules_are_outside_of_packages():
     assert len(list((ROOT / "harness").glob("*.py"))) <= 8

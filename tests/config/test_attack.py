@@ -7,7 +7,7 @@ from harness.config.attack import AttackSettings, EvaluationAttack
 from harness.config.recipe import EvaluateSettings
 
 
-def test_a_step_is_given_or_follows_from_eps_and_the_number_of_steps():
+def test_the_step_size_is_set_or_follows_from_eps_and_steps():
     assert AttackSettings().step_length(3.0) == pytest.approx(2.5 * 3 / 3)
     assert AttackSettings(steps=7).step_length(3.0) == pytest.approx(2.5 * 3 / 7)
     assert EvaluationAttack().step_length(3.0) == pytest.approx(2.5 * 3 / 20)
@@ -17,7 +17,7 @@ def test_a_step_is_given_or_follows_from_eps_and_the_number_of_steps():
     assert AttackSettings(steps=0).step_length(3.0) > 0
 
 
-def test_eps_scales_with_resolution_where_it_is_said_at_which_it_is_meant():
+def test_eps_scales_with_resolution_if_eps_at_is_set():
     """The same change per pixel as eps 3 at 224 pixels: protocol of the L2 literature, by hand."""
     assert [
         round(AttackSettings(eps_at=224).eps_of(3.0, side), 2) for side in (224, 160, 192, 128)
@@ -31,7 +31,7 @@ def test_restarts_are_for_random_starts():
         EvaluationAttack(restarts=3)
 
 
-def test_fast_and_free_are_what_was_published():
+def test_defaults_of_fast_and_free_are_the_published_ones():
     fast, free = AttackSettings(method="fast"), AttackSettings(method="free")
     assert (fast.steps, fast.random_start, fast.batch_norm, fast.step_length(0.4)) == (
         1,

@@ -51,7 +51,7 @@ def test_reads_yaml_1_2(file: Path):
     assert found.eps == (0.0, 0.5) and found.methods["fixed"].epochs == 2
 
 
-def test_the_recipes_that_ship_are_right():
+def test_packaged_recipes_are_valid_by_name_and_by_path():
     for name in recipe.available():
         assert isinstance(recipe.read(name), Recipe)
         assert recipe.read(recipe.FOLDER / f"{name}.yaml") == recipe.read(name)
@@ -199,7 +199,7 @@ def test_a_mistake_is_named_with_its_line(file: Path, old: str, new: str, expect
     assert len(found) == 1 and found[0].startswith(expected), found
 
 
-def test_all_mistakes_come_at_once(file: Path):
+def test_all_mistakes_are_reported_at_once(file: Path):
     file.write_text(
         GOOD.replace("epochs: 2\n  opt", "epoch: 2\n  opt")
         .replace("[resnet10]", "[resnet_10]")
@@ -209,7 +209,7 @@ def test_all_mistakes_come_at_once(file: Path):
     assert sorted(line.split(":")[1] for line in found) == ["13", "4", "7"]
 
 
-def test_a_name_that_is_no_file(file: Path):
+def test_an_unknown_recipe_suggests_similar_names(file: Path):
     with pytest.raises(UserError, match="There is no recipe named 'robust_l3'") as caught:
         recipe.read("robust_l3")
     assert caught.value.hint == "Did you mean robust_l2 or robust_linf?"
@@ -217,7 +217,7 @@ def test_a_name_that_is_no_file(file: Path):
         recipe.read("nowhere/demo.yaml")
 
 
-def test_not_yaml_not_a_mapping_not_text(file: Path):
+def test_files_that_are_no_recipe_are_refused(file: Path):
     file.write_text("- a\n- b\n")
     assert mistakes(file) == ["tiny.yaml: a recipe is a mapping of settings."]
     file.write_bytes(b"\xff\xfe\x00")
@@ -237,12 +237,12 @@ def test_nothing_in_a_recipe_is_executed(file: Path):
     assert not Path("executed").exists()
 
 
-def test_an_alias_that_holds_itself_is_refused(file: Path):
+def test_a_self_referencing_alias_is_refused(file: Path):
     file.write_text("name: &a [*a]\n")
     assert mistakes(file)[0].startswith("tiny.yaml:1: name: must be a string")
 
 
-def test_overrides(file: Path):
+def test_set_overrides_single_settings(file: Path):
     found = recipe.read(
         file,
         [
@@ -303,7 +303,7 @@ def test_an_override_that_turns_an_axis_off_does_not_make_the_rest_a_mistake(fil
     assert recipe.read(file, ["eps=[0]"]).eps == (0.0,)
 
 
-def test_base(file: Path, tmp_path: Path):
+def test_a_recipe_inherits_from_its_base(file: Path, tmp_path: Path):
     child = tmp_path / "child.yaml"
     child.write_text(
         "base: tiny.yaml\nname: child\npretrain:\n  epochs: 9\nsubsets: [all]\n"
@@ -323,7 +323,7 @@ def test_base(file: Path, tmp_path: Path):
     assert found.eps == (1.0,), "lists replace"
 
 
-def test_mistakes_of_a_base_are_named_where_they_are(file: Path, tmp_path: Path):
+def test_mistakes_of_a_base_are_reported_with_the_line_of_the_base(file: Path, tmp_path: Path):
     edited(file, "epochs: 2\n  opt", "epoch: 2\n  opt")
     child = tmp_path / "child.yaml"
     child.write_text("base: tiny.yaml\nname: child\n\neps: all\n")
@@ -351,7 +351,7 @@ def test_a_base_that_is_absent_or_circular(file: Path, tmp_path: Path):
     assert mistakes(child) == ["child.yaml:2: base: must be the path of a recipe, not ['a']."]
 
 
-def test_a_base_by_its_name(file: Path, tmp_path: Path):
+def test_a_base_is_found_by_name_or_by_path(file: Path, tmp_path: Path):
     child = tmp_path / "child.yaml"
     child.write_text("base: demo\nname: child\nseeds: [0, 1]\n")
     found, demo = recipe.read(child), recipe.read("demo")
@@ -374,7 +374,7 @@ scales:
 )
 
 
-def test_a_scale_lies_over_the_file_and_under_set(file: Path):
+def test_a_scale_overrides_the_file_and_set_overrides_the_scale(file: Path):
     file.write_text(SCALES)
     plain, tiny = recipe.read(file), recipe.read(file, ["scale=tiny"])
     assert plain == recipe.read(edited(file, "name", "name")) and plain.scale is None
@@ -395,7 +395,7 @@ def test_a_scale_lies_over_the_file_and_under_set(file: Path):
     assert recipe.read(file, ["scale=tiny"]).name == "small"
 
 
-def test_a_scale_may_be_called_by_a_number(file: Path):
+def test_a_scale_may_have_a_number_as_its_name(file: Path):
     file.write_text(SCALES + "  64: {pretrain: {epochs: 9}}\n")
     found = recipe.read(file, ["scale=64"])
     assert (found.name, found.scale, found.pretrain.epochs) == ("tiny_64", "64", 9)
@@ -445,7 +445,7 @@ def test_scales_are_inherited(file: Path, tmp_path: Path):
         ),
     ],
 )
-def test_a_scale_that_is_wrong_is_named_where_it_is(
+def test_a_mistake_in_a_scale_is_reported_with_its_line(
     file: Path, more: str, override: str, expected: str
 ):
     file.write_text(SCALES + more)
@@ -463,7 +463,7 @@ variants:
 )
 
 
-def test_variants_lie_over_pretrain(file: Path):
+def test_variants_override_pretrain(file: Path):
     file.write_text(VARIANTS)
     found = recipe.read(file)
     assert list(found.variants) == ["plain", "smooth", "published"]
@@ -509,7 +509,7 @@ def test_variants_lie_over_pretrain(file: Path):
         ("smooth: {label", "smooth: [label", "tiny.yaml:16: "),
     ],
 )
-def test_a_variant_that_is_wrong_is_named_with_its_line(
+def test_a_mistake_in_a_variant_is_reported_with_its_line(
     file: Path, old: str, new: str, expected: str
 ):
     assert old in VARIANTS
@@ -555,13 +555,15 @@ def test_a_variant_that_is_wrong_is_named_with_its_line(
         ),
     ],
 )
-def test_a_point_that_is_wrong_is_named_with_its_line(file: Path, line: str, expected: str):
+def test_a_mistake_in_include_or_exclude_is_reported_with_its_line(
+    file: Path, line: str, expected: str
+):
     file.write_text(GOOD + line + "\n")
     found = mistakes(file)
     assert len(found) == 1 and found[0].startswith(f"tiny.yaml:14: {expected}"), found
 
 
-def test_attacks_of_included_points_have_an_effect(file: Path):
+def test_attack_settings_have_an_effect_if_include_adds_an_eps(file: Path):
     file.write_text(
         GOOD.replace("eps: [0, 0.5]", "eps: [0]").replace(
             "epochs: 2\n  opt", "attack: {steps: 2}\n  opt"

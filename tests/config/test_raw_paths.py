@@ -23,13 +23,13 @@ def missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return found
 
 
-def test_a_folder_in_the_current_folder_is_named_with_the_option(missing, tmp_path: Path):
+def test_images_in_the_current_folder_suggest_raw_dir(missing, tmp_path: Path):
     (tmp_path / "my-photos").mkdir()
     text = missing("my-photos")
     assert str(tmp_path / "raw/my-photos") in text and "--raw-dir ." in text
 
 
-def test_a_folder_that_is_nowhere_has_no_such_cure(missing):
+def test_absent_images_do_not_suggest_raw_dir(missing):
     assert "--raw-dir" not in missing("my-photos")
     assert missing("/no/such/folder") == "There is no /no/such/folder."
 

@@ -77,5 +77,5 @@ def test_a_transfer_method_takes_its_learning_rates_from_the_grid_only():
         ({"dataset": "caltech101", "path": "x.tar"}, "caltech101"),
     ],
 )
-def test_a_dataset_is_called_by_its_name_or_its_folder(data, label):
+def test_a_dataset_is_labeled_by_its_name_or_its_folder(data, label):
     assert DataSettings.model_validate(data).label == label

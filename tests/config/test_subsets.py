@@ -21,7 +21,7 @@ def read(folder: Path, subsets: str) -> recipe.Recipe:
     return recipe.read(folder / "t.yaml")
 
 
-def test_every_way_to_write_a_subset(tmp_path: Path):
+def test_every_spelling_of_a_subset_is_read(tmp_path: Path):
     subsets = read(
         tmp_path,
         """\
@@ -51,7 +51,7 @@ def test_equal_subsets_have_equal_stages_however_they_are_written(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("subset", "says"),
+    ("subset", "message"),
     [
         (
             "{name: x, steps: [{remve: {hardest: 5}}]}",
@@ -68,6 +68,6 @@ def test_equal_subsets_have_equal_stages_however_they_are_written(tmp_path: Path
         ("{name: x, steps: 3}", "must be a list"),
     ],
 )
-def test_mistakes_are_named_with_their_line(tmp_path: Path, subset: str, says: str):
-    with pytest.raises(UserError, match=says):
+def test_mistakes_are_named_with_their_line(tmp_path: Path, subset: str, message: str):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, f"  - {subset}\n")

@@ -15,7 +15,7 @@ RECIPE = "name: tiny\nsource: {path: photos}\nsubsets: [all]\n"
 
 
 @pytest.mark.parametrize(("epochs", "first"), FIRST_AT_192.items())
-def test_presets_of_ffcv_imagenet_switch_where_theirs_do(epochs, first):
+def test_presets_of_ffcv_imagenet_change_resolution_at_the_published_epoch(epochs, first):
     settings = PretrainSettings.model_validate(
         presets.spelled_out({"preset": f"ffcv_resnet18_{epochs}"})
     )
@@ -79,7 +79,7 @@ def test_free_training_takes_whole_batches():
         PretrainSettings.model_validate({"attack": {"method": "free"}, "accumulate": "auto"})
 
 
-def test_keys_of_a_recipe_go_over_those_of_its_preset(tmp_path):
+def test_keys_of_a_recipe_override_those_of_its_preset(tmp_path):
     (tmp_path / "tiny.yaml").write_text(
         RECIPE + "pretrain: {preset: ffcv_resnet18_16, batch_size: 512, optimizer: {lr: 0.25}}"
     )
@@ -94,7 +94,7 @@ def test_keys_of_a_recipe_go_over_those_of_its_preset(tmp_path):
     assert (changed.epochs, changed.optimizer.step_epochs, changed.progressive) == (90, 30, None)
 
 
-def test_a_wrong_preset_answers_with_the_near_ones(tmp_path):
+def test_an_unknown_preset_suggests_similar_names(tmp_path):
     (tmp_path / "tiny.yaml").write_text(RECIPE + "pretrain: {preset: ffcv_resnet18_17}")
     with pytest.raises(
         UserError,

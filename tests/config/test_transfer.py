@@ -38,7 +38,7 @@ def settings_of(method: str, recipe_settings: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("methods", "said"),
+    ("methods", "message"),
     [
         ({"full": {"alpha": 0.1}}, "methods.full.alpha: has no effect on the method full"),
         (
@@ -114,13 +114,13 @@ def settings_of(method: str, recipe_settings: dict[str, Any]) -> Any:
         ),
     ],
 )
-def test_what_does_nothing_is_refused(methods, said):
-    with pytest.raises(UserError) as told:
+def test_settings_without_effect_are_refused(methods, message):
+    with pytest.raises(UserError) as caught:
         recipe(methods)
-    assert said in str(told.value)
+    assert message in str(caught.value)
 
 
-def test_kornblith_is_7_rates_by_8_ratios():
+def test_kornblith_searches_7_rates_by_8_ratios():
     settings = settings_of("full", {"preset": "kornblith"})
     trials = grid.trials(settings)
     assert (
@@ -149,7 +149,7 @@ def test_kornblith_is_7_rates_by_8_ratios():
     )
 
 
-def test_vtab_is_2_by_2_and_fits_again():
+def test_vtab_searches_2_by_2_and_refits():
     settings = settings_of("full", {"preset": "vtab"})
     assert [trial.point for trial in grid.trials(settings)] == [
         {"lr": lr, "steps": steps} for lr in (0.1, 0.01) for steps in (2500, 10_000)
@@ -158,12 +158,12 @@ def test_vtab_is_2_by_2_and_fits_again():
     assert len(grid.by_length(grid.trials(settings))) == 2
 
 
-def test_salman_is_the_default_but_for_what_it_says():
-    said, unsaid = transfers({"full": {"preset": "salman"}}), transfers({"full": {}})
-    assert [stage.key for stage in said] == [stage.key for stage in unsaid]
+def test_the_salman_preset_is_the_default():
+    message, unsaid = transfers({"full": {"preset": "salman"}}), transfers({"full": {}})
+    assert [stage.key for stage in message] == [stage.key for stage in unsaid]
 
 
-def test_the_presets_of_salmans_group_freeze_weights_alone():
+def test_the_presets_salman_and_fast_update_batch_norm_statistics():
     for preset in ("salman", "fast"):
         found = {
             stage.axes["method"]: stage.config["settings"]["bn_stats"]
@@ -179,7 +179,7 @@ def test_the_presets_of_salmans_group_freeze_weights_alone():
         assert found == {"fixed": "update", "head": "update", "full": "update", "own": "frozen"}
 
 
-def test_fast_has_its_own_values_for_each_dataset_under_those_of_the_recipe():
+def test_fast_has_values_per_dataset_that_the_recipe_overrides():
     stages = transfers({"full": {"preset": "fast", "batch_size": 64}})
     found = {stage.axes["target"]: stage.config["settings"] for stage in stages}
     assert (
@@ -205,7 +205,7 @@ def test_fast_has_its_own_values_for_each_dataset_under_those_of_the_recipe():
     )
 
 
-def test_what_a_recipe_says_goes_over_its_preset_also_in_other_words():
+def test_settings_of_a_recipe_override_its_preset_in_either_spelling():
     settings = settings_of(
         "full",
         {
@@ -236,7 +236,7 @@ def test_lists_of_steps_and_sizes_are_stages_with_axes_of_their_own():
     assert all("steps" not in stage.axes for stage in stages if stage.axes["method"] == "full")
 
 
-def test_the_long_form_of_rates_and_unsaid_settings_change_no_key():
+def test_the_long_form_of_rates_and_spelled_out_defaults_change_no_key():
     def keys(settings: dict[str, Any]) -> set[str]:
         return {stage.key for stage in transfers({"full": settings})}
 

@@ -37,7 +37,7 @@ def test_a_second_pattern_imports_nothing(lookups: list[str], tmp_path: Path):
     assert lookups == ["torchvision"]
 
 
-def test_without_a_folder_nothing_is_read_or_kept(
+def test_without_a_cache_folder_nothing_is_read_or_written(
     lookups: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -48,7 +48,7 @@ def test_without_a_folder_nothing_is_read_or_kept(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"net_a": 1}', b"\xff"])
-def test_damaged_names_are_looked_up_again(lookups: list[str], tmp_path: Path, content: bytes):
+def test_a_damaged_cache_is_replaced(lookups: list[str], tmp_path: Path, content: bytes):
     zoo_names.matching("torchvision/*", None, tmp_path)
     (kept,) = tmp_path.glob("torchvision-*.json")
     kept.write_bytes(content)
@@ -56,7 +56,7 @@ def test_damaged_names_are_looked_up_again(lookups: list[str], tmp_path: Path, c
     assert lookups == ["torchvision"] * 2
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(lookups: list[str], tmp_path: Path):
+def test_an_unwritable_cache_folder_is_no_error(lookups: list[str], tmp_path: Path):
     (tmp_path / "file").touch()
     for _ in range(2):
         assert len(zoo_names.matching("torchvision/*", None, tmp_path / "file")) == 3
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(lookups: list[str], tmp_pat
 
 
 @pytest.mark.parametrize("package", ["torchvision", "harness"])
-def test_another_version_is_looked_up_again(
+def test_a_new_library_version_refreshes_the_cache(
     lookups: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ):
     zoo_names.matching("torchvision/*", None, tmp_path)

@@ -362,7 +362,7 @@ def test_steps_that_cannot_be_timed_stay_unknown(
         },
     ],
 )
-def test_a_network_of_one_size_is_timed_at_that_size(step: dict[str, Any]):
+def test_a_network_of_one_input_size_is_timed_at_that_size(step: dict[str, Any]):
     from harness.estimate import calibrate
 
     model = {

@@ -38,7 +38,7 @@ def crops_of(plan: LoaderPlan, width: int, height: int, epoch: int = 0, count: i
     scale=st.sampled_from([(0.08, 1.0), (0.25, 0.3), (1.0, 1.0)]),
     ratio=st.sampled_from([(3 / 4, 4 / 3), (1.0, 1.0), (2.0, 3.0)]),
 )
-def test_each_crop_is_the_slow_twins_and_lies_inside(
+def test_each_crop_equals_the_reference_and_is_inside_the_image(
     seed, epoch, sample, width, height, center, scale, ratio
 ):
     plan = dataclasses.replace(

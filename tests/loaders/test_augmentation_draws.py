@@ -23,7 +23,7 @@ def is_uniform(values: np.ndarray, low: float, high: float) -> bool:
     return stats.kstest(values, "uniform", args=(low, high - low)).pvalue > SIGNIFICANCE
 
 
-def test_jitter_has_torchvisions_ranges_and_every_order():
+def test_color_jitter_has_torchvisions_ranges_and_every_order():
     drawn = draws.jitter(ColorJitter(brightness=0.4, contrast=1.5, hue=0.1), 3, 1, IDS)
     assert is_uniform(drawn.factors[:, 0], 0.6, 1.4)
     assert is_uniform(drawn.factors[:, 1], 0.0, 2.5)

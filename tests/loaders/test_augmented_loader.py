@@ -245,7 +245,7 @@ def test_the_loader_of_the_python_interface_takes_augmentations(betons):
         ({"grayscale": 0.1}, "Extra inputs"),
     ],
 )
-def test_settings_without_sense_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         Augmentations.model_validate(settings)
 

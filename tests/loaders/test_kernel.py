@@ -113,7 +113,7 @@ def test_every_kind_of_jpeg_has_pillows_pixels(decode_images, kind, indexed):
         )
 
 
-def test_noise_has_long_codes_and_many(decode_images):
+def test_noise_with_long_huffman_codes_decodes_exactly(decode_images):
     noise = np.random.default_rng(0).integers(0, 256, (96, 112, 3), dtype=np.uint8)
     blobs = [
         saved(noise, quality=quality, subsampling="4:4:4", optimize=optimize)
@@ -155,7 +155,7 @@ def test_kernels_agree_bit_for_bit():
 
 
 @pytest.mark.parametrize("resolution", [1, 5, 48, 130])
-def test_resize_is_the_slow_one(decode_images, resolution):
+def test_resizing_equals_the_reference(decode_images, resolution):
     random = np.random.default_rng(resolution)
     sizes = [(int(width), int(height)) for width, height in random.integers(1, 300, (12, 2))]
     images = [photo(*size, seed=number) for number, size in enumerate(sizes)]
@@ -175,7 +175,7 @@ def test_resize_is_the_slow_one(decode_images, resolution):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resolution", [1, 7, 48, 130])
-def test_other_filters_are_the_slow_twins_and_pillows_to_one_level(
+def test_other_filters_equal_the_reference_and_pillow_within_one_level(
     decode_images, interpolation, resolution
 ):
     random = np.random.default_rng(resolution)
@@ -206,7 +206,7 @@ def test_other_filters_are_the_slow_twins_and_pillows_to_one_level(
         assert np.abs(slow.astype(int) - np.asarray(theirs)).max() <= 1
 
 
-def test_the_largest_sides_overflow_no_weight():
+def test_weights_of_the_largest_sides_do_not_overflow():
     for interpolation in ("bilinear", "bicubic"):
         for source, target in ((65_500, 1), (65_500, 3), (1, 4000), (65_500, 224)):
             weights = reference.filter_weights(interpolation, source, target)
@@ -265,7 +265,7 @@ def test_distance_from_torchvisions_antialiased_resize(
     "damage",
     ["zeros", "cut short", "ends inside", "no jpeg", "no tables", "cmyk", "short last segment"],
 )
-def test_damage_is_a_complaint(decode_images, damage):
+def test_damage_sets_the_error_flag(decode_images, damage):
     blob = saved(photo(90, 70, seed=1), mode="CMYK" if damage == "cmyk" else "RGB")
     half = len(blob) // 2
     restarts = saved(photo(90, 70, seed=1), restart_marker_blocks=7)
@@ -309,7 +309,7 @@ def test_a_zeroed_sector_is_an_error_after_a_warning_about_extraneous_bytes(
 
 
 @needs_c
-def test_an_image_of_ours_has_no_byte_too_many(decode_images):
+def test_extraneous_bytes_in_an_indexed_jpeg_are_an_error(decode_images):
     """Extraneous bytes before its end are errors, too, though libjpeg reports nothing else."""
     blob = add_restart_index(
         saved(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
@@ -324,7 +324,7 @@ def test_an_image_of_ours_has_no_byte_too_many(decode_images):
 
 @needs_c
 @pytest.mark.parametrize("indexed", [False, True])
-def test_kernels_take_damage_alike(indexed):
+def test_kernels_detect_the_same_damage(indexed):
     """If libjpeg-turbo reports no damage, both decode the same wrong image."""
     random = np.random.default_rng(7)
     blob = saved(photo(120, 90, seed=1), optimize=True)
@@ -369,7 +369,7 @@ LEFT = {
     "left",
     ["after the end", "filling", "before the end", pytest.param("in the header", marks=needs_c)],
 )
-def test_what_cameras_leave_behind_is_no_complaint(decode_images, left, restarts):
+def test_padding_of_cameras_is_no_error(decode_images, left, restarts):
     blob = saved(photo(90, 70, seed=1), **restarts)
     harmless = [blob, LEFT[left](blob, blob.index(b"\xff\xc0"))]
     output, has_error = run(
@@ -380,7 +380,7 @@ def test_what_cameras_leave_behind_is_no_complaint(decode_images, left, restarts
 
 
 @needs_c
-def test_the_c_kernel_does_without_numbas_compiler():
+def test_the_c_kernel_needs_no_numba_compilation():
     script = (
         "import sys, loaders; from loaders import kernel; kernel.open_kernel(None, 'c'); "
         "print('numba' in sys.modules)"
@@ -396,7 +396,7 @@ def test_the_c_kernel_does_without_numbas_compiler():
     assert ended.stdout == "False\n"
 
 
-def test_doctor_is_told_which_kernel_there_is(monkeypatch):
+def test_doctor_reports_the_kernel_in_use(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert (
         kernel.best_kernel() == "numba"

@@ -22,7 +22,7 @@ def test_a_plan_that_fits_gives_no_warning(betons):
 
 
 @pytest.mark.parametrize(
-    ("changes", "measured", "says"),
+    ("changes", "measured", "message"),
     [
         ({"batch_size": 2**20, "resolution": 224}, {}, "Lower batch_size or batches_ahead"),
         ({"num_threads": 4096}, {}, "4096 threads for"),
@@ -30,10 +30,10 @@ def test_a_plan_that_fits_gives_no_warning(betons):
         ({"world_size": 2}, {"shared_memory_bytes": 64_000_000}, "--shm-size"),
     ],
 )
-def test_each_shortage_has_its_sentence(betons, monkeypatch, changes, measured, says):
+def test_each_shortage_has_its_sentence(betons, monkeypatch, changes, measured, message):
     for function, value in measured.items():
         monkeypatch.setattr(preflight, function, lambda value=value: value)
-    assert says in " ".join(preflight.warnings(plan_of(betons["raw"], **changes)))
+    assert message in " ".join(preflight.warnings(plan_of(betons["raw"], **changes)))
 
 
 def test_one_process_needs_no_shared_memory(betons, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_small_view_of_a_file_larger_than_memory_reads_no_more_than_its_images
         assert loader._batch_decoder._map is not None
 
 
-class Asked:
+class RecordingMap:
     """Stand-in for a map that records the requested ranges."""
 
     def __init__(self) -> None:
@@ -82,14 +82,14 @@ class Asked:
         self.spans.append((begin, begin + length))
 
 
-def test_images_are_asked_for_one_batch_ahead(betons, monkeypatch):
+def test_images_are_prefetched_one_batch_ahead(betons, monkeypatch):
     monkeypatch.setattr(ffcv, "free_memory_bytes", lambda: 1000)
     with open_loader(plan_of(betons["raw"])) as loader:
-        asked, decoder, waiting = Asked(), loader._batch_decoder, []
-        decoder._map, decode = asked, decoder.decode
+        read_ahead, decoder, waiting = RecordingMap(), loader._batch_decoder, []
+        decoder._map, decode = read_ahead, decoder.decode
 
         def noting(positions, *rest):
-            waiting.append((len(asked.spans), positions))
+            waiting.append((len(read_ahead.spans), positions))
             return decode(positions, *rest)
 
         monkeypatch.setattr(decoder, "decode", noting)
@@ -97,6 +97,6 @@ def test_images_are_asked_for_one_batch_ahead(betons, monkeypatch):
         assert len(list(loader.epoch(0))) == 5
     assert [count for count, _ in waiting] == [16, 24, 32, 36, 36]
     assert np.concatenate([positions for _, positions in waiting]).tolist() == order.tolist()
-    for (begin, end), position in zip(asked.spans, order, strict=True):
+    for (begin, end), position in zip(read_ahead.spans, order, strict=True):
         offset, size = loader.samples.offsets[position], loader.samples.sizes[position]
         assert begin <= offset < begin + mmap.PAGESIZE and end == offset + size

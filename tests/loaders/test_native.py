@@ -268,7 +268,7 @@ def test_a_thousand_pools_leave_no_thread_and_no_memory(batch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
-def test_images_without_end_leave_no_tables_in_memory():
+def test_images_without_an_end_marker_leak_no_tables():
     """libjpeg frees tables with the decoder only: a new one for each image would be 60 MB here."""
     blob = add_restart_index(jpeg(photo(8, 8, seed=1)))
     n = 10_000

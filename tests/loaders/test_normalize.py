@@ -64,7 +64,7 @@ def test_float16_is_the_uint8_batch_normalised_by_torch(betons, backend):
         assert torch.equal(images, normalized(expected)) and torch.equal(labels, expected_labels)
 
 
-def test_a_conversion_is_only_used_where_it_gives_the_tables_values():
+def test_a_conversion_is_used_only_if_it_equals_the_table():
     plan = LoaderPlan("x.beton", 1, 8, **HALF)
     shift, scale = normalize.conversion(plan)
     values = (np.arange(256, dtype=np.float32) - shift[:, None]) * scale[:, None]
@@ -88,7 +88,7 @@ def test_every_level_of_every_color(tmp_path):
     assert torch.equal(images[0], normalized(torch.from_numpy(image).permute(2, 0, 1)))
 
 
-def test_a_batch_shows_that_its_time_is_over(betons):
+def test_poison_overwrites_a_float16_batch_that_is_held_too_long(betons):
     with open_loader(
         LoaderPlan(betons["raw"], 8, 16, poison=True, batches_ahead=4, **HALF)
     ) as loader:
@@ -108,7 +108,7 @@ def test_slots_are_counted_at_their_size(betons):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"mean": MEAN}, "mean has no effect on uint8"),
         ({"std": STD}, "std has no effect on uint8"),
@@ -124,12 +124,12 @@ def test_slots_are_counted_at_their_size(betons):
         ({"on_corrupt": "ignore"}, "on_corrupt is 'ignore'"),
     ],
 )
-def test_settings_that_cannot_be_meant(betons, changes, says):
-    with pytest.raises(UserError, match=says):
+def test_invalid_dtypes_and_options_are_refused(betons, changes, message):
+    with pytest.raises(UserError, match=message):
         open_loader(LoaderPlan(betons["raw"], 8, 16, **changes))
 
 
-def test_plans_are_told_apart_by_it(betons):
+def test_plans_differ_by_dtype_mean_and_std(betons):
     plan = LoaderPlan(betons["raw"], 8, 16, **HALF)
     assert plan == LoaderPlan(
         betons["raw"], 8, 16, dtype="float16", mean=list(MEAN), std=np.array(STD)

@@ -208,7 +208,7 @@ def test_an_epoch_cannot_begin_beyond_its_end(betons, backend):
         assert len(list(running)) == 5  # the refused one has not ended it
 
 
-def test_plans_that_say_the_same_are_equal(betons):
+def test_equivalent_plans_are_equal(betons):
     plan = plan_of(betons["raw"], indices=[3, 5], labels=[0, 1, 2, 3])
     same = plan_of(betons["raw"], indices=np.array([3, 5], np.int32), labels=(0, 1, 2, 3))
     assert plan == same and hash(plan) == hash(same) and plan == dataclasses.replace(plan)
@@ -232,9 +232,9 @@ def test_a_frozen_plan_keeps_its_indices(betons):
         plan.indices[0] = 30
 
 
-def test_plans_that_cannot_be_meant(betons):
+def test_contradicting_plans_are_refused(betons):
     subset = resolve(SubsetSpec(name="s", classes=("class0", "zebra")), ["class0", "zebra"])
-    for changes, says in (
+    for changes, message in (
         ({"rank": 2, "world_size": 2}, "rank is 2"),
         ({"batch_size": 2, "world_size": 3}, "3 ranks"),
         ({"indices": (4, 7), "world_size": 3}, "2 samples for 3 ranks"),
@@ -243,12 +243,12 @@ def test_plans_that_cannot_be_meant(betons):
         ({"subset": subset, "indices": (1,)}, "cannot be combined with"),
         ({"subset": subset}, "lacks 1"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             open_loader(plan_of(betons["raw"], **changes))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_batch_that_is_held_too_long_is_noticed_when_asked_for(betons, backend):
+def test_poison_overwrites_a_batch_that_is_held_too_long(betons, backend):
     plan = plan_of(
         betons["raw"], poison=True, batches_ahead=4, backend=backend
     )  # a slot for each of the 5 batches
@@ -261,7 +261,7 @@ def test_a_batch_that_is_held_too_long_is_noticed_when_asked_for(betons, backend
 
 
 @pytest.mark.parametrize("backend", ["ffcv", "reference"])
-def test_damaged_images_are_left_out_and_counted_where_that_is_asked_for(tmp_path, backend):
+def test_damaged_images_are_skipped_and_counted_if_the_plan_allows_it(tmp_path, backend):
     images = [photo(40, 40, seed=number) for number in range(20)]
     blobs = [jpeg(image) for image in images]
     for number in (3, 4, 17):

@@ -84,7 +84,7 @@ def test_a_batch_is_torchvisions_to_the_stated_tolerance(photos, beton, augment,
     assert gained and min(gained) > 5
 
 
-def test_what_is_not_resized_is_what_pillow_decodes(photos, beton):
+def test_pixels_that_are_not_resized_equal_pillows(photos, beton):
     with open_loader(LoaderPlan(beton, 2, 427, center_fraction=1.0)) as loader:
         images = next(loader.epoch(0))[0].clone()
     for ours, photo in zip(images, photos, strict=True):

@@ -51,6 +51,6 @@ def test_replay_of_a_set_smaller_than_a_batch(betons):
         assert [labels.shape for _, labels in loader.epoch(0)] == [(18,)]
 
 
-def test_poison_does_not_go_with_replay(betons):
+def test_poison_is_refused_with_replay(betons):
     with pytest.raises(UserError, match="poison"):
         open_loader(LoaderPlan(betons["raw"], 8, 16, backend="replay", poison=True))

@@ -121,7 +121,7 @@ def test_the_memory_of_a_batch_is_bounded_and_changes_nothing(betons, monkeypatc
 @pytest.mark.parametrize(
     ("source", "target"), [(1, 5), (2, 5), (5, 5), (11, 5), (200, 7), (3, 4), (4, 1)]
 )
-def test_taps_are_the_slow_twins_weights(source, target):
+def test_taps_equal_the_weights_of_the_reference(source, target):
     starts, shares = resident.taps(torch.tensor([source]), target, source + 300)
     dense = np.zeros((target, source + 310), int)
     for place, (start, row) in enumerate(zip(starts[0].tolist(), shares[0].numpy(), strict=True)):
@@ -154,7 +154,7 @@ def test_a_damaged_image_is_an_error_or_left_out(tmp_path, as_on):
         list(loader.epoch(0))
 
 
-def test_it_is_refused_where_it_does_not_fit(betons, monkeypatch):
+def test_a_beton_that_does_not_fit_in_memory_is_refused(betons, monkeypatch):
     plan = LoaderPlan(betons["raw"], 8, 16, backend="resident")
     monkeypatch.setattr(resident, "free_memory_bytes", lambda: 1000)
     with pytest.raises(UserError, match="once it is decoded"):

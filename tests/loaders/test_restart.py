@@ -130,7 +130,7 @@ def square_boxes(
 
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 @pytest.mark.parametrize("size", SIZES)
-def test_any_part_is_as_in_the_whole(decode, subsampling, size):
+def test_any_decoded_part_equals_that_part_of_the_whole(decode, subsampling, size):
     """A box of R x R is shown as it is, so these are the decoder's own pixels.
 
     Pillow's are the oracle.
@@ -200,7 +200,7 @@ def test_a_damaged_index_changes_no_pixel(decode):
             assert np.array_equal(pixels, whole[top : top + 20, left : left + 20])
 
 
-def test_a_false_index_with_a_true_checksum_is_refused_or_harmless(decode):
+def test_a_false_index_with_a_valid_checksum_is_refused_or_harmless(decode):
     """A crafted index: nothing outside the blob is read, and nothing crashes."""
     size = 150, 90
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=2), SUBSAMPLINGS["4:2:0"]))
@@ -272,7 +272,7 @@ def test_a_loader_gives_the_same_epoch_from_either_form(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(149, 90), (150, 91), (1500, 900), (75, 45)])
-def test_other_sizes_than_in_the_table_are_a_complaint(decode, size):
+def test_sizes_that_differ_from_the_table_set_the_error_flag(decode, size):
     blob = add_restart_index(turbo_jpeg(photo(150, 90, seed=2), SUBSAMPLINGS["4:2:0"]))
     _, has_error = decode(blob, size, np.array([[3, 4, 20, 20]]), 20)
     assert has_error.all()

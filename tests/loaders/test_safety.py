@@ -81,7 +81,7 @@ def test_a_corrupt_jpeg_is_an_error_that_names_it(tmp_path, backend, spoil, new_
     assert not new_threads()
 
 
-def test_bytes_that_a_camera_left_before_the_end_are_no_error(tmp_path):
+def test_padding_before_the_end_marker_is_no_error(tmp_path):
     image = photo(40, 30, seed=0)
     padded = jpeg(image)[:-2] + bytes(40) + jpeg(image)[-2:]
     beton = write_beton(
@@ -120,7 +120,7 @@ def test_an_exception_in_the_thread_reaches_the_consumer(betons, monkeypatch):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_an_exception_in_a_decoding_thread_says_at_which_sample(betons, monkeypatch, num_threads):
+def test_an_exception_in_a_decoding_thread_names_the_sample(betons, monkeypatch, num_threads):
     monkeypatch.setattr(kernel, "best_kernel", lambda: "numba")
     with open_loader(plan_of(betons["jpeg"], num_threads=num_threads, batch_size=12)) as loader:
         real, culprit = loader._batch_decoder._decode_images, loader.samples.offsets[17]
@@ -228,7 +228,6 @@ def test_two_hundred_loaders_leave_no_thread_no_file_and_no_memory(betons):
     assert after["rss_kb"] <= 1.02 * before["rss_kb"]
 
 
-@pytest.mark.timeout(60)
 def leave_by_break(loader):
     for batch in loader.epoch(0):
         return batch
@@ -334,7 +333,7 @@ def test_an_error_in_the_loop_ends_the_epoch(betons, new_threads):
 
 
 @pytest.mark.timeout(60)
-def test_a_batch_is_whole_until_the_next_is_asked_for(betons):
+def test_no_later_batch_overwrites_a_batch_in_use(betons):
     with open_loader(plan_of(betons["raw"], batches_ahead=1)) as loader:
         expected = [images.clone() for images, _ in loader.epoch(0)]
         with loader.epoch(0) as batches:
@@ -403,7 +402,7 @@ class _Numbers(torch.utils.data.Dataset):
 
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_beside_a_torch_dataloader_with_forked_workers(betons):
+def test_works_together_with_forked_dataloader_workers(betons):
     workers = torch.utils.data.DataLoader(
         _Numbers(), batch_size=4, num_workers=2, multiprocessing_context="fork"
     )
@@ -414,7 +413,7 @@ def test_beside_a_torch_dataloader_with_forked_workers(betons):
 
 
 @pytest.mark.timeout(120)
-def test_beside_a_torch_dataloader_with_spawned_workers(betons):
+def test_works_together_with_spawned_dataloader_workers(betons):
     workers = torch.utils.data.DataLoader(
         _Numbers(), batch_size=4, num_workers=1, multiprocessing_context="spawn"
     )
@@ -426,7 +425,7 @@ def test_beside_a_torch_dataloader_with_spawned_workers(betons):
 
 @pytest.mark.timeout(60)
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_fork_refuses_the_loaders_it_was_born_with_and_opens_its_own(betons):
+def test_a_forked_process_refuses_inherited_loaders_and_opens_its_own(betons):
     plan = plan_of(betons["jpeg"])
     with open_loader(plan) as loader, loader.epoch(0) as batches:
         expected = next(batches)[0].clone()
@@ -476,7 +475,7 @@ def processes(betons, tmp_path_factory) -> list[dict]:
         "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "PATH": "/usr/bin:/bin",
     }
-    said = []
+    report = []
     for name in ("numba", "numba", best_kernel()):
         ended = subprocess.run(
             [sys.executable, "-c", SCRIPT, betons["mixed"], name],
@@ -488,8 +487,8 @@ def processes(betons, tmp_path_factory) -> list[dict]:
             check=True,
         )
         assert ended.stderr == ""
-        said.append(json.loads(ended.stdout))
-    return said
+        report.append(json.loads(ended.stdout))
+    return report
 
 
 def test_each_function_is_compiled_once_for_training_and_evaluation_and_all_resolutions(processes):
@@ -516,11 +515,11 @@ def test_another_process_gives_the_same_epoch(processes, betons):
     ) as loader:
         for images, labels in loader.epoch(6):
             digest.update(images.permute(0, 2, 3, 1).numpy().tobytes() + labels.numpy().tobytes())
-    assert [said["digest"] for said in processes] == [digest.hexdigest()] * 3
+    assert [report["digest"] for report in processes] == [digest.hexdigest()] * 3
 
 
 def test_thread_counts_of_torch_and_numba_are_left_alone(processes):
-    assert [said["threads"] for said in processes] == [[3, 1]] * 3
+    assert [report["threads"] for report in processes] == [[3, 1]] * 3
 
 
 def test_no_folder_for_compiled_code_is_no_error(monkeypatch):

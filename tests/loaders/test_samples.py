@@ -121,7 +121,7 @@ def test_view_and_relabelling(beton):
         ({"backend": "fcv"}, "Did you mean ffcv"),
     ],
 )
-def test_what_the_beton_does_not_have_is_refused(beton, changes, message):
+def test_invalid_samples_and_labels_are_refused(beton, changes, message):
     with pytest.raises(UserError, match=message):
         open_loader(plan_of(beton, **changes))
 

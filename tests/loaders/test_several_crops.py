@@ -48,7 +48,7 @@ def whole_epoch(plan: LoaderPlan, epoch: int = 1) -> tuple[torch.Tensor, torch.T
 @pytest.mark.parametrize(
     "used", [pytest.param("c", marks=pytest.mark.skipif(not built, reason="not built")), "numba"]
 )
-def test_they_are_the_slow_twins_and_the_first_is_the_only_one_of_other_plans(
+def test_several_crops_equal_the_reference_and_the_first_equals_a_single_crop(
     betons, stored, used, monkeypatch
 ):
     monkeypatch.setattr(kernel, "best_kernel", lambda: used)
@@ -66,7 +66,7 @@ def test_they_are_the_slow_twins_and_the_first_is_the_only_one_of_other_plans(
     importlib.util.find_spec("writers._kernel") is None,
     reason="the package's C parts were not built",
 )
-def test_of_indexed_images_only_what_the_crops_need_is_decoded_to_the_same_pixels(tmp_path):
+def test_several_crops_of_an_indexed_jpeg_equal_the_reference(tmp_path):
     pictures = [photo(160 + 9 * number, 120 + 7 * number, seed=number) for number in range(12)]
     blobs = [add_restart_index(jpeg(picture)) for picture in pictures]
     beton = write_beton(tmp_path / "t.beton", pictures, [0] * 12, raw=[False] * 12, blobs=blobs)
@@ -105,7 +105,7 @@ def stored_forms(sampling: str) -> list[tuple[int, bytes]]:
 )
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("name", kernel_c.instruction_sets())
-def test_crops_far_apart_or_nested_are_what_they_are_alone(name, sampling):
+def test_distant_and_nested_crops_equal_single_crops(name, sampling):
     pool, none = kernel_c.Pool(1, name), np.empty((0, 256), np.float16)
 
     def crops_of(mode: int, blob: bytes, boxes: list[list[int]], flips: list[bool]) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_damaged_images_are_left_out_with_all_of_their_crops(tmp_path):
         whole_epoch(plan_of(beton))
 
 
-def test_views_are_unrelated(betons):
+def test_crops_of_one_image_are_independent(betons):
     """The flips of two views agree for half of many samples."""
     from loaders.augment import choose_crops
 
@@ -173,7 +173,7 @@ def test_backends_of_one_crop_refuse_it(betons, backend):
         open_loader(plan_of(betons["raw"], backend=backend))
 
 
-def test_plans_that_cannot_be_meant_are_refused(betons):
+def test_contradicting_plans_are_refused(betons):
     with pytest.raises(UserError, match="all crops are equal"):
         plan_of(betons["raw"], augment="center_crop")
     with pytest.raises(UserError, match="at least 1"):

@@ -41,7 +41,7 @@ class Memory:
     ids=lambda encoding: encoding.format,
 )
 @pytest.mark.parametrize("backend", ["ffcv", "reference"])
-def test_what_is_written_is_what_is_loaded(tmp_path, encoding, backend):
+def test_loaded_samples_equal_the_written_ones(tmp_path, encoding, backend):
     examples = [Example(name, "abc".index(name.split("/")[1]), name) for name in IMAGES]
     source = Source("photos", "photos", ["a", "b", "c"], {"train": examples}, Memory())
     write_split(

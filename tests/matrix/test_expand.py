@@ -58,14 +58,14 @@ def test_every_point_of_the_axes_is_trained_evaluated_and_transferred():
     assert len({stage.name for stage in matrix.stages}) == len(matrix.stages)
 
 
-def test_each_stage_stands_after_those_it_needs():
+def test_each_stage_comes_after_those_it_needs():
     seen: set[str] = set()
     for stage in expand(recipe(pretrain={"length": "equal_steps"})).stages:
         assert {need.key for need in stage.needs.values()} <= seen
         seen.add(stage.key)
 
 
-def test_the_configs_and_needs_that_stages_are_promised():
+def test_stages_have_the_documented_configs_and_needs():
     stages = by_name(expand(recipe()))
     everything, few = stages["write/synthetic_things/all"], stages["write/synthetic_things/minus2"]
     target = stages["write/synthetic_patterns/all"]
@@ -98,11 +98,11 @@ def test_the_configs_and_needs_that_stages_are_promised():
 
 
 def test_configs_are_plain_json_and_read_back_as_the_settings_they_came_from():
-    asked = recipe(
+    changed = recipe(
         pretrain={"length": "equal_steps", "channels": [8, 16]},
         methods={"fixed": {"lrs": [0.1]}, "full": {"optimizer": {"schedule": "cosine"}}},
     )
-    for stage in expand(asked).stages:
+    for stage in expand(changed).stages:
         config = json.loads(json.dumps(stage.config))
         assert config == stage.config
         if stage.kind == "write":
@@ -110,37 +110,37 @@ def test_configs_are_plain_json_and_read_back_as_the_settings_they_came_from():
         if stage.kind == "pretrain" and "role" not in stage.axes:
             settings = PretrainSettings.model_validate(config["settings"])
             assert (
-                settings.optimizer == asked.pretrain.optimizer
-                and settings.epochs == asked.pretrain.epochs
+                settings.optimizer == changed.pretrain.optimizer
+                and settings.epochs == changed.pretrain.epochs
             )
             if stage.axes["eps"] > 0:
-                assert settings.attack == asked.pretrain.attack
+                assert settings.attack == changed.pretrain.attack
         if stage.kind == "evaluate":
             EvaluateSettings.model_validate(config["settings"])
         if stage.kind == "transfer":
             settings = settings_model(config["method"]).model_validate(config["settings"])
             assert isinstance(settings, TransferSettings)
-            assert settings.lrs == asked.methods[stage.axes["method"]].lrs
+            assert settings.lrs == changed.methods[stage.axes["method"]].lrs
             assert (
                 settings.optimizer.schedule
-                == asked.methods[stage.axes["method"]].optimizer.schedule
+                == changed.methods[stage.axes["method"]].optimizer.schedule
             )
 
 
-def test_a_subset_that_is_everything_shares_its_data_with_the_reference():
+def test_a_subset_without_steps_shares_its_data_with_the_reference():
     stages = by_name(expand(recipe()))
     model, reference = stages["pretrain/all/eps0/seed0"], stages["pretrain/reference/seed1000"]
     assert model.needs["data"].key == reference.needs["data"].key
 
 
-def test_a_reference_that_equals_a_model_is_that_model():
+def test_a_reference_equal_to_a_model_of_the_recipe_is_that_stage():
     stages = by_name(expand(recipe(ranking={"seed": 0})))
     assert "pretrain/reference/seed0" not in stages
     model = stages["pretrain/all/eps0/seed0"]
     assert stages["rank/reference"].needs["model"].key == model.key and "role" not in model.axes
 
 
-def test_a_ranking_on_train_is_by_models_that_each_leave_out_a_fold():
+def test_a_ranking_on_train_needs_a_model_per_held_out_fold():
     stages = by_name(expand(recipe(ranking={"split": "train", "folds": 3})))
     ranking, model = stages["rank/reference"], stages["pretrain/all/eps0/seed0"]
     assert (
@@ -154,16 +154,16 @@ def test_a_ranking_on_train_is_by_models_that_each_leave_out_a_fold():
             recipe(ranking=wrong)
 
 
-def test_what_is_pretrained_is_ranked_and_evaluated_in_its_precision():
+def test_models_are_ranked_and_evaluated_in_their_training_precision():
     """By name, also by variant; `auto` stays `auto`. Transfers have that of their method."""
     usual, half = (
         by_name(expand(recipe(**more)))
         for more in ({}, {"pretrain": {"precision": "bf16"}, "methods": {"full": {}}})
     )
     for stages, precision in ((usual, "auto"), (half, "bf16")):
-        looks = [stage for stage in stages.values() if stage.kind in ("rank", "evaluate")]
-        assert {stage.config["precision"] for stage in looks} == {precision}
-        assert {stage.kind for stage in looks} == {"rank", "evaluate"}
+        passes = [stage for stage in stages.values() if stage.kind in ("rank", "evaluate")]
+        assert {stage.config["precision"] for stage in passes} == {precision}
+        assert {stage.kind for stage in passes} == {"rank", "evaluate"}
         transfers = [stage for stage in stages.values() if stage.kind == "transfer"]
         assert {stage.config["settings"].get("precision", "auto") for stage in transfers} == {
             "auto"
@@ -181,7 +181,7 @@ def test_what_is_pretrained_is_ranked_and_evaluated_in_its_precision():
     assert found == {("exact", "float32"), ("half", "fp16")}
 
 
-def test_names_carry_the_architecture_only_where_there_are_several():
+def test_names_contain_the_architecture_only_if_there_are_several():
     names = by_name(expand(recipe(archs=["resnet10", "resnet18"])))
     assert (
         "pretrain/all/resnet18/eps0.5/seed0" in names and "pretrain/all/eps0.5/seed0" not in names
@@ -234,23 +234,23 @@ def test_a_change_touches_only_what_depends_on_it(change: dict[str, Any], expect
         )
 
 
-def test_a_clean_model_is_attacked_only_when_asked_to_be():
-    silent, asked = recipe(), recipe(evaluate={"eps_of_clean": 0.25})
-    names = touched(silent, asked)
+def test_clean_models_are_attacked_only_with_eps_of_clean():
+    plain, changed = recipe(), recipe(evaluate={"eps_of_clean": 0.25})
+    names = touched(plain, changed)
     assert names and all(name.startswith("evaluate/") and "/eps0/" in name for name in names)
-    settings = by_name(expand(asked))["evaluate/all/eps0/seed0"].config["settings"]
+    settings = by_name(expand(changed))["evaluate/all/eps0/seed0"].config["settings"]
     assert settings["eps_of_clean"] == 0.25 and settings["attack"]["steps"] == 20
 
 
 def test_equal_steps_needs_the_whole_source_and_changes_only_smaller_subsets():
-    asked = recipe(pretrain={"length": "equal_steps"})
-    stages = by_name(expand(asked))
+    changed = recipe(pretrain={"length": "equal_steps"})
+    stages = by_name(expand(changed))
     few = stages["pretrain/minus2/eps0/seed0"]
     assert few.needs["all_data"] is stages["write/synthetic_things/all"]
     assert few.config["settings"]["length"] == "equal_steps"
     assert all(
         "/all/" not in name
-        for name in touched(recipe(), asked)
+        for name in touched(recipe(), changed)
         if name.startswith(("pretrain", "transfer"))
     )
 
@@ -275,7 +275,7 @@ def test_ten_thousand_stages():
 def test_settings_are_dumped_once_however_many_models_there_are(monkeypatch: pytest.MonkeyPatch):
     """The number of dumps does not grow with the number of stages, so expansion stays linear."""
 
-    def dumps(asked: Recipe) -> int:
+    def dumps(changed: Recipe) -> int:
         counted = 0
         original = BaseModel.model_dump
 
@@ -285,7 +285,7 @@ def test_settings_are_dumped_once_however_many_models_there_are(monkeypatch: pyt
             return original(self, **options)
 
         monkeypatch.setattr(BaseModel, "model_dump", model_dump)
-        expand(asked)
+        expand(changed)
         monkeypatch.undo()
         return counted
 
@@ -301,11 +301,11 @@ def variants() -> dict[str, PretrainSettings]:
 
 
 def test_variants_are_an_axis_of_pretraining_and_share_what_they_do_not_change():
-    asked, known = (
+    changed, known = (
         recipe(variants=variants(), seeds=[0]),
         {stage.key for stage in expand(recipe(seeds=[0])).stages},
     )
-    stages = by_name(expand(asked))
+    stages = by_name(expand(changed))
     assert stages["pretrain/all/smooth/eps0/seed0"].axes == {
         "subset": "all",
         "arch": "resnet10",
@@ -331,12 +331,12 @@ def test_variants_are_an_axis_of_pretraining_and_share_what_they_do_not_change()
     )
 
 
-def test_a_variants_images_are_seen_as_it_was_trained():
-    asked = recipe(
+def test_a_variant_is_evaluated_at_its_own_resolution():
+    changed = recipe(
         variants={"plain": PretrainSettings(), "large": PretrainSettings(eval_resolution=256)},
         scores=["knn"],
     )
-    stages = by_name(expand(asked))
+    stages = by_name(expand(changed))
     for kind in ("evaluate", "features/synthetic_patterns"):
         assert stages[f"{kind}/all/large/eps0/seed0"].config["resolution"] == 256
         assert stages[f"{kind}/all/plain/eps0/seed0"].config["resolution"] == 224
@@ -368,7 +368,7 @@ def names_of(**changes: Any) -> set[str]:
         ({"target": ["*_scenes"]}, lambda name: "synthetic_scenes" in name),
     ],
 )
-def test_exclude_drops_what_it_names_and_data_that_nothing_needs_then(
+def test_exclude_drops_matching_stages_and_data_that_becomes_unused(
     entry: dict[str, Any], dropped: Callable[[str], bool]
 ):
     everything, few = names_of(), names_of(exclude=[entry])
@@ -407,7 +407,7 @@ def test_include_adds_models_and_transfers_outside_the_product():
     )
 
 
-def test_include_brings_back_a_part_of_what_exclude_drops():
+def test_include_restores_a_part_of_what_exclude_drops():
     found = names_of(
         exclude=[{"method": "full"}],
         include=[{"method": "full", "target": "synthetic_scenes", "eps": 0.5}],
@@ -453,7 +453,7 @@ def test_a_held_out_ranking_reaches_its_stages():
     )
 
 
-def test_a_list_of_all_classes_shares_its_data_with_the_reference():
+def test_a_subset_with_all_classes_shares_its_data_with_the_reference():
     """Forty gigabytes that are not written twice: in1000 of ImageNet is all of it."""
     subsets = ["in1000", "in900", {"name": "held-out", "remove": {"hardest": 100}}]
     stages = by_name(expand(recipe(source={"dataset": "imagenet"}, subsets=subsets)))
@@ -475,7 +475,7 @@ def test_a_list_of_all_classes_shares_its_data_with_the_reference():
         {"lr": [0.1], "reinit_last": [0, 1]},
     ],
 )
-def test_any_grid_reads_back_from_its_stage(grid: dict[str, Any]):
+def test_any_grid_survives_the_round_trip_through_a_stage(grid: dict[str, Any]):
     for stage in expand(recipe(methods={"full": {"grid": grid}})).stages:
         if stage.kind == "transfer":
             settings = settings_model("full").model_validate_json(
@@ -486,7 +486,7 @@ def test_any_grid_reads_back_from_its_stage(grid: dict[str, Any]):
             }.items() >= ({axis: values for axis, values in grid.items() if axis != "lr"}.items())
 
 
-def test_another_version_of_the_resize_runs_every_stage_that_loads_images(
+def test_a_new_resize_version_changes_the_keys_of_stages_that_load_images(
     monkeypatch: pytest.MonkeyPatch,
 ):
     shown = {"methods": {"full": {}, "logreg": {}}, "scores": ["knn"]}

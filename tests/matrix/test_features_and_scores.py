@@ -82,7 +82,7 @@ def test_all_scores_are_those_of_the_catalogue_and_other_scores_touch_no_feature
     assert keys[0] == keys[1]
 
 
-def test_a_view_of_ones_own_goes_over_that_of_pretraining():
+def test_feature_settings_override_the_resolution_of_pretraining():
     stages = expand(recipe(features={"resolution": 128, "eval_crop": 0.5})).stages
     seen = [stage.config for stage in stages if stage.kind == "features"]
     assert seen and all(
@@ -158,7 +158,7 @@ def test_models_that_exist_are_adopted_scored_and_transferred():
         assert {need.key for need in stage.needs.values()} <= {other.key for other in stages}
 
 
-def test_how_images_are_shown_does_not_touch_the_weights():
+def test_resolution_and_crop_do_not_change_the_adopted_weights():
     shown = zoo(
         models=[
             {"name": "efficientnet_lite0", "resolution": 128, "eval_crop": 1.0},
@@ -181,7 +181,7 @@ def test_how_images_are_shown_does_not_touch_the_weights():
     )
 
 
-def test_models_stand_beside_models_that_are_pretrained():
+def test_existing_and_pretrained_models_can_be_in_one_recipe():
     stages = expand(recipe(models=["efficientnet_lite0"])).stages
     assert Counter(stage.kind for stage in stages) == {
         "write": 3,
@@ -193,7 +193,7 @@ def test_models_stand_beside_models_that_are_pretrained():
     }
 
 
-def test_points_of_models_can_be_left_out():
+def test_exclude_drops_combinations_of_models_and_targets():
     stages = expand(zoo(exclude=[{"model": "mine", "target": "synthetic_scenes"}])).stages
     assert not [
         stage
@@ -213,7 +213,7 @@ MODELS = "name: tiny\ntargets:\n  - {dataset: synthetic_scenes}\nscores: all\nmo
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (
             MODELS + "  - efficientnet_lite1\n",
@@ -247,14 +247,14 @@ MODELS = "name: tiny\ntargets:\n  - {dataset: synthetic_scenes}\nscores: all\nmo
         ),
     ],
 )
-def test_models_that_cannot_be_meant_are_refused(text: str, says: str, tmp_path: Path):
+def test_ambiguous_and_unknown_models_are_refused(text: str, message: str, tmp_path: Path):
     (tmp_path / "tiny.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
         recipes.read(tmp_path / "tiny.yaml")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_pattern_is_the_models_it_stands_for_and_an_entry_of_ones_own_goes_first(tmp_path: Path):
+def test_a_pattern_expands_to_models_and_explicit_entries_have_priority(tmp_path: Path):
     (tmp_path / "tiny.yaml").write_text(
         f"{MODELS}  - {{name: torchvision/resnet*, limit: 3, resolution: 64}}\n"
         "  - {name: torchvision/resnet18, resolution: 128}\n"

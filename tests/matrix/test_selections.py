@@ -17,7 +17,7 @@ def matrix() -> Matrix:
     return expand(recipe.read("which_classes", TINY))
 
 
-def test_selections_look_at_train_and_val_of_targets_only(matrix: Matrix):
+def test_selections_read_train_and_val_of_targets_only(matrix: Matrix):
     """Everything that a select stage rests on, but for influence's transfers, which read val."""
     for stage in matrix.stages:
         if stage.kind != "select":
@@ -43,7 +43,7 @@ def test_models_of_a_selection_are_shared_by_methods_and_targets(matrix: Matrix)
     }
 
 
-def test_unseen_targets_are_excluded_where_the_recipe_says_so(matrix: Matrix):
+def test_a_recipe_can_exclude_unseen_targets(matrix: Matrix):
     transfers = [
         stage.axes
         for stage in matrix.stages
@@ -116,7 +116,7 @@ def test_mistakes_are_named(settings: str, message: str):
         expand(recipe.read("which_classes", [*TINY, settings]))
 
 
-def test_each_makes_every_combination_and_keeps_numbers():
+def test_each_expands_to_every_combination_and_keeps_numeric_types():
     entries = [
         "in1000",
         {"each": {"keep": [0.9, 2], "target": "all"}, "name": "a-{target}-{keep}",

@@ -91,7 +91,7 @@ def test_a_kind_in_a_package_of_its_own_plans_and_runs(package: str, tmp_path: P
     assert list(unfinished(matrix, folders)) == [broken.key], "nothing left reads the deleted file"
 
 
-def test_a_kind_is_looked_up_in_the_given_package_first(package: str):
+def test_a_kind_is_searched_in_the_given_package_first(package: str):
     assert stage_kind.find("add", package).version == 7
     assert stage_kind.find("write", package) is stage_kind.find("write")
     with pytest.raises(UserError, match=r"no kind of stage named 'wrte'.*\n?.*write"):

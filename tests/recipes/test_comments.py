@@ -29,7 +29,7 @@ def test_settings_in_comments_can_be_typed(name: str, text: str) -> None:
     assert expand(recipe.read(name, [shlex.split(word)[0] for word in given])).stages
 
 
-def test_numbers_of_configurations_are_what_the_comments_say() -> None:
+def test_numbers_of_configurations_equal_those_in_the_comments() -> None:
     methods = recipe.read("non_binary").methods
     assert {label: num_configs(settings) for label, settings in methods.items()} == {
         "default": 3,

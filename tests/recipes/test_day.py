@@ -57,7 +57,7 @@ def hours(name: str, folder: Path, *settings: str) -> tuple[float, Matrix]:
 
 
 @pytest.mark.parametrize("name", ["robust_l2", "fewer_classes"])
-def test_a_day_of_one_h100_answers_the_posters_question(name, tmp_path):
+def test_scale_day_fits_in_24_hours_and_keeps_the_posters_models(name, tmp_path):
     predicted, matrix = hours(name, tmp_path, "scale=day")
     assert 12 < predicted < 24, f"{predicted:.1f} h"
     models = [stage.axes for stage in matrix.stages if stage.kind == "pretrain"]

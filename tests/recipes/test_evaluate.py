@@ -139,7 +139,7 @@ def test_a_coarse_model_is_scored_on_its_own_labels_and_not_on_finer_or_crossing
         (["no color"], []),
     ],
 )
-def test_a_model_without_some_of_the_common_classes_is_seen_on_its_own(
+def test_a_model_without_the_common_classes_is_evaluated_on_its_own_classes(
     root: Path, source: Result, model: Result, classes: list[str], expected: list[str]
 ):
     other = as_result("write", {"classes": classes, "subset": {"name": "other"}})

@@ -72,7 +72,7 @@ def test_non_binary_augments_as_its_command_line():
         ("methods.full.augment={randaugment: {magnitude: 99}}", "the highest is 30"),
     ],
 )
-def test_augmentations_without_sense_are_refused_in_one_line(override: str, message: str):
+def test_invalid_augmentations_are_refused_in_one_line(override: str, message: str):
     with pytest.raises(UserError, match=message) as error:
         recipe.read("robust_l2", [override])
     assert "augment" in error.value.message

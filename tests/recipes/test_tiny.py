@@ -112,7 +112,7 @@ def test_a_recipe_plans_for_the_real_data_with_the_kinds_of_its_tiny_form(
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_recipe_opens_with_what_a_reader_wants_to_know(name: str):
+def test_a_recipe_opens_with_question_commands_paper_and_published_numbers(name: str):
     text = lines_of(name)
     comment = text[: re.search(r"^[^#]", text, re.MULTILINE).start()].splitlines()[
         1:
@@ -131,7 +131,7 @@ def test_a_recipe_opens_with_what_a_reader_wants_to_know(name: str):
     )
 
 
-def test_the_posters_controls_are_what_they_say():
+def test_the_posters_controls_have_the_classes_of_their_names():
     """Controls have as many classes, random or easier.
 
     Or all classes with fewer images; clean only.

@@ -64,7 +64,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("eps", EPS)
-def test_bench_train_measures_every_way(benches, eps):
+def test_bench_train_measures_every_compile_mode(benches, eps):
     record = benches[f"train {eps}"]
     ways = {f"ours:{way}" for way in COMPILE_MODES if eps == "3" or "captured" not in way}
     assert set(record["contenders"]) == TRAIN | ways and not record["absent"]

@@ -19,30 +19,30 @@ SMALL = {"name": "NVIDIA A10", "memory_mib": 23028}
 MIG = {"mig": (20480, 20480, 10240)}
 
 
-def test_all_cards_are_seen(gpus):
+def test_all_gpus_are_visible(gpus):
     gpus({}, SMALL)
     assert environment.gpu_names() == ["NVIDIA H100 80GB HBM3", "NVIDIA A10"]
     assert environment.gpu_memory_bytes() == [81559 * 2**20, 23028 * 2**20]
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])
-def test_no_card_is_seen_if_all_are_hidden(gpus, visible):
+def test_no_gpu_is_visible_if_all_are_hidden(gpus, visible):
     gpus({}, SMALL, visible=visible)
     assert environment.gpu_names() == [] == environment.gpu_memory_bytes()
 
 
-def test_no_card_is_seen_on_a_machine_without_one(gpus):
+def test_no_gpu_is_visible_on_a_machine_without_one(gpus):
     gpus()
     assert environment.gpu_names() == [] and not has_utilization()
 
 
 @pytest.mark.parametrize("visible", ["1", "GPU-00000001", "1,0"])
-def test_the_memory_is_that_of_the_visible_card(gpus, visible):
+def test_memory_is_that_of_the_visible_gpu(gpus, visible):
     gpus({}, SMALL, visible=visible)
     assert environment.gpu_memory_bytes()[0] == 23028 * 2**20
 
 
-def test_a_card_that_does_not_report_its_memory_is_no_error(gpus):
+def test_a_gpu_that_does_not_report_its_memory_is_no_error(gpus):
     gpus({"name": "NVIDIA GB10", "memory_mib": None})
     assert environment.gpu_memory_bytes() == [0]
 
@@ -52,7 +52,7 @@ def test_the_memory_of_a_mig_instance_is_its_own(gpus):
     assert max(environment.gpu_memory_bytes()) <= 20480 * 2**20
 
 
-def test_each_mig_instance_is_a_place_for_stages(gpus, tmp_path):
+def test_each_mig_instance_is_a_slot(gpus, tmp_path):
     gpus(MIG)
     slots = make_slots(LauncherSettings(Folders(tmp_path, tmp_path, tmp_path)))
     assert len({slot.gpu for slot in slots if slot.gpu is not None}) == 3
@@ -72,13 +72,13 @@ def test_instances_are_chosen_by_uuid_and_the_list_ends_at_an_unknown_entry(gpus
 @pytest.mark.parametrize(
     ("card", "expected"), [({}, True), (MIG, False), ({"utilization": None}, False)]
 )
-def test_utilization_is_measured_if_every_card_reports_it(gpus, card, expected):
+def test_utilization_is_measured_if_every_gpu_reports_it(gpus, card, expected):
     gpus({}, card)
     assert has_utilization() is expected
 
 
 @pytest.mark.parametrize(("visible", "power_w"), [(None, 350.0), ("1", 350.0)])
-def test_a_monitor_samples_the_card_that_the_process_uses(gpus, visible, power_w):
+def test_a_monitor_samples_the_gpu_that_the_process_uses(gpus, visible, power_w):
     gpus({"utilization": 90}, {**SMALL, "utilization": 20}, visible=visible)
     cuda.install()
     try:
@@ -92,7 +92,7 @@ def test_a_monitor_samples_the_card_that_the_process_uses(gpus, visible, power_w
     assert summary["utilisation"] == (0.2 if visible else 0.9)
 
 
-def test_a_monitor_of_a_silent_card_has_its_name_and_memory(gpus):
+def test_a_monitor_without_nvml_has_name_and_memory(gpus):
     gpus({"utilization": None})
     cuda.install()
     try:
@@ -103,7 +103,7 @@ def test_a_monitor_of_a_silent_card_has_its_name_and_memory(gpus):
         cuda.uninstall()
 
 
-def test_the_fake_nvidia_smi_lists_cards_and_instances(gpus):
+def test_the_fake_nvidia_smi_lists_gpus_and_mig_instances(gpus):
     gpus({}, MIG, visible="1")
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
     assert listed.stdout.count("\n") == 5 and listed.stdout.count("MIG-") == 3

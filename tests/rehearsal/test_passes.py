@@ -186,9 +186,7 @@ def test_auto_tries_every_mode_of_the_attack_and_reuses_the_choice(faked, plan, 
     assert chosen_for(plan, tmp_path) == measured
 
 
-def test_a_mode_of_the_attack_that_runs_out_of_memory_is_passed_over(
-    faked, plan, tmp_path, monkeypatch
-):
+def test_an_attack_mode_that_runs_out_of_memory_is_skipped(faked, plan, tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
@@ -199,7 +197,7 @@ def test_a_mode_of_the_attack_that_runs_out_of_memory_is_passed_over(
 
 
 @pytest.mark.parametrize("factor", [0.5, float("nan")])
-def test_a_mode_whose_attack_has_other_numbers_is_passed_over(
+def test_an_attack_mode_with_different_results_is_skipped(
     faked, plan, tmp_path, monkeypatch, factor
 ):
     """As if a graph had lost a part of the attack, or returned memory that was overwritten."""

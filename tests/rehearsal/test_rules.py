@@ -110,7 +110,7 @@ def test_an_event_without_timing_has_no_time(faked):
         first.elapsed_time(last)
 
 
-def test_a_wait_for_one_stream_is_none_for_another(faked):
+def test_a_wait_for_one_stream_does_not_cover_another(faked):
     stream, last = torch.cuda.Stream(), torch.cuda.Event(enable_timing=True)
     last.record(stream)
     torch.cuda.current_stream().synchronize()
@@ -322,7 +322,7 @@ def test_an_unregistered_generator_is_refused(faked):
         "stream",
     ],
 )
-def test_what_needs_the_host_is_refused_in_a_capture(faked, work):
+def test_host_synchronization_is_refused_in_a_capture(faked, work):
     values = torch.ones(4, device="cuda")
     with pytest.raises(CudaError):
         capture(lambda: work(values))

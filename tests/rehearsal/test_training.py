@@ -40,7 +40,7 @@ def trained(device: str, way: str, attack: str, **settings) -> tuple[dict, list[
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_every_way_gives_the_numbers_of_the_cpu(attack, request):
+def test_every_compile_mode_gives_the_numbers_of_the_cpu(attack, request):
     totals, weights = trained("cpu", "eager", attack)
     request.getfixturevalue("faked")
     ways = (
@@ -106,7 +106,7 @@ def test_a_resumed_run_continues_bit_for_bit(faked):
     assert all(map(torch.equal, *(product.weights_of(run) for run in runs)))
 
 
-def test_auto_measures_every_way_and_leaves_no_mark(faked):
+def test_auto_times_every_compile_mode_and_restores_all_state(faked):
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd linf"])
     before = product.weights_of(learner)
     measured = product.choose(learner)
@@ -115,7 +115,7 @@ def test_auto_measures_every_way_and_leaves_no_mark(faked):
     assert all(map(torch.equal, before, product.weights_of(learner)))
 
 
-def test_an_optional_way_that_runs_out_of_memory_is_passed_over(faked, monkeypatch):
+def test_an_optional_compile_mode_that_runs_out_of_memory_is_skipped(faked, monkeypatch):
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
     train, compile = learner.train_batch, learner.compile
 
@@ -168,7 +168,7 @@ def test_a_failed_capture_requires_a_new_process_without_it(faked, tmp_path):
     assert third.compile_mode == again.compile_mode == measured["chosen"]
 
 
-def test_a_checkpoint_of_an_excluded_way_resumes_without_it(faked, tmp_path):
+def test_a_checkpoint_of_an_excluded_compile_mode_resumes_without_it(faked, tmp_path):
     saved = product.make_learner("cuda:0", "captured_attack", attack=ATTACKS["pgd l2"])
     saved.train_batch(*product.make_batch("cuda:0"))
     compile_choice.restart_without(tmp_path, "captured_attack", "the capture failed")
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_an_excluded_way_resumes_without_it(faked, tmp_path):
 
 
 @pytest.mark.parametrize("factor", [0.5, float("nan")])
-def test_a_way_with_other_numbers_than_the_eager_step_is_passed_over(faked, monkeypatch, factor):
+def test_a_compile_mode_that_differs_from_the_eager_step_is_skipped(faked, monkeypatch, factor):
     """Simulate graphs that dropped half of the gradient, or returned memory that was overwritten."""
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
     backward = learner._backward
@@ -195,7 +195,7 @@ def test_a_way_with_other_numbers_than_the_eager_step_is_passed_over(faked, monk
     assert all(measured[way]["deviation"] == 0 for way in ("compiled", "captured_attack"))
 
 
-def test_graphs_of_the_ways_that_were_not_chosen_are_freed(faked, monkeypatch):
+def test_graphs_of_compile_modes_that_were_not_chosen_are_freed(faked, monkeypatch):
     freed: list[str] = []
     monkeypatch.setattr(compilation, "reset", lambda: freed.append("all"))
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])

@@ -101,7 +101,7 @@ def test_settings_of_another_recipe_are_not_outdated(folders: Folders):
     assert outdated_stages(plan(), folders) == []
 
 
-def test_a_changed_need_is_told_from_a_changed_setting(folders: Folders):
+def test_a_changed_need_is_distinguished_from_a_changed_setting(folders: Folders):
     """The evaluation's own settings are equal; the model that it needs has others."""
     matrix = plan()
     model = next(stage for stage in matrix.stages if stage.kind == "pretrain")
@@ -148,7 +148,7 @@ def test_results_of_an_older_code_version_are_counted_and_stay_readable(
     assert "outdated: 3 finished stages" in capsys.readouterr().out
 
 
-def test_damaged_records_are_passed_over(folders: Folders):
+def test_damaged_records_are_skipped(folders: Folders):
     finish(with_config(plan(), "evaluate", {"batch_size": 7}), folders)
     (file,) = folders.runs.glob("stages/evaluate/*/stage.json")
     for text in ("{", "[]", '{"name": "evaluate/all/eps0/seed0"}'):

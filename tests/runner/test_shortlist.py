@@ -264,7 +264,7 @@ def test_targets_without_any_score_do_not_count_and_others_exclude_a_model():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"shortlist": {"by": "leep", "best": 2, "methods": ["grid"]}}, "shortlist.by is leep"),
         (
@@ -282,8 +282,8 @@ def test_targets_without_any_score_do_not_count_and_others_exclude_a_model():
         ),
     ],
 )
-def test_contradicting_shortlists_are_refused(change: dict[str, Any], says: str):
-    with pytest.raises(ValueError, match=says):
+def test_contradicting_shortlists_are_refused(change: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
         recipe(**change)
 
 

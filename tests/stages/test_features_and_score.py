@@ -58,7 +58,9 @@ def seen(root: Path, data: Result, source: Result) -> Result:
     return as_result("features", outcome.metrics)
 
 
-def test_each_split_is_what_the_model_says_of_each_image(root: Path, data: Result, seen: Result):
+def test_features_and_probabilities_equal_a_slow_pass_per_image(
+    root: Path, data: Result, seen: Result
+):
     """Against the image files: of 28 x 32 pixels, the middle 28 x 28 as they are."""
     loaded, _ = model.load(root / "model" / MODEL_FILE)
     loaded.eval()
@@ -92,7 +94,7 @@ def test_each_split_is_what_the_model_says_of_each_image(root: Path, data: Resul
         assert found.probs == pytest.approx(head, abs=1e-6)  # float32 softmax
 
 
-def test_the_same_stage_leaves_the_same_bytes_and_is_done_with_them_only(
+def test_a_repeated_stage_writes_equal_bytes_and_is_done_only_with_all_files(
     root: Path, data: Result, source: Result
 ):
     outcomes = [
@@ -115,7 +117,7 @@ def test_the_same_stage_leaves_the_same_bytes_and_is_done_with_them_only(
     assert not list(folder.glob(".*npz*"))
 
 
-def test_the_models_own_resolution_where_none_is_said_and_the_splits_that_are_there(
+def test_resolution_defaults_to_the_models_and_missing_splits_are_skipped(
     root: Path, source: Result
 ):
     few = write_colors(root / "data", "two splits", splits={"train": 4, "val": 2})
@@ -128,7 +130,9 @@ def test_the_models_own_resolution_where_none_is_said_and_the_splits_that_are_th
     }
 
 
-def test_a_network_of_one_size_sees_images_of_that_size(root: Path, tmp_path: Path, data: Result):
+def test_a_network_of_one_input_size_gets_images_of_that_size(
+    root: Path, tmp_path: Path, data: Result
+):
     model.save(
         tmp_path / MODEL_FILE,
         model.build("timm/test_vit", 5),
@@ -146,9 +150,7 @@ def test_a_network_of_one_size_sees_images_of_that_size(root: Path, tmp_path: Pa
     assert outcome.metrics["resolution"] == 160 and outcome.metrics["splits"].keys() == {"val"}
 
 
-def test_a_stage_that_is_asked_to_stop_stops(
-    root: Path, data: Result, source: Result, seen: Result
-):
+def test_a_stage_stops_on_request(root: Path, data: Result, source: Result, seen: Result):
     for run, config, needs in (
         (features.run, VIEW, {"model": source, "data": data}),
         (score.run, {"scores": ["knn"]}, {"features": seen}),
@@ -200,7 +202,9 @@ def test_all_scores_by_name_with_their_variants_and_seconds(root: Path, seen: Re
     assert metrics["details"]["nleep"]["num_components"] == 15
 
 
-def test_a_score_that_cannot_be_says_why_and_the_rest_go_on(root: Path, data: Result):
+def test_a_score_that_cannot_be_computed_is_reported_and_the_others_are_computed(
+    root: Path, data: Result
+):
     save_model(root / "headless", has_head=False)
     context = context_of(
         root,

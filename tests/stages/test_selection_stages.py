@@ -35,7 +35,7 @@ FEATURES: dict[str, Any] = {
     "batch_size": 16,
     "precision": "float32",
 }
-LOOK = {"batch_size": 16, "resolution": 24, "eval_crop": 1.0, "precision": "float32"}
+VIEW = {"batch_size": 16, "resolution": 24, "eval_crop": 1.0, "precision": "float32"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,7 +118,7 @@ def test_el2n_is_the_mean_error_of_the_last_epochs(
     root: Path, source: Result, trainings: dict[str, Result]
 ):
     context = select_context(
-        root, "el2n", {"method": "el2n", **LOOK}, {"data": source, **trainings}
+        root, "el2n", {"method": "el2n", **VIEW}, {"data": source, **trainings}
     )
     context.need_folders["data"] = root / "data"
     metrics = select.run(context).metrics
@@ -134,30 +134,30 @@ def test_el2n_is_the_mean_error_of_the_last_epochs(
     np.testing.assert_allclose(values, np.mean(slow, axis=0), atol=1e-5)
 
 
-def test_forgetting_looks_after_every_epoch(
+def test_forgetting_counts_events_between_epochs(
     root: Path, source: Result, trainings: dict[str, Result]
 ):
     context = select_context(
-        root, "forgetting", {"method": "forgetting", **LOOK}, {"data": source, **trainings}
+        root, "forgetting", {"method": "forgetting", **VIEW}, {"data": source, **trainings}
     )
     select.run(context)
     with np.load(root / "forgetting" / "scores.npz") as scores:
         values = scores["values"]
     slow = np.zeros(60)
     for seed in (1, 2):
-        looks = []
+        evaluations = []
         for epoch in (1, 2, 3):
             _, labels, probs = probabilities(root, root / f"model_{seed}" / f"epoch_{epoch}.pt")
-            looks.append(probs.argmax(1) == labels)
+            evaluations.append(probs.argmax(1) == labels)
         for image in range(60):
-            history = [look[image] for look in looks]
+            history = [correct[image] for correct in evaluations]
             events = sum(history[i] and not history[i + 1] for i in range(2))
             slow[image] += events if any(history) else 3
     assert values.tolist() == (slow / 2).tolist()
 
 
 @pytest.fixture(scope="module")
-def looks(root: Path, source: Result, target: Result, trainings) -> dict[str, Result]:
+def feature_results(root: Path, source: Result, target: Result, trainings) -> dict[str, Result]:
     """Features of the source and of the target, by the first early model."""
     found = {}
     for role, data, splits in (
@@ -176,12 +176,14 @@ def looks(root: Path, source: Result, target: Result, trainings) -> dict[str, Re
     return found
 
 
-def test_label_mapping_counts_train_and_val(root: Path, trainings, looks: dict[str, Result]):
+def test_label_mapping_counts_train_and_val(
+    root: Path, trainings, feature_results: dict[str, Result]
+):
     context = select_context(
         root,
         "label",
         {"method": "label_mapping", "targets": ["other"]},
-        {"model": trainings["model_1"], "target_0": looks["target_0"]},
+        {"model": trainings["model_1"], "target_0": feature_results["target_0"]},
     )
     context.need_folders["model"] = root / "model_1"
     metrics = select.run(context).metrics
@@ -196,9 +198,11 @@ def test_label_mapping_counts_train_and_val(root: Path, trainings, looks: dict[s
     assert metrics["seen_splits"] == ["train", "val"]
 
 
-def test_feature_mapping_and_prototypes_cluster_the_source(root: Path, looks: dict[str, Result]):
+def test_feature_mapping_and_prototypes_cluster_the_source(
+    root: Path, feature_results: dict[str, Result]
+):
     config = {"clusters": 5, "seed": 3, "targets": ["other"]}
-    needs = {"source": looks["source"], "target_0": looks["target_0"]}
+    needs = {"source": feature_results["source"], "target_0": feature_results["target_0"]}
     select.run(select_context(root, "fm", {"method": "feature_mapping", **config}, needs))
     select.run(select_context(root, "proto", {"method": "prototypes", **config}, needs))
     source = np.load(root / "source" / "train.npz")
@@ -271,7 +275,7 @@ def test_a_view_is_evaluated_on_its_own_classes(root: Path, source: Result):
     context = context_of(
         root,
         "evaluated",
-        {"settings": {}, "eps": 0.0, "flip_tta": False, **LOOK},
+        {"settings": {}, "eps": 0.0, "flip_tta": False, **VIEW},
         {"model": model, "data": found, "common_0": found},
     )
     context.need_folders.update(model=root / "of two", data=root / "two")

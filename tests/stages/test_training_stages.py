@@ -1,5 +1,6 @@
 """Training stages on tiny betons: they learn, repeat and resume exactly, and read test once."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -67,7 +68,7 @@ def same_weights(first: Path, second: Path) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_pretraining_learns_what_is_easy(model: Result, root: Path):
+def test_pretraining_learns_three_colors(model: Result, root: Path):
     assert model.metrics["val"]["top1"] > 0.9
     assert model.metrics["num_train_images"] == 60
     assert model.metrics["num_steps"] == 20 * 4  # batches of 16, 16, 16 and 12
@@ -89,7 +90,7 @@ def test_the_same_stage_gives_the_same_numbers_and_weights(root: Path, source: R
     assert without_times(other) != without_times(outcomes[0])
 
 
-def test_robust_training_spends_its_time_in_the_attack_and_says_so(root: Path, source: Result):
+def test_robust_training_reports_the_time_of_the_attack(root: Path, source: Result):
     outcome = pretrain.run(pretrain_context(root, source, "robust", eps=0.5))
     spans = outcome.timing["spans_s"]
     assert set(spans) == {*SPANS}
@@ -103,7 +104,7 @@ def test_robust_training_spends_its_time_in_the_attack_and_says_so(root: Path, s
     ] is None
 
 
-def test_timing_says_where_each_epoch_went(root: Path, source: Result):
+def test_timing_covers_each_epoch(root: Path, source: Result):
     timing = pretrain.run(pretrain_context(root, source, "timing")).timing
     assert [set(epoch["percentiles_ms"]) for epoch in timing["epochs"]] == [{"step", *SPANS}] * 2
     for epoch in timing["epochs"]:
@@ -156,7 +157,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 @pytest.mark.parametrize(
     "attack", [{"eps_at": 16}, {"method": "free", "replays": 2}, {"method": "fast", "norm": "linf"}]
 )
-def test_also_with_resizing_averaging_and_cheap_attacks(root: Path, source: Result, attack: dict):
+def test_resume_is_exact_with_progressive_resizing_ema_and_fast_and_free_attacks(
+    root: Path, source: Result, attack: dict
+):
     """Interrupted at every third step, within epochs; `eps_used` is the radius by resolution."""
     settings = {
         "epochs": 3,
@@ -247,7 +250,7 @@ def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, sourc
 
 
 @pytest.mark.parametrize("order", ["random", "quasi_random"])
-def test_images_come_in_the_order_that_the_recipe_says(
+def test_training_images_have_the_order_of_the_recipe(
     root: Path, source: Result, monkeypatch: pytest.MonkeyPatch, order: str
 ):
     opened = []
@@ -261,7 +264,7 @@ def test_images_come_in_the_order_that_the_recipe_says(
     assert [plan.order for plan in opened if plan.augment == "random_resized_crop"] == [order]
 
 
-def test_a_last_batch_of_one_image_is_left_out(root: Path):
+def test_a_last_batch_of_one_image_is_dropped(root: Path):
     odd = write_colors(
         root / "data", "odd", splits={"train": 11, "val": 4}
     )  # 33 images: 16, 16 and 1
@@ -269,7 +272,7 @@ def test_a_last_batch_of_one_image_is_left_out(root: Path):
     assert [record["num_images"] for record in metrics["epochs"]] == [32, 32]
 
 
-def test_divergence_names_the_step_also_the_very_last(root: Path, source: Result):
+def test_divergence_is_reported_with_its_step_even_at_the_last(root: Path, source: Result):
     with pytest.raises(
         UserError,
         match=r"not finite from step \d of 8 on \(epoch \d of 2, .* of a peak of 1e\+30\)",
@@ -283,7 +286,7 @@ def test_divergence_names_the_step_also_the_very_last(root: Path, source: Result
         pretrain.run(pretrain_context(root, source, "diverged-last", settings=last))
 
 
-def test_a_model_whose_logits_are_not_finite_is_told_in_evaluation(root: Path, source: Result):
+def test_logits_that_are_not_finite_are_an_error_in_evaluation(root: Path, source: Result):
     large = {
         "epochs": 1,
         "batch_size": 60,
@@ -328,9 +331,7 @@ def test_transfer_learns_chooses_on_val_and_reads_test_once(
     assert again.metrics == metrics
 
 
-def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(
-    root: Path, model: Result, target: Result
-):
+def test_a_diverging_rate_is_skipped_unless_all_diverge(root: Path, model: Result, target: Result):
     for method in ("fixed", "full"):
         config = {
             "method": method,
@@ -351,7 +352,7 @@ def test_a_rate_that_diverges_is_passed_over_and_all_of_them_are_an_error(
 
 
 @pytest.mark.parametrize(("arch", "taken"), [("timm/test_vit", 160), ("timm/test_resnet", 24)])
-def test_a_network_of_one_size_is_shown_images_of_that_size(
+def test_a_network_of_one_input_size_gets_images_of_that_size(
     root: Path, tmp_path: Path, target: Result, arch: str, taken: int
 ):
     """A transformer with position embeddings uses its own resolution, not that of the method."""
@@ -447,7 +448,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
 def test_evaluation_and_ranking_compute_in_the_precision_of_the_recipe(
     root: Path, model: Result, source: Result, monkeypatch: pytest.MonkeyPatch
 ):
-    """Seen at the head, which gives logits of that type."""
+    """The logits of the head have the computed type."""
     seen: list[torch.dtype] = []
     load = models.load
 
@@ -463,21 +464,21 @@ def test_evaluation_and_ranking_compute_in_the_precision_of_the_recipe(
         rank.run: {"split": "val", "batch_size": 7, **view},
     }
     for run, config in runs.items():
-        for asked, computed, dtype in (
+        for precision, computed, dtype in (
             ("auto", "float32", torch.float32),
             ("bf16", "bf16", torch.bfloat16),
         ):
             seen.clear()
-            name = f"{run.__module__}-{asked}"
+            name = f"{run.__module__}-{precision}"
             context = context_of(
-                root, name, {**config, "precision": asked}, {"model": model, "data": source}
+                root, name, {**config, "precision": precision}, {"model": model, "data": source}
             )
             assert run(context).metrics["precision"] == computed
             assert set(seen) == {dtype}
 
 
 @pytest.mark.parametrize(
-    ("run", "config", "asked_before", "note"),
+    ("run", "config", "num_polls", "note"),
     [
         (
             evaluate.run,
@@ -488,22 +489,21 @@ def test_evaluation_and_ranking_compute_in_the_precision_of_the_recipe(
         (rank.run, {"split": "val", "batch_size": 7}, 1, "val"),
     ],
 )
-def test_a_pass_over_images_says_how_far_it_is_and_stops_behind_a_batch(
+def test_a_pass_over_images_reports_progress_and_stops_after_a_batch(
     root: Path,
     model: Result,
     source: Result,
     monkeypatch: pytest.MonkeyPatch,
     run,
     config,
-    asked_before,
+    num_polls,
     note,
 ):
     monkeypatch.setattr("harness.stages._progress.REPORT_EVERY_S", -1.0)
-    asked: list[int] = []
+    polls = itertools.count(1)
 
     def stop_requested() -> bool:
-        asked.append(len(asked))
-        return len(asked) > asked_before
+        return next(polls) > num_polls
 
     context = context_of(
         root,
@@ -514,12 +514,9 @@ def test_a_pass_over_images_says_how_far_it_is_and_stops_behind_a_batch(
     )
     with pytest.raises(Stopped):
         run(context)
-    said = json.loads((context.folder / "progress.json").read_text())
-    assert len(asked) == asked_before + 1 and (said["done"], said["total"], said["note"]) == (
-        7,
-        24,
-        note,
-    )
+    progress = json.loads((context.folder / "progress.json").read_text())
+    assert next(polls) == num_polls + 2, "no batch after the request"
+    assert (progress["done"], progress["total"], progress["note"]) == (7, 24, note)
 
 
 def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path, source: Result):
@@ -583,8 +580,8 @@ def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path
         for number in range(2)
         for part in ("--checkpoint", str(root / f"model_{number}" / pretrain.MODEL_FILE))
     ]
-    said = json.loads(CliRunner().invoke(cli, [*command, *both], catch_exceptions=False).stdout)
-    assert said["accuracy"] == metrics["accuracy"] and said["classes"] == metrics["classes"]
+    output = json.loads(CliRunner().invoke(cli, [*command, *both], catch_exceptions=False).stdout)
+    assert output["accuracy"] == metrics["accuracy"] and output["classes"] == metrics["classes"]
     with pytest.raises(UserError, match="would rank the same images"):
         cli.main([*command, *both[:2], *both[:2]], standalone_mode=False)
 

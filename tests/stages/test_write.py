@@ -65,7 +65,7 @@ def sources(outcome: Outcome) -> list[str | None]:
     return [outcome.timing.get("copied_from", {}).get(split) for split in ("train", "val")]
 
 
-def test_each_subset_comes_out_of_the_smallest_that_has_it_and_is_what_it_would_be_alone():
+def test_a_subset_is_copied_from_the_smallest_superset_and_equals_a_fresh_write():
     whole = run(stages()["all"])
     key = stages()["all"].key
     assert sources(whole) == [None, None] and whole.metrics["img_per_s"] > 0
@@ -82,7 +82,7 @@ def test_each_subset_comes_out_of_the_smallest_that_has_it_and_is_what_it_would_
         shutil.rmtree("elsewhere")
 
 
-def test_what_write_beton_wrote_is_taken_until_the_images_change():
+def test_betons_of_write_beton_are_reused_until_the_images_change():
     line = ["write-beton", "--source", "raw/things", "--val", "0.25", "--data-dir", "data"]
     assert CliRunner().invoke(cli, line, catch_exceptions=False).exit_code == 0
     taken = run(stages()["all"])
@@ -98,7 +98,7 @@ def test_what_write_beton_wrote_is_taken_until_the_images_change():
     assert sources(run(stages()["three"])) == [None, None]
 
 
-def test_what_write_beton_copied_is_taken_too():
+def test_copies_made_by_write_beton_are_reused():
     for line in (
         ["write-beton", "--source", "raw/things", "--val", "0.25", "--out", "whole"],
         ["write-beton", "--from", "whole", "--subset", "three.txt", "--data-dir", "data"],

@@ -168,10 +168,10 @@ def test_a_killed_training_resumes_to_equal_weights(tmp_path: Path) -> None:
     torch.manual_seed(5)
     train(whole, 2, tmp_path / "whole")
     torch.manual_seed(5)
-    part, asked = step_of(detector()), iter([False] * 5 + [True] * 9)
+    part, stop_requests = step_of(detector()), iter([False] * 5 + [True] * 9)
     torch.manual_seed(5)
     with pytest.raises(Stopped):
-        train(part, 2, tmp_path / "part", stop_requested=lambda: next(asked))
+        train(part, 2, tmp_path / "part", stop_requested=lambda: next(stop_requests))
     torch.manual_seed(99)
     again = step_of(detector())
     train(again, 2, tmp_path / "part")

@@ -119,7 +119,7 @@ def test_voc_has_one_binary_fit_per_class_without_difficult_images(tmp_path):
     )
 
 
-def test_few_images_and_crops(tmp_path):
+def test_per_class_and_crops_are_supported(tmp_path):
     sharp, blurred = (
         write_features(tmp_path / "features_1"),
         write_features(tmp_path / "features_0.5", shift=0.05),
@@ -134,7 +134,7 @@ def test_few_images_and_crops(tmp_path):
     assert few["val"]["top1"] <= metrics["val"]["top1"]
 
 
-def test_it_stops_between_fits_and_starts_again(tmp_path):
+def test_a_stage_stops_between_fits_and_starts_again(tmp_path):
     needs = {"features": write_features(tmp_path / "features")}
     config = {"method": "logreg", "metric": "top1", "settings": {"lambdas": LAMBDAS}}
     calls = iter(range(100))

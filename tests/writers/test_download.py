@@ -81,10 +81,10 @@ def the(host: Host, **more: object) -> Download:
 
 
 def test_a_file_is_fetched_once_and_reported(host: Host, tmp_path: Path):
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     assert not is_there(the(host), tmp_path)
-    assert fetch(the(host), tmp_path, lambda done, total: told.append((done, total)))
-    assert (tmp_path / "data.bin").read_bytes() == DATA and told[-1] == (len(DATA), len(DATA))
+    assert fetch(the(host), tmp_path, lambda done, total: progress.append((done, total)))
+    assert (tmp_path / "data.bin").read_bytes() == DATA and progress[-1] == (len(DATA), len(DATA))
     assert is_there(the(host), tmp_path)
     assert not fetch(the(host), tmp_path)
     assert len(host.requests) == 1 and [path.name for path in tmp_path.iterdir()] == ["data.bin"]

@@ -19,7 +19,7 @@ def aged(path: Path, seconds: float) -> None:
     os.utime(path, (now - seconds, now - seconds))
 
 
-def test_one_host_at_a_time(tmp_path: Path):
+def test_one_holder_at_a_time(tmp_path: Path):
     held = lease.take(tmp_path, FAR)
     assert held is not None and lease.holder_of(tmp_path) == FAR
     assert lease.take(tmp_path, FARTHER) is None and lease.is_held(tmp_path)
@@ -90,8 +90,8 @@ def test_numbers_only_increase_and_one_of_two_successors_wins(
     ] and newest.path.name > first.path.name
     # A process that listed the folder before the lease changed hands twice:
     listing = lease._newest
-    answers = iter([first.path])
-    monkeypatch.setattr(lease, "_newest", lambda folder: next(answers, None) or listing(folder))
+    stale = iter([first.path])
+    monkeypatch.setattr(lease, "_newest", lambda folder: next(stale, None) or listing(folder))
     assert lease.take(tmp_path, FARTHER) is None and not newest.is_lost()
 
 

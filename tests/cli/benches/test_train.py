@@ -126,7 +126,7 @@ def test_compiled_steps_are_fed_from_each_format_by_each_number_of_threads(tmp_p
         (("eager", "jpeg", "0"), "no list of numbers"),
     ],
 )
-def test_what_feeds_the_steps_is_checked(values, message):
+def test_invalid_fed_from_options_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         FedBy.parse(*values)
 
@@ -218,7 +218,7 @@ def test_bench_attack_records_the_cost_of_an_attack(tmp_path):
     assert all(ratio["must"] is None for ratio in record["ratios"])  # the targets are a GPU's
 
 
-def test_the_plain_attack_equals_ours():
+def test_the_plain_attack_equals_the_harness():
     """The benchmark compares two ways to compute the same images."""
     torch.manual_seed(0)
     model = classifier.build(

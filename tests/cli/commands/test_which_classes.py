@@ -73,7 +73,7 @@ def probabilities(root: Path) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def test_it_keeps_the_classes_that_the_model_sees(root: Path, tmp_path: Path):
+def test_classes_that_the_model_predicts_are_kept(root: Path, tmp_path: Path):
     out, scores = tmp_path / "mine.yaml", tmp_path / "scores.csv"
     found = invoke(root, "--keep", "0.4", "--out", str(out), "--csv", str(scores), "--json")
     assert found.exit_code == 0, found.output
@@ -170,7 +170,7 @@ def test_test_images_take_no_part(root: Path, tmp_path: Path):
     assert written == {"train", "val"}
 
 
-def test_the_text_says_what_is_kept_and_saved(root: Path, tmp_path: Path, monkeypatch):
+def test_the_output_reports_kept_classes_and_saved_images(root: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = invoke(root, "--keep", "0.8", "--show", "3")
     assert found.exit_code == 0, found.output
@@ -220,7 +220,7 @@ def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
         ((), "mdoel.pt", "data/colors-images", "There is no model file"),
     ],
 )
-def test_mistakes_cost_one_line(
+def test_mistakes_are_reported_in_one_line(
     root: Path, arguments: tuple[str, ...], model: str, target: str, message: str, capsys
 ):
     with pytest.raises(SystemExit) as exit_code:

@@ -81,7 +81,7 @@ def test_duplicates_count_once_under_any_name() -> None:
     assert merge(sources).num_duplicates == 3
 
 
-def test_a_copy_that_has_more_values_replaces_the_other() -> None:
+def test_a_duplicate_with_more_values_replaces_the_other() -> None:
     """A recipe is published twice: evaluations were not done the first time."""
     early, late = row(by="Ada", source_accuracy=None), row(by="Ada", source_accuracy=0.7)
     for order in itertools.permutations([export(early), export(late)]):

@@ -51,7 +51,7 @@ def test_commands_plan_the_stage(
             assert len(planned) <= len(stages)
 
 
-def test_words_of_a_row_are_quoted() -> None:
+def test_commands_quote_names_of_a_row() -> None:
     hostile = "$(reboot); 'x' \"y\" `z`"
     recipe = {"name": "demo", "archs": [hostile], "source": {}}
     one = row(subset=hostile, target=hostile, method=hostile, arch=hostile, recipe="1" * 16)

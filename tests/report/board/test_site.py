@@ -58,7 +58,7 @@ def test_links_resolve_and_nothing_is_loaded(folder: Path) -> None:
         assert "@import" not in text and "url(" not in text
 
 
-def test_nothing_names_this_machine(folder: Path) -> None:
+def test_pages_contain_no_machine_name_or_path(folder: Path) -> None:
     private = [
         str(Path.home()),
         str(folder.parent),

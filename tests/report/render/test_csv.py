@@ -69,7 +69,7 @@ def test_rows_are_those_of_the_csv_module(
     assert len(parts) == 1 + -(-len(rows) // rows_of_part)
 
 
-def test_a_value_that_is_equal_but_of_another_type_keeps_its_own_text() -> None:
+def test_equal_values_of_different_types_keep_their_own_text() -> None:
     rows = [Tuple(value, value) for pair in pairwise(NUMBERS) for value in pair]
     lines = b"".join(to_csv(Tuple, rows)).decode().splitlines()[1:]
     texts = ["" if row.text is None else str(row.text) for row in rows]

@@ -6,7 +6,10 @@ from harness.report.data.records import GridRow, ScoreRow
 from harness.report.stats.fit_measures import ONE_FOR_ALL, FitMeasure, fit_measures
 
 BEST = {"a": 0, "b": 0, "c": 1, "d": 1}  # target -> its best number of new blocks
-KNOWS, BLIND = ({"a": 0.1, "b": 0.2, "c": 0.8, "d": 0.9}, {"a": 0.1, "c": 0.2, "b": 0.8, "d": 0.9})
+USEFUL, USELESS = (
+    {"a": 0.1, "b": 0.2, "c": 0.8, "d": 0.9},
+    {"a": 0.1, "c": 0.2, "b": 0.8, "d": 0.9},
+)
 
 
 def grid_row(target: str, blocks: int, val: float | None) -> GridRow:
@@ -40,19 +43,19 @@ def grids(best: dict[str, int]) -> list[tuple[str, str, list[GridRow]]]:
 def scores() -> list[ScoreRow]:
     return [
         score_row(target, name, value)
-        for name, values in (("knows", KNOWS), ("blind", BLIND))
+        for name, values in (("useful", USEFUL), ("useless", USELESS))
         for target, value in values.items()
     ]
 
 
 def test_a_measure_that_groups_targets_by_their_best_setting_finds_it() -> None:
     found = {fit.measure: fit for fit in fit_measures(grids(BEST), [], scores())}
-    assert found["knows"] == FitMeasure("l2sp", "knows", 4, 4, 0.0)
-    assert found["blind"].times_found == 0
-    assert found["blind"].mean_loss == pytest.approx(0.2)
+    assert found["useful"] == FitMeasure("l2sp", "useful", 4, 4, 0.0)
+    assert found["useless"].times_found == 0
+    assert found["useless"].mean_loss == pytest.approx(0.2)
     # Without a target, the other setting has the higher mean.
     assert found[ONE_FOR_ALL].times_found == 0
-    assert next(iter(found)) == "knows"
+    assert next(iter(found)) == "useful"
 
 
 def test_two_targets_and_settings_that_not_all_targets_tried_are_not_judged() -> None:

@@ -309,7 +309,7 @@ def test_on_a_real_slurm_stop_saves_running_jobs_and_cancels_pending_ones(folder
 
 
 @pytest.mark.usefixtures("needs_submitit", "real_slurm")
-def test_on_a_real_slurm_a_job_requeued_after_its_answer_ends_with_the_run(folders, make):
+def test_on_a_real_slurm_a_job_requeued_after_its_result_ends_with_the_run(folders, make):
     """A preempted job answers "stopped", and Slurm queues it again although nobody waits for it."""
     stage = make("requeued", sleep_s=60)
     folder = stage.folder(folders.runs)
@@ -545,7 +545,7 @@ def test_folders_that_slurm_misreads_are_refused(tmp_path, name):
         ("job_name=", "job_name"),
     ],
 )
-def test_options_that_are_no_text_of_one_line_are_refused(setting, message):
+def test_options_with_line_breaks_or_control_characters_are_refused(setting, message):
     """A line break would add a line to the job script, and a comma other jobs to scancel."""
     with pytest.raises(UserError, match=message):
         parse_options(slurm.Options, "slurm", [setting])

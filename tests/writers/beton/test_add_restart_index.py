@@ -40,8 +40,8 @@ def test_invalid_inputs_are_refused_without_output(source: Source, tmp_path: Pat
         source, "train", everything(source.classes), Encoding(format="raw"), tmp_path / "raw.beton"
     )
     write_split(source, "train", everything(source.classes), PLAIN, tmp_path / "plain.beton")
-    for name, says in (("indexed", "already"), ("raw", "no JPEG")):
-        with pytest.raises(UserError, match=says):
+    for name, message in (("indexed", "already"), ("raw", "no JPEG")):
+        with pytest.raises(UserError, match=message):
             add_index(tmp_path / f"{name}.beton", tmp_path / "new.beton")
     with pytest.raises(UserError, match="is the input file"):
         add_index(tmp_path / "plain.beton", tmp_path / "plain.beton")

@@ -51,7 +51,7 @@ def refuses(judge, data: bytes) -> bool:
     return False
 
 
-def test_all_judges_agree_on_mutated_files():
+def test_all_checks_agree_on_mutated_files():
     draw = random.Random(7)
     whole = [jpeg(3, mode, **kind) for kind in KINDS for mode in ("RGB", "L")]
     judges = {
@@ -69,7 +69,7 @@ def test_all_judges_agree_on_mutated_files():
 
 
 @pytest.mark.skipif(native.library() is None, reason="the C library was not built")
-def test_coded_data_has_the_verdict_of_a_full_decode():
+def test_checking_coded_data_equals_a_full_decode():
     draw = random.Random(8)
     whole = [jpeg(4, mode, **kind) for kind in KINDS for mode in ("RGB", "L")]
     for _ in range(3000):

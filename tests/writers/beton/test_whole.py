@@ -69,7 +69,7 @@ write_split(source, "train", subset, encoding, Path(sys.argv[2]), seed=1)
         (5, "new"),
     ],
 )  # before the folder is synced
-def test_killed_at_each_step_over_an_old_beton_of_the_same_size(
+def test_a_write_killed_at_any_step_leaves_the_old_the_new_or_no_beton(
     source: Source, tree: Path, tmp_path: Path, num_steps: int, left: str
 ):
     file = tmp_path / "out" / "train.beton"

@@ -280,7 +280,7 @@ def test_every_dataset_reads_class_folders_and_documents_counts(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "file", "content", "says"),
+    ("name", "make", "file", "content", "message"),
     [
         (
             "aircraft",
@@ -338,14 +338,14 @@ def test_every_dataset_reads_class_folders_and_documents_counts(tmp_path, name):
         ("sun397", layouts.sun397, "SUN397/ClassName.txt", "/a/abbey\n", "of the 1 class"),
     ],
 )
-def test_errors_name_the_cause(tmp_path, name, make, file, content, says):
+def test_errors_name_the_cause(tmp_path, name, make, file, content, message):
     make(tmp_path)
     assert (tmp_path / file).exists()
     if content is None:
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_text(content)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         open_(name, tmp_path)
 
 

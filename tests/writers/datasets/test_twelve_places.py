@@ -235,7 +235,7 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "says"),
+    ("name", "spoil", "message"),
     [
         (
             "aircraft",
@@ -302,16 +302,16 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
         ("caltech101", stranger("101_ObjectCategories/dodo/image_0001.jpg"), "such as dodo"),
     ],
 )
-def test_inconsistent_files_are_refused(tmp_path: Path, name: str, spoil: Spoil, says: str):
+def test_inconsistent_files_are_refused(tmp_path: Path, name: str, spoil: Spoil, message: str):
     MAKERS[name](tmp_path)
     open_dataset(name, tmp_path, WHOLE)
     spoil(tmp_path)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         open_dataset(name, tmp_path, WHOLE)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "says"),
+    ("file", "content", "message"),
     [
         ("test_batch", None, "There is no .*test_batch"),
         ("test_batch", pickle.dumps([1]), "is not a batch of CIFAR"),
@@ -330,12 +330,12 @@ def test_inconsistent_files_are_refused(tmp_path: Path, name: str, spoil: Spoil,
     ],
 )
 def test_errors_of_cifar_name_the_cause(
-    tmp_path: Path, file: str, content: bytes | None, says: str
+    tmp_path: Path, file: str, content: bytes | None, message: str
 ):
     layouts.cifar(tmp_path, fine=False)
     if content is None:
         (tmp_path / CIFAR / file).unlink()
     else:
         (tmp_path / CIFAR / file).write_bytes(content)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         open_dataset("cifar10", tmp_path, WHOLE)

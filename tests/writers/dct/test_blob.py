@@ -63,7 +63,7 @@ def test_a_blob_has_the_jpegs_pixels_and_gives_it_back(kind, size):
 
 
 @pytest.mark.parametrize("kind", ["cmyk", "rgb", "narrow"])
-def test_other_kinds_are_left_alone(kind):
+def test_cmyk_rgb_and_narrow_jpegs_are_not_converted(kind):
     jpeg = {
         "cmyk": lambda: saved(picture(40, 30), mode="CMYK"),
         "rgb": lambda: saved(picture(40, 30), keep_rgb=True),
@@ -81,7 +81,7 @@ def test_a_damaged_jpeg_is_refused(damage):
         dct.from_jpeg(spoilt[damage])
 
 
-def test_each_bit_of_the_header_counts():
+def test_any_flipped_bit_of_the_header_is_detected():
     blob = dct.from_jpeg(saved(picture(30, 20)))
     image = reference.read(blob)
     num_rows = sum(len(blocks) for blocks in image.blocks)
@@ -93,7 +93,7 @@ def test_each_bit_of_the_header_counts():
             dct.check(bytes(spoilt))
 
 
-def test_damaged_blocks_end_in_an_error_or_in_the_twins_coefficients():
+def test_damaged_blocks_raise_or_decode_as_in_the_reference():
     """Bits flipped after the header: C and the slow twin read the same, or both refuse."""
     random = np.random.default_rng(1)
     blob = dct.from_jpeg(saved(picture(150, 20), quality=97))

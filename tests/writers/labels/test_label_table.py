@@ -104,7 +104,9 @@ def test_a_table_gives_the_beton_of_an_equal_tree(dogs: Path, tmp_path: Path):
         (("filename", "anything"), "train\\{}.jpg"),
     ],
 )
-def test_columns_and_names_in_use(dogs: Path, header: tuple[str, str], file: str):
+def test_common_column_and_file_names_are_recognized(
+    dogs: Path, header: tuple[str, str], file: str
+):
     rows = [(file.format(name), breed) for name, breed in BREEDS.items()]
     write_csv(dogs / "train.csv", header, *rows)
     source = opened(dogs, dogs / "train.csv")
@@ -196,7 +198,7 @@ def test_several_labels_in_one_column(dogs: Path, tmp_path: Path, values: list, 
     assert list(labels_of(source).values()) == [["a", "b"], ["b"], ["a", "c"]]
 
 
-def test_a_label_that_may_be_several_is_a_question(dogs: Path):
+def test_an_ambiguous_label_column_needs_a_setting(dogs: Path):
     rows = [("00", "golden retriever"), ("01", "pug")]
     table = write_csv(dogs / "t.csv", ("id", "label"), *rows)
     assert opened(dogs, table).classes == ["golden retriever", "pug"]
@@ -342,7 +344,7 @@ def test_tables_that_cannot_be_read(dogs: Path, name: str, content: bytes, messa
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.json", "t.parquet", "t.bin"])
-def test_a_table_of_gigabytes_is_refused_before_it_is_read(
+def test_a_table_of_gigabytes_is_refused_unread(
     dogs: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ):
     with (dogs / name).open("wb") as file:
@@ -358,7 +360,7 @@ def test_a_lone_surrogate_of_a_label_becomes_an_escape(dogs: Path):
     assert opened(dogs, dogs / "t.json").classes == ["\\ud800"]
 
 
-def test_where_a_table_has_no_effect(dogs: Path):
+def test_tables_without_effect_are_refused(dogs: Path):
     table = LabelTable(files=(str(write_csv(dogs / "t.csv", ("id", "label"), ("00", "a"))),))
     with pytest.raises(UserError, match="defines its labels"):
         open_dataset("pets", dogs, SPLITS, table)

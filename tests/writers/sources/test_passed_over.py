@@ -93,7 +93,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("tops", "below"), [("ab", "cd"), (("cat", "dog"), ("fold1", "fold2"))])
-def test_equal_subfolders_of_all_classes_are_a_question(tmp_path: Path, tops, below):
+def test_equal_subfolders_of_all_classes_are_ambiguous(tmp_path: Path, tops, below):
     names = [f"{top}/{sub}/{index}.jpg" for top in tops for sub in below for index in range(2)]
     with pytest.raises(UserError, match="Which ones are the classes"):
         opened(make(tmp_path / "flat", *names))

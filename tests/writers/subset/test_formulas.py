@@ -43,13 +43,13 @@ def test_el2n_is_the_mean_length_of_the_error_vector():
 
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=2, max_size=6))
 @settings(max_examples=50, deadline=None)
-def test_forgetting_counts_changes_from_right_to_wrong(looks: list[list[bool]]):
+def test_forgetting_counts_changes_from_right_to_wrong(evaluations: list[list[bool]]):
     slow = []
     for image in range(4):
-        history = [look[image] for look in looks]
+        history = [evaluation[image] for evaluation in evaluations]
         events = sum(before and not after for before, after in itertools.pairwise(history))
-        slow.append(events if any(history) else len(looks))
-    assert forgetting.num_forgotten(np.array(looks)).tolist() == slow
+        slow.append(events if any(history) else len(evaluations))
+    assert forgetting.num_forgotten(np.array(evaluations)).tolist() == slow
 
 
 def test_an_image_that_is_never_right_is_forgotten_more_often_than_any_other():

@@ -230,7 +230,7 @@ def test_damaged_files_of_scores_are_refused_in_one_line(text: str, message: str
         ({"lable_mapping": {"target": "pets", "keep": 1}}, "label_mapping"),
     ],
 )
-def test_settings_without_sense_are_refused(step: dict, message: str):
+def test_invalid_settings_are_refused(step: dict, message: str):
     with pytest.raises(ValidationError, match=message):
         subset_of(step)
 

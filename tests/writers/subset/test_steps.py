@@ -227,15 +227,15 @@ def test_coarse_labels_and_images_per_class(tmp_path: Path):
             f"{name},{'low' if index < 6 else 'high'}\n" for index, name in enumerate(CLASSES)
         )
     )
-    behind = subset_of({"coarsen": {"map": str(file)}}, {"per_class": {"images": 10}})
-    assert behind.classes == ("high", "low") and behind.groups == (
+    later = subset_of({"coarsen": {"map": str(file)}}, {"per_class": {"images": 10}})
+    assert later.classes == ("high", "low") and later.groups == (
         tuple(CLASSES[6:]),
         tuple(CLASSES[:6]),
     )
-    assert len(taken(behind)) == 20
+    assert len(taken(later)) == 20
     before = subset_of({"per_class": {"images": 2}}, {"coarsen": {"map": str(file)}})
-    assert len(taken(before)) == 24 and behind.digest != before.digest
-    _, labels = behind.select("val", CLASSES, LABELS, IDS)
+    assert len(taken(before)) == 24 and later.digest != before.digest
+    _, labels = later.select("val", CLASSES, LABELS, IDS)
     assert labels.tolist() == [int(label < 6) for label in LABELS]
 
 
@@ -298,7 +298,7 @@ def test_equivalent_spellings_give_equal_specs(tmp_path: Path):
             {"per_class": {"images": 100}},
         ],
     }
-    beside = {
+    flat = {
         "name": "s",
         "under": ["n02084071"],
         "remove": {"hardest": 2, "by": "resnet18_val"},
@@ -311,7 +311,7 @@ def test_equivalent_spellings_give_equal_specs(tmp_path: Path):
         "under: [n02084071]\nremove: {hardest: 2, by: resnet18_val}\nper_class: 100\n"
     )
     spec = SubsetSpec.model_validate(content)
-    assert SubsetSpec.model_validate(beside) == named(str(tmp_path / "s.yaml")) == spec
+    assert SubsetSpec.model_validate(flat) == named(str(tmp_path / "s.yaml")) == spec
     assert (
         named(str(tmp_path / "s.yml")) == spec
         and len(resolve(spec, imagenet_classes()).classes) == 116
@@ -399,7 +399,7 @@ def test_digests_equal_the_pinned_values():
 
 
 @pytest.mark.parametrize(
-    ("steps", "says"),
+    ("steps", "message"),
     [
         ([{"perclass": {"images": 3}}], "Did you mean per_class"),
         ([{"per_class": {"image": 3}}], "image"),
@@ -420,13 +420,13 @@ def test_digests_equal_the_pinned_values():
         ([{"examples": "nowhere.txt"}], "no file nowhere.txt"),
     ],
 )
-def test_invalid_steps_are_refused(steps, says):
-    with pytest.raises(ValidationError, match=says):
+def test_invalid_steps_are_refused(steps, message):
+    with pytest.raises(ValidationError, match=message):
         SubsetSpec.model_validate({"name": "s", "steps": steps})
 
 
 def test_invalid_subset_files_are_refused(tmp_path: Path):
-    for text, says in (
+    for text, message in (
         ("steps: [", "not YAML"),
         ("3\n", "must be steps"),
         ("steps: [{under: 3}]\n", "s.yaml:1: steps.0"),
@@ -436,7 +436,7 @@ def test_invalid_subset_files_are_refused(tmp_path: Path):
         ("steps: []\nunder: n02084071\n", "order is clear"),
     ):
         (tmp_path / "s.yaml").write_text(text)
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             read_spec(tmp_path / "s.yaml")
     with pytest.raises(UserError, match="There is no file"):
         named(str(tmp_path / "absent.yaml"))

@@ -70,7 +70,7 @@ def test_names_with_line_breaks_and_commas_in_a_map(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "huge"])
-def test_lists_that_are_no_files_are_refused_at_once(tmp_path: Path, kind: str):
+def test_pipes_and_huge_files_are_no_class_lists(tmp_path: Path, kind: str):
     path = tmp_path / "list.txt"
     if kind == "pipe":
         os.mkfifo(path)
@@ -83,7 +83,7 @@ def test_lists_that_are_no_files_are_refused_at_once(tmp_path: Path, kind: str):
 
 
 @pytest.mark.parametrize("name", ["huh-79", "huh-top-10", "in900"])
-def test_a_shown_map_reads_back_as_the_same_labels(tmp_path: Path, name: str):
+def test_a_map_printed_by_show_reads_back_as_the_same_labels(tmp_path: Path, name: str):
     shown = (
         CliRunner().invoke(cli, ["subset", "show", name, "--map"], catch_exceptions=False).stdout
     )

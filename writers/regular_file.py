@@ -47,6 +47,8 @@ def fault_of(path: str | Path, *, file: bool = True, folder: bool = False) -> st
         None if it can be read, or does not exist.
     """
     wanted = "a file" if not folder else "a folder" if not file else "a file or a folder"
+    if not str(path):
+        return f"An empty text is not the name of {wanted}."
     try:
         found = Path(path).expanduser()
         mode = found.stat().st_mode

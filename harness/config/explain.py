@@ -3,17 +3,86 @@
 import difflib
 import json
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.config.methods import available, settings_model
 from harness.config.recipe import Recipe
 from writers import names
+from writers.text_names import counted
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
+MAX_SHOWN = 60  # characters of a value in a message
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a string",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+}
+# Models that are also written without a mapping.
+SHORT_FORMS = {
+    "ModelSettings": "a name",
+    "SubsetSpec": "a name",
+    "Encoding": "a preset",
+    "LabelTable": "a file, a list of files",
+    "ImagesPerClass": "a number",
+    "FractionOf": "a number",
+    "RandomClasses": "a number",
+    "ImagesByScore": "a number",
+    "ClusteredImages": "a number",
+}
+NAME_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "consist of letters, digits, dots, _ and -, and begin with a "
+    "letter or digit",
+    r"^[a-z0-9][a-z0-9_]*$": "consist of a-z, 0-9 and _, and not begin with _",
+}
+
+
+def mistakes_of(
+    error: ValidationError, values: dict[str, Any], below: Place = ()
+) -> list[tuple[Place, str]]:
+    """List the mistakes that pydantic found, one per place.
+
+    A value that fits no member of a union has an error per member, and a list is also too short if
+    its items are wrong. The innermost places count; errors of one place become one sentence.
+
+    Args:
+        error: raised by a model of the recipe.
+        values: the recipe's plain values, or those below the place.
+        below: place of the model in `values`.
+    """
+    found: dict[Place, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        place = place_of({**detail, "loc": (*below, *detail["loc"])}, values)
+        found.setdefault(place, []).append(detail)
+    outer = {place[:length] for place in found for length in range(len(place))}
+    return [
+        (place, _sentence(details, place, values))
+        for place, details in found.items()
+        if place not in outer
+    ]
+
+
+def _sentence(details: Sequence[ErrorDetails], place: Place, values: dict[str, Any]) -> str:
+    """Explain all errors of one place in a sentence."""
+    wanted = list(dict.fromkeys(filter(None, map(_wanted, details))))
+    if len(wanted) < len(details) or len(wanted) == 1:
+        # An error that is no mismatch explains more than those of the other members.
+        others = [detail for detail in details if _wanted(detail) is None]
+        return explain((others or details)[0], place, values)
+    if "be a number" in wanted and "be a whole number" in wanted:
+        wanted.remove("be a whole number")
+    wanted.sort(key=lambda text: not text.startswith("be a"))  # types come first
+    alternatives = [wanted[0], *(text.removeprefix("be ") for text in wanted[1:])]
+    text = " or ".join(filter(None, (", ".join(alternatives[:-1]), alternatives[-1])))
+    return f"must {text}, not {_shown(details[0]['input'])}."
 
 
 def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
@@ -21,7 +90,7 @@ def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
 
     place: location of the error, by the keys of the recipe's `values`.
     """
-    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         known = _keys(place[:-1], values)
         if place[0] == "methods" and _is_key_of_other_method(place):
@@ -30,33 +99,41 @@ def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
         return f"unknown key. {near or 'Known: ' + (', '.join(known) or 'none') + '.'}"
     if kind == "missing":
         return "is missing."
-    if kind == "literal_error":
-        expected = context["expected"]
-        return f"must be {expected}, not {value!r}. {_near(str(value), _quoted(expected))}".rstrip()
-    wanted_type = {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "string": "a string",
-        "tuple": "a list",
-        "list": "a list",
-        "dict": "a mapping",
-        "model": "a mapping",
-    }.get(kind.split("_")[0])
-    if wanted_type and kind.split("_")[1] in ("type", "parsing", "from", "attributes"):
-        shown = f"'{value}'" if isinstance(value, str) else json.dumps(value)
-        shown = shown if len(shown) < 60 else f"a {type(value).__name__}"
-        return f"must be {wanted_type}, not {shown}."
+    if (wanted := _wanted(detail)) is not None:
+        near = _near(value, _quoted(wanted)) if isinstance(value, str) else ""
+        return f"must {wanted}, not {_shown(value)}. {near}".rstrip()
     message = " ".join(detail["msg"].removeprefix("Value error, ").split()).rstrip(".")
-    for original, better in (
-        ("Input should be", "must be"),
-        ("String should", "must"),
-        ("Tuple should", "must"),
-    ):
-        message = message.replace(original, better)
+    message = message.replace("Input should be", "must be").replace("String should", "must")
+    return lower_first(message if message.endswith("?") else f"{message}.")
+
+
+def _wanted(detail: ErrorDetails) -> str | None:
+    """Return what a value must be or have, to follow "must"; None for other errors."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    first, _, rest = kind.partition("_")
+    if kind == "literal_error":
+        return f"be {context['expected']}"
+    if kind in ("too_short", "too_long"):
+        bound = "at least" if kind == "too_short" else "at most"
+        number = context["min_length" if kind == "too_short" else "max_length"]
+        return f"have {bound} {counted(number, 'entry')}"
+    if kind == "string_pattern_mismatch":
+        return NAME_PATTERNS.get(context["pattern"], f"match the pattern {context['pattern']}")
     if kind.startswith(("greater_than", "less_than")):
-        return f"{message}, not {value!r}."
-    return message if message.endswith("?") else f"{lower_first(message)}."
+        return f"be {detail['msg'].removeprefix('Input should be ')}"
+    if kind == "model_type" and context.get("class_name") in SHORT_FORMS:
+        return f"be {SHORT_FORMS[context['class_name']]} or a mapping"
+    if first in TYPES and rest.split("_")[0] in ("type", "parsing", "from", "attributes"):
+        return f"be {TYPES[first]}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    """Show a value of a recipe: as YAML if it is short, or its kind."""
+    if isinstance(value, str):
+        return f"'{value}'" if len(value) < MAX_SHOWN else f"'{value[:MAX_SHOWN]}...'"
+    text = json.dumps(value)
+    return text if len(text) < MAX_SHOWN else "a list" if isinstance(value, list) else "a mapping"
 
 
 def recipe_place(loc: tuple[int | str, ...], values: Any) -> Place:

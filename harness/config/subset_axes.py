@@ -23,40 +23,29 @@ MAX_SUBSETS = 10_000  # of one entry
 _NAME = re.compile(r"\{([a-z_]+)\}")
 
 
-def expand(entries: Sequence[Any], targets: Sequence[str]) -> tuple[list[Any], list[int]]:
-    """Replace each entry that has `each` by its combinations.
+def expand(entry: Any, targets: Sequence[str]) -> list[Any]:
+    """Replace an entry that has `each` by its combinations; any other remains as it is.
 
     Args:
-        entries: the recipe's `subsets`, as plain values.
+        entry: one of the recipe's `subsets`, as a plain value.
         targets: labels of the recipe's targets, in order.
-
-    Returns:
-        The entries, and for each the index of the one that it is made from.
 
     Raises:
         UserError: `each` is no mapping of lists, a name in braces is none of its keys, or the
             combinations are too many.
     """
-    expanded: list[Any] = []
-    origins: list[int] = []
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, Mapping) or EACH not in entry:
-            expanded.append(entry)
-            origins.append(index)
-            continue
-        axes = _axes(entry[EACH], targets)
-        rest = {key: value for key, value in entry.items() if key != EACH}
-        if unused := set(axes) - set(_NAME.findall(str(rest))):
-            raise UserError(
-                f"each: {min(unused)} has no effect: the subset has no {{{min(unused)}}}."
-            )
-        lengths = {name: len(values) for name, values in axes.items()}
-        if (count := prod(lengths.values())) > MAX_SUBSETS:
-            raise UserError(f"each: makes {too_many(count, 'subsets', lengths, MAX_SUBSETS)}.")
-        for values in product(*axes.values()):
-            expanded.append(_filled(rest, dict(zip(axes, values, strict=True))))
-            origins.append(index)
-    return expanded, origins
+    if not isinstance(entry, Mapping) or EACH not in entry:
+        return [entry]
+    axes = _axes(entry[EACH], targets)
+    rest = {key: value for key, value in entry.items() if key != EACH}
+    if unused := set(axes) - set(_NAME.findall(str(rest))):
+        raise UserError(f"each: {min(unused)} has no effect: the subset has no {{{min(unused)}}}.")
+    lengths = {name: len(values) for name, values in axes.items()}
+    if (count := prod(lengths.values())) > MAX_SUBSETS:
+        raise UserError(f"each: makes {too_many(count, 'subsets', lengths, MAX_SUBSETS)}.")
+    return [
+        _filled(rest, dict(zip(axes, values, strict=True))) for values in product(*axes.values())
+    ]
 
 
 def _axes(each: Any, targets: Sequence[str]) -> dict[str, Sequence[Any]]:

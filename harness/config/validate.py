@@ -13,15 +13,14 @@ from harness.config import (
     axes,
     limits,
     pretrain_presets,
-    subset_axes,
     target_checks,
     transfer_presets,
 )
-from harness.config.data import DataSettings
-from harness.config.explain import Place, explain, lower_first, method_name, place_of, recipe_place
+from harness.config.explain import Place, lower_first, method_name, mistakes_of
 from harness.config.methods import PACKAGE as METHODS
 from harness.config.methods import any_needs_features, available
 from harness.config.model import ModelSettings
+from harness.config.places import Origin, Places, with_subsets_of_each
 from harness.config.recipe import Recipe
 from harness.config.zoo_names import is_pattern, matching
 from writers import names
@@ -29,7 +28,6 @@ from writers.errors import UserError
 from writers.subset.spec import SubsetSpec
 from writers.text_names import counted
 
-Origin = Callable[[Place], str]  # place in the recipe -> file:line
 MAX_MISTAKES = 30  # that are listed
 MAX_UNKNOWN = 5  # unknown values of an entry of `exclude` or `include` that are listed
 
@@ -45,9 +43,9 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
     Raises:
         UserError: has one line per mistake.
     """
-    values, origin = _with_subsets_of_each(values, origin)
+    values, places = with_subsets_of_each(values, origin)
     if too_long := [((name,), what) for name, what in limits.too_long(values)]:
-        raise _error(too_long, origin)
+        raise _error(too_long, places)
     mistakes = [*_wrong_names(values), *_wrong_subsets(values)]
     values, wrong_presets = _with_presets(values)
     mistakes += wrong_presets
@@ -58,26 +56,22 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
         recipe = Recipe.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         known = {place for place, _ in mistakes}
-        details = [(place_of(detail, values), detail) for detail in error.errors(include_url=False)]
+        found = mistakes_of(error, values)
         # A mistake that variants inherit from `pretrain` is reported once.
         known |= {
             ("variants", variant, *place[1:])
-            for place, _ in details
+            for place, _ in found
             if place[:1] == ("pretrain",)
             for variant in values.get("variants", ())
         }
-        mistakes += [
-            (place, explain(detail, place, values))
-            for place, detail in details
-            if not _inside(place, known)
-        ]
+        mistakes += [(place, what) for place, what in found if not _inside(place, known)]
     except UserError as error:  # raised by a validator of the writers
         if not mistakes:
             mistakes.append(((), str(error).replace("\n", " ")))
     if recipe is not None:
-        _check_size(recipe, mistakes, origin)
+        _check_size(recipe, mistakes, places)
         mistakes += [
-            *_without_effect(recipe, origin),
+            *_without_effect(recipe, places.origin),
             *_wrong_points(recipe),
             *_wrong_for_target(recipe),
         ]
@@ -93,57 +87,27 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
                 )
             )
         recipe = _without_patterns(recipe, mistakes, names_folder)
-        _check_size(recipe, mistakes, origin)
+        _check_size(recipe, mistakes, places)
     if mistakes or recipe is None:
-        raise _error(mistakes, origin)
+        raise _error(mistakes, places)
     return recipe
 
 
-def _check_size(recipe: Recipe, mistakes: list[tuple[Place, str]], origin: Origin) -> None:
+def _check_size(recipe: Recipe, mistakes: list[tuple[Place, str]], places: Places) -> None:
     """Raise UserError if the recipe is too large for the checks that visit its points."""
     if (problem := limits.check(recipe)) is not None:
-        raise _error([*mistakes, ((), f"the recipe has {problem}.")], origin)
+        raise _error([*mistakes, ((), f"the recipe has {problem}.")], places)
 
 
-def _error(mistakes: Sequence[tuple[Place, str]], origin: Origin) -> UserError:
+def _error(mistakes: Sequence[tuple[Place, str]], places: Places) -> UserError:
     """List mistakes, one per line, each once."""
-    lines = list(dict.fromkeys(_line(place, what, origin) for place, what in mistakes))
+    lines = places.lines(mistakes)
     if (left_out := len(lines) - MAX_MISTAKES) > 1:
         lines = [
             *lines[:MAX_MISTAKES],
             f"{counted(left_out, 'more mistake', ('is', 'are'))} not listed.",
         ]
     return UserError("\n".join(lines))
-
-
-def _with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[str, Any], Origin]:
-    """Write out subsets with `each`; places in them keep the origin of the entry.
-
-    Raises:
-        UserError: `each` is wrong.
-    """
-    entries = values.get("subsets")
-    if not isinstance(entries, list) or not any(
-        isinstance(entry, dict) and subset_axes.EACH in entry for entry in entries
-    ):
-        return values, origin
-    targets = []
-    for target in values.get("targets") or ():
-        try:
-            targets.append(DataSettings.model_validate_json(json.dumps(target)).label)
-        except (ValidationError, UserError):
-            continue  # reported with the targets
-    try:
-        expanded, made_from = subset_axes.expand(entries, targets)
-    except UserError as error:
-        raise UserError(_line(("subsets",), lower_first(error.message), origin)) from error
-
-    def origin_of(place: Place) -> str:
-        if len(place) > 1 and place[0] == "subsets" and isinstance(place[1], int):
-            place = ("subsets", made_from[place[1]], *place[2:])
-        return origin(place)
-
-    return {**values, "subsets": expanded}, origin_of
 
 
 def _with_presets(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Place, str]]]:
@@ -199,11 +163,6 @@ def _with_presets(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
             },
         }
     return values, mistakes
-
-
-def _line(place: Place, what: str, origin: Origin) -> str:
-    dotted = ".".join(str(part) for part in place)
-    return f"{origin(place)}: {dotted}: {what}" if dotted else f"{origin(place)}: {what}"
 
 
 def _wrong_names(values: dict[str, Any]) -> list[tuple[Place, str]]:
@@ -292,9 +251,7 @@ def _wrong_subsets(values: dict[str, Any]) -> list[tuple[Place, str]]:
         try:
             SubsetSpec.model_validate_json(json.dumps(spec), strict=True)
         except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                inner = recipe_place((*place, *detail["loc"]), values)
-                mistakes.append((inner, explain(detail, inner, values)))
+            mistakes += mistakes_of(error, values, place)
         except UserError as error:
             mistakes.append((place, lower_first(str(error).replace("\n", " "))))
     return mistakes
@@ -377,9 +334,8 @@ def _wrong_for_target(recipe: Recipe) -> list[tuple[Place, str]]:
             try:
                 settings.for_target(dataset)
             except ValidationError as wrong:
-                for detail in wrong.errors(include_url=False):
-                    inner = ("methods", label, *place_of(detail, own))
-                    mistakes.append(((*place, *inner[2:]), explain(detail, inner, values)))
+                found = mistakes_of(wrong, values, ("methods", label))
+                mistakes += [((*place, *inner[2:]), what) for inner, what in found]
     return mistakes
 
 

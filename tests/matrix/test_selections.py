@@ -122,8 +122,8 @@ def test_each_expands_to_every_combination_and_keeps_numeric_types():
         {"each": {"keep": [0.9, 2], "target": "all"}, "name": "a-{target}-{keep}",
          "label_mapping": {"target": "{target}", "keep": "{keep}"}},
     ]  # fmt: skip
-    expanded, origins = expand_each(entries, ["pets", "dtd"])
-    assert expanded[0] == "in1000" and origins == [0, 1, 1, 1, 1]
+    assert expand_each("in1000", ["pets", "dtd"]) == ["in1000"]
+    expanded = [entry for given in entries for entry in expand_each(given, ["pets", "dtd"])]
     assert [entry["name"] for entry in expanded[1:]] == [
         "a-pets-0.9",
         "a-dtd-0.9",

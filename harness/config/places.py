@@ -1,0 +1,82 @@
+"""Places of a recipe as its author wrote them, before subsets with `each` are written out."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.config import subset_axes
+from harness.config.data import DataSettings
+from harness.config.explain import Place, lower_first
+from writers.errors import UserError
+
+Origin = Callable[[Place], str]  # place in the recipe -> file:line
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places of a recipe whose subsets with `each` are written out.
+
+    Attributes:
+        origin: file and line of a place as the recipe is written.
+        made_from: index of the entry that each subset is made from. None means its own.
+    """
+
+    origin: Origin
+    made_from: Sequence[int] | None = None
+
+    def lines(self, mistakes: Iterable[tuple[Place, str]]) -> list[str]:
+        """Format mistakes as one line each, with the places as the recipe is written.
+
+        Equal lines are listed once, and so are mistakes of one place in the subsets of an `each`.
+        """
+        found: dict[object, str] = {}
+        for place, what in mistakes:
+            written = self._written(place)
+            dotted = ".".join(map(str, written))
+            text = " ".join(f"{dotted}: {what}".splitlines() if dotted else what.splitlines())
+            line = f"{self.origin(written)}: {text}"
+            found.setdefault(written if self._is_of_several(written) else line, line)
+        return list(found.values())
+
+    def _is_of_several(self, written: Place) -> bool:
+        made_from = self.made_from or ()
+        return written[:1] == ("subsets",) and len(written) > 1 and made_from.count(written[1]) > 1
+
+    def _written(self, place: Place) -> Place:
+        is_subset = len(place) > 1 and place[0] == "subsets" and isinstance(place[1], int)
+        if self.made_from is None or not is_subset:
+            return place
+        return ("subsets", self.made_from[int(place[1])], *place[2:])
+
+
+def with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[str, Any], Places]:
+    """Write out subsets with `each`; places in them remain those of the entry.
+
+    Raises:
+        UserError: `each` is wrong.
+    """
+    entries = values.get("subsets")
+    if not isinstance(entries, list):
+        return values, Places(origin)
+    targets = []
+    any_each = any(isinstance(entry, dict) and subset_axes.EACH in entry for entry in entries)
+    given = values.get("targets") if any_each else None
+    for target in given if isinstance(given, list) else ():
+        try:
+            targets.append(DataSettings.model_validate_json(json.dumps(target)).label)
+        except (ValidationError, UserError):
+            continue  # reported with the targets
+    expanded: list[Any] = []
+    made_from: list[int] = []
+    for index, entry in enumerate(entries):
+        try:
+            made = subset_axes.expand(entry, targets)
+        except UserError as error:
+            mistake = (("subsets", index), lower_first(error.message))
+            raise UserError(Places(origin).lines([mistake])[0]) from error
+        expanded += made
+        made_from += [index] * len(made)
+    return {**values, "subsets": expanded}, Places(origin, made_from)

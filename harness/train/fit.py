@@ -62,21 +62,55 @@ class Clock:
     damaged_checkpoints: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Length of a training, and what changes with its steps.
+
+    Attributes:
+        schedule: Learning rate schedule.
+        num_epochs: Length in epochs.
+        steps_per_epoch: Steps of an epoch, for num_epochs and the schedule; None takes a pass. With
+            shorter passes there are more of them, the last may end early, and the learning rate of
+            each step is that of the longer data.
+        num_steps: Length in steps instead of num_epochs; the schedule still counts epochs.
+        resolution_at: Maps the epoch of the schedule, from 0, to the side of the images in pixels.
+            A pass keeps the resolution of its first step. None takes that of the loader's plan.
+    """
+
+    schedule: ScheduleSettings
+    num_epochs: int
+    steps_per_epoch: int | None = None
+    num_steps: int | None = None
+    resolution_at: Callable[[int], int] | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a training loop calls at each step.
+
+    Attributes:
+        stop_requested: Returns True if training must stop, on any rank.
+        progress: Receives `done`, `total`, `img_per_s` and `note`, at most once per second.
+        after_step: Called after each step.
+    """
+
+    stop_requested: Callable[[], bool] = lambda: False
+    progress: Callable[..., None] = lambda **values: None
+    after_step: Callable[[], None] = lambda: None
+
+
+NO_HOOKS = Hooks()
+
+
 def fit(
     learner: Learner,
     loader: Loader,
-    schedule: ScheduleSettings,
+    plan: TrainingPlan,
     *,
-    num_epochs: int,
     timer: Timer,
     clock: Clock,
-    steps_per_epoch: int | None = None,
-    num_steps: int | None = None,
-    resolution_at: Callable[[int], int] | None = None,
     checkpoints: Checkpoints | None = None,
-    stop_requested: Callable[[], bool] = lambda: False,
-    progress: Callable[..., None] = lambda **values: None,
-    after_step: Callable[[], None] = lambda: None,
+    hooks: Hooks = NO_HOOKS,
 ) -> Iterator[EpochRecord]:
     """Train, and yield a record per pass over the data, including passes before a resume.
 
@@ -88,20 +122,11 @@ def fit(
     Args:
         learner: What trains.
         loader: Loader of the training images.
-        schedule: Learning rate schedule.
-        num_epochs: Length of training.
+        plan: Length, schedule and resolutions.
         timer: Receives the time of waiting for data; the learner adds its own phases.
         clock: Times and counts, restored on a resume.
-        steps_per_epoch: Steps of an epoch, for num_epochs and the schedule; None takes a pass. With
-            shorter passes there are more of them, the last may end early, and the learning rate of
-            each step is that of the longer data.
-        num_steps: Length of training instead of num_epochs; the schedule still counts epochs.
-        resolution_at: Maps the epoch of the schedule, from 0, to the side of the images in pixels.
-            A pass keeps the resolution of its first step. None takes that of the loader's plan.
         checkpoints: Where to save, and to resume from; None does neither.
-        stop_requested: Returns True if training must stop, on any rank.
-        progress: Receives `done`, `total`, `img_per_s` and `note`.
-        after_step: Called after each step.
+        hooks: What is called at each step.
 
     Raises:
         Stopped: At the first step after a stop request; a checkpoint is saved first.
@@ -109,38 +134,16 @@ def fit(
             rate and the last good checkpoint.
         UserError: A checkpoint is from another number of ranks.
     """
-    run = _Run(
-        learner,
-        timer,
-        clock,
-        schedule,
-        checkpoints,
-        steps_per_pass=num_batches(loader.plan, loader.num_samples),
-        steps_per_epoch=steps_per_epoch,
-        num_epochs=num_epochs,
-        num_steps=num_steps,
-    )
+    run = _Run(learner, loader, plan, timer, clock, checkpoints, hooks)
     run.resume()
     yield from run.records
-    shown_at = time.monotonic()
     while run.step < run.num_steps:
-        first_step = run.first_step
-        last_step = min(run.num_steps, first_step + run.steps_per_pass)
-        resolution = (
-            resolution_at(first_step // run.steps_per_epoch)
-            if resolution_at
-            else loader.plan.resolution
-        )
-        with loader.epoch(
-            len(run.records), resolution, start_batch=run.step - first_step
-        ) as batches:
+        num_passes, first_step, last_step = len(run.records), run.first_step, run.last_step
+        resolution = run.resolution()
+        with loader.epoch(num_passes, resolution, start_batch=run.step - first_step) as batches:
             run.start_clock()
             while run.step < last_step:
-                stop, save = run.flags.reduce(stop_requested(), run.save_is_due())
-                if stop or save:
-                    run.save()
-                    if stop:
-                        raise Stopped
+                run.save_or_stop()
                 with timer.span("data_wait"):
                     batch = batches.wait()
                 with timer.span("augment"):
@@ -148,25 +151,8 @@ def fit(
                 learner.set_rate(run.rate(run.step))
                 learner.train_batch(images, labels)
                 timer.end_step()
-                run.step += 1
-                if run.step == 1:
-                    run.check_finite()
-                after_step()
-                if time.monotonic() - shown_at > PROGRESS_EVERY_S:
-                    shown_at = time.monotonic()
-                    progress(
-                        done=run.step,
-                        total=run.num_steps,
-                        img_per_s=run.img_per_s(loader.plan.batch_size),
-                        note=f"epoch {len(run.records) + 1}",
-                    )
+                run.end_step()
         run.end_pass(resolution)
-        is_end = run.step == run.num_steps and clock.train_s > FINAL_CHECKPOINT_S
-        stop, save = run.flags.reduce_now(stop_requested(), run.save_is_due() or is_end)
-        if stop or save:
-            run.save()
-        if stop:
-            raise Stopped
         yield run.records[-1]
 
 
@@ -185,32 +171,28 @@ class _Run:
     def __init__(
         self,
         learner: Learner,
+        loader: Loader,
+        plan: TrainingPlan,
         timer: Timer,
         clock: Clock,
-        schedule: ScheduleSettings,
         checkpoints: Checkpoints | None,
-        *,
-        steps_per_pass: int,
-        steps_per_epoch: int | None,
-        num_epochs: int,
-        num_steps: int | None,
+        hooks: Hooks,
     ) -> None:
-        self._learner, self._timer, self._clock, self._schedule = learner, timer, clock, schedule
+        self._learner, self._plan, self._loader_plan = learner, plan, loader.plan
+        self._timer, self._clock, self._hooks = timer, clock, hooks
         self._checkpoints = checkpoints
         self._group = checkpoints.group if checkpoints else SINGLE_PROCESS
-        self.flags = AsyncFlags(self._group)
-        self.steps_per_pass, self.steps_per_epoch = (
-            steps_per_pass,
-            steps_per_epoch or steps_per_pass,
-        )
-        self.num_steps = num_steps or num_epochs * self.steps_per_epoch
-        self._num_epochs = -(-self.num_steps // self.steps_per_epoch)
+        self._flags = AsyncFlags(self._group)
+        self._steps_per_pass = num_batches(loader.plan, loader.num_samples)
+        self._steps_per_epoch = plan.steps_per_epoch or self._steps_per_pass
+        self.num_steps = plan.num_steps or plan.num_epochs * self._steps_per_epoch
+        self._num_epochs = -(-self.num_steps // self._steps_per_epoch)
         self.step = 0
         self.records: list[EpochRecord] = []
         self._pass_s = self._pass_checkpoint_s = 0.0  # of the current pass
         self._step_at_start = 0  # when the clock was started
         self._last_good: Path | None = None
-        self._saved_at = self._started_at = time.monotonic()
+        self._saved_at = self._started_at = self._shown_at = time.monotonic()
         self._saved_step: int | None = None
 
     @property
@@ -218,34 +200,63 @@ class _Run:
         """First step of the current pass."""
         return sum(record["num_steps"] for record in self.records)
 
+    @property
+    def last_step(self) -> int:
+        """First step after the current pass."""
+        return min(self.num_steps, self.first_step + self._steps_per_pass)
+
+    def resolution(self) -> int:
+        """Return the side of the current pass's images in pixels."""
+        at = self._plan.resolution_at
+        epoch = self.first_step // self._steps_per_epoch
+        return self._loader_plan.resolution if at is None else at(epoch)
+
     def rate(self, step: int) -> float:
         """Return the learning rate at a step, as a fraction of the peak."""
-        return learning_rate(self._schedule, 1.0, step, self.num_steps, self.steps_per_epoch)
+        return learning_rate(self._plan.schedule, 1.0, step, self.num_steps, self._steps_per_epoch)
 
     def start_clock(self) -> None:
         """Start measuring training time."""
         self._started_at, self._step_at_start = time.monotonic(), self.step
 
-    def img_per_s(self, batch_size: int) -> float:
-        """Return the rate since the clock was started."""
-        return (
-            (self.step - self._step_at_start)
-            * batch_size
-            / max(1e-9, time.monotonic() - self._started_at)
-        )
+    def end_step(self) -> None:
+        """Count a step, check the first one, and call the hooks. Raises DivergedError."""
+        self.step += 1
+        if self.step == 1:
+            self._check_finite()
+        self._hooks.after_step()
+        now = time.monotonic()
+        if now - self._shown_at > PROGRESS_EVERY_S:
+            self._shown_at = now
+            num_images = (self.step - self._step_at_start) * self._loader_plan.batch_size
+            self._hooks.progress(
+                done=self.step,
+                total=self.num_steps,
+                img_per_s=num_images / max(1e-9, now - self._started_at),
+                note=f"epoch {len(self.records) + 1}",
+            )
 
-    def save_is_due(self) -> bool:
-        """Return True if the last checkpoint is too old."""
+    def save_or_stop(self) -> None:
+        """Save if it is time, and raise Stopped on a stop request that any rank had."""
+        self._act(*self._flags.reduce(self._hooks.stop_requested(), self._save_is_due()))
+
+    def _act(self, stop: bool, save: bool) -> None:
+        if stop or save:
+            self._save()
+        if stop:
+            raise Stopped
+
+    def _save_is_due(self) -> bool:
         return (
             self._checkpoints is not None
             and time.monotonic() - self._saved_at > self._checkpoints.every_s
         )
 
-    def save(self) -> None:
+    def _save(self) -> None:
         """Save a checkpoint. Raises DivergedError instead of saving values that are not finite."""
         if self._checkpoints is None or self._saved_step == self.step:
             return
-        self.check_finite()
+        self._check_finite()
         self._stop_clock()
         started = time.monotonic()
         learner = self._learner.state_dict()
@@ -291,8 +302,8 @@ class _Run:
         self._clock.damaged_checkpoints += loaded.damaged
 
     def end_pass(self, resolution: int) -> None:
-        """Record the pass that ends now. Raises DivergedError."""
-        self.check_finite()
+        """Record the pass that ends now, then save or stop. Raises DivergedError or Stopped."""
+        self._check_finite()
         totals, timing, clock, first_step = (
             self._learner.totals(),
             self._timer.end_epoch(),
@@ -321,6 +332,9 @@ class _Run:
             }
         )
         self._pass_s = self._pass_checkpoint_s = 0.0
+        is_end = self.step == self.num_steps and clock.train_s > FINAL_CHECKPOINT_S
+        is_due = self._save_is_due() or is_end
+        self._act(*self._flags.reduce_now(self._hooks.stop_requested(), is_due))
 
     def _stop_clock(self) -> None:
         now = time.monotonic()
@@ -328,7 +342,7 @@ class _Run:
         self._pass_s += now - self._started_at
         self._started_at = now
 
-    def check_finite(self) -> None:
+    def _check_finite(self) -> None:
         """Raise DivergedError if the loss or a weight is not finite.
 
         A first step that is not finite has other causes than the learning rate.
@@ -344,7 +358,7 @@ class _Run:
         )
         raise DivergedError(
             f"The loss or a weight is not finite from step {step + 1} of {self.num_steps} on "
-            f"(epoch {step // self.steps_per_epoch + 1} of {self._num_epochs}, learning rate "
+            f"(epoch {step // self._steps_per_epoch + 1} of {self._num_epochs}, learning rate "
             f"{self.rate(step) * self._learner.peak_lr:.3g} of a peak of "
             f"{self._learner.peak_lr:g}). {where}",
             NEVER_FINITE_HINT

@@ -29,7 +29,7 @@ from harness.train import checkpoint
 from harness.train.autotune import noise_batch
 from harness.train.checkpoint import Checkpoints
 from harness.train.divergence import DivergedError
-from harness.train.fit import FINAL_CHECKPOINT_S, Clock, fit, num_batches
+from harness.train.fit import FINAL_CHECKPOINT_S, Clock, Hooks, TrainingPlan, fit, num_batches
 from harness.train.learner import Learner
 from harness.train.micro_batching import choose_micro_batches, out_of_memory
 from harness.train.step import TrainStep
@@ -266,15 +266,11 @@ class Search:
             for _ in fit(
                 candidates.learner,
                 loader,
-                settings.optimizer,
-                num_epochs=settings.epochs,
-                steps_per_epoch=steps_per_epoch,
-                num_steps=num_steps,
+                TrainingPlan(settings.optimizer, settings.epochs, steps_per_epoch, num_steps),
                 timer=self._setup.timer,
                 clock=clock,
                 checkpoints=checkpoints,
-                stop_requested=context.stop_requested,
-                progress=context.progress,
+                hooks=Hooks(context.stop_requested, context.progress),
             ):
                 pass
         except (RuntimeError, MemoryError) as error:

@@ -15,7 +15,7 @@ from harness.profiling.timer import Timer
 from harness.runner.context import Stopped
 from harness.train.attack import pgd
 from harness.train.checkpoint import Checkpoints
-from harness.train.fit import Clock, fit
+from harness.train.fit import Clock, Hooks, TrainingPlan, fit
 from harness.train.loss import image_losses, mean_loss, num_correct
 from harness.train.optimizer import make_sgd
 from harness.train.step import StepConfig, TrainStep, make_step
@@ -145,11 +145,9 @@ def train(
             fit(
                 learner,
                 loader,
-                SCHEDULE,
-                num_epochs=2,
+                TrainingPlan(SCHEDULE, 2, resolution_at=lambda epoch: (24, 32)[epoch]),
                 timer=timer or Timer("cpu"),
                 clock=Clock(),
-                resolution_at=lambda epoch: (24, 32)[epoch],
                 **more,
             )
         )
@@ -173,8 +171,7 @@ def test_training_resumes_within_and_between_epochs(beton, tmp_path, steps_befor
             beton,
             first,
             checkpoints=checkpoints,
-            after_step=count,
-            stop_requested=lambda: num_steps >= steps_before,
+            hooks=Hooks(lambda: num_steps >= steps_before, after_step=count),
         )
     second = make_learner(attack, 0.5)
     train(beton, second, checkpoints=checkpoints)

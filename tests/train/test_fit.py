@@ -12,7 +12,7 @@ from harness.runner.context import Stopped
 from harness.train import checkpoint
 from harness.train.checkpoint import Checkpoints
 from harness.train.divergence import DivergedError
-from harness.train.fit import Clock, fit
+from harness.train.fit import NO_HOOKS, Clock, Hooks, TrainingPlan, fit
 from harness.train.schedule import learning_rate
 from loaders.backend import Loader, PlainEpoch
 from loaders.plan import LoaderPlan
@@ -105,11 +105,21 @@ def train(
     schedule: ScheduleSettings = CONSTANT,
     *,
     epochs: int = 3,
-    **more,
+    clock: Clock | None = None,
+    checkpoints: Checkpoints | None = None,
+    hooks: Hooks = NO_HOOKS,
+    **length,
 ):
-    clock = more.pop("clock", None) or Clock()
     return list(
-        fit(learner, loader, schedule, num_epochs=epochs, timer=Timer("cpu"), clock=clock, **more)
+        fit(
+            learner,
+            loader,
+            TrainingPlan(schedule, epochs, **length),
+            timer=Timer("cpu"),
+            clock=clock or Clock(),
+            checkpoints=checkpoints,
+            hooks=hooks,
+        )
     )
 
 
@@ -198,7 +208,7 @@ def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path, steps_before):
             schedule,
             checkpoints=Checkpoints(tmp_path),
             resolution_at=resolution_at,
-            stop_requested=lambda: len(first.steps) >= steps_before,
+            hooks=Hooks(lambda: len(first.steps) >= steps_before),
         )
     assert len(first.steps) == steps_before
     with pytest.raises(RuntimeError, match="closed"):
@@ -261,9 +271,7 @@ def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
                 FakeLoader(12),
                 checkpoints=Checkpoints(tmp_path),
                 clock=clock,
-                stop_requested=lambda learner=learner, stop_at=stop_at: (
-                    len(learner.steps) >= stop_at
-                ),
+                hooks=Hooks(lambda learner=learner, stop_at=stop_at: len(learner.steps) >= stop_at),
             )
         except Stopped:
             clock, ticking.now = Clock(), ticking.now + 500.0
@@ -294,7 +302,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path, ca
             stopped,
             FakeLoader(12),
             checkpoints=often(tmp_path),
-            stop_requested=lambda: len(stopped.steps) >= 5,
+            hooks=Hooks(lambda: len(stopped.steps) >= 5),
         )
     newest = tmp_path / "000000005.pt"
     data = bytearray(newest.read_bytes())
@@ -342,10 +350,11 @@ def test_a_lower_rate_is_advised_only_if_the_first_step_was_finite(bad_step):
 
 def test_progress_is_reported_once_per_second_and_counts_steps(monkeypatch):
     reports = []
-    train(Recorder(), FakeLoader(12), progress=lambda **values: reports.append(values))
+    hooks = Hooks(progress=lambda **values: reports.append(values))
+    train(Recorder(), FakeLoader(12), hooks=hooks)
     assert reports == []
     monkeypatch.setattr("harness.train.fit.PROGRESS_EVERY_S", -1.0)
-    train(Recorder(), FakeLoader(12), progress=lambda **values: reports.append(values))
+    train(Recorder(), FakeLoader(12), hooks=hooks)
     assert [(values["done"], values["total"], values["note"]) for values in reports][::4] == [
         (1, 9, "epoch 1"),
         (5, 9, "epoch 2"),

@@ -16,7 +16,7 @@ from harness.runner.context import Stopped
 from harness.stages._timed_steps import find_step
 from harness.stages.transfer.spec import DETECTION_SETTINGS
 from harness.train.checkpoint import Checkpoints
-from harness.train.fit import Clock, fit
+from harness.train.fit import Clock, Hooks, TrainingPlan, fit
 from harness.train.optimizer import make_sgd
 from harness.transfer.methods.detection.batches import FedLoader, FitPlan, targets_of
 from harness.transfer.methods.detection.evaluation import detect
@@ -98,8 +98,7 @@ def train(step: DetectionStep, num_epochs: int, folder: Path | None = None, **op
     for _ in fit(
         step,  # type: ignore[arg-type]
         loader,
-        TINY.optimizer,
-        num_epochs=num_epochs,
+        TrainingPlan(TINY.optimizer, num_epochs),
         timer=Timer("cpu"),
         clock=Clock(),
         checkpoints=checkpoints,
@@ -171,7 +170,7 @@ def test_a_killed_training_resumes_to_equal_weights(tmp_path: Path) -> None:
     part, stop_requests = step_of(detector()), iter([False] * 5 + [True] * 9)
     torch.manual_seed(5)
     with pytest.raises(Stopped):
-        train(part, 2, tmp_path / "part", stop_requested=lambda: next(stop_requests))
+        train(part, 2, tmp_path / "part", hooks=Hooks(lambda: next(stop_requests)))
     torch.manual_seed(99)
     again = step_of(detector())
     train(again, 2, tmp_path / "part")

@@ -27,7 +27,7 @@ from harness.train.autotune import noise_batch
 from harness.train.checkpoint import Checkpoints
 from harness.train.cuda_graph_attack import CaptureFailedError
 from harness.train.evaluate import EvaluationPlan, View, evaluate
-from harness.train.fit import Clock, fit, num_batches
+from harness.train.fit import Clock, Hooks, TrainingPlan, fit, num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import (
     choose_interpolation,
@@ -242,21 +242,21 @@ def _train(
         passes = fit(
             learner,
             loader,
-            settings.optimizer,
-            num_epochs=settings.epochs,
+            TrainingPlan(
+                settings.optimizer,
+                settings.epochs,
+                steps_per_epoch=_steps_per_epoch(context, settings),
+                resolution_at=settings.resolution_at if settings.progressive else None,
+            ),
             timer=timer,
             clock=clock,
-            steps_per_epoch=_steps_per_epoch(context, settings),
-            resolution_at=settings.resolution_at if settings.progressive else None,
             checkpoints=Checkpoints(
                 context.folder / "checkpoints",
                 context.device,
                 context.checkpoint_every_s,
                 context.group,
             ),
-            stop_requested=context.stop_requested,
-            progress=context.progress,
-            after_step=trace.after_step,
+            hooks=Hooks(context.stop_requested, context.progress, trace.after_step),
         )
         records = []
         for record in passes:

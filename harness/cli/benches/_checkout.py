@@ -1,7 +1,14 @@
 """The source checkout, whose `benchmarks/` holds programs that are not part of the package."""
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from writers.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -14,3 +21,27 @@ def checkout_environment() -> dict[str, str]:
     """
     inherited = os.environ.get("PYTHONPATH", "")
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited]))}
+
+
+def measure_in_checkout(program: str, work: Mapping[str, Any], what: str) -> Any:
+    """Run a program of `benchmarks/` on some work; return what it prints as JSON.
+
+    Args:
+        program: Name of the module in `benchmarks/`.
+        work: Fields of `benchmarks.contender.Work`.
+        what: What is measured, in the plural, for the message.
+
+    Raises:
+        UserError: The program failed; with the last line of its errors.
+    """
+    process = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{program}", json.dumps(work)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=checkout_environment(),
+    )
+    if process.returncode:
+        reason = process.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise UserError(f"{what} cannot be measured: {reason[0]}")
+    return json.loads(process.stdout)

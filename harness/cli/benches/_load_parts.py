@@ -1,14 +1,11 @@
 """Parts of our decoding, and its scaling over cores: `harness bench load --parts`, `--scaling`."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from harness.cli import console
-from harness.cli.benches._checkout import ROOT, checkout_environment
+from harness.cli.benches._checkout import measure_in_checkout
 from harness.cli.benches._contenders import measure_contenders
 from harness.system import environment
 from writers.errors import UserError
@@ -32,17 +29,7 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
             "The parts of the C kernel are measured, which was not built.",
             "Install a C compiler and libjpeg-turbo's headers, then run: pip install -e .",
         )
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load_parts", json.dumps(work)],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        env=checkout_environment(),
-    )
-    if process.returncode:
-        reason = process.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise UserError(f"The parts cannot be measured: {reason[0]}")
-    measured = json.loads(process.stdout)
+    measured = measure_in_checkout("load_parts", work, "The parts")
     parts = ("entropy", "transform", "color", "resize", "whole")
     table = Table("form", "instructions", *parts, title="ms of CPU time per crop, one thread")
     for row in measured["parts"]:

@@ -1,15 +1,11 @@
 """Whole images with boxes against classification: `harness bench load --workload whole`."""
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from harness.cli import console
-from harness.cli.benches._checkout import ROOT, checkout_environment
-from writers.errors import UserError
+from harness.cli.benches._checkout import measure_in_checkout
 
 
 def measure_whole(work: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -26,17 +22,7 @@ def measure_whole(work: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     from rich.table import Table
 
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load_whole", json.dumps(work)],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        env=checkout_environment(),
-    )
-    if process.returncode:
-        reason = process.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise UserError(f"Whole images cannot be measured: {reason[0]}")
-    rows: list[dict[str, Any]] = json.loads(process.stdout)
+    rows: list[dict[str, Any]] = measure_in_checkout("load_whole", work, "Whole images")
     columns = ("form", "classification", "detection", "detection / classification")
     table = Table(*columns, title="ns of CPU time per decoded pixel of whole images")
     for row in rows:

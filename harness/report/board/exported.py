@@ -25,6 +25,7 @@ from harness.report.board.row import (
     without_paths,
 )
 from writers.errors import UserError
+from writers.regular_file import read_regular
 from writers.text_names import printable
 
 FILE_NAME = "rows.json"
@@ -89,18 +90,13 @@ def read(path: Path) -> Export:
     """
     file = path / FILE_NAME if path.is_dir() else path
     shown = printable(str(path))
-    if file.exists() and not file.is_file():
-        raise UserError(f"{shown} is not a regular file.", FIX)
     try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
+        data = read_regular(file, MAX_BYTES)
     except OSError as error:
         raise UserError(
             f"{shown} cannot be read: {error.strerror}.",
             f"Name a {FILE_NAME} of a published board, or the folder of one.",
         ) from error
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{shown} has more than {MAX_BYTES // 2**20} MiB.", FIX)
     return parse(data, shown)
 
 

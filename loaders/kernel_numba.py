@@ -157,24 +157,19 @@ def _is_damaged(jpeg: bytes, shape: tuple[int, int, int]) -> bool:
 def _decode(
     turbo,
     file,
-    offset,
-    size,
-    width,
-    height,
-    left,
-    top,
-    box_width,
-    box_height,
+    row,
     part,
     header_fields,
     addresses,
     codes,
 ):
-    """Decode the box, or an area around it, to scratch.
+    """Decode the box of a row of decode_run, or an area around it, to scratch.
 
     Returns left, top and bytes per row of the decoded area, and whether libjpeg-turbo had an error
     or a warning.
     """
+    offset, size, width, height = row[0], row[1], row[3], row[4]
+    left, top, box_width, box_height = row[5], row[6], row[7], row[8]
     source, target, pixels, at = addresses[0] + offset, addresses[1], addresses[2], addresses[3]
     x, y, part_width, part_height, part_size, header_size = cut_out(
         file, offset, size, width, height, left, top, box_width, box_height, part, source, target
@@ -228,74 +223,36 @@ def _make_decode_run(version: int) -> Callable[..., None]:
         if version < 0:  # never: see loaders/compile_numba.py
             return
         for i in range(len(rows)):
-            offset, size, is_jpeg, width, height = (
-                rows[i, 0],
-                rows[i, 1],
-                rows[i, 2],
-                rows[i, 3],
-                rows[i, 4],
-            )
-            left, top, box_width, box_height, flip = (
-                rows[i, 5],
-                rows[i, 6],
-                rows[i, 7],
-                rows[i, 8],
-                rows[i, 9],
-            )
+            row = rows[i]
+            offset, is_jpeg, width = row[0], row[2], row[3]
+            left, top, box_width, box_height, flip = row[5], row[6], row[7], row[8], row[9]
             if is_jpeg:
                 # A new decoder: an image without tables would use those of the previous one.
                 turbo = _init_turbo()
                 x, y, stride, has_error[i] = _decode(
-                    turbo,
-                    file,
-                    offset,
-                    size,
-                    width,
-                    height,
-                    left,
-                    top,
-                    box_width,
-                    box_height,
-                    part,
-                    header_fields,
-                    addresses,
-                    codes,
+                    turbo, file, row, part, header_fields, addresses, codes
                 )
                 _destroy_turbo(turbo)
-                resize(
-                    scratch,
-                    (top - y) * stride + (left - x) * 3,
-                    stride,
-                    box_width,
-                    box_height,
-                    flip,
-                    table,
-                    output[i],
-                    starts,
-                    shares,
-                    line,
-                    ring,
-                    result,
-                    kind,
-                )
+                pixels, origin = scratch, (top - y) * stride + (left - x) * 3
             else:
                 stride = width * 3
-                resize(
-                    file,
-                    offset + top * stride + left * 3,
-                    stride,
-                    box_width,
-                    box_height,
-                    flip,
-                    table,
-                    output[i],
-                    starts,
-                    shares,
-                    line,
-                    ring,
-                    result,
-                    kind,
-                )
+                pixels, origin = file, offset + top * stride + left * 3
+            resize(
+                pixels,
+                origin,
+                stride,
+                box_width,
+                box_height,
+                flip,
+                table,
+                output[i],
+                starts,
+                shares,
+                line,
+                ring,
+                result,
+                kind,
+            )
 
     return decode_run
 

@@ -10,9 +10,12 @@ from writers import names
 from writers.beton.encoding import Encoding
 from writers.dataset import spec_of
 from writers.folder_rules import FolderRules, SplitFolders
+from writers.labels.kinds import ONE_LABEL, kind_of_metric
 from writers.labels.settings import LabelTable
 from writers.regular_file import InputPath
 from writers.text_names import printable
+
+BETON = "beton"  # dataset whose manifest states the kind of its labels
 
 
 class DataSettings(Settings):
@@ -27,7 +30,7 @@ class DataSettings(Settings):
         protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
         accept_counts: write the dataset although its counts differ from those published; the
             manifest records the differences.
-        metric: None means the dataset's own metric (`folder`: top1).
+        metric: None means the dataset's own metric (`folder`: top1; `beton`: that of its labels).
         encoding: how images are stored. Settings that are left out, or all if it is None, are the
             recipe's.
         labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
@@ -79,12 +82,20 @@ class DataSettings(Settings):
         """Metric of the dataset, unless the recipe sets another.
 
         For any folder of images it depends on whether they have several labels, which the recipe
-        declares by `metric` or by `labels`.
+        declares by `metric` or by `labels`. `harness.config.label_kinds` sets the metric of betons
+        from their manifests.
         """
+        if self.is_beton and self.metric is not None and kind_of_metric(self.metric) != ONE_LABEL:
+            return self.metric
         several = self.labels.several if self.labels is not None else None
         if several or (several is None and self.dataset == "folder" and self.metric == "map11"):
             return "map11"
         return spec_of(self.dataset).metric
+
+    @property
+    def is_beton(self) -> bool:
+        """True if the dataset is a beton, whose labels may be of any kind."""
+        return self.dataset == BETON
 
     @property
     def has_boxes(self) -> bool:

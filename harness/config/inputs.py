@@ -122,6 +122,22 @@ class ClassList:
         return Path(self.model.classes or "").expanduser()
 
 
+@dataclass(frozen=True)
+class BetonLabels:
+    """Kind of labels of a beton. It follows from its images, so that it is no input of its own."""
+
+    data: DataSettings
+
+    @property
+    def name(self) -> str:
+        """Name in `Contents`; the contents are a `LabelKind`."""
+        return json.dumps(["label kind", self.data.path])
+
+    def path(self, raw: Path) -> Path:
+        """Path of the beton, or of a folder of betons."""
+        return raw_path(self.data, raw)
+
+
 Input = Images | Checkpoint | PublishedWeights | ClassList
 
 
@@ -135,6 +151,13 @@ def inputs_of(recipe: Recipe) -> Iterator[Input]:
         for item in inputs_of_model(model, recipe.weights_dir):
             found.setdefault(item.name, item)
     yield from found.values()
+
+
+def beton_labels(recipe: Recipe) -> Iterator[BetonLabels]:
+    """Iterate over the recipe's datasets that are betons."""
+    for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
+        if data.is_beton:
+            yield BetonLabels(data)
 
 
 def inputs_of_model(model: ModelSettings, weights_dir: str) -> Iterator[Input]:

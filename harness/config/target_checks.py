@@ -1,12 +1,12 @@
 """Check a recipe's datasets against their specifications, and its methods against its targets."""
 
+from collections.abc import Collection
+
 from harness.config.data import DataSettings
 from harness.config.explain import Place
 from harness.config.recipe import Recipe
 from writers import names
-
-ONE_LABEL = "one label"
-LABEL_KINDS = {"map11": "many labels", "map50_11": "boxes of objects"}  # by metric
+from writers.labels.kinds import ONE_LABEL, kind_of_metric
 
 
 def unfit_datasets(recipe: Recipe) -> list[tuple[Place, str]]:
@@ -44,38 +44,44 @@ def unfit_datasets(recipe: Recipe) -> list[tuple[Place, str]]:
                     f"{data.dataset} has no splits called '{data.protocol}'. Known: {known}.",
                 )
             )
-        kind = LABEL_KINDS.get(own, ONE_LABEL)
+        kind = kind_of_metric(own)
         if place == ("source",) and kind != ONE_LABEL:
             mistakes.append(
                 (
                     (*place, "dataset"),
-                    f"images of {data.dataset} have {kind}, so it can only be a target.",
+                    f"images of {_name(data)} have {kind}, so it can only be a target.",
                 )
             )
-        elif data.metric is not None and LABEL_KINDS.get(data.metric, ONE_LABEL) != kind:
+        elif data.metric is not None and kind_of_metric(data.metric) != kind:
             mistakes.append(
                 (
                     (*place, "metric"),
-                    f"{data.metric} does not fit {data.dataset}, whose images have {kind}.",
+                    f"{data.metric} does not fit {_name(data)}, whose images have {kind}.",
                 )
             )
     return mistakes
 
 
-def unfit_pairs(recipe: Recipe) -> list[tuple[Place, str]]:
+def unfit_pairs(recipe: Recipe, unknown: Collection[str] = ()) -> list[tuple[Place, str]]:
     """Find targets that no method of the recipe fits, and methods that fit no target.
 
     A method works on boxes of objects or on labels of whole images; scores work on labels.
+
+    Args:
+        recipe: the recipe.
+        unknown: labels of targets that may or may not have boxes.
     """
     mistakes: list[tuple[Place, str]] = []
     methods = {label: settings.NEEDS_BOXES for label, settings in recipe.methods.items()}
     for index, target in enumerate(recipe.targets):
         place = ("targets", index, "dataset")
+        if target.label in unknown:
+            continue
         if target.has_boxes and True not in methods.values():
             mistakes.append(
                 (
                     place,
-                    f"{target.dataset} has boxes of objects, which the method detection reads; "
+                    f"{_name(target)} has boxes of objects, which the method detection reads; "
                     "the recipe does not have it.",
                 )
             )
@@ -83,11 +89,22 @@ def unfit_pairs(recipe: Recipe) -> list[tuple[Place, str]]:
             mistakes.append(
                 (
                     place,
-                    f"{target.dataset} has no boxes of objects, which the methods of this recipe "
+                    f"{_name(target)} has no boxes of objects, which the methods of this recipe "
                     "need.",
                 )
             )
-    have_boxes = {target.has_boxes for target in recipe.targets}
+    have_boxes = {
+        has_boxes
+        for target in recipe.targets
+        for has_boxes in ((True, False) if target.label in unknown else (target.has_boxes,))
+    }
+    if recipe.scores and recipe.targets and False not in have_boxes:
+        mistakes.append(
+            (
+                ("scores",),
+                "need a target with labels of whole images; all targets have boxes of objects.",
+            )
+        )
     mistakes += [
         (
             ("methods", label),
@@ -107,6 +124,8 @@ def unfit_pairs(recipe: Recipe) -> list[tuple[Place, str]]:
                 for label in named.get("method", ())
                 if target.label in named.get("target", ()) and label in methods
             ]
+            if any(target.label in unknown for target, _ in pairs):
+                continue
             if pairs and all(target.has_boxes != methods[label] for target, label in pairs):
                 target, label = pairs[0]
                 mistakes.append(
@@ -117,3 +136,8 @@ def unfit_pairs(recipe: Recipe) -> list[tuple[Place, str]]:
                     )
                 )
     return mistakes
+
+
+def _name(data: DataSettings) -> str:
+    """Name of a dataset in messages: the path of a beton."""
+    return (data.path or data.label) if data.is_beton else data.dataset

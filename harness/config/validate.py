@@ -76,7 +76,10 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
             *_wrong_for_target(recipe),
         ]
     if recipe is not None and not mistakes:
-        mistakes += [*target_checks.unfit_datasets(recipe), *target_checks.unfit_pairs(recipe)]
+        # Betons without a metric are checked when a plan is made (`label_kinds`).
+        unknown = {data.label for data in recipe.targets if data.is_beton and data.metric is None}
+        mistakes += target_checks.unfit_datasets(recipe)
+        mistakes += target_checks.unfit_pairs(recipe, unknown)
         if "features" in recipe.model_fields_set and not (
             recipe.scores or any_needs_features(recipe.methods.values())
         ):

@@ -15,6 +15,7 @@ from typing import Any
 from harness.config.axes import AxisSelection
 from harness.config.data import DataSettings
 from harness.config.inputs import NO_CONTENTS, Contents
+from harness.config.label_kinds import with_label_kinds
 from harness.config.recipe import Recipe
 from harness.config.train import PretrainSettings
 from harness.matrix.features_and_scores import Scores
@@ -43,7 +44,7 @@ class Matrix:
     """Stages of a recipe in dependency order, each once.
 
     Attributes:
-        recipe: the recipe.
+        recipe: the recipe, with the metrics of betons (`harness.config.label_kinds`).
         stages: its stages.
         contents: contents of the recipe's inputs, which are part of the keys.
     """
@@ -81,6 +82,7 @@ def expand(recipe: Recipe, contents: Contents = NO_CONTENTS) -> Matrix:
         recipe: the recipe.
         contents: contents of its inputs (`harness.runner.inputs`).
     """
+    recipe = with_label_kinds(recipe, contents)
     stages: dict[str, Stage] = {}
     for stage in _stages(recipe, contents):
         known = stages.get(stage.key)

@@ -21,6 +21,7 @@ from harness.config.inputs import (
     Images,
     Input,
     PublishedWeights,
+    beton_labels,
     inputs_of,
 )
 from harness.config.recipe import Recipe
@@ -29,6 +30,7 @@ from harness.runner import file_records, stage_state
 from harness.runner.file_records import OnRead, contents_of_file, contents_of_images, read_states
 from harness.system.atomic_write import write_json
 from harness.system.folders import Folders
+from writers.datasets.beton import label_kind
 from writers.errors import UserError
 from writers.subset.spec import named
 
@@ -91,6 +93,12 @@ def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_b
                 contents[item.name] = before[item.name]
         if item.name in before and contents[item.name] != before[item.name]:
             changed.append(item)
+    for labels in beton_labels(recipe):
+        if (kind := label_kind(labels.path(folders.raw))) is not None:
+            file_records.remember(labels.name, folders.runs, kind, kind)
+            contents[labels.name] = kind
+        elif labels.name in before:
+            contents[labels.name] = before[labels.name]
     matrix = expand(recipe, contents)
     if not changed:
         return Plan(matrix, (), tuple(missing))
@@ -108,6 +116,10 @@ def accepted(recipe: Recipe, runs: Path) -> dict[str, str]:
             last = PUBLISHED
         if last is not None:
             contents[item.name] = last
+    for labels in beton_labels(recipe):
+        kind = known.get(labels.name) or read_states(labels.name, runs).last
+        if kind is not None:
+            contents[labels.name] = kind
     return contents
 
 

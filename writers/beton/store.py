@@ -35,6 +35,7 @@ from writers.beton.layout import (
     row_dtype,
 )
 from writers.errors import UserError
+from writers.labels.kinds import BOXES, MANY_LABELS, ONE_LABEL, LabelKind
 from writers.regular_file import open_regular
 
 SMALL_FILE = 64 * 2**20  # file size up to which a manifest has the plain sha256 of the file
@@ -116,6 +117,11 @@ class Manifest(BaseModel):
     def table_offset(self) -> int:
         """Offset of the table of blobs, which ends the file."""
         return self.bytes - self.num_samples * self.blobs_per_sample * BLOB.itemsize
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """Kind of the images' labels. Images with boxes also have a label per class."""
+        return BOXES if self.has_boxes else MANY_LABELS if self.multi_label else ONE_LABEL
 
     @property
     def blobs_per_sample(self) -> int:

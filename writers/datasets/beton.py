@@ -1,7 +1,8 @@
 """Betons as a source of images: one file, or a folder of train.beton, val.beton and test.beton.
 
 JPEGs are read as they are stored, so `passthrough` and `dct` keep their pixels. Raw images are read
-without loss.
+without loss. Several labels per image and boxes of objects are kept; boxes are in pixels of the
+stored image.
 """
 
 import os
@@ -10,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from writers.beton.encoding import DCT, RAW
-from writers.beton.store import Beton, open_beton
+from writers.beton.store import Beton, open_beton, read_manifest
 from writers.dataset import DatasetSpec
 from writers.dct import blob as dct
 from writers.errors import UserError
-from writers.source import Example, Source, SplitSettings, carve
+from writers.labels.kinds import BOXES, ONE_LABEL, LabelKind
+from writers.source import BoxLabel, Example, Source, SplitSettings, carve
 from writers.text_names import printable
 
 SPEC = DatasetSpec(
@@ -29,9 +31,10 @@ def open(path: Path, settings: SplitSettings) -> Source:
     """Open the betons at one path.
 
     Raises:
-        UserError: there is no beton, one has no manifest, or their classes or splits do not fit.
+        UserError: there is no beton, one has no manifest or is damaged, or their classes, kinds of
+            labels or splits do not fit.
     """
-    files = sorted(path.glob("*.beton")) if path.is_dir() else [path]
+    files = _files(path)
     if not files:
         raise UserError(
             f"{path} has no betons.",
@@ -41,16 +44,21 @@ def open(path: Path, settings: SplitSettings) -> Source:
     for file in files:
         beton = open_beton(file)
         split = beton.manifest.split
-        if beton.manifest.multi_label:
-            raise UserError(f"An image of {file} has several labels; one is needed.")
         if split in betons:
             raise UserError(
                 f"{betons[split].path} and {file} are both of the split {split}.",
                 "Name one beton per split.",
             )
         betons[split] = beton
-    classes = next(iter(betons.values())).manifest.classes
+    first = next(iter(betons.values())).manifest
+    classes, kind = first.classes, first.label_kind
     for beton in betons.values():
+        if beton.manifest.label_kind != kind:
+            raise UserError(
+                f"Images of {files[0]} have {kind}, and those of {beton.path} have "
+                f"{beton.manifest.label_kind}.",
+                "Name betons of one dataset.",
+            )
         if beton.manifest.classes != classes:
             raise UserError(
                 f"{files[0]} and {beton.path} have other classes.",
@@ -58,21 +66,60 @@ def open(path: Path, settings: SplitSettings) -> Source:
             )
     splits = {split: _examples(beton, split) for split, beton in betons.items()}
     splits = carve(splits.get("train", []), splits.get("val", []), splits.get("test", []), settings)
-    name = next(iter(betons.values())).manifest.dataset
-    return Source(printable(name), printable(path.name), classes, splits, _BetonFiles(betons))
+    return Source(
+        printable(first.dataset),
+        printable(path.name),
+        classes,
+        splits,
+        _BetonFiles(betons),
+        multi_label=kind != ONE_LABEL,
+    )
+
+
+def label_kind(path: Path) -> LabelKind | None:
+    """Read from manifests which kind of labels the betons at a path have.
+
+    Returns:
+        None if a manifest is missing or damaged, or if they differ; `open` reports why.
+    """
+    try:
+        kinds = {read_manifest(file).label_kind for file in _files(path)}
+    except (UserError, OSError):
+        return None
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.beton")) if path.is_dir() else [path]
 
 
 def _examples(beton: Beton, split: str) -> list[Example]:
     classes, seen = beton.manifest.classes, defaultdict[int, int](int)
+    labels, kind = beton.labels, beton.manifest.label_kind
+    # Splits are drawn by the first class that is present.
+    first = labels.tolist() if kind == ONE_LABEL else labels.argmax(1).tolist()
     examples = []
-    for number, (label, sample_id) in enumerate(
-        zip(beton.labels.tolist(), beton.ids.tolist(), strict=True)
-    ):
+    for number, (label, sample_id) in enumerate(zip(first, beton.ids.tolist(), strict=True)):
         seen[sample_id] += 1
         again = f"-{seen[sample_id]}" if seen[sample_id] > 1 else ""
-        name = f"{classes[label]}/{sample_id:016x}{again}"
-        examples.append(Example(f"{split}/{number:09d}", label, name))
+        name = f"{sample_id:016x}{again}"
+        examples.append(
+            Example(
+                f"{split}/{number:09d}",
+                label,
+                f"{classes[label]}/{name}" if kind == ONE_LABEL else name,
+                None if kind == ONE_LABEL else tuple(labels[number].tolist()),
+                _boxes(beton, number) if kind == BOXES else None,
+            )
+        )
     return examples
+
+
+def _boxes(beton: Beton, number: int) -> tuple[BoxLabel, ...]:
+    return tuple(
+        BoxLabel(*sides, int(label), bool(difficult))
+        for *sides, label, difficult in beton.boxes(number).tolist()
+    )
 
 
 class _BetonFiles:

@@ -18,7 +18,12 @@ ACCEPT = "--accept-changes"
 
 
 def plan(recipe: "Recipe", folders: Folders) -> "Plan":
-    """Expand a recipe with its current inputs; print a line if files must be read again."""
+    """Expand a recipe with its current inputs; print a line if files must be read again.
+
+    Raises:
+        UserError: metrics or methods do not fit the labels of a beton.
+    """
+    from harness.config.label_kinds import check_label_kinds
     from harness.runner import inputs
 
     def on_read(num_files: int, num_bytes: int) -> None:
@@ -29,7 +34,9 @@ def plan(recipe: "Recipe", folders: Folders) -> "Plan":
             err=True,
         )
 
-    return inputs.plan(recipe, folders, on_read)
+    planned = inputs.plan(recipe, folders, on_read)
+    check_label_kinds(recipe, planned.matrix.contents)
+    return planned
 
 
 def lines(planned: "Plan", folders: Folders) -> list[str]:

@@ -36,6 +36,7 @@ def print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) 
     from rich.text import Text
 
     from harness.cli import console
+    from harness.matrix.left_out import left_out
 
     terminal = console.out()
     recipe = plan.recipe
@@ -67,6 +68,8 @@ def print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) 
     for axis, values in axes.items():
         head = f"  {axis:8} {len(values):3}  "
         click.echo(console.hanging(head, ", ".join(map(str, values))))
+    for pairs in left_out(recipe):
+        click.echo(console.hanging("  ", str(pairs)))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("stages")
     for column in ("all", *STATES):

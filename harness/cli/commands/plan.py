@@ -86,8 +86,8 @@ def command(
 def print_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> None:
     """Print the plan as JSON.
 
-    Fields: recipe, num_stages, num_done, changed_inputs, missing_inputs, estimate, outdated, kinds,
-    stages.
+    Fields: recipe, num_stages, num_done, changed_inputs, missing_inputs, left_out, estimate, outdated,
+    kinds, stages.
     """
     click.echo(json.dumps(_as_json(planned, states, folders), indent=1))
 
@@ -143,6 +143,7 @@ def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "di
 
 def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
     from harness.estimate.estimate import estimate
+    from harness.matrix.left_out import left_out
 
     plan = planned.matrix
     to_run = _unfinished(plan, states)
@@ -155,6 +156,7 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
             for change in planned.changes
         ],
         "missing_inputs": [item.label for item in planned.missing],
+        "left_out": [asdict(pairs) for pairs in left_out(plan.recipe)],
         "estimate": asdict(estimate(to_run, folders.runs, saved_calibration(folders))),
         "outdated": _count_outdated(plan, to_run, folders),
         "kinds": {kind: dict(counts) for kind, counts in counts_by_kind(plan, states).items()},

@@ -189,6 +189,7 @@ def _run(
     from harness.cli import console, live_table
     from harness.cli.commands import _inputs
     from harness.config.load import read
+    from harness.matrix.left_out import left_out
     from harness.report import ANSWER_FILE
     from harness.runner import cancel
     from harness.runner.executor import Cancelled, Run, begin
@@ -236,6 +237,8 @@ def _run(
             f"{recipe.name}: {counted(len(plan.stages), 'stage')}, {num_done} done, "
             f"{len(run.pending)} to run" + (f", {opened.num_slots} at once" if run.pending else "")
         )
+        for pairs in left_out(plan.recipe):
+            click.echo(console.hanging("  ", str(pairs)), err=True)
         try:
             live_table.follow(run, terminal)
         except (KeyboardInterrupt, Cancelled):

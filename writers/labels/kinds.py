@@ -1,0 +1,14 @@
+"""Kinds of labels that the images of a dataset have; a metric fits one kind."""
+
+from typing import Literal
+
+LabelKind = Literal["one label", "many labels", "boxes of objects"]
+
+ONE_LABEL: LabelKind = "one label"
+MANY_LABELS: LabelKind = "many labels"
+BOXES: LabelKind = "boxes of objects"
+
+
+def kind_of_metric(metric: str) -> LabelKind:
+    """Return the kind of labels that a metric is computed from."""
+    return {"map11": MANY_LABELS, "map50_11": BOXES}.get(metric, ONE_LABEL)

@@ -117,8 +117,8 @@ def _examples(beton: Beton, split: str) -> list[Example]:
 
 def _boxes(beton: Beton, number: int) -> tuple[BoxLabel, ...]:
     return tuple(
-        BoxLabel(*sides, int(label), bool(difficult))
-        for *sides, label, difficult in beton.boxes(number).tolist()
+        BoxLabel(left, top, right, bottom, int(label), bool(difficult))
+        for left, top, right, bottom, label, difficult in beton.boxes(number).tolist()
     )
 
 

@@ -86,8 +86,8 @@ def command(
 def print_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> None:
     """Print the plan as JSON.
 
-    Fields: recipe, num_stages, num_done, changed_inputs, missing_inputs, left_out, estimate, outdated,
-    kinds, stages.
+    Fields: recipe, num_stages, num_done, changed_inputs, missing_inputs, left_out, estimate,
+    outdated, kinds, stages.
     """
     click.echo(json.dumps(_as_json(planned, states, folders), indent=1))
 

@@ -1,4 +1,4 @@
-"""Predicted rates of training on GPUs, and tables of measurements with the prediction beside.
+"""Predicted rates of training on GPUs, and tables that compare measurements with them.
 
 The predictions are a roofline: bytes and floating-point operations of a training step per image in
 bf16 at 224 px, against 90 % of the memory bandwidth and the rate of convolutions. Published runs
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Part of the card's name in file names -> bytes per second of its memory.
+# Part of the GPU's name in file names -> bytes per second of its memory.
 BANDWIDTH = {"h100": 3.0e12, "h200": 4.3e12}
 USABLE_BANDWIDTH = 0.9
 PEAK_FLOPS = 989e12  # nominal FLOP/s of dense bf16 on an H100 SXM or H200

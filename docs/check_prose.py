@@ -1,4 +1,6 @@
-"""Count phrases that make technical prose hard to read, in docstrings, comments, messages and docs.
+"""Count phrases that make technical prose hard to read: docstrings, comments, messages, docs.
+
+Names of tests are read as sentences.
 
     python docs/check_prose.py [--files] [PATH ...]
 
@@ -50,9 +52,9 @@ WORD = re.compile(r"[A-Za-z][A-Za-z'-]+")
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line number and text of each docstring, comment and message of a Python file.
+    """Yield line number and text of the docstrings, comments, messages and test names of a file.
 
-    Other files are one text.
+    Files that are not Python are one text.
     """
     source = path.read_text()
     if path.suffix in TEXT:
@@ -62,6 +64,8 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
         is_text = token.type == tokenize.STRING and " " in token.string
         if is_text or token.type == tokenize.COMMENT:
             yield token.start[0], token.string
+        elif token.type == tokenize.NAME and token.string.startswith("test_"):
+            yield token.start[0], token.string.replace("_", " ")
 
 
 def files_of(paths: list[Path]) -> Iterator[Path]:

@@ -8,13 +8,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis  # noqa: F401
+import hypothesis
 import pytest
 from threadpoolctl import threadpool_limits
 
 # Shells start background jobs with Ctrl-C ignored. Tests that press it, and their processes, need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A busy machine must not fail a test: neither a slow example nor slow generation is an error.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +66,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Print as into a pipe, whatever the width of the terminal that runs the tests."""
+    """Print as into a pipe, at any width of the terminal that runs the tests."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 

@@ -63,7 +63,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, is_set: bool)
     help="Show the version and exit.",
 )
 def cli() -> None:
-    """Class-filtered pretraining and transfer, clean and L2-robust, on FFCV loaders.
+    """Pretrain on subsets of classes and transfer, clean and robust, on FFCV loaders.
 
     One recipe, one command: harness run demo
     """

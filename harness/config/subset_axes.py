@@ -31,7 +31,7 @@ def expand(entry: Any, targets: Sequence[str]) -> list[Any]:
         targets: labels of the recipe's targets, in order.
 
     Raises:
-        UserError: `each` is no mapping of lists, a name in braces is none of its keys, or the
+        UserError: `each` is not a mapping of lists, a name in braces is not one of its keys, or the
             combinations are too many.
     """
     if not isinstance(entry, Mapping) or EACH not in entry:

@@ -32,9 +32,9 @@ def import_checkpoint(
 ) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier and the metadata to save with it.
 
-    The weights are the largest part of the file that fits the architecture, whatever prefix its
-    names have. If a self-supervised method's file has several copies of the network, they are those
-    that its authors evaluate. The metadata lists the other tensors as `left_out`.
+    The weights are the largest part of the file that fits the architecture, under any prefix. If
+    a self-supervised method's file has several copies of the network, they are those that its
+    authors evaluate. The metadata lists the other tensors as `left_out`.
 
     Args:
         path: safetensors or torch file.

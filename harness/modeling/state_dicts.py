@@ -140,7 +140,7 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
             if is_weight:
                 raise UserError(
                     f"{name} has values of type {str(tensor.dtype).removeprefix('torch.')}, which "
-                    "are no weights: quantized files need their scales.",
+                    "cannot be weights: quantized files need their scales.",
                     "Use the weights before quantization.",
                 )
             continue
@@ -178,7 +178,7 @@ def check_unpacked_size(file: BinaryIO) -> None:
     """Check that a zip file needs about as much memory as it has bytes, as those of torch do.
 
     Raises:
-        ValueError: its members are much larger. torch reports files that are no complete zip.
+        ValueError: its members are much larger. torch reports incomplete zip files.
     """
     num_bytes = file.seek(0, os.SEEK_END)
     try:
@@ -253,8 +253,8 @@ class _Inert:
 class _Unpickler(pickle._Unpickler):
     """Unpickle tensors and plain containers; everything else becomes _Inert.
 
-    Python's own class: that in C allocates as much memory as the largest number of an object in the
-    file asks for, up to 64 GiB for a file of 10 bytes.
+    Extends the Python implementation. The one in C allocates memory for the largest memo index in
+    the file, up to 64 GiB for a file of 10 bytes.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -354,8 +354,8 @@ def _constant(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...] | N
     ):
         what = "are finite and above 0" if is_std else "are finite"
         raise UserError(
-            f"The file's {name} is no normalization: it has {counted(number, 'value')}, and should "
-            f"have {CHANNELS} that {what}.",
+            f"The file's {name} is not a normalization: it has {counted(number, 'value')}, and "
+            f"should have {CHANNELS} that {what}.",
             "Download it again, or give --mean and --std for a file without this tensor.",
         )
     return tuple(values)

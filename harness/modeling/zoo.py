@@ -6,9 +6,8 @@
 
 There is no list of architectures. The network is built for an unusual number of classes; the one
 layer with that many outputs is the head, and its input are the features. A 1x1 convolution after
-the pooling (BiT, DPN, DLA) is a linear layer. If it comes before the pooling (SqueezeNet), there
-are no features before a linear head, and the pooled class maps of ImageNet's 1000 classes are used
-instead.
+the pooling (BiT, DPN, DLA) is a linear layer. If it comes before the pooling (SqueezeNet), its
+head has no input features, and the pooled class maps of ImageNet's 1000 classes are used instead.
 """
 
 import re

@@ -21,7 +21,7 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @dataclass(frozen=True)
 class Form:
-    """What an array must be.
+    """Required dtype and shape of an array.
 
     Attributes:
         kinds: accepted kinds of numpy's dtypes: u, i or f.

@@ -86,7 +86,7 @@ class ScoredLogits(nn.Module):
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What a pass over a split computes.
+    """Settings of a pass over a split.
 
     Attributes:
         device: Device of the model.

@@ -2,7 +2,7 @@
 
 BatchNorm sees micro-batches, so their number is part of a result. With `accumulate: auto` a stage
 starts with the smallest number that fits. It may run out of memory later, because other processes
-use the device, too. The stage is then retried with twice as many, stored in its folder.
+use the device too. The stage is then retried with twice that number, which is stored in its folder.
 """
 
 import gc
@@ -38,7 +38,7 @@ def choose_micro_batches(
     """Set and return the learner's number of micro-batches.
 
     Args:
-        learner: What trains.
+        learner: The training step to set up.
         setting: `accumulate` in a recipe. "auto" takes the smallest of 1, 2, 4, ... with which a
             step fits in memory, and at least the number stored in `folder`.
         batch: Images and labels of the size to come.
@@ -69,7 +69,7 @@ def out_of_memory(
     """Build the error for a step that ran out of memory. Leaves the learner unusable.
 
     Args:
-        learner: What trained.
+        learner: The learner that ran out of memory.
         batch: Noise of the size that failed; this rank's part if there are several ranks.
         folder: Folder of the stage.
         setting: `accumulate` in a recipe; None if the learner cannot split batches.
@@ -96,7 +96,7 @@ def out_of_memory(
     used = f" Other processes use {others_bytes / 1e9:.1f} GB." if others_bytes else ""
     or_split = "" if setting is None else ", or set accumulate: auto, which keeps both"
     num_fitting = size
-    # Other ranks may have had enough memory, and do not take part.
+    # No collectives: other ranks may have had enough memory.
     with learner.without_ddp() if isinstance(learner, TrainStep) else nullcontext():
         while num_fitting >= 4:
             num_fitting //= 2

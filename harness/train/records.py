@@ -54,7 +54,7 @@ class EpochRecord(TypedDict):
 
 
 class ModeTimes(TypedDict, total=False):
-    """What trial runs in one compile mode measured: either times, or the reason of a failure.
+    """Measurements of trial runs in one compile mode: times, or the reason of a failure.
 
     Attributes:
         compile_s: Seconds of compilation.

@@ -19,7 +19,7 @@ HELD_OUT = 0.2  # fraction of train that selects the penalty if there is no val
 def linear_probe(
     train: Features, val: Features | None, test: Features | None, *, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Return top-1 and mean per class on test, and how they were obtained.
+    """Return top-1 and mean per class on test, with the penalty and remarks on the fits.
 
     Features are standardized by the statistics of the fitted images.
 
@@ -36,8 +36,8 @@ def linear_probe(
             "Images have several labels; the probe needs one label per image.", "Leave out --probe."
         )
     num_classes = int(max(part.labels.max() for part in (train, val, test) if part is not None)) + 1
-    fitted, chooser, selected_on = _split(train, val)
-    features, labels = _concatenate([fitted, chooser])
+    fitted, selecting, selected_on = _split(train, val)
+    features, labels = _concatenate([fitted, selecting])
     standardize = logistic_regression.standardization(torch.as_tensor(features, device=device))
 
     def to_device(part: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def linear_probe(
         )
 
     chosen = logistic_regression.select_penalty(
-        to_device(fitted), to_device(chooser), num_classes, _top1
+        to_device(fitted), to_device(selecting), num_classes, _top1
     )
     seen, truth = to_device((test.features, test.labels))
     predicted = chosen.fit.logits(seen.double()).argmax(dim=1)
@@ -80,9 +80,9 @@ def linear_probe(
 def _split(
     train: Features, val: Features | None
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], str]:
-    """Return the fitted images, the selecting images and the latter's name.
+    """Return the images to fit on, those that select the penalty, and the name of the latter.
 
-    A val that lacks classes still selects the penalty.
+    val selects the penalty even if it lacks some of the classes.
     """
     if val is not None:
         return (train.features, train.labels), (val.features, val.labels), "val"

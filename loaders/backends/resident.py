@@ -210,7 +210,8 @@ def resize_boxes(
         pixels: pixels of all images, uint8 [pixels, 3].
         boxes: int64 [n, 7]: first pixel and width of the image; left, top, width and height of the
             box; whether to mirror it.
-        most: width of the widest box and height of the highest, to avoid a GPU synchronization.
+        most: width of the widest box and height of the highest. The caller passes them, because
+            reading them from the device would wait for the GPU.
         resolution: R.
         interpolation: filter of the resize.
     """

@@ -1,4 +1,4 @@
-"""Missing raw images are reported with a cure that fits where the images are."""
+"""Missing raw images are reported with a fix that depends on their location."""
 
 from pathlib import Path
 

@@ -172,7 +172,7 @@ def test_false_headers_of_safetensors_are_refused(tmp_path: Path, entry: dict):
 def test_a_normalization_of_millions_of_channels_is_refused(tmp_path: Path):
     mean = torch.zeros(1).expand(2**40)
     torch.save({"a": torch.ones(1), "normalizer.new_mean": mean}, tmp_path / "c.pt")
-    with pytest.raises(UserError, match="is no normalization: it has 1,099,511,627,776 values"):
+    with pytest.raises(UserError, match="is not a normalization: it has 1,099,511,627,776 values"):
         state_dicts.read(tmp_path / "c.pt")
 
 
@@ -190,7 +190,7 @@ def test_a_normalization_that_cannot_be_applied_is_refused(
 ):
     state = {"normalizer.new_mean": torch.tensor(mean), "normalizer.new_std": torch.tensor(std)}
     torch.save({"a": torch.ones(1), **state}, tmp_path / "c.pt")
-    with pytest.raises(UserError, match=r"normalizer\.new_(mean|std) is no normalization"):
+    with pytest.raises(UserError, match=r"normalizer\.new_(mean|std) is not a normalization"):
         state_dicts.read(tmp_path / "c.pt")
 
 

@@ -200,7 +200,7 @@ def test_an_attack_mode_that_runs_out_of_memory_is_skipped(faked, plan, tmp_path
 def test_an_attack_mode_with_different_results_is_skipped(
     faked, plan, tmp_path, monkeypatch, factor
 ):
-    """As if a graph had lost a part of the attack, or returned memory that was overwritten."""
+    """Simulates a graph that lost a part of the attack, or returned overwritten memory."""
     replayed = CudaGraphAttack.__call__
 
     def wrong(attack: CudaGraphAttack, images: Tensor, labels: Tensor) -> Tensor:

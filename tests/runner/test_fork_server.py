@@ -64,7 +64,7 @@ def run_stage(stage: Stage, worker: ForkedWorker, tmp_path: Path) -> dict:
 
 
 def test_waiting_for_a_process_that_does_not_end_has_a_limit():
-    """As after SIGKILL of a process that waits for a file server."""
+    """This happens after SIGKILL of a process that waits for a file server."""
     process = subprocess.Popen(["sleep", "600"])
     try:
         assert wait_for_killed(process, limit_s=0.05) is None

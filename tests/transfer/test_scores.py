@@ -391,7 +391,7 @@ def test_leep_of_random_shapes_equals_loops(**shape):
 @FEW
 @SHAPES
 def test_knn_of_random_shapes_with_ties_equals_loops(**shape):
-    """Features are small integers, so many distances are exactly equal."""
+    """Small integers as features make many distances exactly equal."""
     features, _, labels = drawn(**shape)
     features = np.round(features)
     num_images = len(labels)

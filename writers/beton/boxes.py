@@ -1,4 +1,4 @@
-"""Boxes of objects in a beton: a blob per sample, beside the image, which stock FFCV can read.
+"""Boxes of objects in a beton: a blob per sample, next to the image, which stock FFCV can read.
 
 A blob is little-endian float32 [n, 6]: left, top, right, bottom, class, difficult. Sides are pixels
 of the stored image; right and bottom are exclusive. An image without objects has one row of zeros
@@ -97,7 +97,7 @@ def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classe
     Args:
         path: the beton.
         rows: BOXED_SAMPLE [N].
-        limits: offsets in the file between which blobs lie.
+        limits: lowest and highest offset of blobs in the file.
         num_classes: number of classes.
 
     Raises:

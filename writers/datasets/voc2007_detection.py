@@ -1,8 +1,9 @@
 """PASCAL VOC 2007, detection: boxes of 20 classes; 11-point mean average precision at IoU 0.5.
 
 Reads the two official tars, a tar of both, or the unpacked VOCdevkit/VOC2007: the image sets
-ImageSets/Main/trainval.txt and test.txt, and the annotation of each image. Boxes of annotations are
-from 1, with the last pixel; here they are from 0, without it. Difficult objects are marked.
+ImageSets/Main/trainval.txt and test.txt, and the annotation of each image. Annotations
+count pixels from 1 and include the last one; boxes here count from 0 and exclude it. Difficult
+objects are marked.
 
 Each image also has the label per class of `voc2007`, made of its boxes, for classification.
 """
@@ -35,7 +36,7 @@ ACCEPTED = (
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open VOC 2007. Train is the official trainval less a seeded draw that becomes val.
+    """Open VOC 2007. A seeded part of the official trainval becomes val; the rest is train.
 
     Raises:
         UserError: lists, images or annotations are missing, damaged, or do not match.

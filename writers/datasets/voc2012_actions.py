@@ -91,7 +91,7 @@ class People:
     """Crops of people as files: `JPEGImages/2010_006215.jpg#1` is the first object of an image."""
 
     def __init__(self, files: Files, prefix: str) -> None:
-        """Wrap the files of VOC, which lie below `prefix`."""
+        """Wrap the files of VOC below `prefix`."""
         self._files, self._prefix = files, prefix
         self.boxes: dict[str, Box] = {}
 

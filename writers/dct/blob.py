@@ -11,7 +11,7 @@ from writers.jpeg import native as kernel
 from writers.jpeg.restart_index import DamagedJpegError
 
 MAGIC = b"hdct"
-_DONE, _LEFT_ALONE = 0, 1  # as in jpeg/libjpeg.h
+_DONE, _NOT_CONVERTED = 0, 1  # as in jpeg/libjpeg.h
 
 
 class DamagedBlobError(Exception):
@@ -38,7 +38,7 @@ def from_jpeg(jpeg: bytes) -> bytes | None:
 def to_jpeg(blob: bytes) -> bytes:
     """Convert a blob to a baseline JPEG of the same pixels. Raises DamagedBlobError."""
     jpeg = _converted("harness_dct_to_jpeg", blob, DamagedBlobError)
-    assert jpeg is not None, "only JPEGs can be left alone"
+    assert jpeg is not None, "every intact blob converts"
     return jpeg
 
 
@@ -61,7 +61,7 @@ def _converted(function: str, data: bytes, damaged: type[Exception]) -> bytes | 
     outcome = getattr(opened, function)(
         data, len(data), ctypes.byref(result), ctypes.byref(size), message
     )
-    if outcome == _LEFT_ALONE:
+    if outcome == _NOT_CONVERTED:
         return None
     if outcome != _DONE:
         raise damaged(message.value.decode("latin-1"))

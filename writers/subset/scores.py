@@ -56,13 +56,13 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Score of each class, and the ends of its 95 % interval; NaN is no interval.
+    """Score of each class, and the ends of its 95 % interval; NaN if it has none.
 
     Attributes:
         value: class -> score; higher is better.
         low_95: class -> lower end.
         high_95: class -> upper end.
-        source: where the scores are from.
+        source: origin of the scores, for messages.
         tie_break: class -> number that orders equal scores, higher is better. Empty: by name only.
     """
 
@@ -87,7 +87,7 @@ class ImageScores:
         ids: uint64 [N].
         values: float64 [N]; that of its cluster for clustered images.
         clusters: int64 [N]. None means images are not clustered.
-        source: where the scores are from.
+        source: origin of the scores, for messages.
     """
 
     ids: "np.ndarray"

@@ -249,15 +249,15 @@ def _line(content: Any, place: Sequence[str | int]) -> int:
 
 def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
     """Move keys of the mapping that are steps into `steps`. Raises ValueError for unknown keys."""
-    beside = [key for key in value if key not in SubsetSpec.model_fields]
-    for key in beside:
+    flat_keys = [key for key in value if key not in SubsetSpec.model_fields]
+    for key in flat_keys:
         if not is_step(key):
             raise ValueError(
                 str(names.unknown("step", str(key), [*STEPS, "name", "steps"])).replace("\n", " ")
             )
-    if beside and "steps" in value:
-        raise ValueError(f"put {beside[0]} into the steps, so that their order is clear")
-    if beside:
+    if flat_keys and "steps" in value:
+        raise ValueError(f"put {flat_keys[0]} into the steps, so that their order is clear")
+    if flat_keys:
         steps = [{key: inner} for key, inner in value.items() if is_step(key)]
         value = {key: inner for key, inner in value.items() if not is_step(key)} | {"steps": steps}
     if not isinstance(value.get("steps"), list) or not any(

@@ -85,7 +85,7 @@ def write_scenes(folder: Path, name: str, num_images: dict[str, int]) -> None:
 def _draw_object(
     canvas: Canvas, look: _Look, others: list[tuple[int, int, int, int]], is_difficult: bool
 ) -> tuple[int, int, int, int] | None:
-    """Draw an object where it hardly overlaps others; return its box, or None without a place."""
+    """Draw an object that hardly overlaps others; return its box, or None if no place is left."""
     rng = canvas.rng
     for _ in range(TRIES):
         radius = rng.uniform(0.07, 0.1) if is_difficult else rng.uniform(0.13, 0.3)

@@ -20,7 +20,7 @@ FORMATS = ("jpeg", "dct", "raw")
 
 @dataclass(frozen=True)
 class FedBy:
-    """What feeds our steps.
+    """Loaders that feed our steps.
 
     Attributes:
         mode: Compile mode of the steps.
@@ -51,10 +51,14 @@ class FedBy:
             raise UserError(f"There is no compile mode '{mode}'.", f"Use {', '.join(MODES)}.")
         for name in formats.split(","):
             if name not in FORMATS:
-                raise UserError(f"--fed-from knows no '{name}'.", f"Use {', '.join(FORMATS)}.")
+                raise UserError(
+                    f"There is no format '{name}' for --fed-from.", f"Use {', '.join(FORMATS)}."
+                )
         numbers = threads.split(",") if threads else [str(environment.num_cores())]
         if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-            raise UserError(f"--threads {threads} is no list of numbers.", "Use, for example, 8,4.")
+            raise UserError(
+                f"--threads {threads} is not a list of numbers.", "Use, for example, 8,4."
+            )
         return cls(mode, tuple(formats.split(",")), tuple(map(int, numbers)))
 
     def names(self) -> dict[str, tuple[str, int]]:

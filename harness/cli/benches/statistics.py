@@ -18,7 +18,13 @@ from harness.system.atomic_write import write_json
     show_default=True,
     help="Number of simulated studies per line.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the simulated studies.",
+)
 @json_option
 def command(num_studies: int, seed: int, json_file: Path | None) -> None:
     """Simulate studies, and count false positives and intervals that include the truth.

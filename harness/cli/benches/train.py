@@ -50,7 +50,7 @@ MIN_SPEEDUP_OVER_PLAIN = 1.15
     "--timer",
     "timed",
     is_flag=True,
-    help="Also measure our eager step with its spans timed, as in a training.",
+    help="Also measure our eager step with its spans timed, as training does.",
 )
 @click.option(
     "--corpus",

@@ -38,7 +38,7 @@ WHEN = {
 )
 @click.option(
     "--against",
-    type=click.Choice(["ffcv", "nobody"]),
+    type=click.Choice(["ffcv", "none"]),
     default="ffcv",
     show_default=True,
     help="Other writers to measure.",

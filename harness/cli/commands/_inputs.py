@@ -1,4 +1,4 @@
-"""Report inputs of a recipe that have changed or no longer exist, and ask to accept the changes.
+"""Report inputs of a recipe that have changed or no longer exist, and confirm the changes.
 
 Contents are determined in `harness.runner.inputs`.
 """
@@ -76,10 +76,10 @@ def print_lines(planned: "Plan", folders: Folders) -> None:
 
 
 def confirm(planned: "Plan", folders: Folders, *, is_accepted: bool) -> None:
-    """Record the inputs of a run; ask first if finished stages would run again.
+    """Record the inputs of a run; prompt first if finished stages would run again.
 
     Raises:
-        UserError: they would, there is no terminal to ask on, and `is_accepted` is False.
+        UserError: they would, stdin is not a terminal, and `is_accepted` is False.
         click.Abort: the answer is no.
     """
     import sys
@@ -88,16 +88,13 @@ def confirm(planned: "Plan", folders: Folders, *, is_accepted: bool) -> None:
     from writers.errors import UserError
 
     described = lines(planned, folders)
+    if planned.changes and not is_accepted and not sys.stdin.isatty():
+        raise UserError(
+            " ".join(described),
+            f"Pass {ACCEPT} to run them again, or restore the files. Old results are kept.",
+        )
+    for line in described:
+        click.secho(line, fg="yellow", err=True)
     if planned.changes and not is_accepted:
-        if not sys.stdin.isatty():
-            raise UserError(
-                " ".join(described),
-                f"Pass {ACCEPT} to run them again, or restore the files. Old results are kept.",
-            )
-        for line in described:
-            click.secho(line, fg="yellow", err=True)
         click.confirm("Run them again? Old results are kept.", abort=True, err=True)
-    else:
-        for line in described:
-            click.secho(line, fg="yellow", err=True)
     inputs.accept(planned.matrix, folders.runs)

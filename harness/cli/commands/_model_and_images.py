@@ -42,7 +42,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"'{name}' is no name of a model: {reason}.", "See harness ls models."
+            f"'{name}' is not a model name: {reason}.", "See harness ls models."
         ) from error
     adopted = load_pretrained(settings, folders.raw / "weights")
     return adopted.model, adopted.about

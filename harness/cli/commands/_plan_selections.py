@@ -1,4 +1,4 @@
-"""What selections by scores cost, in pretrainings and hours, for `harness plan`."""
+"""Cost of selections by scores, in pretrainings and hours, for `harness plan`."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ from writers.split_names import SPLITS
 from writers.text_names import counted
 
 
-@click.command(short_help="Give betons that FFCV wrote a manifest, without re-encoding.")
+@click.command(short_help="Write manifests for betons made by FFCV, without re-encoding.")
 @click.argument(
     "files",
     nargs=-1,

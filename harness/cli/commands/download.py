@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--json",
     "as_json",
     is_flag=True,
-    help="Print JSON: {dataset: [{file, url, checksum, num_bytes, there}]}.",
+    help="Print JSON: {dataset: [{file, url, checksum, num_bytes, present}]}.",
 )
 def command(datasets: tuple[str, ...], root: Path, dry_run: bool, as_json: bool) -> None:
     """Fetch the raw files of the datasets NAME, or of all.
@@ -168,7 +168,7 @@ def _entry(download: "Download", folder: Path) -> dict[str, Any]:
         "url": download.url or None,
         "checksum": download.checksum or None,
         "num_bytes": download.num_bytes,
-        "there": is_there(download, folder),
+        "present": is_there(download, folder),
     }
 
 

@@ -23,7 +23,7 @@ TEMPORARY = ".*.????????"
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A --set option of an earlier run: the stages of every RECIPE with it are kept, too. "
+    help="A --set option of an earlier run: the stages of every RECIPE with it are also kept. "
     "May be repeated.",
 )
 @folder_options

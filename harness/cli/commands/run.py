@@ -100,8 +100,8 @@ LOCAL = "local"  # the launcher on this machine
 @click.option(
     "--accept-changes",
     is_flag=True,
-    help="Run stages again whose images or weights have changed, without asking. Old results are "
-    "kept.",
+    help="Run stages again whose images or weights have changed, without confirmation. Old "
+    "results are kept.",
 )
 @click.option(
     "--json",

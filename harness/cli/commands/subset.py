@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @click.group(short_help="Show or make a subset of classes, or rank classes by a model.")
 def command() -> None:
-    """Show the classes of a subset, make a subset, or rank classes to make subsets from."""
+    """Show the classes of a subset, make a subset, or rank classes to make subsets from.
+
+    Example: harness subset show in900
+    """
 
 
 @command.command("show")

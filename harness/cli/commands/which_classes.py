@@ -1,4 +1,4 @@
-"""Which source classes matter for one's own photographs, by label mapping."""
+"""Rank source classes by one's own photographs: label mapping."""
 
 import io
 import json
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from writers.subset.scores import ClassScores
 
 
-@click.command(short_help="Which source classes matter for your photographs; writes a subset.")
+@click.command(
+    short_help="Rank source classes by your photographs, and write the best as a subset."
+)
 @click.option(
     "--target",
     required=True,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     required=True,
     metavar="MODEL",
     help="A model of the source classes: a model.pt, efficientnet_lite0, or torchvision/NAME or "
-    "timm/NAME with weights at hand.",
+    "timm/NAME with weights in the cache of that library.",
 )
 @click.option(
     "--keep",
@@ -52,8 +54,8 @@ if TYPE_CHECKING:
     "--source-beton",
     type=PathType(exists=True, folder=False),
     metavar="FILE",
-    help="Train beton of the source, to count the images that are saved. Default: every class "
-    "counts equally.",
+    help="Train beton of the source, to count the images that are no longer needed. Default: "
+    "every class counts equally.",
 )
 @click.option(
     "--out",
@@ -98,7 +100,7 @@ def command(
 
     The first are kept, and written as a subset.
 
-    The model sees each train and val image once; test images take no part.
+    The model sees each train and val image once. Test images are not read.
 
     \b
     Example:
@@ -174,7 +176,7 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
     The raw images of a dataset are in a folder of its name, and have its splits.
 
     Returns:
-        The dataset, and the path of its images if it is no dataset with a place of its own.
+        The dataset, and the path of its images unless they are in the dataset's own raw folder.
     """
     from writers import names
     from writers.errors import UserError

@@ -91,7 +91,7 @@ class BoardRow:
     steps: Whole | None
     metric: Metric
     score: Fraction
-    top1: Fraction | None  # None: detection
+    top1: Fraction | None  # None for detection
     mean_per_class: Fraction | None
     num_test_images: Annotated[int, Field(ge=1, le=2**53)]
     num_target_classes: Whole | None

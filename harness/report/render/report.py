@@ -164,8 +164,8 @@ def _sentences(
 ) -> list[str]:
     """All findings as paragraphs, the recipe's main question first.
 
-    A recipe of existing models without scores, on one subset, asks how transfer depends on source
-    accuracy; variants of pretraining are its controls.
+    The question of a recipe of existing models without scores, on one subset, is how transfer
+    depends on source accuracy; variants of pretraining are its controls.
     """
     answers = answer.answers(accuracy, transfer, analysis.effects)
     correlation = findings.about_source_accuracy(analysis.associations)

@@ -121,7 +121,7 @@ def test_compiled_steps_are_fed_from_each_format_by_each_number_of_threads(tmp_p
     ("values", "message"),
     [
         (("fast", "jpeg", None), "no compile mode 'fast'"),
-        (("eager", "jpeg,png", None), "knows no 'png'"),
+        (("eager", "jpeg,png", None), "no format 'png'"),
         (("eager", "jpeg", "4,x"), "no list of numbers"),
         (("eager", "jpeg", "0"), "no list of numbers"),
     ],

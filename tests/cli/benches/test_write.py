@@ -37,7 +37,7 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
         "--corpus",
         str(corpus),
         "--against",
-        "nobody",
+        "none",
         "--rounds",
         "2",
         "--copies",

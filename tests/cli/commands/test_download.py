@@ -105,7 +105,7 @@ def test_download_fetches_and_verifies(
     code, out, _ = harness("download", "svhn", "--root", "there")
     assert code == 0 and out.count("already exists") == 2
     content = json.loads(harness("download", "svhn", "--root", "there", "--json")[1])
-    assert [entry["there"] for entry in content["svhn"]] == [True, True] and content["svhn"][0][
+    assert [entry["present"] for entry in content["svhn"]] == [True, True] and content["svhn"][0][
         "num_bytes"
     ] == 5000
 

@@ -1,4 +1,4 @@
-"""A stage kind and a method that the harness does not know: every command works with them."""
+"""A stage kind and a method from outside of the harness: every command works with them."""
 
 import json
 import sys

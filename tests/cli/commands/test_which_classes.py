@@ -152,7 +152,7 @@ def test_other_photographs_of_equal_number_are_written_again(tmp_path: Path):
 
 
 def test_the_name_of_a_dataset_is_not_its_raw_folder(tmp_path: Path):
-    """Its folder has the official files, whose splits the dataset knows."""
+    """The folder has the official files, whose splits the dataset defines."""
     from harness.cli.commands.which_classes import _images_of
     from harness.system.folders import Folders
 

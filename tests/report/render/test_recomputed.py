@@ -57,7 +57,7 @@ def model_of(record: Any) -> tuple[Any, ...]:
 
 
 def largest(records: list[Any]) -> list[Any]:
-    """Of each method, the transfers with the most images and steps."""
+    """Keep the transfers of each method with the most images and steps."""
     methods = defaultdict(list)
     for record in records:
         methods[record["axes"]["method"]].append(record)

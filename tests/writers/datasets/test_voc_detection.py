@@ -101,7 +101,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "box below the image": (replace_in(XML, "<ymax>90</ymax>", "<ymax>103</ymax>"), XML),
     "empty box": (replace_in(XML, "<xmin>30.5</xmin>", "<xmin>121</xmin>"), XML),
-    "box beside the image": (
+    "empty box right of the image": (
         lambda folder: [
             replace_in(XML, "<xmin>30.5</xmin>", "<xmin>121</xmin>")(folder),
             replace_in(XML, "<xmax>120</xmax>", "<xmax>121</xmax>")(folder),

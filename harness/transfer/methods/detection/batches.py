@@ -39,7 +39,7 @@ class BoxLoader(Protocol):
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What the training loop reads of a loader's plan."""
+    """Fields of a loader's plan that the training loop reads."""
 
     batch_size: int
     resolution: int  # shorter side of the resized image, in pixels; only recorded

@@ -23,7 +23,7 @@ from tests.helpers.tiny_stages import (
     write_colors,
 )
 
-COLOURS, TRAIN, VAL, TEST = 4, 16, 8, 4
+COLORS, TRAIN, VAL, TEST = 4, 16, 8, 4
 SHORT = {key: value for key, value in TRANSFER.items() if key not in ("epochs", "lrs")} | {
     "batch_size": 16
 }
@@ -32,7 +32,7 @@ SHORT = {key: value for key, value in TRANSFER.items() if key not in ("epochs", 
 @pytest.fixture(scope="module")
 def data(root: Path) -> Result:
     return write_colors(
-        root / "data", "target", COLOURS, splits={"train": TRAIN, "val": VAL, "test": TEST}
+        root / "data", "target", COLORS, splits={"train": TRAIN, "val": VAL, "test": TEST}
     )
 
 

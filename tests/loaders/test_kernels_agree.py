@@ -1,4 +1,4 @@
-"""One judge of a file: writer, verification and both kernels accept the same images."""
+"""One check of a file: writer, verification and both kernels accept the same images."""
 
 import functools
 import io
@@ -93,7 +93,7 @@ def mutated(blob: bytes, draws: np.random.Generator) -> bytes:
 
 
 def disagreements(seed: int, count: int) -> list[str]:
-    """Describe mutated streams that the kernels judge or decode differently."""
+    """Describe mutated streams that the kernels check or decode differently."""
     draws, found = np.random.default_rng(seed), []
     for number in range(count):
         blob, (width, height) = originals()[int(draws.integers(len(originals())))]
@@ -119,7 +119,7 @@ def test_the_kernels_accept_the_same_mutated_streams():
 
 
 @needs_c
-def test_every_judge_accepts_all_legal_samplings(tmp_path: Path):
+def test_every_check_accepts_all_legal_samplings(tmp_path: Path):
     for number, factors in enumerate(legal_factors()):
         blob = sampled_jpeg(120, 100, factors, seed=number)
         with Image.open(io.BytesIO(blob)) as image:

@@ -146,14 +146,14 @@ def test_all_colors_are_libjpegs(decode):
     assert np.array_equal(decode(blob, (256, 256), np.array([[0, 0]]), 256)[0], pillow_pixels(blob))
 
 
-@pytest.mark.parametrize("kind", ["grey", "flat", "sparse"])
+@pytest.mark.parametrize("kind", ["gray", "flat", "sparse"])
 def test_coefficients_of_other_kinds(decode, kind):
     """Runs of few groups and of none; rows that end inside a run."""
     pixels = photo(300, 41, seed=4)
     if kind == "flat":
         pixels = np.full_like(pixels, 90)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert("L" if kind == "grey" else "RGB").save(
+    Image.fromarray(pixels).convert("L" if kind == "gray" else "RGB").save(
         buffer, "JPEG", quality=10 if kind == "sparse" else 95
     )
     whole, corners = pillow_pixels(buffer.getvalue()), corners_of((300, 41), 30)

@@ -50,7 +50,7 @@ def backend(request, monkeypatch) -> str:
     return {"slow twin": "reference"}.get(request.param, request.param.partition(",")[0])
 
 
-def test_float16_is_the_uint8_batch_normalised_by_torch(betons, backend):
+def test_float16_is_the_uint8_batch_normalized_by_torch(betons, backend):
     plan = LoaderPlan(
         betons["mixed"], 8, 24, augment="random_resized_crop", horizontal_flip=True, order="random"
     )

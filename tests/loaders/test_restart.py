@@ -25,7 +25,7 @@ SUBSAMPLINGS = {
     "4:4:4": 0,
     "4:2:2": 1,
     "4:2:0": 2,
-    "grey": 3,
+    "gray": 3,
     "4:4:0": 4,
     "4:1:1": 5,
 }  # TurboJPEG's numbers

@@ -22,10 +22,10 @@ BACKENDS = ["ffcv", "reference", "synthetic"]
 def beton(tmp_path_factory) -> Path:
     """23 tiny images; all pixels of sample i are 10 * i, so that a batch shows what it is made
     of."""
-    folder = tmp_path_factory.mktemp("grey")
+    folder = tmp_path_factory.mktemp("gray")
     images = [photo(6, 5, seed=0) * 0 + 10 * number for number in range(23)]
     return write_beton(
-        folder / "grey.beton",
+        folder / "gray.beton",
         images,
         [number % 5 for number in range(23)],
         raw=[True] * 23,

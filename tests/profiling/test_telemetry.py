@@ -162,13 +162,13 @@ class FakeNvml:
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine with a GPU whose allocator has no device before CUDA is initialized."""
-    initialised = []
+    initialized = []
 
     def reset_peak_memory_stats(device: torch.device) -> None:
-        if not initialised:
+        if not initialized:
             raise RuntimeError("Invalid device argument : did you call init?")
 
-    monkeypatch.setattr(torch.cuda, "init", lambda: initialised.append(True))
+    monkeypatch.setattr(torch.cuda, "init", lambda: initialized.append(True))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset_peak_memory_stats)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")

@@ -41,7 +41,7 @@ KINDS = {
     "4:2:0": {"subsampling": "4:2:0"},
     "4:4:4": {"subsampling": "4:4:4"},
     "4:2:2": {"subsampling": "4:2:2"},
-    "grey": {"mode": "L"},
+    "gray": {"mode": "L"},
     "progressive": {"progressive": True},
     "restarts": {"restart_marker_blocks": 5},
     "rough": {"quality": 8},

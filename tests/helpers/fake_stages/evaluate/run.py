@@ -1,5 +1,5 @@
-"""A fake stage; see behaviour.py."""
+"""A fake stage; see behavior.py."""
 
-from tests.helpers.fake_stages.behaviour import run
+from tests.helpers.fake_stages.behavior import run
 
 __all__ = ["run"]

@@ -4,7 +4,7 @@ import os
 import sys
 from types import SimpleNamespace
 
-from tests.helpers.fake_stages.behaviour import run
+from tests.helpers.fake_stages.behavior import run
 
 FIRST_PROCESS = os.getpid()
 sys.modules["torch"] = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Files that a tree's reader does not take are counted and named; common layouts are recognized."""
+"""Layouts in common use are recognized; files that are not read are counted and named."""
 
 import json
 import os

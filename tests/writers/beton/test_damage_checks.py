@@ -43,9 +43,9 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(damaged)
 
 
-def refuses(judge, data: bytes) -> bool:
+def refuses(check, data: bytes) -> bool:
     try:
-        judge(data)
+        check(data)
     except (UnreadableError, turbojpeg.JpegError):
         return True
     return False
@@ -54,7 +54,7 @@ def refuses(judge, data: bytes) -> bool:
 def test_all_checks_agree_on_mutated_files():
     draw = random.Random(7)
     whole = [jpeg(3, mode, **kind) for kind in KINDS for mode in ("RGB", "L")]
-    judges = {
+    checks = {
         "passthrough": lambda data: encode(data, Encoding(format="passthrough")),
         "jpeg": lambda data: encode(data, Encoding()),
         "raw": lambda data: encode(data, Encoding(format="raw")),
@@ -62,7 +62,7 @@ def test_all_checks_agree_on_mutated_files():
     }
     num_damaged = 0
     for data in (*whole, *(mutated(draw.choice(whole), draw) for _ in range(1500))):
-        verdicts = {name: refuses(judge, data) for name, judge in judges.items()}
+        verdicts = {name: refuses(check, data) for name, check in checks.items()}
         assert len(set(verdicts.values())) == 1, (verdicts, data.hex())
         num_damaged += verdicts["passthrough"]
     assert 300 < num_damaged < 1400

@@ -1,4 +1,4 @@
-"""Make the twelve transfer datasets in their genuine layouts, with all classes and few images."""
+"""Make the twelve transfer datasets in their official layouts, with all classes and few images."""
 
 import io
 import json

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets as oracles
 
-from tests.helpers.twelve_trees import MAKERS, make_caltech101
+from tests.helpers.transfer_target_trees import MAKERS, make_caltech101
 from writers.beton.encoding import Encoding
 from writers.beton.store import open_beton
 from writers.beton.write import write_split

@@ -1,4 +1,4 @@
-"""The twelve transfer datasets in their genuine layouts, compared with torchvision's classes."""
+"""The twelve transfer datasets in their official layouts, compared with torchvision's classes."""
 
 import io
 import tarfile

@@ -1,0 +1,40 @@
+"""A small recipe on generated images, and views of the matrix that it expands to."""
+
+from collections import Counter
+from typing import Any
+
+from harness.config.recipe import Recipe
+from harness.matrix.expand import Matrix, expand
+from harness.matrix.stage import Stage
+
+HARDEST = {"name": "minus2", "remove": {"hardest": 2, "by": "reference"}}
+
+
+def recipe(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "source": {"dataset": "synthetic_things"},
+        "ranking": {"epochs": 3},
+        "subsets": ["all", HARDEST],
+        "archs": ["resnet10"],
+        "eps": [0, 0.5],
+        "seeds": [0, 1],
+        "targets": [{"dataset": "synthetic_patterns"}, {"dataset": "synthetic_scenes"}],
+        "methods": {"fixed": {}, "full": {}},
+        **changes,
+    }
+    return Recipe.model_validate(values)
+
+
+def by_name(matrix: Matrix) -> dict[str, Stage]:
+    return {stage.name: stage for stage in matrix.stages}
+
+
+def kinds(matrix: Matrix) -> Counter[str]:
+    return Counter(stage.kind for stage in matrix.stages)
+
+
+def touched(before: Recipe, after: Recipe) -> set[str]:
+    """Names of the stages of `after` that `before` does not have."""
+    known = {stage.key for stage in expand(before).stages}
+    return {stage.name for stage in expand(after).stages if stage.key not in known}

@@ -7,6 +7,7 @@ interface only. It ignores other clusters of this machine and $RAY_ADDRESS.
 import functools
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -25,7 +26,15 @@ from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, fi
 from writers.errors import UserError
 from writers.text_names import first_line
 
+IMPORT_TIMEOUT_S = 120.0  # of ray, which takes seconds on a busy machine
 CONNECT_TIMEOUT_S = 8.0  # ray's health check of a cluster takes 1 s
+# Prints a line when ray is imported, then checks a cluster.
+HEALTH_CHECK = """
+import sys
+from ray.scripts.scripts import cli
+print(flush=True)
+cli(["health-check", *sys.argv[1:]])
+"""
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -212,12 +221,22 @@ def _check_responds(address: str) -> None:
             raise _no_response(address, str(error)) from error
     if address.startswith("ray://"):  # a proxy, which has no health check
         return
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-    command += ["--address", address] if address != "auto" else []
-    try:
-        subprocess.run(command, capture_output=True, check=True, timeout=CONNECT_TIMEOUT_S)
-    except subprocess.SubprocessError as error:
-        raise _no_response(address, "its health check failed") from error
+    options = ["--address", address] if address != "auto" else []
+    with subprocess.Popen(
+        [sys.executable, "-c", HEALTH_CHECK, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            select.select([process.stdout], [], [], IMPORT_TIMEOUT_S)
+            is_healthy = process.wait(CONNECT_TIMEOUT_S) == 0
+        except subprocess.TimeoutExpired:
+            is_healthy = False
+        finally:
+            process.kill()
+    if not is_healthy:
+        raise _no_response(address, "its health check failed")
 
 
 def _no_response(address: str, reason: str) -> UserError:

@@ -81,7 +81,7 @@ def kernel_faults() -> list[str]:
     if kernel.best_kernel() != "c":
         faults.append(f"the loaders do not decode with the C kernel: {kernel.describe()}")
     if native.library() is None:
-        faults.append(f"the writers' C part is not in use. {native.CURE}")
+        faults.append(f"the writers' C part is not in use. {native.REINSTALL}")
     return faults
 
 

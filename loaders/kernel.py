@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from loaders import kernel_c
-from writers.jpeg.native import CURE, is_outdated
+from writers.jpeg.native import REINSTALL, is_outdated
 
 Kernel = Callable[..., None]
 KernelName = Literal["c", "numba"]
@@ -48,4 +48,4 @@ def describe() -> str:
         if is_outdated(kernel_c.MODULE, kernel_c.VERSION)
         else "was not built"
     )
-    return f"numba kernel; the C kernel, which is faster, {found}. {CURE}"
+    return f"numba kernel; the C kernel, which is faster, {found}. {REINSTALL}"

@@ -4,7 +4,7 @@
 class UserError(Exception):
     """A problem, its place, and how to fix it.
 
-    `hint` is a second line: the cure, or similar names.
+    `hint` is a second line: how to fix it, or similar names.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

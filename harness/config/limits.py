@@ -131,8 +131,8 @@ def _of_selections(recipe: Recipe) -> Iterator[Term]:
     early = sum(request.method in ("el2n", "forgetting") for request in requests)
     seeds = len(settings.early.seeds)
     yield Term(early * seeds, {"scores": early, "selection.early.seeds": seeds})
-    looks = sum(4 + len(request.targets) for request in requests)
-    yield Term(looks, {"scores and their targets": looks})
+    num_features = sum(4 + len(request.targets) for request in requests)
+    yield Term(num_features, {"scores and their targets": num_features})
 
 
 def _transfers(recipe: Recipe) -> Term:

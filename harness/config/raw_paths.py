@@ -41,8 +41,8 @@ def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str
         if not path.exists():
             here = Path(data.path).expanduser() if data.path else None
             if here is not None and here.exists():
-                cure = f" {here} exists in the current folder: pass --raw-dir . to use it."
+                hint = f" {here} exists in the current folder: pass --raw-dir . to use it."
             else:
-                cure = f" {spec.title}: {spec.where}" if data.dataset != "folder" else ""
-            missing_data[data.label] = f"There is no {path}.{cure}"
+                hint = f" {spec.title}: {spec.where}" if data.dataset != "folder" else ""
+            missing_data[data.label] = f"There is no {path}.{hint}"
     return missing_data

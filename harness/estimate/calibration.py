@@ -100,7 +100,7 @@ def describe(step: JSON) -> str:
     about = step.get("model", step)
     name = about["arch"] if "arch" in about else about["model"]["name"]
     action = {
-        "look": f"evaluate {name}",
+        "forward": f"evaluate {name}",
         "attack": f"attack {name} for evaluation",
         "pretrain": f"train {name}" + (" under attack" if step.get("attacked") else ""),
         "transfer": f"train {name} by {step.get('method')}"

@@ -84,7 +84,7 @@ class Features:
             f"features/{target.label}/{name_suffix}",
         )
 
-    def look(
+    def for_selection(
         self,
         model: Stage,
         data: DataSettings,
@@ -99,7 +99,7 @@ class Features:
             model: stage of the model.
             data: the dataset.
             written: stage that writes the dataset.
-            splits: splits to look at.
+            splits: splits to extract features of.
             probs: also keep the probabilities of the source's classes.
         """
         config = self._config(is_trained_here=model.kind == "pretrain", eval_crop=None)

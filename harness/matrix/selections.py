@@ -103,15 +103,15 @@ class Selections:
         )
 
     def _label_mapping(self, request: ScoreRequest) -> tuple[dict[str, Stage], JSON]:
-        return {"model": self._surrogate(), **self._looks_at_targets(request)}, {}
+        return {"model": self._surrogate(), **self._target_features(request)}, {}
 
     def _feature_mapping(self, request: ScoreRequest) -> tuple[dict[str, Stage], JSON]:
         needs, more = self._prototypes(request)
-        return {**needs, **self._looks_at_targets(request)}, more
+        return {**needs, **self._target_features(request)}, more
 
     def _prototypes(self, request: ScoreRequest) -> tuple[dict[str, Stage], JSON]:
         assert self._recipe.source is not None
-        features = self._features.look(
+        features = self._features.for_selection(
             self._surrogate(),
             self._recipe.source,
             self._all_data,
@@ -123,13 +123,15 @@ class Selections:
             "seed": request.seed,
         }
 
-    def _looks_at_targets(self, request: ScoreRequest) -> dict[str, Stage]:
-        """Features of the train and val images of each target."""
+    def _target_features(self, request: ScoreRequest) -> dict[str, Stage]:
+        """Make the stages that extract features of each target's train and val images."""
         model = self._surrogate()
         probs = request.method == "label_mapping"
         return {
             f"target_{number}": self._add(
-                self._features.look(model, *self._data_of(name), splits=SEEN_SPLITS, probs=probs)
+                self._features.for_selection(
+                    model, *self._data_of(name), splits=SEEN_SPLITS, probs=probs
+                )
             )
             for number, name in enumerate(request.targets)
         }

@@ -87,4 +87,4 @@ def load_model(about: JSON, context: StageContext) -> tuple[Classifier, int | No
     return model.to(context.device), None
 
 
-STEPS: Mapping[str, TimedStep] = {"look": forward_pass}
+STEPS: Mapping[str, TimedStep] = {"forward": forward_pass}

@@ -15,7 +15,7 @@ def forward_pass(
     """Forward passes of images through a model. resolution None means the model's own."""
     return Workload(
         {
-            "step": "look",
+            "step": "forward",
             "model": model,
             "resolution": resolution,
             "batch_size": batch_size,

@@ -42,9 +42,9 @@ INLINE const struct code *next_code(struct entropy *entropy, const struct huffma
 
 /* The value after the code, of at least one bit. Branchless: a branch would be unpredictable. */
 INLINE int value_of(const struct code *code, uint64_t word) {
-    uint64_t behind = word << code->length;
-    int begins_with_0 = (int)((int64_t)~behind >> 63);      /* 0 or -1 */
-    return (int)(behind >> code->shift) + (begins_with_0 & code->lowest);
+    uint64_t rest = word << code->length;
+    int begins_with_0 = (int)((int64_t)~rest >> 63);      /* 0 or -1 */
+    return (int)(rest >> code->shift) + (begins_with_0 & code->lowest);
 }
 
 INLINE void drop(struct bits *bits, int count) {

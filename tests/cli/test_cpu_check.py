@@ -98,4 +98,4 @@ def test_doctor_names_the_defect_and_the_fix():
     assert "another way" in avoided.found
     bad = doctor._cpu_kernels_finding([*fine, CaseResult(NARROW, "harness", "not a number")])
     assert not bad.good and "not a number" in bad.found
-    assert "16 channels" in bad.cure and "float32" in bad.cure and "GPU" in bad.cure
+    assert "16 channels" in bad.fix and "float32" in bad.fix and "GPU" in bad.fix

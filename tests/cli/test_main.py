@@ -346,11 +346,11 @@ def test_folders_come_from_options_then_variables_then_defaults(monkeypatch, tmp
 
 def test_doctor_names_the_fix():
     bad = doctor._import("ffcv", "import no_such_library", "Install it.")
-    assert not bad.good and "no_such_library" in bad.found and bad.cure == "Install it."
+    assert not bad.good and "no_such_library" in bad.found and bad.fix == "Install it."
     good = doctor._import("fine", "print('all', 'well')", "")
     assert good.good and good.found == "all well"
     full = doctor._disk("$HARNESS_DATA", Path("/proc/betons"))
-    assert not full.good and "HARNESS_DATA" in full.cure
+    assert not full.good and "HARNESS_DATA" in full.fix
     assert (
         not Path("here").exists()
         and "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
@@ -386,9 +386,9 @@ def test_the_self_test_finds_a_wrong_kernel(tmp_path, monkeypatch, spoil):
     decode = BatchDecoder.decode
 
     def wrong(decoder, positions, crops, output):
-        complaints = decode(decoder, positions, crops, output)
+        errors = decode(decoder, positions, crops, output)
         spoil(output.reshape(-1, *output.shape[-3:]), crops.flips)
-        return complaints
+        return errors
 
     monkeypatch.setattr(BatchDecoder, "decode", wrong)
     with pytest.raises(AssertionError, match="FFCV and the reference differ in"):
@@ -396,4 +396,4 @@ def test_the_self_test_finds_a_wrong_kernel(tmp_path, monkeypatch, spoil):
 
 
 def test_user_error_formats_as_two_lines():
-    assert str(UserError("What.", "Cure.")) == "What.\nCure."
+    assert str(UserError("What.", "Fix.")) == "What.\nFix."

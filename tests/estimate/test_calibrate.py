@@ -160,7 +160,7 @@ def test_hours_equal_a_manual_calculation():
         if step["step"] == "transfer":
             assert step["num_trials"] == (3 if step["method"] == "fixed" else 1)
             return seconds[step["method"]]
-        return {"look": 0.01, "attack": 0.07}[step["step"]]
+        return {"forward": 0.01, "attack": 0.07}[step["step"]]
 
     def pretrain(num_train: int, num_val: int, robust: bool) -> float:
         """Epochs at 32, 32, 64 and 64 pixels; three evaluations, each with two sets of weights."""
@@ -228,7 +228,7 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
         wall_s=90.0,
     )
     steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
-    assert {step["step"] for step in steps} == {"look"}  # nothing of pretraining is left to time
+    assert {step["step"] for step in steps} == {"forward"}  # nothing of pretraining is left to time
     known = Calibration(
         HERE, {step_key(step): 9.0 for step in everything}
     )  # pretraining was timed before it was run
@@ -327,7 +327,7 @@ def test_steps_that_cannot_be_timed_stay_unknown(
 
     monkeypatch.setattr(_timed_steps, "noise_batch", exhausted)
     step = {
-        "step": "look",
+        "step": "forward",
         "resolution": 16,
         "batch_size": 8,
         "precision": "float32",
@@ -347,7 +347,7 @@ def test_steps_that_cannot_be_timed_stay_unknown(
 @pytest.mark.parametrize(
     "step",
     [
-        {"step": "look", "resolution": 24, "batch_size": 2, "precision": "float32"},
+        {"step": "forward", "resolution": 24, "batch_size": 2, "precision": "float32"},
         {
             "step": "transfer",
             "method": "full",
@@ -405,8 +405,10 @@ def test_a_damaged_file_is_reported_and_replaced(content: str, capsys: pytest.Ca
     assert "calibration.json" in err and "Measure again: harness plan RECIPE --calibrate" in err
     with pytest.raises(UserError):
         calibration.read(Path("runs"), HERE)
-    calibration.add(Path("runs"), HERE, {"step": "look"}, 0.5)
-    assert calibration.read(Path("runs"), HERE).seconds([Workload({"step": "look"}, 10, 30)]) == 1.5
+    calibration.add(Path("runs"), HERE, {"step": "forward"}, 0.5)
+    assert (
+        calibration.read(Path("runs"), HERE).seconds([Workload({"step": "forward"}, 10, 30)]) == 1.5
+    )
 
 
 def test_each_machine_keeps_its_own_times():
@@ -416,7 +418,7 @@ def test_each_machine_keeps_its_own_times():
         (replace(HERE, torch="2.1"), 3.0),
         (HERE, 4.0),
     ):
-        calibration.add(Path("runs"), machine, {"step": "look"}, step_s)
+        calibration.add(Path("runs"), machine, {"step": "forward"}, step_s)
     assert len(json.loads(Path("runs/calibration.json").read_text())["steps"]) == 3
     assert list(calibration.read(Path("runs"), HERE).step_s.values()) == [4.0]
     assert list(calibration.read(Path("runs"), Machine("another", "2.0")).step_s.values()) == [2.0]
@@ -445,7 +447,7 @@ def test_calibrate_excludes_dot():
 def test_every_step_belongs_to_a_kind_of_stage():
     from harness.stages._timed_steps import find_step
 
-    for name in ("pretrain", "transfer", "look", "attack"):
+    for name in ("pretrain", "transfer", "forward", "attack"):
         assert callable(find_step(name))
-    with pytest.raises(UserError, match="lok"):
-        find_step("lok")
+    with pytest.raises(UserError, match="forwrad"):
+        find_step("forwrad")

@@ -125,7 +125,7 @@ def test_a_transfer_trains_and_evaluates_as_often_as_predicted(
     outcome = transfer.run(context_of(root, f"run{len(list(root.iterdir()))}", config, needs))
     assert predicted(root, Stage("transfer", config, stages), data) == {
         "transfer": pytest.approx(trained(outcome)),
-        "look": sum(looked_at),
+        "forward": sum(looked_at),
     }
 
 
@@ -144,7 +144,7 @@ def test_a_pretraining_trains_and_evaluates_as_often_as_predicted(
     stage = Stage("pretrain", context.config, {"data": Stage("write", {"data": "target"})})
     assert predicted(root, stage, data) == {
         "pretrain": pytest.approx(trained(outcome)),
-        "look": sum(looked_at),
+        "forward": sum(looked_at),
     }
     parts = {
         part.step["settings"]["resolution"]: part.num_images
@@ -172,7 +172,7 @@ def test_every_kind_of_step_can_be_timed(root: Path):
     attack = {"steps": 1, "relative_step_size": 1.0}
     own = {"batch_size": 4, "resolution": 16, "accumulate": "auto", "precision": "float32"}
     steps: list[dict[str, Any]] = [
-        {"step": "look", **view, "precision": "float32"},
+        {"step": "forward", **view, "precision": "float32"},
         {"step": "attack", **view, "precision": "bf16", "attack": {**attack, "restarts": 1}},
         *(
             {

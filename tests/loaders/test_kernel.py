@@ -163,10 +163,10 @@ def test_resizing_equals_the_reference(decode_images, resolution):
     output, _ = run(
         decode_images, [image.tobytes() for image in images], sizes, boxes, resolution, flips, RAW
     )
-    for pixels, image, (left, top, width, height), flip in zip(
+    for pixels, image, (padding, top, width, height), flip in zip(
         output, images, boxes.tolist(), flips, strict=True
     ):
-        box = image[top : top + height, left : left + width]
+        box = image[top : top + height, padding : padding + width]
         slow = reference.resize(box, resolution)
         assert np.array_equal(pixels, slow[:, ::-1] if flip else slow)
         exact = reference.exact_resize(box, resolution)
@@ -193,10 +193,10 @@ def test_other_filters_equal_the_reference_and_pillow_within_one_level(
     blobs = [image.tobytes() for image in images]
     output, _ = run(decode_images, blobs, sizes, boxes, resolution, flips, RAW, interpolation)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    for pixels, image, (left, top, width, height), flip in zip(
+    for pixels, image, (padding, top, width, height), flip in zip(
         output, images, boxes.tolist(), flips, strict=True
     ):
-        box = image[top : top + height, left : left + width]
+        box = image[top : top + height, padding : padding + width]
         slow = reference.resize(box, resolution, interpolation)
         # Across, then down: Pillow 13 resizes high images down first, and clips in between.
         theirs = Image.fromarray(box)
@@ -339,20 +339,20 @@ def test_kernels_detect_the_same_damage(indexed):
             )
         spoilt.append(bytes(copy))
     boxes = np.array([[30, 20, 60, 60]] * len(spoilt))
-    (c, c_complaints), (numba, numba_complaints) = (
+    (c, c_errors), (numba, numba_errors) = (
         run(kernel.open_kernel(LIBRARY, name), spoilt, [(120, 90)] * len(spoilt), boxes, 60)
         for name in ("c", "numba")
     )
     if (
         not indexed
     ):  # otherwise the C kernel, which checks the part more strictly, may decode the whole
-        assert np.array_equal(c_complaints, numba_complaints)
-    assert 50 < c_complaints.sum() < 550
-    whole = ~numba_complaints & ~c_complaints
+        assert np.array_equal(c_errors, numba_errors)
+    assert 50 < c_errors.sum() < 550
+    whole = ~numba_errors & ~c_errors
     assert np.array_equal(c[whole], numba[whole])
 
 
-LEFT = {
+PADDING = {
     "after the end": lambda blob, frame: blob + b"after the end",
     "filling": lambda blob, frame: blob[:frame] + b"\xff" * 5 + blob[frame:],
     "before the end": lambda blob, frame: blob[:-2] + bytes(40) + blob[-2:],
@@ -366,12 +366,12 @@ LEFT = {
     ids=["plain", "restarts"],
 )
 @pytest.mark.parametrize(
-    "left",
+    "padding",
     ["after the end", "filling", "before the end", pytest.param("in the header", marks=needs_c)],
 )
-def test_padding_of_cameras_is_no_error(decode_images, left, restarts):
+def test_padding_of_cameras_is_no_error(decode_images, padding, restarts):
     blob = saved(photo(90, 70, seed=1), **restarts)
-    harmless = [blob, LEFT[left](blob, blob.index(b"\xff\xc0"))]
+    harmless = [blob, PADDING[padding](blob, blob.index(b"\xff\xc0"))]
     output, has_error = run(
         decode_images, harmless, [(90, 70)] * 2, np.array([[10, 5, 40, 40]] * 2), 40
     )
@@ -422,5 +422,5 @@ def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
     assert (
         not doctor._decoder().good
         and "loaders._kernel" in doctor._decoder().found
-        and "reinstall" in doctor._decoder().cure
+        and "reinstall" in doctor._decoder().fix
     )

@@ -28,7 +28,7 @@ class Roofline(Mapping[str, float]):
         step = json.loads(key)
         settings = step.get("settings", step)
         side = settings["resolution"]
-        passes = {"pretrain": 1.0, "look": FORWARD, "attack": FORWARD}.get(step["step"], 1.0)
+        passes = {"pretrain": 1.0, "forward": FORWARD, "attack": FORWARD}.get(step["step"], 1.0)
         if step["step"] == "transfer" and step["method"] == "fixed":
             passes = FORWARD
         if step["step"] == "attack" or step.get("attacked"):

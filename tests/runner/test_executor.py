@@ -63,7 +63,7 @@ def test_the_longest_path_starts_first(folders, make, journal):
 def test_a_failed_stage_blocks_only_its_dependants_and_the_next_run_retries_it(
     folders, make, journal, tmp_path
 ):
-    fixed = tmp_path / "cured"
+    fixed = tmp_path / "fixed"
     broken = make("broken", fail=str(fixed))
     after, other = make("after", broken), make("other")
     matrix = matrix_of(broken, after, other)
@@ -111,7 +111,7 @@ def test_a_user_error_in_a_stage_has_no_traceback(folders, make):
 
 
 def test_a_killed_worker_fails_its_stage_and_is_replaced(folders, make, journal, tmp_path):
-    fixed = tmp_path / "cured"
+    fixed = tmp_path / "fixed"
     killed, others = make("killed", kill=str(fixed)), [make(f"other{index}") for index in range(3)]
     matrix = matrix_of(killed, *others)
     run = execute(matrix, folders)

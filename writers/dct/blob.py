@@ -74,5 +74,7 @@ def _converted(function: str, data: bytes, damaged: type[Exception]) -> bytes | 
 def _library() -> Any:
     opened = kernel.library()
     if opened is None:
-        raise UserError("dct blobs need the package's C parts, which were not built.", kernel.CURE)
+        raise UserError(
+            "dct blobs need the package's C parts, which were not built.", kernel.REINSTALL
+        )
     return opened

@@ -5,7 +5,8 @@
 
 enum { CUT_SHORT = -1, OUT_OF_ORDER = -2 };
 
-/* From `position` on, where the first scan begins: 0, one of the above, or the marker that may not stand in a scan. */
+/* Check the markers from `position`, the start of the first scan. Returns 0, one of the above, or the first marker that
+ * is not allowed in a scan. */
 int harness_check_markers(const uint8_t *jpeg, uint64_t size, uint64_t position) {
     const uint8_t *found;
     int num_restarts = 0;

@@ -11,7 +11,7 @@ from pathlib import Path
 
 MODULE, VERSION = "writers._kernel", 2  # as in version.c
 SUFFIX = ".abi3.so"  # py-limited-api in pyproject.toml: one build serves every Python from 3.11 on
-CURE = (
+REINSTALL = (
     "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall "
     "with "
     "`pip install -e .`."

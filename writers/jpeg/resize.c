@@ -1,4 +1,4 @@
-/* What resize.py computes, with the same bytes; that page says what and why. No Python in here, so threads run side by side. */
+/* The resize of resize.py, with the same bytes; see there for the method. Runs without the GIL. */
 
 #include <stdint.h>
 #include <stdlib.h>

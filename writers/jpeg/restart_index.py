@@ -205,7 +205,9 @@ def _coded(function: str, *arguments: Any) -> bytes | None:
             if native.is_outdated(native.MODULE, native.VERSION)
             else "was not built"
         )
-        raise UserError(f"Restart indices need the package's C part, which {problem}.", native.CURE)
+        raise UserError(
+            f"Restart indices need the package's C part, which {problem}.", native.REINSTALL
+        )
     result, size, message = ctypes.c_void_p(), ctypes.c_ulong(), ctypes.create_string_buffer(200)
     outcome = getattr(library, function)(*arguments, result, size, message)
     if outcome < 0:

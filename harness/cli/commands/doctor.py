@@ -33,13 +33,13 @@ class Finding:
         what: Name of the check.
         good: False if there is a problem.
         found: Description of the current state.
-        cure: How to fix the problem.
+        fix: How to fix the problem.
     """
 
     what: str
     good: bool
     found: str
-    cure: str = ""
+    fix: str = ""
 
 
 @click.command(short_help="Check versions, GPU, libraries and disk; run a short self-test.")
@@ -77,7 +77,7 @@ def _show(finding: Finding) -> None:
     head = f"      {finding.what:14} "
     click.echo(console.hanging(head, finding.found).removeprefix("      "))
     if not finding.good:
-        click.secho(console.hanging("      ", finding.cure), fg="red")
+        click.secho(console.hanging("      ", finding.fix), fg="red")
 
 
 def _findings(folders: Folders) -> Iterator[Finding]:
@@ -131,18 +131,18 @@ def _packages() -> Finding:
     )
 
 
-def _import(what: str, code: str, cure: str) -> Finding:
+def _import(what: str, code: str, fix: str) -> Finding:
     """Run a line of Python in its own process; a problem if it fails."""
     try:
         process = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return Finding(what, False, f"did not end within {TIMEOUT_S} s", cure)
+        return Finding(what, False, f"did not end within {TIMEOUT_S} s", fix)
     if process.returncode == 0:
         return Finding(what, True, process.stdout.strip())
     lines = process.stderr.strip().splitlines() or [f"failed with exit code {process.returncode}"]
-    return Finding(what, False, lines[-1], cure)
+    return Finding(what, False, lines[-1], fix)
 
 
 def _decoder() -> Finding:
@@ -158,7 +158,7 @@ def _decoder() -> Finding:
             "decoder",
             False,
             f"{' and '.join(outdated)}: not used, because built from other sources",
-            native.CURE,
+            native.REINSTALL,
         )
     return Finding("decoder", True, kernel.describe())
 
@@ -198,13 +198,13 @@ def _cpu_kernels_finding(results: Sequence["CaseResult"]) -> Finding:
         ]
         for implementation in ("harness", "torch")
     }
-    cure = (
+    fix = (
         "Train networks of at least 16 channels, in precision: float32, or on a GPU; "
         "or install another version of torch."
     )
     if faults["harness"]:
         return Finding(
-            "cpu kernels", False, f"wrong gradients: {'; '.join(faults['harness'])}", cure
+            "cpu kernels", False, f"wrong gradients: {'; '.join(faults['harness'])}", fix
         )
     if faults["torch"]:
         return Finding(

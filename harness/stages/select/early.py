@@ -20,7 +20,7 @@ def error_norms(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
     ids, rows = np.zeros(0, np.uint64), []
     for role in _trainings(context):
         file = context.needs[role].metrics["epoch_models"][-1]
-        seen = _look(context, context.need_folders[role] / file)
+        seen = _predict(context, context.need_folders[role] / file)
         assert seen.probs is not None
         ids = seen.ids
         rows.append(el2n.error_norms(seen.probs, seen.labels))
@@ -31,13 +31,13 @@ def forgotten(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
     """Return ids, uint64 [N], and how often each training forgets each image, [M, N]."""
     ids, rows = np.zeros(0, np.uint64), []
     for role in _trainings(context):
-        looks = []
+        evaluations = []
         for file in context.needs[role].metrics["epoch_models"]:
-            seen = _look(context, context.need_folders[role] / file)
+            seen = _predict(context, context.need_folders[role] / file)
             assert seen.probs is not None
             ids = seen.ids
-            looks.append(seen.probs.argmax(axis=1) == seen.labels)
-        rows.append(forgetting.num_forgotten(np.stack(looks)))
+            evaluations.append(seen.probs.argmax(axis=1) == seen.labels)
+        rows.append(forgetting.num_forgotten(np.stack(evaluations)))
     return ids, np.stack(rows)
 
 
@@ -45,7 +45,7 @@ def _trainings(context: StageContext) -> Iterator[str]:
     return (role for role in sorted(context.needs) if role.startswith("model_"))
 
 
-def _look(context: StageContext, file: Path) -> Features:
+def _predict(context: StageContext, file: Path) -> Features:
     """Probabilities of every training image, for its center crop.
 
     The predicted class is that of the center crop, not of the augmented crop of training.

@@ -44,7 +44,7 @@ ENCODINGS = [
 
 
 @dataclass
-class Place:
+class Workspace:
     """An opened tree of images, and a data folder with betons."""
 
     tree: Path
@@ -78,7 +78,7 @@ class Place:
         record(file, manifest, self.origin)
         return file
 
-    def take(
+    def reuse(
         self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any
     ) -> reuse.Reused | None:
         return reuse.reuse_samples(
@@ -87,44 +87,46 @@ class Place:
             subset,
             self.encoding,
             self.data / name / f"{split}.beton",
-            **{"origin": self.origin, "folder": self.data, "log": _unexpected, **options},
+            **{"origin": self.origin, "folder": self.data, "log": _fail, **options},
         )
 
-    def same_as_own(self, subset: Subset = TWO, name: str = "taken", split: str = "train") -> None:
-        """Return True if file and manifest equal those written from the images."""
+    def check_equals_written(
+        self, subset: Subset = TWO, name: str = "taken", split: str = "train"
+    ) -> None:
+        """Assert that file and manifest equal those written from the images."""
         taken, own = self.data / name / f"{split}.beton", self.write(subset, f"own_{name}", split)
         assert taken.read_bytes() == own.read_bytes()
         assert manifest_path(taken).read_bytes() == manifest_path(own).read_bytes()
         assert verify(taken) == []
 
 
-def _unexpected(words: str) -> None:
-    raise AssertionError(words)
+def _fail(message: str) -> None:
+    raise AssertionError(message)
 
 
 @pytest.fixture
-def place(tree: Path, tmp_path: Path) -> Place:
-    return Place(tree, tmp_path / "data", SplitSettings(), Encoding())
+def workspace(tree: Path, tmp_path: Path) -> Workspace:
+    return Workspace(tree, tmp_path / "data", SplitSettings(), Encoding())
 
 
 @pytest.mark.parametrize(
     "encoding", ENCODINGS, ids=lambda encoding: f"{encoding.format}-{encoding.restart_index}"
 )
 def test_a_reused_subset_equals_the_written_one_and_reads_few_images(
-    place: Place, encoding: Encoding, monkeypatch
+    workspace: Workspace, encoding: Encoding, monkeypatch
 ):
-    place.encoding = encoding
-    whole = place.write()
+    workspace.encoding = encoding
+    whole = workspace.write()
     read: list[str] = []
     monkeypatch.setattr(reuse, "NUM_REENCODED", 3)
     monkeypatch.setattr(
         Source, "read", lambda source, example: read.append(example.name) or _read(source, example)
     )
-    taken = place.take()
+    taken = workspace.reuse()
     assert taken is not None and taken.beton == whole and len(read) == 3
-    assert taken.manifest == open_beton(place.data / "taken" / "train.beton").manifest
+    assert taken.manifest == open_beton(workspace.data / "taken" / "train.beton").manifest
     monkeypatch.undo()
-    place.same_as_own()
+    workspace.check_equals_written()
 
 
 _read = Source.read
@@ -134,53 +136,60 @@ _read = Source.read
 @pytest.mark.parametrize(
     "subset", [PETS, Subset("one", ("dog",)), "per_class"], ids=["coarser", "one", "per_class"]
 )
-def test_reuse_with_other_labels_counts_and_splits(place: Place, subset: Subset | str, split: str):
+def test_reuse_with_other_labels_counts_and_splits(
+    workspace: Workspace, subset: Subset | str, split: str
+):
     if isinstance(subset, str):
         spec = SubsetSpec.model_validate({"name": "few", "per_class": 2})
-        subset = resolve(spec, place.source.classes, class_counts=place.source.class_counts())
-    place.write(split=split)
-    assert place.take(subset, split=split)
-    place.same_as_own(subset, split=split)
+        subset = resolve(
+            spec, workspace.source.classes, class_counts=workspace.source.class_counts()
+        )
+    workspace.write(split=split)
+    assert workspace.reuse(subset, split=split)
+    workspace.check_equals_written(subset, split=split)
 
 
-def test_reuse_from_coarser_labels_and_from_a_reused_beton(place: Place):
+def test_reuse_from_coarser_labels_and_from_a_reused_beton(workspace: Workspace):
     """Classes of the existing beton do not matter: labels come from the source."""
-    place.write(PETS, "pets")
-    taken = place.take()
+    workspace.write(PETS, "pets")
+    taken = workspace.reuse()
     assert taken
-    record(place.data / "taken" / "train.beton", taken.manifest, place.origin)
-    place.same_as_own()
-    again = place.take(Subset("one", ("owl",)), "again")
+    record(workspace.data / "taken" / "train.beton", taken.manifest, workspace.origin)
+    workspace.check_equals_written()
+    again = workspace.reuse(Subset("one", ("owl",)), "again")
     # the smallest that has all of them
     assert again and again.beton.parent.name in (
         "taken",
         "own_taken",
     )
-    place.same_as_own(Subset("one", ("owl",)), "again")
+    workspace.check_equals_written(Subset("one", ("owl",)), "again")
 
 
-def test_known_damaged_images_reserve_the_same_space(place: Place, monkeypatch):
+def test_known_damaged_images_reserve_the_same_space(workspace: Workspace, monkeypatch):
     # ten images, one of them damaged: the file reserves space for ten
     monkeypatch.setattr(layout, "FEW_SAMPLES", 10)
-    place.source.damaged = {"train/cat/train_0.jpg": "cut off", "train/dog/train_1.jpg": "cut off"}
-    place.write()
-    taken = place.take()
+    workspace.source.damaged = {
+        "train/cat/train_0.jpg": "cut off",
+        "train/dog/train_1.jpg": "cut off",
+    }
+    workspace.write()
+    taken = workspace.reuse()
     assert (
         taken and taken.manifest.page_size == layout.PAGE_SIZE and taken.manifest.num_samples == 9
     )
     assert taken.manifest.skipped == [{"name": "cat/train_0", "class": "cat", "reason": "cut off"}]
-    place.same_as_own()
+    workspace.check_equals_written()
 
 
-def test_a_whole_file_is_hard_linked_and_survives_its_source(place: Place):
-    whole = place.write()
-    taken = place.take(everything(place.source.classes))
-    file = place.data / "taken" / "train.beton"
+def test_a_whole_file_is_hard_linked_and_survives_its_source(workspace: Workspace):
+    whole = workspace.write()
+    taken = workspace.reuse(everything(workspace.source.classes))
+    file = workspace.data / "taken" / "train.beton"
     assert taken and file.samefile(whole)
-    place.same_as_own(everything(place.source.classes))
+    workspace.check_equals_written(everything(workspace.source.classes))
     before, links = file.read_bytes(), file.stat().st_nlink
-    place.encoding = Encoding(format="raw")
-    place.write()  # overwrite the first
+    workspace.encoding = Encoding(format="raw")
+    workspace.write()  # overwrite the first
     assert (
         not file.samefile(whole)
         and file.read_bytes() == before
@@ -192,105 +201,105 @@ def test_a_whole_file_is_hard_linked_and_survives_its_source(place: Place):
     ]
 
 
-def test_a_whole_file_is_copied_if_linking_fails(place: Place, monkeypatch):
+def test_a_whole_file_is_copied_if_linking_fails(workspace: Workspace, monkeypatch):
     def refuse(*paths: Path) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    whole = place.write()
+    whole = workspace.write()
     monkeypatch.setattr(os, "link", refuse)
-    assert place.take(everything(place.source.classes))
-    assert not (place.data / "taken" / "train.beton").samefile(whole)
-    place.same_as_own(everything(place.source.classes))
+    assert workspace.reuse(everything(workspace.source.classes))
+    assert not (workspace.data / "taken" / "train.beton").samefile(whole)
+    workspace.check_equals_written(everything(workspace.source.classes))
 
 
-def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(place: Place, monkeypatch):
+def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(workspace: Workspace, monkeypatch):
     """The file that was checked is the file that is linked."""
-    whole, link = place.write(), os.link
+    whole, link = workspace.write(), os.link
 
     def link_late(file: Path, linked: Path) -> None:
-        shutil.copy(file, place.data / "new")
-        (place.data / "new").replace(file)
+        shutil.copy(file, workspace.data / "new")
+        (workspace.data / "new").replace(file)
         link(file, linked)
 
     monkeypatch.setattr(os, "link", link_late)
-    assert place.take(everything(place.source.classes))
-    assert not (place.data / "taken" / "train.beton").samefile(whole)
-    assert len(list((place.data / "taken").iterdir())) == 2
-    place.same_as_own(everything(place.source.classes))
+    assert workspace.reuse(everything(workspace.source.classes))
+    assert not (workspace.data / "taken" / "train.beton").samefile(whole)
+    assert len(list((workspace.data / "taken").iterdir())) == 2
+    workspace.check_equals_written(everything(workspace.source.classes))
 
 
-def test_the_next_writer_removes_the_link_of_a_killed_one(place: Place):
-    whole, folder = place.write(), place.data / "taken"
+def test_the_next_writer_removes_the_link_of_a_killed_one(workspace: Workspace):
+    whole, folder = workspace.write(), workspace.data / "taken"
     folder.mkdir()
     (folder / f".train.beton.{_this_host()}-00.writing").touch()
     os.link(whole, folder / f".train.beton.{_this_host()}-00.link")
-    assert place.take()
+    assert workspace.reuse()
     assert sorted(path.name for path in folder.iterdir()) == ["train.beton", "train.beton.json"]
 
 
-def _touch(place: Place) -> None:
+def _touch(workspace: Workspace) -> None:
     # an image that is not needed
-    os.utime(place.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1))
-    place.reopen()
+    os.utime(workspace.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1))
+    workspace.reopen()
 
 
-def _same_name_and_time(place: Place) -> None:
-    path = place.tree / "train" / "cat" / "train_0.jpg"
+def _same_name_and_time(workspace: Workspace) -> None:
+    path = workspace.tree / "train" / "cat" / "train_0.jpg"
     times = path.stat()
     path.write_bytes(path.read_bytes() + b"\0")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    place.reopen()
+    workspace.reopen()
 
 
-def _add_image(place: Place) -> None:
-    picture(77, 100, 100).save(place.tree / "train" / "cat" / "another.png")
-    place.reopen()
+def _add_image(workspace: Workspace) -> None:
+    picture(77, 100, 100).save(workspace.tree / "train" / "cat" / "another.png")
+    workspace.reopen()
 
 
-def _other_val(place: Place) -> None:
-    place.settings = replace(place.settings, val=0.2)
-    place.reopen()
+def _other_val(workspace: Workspace) -> None:
+    workspace.settings = replace(workspace.settings, val=0.2)
+    workspace.reopen()
 
 
-def _no_record(place: Place) -> None:
-    record_path(place.data / "whole" / "train.beton").unlink()
+def _no_record(workspace: Workspace) -> None:
+    record_path(workspace.data / "whole" / "train.beton").unlink()
 
 
-def _record_of_another(place: Place) -> None:
-    place.write(TWO, "two", split="val")
-    record_path(place.data / "two" / "val.beton").replace(
-        record_path(place.data / "whole" / "train.beton")
+def _record_of_another(workspace: Workspace) -> None:
+    workspace.write(TWO, "two", split="val")
+    record_path(workspace.data / "two" / "val.beton").replace(
+        record_path(workspace.data / "whole" / "train.beton")
     )
 
 
-def _no_state(place: Place) -> None:
-    _no_record(place)
-    place.origin = None
+def _no_state(workspace: Workspace) -> None:
+    _no_record(workspace)
+    workspace.origin = None
 
 
-def _reseal(**changes: Any) -> Callable[[Place], None]:
-    def change(place: Place) -> None:
-        file = place.data / "whole" / "train.beton"
+def _reseal(**changes: Any) -> Callable[[Workspace], None]:
+    def change(workspace: Workspace) -> None:
+        file = workspace.data / "whole" / "train.beton"
         before = open_beton(file).manifest
         fields = {name: getattr(before, name) for name in Manifest.model_fields if name != "digest"}
         manifest = Manifest.sealed(**fields | changes)
         manifest_path(file).write_text(manifest.model_dump_json())
-        record(file, manifest, place.origin)
+        record(file, manifest, workspace.origin)
 
     return change
 
 
-def _other_encoding(place: Place) -> None:
-    place.encoding = Encoding(jpeg_quality=91)
+def _other_encoding(workspace: Workspace) -> None:
+    workspace.encoding = Encoding(jpeg_quality=91)
 
 
-def _order_of_another_seed(place: Place) -> None:
-    place.write(seed=3)
-    _reseal(seed=0)(place)
+def _order_of_another_seed(workspace: Workspace) -> None:
+    workspace.write(seed=3)
+    _reseal(seed=0)(workspace)
 
 
-def _fewer_images(place: Place) -> None:
-    place.write(Subset("cats", ("cat", "dog")))
+def _fewer_images(workspace: Workspace) -> None:
+    workspace.write(Subset("cats", ("cat", "dog")))
 
 
 @pytest.mark.parametrize(
@@ -312,56 +321,58 @@ def _fewer_images(place: Place) -> None:
         _reseal(split="val"),
     ],
 )
-def test_betons_not_proven_equal_are_not_reused(place: Place, change: Callable[[Place], None]):
-    place.write()
-    assert place.take()
-    for path in (place.data / "taken").iterdir():
+def test_betons_not_proven_equal_are_not_reused(
+    workspace: Workspace, change: Callable[[Workspace], None]
+):
+    workspace.write()
+    assert workspace.reuse()
+    for path in (workspace.data / "taken").iterdir():
         path.unlink()
-    change(place)
-    assert place.take() is None and not list((place.data / "taken").iterdir())
+    change(workspace)
+    assert workspace.reuse() is None and not list((workspace.data / "taken").iterdir())
 
 
-def test_missing_images_are_detected_without_encoding(place: Place, monkeypatch):
+def test_missing_images_are_detected_without_encoding(workspace: Workspace, monkeypatch):
     monkeypatch.setattr(reuse, "NUM_REENCODED", 0)
-    place.write(Subset("others", ("cat", "dog")))
+    workspace.write(Subset("others", ("cat", "dog")))
     for name, there in (("owl", False), ("cat", True)):
         spec = SubsetSpec.model_validate(
             {"name": "one", "classes": [name], "steps": [{"per_class": 1}]}
         )
-        assert (place.take(resolve(spec, place.source.classes)) is not None) == there
+        assert (workspace.reuse(resolve(spec, workspace.source.classes)) is not None) == there
 
 
-def test_the_origin_covers_files_and_split_settings(place: Place, monkeypatch):
+def test_the_origin_covers_files_and_split_settings(workspace: Workspace, monkeypatch):
     def opened(
-        protocol: str | None = None, place_made: Path = place.tree, **settings: Any
+        protocol: str | None = None, made_at: Path = workspace.tree, **settings: Any
     ) -> Origin | None:
         def open_dataset(name: str, paths: list[Path], settings: SplitSettings, labels=None) -> Any:
-            place_made.mkdir(exist_ok=True)
+            made_at.mkdir(exist_ok=True)
             return SimpleNamespace(protocol=protocol)
 
         monkeypatch.setattr(provenance, "open_dataset", open_dataset)
-        return open_with_origin("folder", [place_made], replace(SplitSettings(), **settings))[1]
+        return open_with_origin("folder", [made_at], replace(SplitSettings(), **settings))[1]
 
-    assert opened() == place.origin
-    made = place.tree.parent / "made"  # generated on first use; unchanged on the second
-    assert opened(place_made=made) == opened(place_made=made)
+    assert opened() == workspace.origin
+    made = workspace.tree.parent / "made"  # generated on first use; unchanged on the second
+    assert opened(made_at=made) == opened(made_at=made)
     origins = [
         opened(),
         opened("vtab"),
         opened(val=0.2),
         opened(test=0.1),
         opened(seed=1),
-        opened(place_made=made),
+        opened(made_at=made),
     ]
     assert None not in origins and all(origins.count(origin) == 1 for origin in origins)
 
 
-def test_no_reuse_if_current_libraries_encode_differently(place: Place, monkeypatch):
-    place.write()
+def test_no_reuse_if_current_libraries_encode_differently(workspace: Workspace, monkeypatch):
+    workspace.write()
     monkeypatch.setattr(
         reuse, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer")
     )
-    assert place.take() is None
+    assert workspace.reuse() is None
 
 
 _encode = reuse.encode
@@ -372,11 +383,11 @@ _encode = reuse.encode
 )
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_damaged_beton_is_reported_and_the_next_one_used(
-    place: Place, subset: Subset, cut: bool, monkeypatch
+    workspace: Workspace, subset: Subset, cut: bool, monkeypatch
 ):
     """Test a flipped bit in an image, and a file that shrinks while it is read."""
     monkeypatch.setattr(copy, "MAX_COPY_BYTES", 4000)
-    good, bad, messages = place.write(name="good"), place.write(name="bad"), []
+    good, bad, messages = workspace.write(name="good"), workspace.write(name="bad"), []
     data = bytearray(bad.read_bytes())
     beton = open_beton(bad)
     position = int(np.flatnonzero(beton.labels == 0)[-1])
@@ -387,62 +398,64 @@ def test_a_damaged_beton_is_reported_and_the_next_one_used(
 
     if not cut:
         bad.write_bytes(data)
-    taken = place.take(subset, log=messages.append, progress=shrink if cut else None)
+    taken = workspace.reuse(subset, log=messages.append, progress=shrink if cut else None)
     assert taken and taken.beton == good and len(messages) == 1 and str(bad) in messages[0]
-    place.same_as_own(subset)
+    workspace.check_equals_written(subset)
     good.unlink()
     assert (
-        place.take(subset, "again", log=messages.append, folder=bad.parents[1] / "nothing") is None
+        workspace.reuse(subset, "again", log=messages.append, folder=bad.parents[1] / "nothing")
+        is None
     )
 
 
-def test_a_beton_removed_or_replaced_during_reuse(place: Place, monkeypatch):
-    whole, messages = place.write(), []
+def test_a_beton_removed_or_replaced_during_reuse(workspace: Workspace, monkeypatch):
+    whole, messages = workspace.write(), []
     monkeypatch.setattr(reuse, "open_beton", lambda path: whole.unlink() or open_beton(path))
-    assert place.take(log=messages.append) is None and len(messages) == 1
-    place.write()
+    assert workspace.reuse(log=messages.append) is None and len(messages) == 1
+    workspace.write()
     monkeypatch.setattr(reuse, "open_beton", open_beton)
     monkeypatch.setattr(
         reuse,
         "encode",
         lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments),
     )
-    for subset in (TWO, everything(place.source.classes)):
+    for subset in (TWO, everything(workspace.source.classes)):
         assert (
-            place.take(subset, log=messages.append) is None and "cannot be read" in messages.pop()
+            workspace.reuse(subset, log=messages.append) is None
+            and "cannot be read" in messages.pop()
         )
-        place.write()
+        workspace.write()
 
     def replaced(path: Path) -> Any:
-        place.encoding = Encoding(format="raw")
-        place.write()
+        workspace.encoding = Encoding(format="raw")
+        workspace.write()
         return open_beton(path)
 
     monkeypatch.setattr(reuse, "open_beton", replaced)
-    assert place.take(log=messages.append) is None and "a different file" in messages[1]
+    assert workspace.reuse(log=messages.append) is None and "a different file" in messages[1]
 
 
-def test_user_errors_are_raised_as_by_write_split(place: Place):
-    place.write()
+def test_user_errors_are_raised_as_by_write_split(workspace: Workspace):
+    workspace.write()
     with pytest.raises(UserError, match="no image of 1 of its 2 classes: emu"):
-        place.take(Subset("odd", ("cat", "emu")))
-    (place.data / "file").touch()
+        workspace.reuse(Subset("odd", ("cat", "emu")))
+    (workspace.data / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        place.take(name="file")
+        workspace.reuse(name="file")
 
 
-def test_a_copy_inherits_the_origin_and_another_file_does_not(place: Place):
-    whole, file = place.write(), place.data / "copied" / "train.beton"
+def test_a_copy_inherits_the_origin_and_another_file_does_not(workspace: Workspace):
+    whole, file = workspace.write(), workspace.data / "copied" / "train.beton"
     manifest = copy_subset(whole, TWO, file)
     inherit(whole, file)
-    assert recorded(file, manifest) == place.origin
-    other = place.write(PETS, "other")
+    assert recorded(file, manifest) == workspace.origin
+    other = workspace.write(PETS, "other")
     record_path(other).unlink()
     inherit(whole, other)
     assert not record_path(other).exists()
 
 
-def test_circular_and_broken_links_are_handled(place: Place):
-    (place.tree / "train" / "round").symlink_to(place.tree, target_is_directory=True)
-    (place.tree / "nowhere").symlink_to(place.tree / "not_there")
-    assert provenance._state([place.tree]) == provenance._state([place.tree]) is not None
+def test_circular_and_broken_links_are_handled(workspace: Workspace):
+    (workspace.tree / "train" / "round").symlink_to(workspace.tree, target_is_directory=True)
+    (workspace.tree / "nowhere").symlink_to(workspace.tree / "not_there")
+    assert provenance._state([workspace.tree]) == provenance._state([workspace.tree]) is not None

@@ -117,7 +117,7 @@ def choose_compile_mode(
 
     Raises:
         UserError: `on`, and compilation failed.
-        CaptureFailedError: A capture failed, after which the process cannot use its GPU.
+        CaptureFailedError: A mode failed, after which the process cannot use its GPU.
     """
     if setting == "off":
         return {"chosen": "eager"}
@@ -132,12 +132,22 @@ def choose_compile_mode(
             _restore(learner, saved)
             learner.compile(mode, len(batch[1]))
 
+        def first() -> FirstRun:
+            run = _first_step(learner, batch, device)
+            if not (on_gpu and compilation.is_whole_graph(learner.compile_mode)):
+                return run
+            # Torch warms up in the first step, and records in the second: compare a replayed one.
+            learner.train_batch(*batch)
+            _restore(learner, saved)
+            replayed = _first_step(learner, batch, device)
+            return FirstRun(run.seconds, replayed.loss, replayed.length)
+
         measured = try_modes(
             modes,
             setting,
             device,
             use=use,
-            first=lambda: _first_step(learner, batch, device),
+            first=first,
             again=lambda: time_step(lambda: learner.train_batch(*batch), device),
             excluded=excluded,
             exclude=exclude,
@@ -165,7 +175,7 @@ def _release(learner: TrainStep, modes: Collection[str], chosen: str, on_gpu: bo
     makes it cheap to compile the chosen mode again.
     """
     learner.compile("eager", 0)
-    whole = {mode for mode in modes if compilation.MODES[mode].torch_mode == "reduce-overhead"}
+    whole = set(filter(compilation.is_whole_graph, modes))
     if on_gpu and whole and chosen not in whole:
         compilation.reset()
 
@@ -175,16 +185,17 @@ def compile_modes(on_gpu: bool, is_attacked: bool, num_micro_batches: int = 1) -
 
     CUDA graphs of the whole model are left out if gradients are accumulated: torch then raises or
     computes wrong gradients (pytorch#96693, pytorch#169545). Otherwise they are the last, because
-    their memory is freed by `compilation.reset` only.
+    their memory is freed by `compilation.reset` only. Modes that do not compile are the first,
+    because compiling takes minutes.
     """
-    modes = [
-        name
-        for name, (torch_mode, in_cuda_graph) in compilation.MODES.items()
+    modes = {
+        name: (compilation.is_whole_graph(name), mode.torch_mode is not None)
+        for name, mode in compilation.MODES.items()
         if (on_gpu or not compilation.uses_graphs(name))
-        and (is_attacked or not in_cuda_graph)
-        and (num_micro_batches == 1 or torch_mode != "reduce-overhead")
-    ]
-    return sorted(modes, key=lambda name: compilation.MODES[name].torch_mode == "reduce-overhead")
+        and (is_attacked or not mode.in_cuda_graph)
+        and (num_micro_batches == 1 or not compilation.is_whole_graph(name))
+    }
+    return sorted(modes, key=modes.__getitem__)
 
 
 def _copy_to_cpu(state: Any) -> Any:

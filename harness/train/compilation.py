@@ -36,8 +36,12 @@ RECOMPILE_LIMIT = 64
 
 def uses_graphs(mode: str) -> bool:
     """Return True if the mode captures CUDA graphs: of the attack, or of the whole model."""
-    torch_mode, in_cuda_graph = MODES[mode]
-    return in_cuda_graph or torch_mode == "reduce-overhead"
+    return MODES[mode].in_cuda_graph or is_whole_graph(mode)
+
+
+def is_whole_graph(mode: str) -> bool:
+    """Return True if torch captures the whole model in CUDA graphs."""
+    return MODES[mode].torch_mode == "reduce-overhead"
 
 
 def compiled_for(

@@ -118,17 +118,20 @@ def record(folder: Path, measured: CompileMeasurement) -> None:
 
 
 def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredError:
-    """Exclude a mode, and those with the same graph, in the folder; return the error to raise."""
-    same_graph = [
+    """Exclude a mode, and those with the same fault, in the folder; return the error to raise."""
+    failed = compilation.MODES[mode]
+    alike = [
         name
         for name, kind in compilation.MODES.items()
-        if name == mode or (kind.in_cuda_graph and compilation.MODES[mode].in_cuda_graph)
+        if name == mode
+        or (kind.in_cuda_graph and failed.in_cuda_graph)
+        or (kind.torch_mode is not None and mode == "compiled")
     ]
-    excluded = {**read(folder).excluded, **dict.fromkeys(same_graph, reason)}
+    excluded = {**read(folder).excluded, **dict.fromkeys(alike, reason)}
     write_json(folder / FILE_NAME, asdict(CompileChoice(None, excluded)))
     return RestartRequiredError(
         f"compile: {mode} failed, and may have left the GPU unusable for this process: {reason}",
-        f"The next attempt does without {', '.join(same_graph)}.",
+        f"The next attempt does without {', '.join(alike)}.",
     )
 
 

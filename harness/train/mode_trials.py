@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple, cast
 import torch
 
 from harness.system.out_of_memory import is_out_of_memory
-from harness.train import compilation
 from harness.train.cuda_graph_attack import CaptureFailedError
 from harness.train.records import CompileMeasurement, ModeTimes
 from writers.errors import UserError
@@ -72,7 +71,7 @@ def try_modes(
 
     Raises:
         UserError: `on`, and compilation failed.
-        CaptureFailedError: A capture failed, after which the process cannot use its GPU.
+        CaptureFailedError: A mode failed, after which the process cannot use its GPU.
     """
     measured: dict[str, ModeTimes] = {}
     eager: FirstRun | None = None
@@ -84,10 +83,10 @@ def try_modes(
             step_s = min(again() for _ in range(NUM_TIMED))
         except Exception as error:  # compilers raise any exception; eager code runs without one
             reason = first_line(error)[:200]
-            if _needs_new_process(error, mode, device):
+            is_fatal = setting == "on" or mode == "eager"
+            if not is_fatal and _needs_new_process(error, device):
                 exclude(mode, reason)
                 raise CaptureFailedError(reason) from error
-            is_fatal = setting == "on" or mode == "eager"
             if is_fatal and is_out_of_memory(error):
                 raise
             if is_fatal:
@@ -123,21 +122,23 @@ def deviation(run: FirstRun, eager: FirstRun) -> float:
     return float("nan") if any(map(math.isnan, differences)) else max(differences)
 
 
-def _needs_new_process(error: Exception, mode: str, device: str) -> bool:
+def _needs_new_process(error: Exception, device: str) -> bool:
     """Return True if the failure of a mode has left the GPU unusable for this process.
 
     After a failed capture, torch's allocator keeps the graph's memory, and CUDA may refuse work.
+    After a kernel with an invalid memory access, also one that a compiler made, it refuses all.
     """
     if isinstance(error, CaptureFailedError):
         return True
-    if torch.device(device).type != "cuda" or not compilation.uses_graphs(mode):
+    if torch.device(device).type != "cuda":
         return False
     try:
         synchronize(device)
         torch.ones(1, device=device).sum().item()
         return torch.cuda.is_current_stream_capturing()
-    except RuntimeError:
-        return True
+    except RuntimeError as refused:
+        # The traceback of `error` may still hold all of the memory.
+        return not (is_out_of_memory(error) and is_out_of_memory(refused))
 
 
 def free_memory_of_trials(device: str) -> None:

@@ -8,6 +8,7 @@ import gc
 import sys
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -193,6 +194,69 @@ def test_a_compile_mode_that_differs_from_the_eager_step_is_skipped(faked, monke
     assert "deviates" in measured["cuda_graphs"]["failed"]
     assert measured["chosen"] != "cuda_graphs"
     assert all(measured[way]["deviation"] == 0 for way in ("compiled", "captured_attack"))
+
+
+def test_a_replay_with_other_numbers_than_the_eager_step_is_passed_over(faked, monkeypatch):
+    """Torch's graphs compute the first step eagerly and record the second: both may be right."""
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    backward, calls = learner._backward, []
+
+    def wrong(loss: torch.Tensor) -> None:
+        calls.append(learner.compile_mode)
+        backward(loss * (0.5 if calls.count("cuda_graphs") > 2 else 1))
+
+    monkeypatch.setattr(learner, "_backward", wrong)
+    measured = product.choose(learner)
+    assert "deviates" in measured["cuda_graphs"]["failed"]
+
+
+def fail_in(learner: Any, mode: str, error: Exception, monkeypatch: Any) -> list[str]:
+    """Let the steps of a compile mode fail; returns a list to which failed steps are added."""
+    train, failed = learner.train_batch, []
+
+    def train_or_fail(*batch: torch.Tensor) -> None:
+        if learner.compile_mode == mode:
+            failed.append(mode)
+            raise error
+        train(*batch)
+
+    monkeypatch.setattr(learner, "train_batch", train_or_fail)
+    return failed
+
+
+def test_a_compiled_kernel_that_breaks_the_gpu_requires_a_new_process(faked, monkeypatch, tmp_path):
+    """CUDA refuses all work of the process after an invalid access, and reports it at any call."""
+    broken = RuntimeError("CUDA error: an illegal memory access was encountered")
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    failed = fail_in(learner, "compiled", broken, monkeypatch)
+    wait = torch.cuda.synchronize
+
+    def wait_or_fail(device: object = None) -> None:
+        if failed:
+            raise broken
+        wait(device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "synchronize", wait_or_fail)
+        with pytest.raises(RestartRequiredError, match="compiled failed"):
+            product.choose_for(learner, tmp_path)
+    again = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    assert set(product.choose_for(again, tmp_path)) == {"chosen", "eager", "captured_attack"}
+
+
+def test_a_gpu_that_is_full_after_a_failure_needs_no_new_process(faked, monkeypatch):
+    """The traceback of the error still holds the memory of the step."""
+    full = torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
+    fail_in(learner, "compiled", full, monkeypatch)
+
+    def refuse(*_: object, **options: object) -> None:
+        raise full
+
+    monkeypatch.setattr(torch, "ones", refuse)
+    measured = product.choose(learner)
+    assert "out of memory" in measured["compiled"]["failed"]
+    assert all("step_s" in measured[mode] for mode in ("captured_attack", "cuda_graphs"))
 
 
 def test_graphs_of_compile_modes_that_were_not_chosen_are_freed(faked, monkeypatch):

@@ -94,7 +94,7 @@ def test_a_loader_thread_may_use_cuda_during_a_capture():
         (
             True,
             True,
-            ["eager", "compiled", "captured_attack", "compiled_captured_attack", "cuda_graphs"],
+            ["eager", "captured_attack", "compiled", "compiled_captured_attack", "cuda_graphs"],
         ),
     ],
 )

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from writers.errors import UserError
@@ -39,14 +39,16 @@ def mps_daemon(folder: Path) -> Iterator[dict[str, str]]:
     try:
         yield places
     finally:
-        subprocess.run(
-            [CONTROL],
-            input="quit\n",
-            text=True,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with suppress(subprocess.TimeoutExpired):  # it waits for clients, if one remains
+            subprocess.run(
+                [CONTROL],
+                input="quit\n",
+                text=True,
+                env=environment,
+                timeout=START_S,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def measure_packing(
         num_rounds: Number of rounds without a deadline.
         deadline: `time.monotonic()` at which to be done.
         on_round: Called after each round with the measurements so far.
-        absent: Receives the reason if the multi-process service does not start.
+        absent: Receives the reason if the multi-process service does not start, or does not serve.
 
     Raises:
         UserError: A stage fails.
@@ -107,8 +107,14 @@ def measure_packing(
             with variables(places):  # of the workers, which start here
                 launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
                 # The first stage of a kind runs alone, to be measured. Pass 2 warms all workers.
-                for _ in range(2):
-                    run(launchers[name], tunes(next(seeds)))
+                try:
+                    for _ in range(2):
+                        run(launchers[name], tunes(next(seeds)))
+                except UserError as error:
+                    if name != "together:mps":  # the service may start, and then refuse clients
+                        raise
+                    absent[name] = error.message
+                    del measured[name]
 
         def round_of(name: str) -> Callable[[], float]:
             def measure() -> float:

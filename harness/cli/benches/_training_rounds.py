@@ -107,8 +107,10 @@ def measure_steps(
     """Time the steps of each contender, in turns.
 
     A contender whose first steps fail, in a compiler or for lack of memory, is absent. Under a
-    deadline a few steps of each contender are timed first, and the rounds are sized by them. No
-    contender is warmed up after half of the time, so that the rest is left for measuring.
+    deadline a few steps of each contender are timed first, and the rounds are sized by them. Their
+    rates are saved at once, because the compiler of the next contender may take all of the time;
+    rounds replace them. No contender is warmed up after half of the time, so that the rest is left
+    for measuring.
 
     Args:
         steps: Contender -> description and function that takes one step. Contenders that turn out
@@ -119,7 +121,8 @@ def measure_steps(
         absent: Receives the reason of each absent contender.
         around: Contender -> context of each of its rounds, outside the clock.
         deadline: `time.monotonic()` at which to be done.
-        on_round: Called after each round with what this function returns, so far.
+        on_round: Called after each warm-up under a deadline, and after each round, with what this
+            function returns, so far.
 
     Returns:
         The measurements and the planned rounds. `opened` has the seconds of the first steps, which
@@ -167,7 +170,7 @@ def measure_steps(
         return time.monotonic() - started
 
     started = time.monotonic()
-    warm_up_s: dict[str, float] = {}
+    measured: dict[str, Measured] = {}
     with cudnn_benchmark(device):
         for name in list(steps):
             used_s = time.monotonic() - started
@@ -176,13 +179,20 @@ def measure_steps(
                 del steps[name]
                 continue
             try:
-                warm_up_s[name] = wall_s(name, WARM_UP_STEPS)
+                measured[name] = Measured(
+                    steps[name][0], opened={"warm_up_s": wall_s(name, WARM_UP_STEPS)}
+                )
+                if deadline is not None:
+                    measured[name].rates = [round_of(name, SIZING_STEPS)()]
             except Exception as error:  # compilers raise many classes
                 if name == "plain":
                     raise
                 lines = str(error).strip().splitlines()
                 absent[name] = (lines or [type(error).__name__])[0][:200]
                 del steps[name]
+                measured.pop(name, None)
+            if deadline is not None and on_round is not None:
+                on_round(measured, plan)
         used_s = time.monotonic() - started
         if deadline is not None and started + 2 * used_s > deadline:
             plan = plan_rounds({}, {}, 0, plan)  # no time is left for sizing
@@ -192,10 +202,6 @@ def measure_steps(
             step_s = {name: max(long[name] - short[name], 0) / SIZING_STEPS for name in steps}
             overhead_s = {name: max(short[name] - step_s[name], 0) for name in steps}
             plan = plan_rounds(step_s, overhead_s, deadline - time.monotonic(), plan)
-        measured = {
-            name: Measured(what, opened={"warm_up_s": warm_up_s[name]})
-            for name, (what, _) in steps.items()
-        }
 
         def after_round(rates: dict[str, list[float]]) -> None:
             for name, rates_of_name in rates.items():

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from harness.cli.benches import _mps
+from harness.cli.benches import _mps, _packing
 from harness.cli.benches._matrix_runs import MatrixRuns, cpu_outside_stages_s
 from harness.cli.benches.matrix import markdown
 from harness.cli.main import cli
@@ -18,6 +20,7 @@ from harness.config.load import read
 from harness.matrix.stage import Stage
 from harness.runner.result import Result
 from harness.runner.slot_time import Span, account, spans_of, startup_key
+from harness.system.folders import Folders
 from tests.helpers import ROOT
 from writers.errors import UserError
 
@@ -188,3 +191,47 @@ def test_mps_runs_inside_the_block_with_its_files_in_one_folder(tmp_path, monkey
     control.write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(UserError, match="does not start"):
         _mps.mps_daemon(tmp_path / "mps").__enter__()
+
+
+class Launcher:
+    """Notes whether its workers are clients of the multi-process service."""
+
+    def __init__(self, *_: object) -> None:
+        self.has_mps = "CUDA_MPS_PIPE_DIRECTORY" in os.environ
+
+    def __enter__(self) -> "Launcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class StagesOfClientsFail:
+    def __init__(self, matrix: object, folders: object, launcher: Launcher) -> None:
+        self.failed = {"tune": "CUDA cannot use the GPU"} if launcher.has_mps else {}
+
+    def events(self) -> list[object]:
+        return []
+
+
+def test_packing_is_measured_without_an_mps_that_starts_but_serves_nobody(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    places = {"CUDA_MPS_PIPE_DIRECTORY": "mps"}
+    monkeypatch.setattr(_packing, "mps_daemon", lambda folder: nullcontext(places))
+    monkeypatch.setattr(_packing, "make_slots", lambda settings: [])
+    monkeypatch.setattr(_packing, "Run", StagesOfClientsFail)
+    monkeypatch.setattr(_packing.local, "LocalLauncher", Launcher)
+    data = Stage("data", {})
+    needs = {"model": Stage("pretrain", {}, needs={"data": data}), "data": data}
+    tune = Stage("transfer", {"seed": 0}, needs=needs, axes={"method": "full"}, name="tune")
+    absent: dict[str, str] = {}
+    measured = _packing.measure_packing(
+        SimpleNamespace(recipe=None, stages=[tune]),
+        Folders(tmp_path, tmp_path, tmp_path),
+        2,
+        None,
+        lambda measured: None,
+        absent,
+    )
+    assert {name: len(row.rates) for name, row in measured.items()} == {"together": 2, "alone": 2}
+    assert "CUDA cannot use the GPU" in absent["together:mps"]

@@ -180,6 +180,28 @@ def test_a_time_limit_sizes_the_rounds_and_is_recorded(tmp_path):
     )
 
 
+def test_contenders_are_saved_before_the_next_one_compiles():
+    """A compiler may take the rest of the time: the process is then killed in a warm-up."""
+    saved: list[dict[str, list[float]]] = []
+    seen: list[dict[str, list[float]]] = []
+    steps = {
+        "plain": ("plain", lambda: None),
+        "ours": ("ours", lambda: seen.append(saved[-1])),
+    }
+    measured, plan = measure_steps(
+        steps,
+        "cpu",
+        RoundPlan(2, 1),
+        batch_size=10,
+        absent={},
+        deadline=time.monotonic() + 600,
+        on_round=lambda found, _: saved.append({name: list(found[name].rates) for name in found}),
+    )
+    assert seen[0].keys() == {"plain"} and len(seen[0]["plain"]) == 1
+    assert saved[1].keys() == {"plain", "ours"}
+    assert all(len(row.rates) == plan.num_rounds == 2 for row in measured.values())
+
+
 def test_a_killed_benchmark_leaves_its_complete_rounds(tmp_path):
     """SIGKILL after the first round: the record is whole, and counts what it holds."""
     file = tmp_path / "record.json"

@@ -3,13 +3,17 @@
     python -m benchmarks.installation [--device cuda:0] [--json FILE]
 
 Without the C kernel the loaders decode with numba, which changes every loading rate; this counts as
-a fault. The exit code is 0 without faults, otherwise 1 with one line for each fault.
+a fault. So does a missing part of torch.compile on a GPU, without which all steps run eagerly. The
+exit code is 0 without faults, otherwise 1 with one line for each fault.
 """
 
 import argparse
 import importlib
 import json
+import os
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +59,12 @@ def describe(device: str) -> dict[str, Any]:
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         return {"faults": ["torch cannot use a GPU"]}
+    compilers = compiler_faults() if device.startswith("cuda") else []
     return {
         "environment": environment.describe(device, environment.num_cores()),
         "decoding_kernel": kernel.best_kernel(),
         "writing_kernel": "none" if native.library() is None else "c",
-        "faults": kernel_faults(),
+        "faults": [*kernel_faults(), *compilers],
     }
 
 
@@ -70,6 +75,21 @@ def import_fault(module: str) -> str | None:
     except (ImportError, OSError) as error:
         return f"{module} cannot be imported: {error}"
     return None
+
+
+def compiler_faults() -> list[str]:
+    """Return one line for each part of torch.compile on a GPU that is missing.
+
+    Triton compiles a launcher for each process with the C compiler and the headers of Python.
+    """
+    faults = [fault] if (fault := import_fault("triton")) else []
+    compiler = os.environ.get("CC")
+    if not any(map(shutil.which, (compiler,) if compiler else ("gcc", "clang"))):
+        faults.append("torch.compile finds no C compiler: install gcc, or set CC")
+    folder = sysconfig.get_path("include", "posix_prefix")  # as Triton: not Debian's local scheme
+    if not (Path(folder) / "Python.h").exists():
+        faults.append(f"torch.compile finds no Python.h in {folder}: install python3-dev")
+    return faults
 
 
 def kernel_faults() -> list[str]:

@@ -125,6 +125,28 @@ def test_the_installation_check_passes_with_the_c_parts():
     assert installation.kernel_faults() == []
 
 
+def test_the_installation_check_names_what_torch_compile_lacks(monkeypatch, tmp_path):
+    """Triton takes CC, or gcc or clang from PATH, and Python.h."""
+    headers = tmp_path / "include"
+    headers.mkdir()
+    monkeypatch.setattr(installation.sysconfig, "get_path", lambda *_: str(headers))
+    monkeypatch.setattr(installation, "import_fault", lambda module: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    compiler, header = installation.compiler_faults()
+    assert "no C compiler" in compiler and "no Python.h" in header
+    (headers / "Python.h").touch()
+    for name in ("clang", "mycc"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert installation.compiler_faults() == []
+    monkeypatch.setenv("CC", "mycc")
+    assert installation.compiler_faults() == []
+    monkeypatch.setenv("CC", "othercc")
+    (missing,) = installation.compiler_faults()
+    assert "C compiler" in missing
+
+
 def wheel(folder: Path, name: str, *requires: str) -> Path:
     file = folder / f"{name}-1.0-py3-none-any.whl"
     lines = [f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {name}" for name in requires)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.config.attack import AttackSettings, EvaluationAttack
+from harness.system import distributed
 from harness.system.gpu import select_gpu
 from harness.train import autotune, micro_batching
 from harness.train.evaluate import EvaluationPlan, View, evaluate
@@ -276,10 +277,13 @@ def test_two_ranks_on_one_gpu_train_one_model(tmp_path: Path):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # The loopback address: the name of a machine without a network may have none.
+    local = ["--local-addr", "127.0.0.1"]
+    launch = ["-m", "torch.distributed.run", "--standalone", *local, "--nproc-per-node", "2"]
     ended = subprocess.run(
         [sys.executable, *launch, str(script)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        env=distributed.torchrun_variables()
+        | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,

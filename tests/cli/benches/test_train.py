@@ -122,8 +122,8 @@ def test_compiled_steps_are_fed_from_each_format_by_each_number_of_threads(tmp_p
     [
         (("fast", "jpeg", None), "no compile mode 'fast'"),
         (("eager", "jpeg,png", None), "no format 'png'"),
-        (("eager", "jpeg", "4,x"), "no list of numbers"),
-        (("eager", "jpeg", "0"), "no list of numbers"),
+        (("eager", "jpeg", "4,x"), "not a list of numbers"),
+        (("eager", "jpeg", "0"), "not a list of numbers"),
     ],
 )
 def test_invalid_fed_from_options_are_refused(values, message):

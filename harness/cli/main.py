@@ -94,6 +94,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.secho("Interrupted.", fg="yellow", err=True, color=_color())
         code = 130
+    except MemoryError as error:
+        if verbosity.is_verbose():
+            traceback.print_exception(error)
+        code = _print_error(
+            f"There is not enough memory: {error}".rstrip(": ") + ".",
+            "Use a smaller resolution, a smaller batch or fewer images.",
+        )
     except (OSError, RuntimeError) as error:
         from harness.system import os_errors
 

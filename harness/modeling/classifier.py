@@ -178,6 +178,8 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
                 raise ValueError("it does not begin as a zip file")
             check_unpacked_size(file)
             saved = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(saved, dict) or not isinstance(saved.get("about"), dict):
+            raise ValueError("it has no description of the network")
         about, weights = saved["about"], saved["state_dict"]
         num_classes, channels = len(weights["head.bias"]), about.get("channels")
         model = build(
@@ -195,6 +197,7 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
     except Exception as error:  # torch raises many exception types for a damaged file
         raise UserError(
             f"{path} is not a complete model of this harness: {first_line(error)[:200]}",
-            "Delete that stage's folder to train it again.",
+            "Weights of another program: harness import-checkpoint. If a stage wrote it, delete "
+            "the stage's folder to train it again.",
         ) from error
     return model, about

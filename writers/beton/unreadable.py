@@ -23,5 +23,6 @@ def unreadable(offenders: Sequence[str], out_file: Path) -> UserError:
     plural = "images" if len(lines) > 1 else "image"
     return UserError(
         f"{len(lines):,} {plural} cannot be read:\n  {shown}",
-        "Repair or remove them, or use --on-error skip: the manifest then lists what was skipped.",
+        "Repair or remove them, or leave them out with harness write-beton --on-error skip, which "
+        "lists them in the manifest.",
     )

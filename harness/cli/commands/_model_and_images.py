@@ -27,7 +27,9 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
 
     path = Path(name).expanduser()
     if path.is_file():
-        return classifier.load(path)
+        model, about = classifier.load(path)
+        _check_usable(name, model, about)
+        return model, about
     if path.suffix in WEIGHT_EXTENSIONS or name.startswith((".", "~", "/")):
         files = [file.name for file in path.parent.glob("*.pt") if file.is_file()]
         near = names.nearest(path.name, files)
@@ -46,6 +48,28 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
         ) from error
     adopted = load_pretrained(settings, folders.raw / "weights")
     return adopted.model, adopted.about
+
+
+def _check_usable(name: str, model: "Classifier", about: dict[str, Any]) -> None:
+    """Check what a file of another machine or program may have wrong.
+
+    Raises:
+        UserError: weights are not finite, or the description lacks the resolution.
+    """
+    from writers.errors import UserError
+
+    for tensor_name, tensor in model.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"{name} has weights that are not finite numbers, such as {tensor_name}.",
+                "Use a checkpoint from before its training diverged.",
+            )
+    resolution = about.get("resolution")
+    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1:
+        raise UserError(
+            f"{name} does not state the resolution that the model was trained for.",
+            "Read it with harness import-checkpoint, which adds it.",
+        )
 
 
 def write_betons(

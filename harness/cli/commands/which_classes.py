@@ -121,7 +121,7 @@ def command(
     file = out or Path(file_name(f"{label}-{round(100 * keep)}"))
     check_new(file)
     model, about = load_model(surrogate, folders)
-    classes = _source_classes(surrogate, about)
+    classes = _source_classes(surrogate, about, model.head.out_features)
     betons = write_betons(dataset, images, None, folders, SEEN_SPLITS)
     select_gpu(device)
     model = model.to(device)
@@ -204,8 +204,13 @@ def _has_images(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and ".tar" in path.name)
 
 
-def _source_classes(surrogate: str, about: dict[str, Any]) -> list[str]:
-    """Names of the surrogate's classes. Raises UserError if it has no head for them."""
+def _source_classes(surrogate: str, about: dict[str, Any], num_outputs: int) -> list[str]:
+    """Names of the surrogate's classes, one per output of its head.
+
+    Raises:
+        UserError: it has no head for them, or the names do not fit it.
+    """
+    from harness.config.base import repeated
     from writers.errors import UserError
 
     if not about.get("has_head", True) or not about.get("classes"):
@@ -213,7 +218,23 @@ def _source_classes(surrogate: str, about: dict[str, Any]) -> list[str]:
             f"{surrogate} has no head for source classes, which label mapping counts.",
             "Name a model with one, or select clusters by the step feature_mapping in a recipe.",
         )
-    return list(about["classes"])
+    classes = about["classes"]
+    problem = (
+        "they are no list of texts"
+        if not isinstance(classes, list | tuple)
+        or not all(isinstance(name, str) for name in classes)
+        else f"there are {len(classes):,}, and its head has {counted(num_outputs, 'output')}"
+        if len(classes) != num_outputs
+        else f"the name {repeated(classes)} occurs more than once"
+        if repeated(classes)
+        else None
+    )
+    if problem is not None:
+        raise UserError(
+            f"The names of classes in {surrogate} are of no use: {problem}.",
+            "Read the weights with harness import-checkpoint --classes SUBSET.",
+        )
+    return list(classes)
 
 
 def _probabilities(

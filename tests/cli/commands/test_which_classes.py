@@ -14,6 +14,7 @@ from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import write_colors
 from writers.beton.store import open_beton
+from writers.errors import UserError
 from writers.subset.scores import read_class_scores
 from writers.subset.spec import named, resolve
 
@@ -238,3 +239,73 @@ def test_mistakes_are_reported_in_one_line(
         )
     lines = capsys.readouterr().err.splitlines()
     assert exit_code.value.code == 2 and message in lines[0] and len(lines) <= 2
+
+
+WRONG_SURROGATES = {
+    "too few names": ({"classes": CLASSES[:5]}, "there are 5, and its head has 10 outputs"),
+    "equal names": ({"classes": ["a"] * 10}, "the name a occurs more than once"),
+    "a text": ({"classes": "abcdefghij"}, "no list of texts"),
+    "numbers": ({"classes": list(range(10))}, "no list of texts"),
+    "no resolution": ({"resolution": None}, "does not state the resolution"),
+    "a resolution of 0": ({"resolution": 0}, "does not state the resolution"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SURROGATES)
+def test_a_surrogate_whose_description_does_not_fit_is_refused(
+    root: Path, tmp_path: Path, wrong: str
+):
+    settings, message = WRONG_SURROGATES[wrong]
+    model, about = classifier.load(root / "model.pt")
+    classifier.save(root / "wrong.pt", model, about | settings)
+    found = invoke(root, "--out", str(tmp_path / "a.yaml"), model="wrong.pt")
+    assert isinstance(found.exception, UserError)
+    assert message in str(found.exception) and not (tmp_path / "a.yaml").exists()
+
+
+def test_a_surrogate_with_weights_that_are_not_finite_is_refused(root: Path, tmp_path: Path):
+    """Softmax of NaN would rank the first class first."""
+    model, about = classifier.load(root / "model.pt")
+    with torch.no_grad():
+        model.head.weight[3, 5] = float("nan")
+    classifier.save(root / "nan.pt", model, about)
+    found = invoke(root, "--out", str(tmp_path / "a.yaml"), model="nan.pt")
+    assert isinstance(found.exception, UserError)
+    assert "head.weight" in str(found.exception) and not (tmp_path / "a.yaml").exists()
+
+
+def test_weights_of_another_program_name_the_command_that_reads_them(root: Path):
+    model, _ = classifier.load(root / "model.pt")
+    torch.save(model.state_dict(), root / "plain.pt")
+    found = invoke(root, model="plain.pt")
+    assert isinstance(found.exception, UserError)
+    assert "no description of the network" in str(found.exception)
+    assert "import-checkpoint" in found.exception.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0 cut"])
+def test_photographs_that_cannot_be_read_are_named_with_a_command_that_exists(
+    root: Path, tmp_path: Path, content: bytes
+):
+    (tmp_path / "mine" / "cat").mkdir(parents=True)
+    (tmp_path / "mine" / "cat" / "bad.jpg").write_bytes(content)
+    found = invoke(root, target=str(tmp_path / "mine"))
+    assert isinstance(found.exception, UserError)
+    assert "bad.jpg" in str(found.exception)
+    assert "harness write-beton --on-error skip" in found.exception.hint
+
+
+def test_a_view_beyond_the_memory_is_refused_in_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = [
+        "--target",
+        str(root / "data/colors-images"),
+        "--surrogate",
+        str(root / "model.pt"),
+    ]
+    arguments += ["--data-dir", str(root / "betons"), "--out", str(tmp_path / "a.yaml")]
+    with pytest.raises(SystemExit) as caught:
+        main(["which-classes", *arguments, "--resolution", "10000000"])
+    assert caught.value.code == 2
+    assert "There is not enough memory" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import difflib
 import json
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -59,7 +59,7 @@ def mistakes_of(
         below: place of the model in `values`.
     """
     found: dict[Place, list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False):
+    for detail in _of_fitting_members(error.errors(include_url=False), below, values):
         place = place_of({**detail, "loc": (*below, *detail["loc"])}, values)
         found.setdefault(place, []).append(detail)
     outer = {place[:length] for place in found for length in range(len(place))}
@@ -70,12 +70,46 @@ def mistakes_of(
     ]
 
 
+def _of_fitting_members(
+    details: Sequence[ErrorDetails], below: Place, values: dict[str, Any]
+) -> list[ErrorDetails]:
+    """Leave out errors of members of a union whose keys do not fit, if those of another one do."""
+    members: dict[tuple[int | str, ...], dict[int | str, bool]] = {}  # union -> member -> fits
+    for detail in details:
+        for union, member in _members_in(detail["loc"], below, values):
+            fits = detail["type"] not in ("missing", "extra_forbidden")
+            of_union = members.setdefault(union, {})
+            of_union[member] = of_union.get(member, True) and fits
+    return [
+        detail
+        for detail in details
+        if all(
+            members[union][member] or not any(members[union].values())
+            for union, member in _members_in(detail["loc"], below, values)
+        )
+    ]
+
+
+def _members_in(
+    loc: tuple[int | str, ...], below: Place, values: Any
+) -> Iterator[tuple[tuple[int | str, ...], int | str]]:
+    """Iterate over the members of unions of mappings in a location: place of the union, member."""
+    for part in below:
+        values = values[part]
+    for position, part in enumerate(loc):
+        is_key = isinstance(values, dict) and part in values
+        if is_key or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
+            values = values[part]
+        elif isinstance(values, dict) and position < len(loc) - 1:
+            yield loc[:position], part
+
+
 def _sentence(details: Sequence[ErrorDetails], place: Place, values: dict[str, Any]) -> str:
     """Explain all errors of one place in a sentence."""
     wanted = list(dict.fromkeys(filter(None, map(_wanted, details))))
-    if len(wanted) < len(details) or len(wanted) == 1:
-        # An error that is no mismatch explains more than those of the other members.
-        others = [detail for detail in details if _wanted(detail) is None]
+    # An error that is no mismatch explains more than those of the other members.
+    others = [detail for detail in details if _wanted(detail) is None]
+    if others or len(wanted) == 1:
         return explain((others or details)[0], place, values)
     if "be a number" in wanted and "be a whole number" in wanted:
         wanted.remove("be a whole number")

@@ -178,5 +178,5 @@ def test_gigabytes_that_are_no_model_are_not_read(tmp_path: Path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb"])
 def test_a_name_that_no_model_can_have_is_refused(tmp_path: Path, name: str):
-    with pytest.raises(UserError, match="no name of a model"):
+    with pytest.raises(UserError, match="not a model name"):
         load_model(name, Folders(tmp_path, tmp_path, tmp_path))

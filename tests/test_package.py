@@ -19,7 +19,7 @@ def built(tmp_path_factory) -> Path:
     commands = ["-q", "egg_info", "-e", str(folder), "build_py", "-d", str(folder / "lib")]
     script = f"from setuptools import setup; setup(script_args={commands})"
     subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=100
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=240
     )
     return folder
 
@@ -35,7 +35,7 @@ def test_recipes_are_found_by_name_and_as_base(built, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=99,
+        timeout=240,
         check=True,
         env=os.environ | {"PYTHONPATH": str(built / "lib")},
     )

@@ -318,12 +318,12 @@ def test_ctrl_c_at_run_ends_cleanly(stop: signal.Signals):
     run = subprocess.Popen(
         line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not list(Path("runs").glob("stages/*/*/progress.json")):
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.02)
     run.send_signal(stop)
-    _, stderr = run.communicate(timeout=30)
+    _, stderr = run.communicate(timeout=240)
     assert run.returncode == 130 and "Traceback" not in stderr
     assert "Resume with:\n  harness run tiny.yaml --jobs 1" in stderr
     assert not list(Path("runs").glob("stages/*/*/error.txt"))

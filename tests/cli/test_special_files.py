@@ -94,7 +94,6 @@ def arguments_with(command: click.Command, tested: click.Parameter, value: str) 
     return [*options, *arguments]
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(("names", "command", "parameter"), EVERY)
 def test_a_pipe_in_place_of_any_path_is_refused_and_stays(
     names: tuple[str, ...],
@@ -143,7 +142,6 @@ def test_the_type_of_paths_accepts_files_and_folders_only(
             refusing.convert("special", None, None)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("make", [unix_socket, device, memory_of_a_process, Path.mkdir])
 @pytest.mark.parametrize(
     "arguments",

@@ -180,7 +180,6 @@ def _plan(tmp_path: Path, part: dict[str, Any]) -> None:
     inputs.plan(read(file), folders)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("setting", sorted(NAMED | READ))
 def test_special_files_are_refused_in_one_line_that_names_the_key(
     setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,7 +202,6 @@ def test_special_files_are_refused_in_one_line_that_names_the_key(
         assert f"{key}" in line and f"{path} is {kind}" in line, (setting, kind, line)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("setting", sorted(NAMED | READ))
 def test_names_that_no_file_can_have_are_refused(
     setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

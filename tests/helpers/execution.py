@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> None:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 240) -> None:
     """Poll the condition until it is true; fail after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -49,7 +49,7 @@ def processes(betons, tmp_path_factory) -> list[dict]:
             [sys.executable, "-c", SCRIPT, betons["mixed"], name],
             cwd=ROOT,
             env=environment,
-            timeout=100,
+            timeout=240,
             capture_output=True,
             text=True,
             check=True,

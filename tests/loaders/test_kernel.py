@@ -391,7 +391,7 @@ def test_the_c_kernel_needs_no_numba_compilation():
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
     )
     assert ended.stdout == "False\n"
 

@@ -299,7 +299,6 @@ def test_damaged_images_are_skipped_and_counted_if_the_plan_allows_it(tmp_path, 
         batches_of(one_by_one)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_cut_of_an_epoch_has_the_batches_of_the_whole(betons, backend):
     """Threads, ranks, batches ahead, and a resume at a random step, all at once."""

@@ -279,7 +279,7 @@ def test_a_recipe_without_patterns_is_read_without_the_libraries(tmp_path: Path)
         cwd=tmp_path,
         text=True,
         capture_output=True,
-        timeout=100,
+        timeout=240,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ended.returncode == 0 and ended.stdout == "7\n", ended.stderr

@@ -235,7 +235,7 @@ def disturb(case: Case, rng: random.Random) -> tuple[dict[str, tuple[int, int]],
         for pid in victims:
             os.kill(pid, signal.SIGINT if interrupt else signal.SIGKILL)
         if run.pid in victims:
-            code, is_over = run.wait(60), observe() == len(stages)
+            code, is_over = run.wait(240), observe() == len(stages)
             assert code == (130 if interrupt else -signal.SIGKILL) or (
                 is_over and code in (0, -signal.SIGINT)
             )

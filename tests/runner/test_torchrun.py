@@ -94,7 +94,7 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
     run = start(folder, "two", "--gpus-per-stage", "2")
     wait_for(lambda: run.poll() is not None or list((ours / "checkpoints").glob("*.pt")), 120)
     run.send_signal(signal.SIGINT)
-    _, message = run.communicate(timeout=60)
+    _, message = run.communicate(timeout=240)
     assert run.returncode == 130 and "Resume with" in message and "Traceback" not in message, (
         message
     )
@@ -124,8 +124,8 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
     again = start(folder, "two", "--gpus-per-stage", "2")
     wait_for(lambda: again.poll() is not None or (ours / "result.json").exists(), 120)
     again.send_signal(signal.SIGINT)  # evaluation and report are tested elsewhere
-    _, message = again.communicate(timeout=60)
-    assert again.returncode == 130 and alone.wait(60) == 0, message
+    _, message = again.communicate(timeout=240)
+    assert again.returncode == 130 and alone.wait(240) == 0, message
     two, one = result.load(ours), result.load(theirs)
     assert (two.metrics["num_processes"], one.metrics["num_processes"]) == (2, 1)
     assert (two.environment["num_threads"], one.environment["num_threads"]) == (1, 1)

@@ -300,7 +300,7 @@ def test_wandb_writes_its_files_offline(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
 

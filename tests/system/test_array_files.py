@@ -36,7 +36,6 @@ def test_only_the_arrays_of_the_forms_are_read(tmp_path):
     assert read_arrays(tmp_path / "a", "labels", forms).keys() == {"labels"}
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "damage", ["missing", "empty", "begin", "half", "text", "other arrays", "one array", "pipe"]
 )

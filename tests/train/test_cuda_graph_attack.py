@@ -77,7 +77,7 @@ def test_a_loader_thread_may_use_cuda_during_a_capture():
     learner = make_learner("captured_attack")
     loader = threading.Thread(target=load)
     loader.start()
-    assert at_work.wait(60)
+    assert at_work.wait(240)
     for side in (32, 40, 48):
         learner.train_batch(*autotune.noise_batch(16, side, 5, "cuda:0"))
     over.set()

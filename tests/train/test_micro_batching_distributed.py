@@ -15,7 +15,6 @@ from tests.helpers.tiny_stages import write_colors
 from tests.train.test_distributed import Group, make_stage, metrics_of, run_worker
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
 ]
 

@@ -69,7 +69,7 @@ def test_the_clock_of_a_host_does_not_matter(
 def test_a_holder_renews_while_it_works(tmp_path: Path):
     with lease.hold(tmp_path, beat_s=0.02) as held:
         aged(held.path, lease.EXPIRES_S + 5)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 240
         while (
             lease.take(tmp_path, FAR) is None
             and held.path.stat().st_mtime < real_now(tmp_path) - 60

@@ -32,7 +32,6 @@ def special(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return tmp_path / "train.beton"
 
 
-@pytest.mark.timeout(20)
 def test_special_files_are_refused_at_once(special: Path, tmp_path: Path):
     for read in (open_regular, content_digest):
         with pytest.raises(OSError, match="not a regular file"):
@@ -47,7 +46,6 @@ def test_special_files_are_refused_at_once(special: Path, tmp_path: Path):
     assert "not a regular file" in verify(special)[0]
 
 
-@pytest.mark.timeout(20)
 def test_a_pipe_as_table_of_labels_is_refused_at_once(tmp_path: Path):
     pipe(tmp_path / "labels.csv")
     assert digest_of_table(LabelTable(files=[str(tmp_path / "labels.csv")])) is None

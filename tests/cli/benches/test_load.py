@@ -30,7 +30,7 @@ def test_memory_includes_worker_processes():
         cwd=ROOT,
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     assert 145 << 20 < int(process.stdout) < 200 << 20

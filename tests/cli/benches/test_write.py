@@ -29,7 +29,6 @@ def corpus(tmp_path: Path) -> Path:
     return folder.parent
 
 
-@pytest.mark.timeout(120)
 def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
     arguments = [
         "bench",
@@ -77,7 +76,6 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
     ]
 
 
-@pytest.mark.timeout(120)
 def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
     work = WriteRounds(corpus, tmp_path, 1, 2)
     detail = work.round("ffcv:jpeg400")

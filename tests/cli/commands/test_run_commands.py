@@ -68,12 +68,12 @@ def test_cancel_stops_a_run_of_another_process():
     run = subprocess.Popen(
         line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not list(Path("runs").glob("stages/*/*/progress.json")):
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.02)
     assert harness("cancel", "tiny.yaml") == 0
-    _, stderr = run.communicate(timeout=30)
+    _, stderr = run.communicate(timeout=240)
     assert run.returncode == 130 and "Resume with" in stderr and "Traceback" not in stderr
     assert not any(lease.is_held(folder) for folder in Path("runs").glob("stages/*/*"))
 

@@ -152,7 +152,7 @@ def test_browser_filters_and_sorts_by_address(folder: Path, tmp_path: Path) -> N
             "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
             "--virtual-time-budget=5000", "--dump-dom", frame.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     messages = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
     assert not messages

@@ -121,7 +121,7 @@ def opened(report: Path) -> dict[str, Opened]:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=True,
     )
     messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -119,7 +119,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         [sys.executable, "-c", program],
         check=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=240,
         env={
             "PYTHONPATH": str(root),
             "PYTHONHASHSEED": "7",

@@ -63,7 +63,6 @@ def beton(stock: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(120)
 def test_an_adopted_beton_loads_verifies_and_is_unchanged(beton: Path, tmp_path: Path):
     before = hashlib.sha256(beton.read_bytes()).hexdigest()
     manifest = adopt(beton, split="train", name="mine", classes=["a", "b", "c"], num_threads=2)

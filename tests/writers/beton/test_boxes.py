@@ -54,7 +54,6 @@ def test_boxes_are_read_as_written(encoding: Encoding, tmp_path: Path):
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a.beton").read_bytes()
 
 
-@pytest.mark.timeout(120)
 def test_ffcv_itself_reads_images_labels_and_boxes(tmp_path: Path):
     from ffcv.fields import BytesField
     from ffcv.fields.bytes import BytesDecoder

@@ -74,7 +74,6 @@ def test_a_copy_equals_the_file_written_from_images(
     assert verify(copied) == []
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("backend", ["reference", "ffcv"])
 @pytest.mark.parametrize("order", ["random", "sequential"])
 def test_written_subset_copied_subset_and_view_give_equal_batches(

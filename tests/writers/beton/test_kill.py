@@ -56,7 +56,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.timeout(180)
 def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: Path):
     file, whole = tmp_path / "out" / "train.beton", tmp_path / "whole.beton"
     write_split(source, "train", everything(source.classes), Encoding(format="raw"), whole)

@@ -21,7 +21,6 @@ from writers.subset.spec import SubsetSpec, everything, resolve
 PASS = Encoding(format="passthrough")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "encoding",
     [
@@ -94,7 +93,6 @@ def test_every_image_keeps_its_label(source: Source, tmp_path: Path, encoding: E
     assert len(class_of) == len(rows) == 10
 
 
-@pytest.mark.timeout(120)
 def test_no_image_crosses_a_page_and_ffcv_reads_them_page_by_page(tree: Path, tmp_path: Path):
     """Pages of 2 MiB with several images each; an image of 3.2 MB raises them to 4 MiB."""
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder

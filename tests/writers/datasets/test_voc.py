@@ -126,7 +126,6 @@ def test_tars_and_trees_of_every_depth_are_equivalent(devkit: Path, tars: Path, 
         assert again.read(example) == first.read(example)
 
 
-@pytest.mark.timeout(120)
 def test_ffcv_itself_reads_images_and_labels(devkit: Path, tmp_path: Path):
     from ffcv.fields.ndarray import NDArrayDecoder
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
@@ -258,7 +257,6 @@ def test_missing_truncated_and_unsafe_tars_are_refused(tars: Path, tmp_path: Pat
         open_dataset("voc2007", tars, ALL)
 
 
-@pytest.mark.timeout(240)
 def test_a_recipe_runs_from_tars_to_map(tars: Path, tree: Path, tmp_path: Path):
     """Run every stage of the recipe in order, as the executor's workers do."""
     small = {

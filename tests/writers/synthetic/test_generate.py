@@ -147,7 +147,7 @@ def test_a_failure_leaves_no_partial_set_and_stale_files_are_removed(tmp_path, m
 def _make_when_all_are_ready(path: Path, barrier, with_lock: bool) -> None:
     if not with_lock:
         fcntl.flock = _no_locks
-    barrier.wait(30)
+    barrier.wait(240)
     synthetic.make(path, SMALL)
 
 
@@ -167,7 +167,7 @@ def test_two_processes_generate_concurrently(tmp_path, with_lock):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
     assert len(contents(path)) == 2 * 30 + 1

@@ -1,13 +1,13 @@
 """Interface of the loader backends in `loaders/backends/`, and the parts that they share."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 import numpy as np
 import torch
 
+from loaders.closed_on_exit import ClosedOnExit
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples
 from writers.errors import UserError
@@ -19,7 +19,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 DEBUG_FILL_VALUE = 77
 
 
-class Epoch(ABC):
+class Epoch(ClosedOnExit):
     """One pass over the samples.
 
     An iterator and a context manager that ends background work on exit.
@@ -55,19 +55,8 @@ class Epoch(ABC):
     def __iter__(self) -> Self:
         return self
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Loader(ABC):
+class Loader(ClosedOnExit):
     """The samples of a beton that a plan selects."""
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
@@ -124,17 +113,6 @@ class Loader(ABC):
     def __len__(self) -> int:
         """Batches per epoch of this rank."""
         return self.samples.num_batches(self.plan)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class PlainEpoch(Epoch):

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
 
 from loaders.augment import choose_crops
+from loaders.closed_on_exit import ClosedOnExit
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples, open_samples
 from loaders.whole_images import WholeImageDecoder
@@ -106,7 +106,7 @@ class DetectionBatch:
         return len(self.images)
 
 
-class DetectionLoader:
+class DetectionLoader(ClosedOnExit):
     """Whole images and boxes of a beton; see `open_detection_loader`."""
 
     def __init__(self, plan: DetectionPlan, samples: Samples, table: BoxTable) -> None:
@@ -184,17 +184,6 @@ class DetectionLoader:
         if self._decoder is not None:
             self._decoder.close()
         self._decoder = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_detection_loader(plan: DetectionPlan) -> DetectionLoader:

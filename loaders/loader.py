@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ import torch.distributed as dist
 
 from loaders import open_loader
 from loaders.backend import Batch
+from loaders.closed_on_exit import ClosedOnExit
 from loaders.plan import LoaderPlan, Order
 from writers import names
 from writers.errors import UserError
@@ -53,7 +53,7 @@ class LoaderState(TypedDict):
     seed: int
 
 
-class Loader:
+class Loader(ClosedOnExit):
     """Batches of the images and labels in a beton; each `for` is the next epoch.
 
     Images are uint8 [B, 3, R, R] in channels_last, labels int64 [B] (multi-label files: int8
@@ -244,17 +244,6 @@ class Loader:
     def close(self) -> None:
         """Release threads, buffers and the file. May be called more than once."""
         self._opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         plan = self.plan

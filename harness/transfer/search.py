@@ -23,6 +23,8 @@ from harness.config.grid import Point, Trial
 from harness.config.transfer import TransferSettings
 from harness.matrix.scores import Scores
 from harness.modeling.classifier import Classifier
+from harness.modeling.precision import Precision
+from harness.profiling.timer import Timer
 from harness.runner.context import StageContext, Stopped
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import checkpoint
@@ -73,6 +75,7 @@ class Search:
     """The search of one stage.
 
     Attributes:
+        setup: What every trial starts from.
         clocks: Times and counts of each learner.
         eval_s: Seconds of evaluation on val.
         num_parts: Micro-batches per batch of the last learner.
@@ -100,7 +103,8 @@ class Search:
             metric: Score to compare.
             num_classes: Number of classes of the target.
         """
-        self._context, self._method, self._setup = context, method, setup
+        self._context, self._method = context, method
+        self.setup = self._setup = setup  # `refit` has more steps per epoch
         self._loader, self._evaluate = loader, evaluate
         self._metric, self._num_classes = metric, num_classes
         self.clocks: list[Clock] = []
@@ -344,6 +348,44 @@ class Search:
             self._best = Best(trial, best["crop"], model, best["val"])
         for clock in self.clocks[:1]:
             clock.damaged_checkpoints += loaded.damaged
+
+
+def open_search(
+    context: StageContext,
+    method: Method,
+    settings: TransferSettings,
+    loader: Loader,
+    evaluate: EvalFn,
+    *,
+    load: Callable[[], Classifier],
+    scratch: Callable[[], Classifier],
+    precision: Precision,
+    timer: Timer,
+    num_classes: int,
+) -> Search:
+    """Prepare the search of a transfer stage; the stage's config has the metric.
+
+    Args are those of `Search`, and the fields of `TransferSetup`.
+    """
+    setup = TransferSetup(
+        load,
+        scratch,
+        settings,
+        settings.bn_stats,
+        num_batches(loader.plan, loader.num_samples),
+        context.device,
+        precision,
+        timer,
+    )
+    return Search(
+        context,
+        method,
+        setup,
+        loader,
+        evaluate,
+        metric=context.config["metric"],
+        num_classes=num_classes,
+    )
 
 
 def describe_selection(settings: TransferSettings) -> "Selection":

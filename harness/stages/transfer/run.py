@@ -24,7 +24,6 @@ from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.stages.transfer.record import TransferMetrics
 from harness.train import evaluate, predictions
-from harness.train.fit import num_batches
 from harness.train.flip_tta import FlipAverage
 from harness.train.loader_plans import (
     check_val_is_not_test,
@@ -36,8 +35,7 @@ from harness.train.loader_plans import (
 )
 from harness.train.replay import replay_rate
 from harness.transfer import method as transfer_method
-from harness.transfer.method import TransferSetup
-from harness.transfer.search import Search, describe_selection
+from harness.transfer.search import describe_selection, open_search
 from harness.transfer.timing import timing_of
 from loaders import open_loader
 from loaders.backend import Loader
@@ -94,23 +92,16 @@ def run(context: StageContext) -> Outcome:
 
     with cudnn_benchmark(context.device), open_loader(images) as loader:
         _check_metric(config["metric"], loader)
-        setup = TransferSetup(
-            load.pretrained,
-            load.scratch,
-            settings,
-            settings.bn_stats,
-            num_batches(loader.plan, loader.num_samples),
-            context.device,
-            precision,
-            timer,
-        )
-        search = Search(
+        search = open_search(
             context,
             method,
-            setup,
+            settings,
             loader,
             lambda model, crop: score(model, "val", crop),
-            metric=config["metric"],
+            load=load.pretrained,
+            scratch=load.scratch,
+            precision=precision,
+            timer=timer,
             num_classes=len(classes),
         )
         startup_s = time.monotonic() - started
@@ -152,13 +143,13 @@ def run(context: StageContext) -> Outcome:
         "num_configs": selection["num_configs"],
         "refit": selection["refit"],
         "num_epochs": None if steps else epochs,
-        "num_steps": steps or epochs * setup.steps_per_epoch,
+        "num_steps": steps or epochs * search.setup.steps_per_epoch,
         "resolution": settings.resolution,
         "interpolation": interpolation,
         "num_classes": len(classes),
         "num_train_images": num_train_images,
         "num_fit_images": num_fit_images,
-        "bn_stats": setup.bn_stats,
+        "bn_stats": settings.bn_stats,
         "num_parts": search.num_parts,
         "precision": precision,
         "source_eps": source_eps,

@@ -82,13 +82,12 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         legend = _subset_legend(recipe, trained)
     elif has_several:
         panels = transfer_figures.transfer_panels(recipe, trained)
-        legend = _transfer_legend(recipe)
+        subsets, methods = {row.subset for row in trained}, {row.method for row in trained}
+        legend = _transfer_legend(recipe, subsets, methods)
     if panels and len(recipe.seeds) > 1:
         notes.append("Points are means over seeds, bars one standard deviation.")
-    names, labels = (
-        [subset.name for subset in recipe.subsets],
-        transfer_figures.subset_labels(recipe),
-    )
+    names = [subset.name for subset in recipe.subsets]
+    labels = transfer_figures.subset_labels(recipe)
     if panels and has_one_eps and labels != names:
         numbered = (f"{label}: {name}" for label, name in zip(labels, names, strict=True))
         notes.append(", ".join(numbered) + ".")
@@ -236,7 +235,7 @@ def source_sizes_section(rows: Sequence[TransferRow]) -> Section:
     """Curves over images and classes of the source."""
     full = [row for row in at_full_size(rows) if not row.is_scratch]
     panels = size_figures.source_panels(full)
-    methods = dict.fromkeys(row.method for row in full)
+    methods = size_figures.source_methods(full)
     legend = tuple(_marker(method, index) for index, method in enumerate(methods))
     return Section(
         "source-sizes",
@@ -252,7 +251,7 @@ def target_sizes_section(rows: Sequence[TransferRow]) -> Section:
         *size_figures.curve_panels(rows, "per_class"),
         *size_figures.curve_panels(rows, "steps"),
     ]
-    labels = size_figures.curve_series(rows).values()
+    labels = size_figures.curve_series(size_figures.rows_of_curves(rows)).values()
     legend = tuple(_marker(label, index) for index, label in enumerate(labels))
     return Section(
         "sizes",
@@ -382,12 +381,17 @@ def _marker(text: str, index: int) -> LegendEntry:
     return LegendEntry(text, sign, f"series-{index % plot.NUM_COLORS + 1}")
 
 
-def _transfer_legend(recipe: Recipe) -> tuple[LegendEntry, ...]:
+def _transfer_legend(
+    recipe: Recipe, subsets: Collection[str], methods: Collection[str]
+) -> tuple[LegendEntry, ...]:
+    """Entries of the subsets and methods that have a point."""
+    names = [(index, subset.name) for index, subset in enumerate(recipe.subsets)]
     return (
-        *(_marker(subset.name, index) for index, subset in enumerate(recipe.subsets)),
+        *(_marker(name, index) for index, name in names if name in subsets),
         *(
             LegendEntry(method, dash=plot.DASH_ARRAYS[transfer_figures.line_style(recipe, method)])
             for method in recipe.methods
+            if method in methods
         ),
     )
 

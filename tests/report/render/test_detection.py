@@ -1,12 +1,19 @@
 """A target with boxes: the report shows both mean precisions, and no top-1."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 from harness.report.data.collection import Collection
 from harness.report.data.rows import GridRows, transfer_rows
 from harness.report.render.page import write
+from harness.report.render.sections import (
+    source_sizes_section,
+    target_sizes_section,
+    transfer_section,
+)
 from harness.report.render.tables.transfer import transfer_table
+from harness.report.stats.analysis import analyze
 from tests.helpers.report_fakes import make_recipe, make_results, replace_metrics
 
 
@@ -58,3 +65,66 @@ def test_the_page_and_the_csv_have_them(tmp_path: Path):
     values = [row.val_map50_11 for row in grid if row.target == "boxes"]
     assert None in values and max(value for value in values if value is not None) > 0.5
     assert "11-point mAP, boxes" in (tmp_path / "index.html").read_text()
+
+
+def legend(recipe, results):
+    rows = transfer_rows(Collection(recipe, results))
+    section = transfer_section(recipe, rows, analyze([], rows, [], {}))
+    assert section.panels
+    return [entry.text for entry in section.legend]
+
+
+def without(results, **axes):
+    """Results without the transfers that have these axes."""
+    return [
+        result
+        for result in results
+        if result.kind != "transfer" or not axes.items() <= result.axes.items()
+    ]
+
+
+def test_legends_name_a_method_only_with_variants_in_which_it_ran():
+    variants = {"equal_epochs": {}, "equal_steps": {"length": "equal_steps"}}
+    recipe = make_recipe(eps=(0.0,), variants=variants)
+    results = without(make_results(recipe), method="full", variant="equal_steps")
+    every = ["fixed, equal_epochs", "full, equal_epochs", "fixed, equal_steps"]
+    assert legend(recipe, results) == every
+
+
+def test_legends_over_eps_name_subsets_and_methods_that_ran():
+    recipe = make_recipe(eps=(0.0, 0.5))
+    results = make_results(recipe)
+    assert legend(recipe, results) == ["all", "minus3", "minus6", "fixed", "full"]
+    results = without(without(results, method="full"), subset="minus3")
+    assert legend(recipe, results) == ["all", "minus6", "fixed"]
+
+
+def sized(recipe, *, per_class):
+    """Rows of `full` with these images per class, and of `fixed` with all images."""
+    rows = [row for row in transfer_rows(Collection(recipe, make_results(recipe))) if row.eps == 0]
+    fixed = [row for row in rows if row.method == "fixed"]
+    full = [row for row in rows if row.method == "full"]
+    return fixed + [replace(row, per_class=number) for row in full for number in per_class]
+
+
+def test_legends_over_sizes_name_methods_with_a_curve_and_keep_their_colors():
+    recipe = make_recipe(eps=(0.0,), targets=("grocery",), subsets=("all",), ranking=None)
+    section = target_sizes_section(sized(recipe, per_class=(5, 50)))
+    assert [entry.text for entry in section.legend] == ["full"] and len(section.panels) == 1
+    (color,) = (entry.color for entry in section.legend)
+    assert f"--{color}" in section.panels[0].svg
+
+
+def test_colors_over_source_sizes_are_those_of_the_legend():
+    recipe = make_recipe(eps=(0.0,), targets=("grocery",), subsets=("all",), ranking=None)
+    rows = sized(recipe, per_class=(None,))
+    detection = [replace(row, method="detection", num_source_images=None) for row in rows[:1]]
+    sizes = [
+        replace(row, num_source_images=images, subset=f"s{images}")
+        for row in rows
+        for images in (100, 200, 400, 800)
+    ]
+    section = source_sizes_section(detection + sizes)
+    assert [entry.text for entry in section.legend] == ["fixed", "full"]
+    svg = section.panels[0].svg
+    assert all(f"--{entry.color}" in svg for entry in section.legend) and "series-3" not in svg

@@ -85,7 +85,9 @@ def test_every_subset_of_a_long_legend_has_its_own_color_and_marker() -> None:
     places = [(index % NUM_COLORS, marker_place(index)) for index in range(NUM_COLORS**2)]
     assert len(set(places)) == NUM_COLORS**2
     assert [marker_place(index) for index in range(NUM_COLORS)] == list(range(NUM_COLORS))
-    entries = _transfer_legend(read("fewer_classes"))
+    recipe = read("fewer_classes")
+    subsets = [subset.name for subset in recipe.subsets]
+    entries = _transfer_legend(recipe, subsets, recipe.methods)
     signs = [(entry.sign, entry.color) for entry in entries if entry.sign]
     assert len(signs) > NUM_COLORS and len(set(signs)) == len(signs)
 

@@ -44,6 +44,8 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
         for index, (method, of_method) in enumerate(means.items()):
             shift = 0.5 * ((index + 0.5) / len(means) - 0.5)
             rows = [row for row, model in enumerate(shown) if model in of_method]
+            if not rows:
+                continue
             axes.plot(
                 [100 * of_method[shown[row]] for row in rows],
                 [row + shift for row in rows],

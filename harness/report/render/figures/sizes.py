@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,6 +32,34 @@ def curve_series(rows: Sequence[TransferRow]) -> dict[tuple[str, ModelId], str]:
     return labels
 
 
+def rows_of_curves(rows: Sequence[TransferRow]) -> list[TransferRow]:
+    """Rows that `curve_panels` draws, over either axis."""
+    drawn = {
+        id(row)
+        for axis in _SIZE_LABELS
+        for group in _groups(rows, axis).values()
+        if len({getattr(row, axis) for row in group}) > 1
+        for row in group
+    }
+    return [row for row in rows if id(row) in drawn]
+
+
+def _groups(
+    rows: Sequence[TransferRow], axis: str
+) -> dict[tuple[str, int | None], list[TransferRow]]:
+    """Rows that have a size on the axis, by target and size on the other axis."""
+    other_axis = _other(axis)
+    groups: dict[tuple[str, int | None], list[TransferRow]] = {}
+    for row in rows:
+        if getattr(row, axis) is not None:
+            groups.setdefault((row.target, getattr(row, other_axis)), []).append(row)
+    return groups
+
+
+def _other(axis: str) -> str:
+    return "steps" if axis == "per_class" else "per_class"
+
+
 def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
     """For each target, its metric against `per_class` or `steps`; a curve per method and model.
 
@@ -38,12 +67,9 @@ def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
     deviation over seeds.
     """
     panels: list[Panel] = []
-    other_axis = "steps" if axis == "per_class" else "per_class"
-    labels = curve_series(rows)
-    groups: dict[tuple[str, int | None], list[TransferRow]] = {}
-    for row in rows:
-        if getattr(row, axis) is not None:
-            groups.setdefault((row.target, getattr(row, other_axis)), []).append(row)
+    other_axis = _other(axis)
+    labels = curve_series(rows_of_curves(rows))
+    groups = _groups(rows, axis)
     for (target, other_size), group in groups.items():
         if len({getattr(row, axis) for row in group}) > 1:
             is_one_of_several = len({other for name, other in groups if name == target}) > 1
@@ -98,11 +124,37 @@ def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
     nearly all images and coarser labels. Subsets with fewer of both are hollow in the first plot:
     they show the effect of fewer classes at equal numbers of images.
     """
+    methods = source_methods(rows)
+    return [_source_panel(group, methods) for group in _source_groups(rows)]
+
+
+def source_methods(rows: Sequence[TransferRow]) -> list[str]:
+    """Methods that `source_panels` draws, in the order of their colors."""
+    return list(dict.fromkeys(row.method for group in _source_groups(rows) for row in group.rows))
+
+
+@dataclass(frozen=True)
+class _SourceGroup:
+    """Rows of one plot of `source_panels`.
+
+    Attributes:
+        max_classes: rows with another number of classes are hollow; 0 means none is.
+        suffixes: ends of the plot's name and title if there are several variants.
+    """
+
+    rows: Sequence[TransferRow]
+    axis: str
+    label: str
+    max_classes: int
+    suffixes: tuple[str, str]
+
+
+def _source_groups(rows: Sequence[TransferRow]) -> list[_SourceGroup]:
     rows = [row for row in under_every_variant(rows) if row.num_classes and row.num_source_images]
     max_classes = max((row.num_classes or 0 for row in rows), default=0)
     max_images = max((row.num_source_images or 0 for row in rows), default=0)
     variants = list(dict.fromkeys(row.variant for row in rows))
-    panels = []
+    groups = []
     for number, variant in enumerate(variants):
         suffixes = (f"-{number}", f", {variant or 'plain'}") if len(variants) > 1 else ("", "")
         by_images, by_classes = [], []
@@ -114,35 +166,31 @@ def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
                 if has_all_images:
                     by_classes.append(row)
         if len({row.num_source_images for row in by_images}) >= MIN_SIZES:
-            panels.append(
-                _source_panel(
+            groups.append(
+                _SourceGroup(
                     by_images, "num_source_images", "pretraining images", max_classes, suffixes
                 )
             )
         if len({row.num_classes for row in by_classes}) >= MIN_SIZES:
-            panels.append(
-                _source_panel(
+            groups.append(
+                _SourceGroup(
                     by_classes, "num_classes", "pretraining classes, all images", 0, suffixes
                 )
             )
-    return panels
+    return groups
 
 
-def _source_panel(
-    rows: Sequence[TransferRow],
-    axis: str,
-    label: str,
-    max_classes: int,
-    suffixes: tuple[str, str],
-) -> Panel:
-    """Draw one plot. `suffixes`: ends of its name and title if there are several variants."""
+def _source_panel(group: _SourceGroup, methods: Sequence[str]) -> Panel:
+    """Draw one plot, with the colors of the methods by their position."""
+    rows, axis, label, max_classes = group.rows, group.axis, group.label, group.max_classes
+    suffixes = group.suffixes
     name = f"size-{axis.replace('_', '-')}{suffixes[0]}"
     num_targets = len({row.target for row in rows})
     has_fewer = bool(max_classes) and any(row.num_classes != max_classes for row in rows)
     lines = []
     with plot.style(name):
         figure, axes = plot.blank(4.6, 3.0)
-        for index, method in enumerate(dict.fromkeys(row.method for row in rows)):
+        for index, method in enumerate(methods):
             for hollow in (False, True) if max_classes else (False,):
                 scores: dict[tuple[int, str, int | None], list[float]] = {}
                 for row in rows:

@@ -64,8 +64,12 @@ def subset_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
 
 
 def subset_series(recipe: Recipe, rows: Sequence[TransferRow]) -> list[_Series]:
-    """(method, variant) of each marker of `subset_panels`."""
-    measured = {(row.method, row.variant) for row in under_every_variant(rows)}
+    """(method, variant) of each marker of `subset_panels`.
+
+    A method that ran in one variant only is not listed under others, also if a model of theirs is
+    the same.
+    """
+    measured = {(row.method, row.variant) for row in rows}
     every = [(method, variant) for variant in recipe.variants or ("",) for method in recipe.methods]
     return [series for series in every if series in measured]
 

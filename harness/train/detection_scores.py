@@ -113,7 +113,7 @@ class DetectionCounts:
 
     def by_class(self) -> list[ClassPrecision | None]:
         """Compute the average precisions of each class; None if it has no object that counts."""
-        return average_precisions(self._all_detected(), self._all_objects(), self._num_classes)
+        return average_precisions(self.detected, self.objects, self._num_classes)
 
     def scores(self) -> Scores:
         """Compute the scores of all images.
@@ -141,7 +141,9 @@ class DetectionCounts:
             "num_detections": sum(len(scores) for _, _, scores in self._detected),
         }
 
-    def _all_detected(self) -> Detected:
+    @property
+    def detected(self) -> Detected:
+        """Detections in all images, image by image."""
         boxes, labels, scores = zip(*self._detected, strict=True)
         return Detected(
             _image_numbers(labels),
@@ -150,7 +152,9 @@ class DetectionCounts:
             _joined(scores, np.float64),
         )
 
-    def _all_objects(self) -> Objects:
+    @property
+    def objects(self) -> Objects:
+        """Objects of all images, image by image."""
         boxes, labels, difficult = zip(*self._objects, strict=True)
         return Objects(
             _image_numbers(labels),

@@ -1,4 +1,4 @@
-"""Predictions per image, for significance tests between models and for error analysis."""
+"""Predictions and detections per image, for tests between models and for error analysis."""
 
 import io
 from collections.abc import Mapping
@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from harness.system.atomic_write import write_atomically
+from harness.train.detection_scores import Detected, Objects
 from loaders.backend import Loader
 
 FILE = "predictions.npz"
+DETECTIONS_FILE = "detections.npz"
 KINDS = ("predicted", "correct", "scores")
 
 
@@ -47,7 +49,68 @@ def save_arrays(
     for name, columns in predictions.items():
         assert all(len(array) == len(ids) for array in columns), name
         arrays |= {f"{name}_{kind}": array for kind, array in zip(KINDS, columns, strict=False)}
+    return _write(folder / FILE, arrays)
+
+
+def save_detections(folder: Path, ids: np.ndarray, detected: Detected, objects: Objects) -> str:
+    """Write DETECTIONS_FILE, arrays over N images, their D detections and their G objects.
+
+    `sample`, uint64 [N], is the id of each image, the same in every beton that has the image. Of
+    each detection that the detector keeps, there are `image`, int32 [D], the place of its image in
+    `sample`; `label`, int32 [D], its class from 0; `score`, float32 [D]; and `box`, float32 [D, 4]:
+    left, top, right and bottom in pixels of the image as it is stored. Of each annotated object
+    there are `object_image`, `object_label`, `object_box` and `object_difficult`, bool [G].
+
+    Args:
+        folder: Folder of the file.
+        ids: uint64 [N].
+        detected: Detections in all images. Values are those of a float32 or bf16 computation.
+        objects: Objects of all images.
+
+    Returns:
+        The name of the file.
+    """
+    arrays = {
+        "sample": ids,
+        "image": detected.image.astype(np.int32),
+        "label": detected.labels.astype(np.int32),
+        "score": detected.scores.astype(np.float32),
+        "box": detected.boxes.astype(np.float32),
+        "object_image": objects.image.astype(np.int32),
+        "object_label": objects.labels.astype(np.int32),
+        "object_box": objects.boxes.astype(np.float32),
+        "object_difficult": objects.difficult,
+    }
+    return _write(folder / DETECTIONS_FILE, arrays)
+
+
+def read_detections(file: Path) -> tuple[np.ndarray, Detected, Objects]:
+    """Read what `save_detections` wrote: ids, uint64 [N], detections and objects.
+
+    `harness.train.detection_scores.average_precisions` computes the reported scores from them.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        KeyError, ValueError: it is not a file of detections.
+    """
+    with np.load(file, allow_pickle=False) as arrays:
+        detected = Detected(
+            arrays["image"].astype(np.int64),
+            arrays["box"].astype(np.float64),
+            arrays["label"].astype(np.int64),
+            arrays["score"].astype(np.float64),
+        )
+        objects = Objects(
+            arrays["object_image"].astype(np.int64),
+            arrays["object_box"].astype(np.float64),
+            arrays["object_label"].astype(np.int64),
+            arrays["object_difficult"],
+        )
+        return arrays["sample"], detected, objects
+
+
+def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> str:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(folder / FILE, buffer.getvalue())
-    return FILE
+    write_atomically(file, buffer.getvalue())
+    return file.name

@@ -50,5 +50,7 @@ class TransferMetrics(Selection):
     converged: NotRequired[bool]
     largest_gradient: NotRequired[float]
     at_the_edge: NotRequired[bool]
+    # detection: file in the stage's folder (`harness.train.predictions.save_detections`)
+    detections: NotRequired[str]
     # detection: `ClassPrecision` on test by class; None if test has no object of it that counts
     classes: NotRequired[dict[str, dict[str, float] | None]]

@@ -22,8 +22,8 @@ from harness.modeling.classifier import Classifier
 from harness.modeling.precision import choose
 from harness.profiling.timer import Timer
 from harness.runner.context import Outcome, StageContext
+from harness.train import predictions
 from harness.train.detection_scores import DetectionCounts
-from harness.train.fit import num_batches
 from harness.train.learner import Learner
 from harness.train.loader_plans import check_val_is_not_test, split_path
 from harness.train.optimizer import make_sgd
@@ -33,7 +33,7 @@ from harness.transfer.methods.detection.evaluation import detect
 from harness.transfer.methods.detection.network import Detector
 from harness.transfer.methods.detection.settings import DetectionSettings
 from harness.transfer.methods.detection.step import DetectionStep
-from harness.transfer.search import Search, describe_selection
+from harness.transfer.search import describe_selection, open_search
 from harness.transfer.timing import timing_of
 from loaders.backend import Loader
 from loaders.detection import DetectionPlan, open_detection_loader
@@ -105,37 +105,33 @@ def run(context: StageContext) -> Outcome:
             context.device,
         )
 
-    def count(model: Detector, split: str) -> DetectionCounts:
-        images = open_detection_loader(
-            DetectionPlan(
-                split_path(context, "data", split),
-                settings.batch_size,
-                order="sequential",
-                num_threads=context.num_threads,
-            )
+    def count(model: Detector, split: str, *, keep_detections: bool = False) -> DetectionCounts:
+        plan = DetectionPlan(
+            split_path(context, "data", split),
+            settings.batch_size,
+            order="sequential",
+            num_threads=context.num_threads,
         )
-        return detect(model, images, len(classes), context.device, precision)
+        with open_detection_loader(plan) as images:
+            counts = detect(model, images, len(classes), context.device, precision)
+            if keep_detections:
+                ids = images.samples.ids[images.samples.order(plan.of_images, 0)]
+                predictions.save_detections(context.folder, ids, counts.detected, counts.objects)
+        return counts
 
     images = training_images(split_path(context, "data", "train"))
     # `fit` and `Search` read of a loader what `FedLoader` has.
     loader, method = cast(Loader, images), DetectionMethod(load)
-    setup = TransferSetup(
-        cast(Callable[[], Classifier], load),
-        cast(Callable[[], Classifier], load),
-        settings,
-        settings.bn_stats,
-        num_batches(loader.plan, images.num_samples),
-        context.device,
-        precision,
-        timer,
-    )
-    search = Search(
+    search = open_search(
         context,
         method,
-        setup,
+        settings,
         loader,
         lambda model, crop: count(cast(Detector, model), "val").scores(),
-        metric=context.config["metric"],
+        load=cast(Callable[[], Classifier], load),
+        scratch=cast(Callable[[], Classifier], load),
+        precision=precision,
+        timer=timer,
         num_classes=len(classes),
     )
     startup_s = time.monotonic() - started
@@ -152,7 +148,7 @@ def run(context: StageContext) -> Outcome:
         model = search.refit(best, cast(Loader, all_images))
         num_fit_images = all_images.num_samples
     evaluated = time.monotonic()
-    counts = count(cast(Detector, model), "test")
+    counts = count(cast(Detector, model), "test", keep_detections=True)
     eval_s = search.eval_s + time.monotonic() - evaluated
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
     for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
@@ -172,7 +168,7 @@ def run(context: StageContext) -> Outcome:
         "num_configs": selection["num_configs"],
         "refit": selection["refit"],
         "num_epochs": None if chosen.steps else chosen.epochs,
-        "num_steps": chosen.steps or chosen.epochs * setup.steps_per_epoch,
+        "num_steps": chosen.steps or chosen.epochs * search.setup.steps_per_epoch,
         "resolution": settings.short_side,
         "num_classes": len(classes),
         "num_train_images": images.num_samples,
@@ -180,6 +176,7 @@ def run(context: StageContext) -> Outcome:
         "bn_stats": settings.bn_stats,
         "precision": precision,
         "source_eps": about.get("eps"),
+        "detections": predictions.DETECTIONS_FILE,
         "classes": {
             name: asdict(own) if own is not None else None
             for name, own in zip(classes, counts.by_class(), strict=True)

@@ -43,6 +43,7 @@ static void lay_out_weights(struct weights *weights, int64_t source, int64_t tar
         weights->bases = take(arena, padded / 4 * sizeof(int32_t));
         weights->shuffles = take(arena, padded * pairs * 4);
         weights->pair_values = take(arena, padded * pairs * 4);
+        weights->byte_values = (int8_t *)weights->pair_values;
     }
 }
 
@@ -67,10 +68,8 @@ int begin_resize(struct resizer *resizer, const struct stages *stages, int64_t w
         return 0;
     lay_out(resizer, width, height, resolution, interpolation, &arena);
     fill_weights(&resizer->across, width, resolution, interpolation, flip);
-    if (stages->has_windows)
-        fill_windows(&resizer->across);
-    else
-        fill_shuffles(&resizer->across);
+    if (!fill_bytes(&resizer->across, stages->has_windows))
+        (stages->has_windows ? fill_windows : fill_shuffles)(&resizer->across);
     fill_weights(&resizer->down, height, resolution, interpolation, 0);
     resizer->num_colors = num_colors;
     resizer->resolution = resolution;
@@ -239,6 +238,29 @@ INLINE_AVX2 void resize_narrow(const uint8_t *const rows[], int64_t num_colors, 
     }
 }
 
+/* The same with weights of bytes: sums of (128 high + low) * level, plus 64, shifted by 7, are the sum of high * level plus
+ * (the sum of low * level, plus 64) >> 7, which fit 16 bits. 8 output pixels of each 16 bytes. */
+INLINE_AVX2 void resize_bytes(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
+                              int16_t *restrict result, int64_t stride) {
+    const __m256i shift = _mm256_set1_epi16(1 << (15 - ROUND_ACROSS));     /* a rounding shift right by 7 */
+    for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
+        const __m256i *shuffles = (const __m256i *)weights->shuffles + block * pairs;
+        const __m256i *values = (const __m256i *)weights->byte_values + 2 * block * pairs;
+        const int32_t *bases = weights->bases + 2 * block;
+        for (int64_t c = 0; c < num_colors; c++) {
+            __m256i levels = load_two(rows[c] + bases[0], rows[c] + bases[1]);
+            __m256i high = _mm256_setzero_si256(), low = high;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                __m256i taps = _mm256_shuffle_epi8(levels, _mm256_loadu_si256(shuffles + pair));
+                high = _mm256_add_epi16(high, _mm256_maddubs_epi16(taps, _mm256_loadu_si256(values + 2 * pair)));
+                low = _mm256_add_epi16(low, _mm256_maddubs_epi16(taps, _mm256_loadu_si256(values + 2 * pair + 1)));
+            }
+            _mm256_storeu_si256((__m256i *)(result + c * stride + 16 * block),
+                                _mm256_add_epi16(high, _mm256_mulhrs_epi16(low, shift)));
+        }
+    }
+}
+
 INLINE_AVX2 __m256i weighted(const uint8_t *from, const int16_t *values, int64_t count) {
     __m256i sum = _mm256_setzero_si256();
     for (int64_t k = 0; k < count; k += 16) {
@@ -265,7 +287,11 @@ INLINE_AVX2 void resize_wide(const uint8_t *row, const struct weights *weights, 
 
 INLINE_AVX2 void resize_colors(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
                                int64_t stride) {
-    if (weights->pairs == 1)
+    if (weights->has_bytes && weights->pairs == 1)
+        resize_bytes(rows, num_colors, weights, 1, result, stride);
+    else if (weights->has_bytes)
+        resize_bytes(rows, num_colors, weights, 2, result, stride);
+    else if (weights->pairs == 1)
         resize_narrow(rows, num_colors, weights, 1, result, stride);
     else if (weights->pairs == 2)
         resize_narrow(rows, num_colors, weights, 2, result, stride);
@@ -276,7 +302,7 @@ INLINE_AVX2 void resize_colors(const uint8_t *const rows[], int64_t num_colors, 
 TARGET_AVX2
 void resize_across_avx2(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
                         int64_t stride) {
-    if (!weights->is_narrow)
+    if (!weights->is_narrow && !weights->has_bytes)
         for (int64_t c = 0; c < num_colors; c++)
             resize_wide(rows[c], weights, result + c * stride);
     else if (num_colors == 3)
@@ -295,17 +321,19 @@ INLINE_AVX2 __m256i pair_of(const int16_t *values, int64_t pair) {
 INLINE_AVX2 void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count,
                           uint8_t *restrict result) {
     const __m256i half = _mm256_set1_epi32(1 << (ROUND_DOWN - 1));
-    for (int64_t x = 0; x < count; x += 16) {
-        __m256i low = half, high = half;
-        for (int64_t pair = 0; pair < pairs; pair++) {
-            __m256i first = _mm256_loadu_si256((const __m256i *)(rows[2 * pair] + x));
-            __m256i second = _mm256_loadu_si256((const __m256i *)(rows[2 * pair + 1] + x));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(first, second), pair_of(values, pair)));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(first, second), pair_of(values, pair)));
+    for (int64_t x = 0; x < count; x += 32) {
+        __m256i words[2];
+        for (int part = 0; part < 2; part++) {
+            __m256i low = half, high = half;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                __m256i first = _mm256_loadu_si256((const __m256i *)(rows[2 * pair] + x + 16 * part));
+                __m256i second = _mm256_loadu_si256((const __m256i *)(rows[2 * pair + 1] + x + 16 * part));
+                low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(first, second), pair_of(values, pair)));
+                high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(first, second), pair_of(values, pair)));
+            }
+            words[part] = _mm256_packs_epi32(_mm256_srai_epi32(low, ROUND_DOWN), _mm256_srai_epi32(high, ROUND_DOWN));
         }
-        __m256i levels = _mm256_packs_epi32(_mm256_srai_epi32(low, ROUND_DOWN), _mm256_srai_epi32(high, ROUND_DOWN));
-        levels = _mm256_permute4x64_epi64(_mm256_packus_epi16(levels, levels), 0xD8);
-        _mm_storeu_si128((__m128i *)(result + x), _mm256_castsi256_si128(levels));
+        _mm256_storeu_si256((__m256i *)(result + x), _mm256_permute4x64_epi64(_mm256_packus_epi16(words[0], words[1]), 0xD8));
     }
 }
 

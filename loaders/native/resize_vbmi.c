@@ -43,9 +43,33 @@ INLINE_VBMI void resize_windows(const uint8_t *const rows[], int64_t num_colors,
     }
 }
 
+/* The same with weights of bytes, as in resize.c: 32 output pixels of each 64 bytes. */
+INLINE_VBMI void resize_bytes(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
+                              int16_t *restrict result, int64_t stride) {
+    const __m512i shift = _mm512_set1_epi16(1 << (15 - ROUND_ACROSS));
+    for (int64_t block = 0; block < (weights->target + 31) / 32; block++) {
+        const uint8_t *shuffles = weights->shuffles + 64 * block * pairs;
+        const int8_t *values = weights->byte_values + 128 * block * pairs;
+        for (int64_t c = 0; c < num_colors; c++) {
+            __m512i window = _mm512_loadu_si512(rows[c] + weights->bases[block]);
+            __m512i high = _mm512_setzero_si512(), low = high;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                __m512i taps = _mm512_permutexvar_epi8(_mm512_loadu_si512(shuffles + 64 * pair), window);
+                high = _mm512_add_epi16(high, _mm512_maddubs_epi16(taps, _mm512_loadu_si512(values + 128 * pair)));
+                low = _mm512_add_epi16(low, _mm512_maddubs_epi16(taps, _mm512_loadu_si512(values + 128 * pair + 64)));
+            }
+            _mm512_storeu_si512(result + c * stride + 32 * block, _mm512_add_epi16(high, _mm512_mulhrs_epi16(low, shift)));
+        }
+    }
+}
+
 INLINE_VBMI void resize_colors(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
                                int64_t stride) {
-    if (weights->pairs == 1)
+    if (weights->has_bytes && weights->pairs == 1)
+        resize_bytes(rows, num_colors, weights, 1, result, stride);
+    else if (weights->has_bytes)
+        resize_bytes(rows, num_colors, weights, 2, result, stride);
+    else if (weights->pairs == 1)
         resize_windows(rows, num_colors, weights, 1, result, stride);
     else if (weights->pairs == 2)
         resize_windows(rows, num_colors, weights, 2, result, stride);
@@ -56,7 +80,7 @@ INLINE_VBMI void resize_colors(const uint8_t *const rows[], int64_t num_colors, 
 TARGET_VBMI
 void resize_across_vbmi(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int16_t *result,
                         int64_t stride) {
-    if (!weights->is_narrow)
+    if (!weights->is_narrow && !weights->has_bytes)
         resize_across_avx2(rows, num_colors, weights, result, stride);
     else if (num_colors == 3)
         resize_colors(rows, 3, weights, result, stride);

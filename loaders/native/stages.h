@@ -31,6 +31,11 @@ struct weights {
     int32_t *bases;             /* [target / 16, 4] of each group: the first of its 16 source pixels */
     uint8_t *shuffles;          /* [target / 16, pairs, 2, 32] which of the 16 bytes, as words */
     int16_t *pair_values;       /* [target / 16, pairs, 2, 16] */
+    /* With has_bytes, weights are split into bytes, a weight = 128 * high + low, if output pixels need at most 3 source pixels. For
+     * each 16 output pixels (32 with stages->has_windows) in groups of 8 (32) that need at most 16 (64) source pixels: bases
+     * [groups]; shuffles [pairs, 2 bytes of each output pixel]; byte_values [pairs, 2, likewise]: high and low. */
+    int has_bytes;
+    int8_t *byte_values;        /* in the memory of pair_values */
     /* With stages->has_windows, is_narrow means that groups of 16 output pixels need at most 64 source pixels, and the tables are
      * bases [target / 16], an even number of them, shuffles [target / 16, pairs, 64] with an undefined byte after each, and pair_values likewise. */
 };

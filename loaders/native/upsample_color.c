@@ -117,14 +117,28 @@ void upsample_h2v1_avx2(const uint8_t *near, int64_t count, uint8_t *row) {
     }
 }
 
+/* The sums of each sample's left and right neighbor, out of those of 32 samples before it, of its own and of 32 after it. */
+INLINE_AVX2 struct words left_of(struct words before, struct words here) {
+    enum { LAST_AND_FIRST = 0x21 };     /* halves: the last one of `before`, the first one of `here` */
+    return (struct words){_mm256_alignr_epi8(here.low, _mm256_permute2x128_si256(before.high, here.high, LAST_AND_FIRST), 14),
+                          _mm256_alignr_epi8(here.high, here.low, 14)};
+}
+
+INLINE_AVX2 struct words right_of(struct words here, struct words after) {
+    return (struct words){_mm256_alignr_epi8(here.high, here.low, 2),
+                          _mm256_alignr_epi8(_mm256_permute2x128_si256(here.low, after.low, 0x21), here.high, 2)};
+}
+
 TARGET_AVX2
 void upsample_h2v2_avx2(const uint8_t *near, const uint8_t *far, int64_t count, uint8_t *row) {
+    /* Only the last of 32 samples before the first one counts. */
+    struct words before = near_and_far(load_32(near - 32), load_32(far - 32)), here = near_and_far(load_32(near), load_32(far));
     for (int64_t i = 0; i < count; i += 32) {
-        struct words here = near_and_far(load_32(near + i), load_32(far + i));
-        struct words before = near_and_far(load_32(near + i - 1), load_32(far + i - 1));
-        struct words after = near_and_far(load_32(near + i + 1), load_32(far + i + 1));
+        struct words after = near_and_far(load_32(near + i + 32), load_32(far + i + 32));
         struct words triple = add(here, add(here, here));
-        store_alternated(row + 2 * i, rounded(add(triple, before), 8, 4), rounded(add(triple, after), 7, 4));
+        store_alternated(row + 2 * i, rounded(add(triple, left_of(before, here)), 8, 4),
+                         rounded(add(triple, right_of(here, after)), 7, 4));
+        before = here, here = after;
     }
 }
 
@@ -221,10 +235,25 @@ void split_rgb_avx2(const uint8_t *pixels, int64_t count, uint8_t *const rgb[3])
             rgb[c][i] = pixels[3 * i + c];
 }
 
+INLINE_AVX2 __m256i picked_twice(const __m256i from[3], const int8_t masks[3][16]) {
+    __m256i picked = _mm256_setzero_si256();
+    for (int c = 0; c < 3; c++)
+        picked = _mm256_or_si256(picked, _mm256_shuffle_epi8(from[c], _mm256_broadcastsi128_si256(load_16(masks[c]))));
+    return picked;
+}
+
 /* Writes no byte after the last pixel: the next image may be there. */
 TARGET_AVX2
 void join_rgb_avx2(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels) {
     int64_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        const __m256i from[3] = {load_32(rgb[0] + i), load_32(rgb[1] + i), load_32(rgb[2] + i)};
+        for (int part = 0; part < 3; part++) {
+            const __m256i both = picked_twice(from, JOIN[part]);
+            _mm_storeu_si128((__m128i *)(pixels + 3 * i + 16 * part), _mm256_castsi256_si128(both));
+            _mm_storeu_si128((__m128i *)(pixels + 3 * i + 16 * part + 48), _mm256_extracti128_si256(both, 1));
+        }
+    }
     for (; i + 16 <= count; i += 16) {
         const __m128i from[3] = {load_16(rgb[0] + i), load_16(rgb[1] + i), load_16(rgb[2] + i)};
         for (int part = 0; part < 3; part++)

@@ -134,6 +134,66 @@ void fill_weights(struct weights *weights, int64_t source, int64_t target, enum 
     }
 }
 
+/* Split up to 3 weights, as sums of 128 * high + low. The lows sum to 0, and those above 0 to at most 128. A weight that is all
+ * of the sum counts half in each of two places, where the same pixel has to be. Returns that weight's number, or -1. */
+static inline int split(const int16_t *values, int8_t high[4], int8_t low[4]) {
+    enum { LOW = 128, HALF = LOW / 2 };
+    int first = (values[0] + HALF) / LOW, second = (values[0] + values[1] + HALF) / LOW;    /* sums of the highs */
+    int whole = -1;
+    if (first == LOW || second - first == LOW || second == 0) {     /* a high of 128 does not fit its byte */
+        whole = values[0] == ONE ? 0 : values[1] == ONE ? 1 : values[2] == ONE ? 2 : -1;
+        if (values[2] == 0)
+            first = first < LOW ? 1 : LOW - 1;
+        else if (second == 0)
+            second = 1;
+        else
+            first -= first == LOW, second = LOW - 1;
+    }
+    const int highs[4] = {first, second - first, LOW - second, 0};
+    for (int k = 0; k < 4; k++) {
+        high[k] = (int8_t)(whole < 0 ? highs[k] : k / 2 == whole / 2 ? LOW / 2 : 0);
+        low[k] = (int8_t)(whole < 0 ? values[k] - LOW * highs[k] : 0);
+    }
+    return whole;
+}
+
+/* The sizes are compile-time constants: of a group in output pixels, of its window in bytes, and of a block in output pixels. */
+static inline __attribute__((always_inline)) int fill_groups(struct weights *weights, int64_t group_size, int64_t window,
+                                                             int64_t block_size) {
+    const int64_t target = weights->target, pairs = weights->pairs;
+    for (int64_t begin = 0; begin < round_up(target, block_size); begin += group_size) {
+        const int64_t in_block = begin % block_size, block = begin / block_size * pairs * 2 * block_size;
+        uint8_t *shuffles = weights->shuffles + block + 2 * in_block;
+        int8_t *values = weights->byte_values + 2 * block + 2 * in_block;
+        int64_t base = INT32_MAX;
+        for (int64_t j = 0; j < group_size; j++)
+            base = min64(base, weights->starts[min64(begin + j, target - 1)]);
+        weights->bases[begin / group_size] = (int32_t)base;
+        for (int64_t j = 0; j < group_size; j++, shuffles += 2, values += 2) {
+            const int64_t pixel = min64(begin + j, target - 1), first = weights->starts[pixel] - base;
+            int8_t high[4], low[4];
+            if (first + weights->counts[pixel] > window)
+                return 0;
+            const int whole = split(weights->values + pixel * weights->stride, high, low);
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                int8_t *highs = values + pair * 4 * block_size, *lows = highs + 2 * block_size;
+                for (int64_t k = 0; k < 2; k++) {
+                    shuffles[pair * 2 * block_size + k] = (uint8_t)(first + (whole < 0 ? 2 * pair + k : whole));
+                    highs[k] = high[2 * pair + k], lows[k] = low[2 * pair + k];
+                }
+            }
+        }
+    }
+    return 1;
+}
+
+int fill_bytes(struct weights *weights, int has_windows) {
+    weights->pairs = (weights->most + 1) / 2;
+    weights->has_bytes = weights->most <= 3 && !weights->has_negative &&
+                         (has_windows ? fill_groups(weights, 32, 64, 32) : fill_groups(weights, 8, 16, 16));
+    return weights->has_bytes;
+}
+
 /* The tables for vector code of 64-byte windows. Output pixels beyond the last are copies of it. */
 void fill_windows(struct weights *weights) {
     weights->pairs = (weights->most + 1) / 2;

@@ -19,6 +19,18 @@ static struct code make_code(int length, int run, int size) {
 
 enum { MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };    /* bits of a value in a baseline image */
 
+/* Fill in short_codes for a code of `length` bits and a value of `size` bits. */
+static void put_short_codes(struct huffman *huffman, uint32_t code, int length, int run, int size) {
+    const int spread = SHORT_BITS - length - size;
+    uint32_t *entries = huffman->short_codes + (code << (SHORT_BITS - length));
+    for (int32_t bits = 0; bits < 1 << size; bits++, entries += 1 << spread) {
+        const int32_t value = size == 0 || bits >> (size - 1) ? bits : bits + 1 - (1 << size);
+        const uint32_t entry = (uint32_t)value << 16 | (uint32_t)run << 8 | (uint32_t)(length + size);
+        for (int k = 0; k < 1 << spread; k++)
+            entries[k] = entry;
+    }
+}
+
 /* Returns 0 for a table that no baseline image has. */
 int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     uint32_t code = 0;
@@ -29,6 +41,7 @@ int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     huffman->symbols = table->huffval;
     for (int k = 0; k < 1 << LOOKUP_BITS; k++)
         huffman->lookup[k] = (struct code){.shift = 64};
+    memset(huffman->short_codes, 0, sizeof huffman->short_codes);
     for (int length = 1; length <= 16; length++) {
         huffman->offset[length] = symbol - (int32_t)code;
         for (int i = 0; i < table->bits[length]; i++, symbol++, code++) {
@@ -36,6 +49,8 @@ int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
             int size = is_dc ? table->huffval[symbol] : table->huffval[symbol] & 15;
             if (symbol > 255 || code >> length || size > (is_dc ? MAX_DC_SIZE : MAX_AC_SIZE))
                 return 0;
+            if (!is_dc && length + size <= SHORT_BITS)
+                put_short_codes(huffman, code, length, size == 0 && run < 15 ? END_RUN : run, size);
             if (length <= LOOKUP_BITS) {
                 struct code entry = make_code(length, run, size);
                 int spread = LOOKUP_BITS - length;
@@ -79,6 +94,13 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
     for (int turn = 0; k < 64; k++, turn ^= 1) {
         if (turn)
             refill(bits);
+        const uint32_t short_code = ac->short_codes[bits->word >> (64 - SHORT_BITS)];
+        if (__builtin_expect(short_code != 0, 1)) {
+            k += (int)(short_code >> 8 & 0xFF);
+            block[ZIGZAG[k]] = (JCOEF)(short_code >> 16);       /* at the end of a block, the last one is still 0 */
+            drop(bits, (int)(short_code & 0xFF));
+            continue;
+        }
         code = next_code(entropy, ac, bits->word, 0);
         k += code->run;
         if (code->shift < 64) {
@@ -90,7 +112,7 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
                 return;     /* the end of the block */
         }
     }
-    if (k > 64)
+    if (k > 64 && k <= END_RUN)
         fail(entropy);
 }
 

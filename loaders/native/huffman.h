@@ -7,10 +7,12 @@
 
 #include "../kernel.h"
 
-static const uint8_t ZIGZAG[64 + 16] = {    /* the last 16: a run beyond the end of a block */
+#define FOUR(i) i, i, i, i
+#define SIXTEEN(i) FOUR(i), FOUR(i), FOUR(i), FOUR(i)
+static const uint8_t ZIGZAG[64 + END_RUN] = {   /* from 64 on: a run beyond the end of a block */
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
-    62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
+    62, 63, SIXTEEN(63), SIXTEEN(63), SIXTEEN(63), SIXTEEN(63), SIXTEEN(63), SIXTEEN(63), SIXTEEN(63), SIXTEEN(63)};
 
 INLINE void refill(struct bits *bits) {
     uint64_t word;

@@ -16,7 +16,7 @@
 /* State that changes with each code: few values, so that two lanes fit the registers. */
 struct position {
     uint64_t bit;               /* position of the next code: 8 times its byte's address, plus the bit */
-    int k;                      /* next coefficient of the block, in zigzag order */
+    int64_t k;                  /* next coefficient of the block, in zigzag order */
     JCOEF *block;
     const struct huffman *ac;
 };
@@ -85,9 +85,10 @@ static void close_lane(const struct lanes *lanes, const struct lane *lane, uint6
         fail(lanes->entropy);
 }
 
-/* After the last block of a segment: the next one, or k = 0 if none is left. */
-__attribute__((noinline)) static struct position next_segment(struct lanes *lanes, struct lane *lane, struct position position) {
-    close_lane(lanes, lane, position.bit);
+/* The begin of a lane's first or next segment; k = 0 if none is left. By value: a position whose address is known stays in
+ * memory instead of registers. */
+__attribute__((noinline)) static struct position next_segment(struct lanes *lanes, struct lane *lane) {
+    struct position position = {.k = 1};
     if (!open_lane(lanes, lane, &position))
         position.k = 0;
     return position;
@@ -97,12 +98,13 @@ __attribute__((noinline)) static struct position next_segment(struct lanes *lane
  * Returns 0 if no segment is left. */
 INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
     struct entropy *entropy = lanes->entropy;
-    if (position->k > DCTSIZE2 || position->bit >> 3 > (uint64_t)(uintptr_t)lane->clean_end + 8)
+    if ((position->k > DCTSIZE2 && position->k <= END_RUN) || position->bit >> 3 > (uint64_t)(uintptr_t)lane->clean_end + 8)
         fail(entropy);
     if (lane->next_block == lanes->blocks_in_mcu) {
         lane->next_block = 0;
         if (--lane->mcus_left == 0) {
-            *position = next_segment(lanes, lane, *position);
+            close_lane(lanes, lane, position->bit);
+            *position = next_segment(lanes, lane);
             if (position->k == 0)
                 return 0;
         }
@@ -129,7 +131,7 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
 
 /* Store the value of a code in the block. Returns 1 if the block continues. */
 INLINE int put_value(const struct code *code, struct position *position, uint64_t *word) {
-    int k = position->k + code->run;
+    int64_t k = position->k + code->run;
     position->block[ZIGZAG[k]] = (JCOEF)value_of(code, *word);
     *word <<= code->total;
     position->bit += code->total;
@@ -140,13 +142,17 @@ INLINE int put_value(const struct code *code, struct position *position, uint64_
 /* One code, of a value or the end of a block. Needs 26 bits in `word`. Returns 0 if no segment is
  * left. */
 INLINE int step(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
-    const struct code *code = &position->ac->lookup[*word >> (64 - LOOKUP_BITS)];
-    if (__builtin_expect(code->shift < 64, 1)) {
-        if (__builtin_expect(put_value(code, position, word), 1))
+    const uint32_t short_code = position->ac->short_codes[*word >> (64 - SHORT_BITS)];
+    if (__builtin_expect(short_code != 0, 1)) {
+        const int64_t k = position->k + (short_code >> 8 & 0xFF);
+        position->block[ZIGZAG[k]] = (JCOEF)(short_code >> 16);     /* at the end of a block, the last one is still 0 */
+        *word <<= short_code & 63;
+        position->bit += short_code & 0xFF;
+        position->k = k + 1;
+        if (__builtin_expect(k + 1 < DCTSIZE2, 1))
             return 1;
     } else {
-        if (code->length == 0)
-            code = long_code(lanes->entropy, position->ac, *word, 0);
+        const struct code *code = next_code(lanes->entropy, position->ac, *word, 0);
         if (code->shift < 64) {
             if (put_value(code, position, word))
                 return 1;
@@ -162,11 +168,12 @@ INLINE int step(struct lanes *lanes, struct lane *lane, struct position *positio
 
 INLINE void decode(struct lanes *lanes) {
     struct lane lane[2];
-    struct position first = {.k = 1}, second = {.k = 1};
     uint64_t first_word, second_word;
     lane[0].clean = lanes->clean[0], lane[1].clean = lanes->clean[1];
-    int has_first = open_lane(lanes, &lane[0], &first) && begin_block(lanes, &lane[0], &first, &first_word);
-    int has_second = open_lane(lanes, &lane[1], &second) && begin_block(lanes, &lane[1], &second, &second_word);
+    struct position first = next_segment(lanes, &lane[0]);
+    int has_first = first.k > 0 && begin_block(lanes, &lane[0], &first, &first_word);
+    struct position second = next_segment(lanes, &lane[1]);
+    int has_second = second.k > 0 && begin_block(lanes, &lane[1], &second, &second_word);
     while (has_first && has_second) {
         first_word = window(first.bit);
         second_word = window(second.bit);

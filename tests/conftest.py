@@ -3,6 +3,7 @@
 # Import hypothesis before any test: pytest's plugin of that name imports it at the end of a run,
 # and Python 3.11's ast module fails in that import once FFCV has generated code (SystemError: AST
 # constructor recursion depth mismatch).
+import functools
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 # Shells start background jobs with Ctrl-C ignored. Tests that press it, and their processes, need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -55,12 +56,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@functools.lru_cache(maxsize=1)
+def thread_pools(num_modules: int) -> ThreadpoolController:
+    """Return the thread pools of this process.
+
+    Finding them takes milliseconds, so it is done again only if modules were imported since.
+    """
+    return ThreadpoolController()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Limit numerical libraries to one thread: test models are too small to gain from more."""
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    with threadpool_limits(1, user_api="blas"):
+    with thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
 
 

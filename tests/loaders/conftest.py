@@ -1,10 +1,15 @@
-"""Betons that several tests read."""
+"""Betons that several tests read, and the compiled numba kernel."""
 
+import fcntl
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.helpers.tiny_betons import photo, write_beton
+from loaders import kernel
+from loaders.ffcv_parts import LIBRARY
+from tests.helpers.tiny_betons import jpeg, photo, write_beton
+from writers.beton.encoding import JPEG
 
 SIZES = [
     (60, 40),
@@ -37,3 +42,29 @@ def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: write_beton(folder / f"{name}.beton", images, labels, raw=raw)
         for name, raw in stored.items()
     }
+
+
+@pytest.fixture(scope="session")
+def numba_is_compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile the numba kernel, or load it from the cache on disk.
+
+    Processes of one test run wait for the first instead of compiling at the same time.
+    """
+    blob = jpeg(photo(16, 16, seed=0))
+    with (tmp_path_factory.getbasetemp().parent / "numba.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        has_error = np.ones(1, bool)
+        kernel.open_kernel(LIBRARY, "numba")(
+            np.frombuffer(blob, np.uint8),
+            np.array([0]),
+            np.array([len(blob)]),
+            np.array([JPEG], np.uint8),
+            np.array([16]),
+            np.array([16]),
+            np.array([[0, 0, 16, 16]]),
+            np.array([False]),
+            np.empty((1, 8, 8, 3), np.uint8),
+            has_error,
+            np.empty((0, 256), np.float16),
+        )
+    assert not has_error.any()

@@ -35,6 +35,7 @@ needs_c = pytest.mark.skipif(
 def decode_images(request):
     """The numba kernel, and the C kernel with each instruction set that this processor has."""
     if request.param == "numba":
+        request.getfixturevalue("numba_is_compiled")
         return kernel.open_kernel(LIBRARY, "numba")
     return kernel_c.open_kernel(request.param)
 

@@ -26,6 +26,7 @@ needs_c = pytest.mark.skipif(
     reason="the package's C parts were not built",
 )
 R = 24
+pytestmark = pytest.mark.usefixtures("numba_is_compiled")
 
 
 @functools.cache

@@ -50,6 +50,8 @@ def decode(request):
 
     Boxes int64 [n, 4] of R x R pixels -> uint8 [n, R, R, 3], has_error [n].
     """
+    if request.param == "numba":
+        request.getfixturevalue("numba_is_compiled")
     decode_images = kernel.open_kernel(LIBRARY, request.param)
 
     def decode(

@@ -14,7 +14,16 @@ from tests.rehearsal.conftest import child_environment
 from tests.rehearsal.product import COMPILE_MODES
 
 COMPILED = ["scale=tiny", "pretrain.compile=auto"]
-RECIPES = {"robust_l2": [*COMPILED, "eps=[0, 3]"], "fewer_classes": COMPILED}
+# All subsets run in tests/recipes; each further network here measures the same ways to compile.
+TWO_SUBSETS = [
+    "subsets=[all, {name: minus1, remove: {hardest: 1, by: reference}}]",
+    "evaluate.common=[all, minus1]",
+    "exclude=[]",
+]
+RECIPES = {
+    "robust_l2": [*COMPILED, "eps=[0, 3]"],
+    "fewer_classes": [*COMPILED, *TWO_SUBSETS],
+}
 
 pytestmark = pytest.mark.timeout(900)  # a minute of work, on a machine that is busy with others
 

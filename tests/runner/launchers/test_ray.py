@@ -244,9 +244,12 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_a_cluster_that_does_not_respond_is_reported(folders: Folders, silent_port: int):
+def test_a_cluster_that_does_not_respond_is_reported(
+    folders: Folders, silent_port: int, monkeypatch: pytest.MonkeyPatch
+):
     """ray.init alone would wait for minutes."""
     pytest.importorskip("ray", reason="ray is not installed: pip install 'harness[ray]'")
+    monkeypatch.setattr(ray_launcher, "CONNECT_TIMEOUT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed_port = server.getsockname()[1]
     for port in (closed_port, silent_port):

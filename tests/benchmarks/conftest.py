@@ -1,0 +1,3 @@
+"""Import FFCV without what it compiles when it is imported, before a test imports it."""
+
+import loaders.ffcv_parts  # noqa: F401

@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 import torch
 
 from loaders.closed_on_exit import ClosedOnExit
-from loaders.plan import LoaderPlan
+from loaders.plan import LoaderPlan, whole_number
 from loaders.reader import Samples
 from writers.errors import UserError
 
@@ -75,8 +75,9 @@ class Loader(ClosedOnExit):
                 of the full epoch. `len(loader)` skips all.
 
         Raises:
-            UserError: start_batch is not in [0, len(loader)].
+            UserError: start_batch is not in [0, len(loader)], or a number is not whole.
         """
+        epoch, start_batch = whole_number("epoch", epoch), whole_number("start_batch", start_batch)
         order = self.samples.order(self.plan, epoch, start_batch)
         return self.start(order, epoch, resolution or self.plan.resolution)
 
@@ -94,6 +95,17 @@ class Loader(ClosedOnExit):
     @abstractmethod
     def close(self) -> None:
         """Release threads, buffers and the file. May be called more than once."""
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: threads, buffers and the open file belong to a process.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "A loader cannot be pickled or copied.",
+            "Pickle its plan, and open a loader of it in each process.",
+        )
 
     @property
     def num_samples(self) -> int:

@@ -197,6 +197,8 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
 
     def close(self) -> None:
         """Stop the thread; wait for it and for its copies."""
+        if not hasattr(self, "terminate_event"):  # FFCV's constructor failed
+            return
         self.terminate_event.set()
         while self.is_alive() and threading.current_thread() is not self:
             try:

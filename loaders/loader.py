@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, NoReturn, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -26,20 +26,29 @@ import torch.distributed as dist
 from loaders import open_loader
 from loaders.backend import Batch
 from loaders.closed_on_exit import ClosedOnExit
-from loaders.plan import LoaderPlan, Order
+from loaders.plan import LoaderPlan, Order, whole_number
 from writers import names
 from writers.errors import UserError
 from writers.text_names import counted
 
 Transform = Callable[[torch.Tensor, torch.Tensor], Batch]
 
-# Parameters of FFCV's Loader that have another name or form here.
-_OF_FFCV = {
+# Parameters of FFCV's Loader and of torch's DataLoader that have another name or form here.
+_OF_OTHERS = {
     "pipelines": "Set augment, crop_scale, horizontal_flip, resolution, dtype, and transform.",
     "custom_fields": "Only images with labels are supported.",
     "os_cache": "Leave it out: order='quasi_random' reads a few pages of the file at a time.",
     "recompile": "Leave it out: the kernels are compiled when the package is installed.",
     "num_threads": "Use num_workers.",
+    "shuffle": "Use order='random'.",
+    "sampler": "Use indices, or order='weighted' with weights.",
+    "batch_sampler": "Use indices and batch_size.",
+    "collate_fn": "Use transform, which is called with each batch.",
+    "pin_memory": "Leave it out: device='cuda' copies batches from pinned memory.",
+    "prefetch_factor": "Use batches_ahead.",
+    "persistent_workers": "Leave it out: the threads are kept from epoch to epoch.",
+    "worker_init_fn": "Leave it out: threads have no random state; set seed.",
+    "generator": "Use seed.",
 }
 
 
@@ -112,6 +121,12 @@ class Loader(ClosedOnExit):
             if batch_size is None:
                 raise UserError("Loader needs batch_size.", "Use Loader(path, batch_size=256).")
             _check(settings)
+            num_workers = whole_number("Loader.num_workers", num_workers)
+            if num_workers < 1 and num_workers != -1:
+                raise UserError(
+                    f"Loader.num_workers is {num_workers}; decoding takes at least one thread.",
+                    "Use num_workers=1, or -1 for one per available core.",
+                )
             rank, world_size = _rank_and_world_size(distributed)
             defaults = {"rank": rank, "world_size": world_size, "backend": "auto"}
             further: dict[str, Any] = defaults | settings
@@ -192,8 +207,9 @@ class Loader(ClosedOnExit):
         """Select the epoch of the next `for`.
 
         Raises:
-            UserError: the epoch is negative.
+            UserError: the epoch is negative or not a whole number.
         """
+        epoch = whole_number("The epoch", epoch)
         if epoch < 0:
             raise UserError(f"Loader.set_epoch({epoch}): an epoch must be at least 0.")
         self._epoch, self._batch, self._is_positioned = epoch, 0, True
@@ -220,6 +236,11 @@ class Loader(ClosedOnExit):
             UserError: the state belongs to a loader with another order of batches.
         """
         own: Mapping[str, Any] = self.state_dict()
+        if not isinstance(state, Mapping):
+            raise UserError(
+                f"The loader's state is {state!r}.",
+                "Pass what `state_dict` of a Loader returned.",
+            )
         if missing := [name for name in own if name not in state]:
             raise UserError(
                 f"The loader's state has no {', '.join(missing)}.",
@@ -232,14 +253,26 @@ class Loader(ClosedOnExit):
                     f"but this loader has {own[name]}.",
                     f"Open the loader with the saved {name}, or use set_epoch.",
                 )
-        if not 0 <= state["batch"] <= len(self):
+        batch = whole_number("The batch of the loader's state", state["batch"])
+        if not 0 <= batch <= len(self):
             raise UserError(
-                f"The loader's state is at batch {state['batch']}, "
+                f"The loader's state is at batch {batch}, "
                 f"but an epoch of this loader has {len(self)}.",
                 "Open the loader with the saved batch_size and drop_last, or use set_epoch.",
             )
         self.set_epoch(state["epoch"])
-        self._batch = state["batch"]
+        self._batch = batch
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "A Loader cannot be pickled or copied.",
+            "Pickle loader.plan and loader.state_dict(), and open Loader(plan) in each process.",
+        )
 
     def close(self) -> None:
         """Release threads, buffers and the file. May be called more than once."""
@@ -256,11 +289,11 @@ class Loader(ClosedOnExit):
 
 
 def _check(settings: dict[str, Any]) -> None:
-    """Raise UserError for a setting that is neither a field of LoaderPlan nor known from FFCV."""
+    """Raise UserError for a setting that is not a field of LoaderPlan."""
     known = [field.name for field in fields(LoaderPlan) if field.name not in ("beton",)]
     for name in settings:
-        if name in _OF_FFCV:
-            raise UserError(f"Loader has no parameter {name}.", _OF_FFCV[name])
+        if name in _OF_OTHERS:
+            raise UserError(f"Loader has no parameter {name}.", _OF_OTHERS[name])
         if name not in known:
             near = names.nearest(name, [*known, "num_workers", "transform", "reuse_memory"])
             raise UserError(

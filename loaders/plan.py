@@ -1,5 +1,7 @@
 """Settings that determine the pixels that a loader yields, and their order."""
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +13,19 @@ from loaders.augmentations import Augmentations
 from loaders.interpolation import RESIZE_VERSION, Interpolation
 from writers.errors import UserError
 from writers.subset.spec import Subset
+
+MAX_LABELS = 1_000_000  # after relabeling; a class name is kept for each
+_WHOLE_NUMBERS = (
+    "batch_size",
+    "resolution",
+    "num_threads",
+    "batches_ahead",
+    "world_size",
+    "crops_per_image",
+    "rank",
+    "seed",
+    "resize_version",
+)
 
 Order = Literal["sequential", "random", "quasi_random", "balanced", "weighted"]
 
@@ -103,6 +118,14 @@ class LoaderPlan:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beton", Path(self.beton))
+        for name in _WHOLE_NUMBERS:
+            object.__setattr__(self, name, whole_number(f"LoaderPlan.{name}", getattr(self, name)))
+        for name in ("horizontal_flip", "drop_last", "poison"):
+            object.__setattr__(self, name, _flag(name, getattr(self, name)))
+        for name in ("crop_scale", "crop_ratio"):
+            object.__setattr__(self, name, _pair(name, getattr(self, name)))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _label_map(self.labels))
         if self.indices is not None:
             object.__setattr__(self, "indices", _freeze(self.indices))
         if isinstance(self.weights, str):
@@ -120,15 +143,8 @@ class LoaderPlan:
                     f"LoaderPlan.{name} is {getattr(self, name)!r}; it must be one of "
                     f"{', '.join(allowed)}."
                 )
-        for name in (
-            "batch_size",
-            "resolution",
-            "num_threads",
-            "batches_ahead",
-            "world_size",
-            "crops_per_image",
-        ):
-            if getattr(self, name) < 1:
+        for name in _WHOLE_NUMBERS:
+            if name not in ("seed", "rank", "resize_version") and getattr(self, name) < 1:
                 raise UserError(
                     f"LoaderPlan.{name} is {getattr(self, name)}; it must be at least 1."
                 )
@@ -171,7 +187,7 @@ class LoaderPlan:
                 f"LoaderPlan.crop_ratio is {self.crop_ratio}; it must be (low, high) with 0 < low "
                 "<= high."
             )
-        if not 0 < self.center_fraction <= 1:
+        if not isinstance(self.center_fraction, (int, float)) or not 0 < self.center_fraction <= 1:
             raise UserError(
                 f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at "
                 "most 1."
@@ -223,8 +239,6 @@ class LoaderPlan:
             named["weights"] = self.weights.tobytes()
         if self.subset is not None:
             named["subset"] = self.subset.name, self.subset.digest
-        if self.labels is not None:
-            named["labels"] = tuple(self.labels)
         return tuple(named.values())
 
     @property
@@ -236,6 +250,56 @@ class LoaderPlan:
     def local_batch_size(self) -> int:
         """Images of a full batch that belong to this rank."""
         return len(range(self.rank, self.batch_size, self.world_size))
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return a whole number as an int, also one of numpy or torch.
+
+    Raises:
+        UserError: it is no whole number; the message begins with the name.
+    """
+    try:
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UserError(f"{name} is {value!r}; it must be a whole number.")
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise UserError(f"LoaderPlan.{name} is {value!r}; it must be True or False.")
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(number) for number in value)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if math.isfinite(low) and math.isfinite(high):
+        return low, high
+    raise UserError(
+        f"LoaderPlan.{name} is {value!r}; it must be two finite numbers.",
+        "Give the lowest and the highest value, such as (0.5, 1.0).",
+    )
+
+
+def _label_map(labels: Any) -> tuple[int, ...]:
+    """Return labels as ints."""
+    try:
+        numbers = tuple(whole_number("a label", label) for label in labels)
+    except (TypeError, UserError):
+        raise UserError(
+            "LoaderPlan.labels must have a whole number for each class of the file.",
+            "Use -1 for classes whose samples are left out.",
+        ) from None
+    if numbers and max(numbers) >= MAX_LABELS:
+        raise UserError(
+            f"LoaderPlan.labels has the label {max(numbers)}; the highest possible is "
+            f"{MAX_LABELS - 1}."
+        )
+    return numbers
 
 
 def _choices() -> dict[str, tuple[str, ...]]:
@@ -253,7 +317,8 @@ def _freeze(indices: Sequence[int] | np.ndarray) -> np.ndarray:
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise UserError(
             f"LoaderPlan.indices is {array.dtype} of shape {array.shape}; it must be a "
-            "one-dimensional array of integers."
+            "one-dimensional array of integers.",
+            "Use np.flatnonzero(indices) for flags." if array.dtype == bool else "",
         )
     return _frozen(array.astype(np.int64, copy=False))
 

@@ -118,7 +118,7 @@ def test_parameters_of_ffcv(betons):
         ({}, "needs batch_size"),
         ({"batch_size": 8, "order": "shuffled"}, "shuffled"),
         ({"batch_size": 8, "horizontl_flip": True}, "horizontl_flip"),
-        ({"batch_size": 8, "num_workers": 0}, "num_threads"),
+        ({"batch_size": 8, "num_workers": 0}, "num_workers is 0"),
         ({"batch_size": 8, "distributed": True}, "process group"),
     ],
 )

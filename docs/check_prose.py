@@ -45,6 +45,8 @@ PHRASES = {
         "is not a",
     ),
     "in vain": (r"\bin vain\b", "without result"),
+    "passed over": (r"\b(?:is|are|was|were) passed over\b", "is skipped"),
+    "twin": (r"\b[Ss]low twins?\b", "reference implementation"),
     "what": (r"\"\"\"(?:What|Whether|Its|As)\b", "begin with a verb or a noun"),
 }
 PATTERNS = {name: re.compile(pattern, re.MULTILINE) for name, (pattern, _) in PHRASES.items()}

@@ -11,7 +11,7 @@ channels_last, two threads:
   gradient holds uninitialized memory.
 
 No error was seen with one thread, without channels_last, with stride 1 or limited to SSE4.1.
-Forward passes are right. `harness doctor` repeats the comparison on the machine at hand
+Forward passes are right. `harness doctor` repeats the comparison on this machine
 (harness/cli/cpu_check.py).
 """
 

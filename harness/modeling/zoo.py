@@ -281,7 +281,7 @@ def _without_head(
             f"{arch} has {len(heads)} linear layers that give class scores instead of one: it has "
             "no features "
             "before a linear head.",
-            "It cannot take part in a transfer; choose another model.",
+            "It cannot be transferred; choose another model.",
         )
     name, feature_dim = heads[0]
     parent = network.get_submodule(name.rpartition(".")[0])

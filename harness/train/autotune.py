@@ -101,7 +101,7 @@ def choose_compile_mode(
     `auto` takes the fastest of the eager step, the compiled one, on a GPU also the compiled one in
     CUDA graphs, and each with the attack captured in a CUDA graph. Compiled results differ from
     eager ones in the last bits, so with `auto` two machines may not agree bit for bit. A mode that
-    fails, runs out of memory, or whose first step differs from the eager one, is passed over.
+    fails, runs out of memory, or whose first step differs from the eager one, is skipped.
 
     Args:
         learner: What trains.

@@ -2,7 +2,7 @@
 
 The computation is a training step (`harness.train.autotune`) or the attack of an evaluation
 (`harness.train.evaluation_attack`). A mode that fails, runs out of memory, or whose first run
-differs from the eager one, is passed over.
+differs from the eager one, is skipped.
 """
 
 import gc

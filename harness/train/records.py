@@ -60,7 +60,7 @@ class ModeTimes(TypedDict, total=False):
         compile_s: Seconds of compilation.
         step_s: Seconds of a run afterwards, the shortest of a few.
         deviation: From the eager run, as a fraction.
-        failed: Why the mode is passed over.
+        failed: Why the mode is skipped.
     """
 
     compile_s: float

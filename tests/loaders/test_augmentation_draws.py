@@ -104,7 +104,7 @@ def test_streams_of_augmentations_epochs_and_seeds_are_unrelated():
         assert abs(stats.spearmanr(base, other).statistic) < 0.07
 
 
-def test_noise_is_nearly_normal_and_equal_to_a_slow_twin():
+def test_noise_is_nearly_normal_and_equal_to_a_plain_loop():
     keys = IDS[:3]
     noise = regions._noise(keys, 40, 50, torch.device("cpu")).numpy()
     z = (noise[..., 0].ravel().astype(float) - regions.MEAN[0]) / regions.STD[0]

@@ -73,7 +73,7 @@ def test_whole_images_and_boxes_equal_the_oracle(name: str, betons: dict[str, Pa
                 number = IDS.index(sample)
                 image, boxes = oracle(number), expected(number)
                 width, height = SIZES[number]
-                # slow twin: one sample at a time, in Python integers
+                # reference: one sample at a time, in Python integers
                 as_crops = LoaderPlan(betons[name], 4, 1, horizontal_flip=True, seed=7)
                 _, is_flipped = choose_crop(as_crops, epoch, sample % 2**64, width, height)
                 if is_flipped:

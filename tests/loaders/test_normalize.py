@@ -30,7 +30,15 @@ def normalized(levels: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(
-    params=["c", "numba", "slow twin", "resident", "resident, as on a GPU", "synthetic", "replay"]
+    params=[
+        "c",
+        "numba",
+        "reference loops",
+        "resident",
+        "resident, as on a GPU",
+        "synthetic",
+        "replay",
+    ]
 )
 def backend(request, monkeypatch) -> str:
     """Each backend, with each of its code paths."""
@@ -47,7 +55,7 @@ def backend(request, monkeypatch) -> str:
             self._kernel = None
 
         monkeypatch.setattr(resident.ResidentLoader, "__init__", without_kernel)
-    return {"slow twin": "reference"}.get(request.param, request.param.partition(",")[0])
+    return {"reference loops": "reference"}.get(request.param, request.param.partition(",")[0])
 
 
 def test_float16_is_the_uint8_batch_normalized_by_torch(betons, backend):

@@ -1,6 +1,6 @@
 """Pixels of the fast path.
 
-As the slow twin's, near Pillow's and torchvision's, the same for any number of threads.
+Equal to the reference's, near Pillow's and torchvision's, the same for any number of threads.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Balanced and weighted orders against a slow twin, and their shares, ranks, resume and files."""
+"""Balanced and weighted orders against a plain loop, and their shares, ranks, resume and files."""
 
 import dataclasses
 from collections import Counter
@@ -75,7 +75,7 @@ WEIGHTS = np.random.default_rng(0).exponential(1.0, N) * (np.arange(N) % 5 != 0)
 
 @pytest.mark.parametrize("epoch", range(4))
 @pytest.mark.parametrize("kind", ["balanced", "weighted"])
-def test_an_epoch_draws_what_the_slow_twin_draws(beton, kind, epoch):
+def test_an_epoch_draws_the_samples_of_a_plain_loop(beton, kind, epoch):
     plan = balanced(beton) if kind == "balanced" else weighted(beton, WEIGHTS)
     weights = [1 / COUNTS[label] for label in LABELS] if kind == "balanced" else WEIGHTS.tolist()
     with open_loader(plan) as loader:

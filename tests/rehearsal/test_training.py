@@ -196,7 +196,7 @@ def test_a_compile_mode_that_differs_from_the_eager_step_is_skipped(faked, monke
     assert all(measured[way]["deviation"] == 0 for way in ("compiled", "captured_attack"))
 
 
-def test_a_replay_with_other_numbers_than_the_eager_step_is_passed_over(faked, monkeypatch):
+def test_a_replay_that_differs_from_the_eager_step_is_skipped(faked, monkeypatch):
     """Torch's graphs compute the first step eagerly and record the second: both may be right."""
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
     backward, calls = learner._backward, []

@@ -28,7 +28,7 @@ def check_markers(jpeg: bytes, scan: int) -> None:
 
 
 def check_slowly(jpeg: bytes, position: int) -> int:
-    """Slow twin of markers.c.
+    """Python version of markers.c, used if the C library was not built.
 
     Returns:
         0, CUT_SHORT, OUT_OF_ORDER, or the marker that is illegal in a scan.

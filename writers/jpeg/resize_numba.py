@@ -1,4 +1,4 @@
-"""Twin of resize.c, compiled by numba and cached on disk, if the C library was not built."""
+"""The resize of resize.c in numba, cached on disk; used if the C library was not built."""
 
 from collections.abc import Callable
 from typing import Any

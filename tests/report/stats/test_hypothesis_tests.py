@@ -225,7 +225,7 @@ def test_sign_flips_give_p_below_that_of_any_number_of_permutations():
 
 
 @pytest.mark.parametrize("noise", [1.05, 1.3, 2.5])
-def test_map_permutations_equal_the_slow_twin(noise):
+def test_map_permutations_equal_a_plain_loop(noise):
     """The same permutations with the evaluation's 11-point precision give the same p."""
     average_precision = pytest.importorskip("harness.train.average_precision")
     random = np.random.default_rng(int(noise * 100))

@@ -102,7 +102,7 @@ def test_labels_and_crops_equal_torchvision_annotations(devkit: Path):
         flags = {action for action, flag in person["actions"].items() if flag == "1"}
         assert {ACTIONS[at] for at in range(10) if example.labels[at] == 1} == flags - {OTHER}
         assert set(example.labels) == {-1} if flags == {OTHER} else 1 in example.labels
-        # Slow twin of the crop: 10 % of the box more on every side, in whole pixels.
+        # The crop by its definition: 10 % of the box more on every side, in whole pixels.
         sides = {side: float(value) for side, value in person["bndbox"].items()}
         more_x, more_y = (
             0.1 * (sides[f"{axis}max"] - sides[f"{axis}min"] + 1) for axis in ("x", "y")

@@ -1,4 +1,4 @@
-"""The C library equals its slow Python twins, which replace it if it is missing, byte for byte."""
+"""The C library equals, byte for byte, the Python code that replaces it if it is missing."""
 
 import importlib.util
 import io

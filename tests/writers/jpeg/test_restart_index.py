@@ -320,7 +320,7 @@ def test_damage_never_ends_the_process():
     assert outcomes == {"whole", "damaged"}
 
 
-def test_markers_cost_less_than_huffman_tables_save():
+def test_the_index_adds_less_than_one_percent():
     source = saved(textured(500, 375), quality=85, subsampling="4:2:0")
     assert len(add_restart_index(source)) < 1.01 * len(source)
 

@@ -1,4 +1,4 @@
-"""Formulas of selection against slow twins written from the papers."""
+"""Formulas of selection against plain loops written from the papers."""
 
 import itertools
 import math

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from writers.beton.encoding import DCT, JPEG, MAX_SIDE, RAW, Encoding
 from writers.beton.pixels import Pixels, to_rgb
 from writers.dct import blob as dct
+from writers.formats.image_formats import HEAD_BYTES, other_format_of
 from writers.jpeg import turbojpeg
 from writers.jpeg.damage import check_coded_data
 from writers.jpeg.markers import check_markers
@@ -229,5 +230,6 @@ def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "it is not an image that Pillow can open"
+        other = other_format_of(data[:HEAD_BYTES])
+        return f"it is {other}" if other else "it is not an image that Pillow can open"
     return str(error) or type(error).__name__

@@ -16,6 +16,9 @@ SYSTEM_FOLDERS = frozenset(
     ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@tmp", "$recycle.bin")
 ) | {"system volume information", "__macosx", "__pycache__"}
 
+SYSTEM = "hidden and system folders"
+CIRCULAR = "links to a folder around them"
+
 
 class Files(Protocol):
     """The files of a folder or an archive."""
@@ -37,12 +40,20 @@ class ListedFiles(Files, Protocol):
         """Read the first `size` bytes, or all if there are fewer. Raises OSError."""
 
 
-def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> ListedFiles:
+OnSkipped = Callable[[str, str], None]  # name of a folder that is not entered, reason
+
+
+def open_files(
+    path: Path,
+    keep: Callable[[str], bool] | None = None,
+    on_skipped: OnSkipped = lambda name, reason: None,
+) -> ListedFiles:
     """List files below a folder or in an uncompressed tar or a zip.
 
     Args:
         path: folder or archive.
         keep: returns True for the paths to list. None keeps images.
+        on_skipped: called for each folder that is not entered.
 
     Raises:
         UserError: the path is something else.
@@ -50,7 +61,7 @@ def open_files(path: Path, keep: Callable[[str], bool] | None = None) -> ListedF
     path = Path(path)
     try:
         if path.is_dir():
-            return FolderFiles(path, keep or is_image)
+            return FolderFiles(path, keep or is_image, on_skipped)
         if path.is_file():
             # checks the end of the file, so a tar may be both
             is_zip = not looks_like_tar(path) and zipfile.is_zipfile(path)
@@ -96,9 +107,14 @@ def shards_in(folder: Path, extension: str) -> list[Path]:
 class FolderFiles:
     """Files below a folder whose names pass `keep`."""
 
-    def __init__(self, root: Path, keep: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        keep: Callable[[str], bool],
+        on_skipped: OnSkipped = lambda name, reason: None,
+    ) -> None:
         self._root = root
-        self._names = [name for name in _walk(str(root)) if keep(name)]
+        self._names = [name for name in _walk(str(root), on_skipped) if keep(name)]
 
     def names(self) -> Sequence[str]:
         """List the names of the files."""
@@ -151,13 +167,13 @@ def _has_folders(folder: Path) -> bool:
         return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
-def _walk(root: str) -> Iterator[str]:
+def _walk(root: str, on_skipped: OnSkipped) -> Iterator[str]:
     """Files below a folder, except those in hidden and system folders.
 
     Raises:
         UserError: a pipe, socket or device with the name of an image; reading it may never end.
     """
-    for name, entry in entries_below(root, is_system_folder):
+    for name, entry in entries_below(root, is_system_folder, on_skipped):
         if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
             yield name
         elif is_image(entry.name):
@@ -165,7 +181,9 @@ def _walk(root: str) -> Iterator[str]:
 
 
 def entries_below(
-    root: str, is_skipped: Callable[[str], bool]
+    root: str,
+    is_skipped: Callable[[str], bool],
+    on_skipped: OnSkipped = lambda name, reason: None,
 ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """Iterate over everything below a folder but folders, with names relative to it.
 
@@ -174,6 +192,7 @@ def entries_below(
     Args:
         root: the folder.
         is_skipped: returns True for the names of folders that are not entered.
+        on_skipped: called for each folder that is not entered.
 
     Raises:
         OSError: a folder cannot be read.
@@ -185,10 +204,14 @@ def entries_below(
             levels.pop()
         elif not entry.is_dir():
             yield levels[-1].prefix + entry.name, entry
-        elif not is_skipped(entry.name):
+        elif is_skipped(entry.name):
+            on_skipped(levels[-1].prefix + entry.name, SYSTEM)
+        else:
             inner = _Level.open(entry.path, f"{levels[-1].prefix}{entry.name}/")
             if all(inner.identity != level.identity for level in levels):
                 levels.append(inner)
+            else:
+                on_skipped(levels[-1].prefix + entry.name, CIRCULAR)
 
 
 class _Level(NamedTuple):

@@ -54,6 +54,18 @@ _STARTS = (
     (b"qoif", "QOI"),
 )
 
+HEIC, JPEG_XL = "a HEIC image or a video", "a JPEG XL image"
+UNREAD_IMAGES = (HEIC, JPEG_XL)
+_OTHER_STARTS = (  # in lower case
+    (b"<!doctype html", "an HTML page, as from a failed download"),
+    (b"<html", "an HTML page, as from a failed download"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "XML, such as an SVG drawing"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not its file; run git lfs pull"),
+    (b"%pdf-", "a PDF document"),
+    (b"pk\x03\x04", "a zip archive"),
+)
+
 
 def format_of(head: bytes) -> str | None:
     """Return the format of a file by its first HEAD_BYTES, or None if it is none of the list."""
@@ -66,6 +78,19 @@ def format_of(head: bytes) -> str | None:
     if _PNM.match(head):
         return "PPM"
     return next((name for start, name in _STARTS if head.startswith(start)), None)
+
+
+def other_format_of(head: bytes) -> str | None:
+    """Return what a file is, by its first HEAD_BYTES, if people often take it for an image.
+
+    None if it is a format that is read, or an unknown one.
+    """
+    if head[4:8] == b"ftyp":
+        return None if head[8:12] in (b"avif", b"avis") else HEIC
+    if head[:2] == b"\xff\x0a" or head[4:12] == b"JXL \r\n\x87\n":
+        return JPEG_XL
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((name for start, name in _OTHER_STARTS if text.startswith(start)), None)
 
 
 def is_image(path: str) -> bool:

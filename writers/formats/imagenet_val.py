@@ -13,11 +13,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from writers.errors import UserError
-from writers.subset.lists import imagenet_classes
+from writers.subset.lists import imagenet_classes, read_rows
+from writers.text_names import printable
 
 FILE = Path(__file__).parents[1] / "imagenet_val.txt"
 VAL_IMAGE = re.compile(r"(?:^|/)(?P<stem>ILSVRC2012_val_(?P<number>\d{8}))\.JPEG$", re.IGNORECASE)
 SOLUTION = "LOC_val_solution.csv"
+IMAGE_COLUMN, CLASS_COLUMN = "imageid", "predictionstring"
 DIGITS = "0123456789abcdefghijklmnopqrstuv"
 NUM_IMAGES = 50_000
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -64,17 +66,30 @@ def val_classes(keys: Collection[str], paths: Sequence[Path]) -> dict[str, str]:
 
 
 def _read_solution(path: Path) -> dict[str, str]:
-    """Read Kaggle's lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272`."""
+    """Read Kaggle's lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272`.
+
+    Other programs may have written it again: with quotes, other ends of lines, further columns, or
+    `.JPEG` after the names. The header states the order of the columns.
+    """
     known, of_image = set(imagenet_classes()), {}
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    for row, line in enumerate(lines[1:], start=2):
-        image, _, prediction = line.partition(",")
-        wnid = prediction.split(" ", 1)[0]
-        if line.strip() and wnid not in known:
+    rows = read_rows(path)
+    line, header = next(rows, (1, []))
+    names = [name.strip().lower() for name in header]
+    if not {IMAGE_COLUMN, CLASS_COLUMN} <= set(names):
+        raise UserError(
+            f"{path}, row {line}: there are no columns ImageId and PredictionString.",
+            "Download it again from Kaggle.",
+        )
+    image_at, class_at = names.index(IMAGE_COLUMN), names.index(CLASS_COLUMN)
+    for line, row in rows:
+        prediction = row[class_at].split() if max(image_at, class_at) < len(row) else []
+        wnid = prediction[0] if prediction else ""
+        if wnid not in known:
             raise UserError(
-                f"{path}, row {row}: '{wnid}' is not a class of ImageNet.", "Download it again."
+                f"{path}, row {line}: '{printable(wnid)}' is not a class of ImageNet.",
+                "Download it again from Kaggle.",
             )
-        of_image[image] = wnid
+        of_image[row[image_at].strip().removesuffix(".JPEG")] = wnid
     return of_image
 
 

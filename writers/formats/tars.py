@@ -149,6 +149,7 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
                 f"{path} is not a complete, uncompressed tar archive: it has no end mark.", _FETCH
             )
         if not any(header):
+            _refuse_further_archive(handle, path, offset, end)
             return
         if not _checksum_fits(header):
             raise UserError(
@@ -180,6 +181,29 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
         elif kind not in b"gK":  # a global header, or a link's long target
             yield Member(_checked(name, path), kind, data, size)
             long_name, long_size = "", -1
+
+
+def _refuse_further_archive(handle: int, path: Path, offset: int, end: int) -> None:
+    """Raise UserError if a member follows the end mark, as in archives that were joined by `cat`.
+
+    Anything else after it is padding.
+    """
+    while offset < end:
+        window = os.pread(handle, min(MAX_EXTENDED_BYTES, end - offset), offset)
+        if not window:
+            return
+        content = window.lstrip(b"\0")
+        if content:
+            begin = (len(window) - len(content)) // BLOCK * BLOCK
+            header = os.pread(handle, BLOCK, offset + begin)
+            if len(header) == BLOCK and _checksum_fits(header):
+                raise UserError(
+                    f"{path} has further members after its end mark, at byte {offset + begin:,}: "
+                    "several archives were joined.",
+                    "Unpack it with tar --ignore-zeros, or pass each archive as a --source.",
+                )
+            return
+        offset += len(window)
 
 
 _FETCH = "Download it again, or pack it again without compression."

@@ -6,6 +6,7 @@ serializes.
 
 import contextlib
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from writers.errors import UserError
 from writers.formats.members import check_name, check_size, outside, twice
 
-UTF8_FLAG = 1 << 11
+ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11
 # bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
 MAX_OVERHEAD = 2**20
 MAX_HEAD_OVERHEAD = 4096  # stored bytes before the first ones of a file: tables of deflate
@@ -47,10 +48,16 @@ class ZipFiles:
                 raise outside(path, member.filename)
             check_name(path, member.filename)
             if not _name(member).endswith("/") and keep(str(name)):
-                if (
-                    member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-                    or member.flag_bits & 1
-                ):
+                if member.flag_bits & ENCRYPTED_FLAG:
+                    raise UserError(
+                        f"{path} is encrypted.", "Unpack it with its password, and pass the folder."
+                    )
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    raise UserError(
+                        f"{path}: {member.filename} is a link, which is not read.",
+                        "Pack the files themselves: zip without -y.",
+                    )
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise UserError(
                         f"{path} compresses {member.filename} with an unsupported method.",
                         "Unpack it yourself.",

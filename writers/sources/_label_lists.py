@@ -24,6 +24,15 @@ def number_or_name(label: int | str) -> int | str:
     return int(label) if is_number else normalized(str(label))
 
 
+def refuse_negative(label: int | str, where: str) -> None:
+    """Raise UserError for a negative number; -1, no label, is treated before."""
+    if re.fullmatch(r"-\d+", str(label), re.ASCII):
+        raise UserError(
+            f"{where} has the label {label}; labels are numbers from 0, or names.",
+            "Label it -1 to leave it out.",
+        )
+
+
 def listed(labels: Sequence[Any], where: str) -> list[int | str]:
     """Return the labels of a list.
 

@@ -18,7 +18,7 @@ import json
 import re
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -29,7 +29,7 @@ from writers.formats.files import shards_in
 from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
-from writers.sources._label_lists import listed, with_lists
+from writers.sources._label_lists import listed, refuse_negative, with_lists
 from writers.split_names import NO_SPLIT, split_of
 from writers.text_names import MAX_PATH, counted, first_line, normalized, preview
 
@@ -84,6 +84,7 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
             else:
                 class_name = class_of(label)
             images[f"{number}/{row}"] = class_name, _image(image_path, class_name, shard, row)
+    splits = {split: _unique(images, files.shards) for split, images in splits.items()}
     labels = with_lists(splits, several)
     return FoundImages(files, splits, omissions=omitted.omissions(), labels=labels)
 
@@ -307,6 +308,7 @@ def _namer(
     def name(label: int | str) -> str:
         if isinstance(label, str):
             return normalized(label.strip())
+        refuse_negative(label, str(shard))
         if in_order is None:
             return f"{label:04d}"
         if not 0 <= label < len(in_order):
@@ -317,6 +319,20 @@ def _namer(
         return in_order[label]
 
     return name
+
+
+def _unique(
+    images: dict[str, tuple[str, str]], shards: Sequence[Path]
+) -> dict[str, tuple[str, str]]:
+    """Name images by position if others have the same path, such as `image.jpg` in each row."""
+    times = Counter(images.values())
+    unique = {}
+    for key, (class_name, image) in images.items():
+        if times[class_name, image] > 1:
+            number, row = map(int, key.split("/"))
+            image = _image(None, class_name, shards[number], row)
+        unique[key] = class_name, image
+    return unique
 
 
 def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:

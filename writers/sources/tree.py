@@ -17,9 +17,11 @@ from writers.formats.files import FolderFiles, ListedFiles, is_system_folder, op
 from writers.formats.image_formats import (
     HEAD_BYTES,
     OTHER_EXTENSIONS,
+    UNREAD_IMAGES,
     extension_of,
     format_of,
     is_image,
+    other_format_of,
 )
 from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
@@ -52,13 +54,15 @@ def find(
     prefix, names = _without_wrapping(images, rules)
     in_tree = {prefix + name for name in names}
     outside = [name for name in images if name not in in_tree]
+    if names or classes is None:
+        for name in outside:
+            omitted.add("images outside class folders", name)
     unlabeled: dict[str, Sequence[str]] = {}
     if not names and outside and classes is not None:  # such as ImageNet's val
         return FoundImages(files, {}, unlabeled={NO_SPLIT: outside}, omissions=omitted.omissions())
     if not names:
-        raise UserError(f"{path} has no images in class folders.", layouts())
-    for name in outside:
-        omitted.add("images outside class folders", name)
+        what = "; ".join([f"{path} has no images in class folders", *map(str, omitted.omissions())])
+        raise UserError(f"{what}.", layouts())
     splits, unlabeled = _given_splits(names, path, omitted, rules)
     if rules.is_default:
         for by_name in splits.values():
@@ -91,21 +95,27 @@ def list_images(
             return False
         return True
 
-    files = open_files(path, keep)
+    def count_folder(name: str, reason: str) -> None:
+        omitted.add(reason, f"{name}/")
+
+    files = open_files(path, keep, count_folder)
     images = []
     for name in files.names():
-        if is_image(name) or _is_image_by_content(files, name):
+        head = b"" if is_image(name) else _head(files, name)
+        if is_image(name) or format_of(head) is not None:
             images.append(name)
+        elif other_format_of(head) in UNREAD_IMAGES:
+            omitted.add("images in formats that are not read, HEIC or JPEG XL", name)
         else:
             omitted.add("files that are not images by name or content", name)
     return files, images
 
 
-def _is_image_by_content(files: ListedFiles, name: str) -> bool:
+def _head(files: ListedFiles, name: str) -> bytes:
     try:
-        return format_of(files.head(name, HEAD_BYTES)) is not None
+        return files.head(name, HEAD_BYTES)
     except OSError:  # such as a broken link; the file is counted as no image
-        return False
+        return b""
 
 
 def _without_wrapping(names: Sequence[str], rules: FolderRules) -> tuple[str, list[str]]:

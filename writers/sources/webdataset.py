@@ -5,11 +5,11 @@ A shard is a tar; the files of a sample share a key and follow each other: `0001
     imagenet1k-train-0000.tar  imagenet1k-validation-00.tar     timm's imagenet-1k-wds
     train/0000.tar  test/0000.tar  classnames.txt               CLIP benchmark
 
-The label is the content of `.cls`, or `label`, `cls`, `class_id` or `labels` in `.json`: a number
-or name of a class, or a list of them if images have several labels. Numbers are mapped to names by
-the dataset's own order if it has one (ImageNet), otherwise by the lines of `classnames.txt` or
-`classes.txt`, otherwise the number is the name. An image is named by `filename` in its `.json`,
-otherwise by its key.
+The label is the content of `.cls` or `.cls.txt`, or `label`, `cls`, `class_id` or `labels` in
+`.json`: a number or name of a class, or a list of them if images have several labels. Numbers are
+mapped to names by the dataset's own order if it has one (ImageNet), otherwise by the lines of
+`classnames.txt` or `classes.txt`, otherwise the number is the name. An image is named by `filename`
+in its `.json`, otherwise by its key.
 """
 
 import json
@@ -18,20 +18,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from writers.errors import UserError
 from writers.formats.files import shards_in
-from writers.formats.image_formats import IMAGE_EXTENSIONS, extension_of
+from writers.formats.image_formats import IMAGE_EXTENSIONS
 from writers.formats.tars import Member, TarFiles, looks_like_tar, members, refuse_link
 from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import below_class, unique_names
-from writers.sources._label_lists import is_label, listed, number_or_name, with_lists
+from writers.sources._label_lists import (
+    is_label,
+    listed,
+    number_or_name,
+    refuse_negative,
+    with_lists,
+)
 from writers.split_names import NO_SPLIT, split_of
-from writers.text_names import MAX_PATH, counted, normalized
+from writers.text_names import MAX_PATH, counted, normalized, preview
 
 LAYOUT = (
     "WebDataset shards, *train*.tar and *val*.tar with <key>.jpg and <key>.cls or .json in "
@@ -40,7 +46,8 @@ LAYOUT = (
 CLASS_LISTS = ("classnames.txt", "classes.txt")
 UNLABELED = "-1"
 LABEL_KEYS = ("label", "cls", "class_id", "labels")
-LABEL_EXTENSIONS = (".cls", ".json")
+LABEL_EXTENSIONS = (".cls", ".cls.txt", ".json")
+MAX_FILES_OF_SAMPLE = 100  # that are looked at to recognize a shard
 MAX_LABEL_BYTES = 2**24  # of a .cls or .json
 
 
@@ -71,18 +78,18 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
                     raise UserError(
                         f"{shard} has {key} twice.", "It is unclear which one to use; remove one."
                     )
-                image = next(
-                    (
-                        member
-                        for extension, member in member_of.items()
-                        if extension in IMAGE_EXTENSIONS
-                    ),
-                    None,
-                )
-                if image is None:
+                of_images = [
+                    member
+                    for extension, member in member_of.items()
+                    if extension in IMAGE_EXTENSIONS
+                ]
+                if not of_images:
                     if member_of:
                         omitted.add("samples without an image", f"{shard.name}:{key}")
                     continue
+                image, *further = of_images
+                for member in further:
+                    omitted.add("further images of a sample", f"{shard.name}:{member.name}")
                 refuse_link(image, shard)
                 label, filename = _label(archive.fileno(), member_of, shard, key)
                 if label == UNLABELED:
@@ -127,11 +134,21 @@ def _unique(
 ) -> dict[str, tuple[str, str]]:
     """Prefix image names that several shards use, such as 0000.jpg, with the shard's name."""
     times = Counter(images.values())
-    return {
+    prefixed = {
         name: (class_name, image)
         if times[class_name, image] == 1
         else (class_name, f"{shards[int(name.partition('/')[0])].stem}/{image}")
         for name, (class_name, image) in images.items()
+    }
+    times = Counter(prefixed.values())
+    if len(times) == len(prefixed):
+        return prefixed
+    # Keys of one shard may differ only by folders.
+    return {
+        name: (class_name, image)
+        if times[class_name, image] == 1
+        else (class_name, f"{shards[int(name.partition('/')[0])].stem}/{name.partition('/')[2]}")
+        for name, (class_name, image) in prefixed.items()
     }
 
 
@@ -149,8 +166,10 @@ def _label(
             raise UserError(
                 f"{shard}:{key}.json is not JSON: {error}", "Download it again."
             ) from error
-    if ".cls" in member_of:
-        label: Any = _content(handle, member_of[".cls"], shard).decode(errors="replace").strip()
+    of_label = member_of.get(".cls", member_of.get(".cls.txt"))
+    if of_label is not None:
+        text = _content(handle, of_label, shard).decode("utf-8-sig", errors="replace")
+        label: Any = text.strip()
     else:
         label = next(
             (metadata[name] for name in LABEL_KEYS if metadata.get(name) is not None), None
@@ -162,6 +181,12 @@ def _label(
     filename = filename if isinstance(filename, str) and len(filename) <= MAX_PATH else None
     if isinstance(label, list):
         return listed(label, f"{shard}:{key}"), filename
+    if not is_label(label) and label not in (None, ""):
+        raise UserError(
+            f"{shard}:{key} has the label {preview([json.dumps(label)])}, which is neither a whole "
+            "number nor a name.",
+            "Write such labels in a table: --labels FILE, with the images in a folder.",
+        )
     if not is_label(label):
         raise UserError(
             f"{shard}:{key} has no label.",
@@ -175,6 +200,7 @@ def _namer(names: Sequence[str] | None, path: Path) -> Callable[[int | str, str]
 
     def name(label: int | str, where: str) -> str:
         if isinstance(label, str):
+            refuse_negative(label, where)
             return label
         if names is None:
             return f"{label:04d}"
@@ -199,17 +225,16 @@ def _class_list(path: Path) -> list[str] | None:
 
 
 def _begins_as_shard(shard: Path) -> bool:
-    """Return True if the first two files share a key and one is a label.
+    """Return True if the first files share a key and one of them is a label.
 
     In the archive of a tree each image has its own key.
     """
     with shard.open("rb", buffering=0) as archive:
         listed = (member.name for member in members(archive.fileno(), shard) if member.is_file)
-        first, second = next(listed, ""), next(listed, "")
-    return (
-        bool(first)
-        and _key(first) == _key(second)
-        and bool({extension_of(first), extension_of(second)} & set(LABEL_EXTENSIONS))
+        _, names = next(groupby(listed, _key), ("", iter(())))
+        extensions = {_extension(name) for name in islice(names, MAX_FILES_OF_SAMPLE)}
+    return len(extensions) > 1 and any(
+        extension.endswith(LABEL_EXTENSIONS) for extension in extensions
     )
 
 

@@ -122,12 +122,13 @@ def test_images_with_any_ending_are_found_by_content(tmp_path: Path):
     expected = sum(len(EXTENSIONS_OF[name]) + 2 for name in formats)
     assert source.class_counts() == {"a": expected, "b": expected}
     assert omitted(source) == {
-        "files that are not images by name or content": 4,
+        "files that are not images by name or content": 2,
+        "images in formats that are not read, HEIC or JPEG XL": 2,
         "files with extensions of other formats": 2,
         "hidden and system files": 2,
     }
-    named = next(entry for entry in source.omissions if entry.reason.startswith("files that"))
-    assert named.names == ("a/photo.heic", "a/words", "b/photo.heic")
+    named = next(entry for entry in source.omissions if "HEIC" in entry.reason)
+    assert named.names == ("a/photo.heic", "b/photo.heic")
     for pack in (as_tar, as_zip):
         assert keys(opened(pack(tmp_path / "mix", tmp_path))) == keys(source)
 

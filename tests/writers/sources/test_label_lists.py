@@ -120,7 +120,7 @@ def test_lists_that_are_no_labels_are_refused(tmp_path: Path, labels: list, mess
         opened(webdataset(tmp_path / "train-0.tar", [[0], *labels]))
 
 
-@pytest.mark.parametrize("label", [None, "", 1.5, True, {}])
+@pytest.mark.parametrize("label", [None, ""])
 def test_missing_labels_of_webdatasets_are_refused_in_one_line(tmp_path: Path, label: Any):
     path = webdataset(tmp_path / "train-0.tar", ["cat", label])
     with pytest.raises(UserError) as caught:

@@ -231,7 +231,7 @@ def test_webdataset_labels(tmp_path: Path):
     [
         ({"1.jpg": b"x", "1.cls": b""}, r"train-0\.tar:1 has no label"),
         ({"1.jpg": b"x", "1.json": b"{}"}, "has no label"),
-        ({"1.jpg": b"x", "1.json": b'{"label": {"a": 2}}'}, "has no label"),
+        ({"1.jpg": b"x", "1.json": b'{"label": {"a": 2}}'}, "has the label"),
         ({"1.jpg": b"x", "1.json": b"[1"}, r"train-0\.tar:1\.json is not JSON"),
         ({"1.jpg": b"x", "1.json": b"[" * 100_000}, r"train-0\.tar:1\.json is not JSON"),
         ({"1.jpg": b"x", "1.cls": bytes(MAX_LABEL_BYTES + 1)}, "more than a label"),

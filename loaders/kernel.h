@@ -83,7 +83,7 @@ struct decoder {
     uint8_t *pixels;            /* [num_pixels, 3] */
     int64_t num_pixels;
     int num_dropped;            /* tables in libjpeg's permanent pool that are no longer used */
-    uint32_t crc[256];
+    uint32_t crc[4][256];       /* of a byte, and of a byte before 1 to 3 zeros */
 };
 
 struct decoder *new_decoder(void);

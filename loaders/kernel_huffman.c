@@ -19,29 +19,35 @@ static struct code make_code(int length, int run, int size) {
 
 enum { MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };    /* bits of a value in a baseline image */
 
-/* Fill in short_codes for a code of `length` bits and a value of `size` bits. */
-static void put_short_codes(struct huffman *huffman, uint32_t code, int length, int run, int size) {
+/* Write the short_codes that begin with a code of `length` bits, of a value of `size` bits; returns their end. */
+static uint32_t *put_short_codes(uint32_t *next, int length, int run, int size) {
     const int spread = SHORT_BITS - length - size;
-    uint32_t *entries = huffman->short_codes + (code << (SHORT_BITS - length));
-    for (int32_t bits = 0; bits < 1 << size; bits++, entries += 1 << spread) {
-        const int32_t value = size == 0 || bits >> (size - 1) ? bits : bits + 1 - (1 << size);
-        const uint32_t entry = (uint32_t)value << 16 | (uint32_t)run << 8 | (uint32_t)(length + size);
-        for (int k = 0; k < 1 << spread; k++)
-            entries[k] = entry;
+    if (spread < 0) {
+        memset(next, 0, sizeof *next << (SHORT_BITS - length));
+        return next + (1 << (SHORT_BITS - length));
     }
+    const uint32_t code = (uint32_t)run << 8 | (uint32_t)(length + size);
+    /* The values that begin with a 0 bit, then the others: each ascend by 1. */
+    const int32_t first[2] = {1 - (1 << size), 1 << size >> 1};
+    for (int half = size > 0 ? 0 : 1; half < 2; half++) {
+        uint32_t entry = (uint32_t)(size > 0 ? first[half] : 0) << 16 | code;
+        for (int32_t i = 0; i < 1 << size; i += 2, entry += 1 << 16)
+            for (int k = 0; k < 1 << spread; k++)
+                *next++ = entry;
+    }
+    return next;
 }
 
-/* Returns 0 for a table that no baseline image has. */
+/* Returns 0 for a table that no baseline image has. Codes ascend, so that tables are filled from their begin on. */
 int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
+    struct code *next = huffman->lookup;
+    uint32_t *next_short = huffman->short_codes;
     uint32_t code = 0;
     int symbol = 0;
 
     if (table == NULL)
         return 0;
     huffman->symbols = table->huffval;
-    for (int k = 0; k < 1 << LOOKUP_BITS; k++)
-        huffman->lookup[k] = (struct code){.shift = 64};
-    memset(huffman->short_codes, 0, sizeof huffman->short_codes);
     for (int length = 1; length <= 16; length++) {
         huffman->offset[length] = symbol - (int32_t)code;
         for (int i = 0; i < table->bits[length]; i++, symbol++, code++) {
@@ -49,18 +55,21 @@ int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
             int size = is_dc ? table->huffval[symbol] : table->huffval[symbol] & 15;
             if (symbol > 255 || code >> length || size > (is_dc ? MAX_DC_SIZE : MAX_AC_SIZE))
                 return 0;
-            if (!is_dc && length + size <= SHORT_BITS)
-                put_short_codes(huffman, code, length, size == 0 && run < 15 ? END_RUN : run, size);
+            if (!is_dc && length <= SHORT_BITS)
+                next_short = put_short_codes(next_short, length, size == 0 && run < 15 ? END_RUN : run, size);
             if (length <= LOOKUP_BITS) {
-                struct code entry = make_code(length, run, size);
-                int spread = LOOKUP_BITS - length;
-                for (uint32_t k = code << spread; k < (code + 1) << spread; k++)
-                    huffman->lookup[k] = entry;
+                const struct code entry = make_code(length, run, size);
+                for (int k = 0; k < 1 << (LOOKUP_BITS - length); k++)
+                    *next++ = entry;
             }
         }
         huffman->first_beyond[length] = code << (16 - length);
         code <<= 1;
     }
+    while (next < huffman->lookup + (1 << LOOKUP_BITS))
+        *next++ = (struct code){.shift = 64};
+    while (!is_dc && next_short < huffman->short_codes + (1 << SHORT_BITS))
+        *next_short++ = 0;
     return 1;
 }
 

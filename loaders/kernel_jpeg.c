@@ -18,9 +18,14 @@ static uint32_t u32(const uint8_t *at) {
     return u16(at) | u16(at + 2) << 16;
 }
 
-static uint32_t crc32_of(const uint32_t *table, uint32_t crc, const uint8_t *bytes, int64_t size) {
-    for (int64_t i = 0; i < size; i++)
-        crc = table[(crc ^ bytes[i]) & 255] ^ crc >> 8;
+static uint32_t crc32_of(const uint32_t tables[4][256], uint32_t crc, const uint8_t *bytes, int64_t size) {
+    int64_t i = 0;
+    for (; i + 4 <= size; i += 4) {
+        crc ^= u32(bytes + i);
+        crc = tables[3][crc & 255] ^ tables[2][crc >> 8 & 255] ^ tables[1][crc >> 16 & 255] ^ tables[0][crc >> 24];
+    }
+    for (; i < size; i++)
+        crc = tables[0][(crc ^ bytes[i]) & 255] ^ crc >> 8;
     return crc;
 }
 
@@ -79,20 +84,23 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     *part = (struct box){first * segment_width, first_row * segment_height, right - first * segment_width,
                           bottom - first_row * segment_height};
 
-    int64_t begin = scan, found = 0;
-    struct span needed = {first, last};
-    for (int64_t number = 0; number < per_row * (last_row + 1); number++) {
-        int64_t end = begin + u16(blob + table + 2 * number), column = number % per_row, row = number / per_row;
-        if (column == 0 && num_crops > 1 && row >= first_row)
-            needed = segments_of(crops, num_crops, row, segment_width, segment_height, last);
-        if (row >= first_row && column >= first && column <= last) {
-            int marker = number == num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
-            int is_needed = column >= needed.first && column <= needed.last;
-            if (is_needed && (end < begin + 2 || end > table || blob[end - 2] != 0xFF || blob[end - 1] != marker))
-                return 0;
-            decoder->segments[found++] = is_needed ? (struct segment){begin, end} : (struct segment){0, 0};
+    int64_t begin = scan, found = 0, number = 0;
+    for (; number < per_row * first_row; number++)
+        begin += u16(blob + table + 2 * number);
+    for (int64_t row = first_row; row <= last_row; row++) {
+        const struct span needed =
+            num_crops > 1 ? segments_of(crops, num_crops, row, segment_width, segment_height, last) : (struct span){first, last};
+        for (int64_t column = 0; column < per_row; column++, number++) {
+            const int64_t end = begin + u16(blob + table + 2 * number);
+            if (column >= first && column <= last) {
+                const int marker = number == num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
+                const int is_needed = column >= needed.first && column <= needed.last;
+                if (is_needed && (end < begin + 2 || end > table || blob[end - 2] != 0xFF || blob[end - 1] != marker))
+                    return 0;
+                decoder->segments[found++] = is_needed ? (struct segment){begin, end} : (struct segment){0, 0};
+            }
+            begin = end;
         }
-        begin = end;
     }
     memcpy(decoder->header, blob, scan);
     uint8_t *sizes = decoder->header + frame + 5;
@@ -266,10 +274,13 @@ struct decoder *new_decoder(void) {
     decoder->codec.err = start_jpeg_errors(&decoder->errors, NULL);
     decoder->entropy.failed = &decoder->errors.back;
     for (uint32_t i = 0; i < 256; i++) {
-        decoder->crc[i] = i;
+        decoder->crc[0][i] = i;
         for (int k = 0; k < 8; k++)
-            decoder->crc[i] = decoder->crc[i] & 1 ? decoder->crc[i] >> 1 ^ 0xEDB88320 : decoder->crc[i] >> 1;
+            decoder->crc[0][i] = decoder->crc[0][i] & 1 ? decoder->crc[0][i] >> 1 ^ 0xEDB88320 : decoder->crc[0][i] >> 1;
     }
+    for (int zeros = 1; zeros < 4; zeros++)
+        for (int i = 0; i < 256; i++)
+            decoder->crc[zeros][i] = decoder->crc[0][decoder->crc[zeros - 1][i] & 255] ^ decoder->crc[zeros - 1][i] >> 8;
     if (setjmp(decoder->errors.back) != 0) {
         free_decoder(decoder);
         return NULL;

@@ -134,7 +134,7 @@ def _other(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
         *("--corpus", str(corpus), "--scratch", str(scratch / "load"), "--device", device),
         *(word for option in sized for word in option),
         *("--threads", str(num_threads)),
-        *("--ours", "ours:restart,ours:restart_numba,ours:resident,ours:dct"),
+        *("--ours", "ours:restart,ours:dct,ours:resident,ours:restart_numba"),
         *("--against", "ffcv:jpeg,torchvision:io,torchvision:nvjpeg,dali:gpu"),
     )
     recipe = (

@@ -4,6 +4,7 @@ All contenders load the same JPEGs on the same cores.
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,7 +244,7 @@ def command(
         return record
 
     measured, absent, plan = measure_contenders(
-        [*_parse_names(ours, OURS), *_parse_names(against, ALL)],
+        _opening_order(_parse_names(ours, OURS), _parse_names(against, ALL)),
         work,
         num_rounds,
         deadline=deadline,
@@ -257,6 +258,12 @@ def command(
     if plot_file is not None:
         plot_rates(measured, plot_file)
     print_rates(record)
+
+
+def _opening_order(ours: Sequence[str], against: Sequence[str]) -> list[str]:
+    """Return ours and the others by turns: under a time limit, the last ones may not be opened."""
+    pairs = zip_longest(ours, against)
+    return [name for pair in pairs for name in pair if name is not None]
 
 
 def _known_instructions(name: str) -> str:

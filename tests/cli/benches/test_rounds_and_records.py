@@ -153,6 +153,25 @@ def test_ratios_of_a_gpu_run():
     assert ratios[1].title == "ours:restart / torchvision:io"
 
 
+def test_ours_and_the_others_are_opened_by_turns(monkeypatch, tmp_path):
+    """Under a time limit the last ones may not be opened, and without the others no ratio is."""
+    opened: list[str] = []
+
+    def measure(names, work, num_rounds, **options):
+        opened.extend(names)
+        return {}, {}, RoundPlan(1, 1)
+
+    monkeypatch.setattr("harness.cli.benches._contenders.measure_contenders", measure)
+    corpus = tmp_path / "photos"
+    corpus.mkdir()
+    Image.new("RGB", (40, 30)).save(corpus / "0.jpg")
+    arguments = ["bench", "load", "--corpus", str(corpus), "--data-dir", str(tmp_path / "data")]
+    names = ["--ours", "ours:restart,ours:dct,ours:resident", "--against", "ffcv:jpeg,dali:gpu"]
+    ended = CliRunner().invoke(cli, [*arguments, *names], catch_exceptions=False)
+    assert ended.exit_code == 0
+    assert opened == ["ours:restart", "ffcv:jpeg", "ours:dct", "dali:gpu", "ours:resident"]
+
+
 def test_a_record_that_cannot_be_written_raises_user_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

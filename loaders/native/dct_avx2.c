@@ -7,7 +7,7 @@
  * value to the top of a word, and a shuffle puts it in its place. Then, 16 coefficients of each of
  * the two blocks in a register: values become signed, bytes go from the zigzag's order to rows,
  * words are multiplied by the quantization table, and the inverse DCT (idct.h) ends in samples.
- * Values of WIDE groups, which do not fit bytes, are put into a copy of the rows; few blocks have
+ * Values of WIDE groups, which do not fit bytes, are added to the rows; few blocks have
  * any.
  */
 
@@ -181,7 +181,7 @@ INLINE_AVX2 __m256i signed_values(const struct unpacked *a, const struct unpacke
     return _mm256_and_si256(values, _mm256_cmpeq_epi8(present, bits));
 }
 
-/* Write a block's WIDE values into the rows of two blocks. */
+/* Write a block's WIDE values, less the 1 that signed_values leaves in their places, into zeroed rows of two blocks. */
 __attribute__((noinline, cold))
 static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_second) {
     int64_t bit = block->bits;
@@ -191,13 +191,19 @@ static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_s
             int value = (int)(dct_u32(block->values + bit / 8) >> bit % 8 & 0x7FF) - 0x400;
             int place = ZIGZAG[8 * group + __builtin_ctz(present)];
             if (place > 0)
-                rows[place / 8][8 * is_second + place % 8] = (int16_t)(value + (value >= 0));
+                rows[place / 8][8 * is_second + place % 8] = (int16_t)(value - (value < 0));
         }
     }
 }
 
 INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, int16_t dc_a, int16_t dc_b, int groups,
                            const __m256i multipliers[8], const int16_t *table, uint8_t *samples, int64_t stride) {
+    int16_t wide[8][16];        /* written long before it is read: a load waits for narrower stores */
+    if (__builtin_expect(a->wide | b->wide, 0)) {
+        memset(wide, 0, sizeof wide);
+        put_wide(a, wide, 0);
+        put_wide(b, wide, 1);
+    }
     __m256i codes = _mm256_set_epi64x(0, (long long)b->codes, 0, (long long)a->codes);
     __m256i bitmaps = _mm256_set_epi64x(0, (long long)b->bitmaps, 0, (long long)a->bitmaps);
     __m256i halves = _mm256_shuffle_epi8(both(HALF_RANGE), codes);
@@ -215,15 +221,9 @@ INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, i
     }
     const __m256i dc_place = _mm256_set_epi64x(0, 0xFFFF, 0, 0xFFFF);
     r[0] = _mm256_or_si256(_mm256_andnot_si256(dc_place, r[0]), _mm256_set_epi64x(0, (uint16_t)dc_b, 0, (uint16_t)dc_a));
-    if (__builtin_expect(a->wide | b->wide, 0)) {
-        int16_t rows[8][16];
+    if (__builtin_expect(a->wide | b->wide, 0))
         for (int y = 0; y < 8; y++)
-            _mm256_storeu_si256((__m256i *)rows[y], r[y]);
-        put_wide(a, rows, 0);
-        put_wide(b, rows, 1);
-        for (int y = 0; y < 8; y++)
-            r[y] = _mm256_loadu_si256((const __m256i *)rows[y]);
-    }
+            r[y] = _mm256_add_epi16(r[y], _mm256_loadu_si256((const __m256i *)wide[y]));
     __m256i first_rows = _mm256_mullo_epi16(r[0], multipliers[0]);
     if (__builtin_expect(is_beyond_shift(first_rows), 0)) {
         int16_t blocks[2][64];

@@ -65,6 +65,16 @@ def thread_pools(num_modules: int) -> ThreadpoolController:
     return ThreadpoolController()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_in_fixtures() -> None:
+    """Limit torch in fixtures of modules: `one_thread` starts after them.
+
+    On a busy machine, two threads that wait for each other took 300 s instead of 11 s.
+    """
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Limit numerical libraries to one thread: test models are too small to gain from more."""

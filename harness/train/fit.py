@@ -86,7 +86,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a training loop calls at each step.
+    """Functions that a training loop calls at each step.
 
     Attributes:
         stop_requested: Returns True if training must stop, on any rank.

@@ -55,11 +55,11 @@ def save_arrays(
 def save_detections(folder: Path, ids: np.ndarray, detected: Detected, objects: Objects) -> str:
     """Write DETECTIONS_FILE, arrays over N images, their D detections and their G objects.
 
-    `sample`, uint64 [N], is the id of each image, the same in every beton that has the image. Of
-    each detection that the detector keeps, there are `image`, int32 [D], the place of its image in
-    `sample`; `label`, int32 [D], its class from 0; `score`, float32 [D]; and `box`, float32 [D, 4]:
-    left, top, right and bottom in pixels of the image as it is stored. Of each annotated object
-    there are `object_image`, `object_label`, `object_box` and `object_difficult`, bool [G].
+    `sample`, uint64 [N], is the id of each image, the same in every beton that has the image. Each
+    detection that the detector keeps has `image`, int32 [D], the place of its image in `sample`;
+    `label`, int32 [D], its class from 0; `score`, float32 [D]; and `box`, float32 [D, 4]: left,
+    top, right and bottom in pixels of the image as it is stored. Each annotated object has
+    `object_image`, `object_label`, `object_box` and `object_difficult`, bool [G].
 
     Args:
         folder: Folder of the file.

@@ -1,4 +1,4 @@
-"""What users pass to a loader, and what they do with it: it works, or the error names the value."""
+"""Arguments and uses of a loader: each works, or the error names the value."""
 
 import copy
 import dataclasses

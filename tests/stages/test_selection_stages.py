@@ -38,14 +38,6 @@ FEATURES: dict[str, Any] = {
 VIEW = {"batch_size": 16, "resolution": 24, "eval_crop": 1.0, "precision": "float32"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def source(root: Path) -> Result:
     return write_colors(root / "data", splits={"train": 20, "val": 8})

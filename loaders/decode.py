@@ -119,7 +119,8 @@ class BatchDecoder:
         Raises:
             MemoryError: an image is too large to decode; a note names the sample.
         """
-        assert self._images is not None, "the loader is closed"
+        if self._images is None:
+            raise RuntimeError("This loader is closed.")
         samples = self._samples
         error_codes = np.zeros(len(positions), np.uint8)
         if self._pool is not None:
@@ -160,7 +161,8 @@ class BatchDecoder:
         self, positions: np.ndarray, crops: Crops, output: np.ndarray, error_codes: np.ndarray
     ) -> None:
         """Decode with the numba kernel: each Python thread decodes runs of images."""
-        assert self._images is not None, "the loader is closed"
+        if self._images is None:
+            raise RuntimeError("This loader is closed.")
         samples, file = self._samples, self._images.file
         columns = (
             *(column[positions] for column in self._images.columns),
@@ -214,7 +216,8 @@ class BatchDecoder:
             return "its coefficients are damaged"
         begin, size = int(self._samples.offsets[position]), int(self._samples.sizes[position])
         wanted = int(self._samples.widths[position]), int(self._samples.heights[position])
-        assert self._images is not None, "the loader is closed"
+        if self._images is None:
+            raise RuntimeError("This loader is closed.")
         blob = self._images.file[begin : begin + size].tobytes()
         # Symbols of libturbojpeg resolve through the library that is linked to it.
         turbo = ctypes.CDLL(str(self._library))

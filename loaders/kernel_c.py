@@ -138,7 +138,8 @@ class Pool:
                 means the table is read.
             interpolation: filter of the resize.
         """
-        assert self.close.alive, "the pool is closed"
+        if not self.close.alive:  # its memory is freed
+            raise RuntimeError("This pool is closed.")
         n, resolution, num_crops = len(output), output.shape[-2], math.prod(output.shape[1:-3])
         boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
         assert boxes.shape == (n * num_crops, 4) and flips.shape == (n * num_crops,)
@@ -188,7 +189,8 @@ class Pool:
             output: uint8, with room for all planes.
             error_codes: uint8 [n], set to 0, DAMAGED or OUT_OF_MEMORY.
         """
-        assert self.close.alive, "the pool is closed"
+        if not self.close.alive:  # its memory is freed
+            raise RuntimeError("This pool is closed.")
         n = len(positions)
         positions, starts = (np.ascontiguousarray(array, np.int64) for array in (positions, starts))
         flips = np.ascontiguousarray(flips, np.bool_)

@@ -93,7 +93,8 @@ class ResidentLoader(Loader):
 
     def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
         """Start an epoch; see `Loader.start`."""
-        assert len(self._pixels), "the loader is closed"
+        if not len(self._pixels):
+            raise RuntimeError("This loader is closed.")
         batches = split_batches(self.plan, order)
         self._end_running()
         self._running = PlainEpoch(self._batches(batches, epoch, resolution), self.plan.poison)

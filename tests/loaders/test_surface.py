@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from loaders import Loader, LoaderPlan, open_loader
+from loaders import Loader, LoaderPlan, kernel_c, open_loader
 from writers.errors import UserError
 
 
@@ -152,3 +152,17 @@ def test_an_epoch_that_cannot_begin_leaves_no_other_error(betons, monkeypatch):
                 loader.epoch(0)
         gc.collect()
         assert len(list(loader.epoch(0))) == 5
+
+
+@pytest.mark.skipif(kernel_c.library() is None, reason="the package's C parts were not built")
+def test_a_closed_pool_is_refused_before_c_reads_its_memory():
+    pool = kernel_c.Pool(1)
+    pool.close()
+    image, zeros = np.zeros(3, np.uint8), np.zeros(1, np.int64)
+    images = kernel_c.stored_images(image, zeros, zeros + 3, zeros + 1, zeros + 1, zeros + 1)
+    output, errors = np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1, np.uint8)
+    flips, table = np.zeros(1, np.bool_), np.empty((0, 256), np.float16)
+    with pytest.raises(RuntimeError, match="pool is closed"):
+        pool.make_batch(images, None, np.array([[0, 0, 1, 1]]), flips, output, errors, table)
+    with pytest.raises(RuntimeError, match="pool is closed"):
+        pool.decode_whole(images, zeros, flips, zeros, image, errors)

@@ -22,6 +22,10 @@ FAKE_GPU = {
 }
 
 
+# The machine's plugins of pytest may not fit the bundled pytest, and would end every run of it.
+NO_OTHER_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 @dataclass(frozen=True)
 class Step:
     """One Python command.
@@ -60,11 +64,12 @@ def plan(
     num = "24" if tiny else "1024"
     made_up = ("-m", "benchmarks.photo_tiles", str(corpus), "--made-up", "--num", num)
     tiles = [] if has_corpus else [Step("tiles", made_up, 45)]
+    plugins = ("-p", "pytest_timeout", "-p", "no:cacheprovider")
     tests = Step(
         "tests",
-        ("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *gpu_tests()),
+        ("-m", "pytest", "-q", "-m", "gpu", *plugins, *gpu_tests()),
         430,
-        variables=rehearsal_variables() if tiny else {},
+        variables=NO_OTHER_PLUGINS | (rehearsal_variables() if tiny else {}),
     )
     parts = {
         "A": [installation, tests],

@@ -239,6 +239,30 @@ def test_the_digest_covers_c_files_in_all_folders(tmp_path):
     assert len(digests) == 5
 
 
+def test_a_plugin_of_the_machine_does_not_end_the_gpu_tests(tmp_path):
+    """An entry point of pytest that cannot be imported; a mark of a plugin that the tests need."""
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    (tmp_path / "broken-1.0.dist-info/METADATA").write_text("Name: broken\nVersion: 1.0\n")
+    (tmp_path / "broken-1.0.dist-info/entry_points.txt").write_text(
+        "[pytest11]\nbroken = nowhere\n"
+    )
+    file = tmp_path / "test_x.py"
+    file.write_text("import pytest\n@pytest.mark.gpu\n@pytest.mark.timeout(60)\ndef test(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\naddopts = --strict-markers\n")
+    step = gpu_check_parts.plan(tmp_path, tmp_path, tmp_path, False)["A"][1]
+    options = [word for word in step.arguments if word not in gpu_check_parts.gpu_tests()]
+    codes = [
+        subprocess.run(
+            [sys.executable, *options, str(file)],
+            cwd=tmp_path,
+            env=VARIABLES | {"PYTHONPATH": str(tmp_path)} | variables,
+            capture_output=True,
+        ).returncode
+        for variables in ({}, dict(step.variables))
+    ]
+    assert codes[0] != 0 and codes[1] == 0
+
+
 def test_gpu_tests_are_found_by_their_marker():
     files = gpu_check_parts.gpu_tests()
     assert "tests/train/test_cuda_graph_attack.py" in files
@@ -292,7 +316,8 @@ def test_a_rehearsal_of_the_gpu_tests_has_a_gpu(tmp_path):
     tiny, real = (
         gpu_check_parts.plan(tmp_path, tmp_path, tmp_path, flag)["A"][1] for flag in (True, False)
     )
-    assert not real.variables and "tests/gpu/test_gpu_correctness.py" in real.arguments
+    assert not real.variables.keys() & gpu_check_parts.rehearsal_variables().keys()
+    assert "tests/gpu/test_gpu_correctness.py" in real.arguments
     code = "import torch; print(torch.cuda.get_device_name(0))"
     ended = subprocess.run(
         [sys.executable, "-c", code],

@@ -141,7 +141,7 @@ def _image_problem(source: Source, example: Example) -> str:
     try:
         data = source.read(example)
         check_image(data, lenient=example.key in source.lenient)
-        check_boxes(example.boxes or (), data)
+        check_boxes(example.boxes or (), data, example.annotated_size)
     except (UnreadableError, BoxError, OSError) as error:
         return f"{source.where(example)}: {error}"
     return ""

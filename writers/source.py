@@ -57,6 +57,8 @@ class Example:
     # multi-label, per class: 1 present, -1 absent, 0 difficult
     labels: tuple[int, ...] | None = None
     boxes: tuple[BoxLabel, ...] | None = None  # of all objects, if the source has boxes
+    # width and height of the image file as the annotation of its boxes has them; None if unknown
+    annotated_size: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,12 @@ class BoxTable:
 
 
 def blob_of(
-    boxes: Sequence[BoxLabel], image: bytes, size: tuple[int, int], *, is_resized: bool
+    boxes: Sequence[BoxLabel],
+    image: bytes,
+    size: tuple[int, int],
+    *,
+    is_resized: bool,
+    annotated_size: tuple[float, float] | None = None,
 ) -> bytes:
     """Return the blob of boxes in pixels of the stored image.
 
@@ -65,13 +70,17 @@ def blob_of(
         image: bytes of the image file, of which the size is read if `is_resized`.
         size: width and height of the stored image.
         is_resized: the stored image may have another size than the file.
+        annotated_size: width and height of the image file that the boxes refer to. None means that
+            they are unknown.
 
     Raises:
-        BoxError: a box is empty or outside of the image.
+        BoxError: a box is empty or outside of the image, or the image has another size than the
+            boxes refer to.
     """
     if not boxes:
         return np.array([0, 0, 0, 0, NO_OBJECT, 0], VALUE).tobytes()
     original = _size_of(image) if is_resized else size
+    check_size(annotated_size, original)
     values = np.array(
         [(box.left, box.top, box.right, box.bottom, box.label, box.difficult) for box in boxes],
         np.float64,
@@ -86,9 +95,23 @@ def blob_of(
     return stored.tobytes()
 
 
-def check_boxes(boxes: Sequence[BoxLabel], image: bytes) -> None:
+def check_boxes(
+    boxes: Sequence[BoxLabel], image: bytes, annotated_size: tuple[float, float] | None = None
+) -> None:
     """Check boxes against the size of their image file. Raises BoxError."""
-    blob_of(boxes, image, (MAX_SIDE, MAX_SIDE), is_resized=True)
+    blob_of(boxes, image, (MAX_SIDE, MAX_SIDE), is_resized=True, annotated_size=annotated_size)
+
+
+def check_size(annotated: tuple[float, float] | None, found: tuple[int, int]) -> None:
+    """Raise BoxError if an annotation is of an image of another width and height."""
+    if annotated is None or annotated == found:
+        return
+    turned = annotated[::-1] == found
+    raise BoxError(
+        f"its annotation is of an image of {annotated[0]:g} x {annotated[1]:g} px, and the image "
+        f"has {found[0]} x {found[1]}"
+        + ("; boxes refer to pixels as they are stored, before any rotation" if turned else "")
+    )
 
 
 def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classes: int) -> BoxTable:

@@ -287,7 +287,15 @@ def _ready(blob: Blob, example: Example, data: bytes, encoding: Encoding) -> _Re
         stored.append(np.array(example.labels, np.int8).tobytes())
     if example.boxes is not None:
         size, is_resized = (blob.width, blob.height), encoding.max_resolution is not None
-        stored.append(blob_of(example.boxes, data, size, is_resized=is_resized))
+        stored.append(
+            blob_of(
+                example.boxes,
+                data,
+                size,
+                is_resized=is_resized,
+                annotated_size=example.annotated_size,
+            )
+        )
     return _Ready(
         blob.mode, blob.width, blob.height, tuple(stored), digest_of(*stored), blob.is_scaled
     )

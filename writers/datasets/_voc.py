@@ -28,6 +28,7 @@ class Voc:
             UserError: no file has this path.
         """
         self.files, self.names, self.accepted = files, set(files.names()), accepted
+        self._path = path
         found = next((name for name in sorted(self.names) if name.endswith(first_list)), None)
         if found is None:
             raise UserError(f"{path} has no {first_list}.", accepted)
@@ -73,7 +74,7 @@ class Voc:
     ) -> dict[Key, int]:
         file = self.prefix + name
         if file not in self.names:
-            raise UserError(f"{file} is missing.", self.accepted)
+            raise UserError(f"{self._path}: {file} is missing.", self.accepted)
         marks: dict[Key, int] = {}
         lines = self.files.read(file).decode(errors="replace").splitlines()
         for number, line in enumerate(lines, start=1):
@@ -94,7 +95,8 @@ class Voc:
         """Raise UserError if one of the files `wanted` below the outer folders is missing."""
         if missing := [name for name in wanted if self.prefix + name not in self.names]:
             raise UserError(
-                f"{len(missing)} of the {len(wanted)} {what} are missing, such as {missing[0]}.",
+                f"{self._path}: {len(missing)} of the {len(wanted)} {what} are missing, such as "
+                f"{missing[0]}.",
                 self.accepted,
             )
 

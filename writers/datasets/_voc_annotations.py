@@ -23,11 +23,19 @@ class Box(NamedTuple):
 
 
 class AnnotatedObject(NamedTuple):
-    """An object of an annotation: the name of its class, its box, and its difficult flag."""
+    """An object of an annotation.
+
+    Attributes:
+        name: name of its class.
+        box: its box.
+        is_difficult: its difficult flag.
+        image_size: width and height of the image by the annotation.
+    """
 
     name: str
     box: Box
     is_difficult: bool
+    image_size: tuple[float, float]
 
 
 def read_annotation(
@@ -46,8 +54,10 @@ def read_annotation(
     where = files.where(name)
     try:
         data = files.read(name)
-        if len(data) > MAX_ANNOTATION or b"<!" in data:  # VOC's have no declarations of entities
-            raise ValueError("it is not an annotation of VOC")
+        if len(data) > MAX_ANNOTATION:
+            raise ValueError(f"it has {len(data):,} bytes, more than {MAX_ANNOTATION:,}")
+        if b"<!" in data:  # VOC's have no declarations of entities
+            raise ValueError("it has a comment, CDATA or a declaration, which VOC's do not have")
         # A text is parsed as it is: an encoding that the file declares has no effect. UTF-16 would
         # hide declarations, and other encodings are unknown or no encodings of text.
         root = ElementTree.fromstring(data.decode("utf-8-sig", "replace"))
@@ -82,7 +92,7 @@ def _object(
         # one pixel more than the image on either side is a rounding of the annotators
         if not (low >= -1 and low < high and high <= side + 1 and max(low, 0) < min(high, side)):
             raise ValueError(f"object {number} is from {low + 1:g} to {high:g} of {side:g} px")
-    return AnnotatedObject(name, box, difficult == "1")
+    return AnnotatedObject(name, box, difficult == "1", (width, height))
 
 
 def _number_in(element: ElementTree.Element, path: str) -> float:

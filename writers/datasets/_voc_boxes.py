@@ -6,7 +6,7 @@ from writers.datasets._voc import AGAIN, Voc
 from writers.datasets._voc_annotations import AnnotatedObject, read_annotation
 from writers.errors import UserError
 from writers.source import BoxLabel, Example
-from writers.text_names import preview, printable
+from writers.text_names import counted, preview, printable
 
 LISTS = "ImageSets/Main/"
 
@@ -39,9 +39,10 @@ def read_splits(voc: Voc, splits: Sequence[str], classes: Sequence[str]) -> list
     for number, images in enumerate(by_split):
         for earlier, others in zip(splits[:number], by_split[:number], strict=True):
             if both := sorted(set(images) & set(others)):
+                file = voc.files.where(f"{voc.prefix}{LISTS}{splits[number]}.txt")
                 raise UserError(
-                    f"{voc.prefix}{LISTS}{splits[number]}.txt and {earlier}.txt have "
-                    f"{len(both)} equal images: {preview(both)}.",
+                    f"{file} and {earlier}.txt have {counted(len(both), 'equal image')}: "
+                    f"{preview(both)}.",
                     AGAIN,
                 )
     number_of = {name: number for number, name in enumerate(classes)}
@@ -62,7 +63,7 @@ def _examples(
 
 def _example(voc: Voc, image: str, number_of: dict[str, int]) -> Example:
     file = f"{voc.prefix}Annotations/{image}.xml"
-    boxes = []
+    boxes, size = [], None
     for number, thing in read_annotation(voc.files, file).items():
         if thing.name not in number_of:
             raise UserError(
@@ -71,6 +72,7 @@ def _example(voc: Voc, image: str, number_of: dict[str, int]) -> Example:
                 f"The classes are {preview(list(number_of))}.",
             )
         boxes.append(_box_label(thing, number_of[thing.name]))
+        size = thing.image_size
     labels = [-1] * len(number_of)
     for box in boxes:
         labels[box.label] = max(labels[box.label], 0 if box.difficult else 1)
@@ -80,6 +82,7 @@ def _example(voc: Voc, image: str, number_of: dict[str, int]) -> Example:
         image,
         tuple(labels),
         tuple(boxes),
+        size,
     )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from writers.beton.boxes import BoxError, check_size
 from writers.dataset import DatasetSpec, Download
 from writers.datasets._voc import AGAIN, Voc
 from writers.datasets._voc_annotations import Box, read_annotation
@@ -94,6 +95,7 @@ class People:
         """Wrap the files of VOC below `prefix`."""
         self._files, self._prefix = files, prefix
         self.boxes: dict[str, Box] = {}
+        self.sizes: dict[str, tuple[float, float]] = {}  # of the images, by their annotations
 
     def names(self) -> Sequence[str]:
         """List the people."""
@@ -104,6 +106,10 @@ class People:
         file, _, number = name.rpartition("#")
 
         def crop(image: Image.Image) -> Image.Image:
+            try:
+                check_size(self.sizes.get(name), image.size)
+            except BoxError as error:
+                raise OSError(str(error)) from error
             box = crop_of(self.boxes[name], image.width, image.height)
             if box[0] >= box[2] or box[1] >= box[3]:
                 raise OSError(f"the box of object {number} is outside of it")
@@ -161,6 +167,7 @@ def _examples(voc: Voc, split: str, people: People) -> list[Example]:
             )
         key = f"JPEGImages/{image}.jpg#{number}"
         people.boxes[key] = boxes[image][number].box
+        people.sizes[key] = boxes[image][number].image_size
         examples.append(Example(key, marks.index(max(marks)), f"{image}#{number}", marks))
     return examples
 

@@ -117,6 +117,16 @@ def test_labels_and_crops_equal_torchvision_annotations(devkit: Path):
         assert np.array_equal(crop, np.asarray(image)[np.ix_(rows, columns)])
 
 
+def test_an_annotation_of_another_size_is_refused_by_file(devkit: Path, tmp_path: Path):
+    file = next(devkit.rglob("2010_000003.xml"))
+    file.write_text(file.read_text().replace(f"<width>{WIDTH}<", f"<width>{WIDTH + 40}<"))
+    source = open_dataset("voc2012-actions", devkit, ALL)
+    encoding, subset = Encoding(format="raw"), everything(source.classes)
+    with pytest.raises(UserError, match=r"2010_000003\.jpg, object 1: .* of an image of"):
+        write_split(source, "train", subset, encoding, tmp_path / "t.beton")
+    assert not list(tmp_path.glob("*t.beton*"))
+
+
 def test_the_crop_is_cut_at_the_edges():
     assert crop_of(Box(10, 20, 30, 40), 100, 100) == (8, 18, 32, 42)
     assert crop_of(Box(0, 0, 100, 50), 100, 50) == (0, 0, 100, 50)

@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from tests.helpers.voc_boxes import write_devkit
@@ -157,12 +158,39 @@ def test_boxes_beyond_the_actual_image_are_refused_when_written(devkit: Path, tm
     file.write_text(text)
     source = open_dataset("voc2007_detection", folder, ALL)
     for encoding in (Encoding(format="raw"), Encoding(format="jpeg", max_resolution=40)):
-        with pytest.raises(UserError, match=r"000002\.jpg: its box 1 is from x = 9 to 90.*60 px"):
+        with pytest.raises(UserError, match=r"000002\.jpg: .* 600 x 50 px, .* has 60 x 50"):
             write_split(source, "train", everything(CLASSES), encoding, tmp_path / "t.beton")
         assert not list(tmp_path.glob("*t.beton*"))
     problems = check_raw(source, spec_of("voc2007_detection")).problems
     [problem] = [text for text in problems if "000002" in text]
-    assert "its box 1 is from x = 9 to 90" in problem
+    assert "its annotation is of an image of 600 x 50 px" in problem
+
+
+@pytest.mark.parametrize("max_resolution", [None, 40])
+def test_an_annotation_of_the_turned_image_is_refused(tmp_path: Path, max_resolution: int | None):
+    """Its boxes are inside of either image, so that only the size shows the mistake."""
+    images = {**TRAINVAL, "000002": ((60, 50), [("bicycle", 0, 10, 10, 40, 40)])}
+    folder = write_devkit(tmp_path, {"trainval": images, "test": TEST})
+    photo = folder / "JPEGImages/000002.jpg"
+    with Image.open(photo) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # viewers turn the image by 90 degrees
+        image.save(photo, exif=exif)
+    encoding = Encoding(format="jpeg", max_resolution=max_resolution)
+
+    def write() -> None:
+        source = open_dataset("voc2007_detection", folder, ALL)
+        write_split(source, "train", everything(CLASSES), encoding, tmp_path / "t.beton")
+
+    write()  # annotated as it is stored
+    replace_in(
+        "Annotations/000002.xml", "<width>60</width><height>50<", "<width>50</width><height>60<"
+    )(folder)
+    for file in tmp_path.glob("t.beton*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"000002\.jpg: .* 50 x 60 px, .* 60 x 50; .* rotation"):
+        write()
+    assert not list(tmp_path.glob("*t.beton*"))
 
 
 def test_a_changed_box_changes_the_digest_of_the_raw_files(devkit: Path, tmp_path: Path):

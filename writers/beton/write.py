@@ -25,6 +25,8 @@ from writers.beton.store import Manifest, Progress, file_digests
 from writers.beton.unreadable import unreadable, unreadable_list
 from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
+from writers.jpeg.orientation import UPRIGHT, orientation
+from writers.omissions import OmissionLog
 from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
@@ -33,6 +35,8 @@ from writers.text_names import counted, preview
 CREATED_BY = "harness writers 6"  # raise it if the same input would give other bytes
 IMAGES_AT_ONCE = 16  # images per task of a thread
 AHEAD_PER_THREAD = 3  # tasks encoded ahead per thread
+SCALED = "images with values outside the usual ranges, scaled each by its own range"
+TURNED = "images with an EXIF orientation, which is not applied"
 
 
 def write_split(
@@ -63,7 +67,8 @@ def write_split(
         on_error: "skip" skips unreadable images and lists them in the manifest.
         check: read all coded data of JPEGs that are stored byte for byte; otherwise only their
             markers.
-        warn: receives a line if values of images were scaled by their own range.
+        warn: receives a line per remark on images: values scaled by their own range, and EXIF
+            orientations, which are not applied.
 
     Raises:
         UserError: unreadable images, a training class without images, a folder that is not
@@ -76,7 +81,7 @@ def write_split(
         if unreadable_list(out_file).exists():  # of an earlier attempt
             unreadable_list(out_file).unlink()
         with DiskWriter(new.handle) as disk:
-            layout, skipped, scaled = _write_samples(
+            layout, skipped, remarks = _write_samples(
                 new,
                 disk,
                 source,
@@ -95,12 +100,9 @@ def write_split(
             source, split, subset, encoding, seed, examples, skipped, file_fields(layout, new)
         )
         new.publish(manifest)
-    if scaled and warn is not None:
-        warn(
-            f"{split}: {counted(len(scaled), 'image')} with values outside the usual ranges "
-            f"{'was' if len(scaled) == 1 else 'were'} scaled, each by its own range: "
-            f"{', '.join(scaled[:3])}{', ...' * (len(scaled) > 3)}"
-        )
+    if warn is not None:
+        for remark in remarks.omissions():
+            warn(f"{split}: {remark}")
     return manifest
 
 
@@ -147,13 +149,13 @@ def _write_samples(
     progress: Progress | None,
     on_error: str,
     check: bool,
-) -> tuple[Layout, list[dict[str, str]], list[str]]:
-    """Write the pages; return the skipped images, and the names of those scaled by range."""
+) -> tuple[Layout, list[dict[str, str]], OmissionLog]:
+    """Write the pages; return the skipped images, and remarks on others."""
     num_labels, has_boxes = len(source.classes) if source.multi_label else None, source.has_boxes
     layout = Layout(len(examples), num_labels, has_boxes=has_boxes)
     skipped: list[dict[str, str]] = []
     offenders: list[str] = []
-    scaled: list[str] = []
+    remarks = OmissionLog()
     ids = ids_of(examples)
     chances = uniform(random_bits(seed, "encode", ids))
     number = 0
@@ -175,7 +177,9 @@ def _write_samples(
                     offenders.append(f"{source.where(example)}: {blob}")
                 continue
             if blob.is_scaled:
-                scaled.append(example.name)
+                remarks.add(SCALED, example.name)
+            if blob.is_turned:
+                remarks.add(TURNED, example.name)
             offsets = [layout.place(len(data)) for data in blob.stored]
             pieces += zip(offsets, blob.stored, strict=True)
             label = offsets[1] if source.multi_label else example.label
@@ -202,7 +206,7 @@ def _write_samples(
         )
     if progress is not None:
         progress(len(examples), len(examples))
-    return layout, skipped, scaled
+    return layout, skipped, remarks
 
 
 def _write_pieces(handle: int, pieces: Sequence[tuple[int, bytes]]) -> None:
@@ -278,6 +282,7 @@ class _Ready:
     stored: tuple[bytes, ...]  # its image, its labels if it has several, and its boxes
     digest: bytes
     is_scaled: bool
+    is_turned: bool
 
 
 def _ready(blob: Blob, example: Example, data: bytes, encoding: Encoding) -> _Ready:
@@ -296,8 +301,9 @@ def _ready(blob: Blob, example: Example, data: bytes, encoding: Encoding) -> _Re
                 annotated_size=example.annotated_size,
             )
         )
+    digest, is_turned = digest_of(*stored), orientation(data) != UPRIGHT
     return _Ready(
-        blob.mode, blob.width, blob.height, tuple(stored), digest_of(*stored), blob.is_scaled
+        blob.mode, blob.width, blob.height, tuple(stored), digest, blob.is_scaled, is_turned
     )
 
 

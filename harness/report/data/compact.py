@@ -1,7 +1,7 @@
 """Keep the results of 100,000 stages in memory: share equal parts, and pack long lists."""
 
 import marshal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from harness.matrix.stage import Stage
@@ -17,6 +17,8 @@ class PackedEntries(Sequence[dict[str, Any]]):
         # than all tables of the report.
         self._packed = marshal.dumps(list(entries))
         self._length = len(entries)
+        # Counted here, because unpacking a million entries takes a second.
+        self.num_diverged = _num_diverged(entries)
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -42,6 +44,17 @@ class PackedEntries(Sequence[dict[str, Any]]):
     def _entries(self) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = marshal.loads(self._packed)
         return entries
+
+
+def num_diverged(entries: Sequence[dict[str, Any]]) -> int:
+    """Count the configurations of a grid without a score."""
+    if isinstance(entries, PackedEntries):
+        return entries.num_diverged
+    return _num_diverged(entries)
+
+
+def _num_diverged(entries: Iterable[dict[str, Any]]) -> int:
+    return sum("val" in entry and entry["val"] is None for entry in entries)
 
 
 class Compactor:

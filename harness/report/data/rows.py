@@ -1,15 +1,14 @@
 """Turn results into records about models, in the recipe's order. A missing result has no record."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from itertools import chain
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from harness.report.data.collection import Collection
+from harness.report.data.compact import num_diverged
 from harness.report.data.records import (
     AccuracyRow,
     ClassRow,
     CoarseRow,
-    GridRow,
     ScoreRow,
     TransferRow,
 )
@@ -53,7 +52,7 @@ def accuracy_rows(results: Collection) -> list[AccuracyRow]:
                 if scores := scores_by_view.get(view):
                     rows.append(
                         AccuracyRow(
-                            **_model_axes(results, result),
+                            **model_axes(results, result),
                             num_classes=num_classes,
                             view=view,
                             attack=attack,
@@ -79,7 +78,7 @@ def coarse_rows(results: Collection) -> list[CoarseRow]:
     """
     return [
         CoarseRow(
-            **_model_axes(results, result),
+            **model_axes(results, result),
             num_classes=_source_facts(results, result)["num_classes"],
             labels=labels,
             num_labels=evaluated["num_labels"],
@@ -104,7 +103,7 @@ def transfer_rows(results: Collection) -> list[TransferRow]:
         metrics, test = result.metrics, result.metrics["test"]
         rows.append(
             TransferRow(
-                **_model_axes(results, result),
+                **model_axes(results, result),
                 **_source_facts(results, result),
                 target=result.axes["target"],
                 method=result.axes["method"],
@@ -123,11 +122,11 @@ def transfer_rows(results: Collection) -> list[TransferRow]:
                 lr=metrics.get("lr"),
                 per_class=result.axes.get("per_class"),
                 steps=result.axes.get("steps"),
-                chosen=_chosen(metrics),
+                chosen=chosen_setting(metrics),
                 network=results.network(result),
                 training=results.training(result),
                 num_configs=metrics["num_configs"],
-                num_diverged=sum(entry["val"] is None for entry in metrics["grid"]),
+                num_diverged=num_diverged(metrics["grid"]),
                 selected_on=metrics["selected_on"],
                 selected_score=metrics["val"][metrics["metric"]],
                 key=result.key,
@@ -136,79 +135,26 @@ def transfer_rows(results: Collection) -> list[TransferRow]:
     return rows
 
 
-class GridRows(Sized, Iterable[GridRow]):
-    """Validation scores of every configuration of all transfers.
-
-    The rows are made when they are read: a recipe may have a million.
-    """
-
-    def __init__(self, results: Collection) -> None:
-        """Keep the results."""
-        self._results, self._transfers = results, results.transfers
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return sum(len(result.metrics["grid"]) for result in self._transfers)
-
-    def __iter__(self) -> Iterator[GridRow]:
-        """Iterate over the rows of all transfers."""
-        return chain.from_iterable(map(self._rows_of, self._transfers))
-
-    def groups(self, min_axes: int) -> Iterator[tuple[str, str, list[GridRow]]]:
-        """Iterate over target, method and rows of grids with at least `min_axes` axes."""
-        groups: dict[tuple[str, str], list[Result]] = {}
-        for result in self._transfers:
-            if len(_chosen(result.metrics)) >= min_axes:
-                place = result.axes["target"], result.axes["method"]
-                groups.setdefault(place, []).append(result)
-        for place, group in groups.items():
-            yield *place, [row for result in group for row in self._rows_of(result)]
-
-    def _rows_of(self, result: Result) -> list[GridRow]:
-        rows = []
-        chosen, axes = _chosen(result.metrics), _model_axes(self._results, result)
-        for entry in result.metrics["grid"]:
-            # An entry also holds its score and diagnostics; the axes are those of the selected one.
-            setting = {axis: value for axis, value in entry.items() if axis in chosen}
-            val = entry["val"] or {}
-            rows.append(
-                GridRow(
-                    **axes,
-                    target=result.axes["target"],
-                    method=result.axes["method"],
-                    lr=setting.get("lr"),
-                    per_class=result.axes.get("per_class"),
-                    steps=result.axes.get("steps"),
-                    setting=setting,
-                    val_top1=val.get("top1"),
-                    val_mean_per_class=val.get("mean_per_class"),
-                    val_map11=val.get("map11"),
-                    val_map50_11=val.get("map50_11"),
-                    val_score=val.get(result.metrics["metric"]),
-                    key=result.key,
-                    chosen=setting == chosen,
-                )
-            )
-        return rows
-
-
 def score_rows(results: Collection) -> list[ScoreRow]:
     """Transferability scores of all models; scores without a value have no row."""
-    return [
-        ScoreRow(
-            **_model_axes(results, result),
-            **_source_facts(results, result),
-            target=result.axes["target"],
-            name=name,
-            value=value,
-            num_images=result.metrics.get("num_images"),
-            num_answers=result.metrics.get("num_classes"),
-            key=result.key,
-        )
-        for result in results.distinct("score")
-        for name, value in result.metrics["scores"].items()
-        if value is not None
-    ]
+    rows = []
+    for result in results.distinct("score"):
+        axes, facts = model_axes(results, result), _source_facts(results, result)
+        rows += [
+            ScoreRow(
+                **axes,
+                **facts,
+                target=result.axes["target"],
+                name=name,
+                value=value,
+                num_images=result.metrics.get("num_images"),
+                num_answers=result.metrics.get("num_classes"),
+                key=result.key,
+            )
+            for name, value in result.metrics["scores"].items()
+            if value is not None
+        ]
+    return rows
 
 
 def class_rows(results: Collection) -> list[ClassRow]:
@@ -235,7 +181,8 @@ def class_rows(results: Collection) -> list[ClassRow]:
     ]
 
 
-def _model_axes(results: Collection, result: Result) -> ModelAxes:
+def model_axes(results: Collection, result: Result) -> ModelAxes:
+    """Values that identify the model of a result."""
     axes = result.axes
     return {
         "arch": axes.get("arch", ""),
@@ -265,6 +212,9 @@ def _source_facts(results: Collection, result: Result) -> SourceFacts:
     }
 
 
-def _chosen(metrics: Mapping[str, Any]) -> dict[str, object]:
-    """Grid axis -> selected value. Older results record the learning rate only."""
+def chosen_setting(metrics: Mapping[str, Any]) -> dict[str, object]:
+    """Map each grid axis of a transfer to its selected value.
+
+    Older results record the learning rate only.
+    """
     return dict(metrics.get("chosen") or {"lr": metrics["lr"]})

@@ -17,10 +17,12 @@ from harness.config.recipe import Recipe
 from harness.report import ANSWER_FILE
 from harness.report.data import records, run_rows
 from harness.report.data.flat import to_parquet
+from harness.report.data.grid_rows import GridRows
 from harness.report.render.figures import plot
 from harness.report.render.report import Report, collect
 from harness.report.render.table_html import table_line
 from harness.report.render.tables import runs
+from harness.report.render.tables.grid_csv import grid_csv
 from harness.report.render.tables.table import Table, escape_markdown, to_csv, to_markdown
 from harness.report.stats.architectures import Association, SignRow
 from harness.report.stats.comparisons import Comparison, ScratchComparison
@@ -239,7 +241,8 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
 def _csv_files(report: Report) -> Iterator[tuple[str, str | Iterable[bytes]]]:
     """Iterate over one file per kind of row, and over each plot with its numbers."""
     for name, (kind, rows) in record_tables(report).items():
-        yield f"{name}.csv", to_csv(kind, rows)
+        is_grid = isinstance(rows, GridRows)
+        yield f"{name}.csv", grid_csv(rows.grids()) if is_grid else to_csv(kind, rows)
     css = _css()
     panels = [panel for section in report.sections for panel in section.all_panels]
     for panel in [*([report.lead] if report.lead else []), *panels]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.config.recipe import Recipe
 from harness.report.data import rows, run_rows, selections
 from harness.report.data.collection import Collection
+from harness.report.data.grid_rows import GridRows
 from harness.report.data.induction import Induction, inductions
 from harness.report.data.records import (
     AccuracyRow,
@@ -46,7 +47,7 @@ class Report:
     num_skipped: int
     accuracy: list[AccuracyRow]
     transfer: list[TransferRow]
-    grid: rows.GridRows
+    grid: GridRows
     scores: list[ScoreRow]
     coarse: list[CoarseRow]
     classes: list[ClassRow]
@@ -85,7 +86,7 @@ def collect(
     collection = Collection(recipe, results)
     accuracy, transfer = rows.accuracy_rows(collection), rows.transfer_rows(collection)
     scores, coarse = rows.score_rows(collection), rows.coarse_rows(collection)
-    grid, classes = rows.GridRows(collection), rows.class_rows(collection)
+    grid, classes = GridRows(collection), rows.class_rows(collection)
     timing = run_rows.timing_rows(collection)
     fits = fit_measures(grid.groups(min_axes=2), transfer, scores)
     analysis = analyze(accuracy, transfer, scores, predictions)

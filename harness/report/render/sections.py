@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from harness.config.recipe import Recipe
 from harness.report.data.collection import PlannedModel
+from harness.report.data.grid_rows import GridRows
 from harness.report.data.induction import Induction
 from harness.report.data.records import (
     AccuracyRow,
@@ -14,7 +15,6 @@ from harness.report.data.records import (
     at_full_size,
     format_eps,
 )
-from harness.report.data.rows import GridRows
 from harness.report.data.run_rows import TimingRow
 from harness.report.data.selections import ClassScoreRow, SelectionRow
 from harness.report.render.figures import classes as class_figures

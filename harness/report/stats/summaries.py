@@ -107,7 +107,8 @@ def weighted_kendall_without(score: Floats, accuracy: Floats, groups: Integers) 
     """Compute `weighted_kendall` without each group of models in turn.
 
     The weights of a pair are summed, so sums over pairs are dot products of the models' weights
-    with row sums of the matrix of pairs. All groups share that matrix.
+    with row sums of the matrix of pairs. All groups share that matrix, and the sums are of
+    integers.
 
     Args:
         score: float64 [M], finite.
@@ -118,16 +119,8 @@ def weighted_kendall_without(score: Floats, accuracy: Floats, groups: Integers) 
         float64 [G]; NaN if one of the two rankings is constant without the group.
     """
     kept = groups[:, None] != np.arange(groups.max() + 1)
-    agreeing, distinct = np.empty(kept.shape), [np.empty(kept.shape), np.empty(kept.shape)]
-    counted = kept.astype(np.float32)  # exact for the sums of signs, up to 2**24 models
-    for start in range(0, len(score), _PAIR_ROWS):
-        rows = slice(start, start + _PAIR_ROWS)
-        signs = [
-            np.sign(values[rows, None] - values).astype(np.float32) for values in (score, accuracy)
-        ]
-        agreeing[rows] = (signs[0] * signs[1]) @ counted
-        for sums, sign in zip(distinct, signs, strict=True):
-            sums[rows] = np.abs(sign) @ counted
+    agreeing = _agreements_without(score, accuracy, groups)
+    distinct = [_num_distinct_without(values, groups) for values in (score, accuracy)]
     found = []
     for first, second in ((score, accuracy), (accuracy, score)):  # scipy averages both orders
         order = np.lexsort((second, first))[::-1]
@@ -138,6 +131,51 @@ def weighted_kendall_without(score: Floats, accuracy: Floats, groups: Integers) 
             found.append((weight * agreeing).sum(axis=0) / scale)
     without: Floats = np.mean(found, axis=0)
     return without
+
+
+def _agreements_without(first: Floats, second: Floats, groups: Integers) -> Integers:
+    """Count concordant minus discordant partners of each model, without each group in turn.
+
+    Args:
+        first: float64 [M].
+        second: float64 [M].
+        groups: int64 [M], from 0 to G - 1.
+
+    Returns:
+        int64 [M, G].
+    """
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[by_group], np.arange(groups.max() + 1))
+    is_empty = np.bincount(groups) == 0
+    # Comparisons of small integers are several times as fast as those of floats.
+    ranks = [
+        np.unique(values, return_inverse=True)[1].astype(np.int32) for values in (first, second)
+    ]
+    agreeing = np.empty((len(first), len(starts)), np.int64)
+    for start in range(0, len(first), _PAIR_ROWS):
+        rows = slice(start, start + _PAIR_ROWS)
+        product = np.ones((), np.int8)
+        for values in ranks:
+            columns = values[by_group, None]  # the matrix is transposed: sums over rows are faster
+            above, below = columns < values[rows], columns > values[rows]
+            product = product * (above.view(np.int8) - below.view(np.int8))
+        of_group = np.add.reduceat(product, starts, axis=0, dtype=np.int32)
+        of_group[is_empty] = 0  # reduceat returns the next row for these
+        agreeing[rows] = (of_group.sum(axis=0) - of_group).T
+    return agreeing
+
+
+def _num_distinct_without(values: Floats, groups: Integers) -> Integers:
+    """Count the models with another value than each model, without each group in turn.
+
+    Shapes as in `_agreements_without`.
+    """
+    places, num_groups = np.unique(values, return_inverse=True)[1], int(groups.max()) + 1
+    equal = np.zeros((int(places.max()) + 1, num_groups), np.int64)
+    np.add.at(equal, (places, groups), 1)
+    distinct = equal.sum(axis=0) - equal
+    differing: Integers = (distinct.sum(axis=1, keepdims=True) - distinct)[places]
+    return differing
 
 
 def recall_at(k: int, score: Floats, accuracy: Floats) -> float:

@@ -12,7 +12,8 @@ from harness.cli.main import cli
 from harness.config.load import read
 from harness.matrix.expand import expand
 from harness.report.data.collection import Collection
-from harness.report.data.rows import GridRows, score_rows, transfer_rows
+from harness.report.data.grid_rows import GridRows
+from harness.report.data.rows import score_rows, transfer_rows
 from harness.runner import result
 
 RECIPES = (

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.matrix.stage import Stage
-from harness.report.data.compact import Compactor, PackedEntries
+from harness.report.data.compact import Compactor, PackedEntries, num_diverged
 from harness.runner.result import Result
 
 VALUES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text()
@@ -19,6 +19,16 @@ def test_packed_entries_equal_the_list(entries: list[dict[str, object]]) -> None
     assert repr(list(packed)) == repr(entries) == repr(packed[:])
     if entries:
         assert repr(packed[-1]) == repr(entries[-1])
+
+
+@given(ENTRIES)
+@settings(deadline=None)
+def test_diverged_configurations_are_counted_in_both_forms(
+    entries: list[dict[str, object]],
+) -> None:
+    entries += [{"lr": 1.0, "val": None}, {"lr": 0.1, "val": {"top1": 0.5}}]
+    expected = len([entry for entry in entries if entry.get("val", 0) is None])
+    assert num_diverged(PackedEntries(entries)) == num_diverged(entries) == expected
 
 
 def test_keys_of_equal_entries_are_packed_once() -> None:

@@ -1,7 +1,8 @@
 """Rows of methods on features: the model of each run, and the axes of its grid."""
 
 from harness.report.data.collection import Collection
-from harness.report.data.rows import GridRows, transfer_rows
+from harness.report.data.grid_rows import GridRows
+from harness.report.data.rows import transfer_rows
 from harness.report.render.figures.grids import heat_panels
 from harness.report.render.figures.sizes import curve_panels
 from harness.runner.result import Result

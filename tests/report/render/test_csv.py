@@ -12,9 +12,11 @@ from typing import NamedTuple
 import pytest
 
 from harness.report.data.flat import field_names, flat_records
+from harness.report.data.grid_rows import Grid
+from harness.report.data.records import GridRow
 from harness.report.render.page import record_tables, write_collected
 from harness.report.render.report import collect
-from harness.report.render.tables import table
+from harness.report.render.tables import grid_csv, table
 from harness.report.render.tables.table import inert, to_csv
 from tests.helpers.report_fakes import make_recipe, make_results
 
@@ -51,6 +53,7 @@ def _value(value: object) -> object:
 
 TEXTS = ("", "a", "a,b", 'say "a"', "two\nlines", "two\rlines", "=1+1", "-2", "é\u2028", " a ", "'")
 NUMBERS = (0, 0.0, -0.0, False, 1, 1.0, True, None, 0.1 + 0.2, 1e-300, float("nan"), float("inf"))
+METRICS = ("top1", "map11", "mean_per_class")
 SETTINGS = ({}, {"lr": 1}, {"lr": 1.0}, {"lr": True}, {"a": "x,y", "b": None}, {"a": -0.0})
 
 
@@ -67,6 +70,29 @@ def test_rows_are_those_of_the_csv_module(
     parts = list(to_csv(kind, iter(rows)))
     assert b"".join(parts) == expected
     assert len(parts) == 1 + -(-len(rows) // rows_of_part)
+
+
+@pytest.mark.parametrize("grids_of_part", [1, 200])
+def test_lines_of_grids_are_those_of_the_csv_module(
+    grids_of_part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_csv, "_GRIDS_OF_PART", grids_of_part)
+    grids = []
+    for text in (*TEXTS, "{}", "{lr}", "100 %s"):
+        shared = GridRow(text, text, "full", "", 0.5, 1, None, None, None, False)
+        shared = shared._replace(model=text, per_class=5, key=text, same_variants=("a", text))
+        entries: list[dict[str, object]] = [
+            {"lr": number, "axis": text, "gap": 0.1, "val": {"top1": number, "map11": 1.5}}
+            for number in NUMBERS
+        ]
+        entries += [{"lr": 0.1, "axis": text, "val": None}, {"axis": "other", "val": {"map11": 1}}]
+        grids += [Grid(shared, entries, {"lr": 0, "axis": text}, metric) for metric in METRICS]
+    grids.append(Grid(shared, [], {}, "top1"))
+    expected = written_by_the_csv_module(
+        GridRow._fields, [row for grid in grids for row in grid.rows()]
+    )
+    assert b"".join(grid_csv.grid_csv(iter(grids))) == expected
+    assert {row.chosen for grid in grids for row in grid.rows()} == {True, False}
 
 
 def test_equal_values_of_different_types_keep_their_own_text() -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.report.data.collection import Collection
-from harness.report.data.rows import GridRows, transfer_rows
+from harness.report.data.grid_rows import GridRows
+from harness.report.data.rows import transfer_rows
 from harness.report.render.page import write
 from harness.report.render.sections import (
     source_sizes_section,

@@ -4,7 +4,8 @@ import csv
 from pathlib import Path
 
 from harness.report.data.collection import Collection
-from harness.report.data.rows import GridRows, transfer_rows
+from harness.report.data.grid_rows import GridRows
+from harness.report.data.rows import transfer_rows
 from harness.report.render.figures.transfer import transfer_panels
 from harness.report.render.page import write
 from harness.report.render.tables.transfer import transfer_table

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
+from harness.report.data.grid_rows import GridRows
 from harness.report.data.records import GridRow
-from harness.report.data.rows import GridRows
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import HEAT, PAPER, STRONG_INK, Panel
 

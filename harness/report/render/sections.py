@@ -269,7 +269,7 @@ def grid_section(rows: GridRows, fits: Sequence[FitMeasure]) -> Section:
         "models and seeds."
     )
     if len(panels) == grid_figures.MAX_HEAT_MAPS:
-        note += f" The first {len(panels)} grids; transfer_grid.csv has all."
+        note += f" The first {len(panels):,} grids; transfer_grid.csv has all."
     shown, folded = panels[:_MAX_OPEN_GRIDS], panels[_MAX_OPEN_GRIDS:]
     return Section(
         "grids",
@@ -277,7 +277,7 @@ def grid_section(rows: GridRows, fits: Sequence[FitMeasure]) -> Section:
         panels=tuple(shown),
         panel_note=note if panels else "",
         tables=(transfer_tables.fit_measure_table(fits),) if fits else (),
-        folds=(Fold(f"{len(folded)} more grids", panels=tuple(folded)),) if folded else (),
+        folds=(Fold(f"{len(folded):,} more grids", panels=tuple(folded)),) if folded else (),
     )
 
 
@@ -298,7 +298,7 @@ def classes_section(recipe: Recipe, rows: Sequence[ClassRow], written: Sequence[
         ),
     )
     sentence = (
-        f"{len(removed) or 'None'} of the {len(rows)} known source classes "
+        f"{f'{len(removed):,}' if removed else 'None'} of the {len(rows):,} known source classes "
         f"{'is' if len(removed) == 1 else 'are'} left out by at least one subset."
     )
     if unwritten := [name for name in subsets if name not in written]:

@@ -98,7 +98,7 @@ def _about_classes(
     if unmasked and masked:
         num_common = next(row.num_answers for row in accuracy if row.view == "common_masked")
         changes = [
-            (f"clean top-1 on the {num_common} common classes", in_points(unmasked.difference)),
+            (f"clean top-1 on the {num_common:,} common classes", in_points(unmasked.difference)),
             ("masked top-1", in_points(masked.difference)),
         ]
     if amounts := _by_method(chosen):
@@ -131,7 +131,7 @@ def _by_target(effects: Sequence[Effect], sizes: Mapping[str, Size]) -> str:
         f"{in_points(effect.difference)} on {effect.over['target'][0]}"
         for effect in (lowest, highest)
     )
-    which = "" if len(of_smallest) == 2 else f", the extremes of {len(of_smallest)} targets"
+    which = "" if len(of_smallest) == 2 else f", the extremes of {len(of_smallest):,} targets"
     return f"{smallest} instead of {baseline} changed transfer by {changes}{which}."
 
 
@@ -156,7 +156,7 @@ def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:
         sentences.append(_changes(f"{setting} instead of {baseline}", changes))
     if num_more := len(clear) - len(sentences):
         have = "subset has" if num_more == 1 else "subsets have"
-        sentences.append(f"{num_more} more {have} clear differences, listed in the table.")
+        sentences.append(f"{num_more:,} more {have} clear differences, listed in the table.")
     return f"Other clear differences: {' '.join(sentences)}" if sentences else ""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from harness.config.recipe import Recipe
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.intervals import is_near_chance, sampling_error
-from harness.report.text.phrases import join_words
+from harness.report.text.phrases import half_width, join_words
 
 MAX_LISTED = 12
 MARKS = (
@@ -105,7 +105,7 @@ def _about_uncertainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[Trans
     num_seeds = len({row.seed for row in accuracy} | {row.seed for row in transfer})
     if num_seeds > 1:
         return (
-            f"± is half the width of a 95 % t interval over up to {num_seeds} seeds, paired by "
+            f"± is half the width of a 95 % t interval over up to {num_seeds:,} seeds, paired by "
             "seed, or over targets if the sentence names them. It does not cover the choice of "
             "test images. “Not clear” means that the interval includes zero."
         )
@@ -127,7 +127,9 @@ def _about_uncertainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[Trans
         )
         errors.append((f"{smallest.num_images:,} test images of {smallest.target}", error))
     if errors:
-        listed = join_words([f"± {100 * error:.1f} points on the {what}" for what, error in errors])
+        listed = join_words(
+            [f"{half_width(100 * error, 1)} points on the {what}" for what, error in errors]
+        )
         text += f" The choice of test images alone makes two equal models differ by up to {listed}."
     return text
 

@@ -35,6 +35,7 @@ from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import (
     averaged_over,
     counted,
+    half_width,
     in_points,
     join_words,
     p_value,
@@ -62,7 +63,7 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
         else ""
     )
     has_sample = best.num_targets >= MIN_TARGETS
-    half = "" if best.half_width_95 is None else f" ± {best.half_width_95:.2f}"
+    half = "" if best.half_width_95 is None else f" {half_width(best.half_width_95, 2)}"
     kendall = (
         f"weighted Kendall rank correlation {plain(best.weighted_kendall)}{half} "
         f"{counted(best.num_targets, 'target')}"
@@ -73,7 +74,7 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
             f"The best, {_named(best.predictor)}, has {kendall}."
         )
     text = (
-        f"Among {len(fits)} cheap predictors, {_named(best.predictor)} ranks "
+        f"Among {len(fits):,} cheap predictors, {_named(best.predictor)} ranks "
         f"{best.num_models:,} models most like {method} does ({kendall}){among}."
     )
     if not has_sample:
@@ -88,7 +89,7 @@ def _lead(analysis: Analysis, best: PredictorFit, others: Sequence[PredictorFit]
     difference, half = gap
     if half is None:
         return f" Its lead over {_named(others[0].predictor)} is not clear."
-    amount = f"{difference:.2f} ± {half:.2f}"
+    amount = f"{difference:.2f} {half_width(half, 2)}"
     if difference > half:
         return f" It is ahead of {_named(others[0].predictor)} by {amount}."
     return f" Its lead over {_named(others[0].predictor)} ({amount}) is not clear."
@@ -110,7 +111,9 @@ def about_strengths(analysis: Analysis) -> str:
     first, second = ranking[:2]
     p = 1.0 if first.p_next is None else first.p_next
     test = f"sign test over targets, p {p_value(p)}"
-    by_elo = f"By Elo strength over {first.num_rounds} rounds (target and seed) of {first.method}, "
+    by_elo = (
+        f"By Elo strength over {first.num_rounds:,} rounds (target and seed) of {first.method}, "
+    )
     if p < 0.05:
         return (
             f"{by_elo}{first.model} leads {len(ranking):,} models. It is ahead of {second.model} "
@@ -145,7 +148,7 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
         return ""
     first = associations[0]
     numbers = {(row.num_models, row.num_targets) for row in associations}
-    sample = f"over {first.num_models:,} architectures and {first.num_targets} targets"
+    sample = f"over {first.num_models:,} architectures and {first.num_targets:,} targets"
     clear = [row for row in associations if row.low_95 > 0 or row.high_95 < 0]
     unclear = [row for row in associations if row not in clear]
     sentences = []
@@ -159,7 +162,7 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
     text = f"{' '.join(sentences)} Both are logits; in brackets, 95 % intervals over architectures."
     if left_out := list(dict.fromkeys(name for row in associations for name in row.left_out)):
         text += (
-            f" {len(left_out)} more {'is' if len(left_out) == 1 else 'are'} left out, without a "
+            f" {len(left_out):,} more {'is' if len(left_out) == 1 else 'are'} left out, without a "
             f"known source accuracy or with targets missing: {join_words(left_out[:MAX_LEFT_OUT])}"
             f"{', ...' if len(left_out) > MAX_LEFT_OUT else ''}."
         )
@@ -170,7 +173,7 @@ def _r(row: Association, *, with_sample: bool) -> str:
     decimals = 3 if abs(row.r) > 0.95 else 2
     r, low, high = (plain(value, decimals) for value in (row.r, row.low_95, row.high_95))
     sample = (
-        f" ({row.num_models:,} architectures, {row.num_targets} targets)" if with_sample else ""
+        f" ({row.num_models:,} architectures, {row.num_targets:,} targets)" if with_sample else ""
     )
     return f"r = {r} ({low} to {high}) by {row.method}{sample}"
 
@@ -215,7 +218,8 @@ def _size(row: Comparison) -> str:
     if row.num_targets < MIN_TARGETS or row.half_width_95 is None:
         return f"{text} points {counted(row.num_targets, 'target')}"
     remark = "" if row.is_clear else " (not clear)"
-    return f"{text} ± {100 * row.half_width_95:.1f} points over {row.num_targets} targets{remark}"
+    half = half_width(100 * row.half_width_95, 1)
+    return f"{text} {half} points over {row.num_targets:,} targets{remark}"
 
 
 def _selected(transfer: Sequence[TransferRow]) -> list[str]:
@@ -228,7 +232,7 @@ def _selected(transfer: Sequence[TransferRow]) -> list[str]:
     for axis in rows[0].chosen:
         value, number = Counter(row.chosen.get(axis) for row in rows).most_common(1)[0]
         shown = f"{value:.3g}" if isinstance(value, float) else value
-        parts.append(f"{axis} {shown} ({number} of {len(rows)} runs)")
+        parts.append(f"{axis} {shown} ({number:,} of {len(rows):,} runs)")
     return [f"For {rows[0].method}, val most often selected {join_words(parts)}."]
 
 
@@ -246,7 +250,7 @@ def about_scratch(rows: Sequence[ScratchComparison]) -> str:
     if not judged:
         num_below = sum(row.difference < 0 for row in matched)
         return (
-            f"Transfer scored below scratch in {num_below} of {len(matched)} cases. These are "
+            f"Transfer scored below scratch in {num_below:,} of {len(matched):,} cases. These are "
             "single runs, so none of it counts as negative transfer."
         )
     counts = Counter(row.verdict for row in judged)
@@ -254,8 +258,8 @@ def about_scratch(rows: Sequence[ScratchComparison]) -> str:
     on_targets = f" ({join_words(worse)})" if worse else ""
     return (
         f"Compared with scratch at equal tuning, transfer was clearly better in "
-        f"{counts['positive']} of {len(judged)} cases and clearly worse in {counts['negative']}"
-        f"{on_targets}; {counts['not clear']} were not clear."
+        f"{counts['positive']:,} of {len(judged):,} cases and clearly worse in "
+        f"{counts['negative']:,}{on_targets}; {counts['not clear']:,} were not clear."
     )
 
 
@@ -311,7 +315,7 @@ def _limits(accuracies: Sequence[float], difference: PairedDifference, row: Scor
     if abs(difference.over_seeds.mean) <= error:
         return (
             f" That is within the sampling error of single runs on these images "
-            f"(± {100 * error:.1f} points)."
+            f"({half_width(100 * error, 1)} points)."
         )
     return " These are single runs."
 
@@ -331,7 +335,7 @@ def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
         return ""
     means = matrix.scores.mean(axis=1)
     first, second = (-means).argsort(kind="stable")[:2].tolist()
-    over = f"{len(matrix.targets)} target{'s' if len(matrix.targets) > 1 else ''}"
+    over = f"{len(matrix.targets):,} target{'s' if len(matrix.targets) > 1 else ''}"
     return (
         f"{matrix.names[first]} has the highest mean over {over}: {100 * means[first]:.1f} % "
         f"({matrix.method}), {matrix.names[second]} follows with {100 * means[second]:.1f} %."
@@ -351,5 +355,5 @@ def _speedup(row: Speedup) -> str:
         f"{counted(row.num_targets, 'target')})."
     )
     if row.num_bounds:
-        text += f" On {row.num_bounds} of them, only a bound is known."
+        text += f" On {row.num_bounds:,} of them, only a bound is known."
     return text

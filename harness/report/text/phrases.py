@@ -20,6 +20,20 @@ def plain(value: float, decimals: int = 2) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
+def nonzero(value: float, decimals: int) -> str:
+    """Format a number of at least 0, with further decimals or as a bound if it would round to 0."""
+    for digits in range(decimals, decimals + 3):
+        text = f"{value:.{digits}f}"
+        if value == 0 or float(text) > 0:
+            return text
+    return f"< {10.0**-digits:.{digits}f}"
+
+
+def half_width(value: float, decimals: int) -> str:
+    """Format half an interval as `± 0.3`; a small one never as 0."""
+    return f"± {nonzero(value, decimals)}"
+
+
 def in_points(difference: SeedMean, *remarks: str) -> str:
     """Format a difference of fractions as `+1.2 ± 0.3 points (full)`.
 
@@ -27,7 +41,7 @@ def in_points(difference: SeedMean, *remarks: str) -> str:
     """
     text = signed(100 * difference.mean, 1)
     if difference.half_width is not None:
-        text += f" ± {100 * difference.half_width:.1f}"
+        text += f" {half_width(100 * difference.half_width, 1)}"
         remarks = remarks if difference.is_clear else (*remarks, "not clear")
     return f"{text} points" + (f" ({', '.join(remarks)})" if remarks else "")
 
@@ -36,7 +50,7 @@ def averaged_over(axes: Mapping[str, Sequence[str]]) -> str:
     """Format axis -> values as `2 targets and eps 0, 0.5`; "" if no axis has several values."""
     return join_words(
         [
-            f"eps {', '.join(values)}" if axis == "eps" else f"{len(values)} {axis}s"
+            f"eps {', '.join(values)}" if axis == "eps" else f"{len(values):,} {axis}s"
             for axis, values in axes.items()
             if len(values) > 1
         ]
@@ -45,7 +59,7 @@ def averaged_over(axes: Mapping[str, Sequence[str]]) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Format as `over 3 targets` or `on one target`."""
-    return f"over {number} {noun}s" if number > 1 else f"on one {noun}"
+    return f"over {number:,} {noun}s" if number > 1 else f"on one {noun}"
 
 
 def p_value(p: float) -> str:

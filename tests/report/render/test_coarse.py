@@ -39,7 +39,7 @@ def test_finer_models_are_in_the_table_of_the_coarse_one(tmp_path: Path) -> None
     )
     table = Page(page.read_text()).tables["coarse-0"]
     assert table[0][-1] == "minus6" and table[1] == ["training classes", "eps", "8 labels"]
-    assert table[2] == ["all 24", "0", "70.5 / 60.5 sd 0.7 / 0.7"]
+    assert table[2] == ["all 24", "0", "70.5 (60.5) sd 0.7 (0.7)"]
     assert [row[0].split()[0] for row in table[2:]] == [
         "all",
         "all",

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from harness.config.load import read
 from harness.report.data.records import ModelId
 from harness.report.render.figures.means import MAX_MODELS, mean_panel
-from harness.report.render.figures.models import is_name_left
+from harness.report.render.figures.models import place_names
 from harness.report.render.figures.plot import NUM_COLORS, marker_place
 from harness.report.render.sections import _transfer_legend
 from harness.report.stats.leaderboard import ScoreMatrix
@@ -92,10 +93,26 @@ def test_every_subset_of_a_long_legend_has_its_own_color_and_marker() -> None:
     assert len(signs) > NUM_COLORS and len(set(signs)) == len(signs)
 
 
-@pytest.mark.parametrize("prefers_left", [True, False])
-def test_a_name_changes_side_if_it_would_be_cut_off(prefers_left: bool) -> None:
-    sides = [
-        is_name_left(20, place, 300.0, prefers_left=prefers_left) for place in (2.0, 150.0, 298.0)
+def test_a_name_changes_side_if_it_would_be_cut_off() -> None:
+    places = np.array([(2.0, 20.0), (150.0, 60.0), (298.0, 100.0)])
+    offsets = place_names(places, [20, 20, 20], 300.0, 120.0)
+    assert [is_left for _, is_left in offsets] == [False, False, True]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_names_of_close_points_do_not_overlap(seed: int) -> None:
+    places = np.random.default_rng(seed).uniform((40, 30), (260, 170), (14, 2))
+    offsets = place_names(places, [14] * 14, 300.0, 200.0)
+    boxes = []
+    for (x, y), ((aside, up), is_left) in zip(places, offsets, strict=True):
+        assert (aside < 0) == is_left
+        left = x + aside - 50 * is_left  # 14 letters of 6.5 points are about 50 points wide
+        boxes.append((left, y + up - 3, left + 50, y + up + 3))
+    overlapping = [
+        pair
+        for pair in combinations(boxes, 2)
+        if max(pair[0][0], pair[1][0]) < min(pair[0][2], pair[1][2])
+        and max(pair[0][1], pair[1][1]) < min(pair[0][3], pair[1][3])
     ]
-    assert sides == [False, prefers_left, True]
-    assert is_name_left(200, 150.0, 300.0, prefers_left=prefers_left) is prefers_left
+    assert overlapping == []
+    assert all(left >= 0 and right <= 300 for left, _, right, _ in boxes)

@@ -47,6 +47,11 @@ def _at(result: Result, path: Iterable[str]) -> float:
     return float(value)
 
 
+def shown(sd: float) -> str:
+    """A standard deviation with one decimal, or with two if it would read as none."""
+    return f"{sd:.1f}" if sd >= 0.05 or sd < 1e-9 else f"{sd:.2f}"
+
+
 @pytest.mark.parametrize("view", ["common_unmasked", "common_masked", "own"])
 def test_accuracy_table_holds_the_means_over_seeds(tmp_path: Path, view: str) -> None:
     recipe = make_recipe(seeds=(0, 1, 2))
@@ -68,7 +73,7 @@ def test_accuracy_table_holds_the_means_over_seeds(tmp_path: Path, view: str) ->
                     continue
                 top1, top5 = (100 * mean(models, attack, view, name) for name in ("top1", "top5"))
                 sd1, sd5 = (100 * spread(models, attack, view, name) for name in ("top1", "top5"))
-                expected.append(f"{top1:.1f} / {top5:.1f} sd {sd1:.1f} / {sd5:.1f}")
+                expected.append(f"{top1:.1f} ({top5:.1f}) sd {shown(sd1)} ({shown(sd5)})")
         assert row[1:] == expected
 
 
@@ -114,7 +119,7 @@ def test_transfer_table_holds_every_number(tmp_path: Path) -> None:
         assert len(models) == 2
         for text, name in ((top1, "top1"), (per_class, "mean_per_class"), (top5, "top5")):
             score, sd = 100 * mean(models, "test", name), 100 * spread(models, "test", name)
-            assert text == f"{score:.1f} sd {sd:.1f}"
+            assert text == f"{score:.1f} sd {shown(sd)}"
         expected = {"grocery": f"{100 / 81:.1f} 2,485 images", "clothing": "10.0 372 images"}
         assert chance == expected[target]
         assert (lr, tried) == ("0.1", "2 on val")
@@ -170,7 +175,7 @@ def test_missing_seeds_and_models_are_marked(tmp_path: Path) -> None:
     table = page.tables["accuracy-0-common_masked"]
     left = select(results, "evaluate", subset="all", eps=0.0, seed=0)
     top1, top5 = (100 * mean(left, "clean", "common_masked", name) for name in ("top1", "top5"))
-    assert table[2][1] == f"{top1:.1f} / {top5:.1f} 1 of 2 seeds"
+    assert table[2][1] == f"{top1:.1f} ({top5:.1f}) 1 of 2 seeds"
     assert table[3][3:] == ["not run", "not run"]
     assert (
         "2 of " in page.text

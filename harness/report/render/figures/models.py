@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from harness.report.render.figures import plot
@@ -19,6 +20,11 @@ _MAX_RANKED = 30  # models in a figure; the table has all
 _MAX_NAMED = 18  # points of a scatter plot with names
 _MAX_NAME_LENGTH = 34
 _NAME_SIZE = 6.5  # points
+_LETTER = 0.56 * _NAME_SIZE  # width of a letter
+_HEIGHTS = (0.0, *(sign * 7.0 * step for step in range(1, 9) for sign in (1, -1)))  # of names
+
+Box = tuple[float, float, float, float]  # left, lower, right, upper edge, in points
+Floats = NDArray[np.float64]
 
 
 def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) -> Panel:
@@ -64,22 +70,27 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
         _logit_ticks(axes, "x")
         _logit_ticks(axes, "y")
         if len(names) <= _MAX_NAMED:
-            # Names alternate between both sides; one that would be cut off changes side.
-            width = axes.get_position().width * figure.get_figwidth() * 72
-            first, last = axes.get_xlim()
-            for place, point in enumerate(np.argsort(x, kind="stable")):
-                above = place % 2 == 0
-                name_text = names[point].rsplit("/", 1)[-1]
-                place_left = width * float((x[point] - first) / (last - first))
-                is_left = is_name_left(len(name_text), place_left, width, prefers_left=above)
+            labels = [label.rsplit("/", 1)[-1] for label in names]
+            scale = 72 * np.array([figure.get_figwidth(), figure.get_figheight()])
+            box = np.array(axes.get_position().bounds) * np.tile(scale, 2)
+            pixels = axes.transData.transform(np.column_stack([x, transfer]))
+            places = pixels * 72 / figure.dpi - box[:2]
+            offsets = place_names(places, [len(label) for label in labels], box[2], box[3])
+            for label, at, mean, (offset, is_left) in zip(
+                labels, x, transfer, offsets, strict=True
+            ):
                 axes.annotate(
-                    name_text,
-                    (x[point], transfer[point]),
-                    xytext=(-5 if is_left else 5, 3 if above else -7),
+                    label,
+                    (at, mean),
+                    xytext=offset,
                     textcoords="offset points",
                     fontsize=_NAME_SIZE,
                     color=INK,
                     ha="right" if is_left else "left",
+                    va="center",
+                    arrowprops={"arrowstyle": "-", "color": QUIET, "linewidth": 0.5, "shrinkA": 0}
+                    if abs(offset[1]) > _NAME_SIZE
+                    else None,
                 )
         axes.set_xlabel("source top-1, %, logit axis")
         axes.set_ylabel("mean transfer, %, logit axis")
@@ -103,22 +114,60 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
     )
 
 
-def is_name_left(length: int, place: float, width: float, *, prefers_left: bool) -> bool:
-    """Decide whether a name is written to the left of its point.
+Offset = tuple[float, float]
+
+
+def place_names(
+    places: Floats, lengths: Sequence[int], width: float, height: float
+) -> list[tuple[Offset, bool]]:
+    """Place a name next to each point of a plot, so that few names overlap.
+
+    Each name in turn, from left to right, gets the nearest free place to the right or left of its
+    point; if no place is free, the one that overlaps least with names, points and the edges.
 
     Args:
-        length: letters of the name.
-        place: of the point, in points from the left edge of the axes.
+        places: of the points, in points from the lower left corner of the axes, float64 [N, 2].
+        lengths: letters of each name.
         width: of the axes, in points.
-        prefers_left: the side if the name has room there, or on neither side.
+        height: of the axes, in points.
+
+    Returns:
+        Offset of each name from its point, in points, and True if the name ends there.
     """
-    needed = 0.6 * _NAME_SIZE * length + 5
-    has_room = {True: place >= needed, False: width - place >= needed}
-    return (
-        prefers_left
-        if has_room[prefers_left] or not has_room[not prefers_left]
-        else not prefers_left
-    )
+    dots = [(x - 3, y - 3, x + 3, y + 3) for x, y in places.tolist()]
+    taken: list[Box] = []
+    chosen: dict[int, tuple[Offset, bool]] = {}
+    for index in np.argsort(places[:, 0], kind="stable").tolist():
+        (x, y), length = places[index].tolist(), _LETTER * lengths[index]
+        candidates: list[tuple[float, float, Box, Offset, bool]] = []
+        for distance, up in enumerate(_HEIGHTS):
+            for is_left in (False, True):
+                aside = 5.0 if up == 0 else 3.0
+                left = x - aside - length if is_left else x + aside
+                box = (left, y + up - _NAME_SIZE / 2, left + length, y + up + _NAME_SIZE / 2)
+                others = [*taken, *(dot for place, dot in enumerate(dots) if place != index)]
+                outside = max(0, -box[0]) + max(0, box[2] - width)
+                outside += max(0, -box[1]) + max(0, box[3] - height)
+                overlap = sum(_shared_area(box, other) for other in others)
+                candidates.append(
+                    (
+                        round(overlap + 20 * outside, 3),
+                        distance,
+                        box,
+                        (-aside if is_left else aside, up),
+                        is_left,
+                    )
+                )
+        best = min(candidates, key=lambda candidate: candidate[:2])
+        taken.append(best[2])
+        chosen[index] = best[3], best[4]
+    return [chosen[index] for index in range(len(lengths))]
+
+
+def _shared_area(first: Box, second: Box) -> float:
+    across = min(first[2], second[2]) - max(first[0], second[0])
+    along = min(first[3], second[3]) - max(first[1], second[1])
+    return max(0.0, across) * max(0.0, along)
 
 
 def _logit_ticks(axes: Axes, which: str) -> None:
@@ -147,7 +196,7 @@ def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
     """Strengths, strongest on top. No intervals: matches on one target are not independent."""
     method = ranking[0].method
     shown = ranking[:_MAX_RANKED]
-    detail = f"{ranking[0].num_rounds} rounds"
+    detail = f"{ranking[0].num_rounds:,} rounds"
     if len(shown) < len(ranking):
         detail += f"; the first {len(shown)} of {len(ranking):,}"
     return _ranked_panel(
@@ -166,7 +215,7 @@ def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
 def predictor_panel(fits: Sequence[PredictorFit], number: int) -> Panel:
     """Mean weighted Kendall of each predictor with its interval over targets, best on top."""
     method, num_targets = fits[0].method, max(fit.num_targets for fit in fits)
-    detail = f"{num_targets} target{'s' * (num_targets > 1)}" + (
+    detail = f"{num_targets:,} target{'s' * (num_targets > 1)}" + (
         "; bars: 95 % t intervals" if num_targets > 1 else ""
     )
     return _ranked_panel(
@@ -202,7 +251,12 @@ def _ranked_panel(
         left = 0.2 + 0.066 * max(map(len, names))
         figure, axes = plot.blank(left + 2.9, 0.6 + 0.19 * len(lines), left=left)
         places = list(range(len(lines)))
-        axes.axvline(0, color=QUIET, linewidth=0.8)
+        if (
+            min(value - half for _, value, half in lines)
+            <= 0
+            <= max(value + half for _, value, half in lines)
+        ):  # elsewhere it would compress the measured range
+            axes.axvline(0, color=QUIET, linewidth=0.8)
         axes.errorbar(
             [value for _, value, _ in lines],
             places,

@@ -220,8 +220,8 @@ def _source_panel(group: _SourceGroup, methods: Sequence[str]) -> Panel:
     return Panel(
         name,
         f"Transfer against {label}{suffixes[1]}",
-        f"mean over {num_targets} targets{'; hollow: fewer classes' if has_fewer else ''}",
-        f"Mean transfer over {num_targets} targets against {label}{suffixes[1]}",
+        f"mean over {num_targets:,} targets{'; hollow: fewer classes' if has_fewer else ''}",
+        f"Mean transfer over {num_targets:,} targets against {label}{suffixes[1]}",
         svg,
         plot.to_csv_text(("method", "subset", axis, "classes", "mean"), lines),
     )

@@ -130,7 +130,7 @@ def _accuracy_note(
     is_incomplete: bool,
     excluded: Collection[str],
 ) -> str:
-    note = "Top-1 / top-5 in percent, best of each column in bold."
+    note = "Top-1 (top-5) in percent, best of each column in bold."
     if is_attacked:
         attack = recipe.evaluate.attack
         at_eps = "at the model's own eps"
@@ -168,7 +168,7 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
     return Cell(
         percent(top1.mean, decimals) + mark,
         sort=top1.mean,
-        detail=f"/ {percent(top5.mean, decimals)}",
+        detail=f"({percent(top5.mean, decimals)})",
         detail_sort=top5.mean,
         below=spread((top1, top5), decimals, num_seeds),
     )
@@ -183,7 +183,7 @@ def coarse_tables(recipe: Recipe, rows: Sequence[CoarseRow]) -> list[Table]:
     for row in rows:
         num_labels[row.labels] = max(num_labels.get(row.labels, 0), row.num_labels)
     rows = [row for row in rows if row.num_labels == num_labels[row.labels]]
-    title = "Coarser labels: by the highest summed probability / by the most likely fine class"
+    title = "Coarser labels: by the highest summed probability (by the most likely fine class)"
     tables = []
     for index, arch in enumerate(recipe.archs):
         of_arch = [row for row in rows if row.arch == arch and row.attack == "clean"]
@@ -234,7 +234,7 @@ def _coarse_cell(rows: Sequence[CoarseRow], num_seeds: int) -> Cell:
     return Cell(
         percent(means[0].mean, decimals) + mark,
         sort=means[0].mean,
-        detail=f"/ {percent(means[1].mean, decimals)}" if by_max else "",
+        detail=f"({percent(means[1].mean, decimals)})" if by_max else "",
         detail_sort=means[1].mean if by_max else None,
         below=spread(means, decimals, num_seeds),
     )

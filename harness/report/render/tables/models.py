@@ -31,7 +31,7 @@ from harness.report.stats.intervals import is_near_chance, seed_mean
 from harness.report.stats.leaderboard import TOP, RankedModel, SeedMedian, TopCount, model_names
 from harness.report.stats.predictors import PredictorFit
 from harness.report.stats.training_kinds import TrainingGroup
-from harness.report.text.phrases import signed
+from harness.report.text.phrases import half_width, nonzero, signed
 
 _MAX_WIDTH = 12  # scores in a line; more do not fit into a page
 _MAX_MODEL_COLUMNS = 6
@@ -65,7 +65,7 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
                 sort=row.mean_logit,
                 below=""
                 if row.standard_error is None
-                else f"error {row.standard_error:.2f} logits",
+                else f"error {nonzero(row.standard_error, 2)} logits",
             ),
         ),
         (Column("targets"), lambda row: number(row.num_targets)),
@@ -119,7 +119,7 @@ def training_table(rows: Sequence[TrainingGroup]) -> Table:
                 else Cell(
                     signed(row.within_networks, 2),
                     sort=row.within_networks,
-                    below=f"{row.num_networks} architecture{'s' * (row.num_networks != 1)}",
+                    below=f"{row.num_networks:,} architecture{'s' * (row.num_networks != 1)}",
                 )
             ),
         ),
@@ -177,6 +177,8 @@ def association_table(rows: Sequence[Association]) -> Table:
 
 def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings | None) -> Table:
     """How well each cheap score ranks the models, one line per predictor and method."""
+    counts = sorted({row.k for row in rows})
+    k = str(counts[0]) if len(counts) == 1 else "k"
     columns: list[ColumnOf[PredictorFit]] = [
         (Column("predictor", numeric=False), lambda row: text(row.predictor)),
         (Column("of", numeric=False), lambda row: text(row.method)),
@@ -186,7 +188,7 @@ def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings |
             ),
             lambda row: decimal(
                 row.weighted_kendall,
-                "" if row.half_width_95 is None else f"± {row.half_width_95:.2f}",
+                "" if row.half_width_95 is None else half_width(row.half_width_95, 2),
             ),
         ),
         (Column("Pearson"), lambda row: decimal(row.pearson)),
@@ -209,18 +211,19 @@ def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings |
         ),
         (
             Column(
-                "recall@k", hint="fraction of the k best models among the k best by the predictor"
+                f"recall@{k}",
+                hint=f"fraction of the {k} best models among the {k} best by the predictor",
             ),
             lambda row: decimal(row.recall_at_k),
         ),
         (
             Column(
-                "rel@k",
-                hint="best accuracy among the k best by the predictor, over the best of all",
+                f"rel@{k}",
+                hint=f"best accuracy among the {k} best by the predictor, over the best of all",
             ),
             lambda row: decimal(row.relative_accuracy_at_k),
         ),
-        (Column("k"), lambda row: number(row.k)),
+        *([] if len(counts) == 1 else [(Column("k"), lambda row: number(row.k))]),
         (Column("targets"), lambda row: number(row.num_targets)),
         (Column("models"), lambda row: number(row.num_models)),
     ]
@@ -291,7 +294,7 @@ def _value_cell(rows: Sequence[ScoreRow], num_seeds: int) -> Cell:
     is_accuracy = first.name.startswith(KNN)
     parts = [] if mean.sd is None else [f"sd {plain_or_percent(mean.sd, is_accuracy)}"]
     if first.subset and len(rows) < num_seeds:  # loaded models have no seed
-        parts.append(f"{len(rows)} of {num_seeds} seeds")
+        parts.append(f"{len(rows):,} of {num_seeds:,} seeds")
     is_low = is_accuracy and is_near_chance(mean.mean, first.num_answers, first.num_images or 0)
     shown = plain_or_percent(mean.mean, is_accuracy) + "°" * is_low
     return Cell(shown, sort=mean.mean, below=", ".join(parts))
@@ -321,8 +324,8 @@ def sign_table(rows: Sequence[SignRow]) -> Table:
 
 
 def _wins(row: SignRow) -> Cell:
-    ties = f"{row.ties} equal" if row.ties else ""
-    return Cell(f"{row.wins} of {row.num_pairs}", sort=row.wins / row.num_pairs, below=ties)
+    ties = f"{row.ties:,} equal" if row.ties else ""
+    return Cell(f"{row.wins:,} of {row.num_pairs:,}", sort=row.wins / row.num_pairs, below=ties)
 
 
 def top_table(rows: Sequence[TopCount]) -> Table:

@@ -224,7 +224,7 @@ def environment_table(rows: Sequence[EnvironmentRow]) -> Table:
             for row in values[:_MAX_VALUES]
         ]
         num_hidden = len(values) - len(shown)
-        detail = f"and {num_hidden} more values" if num_hidden else ""
+        detail = f"and {num_hidden:,} more values" if num_hidden else ""
         lines.append((text(name), Cell("; ".join(shown), sort=shown[0], detail=detail)))
     return Table("environment", "Machine and versions", columns, tuple(lines))
 

@@ -171,7 +171,7 @@ def _markdown_cell(cell: Cell) -> str:
     """Detail and spread follow the text; other remarks are put in brackets."""
     text, *rest = map(escape_markdown, (cell.text, cell.detail, cell.below))
     detail, below = (
-        part if part.startswith(("/", "±", "sd ")) or not part else f"({part})" for part in rest
+        part if part.startswith(("(", "±", "sd ")) or not part else f"({part})" for part in rest
     )
     text = f"**{text}**" if cell.best and text else text
     detail = f"**{detail}**" if cell.detail_best and detail else detail

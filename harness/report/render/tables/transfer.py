@@ -178,9 +178,9 @@ def _selection_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
         ),
         Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else NONE,
         Cell(
-            str(first.num_configs),
+            f"{first.num_configs:,}",
             sort=float(first.num_configs),
-            below=f"on {first.selected_on}" + f", {num_diverged} diverged" * bool(num_diverged),
+            below=f"on {first.selected_on}" + f", {num_diverged:,} diverged" * bool(num_diverged),
         ),
     )
 
@@ -198,7 +198,7 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
         (
             Column("units", hint="what the test is over: pairs of pretrained models, or targets"),
             lambda row: Cell(
-                f"{row.num_units} {row.unit}{'s' * (row.num_units > 1)}", sort=row.num_units
+                f"{row.num_units:,} {row.unit}{'s' * (row.num_units > 1)}", sort=row.num_units
             ),
         ),
         (
@@ -209,9 +209,9 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
         (
             Column("better in", hint="of all runs (target, model, seed)"),
             lambda row: Cell(
-                f"{row.wins} of {row.num_pairs}",
+                f"{row.wins:,} of {row.num_pairs:,}",
                 sort=row.wins / row.num_pairs,
-                below=f"{row.ties} tie{'s' * (row.ties > 1)}" if row.ties else "",
+                below=f"{row.ties:,} tie{'s' * (row.ties > 1)}" if row.ties else "",
             ),
         ),
         (
@@ -304,10 +304,12 @@ def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
             lambda row: interval_cell(row.low_95, row.high_95, row.low_95, one_run),
         ),
         (
-            Column("tried", hint="configurations: transfer / scratch"),
-            lambda row: Cell(
-                f"{row.num_configs} / {row.num_configs_scratch}", sort=float(row.num_configs)
-            ),
+            Column("tried", hint="configurations of transfer"),
+            lambda row: number(row.num_configs),
+        ),
+        (
+            Column("tried by scratch", hint="configurations of training from scratch"),
+            lambda row: number(row.num_configs_scratch),
         ),
         (
             Column("transfer is", numeric=False),
@@ -342,7 +344,7 @@ def chosen_table(rows: Sequence[TransferRow]) -> Table:
     lines = []
     for place, values in counts.items():
         in_order = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{value} ({num_runs})" for value, num_runs in in_order)
+        listed = ", ".join(f"{value} ({num_runs:,})" for value, num_runs in in_order)
         lines.append((*map(text, place), Cell(listed, sort=next(iter(values)))))
     return Table("chosen", "Settings that the grids selected", columns, tuple(lines))
 
@@ -355,7 +357,7 @@ def fit_measure_table(rows: Sequence[FitMeasure]) -> Table:
         (Column("targets"), lambda row: number(row.num_targets)),
         (
             Column("best setting found", hint="number of targets"),
-            lambda row: Cell(f"{row.times_found} of {row.num_targets}", sort=row.times_found),
+            lambda row: Cell(f"{row.times_found:,} of {row.num_targets:,}", sort=row.times_found),
         ),
         (
             Column("loss", hint="points on val below the target's best setting, mean over targets"),

@@ -27,7 +27,7 @@ class Grid:
     chosen: Mapping[str, object]
     metric: str
 
-    def points(self) -> Iterator[tuple[dict[str, object], Mapping[str, Any]]]:
+    def points(self) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
         """Iterate over the setting of each configuration, and its scores; none if it diverged."""
         for entry in self.entries:
             # An entry also holds its score and diagnostics; the axes are those of the selected one.

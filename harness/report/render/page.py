@@ -241,8 +241,10 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
 def _csv_files(report: Report) -> Iterator[tuple[str, str | Iterable[bytes]]]:
     """Iterate over one file per kind of row, and over each plot with its numbers."""
     for name, (kind, rows) in record_tables(report).items():
-        is_grid = isinstance(rows, GridRows)
-        yield f"{name}.csv", grid_csv(rows.grids()) if is_grid else to_csv(kind, rows)
+        if isinstance(rows, GridRows):
+            yield f"{name}.csv", grid_csv(rows.grids())
+        else:
+            yield f"{name}.csv", to_csv(kind, rows)
     css = _css()
     panels = [panel for section in report.sections for panel in section.all_panels]
     for panel in [*([report.lead] if report.lead else []), *panels]:

@@ -11,8 +11,11 @@ from harness.report.data.grid_rows import Grid
 from harness.report.data.records import GridRow
 from harness.report.render.tables.table import csv_cell, csv_text
 
-_OWN = ("lr", "val_top1", "val_mean_per_class", "chosen")
-_OWN += ("val_map11", "val_map50_11", "val_score", "setting")
+# Cells that differ between the rows of a transfer, in their order.
+_OWN = (
+    *("lr", "val_top1", "val_mean_per_class", "chosen"),
+    *("val_map11", "val_map50_11", "val_score", "setting"),
+)
 _GRIDS_OF_PART = 200
 
 

@@ -52,7 +52,7 @@ def test_each_variant_has_a_row_and_only_seeds_have_a_spread(
     for row in table[2:]:
         axes = {"subset": row[0].split()[0], "variant": row[1].split()[0]}
         mean = sum(top1(results, seed=seed, **axes) for seed in seeds) / len(seeds)
-        assert row[2].startswith(f"{100 * mean:.1f} /")
+        assert row[2].startswith(f"{100 * mean:.1f} (")
         assert ("sd" in row[2]) == (len(seeds) > 1)
 
 

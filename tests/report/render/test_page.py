@@ -260,7 +260,7 @@ def test_markdown_lists_the_hints_of_headings_below_the_table() -> None:
         (
             (
                 Cell("0.1"),
-                Cell("76.2", detail="/ 91.8", below="± 0.4", best=True),
+                Cell("76.2", detail="(91.8)", below="± 0.4", best=True),
                 Cell("2 of 4", below="1 tie"),
                 Cell("all", detail="101"),
             ),
@@ -268,7 +268,7 @@ def test_markdown_lists_the_hints_of_headings_below_the_table() -> None:
         "A note.",
     )
     *_, row, _, note, _, hints = to_markdown(table).splitlines()
-    assert row == "| 0.1 | **76.2** / 91.8 ± 0.4 | 2 of 4 (1 tie) | all (101) |"
+    assert row == "| 0.1 | **76.2** (91.8) ± 0.4 | 2 of 4 (1 tie) | all (101) |"
     assert (note, hints) == ("A note.", "p, t: paired t-test; fed: a share")
 
 

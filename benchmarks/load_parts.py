@@ -2,10 +2,11 @@
 
     python -m benchmarks.load_parts '{"corpus": ...}'
 
-Prints JSON: CPU time of each part of the C kernel for each form and instruction set, and the time
-for which Python holds the GIL for each batch.
+Prints JSON: CPU time of each part of the C kernel for each form and instruction set, of one to
+three views of an image, and the time for which Python holds the GIL for each batch.
 """
 
+import itertools
 import json
 import statistics
 import sys
@@ -26,14 +27,15 @@ from writers.beton.store import open_beton
 
 FORMS = {"dct": "dct", "restart": "indexed JPEG", "raw400": "raw at 400 px"}
 MOST_IMAGES, NUM_ROUNDS, NUM_THREADS = 512, 7, 16
+MOST_VIEWS, NUM_VIEWED, NUM_VIEW_ROUNDS = 3, 64, 60
 # Its loops are those of libjpeg-turbo, which has no separate parts.
 WHOLE = "libjpeg-turbo"
 
 
 class Images:
-    """Images of a beton with one crop each, and memory for the output."""
+    """Images of a beton with crops of each, and memory for the output."""
 
-    def __init__(self, path: Path, work: Work) -> None:
+    def __init__(self, path: Path, work: Work, crops_per_image: int = 1) -> None:
         """Open a beton and draw the crops of epoch 0."""
         opened = open_beton(path)
         rows, self.n = opened.rows[:MOST_IMAGES], min(MOST_IMAGES, opened.manifest.num_samples)
@@ -44,6 +46,7 @@ class Images:
             augment=work.augment,
             crop_scale=work.crop_scale,
             horizontal_flip=work.augment != "center_crop",
+            crops_per_image=crops_per_image,
         )
         self.ids, self.sides = opened.ids[: self.n], (rows["width"], rows["height"])
         self.crops = self.draw()
@@ -51,7 +54,8 @@ class Images:
         file = np.fromfile(path, np.uint8)
         sizes = opened.sizes[: self.n]
         self.images = kernel_c.stored_images(file, rows["offset"], sizes, rows["mode"], *self.sides)
-        self.output = np.zeros((self.n, work.resolution, work.resolution, 3), np.uint8)
+        self.num_crops, side = crops_per_image, work.resolution
+        self.output = np.zeros((self.n, crops_per_image, side, side, 3), np.uint8)
 
     def draw(self) -> Crops:
         """Draw the crops."""
@@ -64,24 +68,25 @@ class Images:
             self.images,
             self.crops.boxes,
             self.crops.flips,
-            self.output,
+            self.output[:, 0],
             instruction_set,
         )
         return {name: 1e3 * seconds / self.n for name, seconds in asdict(times).items()}
 
-    def whole_ms(self, pool: kernel_c.Pool) -> float:
-        """Return the CPU time of a crop in a pool of one thread."""
+    def whole_ms(self, pool: kernel_c.Pool, n: int | None = None) -> float:
+        """Return the CPU time of all crops of an image, in a pool of one thread."""
+        n = min(n or self.n, self.n)
         begin = time.thread_time()
-        self.batch(pool, self.n)
-        return 1e3 * (time.thread_time() - begin) / self.n
+        self.batch(pool, n)
+        return 1e3 * (time.thread_time() - begin) / n
 
     def batch(self, pool: kernel_c.Pool, n: int) -> None:
-        """Make the first n crops."""
+        """Make the crops of the first n images."""
         pool.make_batch(
             self.images,
             None,
-            self.crops.boxes[:n],
-            self.crops.flips[:n],
+            self.crops.boxes[: n * self.num_crops],
+            self.crops.flips[: n * self.num_crops],
             self.output[:n],
             np.zeros(n, np.uint8),
             np.empty((0, 256), np.float16),
@@ -104,6 +109,27 @@ def measure_parts(work: Work) -> list[dict[str, Any]]:
         | {key: statistics.median(row[key] for row in measured) for key in measured[0]}
         for (form, name), measured in rounds.items()
     ]
+
+
+def measure_views(work: Work) -> list[dict[str, Any]]:
+    """Return ms of CPU time for one view of an image, and for each view more.
+
+    The least of the rounds: other work on the machine only adds time.
+    """
+    rows = []
+    for form in ("dct", "restart"):
+        path = beton(work, form)
+        images = [Images(path, work, count) for count in range(1, MOST_VIEWS + 1)]
+        for name in kernel_c.instruction_sets():
+            if name in (WHOLE, "scalar"):
+                continue
+            pool, least = kernel_c.Pool(1, name), [float("inf")] * MOST_VIEWS
+            for _ in range(NUM_VIEW_ROUNDS):
+                for index, opened in enumerate(images):
+                    least[index] = min(least[index], opened.whole_ms(pool, NUM_VIEWED))
+            more = [after - before for before, after in itertools.pairwise(least)]
+            rows.append({"form": FORMS[form], "instructions": name, "views": [least[0], *more]})
+    return rows
 
 
 def measure_gil_ms(work: Work) -> dict[str, float]:
@@ -133,4 +159,9 @@ def measure_gil_ms(work: Work) -> dict[str, float]:
 
 if __name__ == "__main__":
     described = Work(**json.loads(sys.argv[1]))
-    json.dump({"parts": measure_parts(described), "gil_ms": measure_gil_ms(described)}, sys.stdout)
+    measured = {
+        "parts": measure_parts(described),
+        "views": measure_views(described),
+        "gil_ms": measure_gil_ms(described),
+    }
+    json.dump(measured, sys.stdout)

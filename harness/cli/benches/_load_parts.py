@@ -12,7 +12,7 @@ from writers.errors import UserError
 
 
 def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure and print the CPU time of each part of a crop; return the record.
+    """Measure and print the CPU time of each part of a crop and of more views; return the record.
 
     Args:
         work: Fields of `benchmarks.contender.Work`.
@@ -36,6 +36,12 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
         table.add_row(row["form"], row["instructions"], *(f"{row[part]:.3f}" for part in parts))
     terminal = console.out()
     terminal.print(table)
+    views = Table(
+        "form", "instructions", "one view", "second", "third", title="ms of CPU time per view more"
+    )
+    for row in measured["views"]:
+        views.add_row(row["form"], row["instructions"], *(f"{ms:.3f}" for ms in row["views"]))
+    terminal.print(views)
     gil = measured["gil_ms"]
     terminal.print(
         f"Python's time for a batch of {work['batch_size']}: {gil['call']:.3f} ms around the call "

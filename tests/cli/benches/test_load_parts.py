@@ -61,6 +61,11 @@ def test_parts_of_each_form_and_instruction_set(corpus):
     for (form, _), row in rows.items():
         assert (row["entropy"] > 0) == (form == "indexed JPEG")
         assert min(row["color"], row["resize"], row["whole"]) > 0
+    views = {(row["form"], row["instructions"]): row["views"] for row in record["views"]}
+    assert set(views) == {
+        (form, name) for form in ("dct", "indexed JPEG") for name in names - {"scalar"}
+    }
+    assert all(len(row) == 3 and row[0] > 0 for row in views.values())
     assert record["gil_ms"]["call"] > 0 and "for a batch of 4" in " ".join(output.split())
 
 

@@ -65,6 +65,7 @@ class DatasetSpec:
     folder: str = ""  # folder of raw files shared by several datasets, by default `name`
     downloads: tuple[Download, ...] = ()  # its files; the module documents accepted layouts
     generated: bool = False  # generated on first use
+    version: int | None = None  # of generated images; None for others
     often_partial: bool = False  # do not check counts: parts of it are legitimate
 
     def sizes(self, protocol: str | None) -> dict[str, int]:

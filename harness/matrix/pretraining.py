@@ -9,6 +9,7 @@ from harness.config.train import PretrainSettings
 from harness.matrix.stage import SharedConfig, Stage
 from loaders import interpolation
 from writers.beton.encoding import Encoding
+from writers.dataset import spec_of
 from writers.subset.spec import SubsetSpec
 
 JSON = dict[str, Any]
@@ -39,10 +40,11 @@ def write(
         subset_name: name of the subset in reports.
         contents: contents of the recipe's inputs.
     """
-    raw_files = contents.get(Images(data).name)
+    raw_files, version = contents.get(Images(data).name), spec_of(data.dataset).version
     config = {
         "data": data.resolved_for(splits),
         **({"raw_files": raw_files} if raw_files is not None else {}),
+        **({"generated_version": version} if version is not None else {}),
         "encoding": encoding.model_dump(mode="json"),
         "subset": subset.model_dump(mode="json") if subset else None,
         "splits": list(splits),

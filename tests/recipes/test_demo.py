@@ -8,34 +8,66 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from writers.synthetic.objects import CLASSES, HARD_CLASSES
 
 ROOT = Path(__file__).parents[2]
-RECIPE = """
-base: demo
-name: demo3
-seeds: [0, 1, 2]
-eps: [0]
-subsets:
-  - all
-  - {name: minus20pct, remove: {hardest: 0.2, by: reference}}
-pretrain: {attack: null}
-evaluate: {attack: null, eps_of_clean: null}
-"""
+SEEDS = {"seeds": [0, 1, 2], "eps": [0], "pretrain": {"attack": None}}
+CLEAN = {"attack": None, "eps_of_clean": None}
+# Frozen features of clean models, without the six hard classes and the ranking that finds them.
+FROZEN = {
+    "base": "demo",
+    "name": "frozen",
+    **SEEDS,
+    "subsets": ["all", {"name": "easy", "classes": sorted(CLASSES.keys() - set(HARD_CLASSES))}],
+    "evaluate": CLEAN,
+    "exclude": [{"method": ["full", "scratch"]}],
+}
+# The clean half of the demo.
+CLEAN_HALF = {
+    "base": "demo",
+    "name": "clean",
+    **SEEDS,
+    "subsets": ["all", {"name": "minus20pct", "remove": {"hardest": 0.2, "by": "reference"}}],
+    "evaluate": CLEAN,
+}
+EQUIVALENT = 0.06  # a change of transfer below this, interval included, counts as none
+
+
+def run(recipe: dict[str, Any], folder: Path) -> Path:
+    """Run a recipe; return the folder of its report.
+
+    Checks that the answer and the path of the report are printed, also with -q.
+    """
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    command = [sys.executable, "-m", "harness.cli.main", "run", "recipe.yaml", "--jobs", "2"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HARNESS_")}
+    environment = {**kept, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [*command, "--threads", "1", "-q"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert " instead of all changed transfer by " in ended.stderr
+    report = folder / "runs/reports" / recipe["name"]
+    assert ended.stdout == f"Report: {report.resolve()}/index.html\n"
+    return report
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """Run the clean half of the demo with three seeds; return its report's folder."""
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(FROZEN, tmp_path_factory.mktemp("frozen"))
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     if not request.config.getoption("--demo-effects", None):
         pytest.skip("takes minutes: needs --demo-effects (make test-slow)")
-    folder = tmp_path_factory.mktemp("demo")
-    (folder / "demo3.yaml").write_text(RECIPE)
-    command = [sys.executable, "-m", "harness.cli.main", "run", "demo3.yaml", "--jobs", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "minus20pct instead of all changed transfer by " in ended.stderr
-    return folder / "runs/reports/demo3"
+    return run(CLEAN_HALF, tmp_path_factory.mktemp("clean"))
 
 
 def rows(report: Path, name: str) -> list[dict[str, Any]]:
@@ -54,41 +86,33 @@ def change(report: Path, target: str) -> tuple[float, float]:
     return float(row["difference"]), float(row["half_width_95"])
 
 
-def change_of_fixed(report: Path, target: str) -> float:
-    """Effect of the removal on frozen features: fine-tuning learns again what is missing."""
-    means = []
-    for subset in ("minus20pct", "all"):
-        scores = [
-            float(row["top1"])
-            for row in rows(report, "transfer")
-            if (row["target"], row["method"], row["subset"]) == (target, "fixed", subset)
-        ]
-        assert len(scores) == 3
-        means.append(sum(scores) / len(scores))
-    return means[0] - means[1]
-
-
-def test_removing_hard_classes_harms_only_the_target_that_needs_them(report: Path) -> None:
+def assert_only_patterns_are_harmed(report: Path, at_least: float) -> None:
+    """Check that the intervals of the report show the effects that are built in."""
     harm, half_width = change(report, "synthetic_patterns")
-    assert harm < -0.08, (harm, half_width)
+    assert harm < -at_least and harm + half_width < 0, (harm, half_width)
     other, half_width = change(report, "synthetic_scenes")
-    assert other + half_width > 0 and other > harm / 2, (other, half_width)
-    assert change_of_fixed(report, "synthetic_patterns") < -0.08
-    assert abs(change_of_fixed(report, "synthetic_scenes")) < 0.06
+    assert abs(other) + half_width < EQUIVALENT or abs(other) < half_width, (other, half_width)
+    assert other > harm / 3
 
 
-def test_pretraining_on_all_classes_pays_on_the_scenes(report: Path) -> None:
+def test_frozen_features_without_the_hard_classes_are_blind_to_blue(frozen: Path) -> None:
+    assert_only_patterns_are_harmed(frozen, at_least=0.12)
+
+
+def test_removing_the_hardest_classes_harms_only_the_target_that_needs_them(clean: Path) -> None:
+    assert_only_patterns_are_harmed(clean, at_least=0.05)
+
+
+def test_pretraining_on_all_classes_pays_on_the_scenes(clean: Path) -> None:
     for method in ("fixed", "full"):
         gains = [
             float(row["difference"])
-            for row in rows(report, "against_scratch")
+            for row in rows(clean, "against_scratch")
             if (row["target"], row["method"], row["model"]) == ("synthetic_scenes", method, "all")
         ]
-        assert len(gains) == 1 and gains[0] > 0.03
+        assert len(gains) == 1 and gains[0] > 0.02
 
 
-def test_the_removed_classes_are_those_that_are_hard_by_construction(report: Path) -> None:
-    from writers.synthetic.objects import HARD_CLASSES
-
-    removed = {row["name"] for row in rows(report, "classes") if row["removed_by"]}
+def test_the_removed_classes_are_those_that_are_hard_by_construction(clean: Path) -> None:
+    removed = {row["name"] for row in rows(clean, "classes") if row["removed_by"]}
     assert len(removed) == 6 and len(removed & set(HARD_CLASSES)) >= 5, removed

@@ -7,6 +7,7 @@ from writers.datasets._voc import Voc
 from writers.datasets._voc_boxes import LISTS, is_read, read_splits
 from writers.formats.files import open_files
 from writers.source import Source, SplitSettings, carve
+from writers.synthetic.version import VERSION
 
 NUM_IMAGES = {"trainval": 100, "test": 50}
 
@@ -19,6 +20,7 @@ SPEC = DatasetSpec(
     license="MIT, as this program",
     where="generated on first use, in the given folder",
     generated=True,
+    version=VERSION,
 )
 
 
@@ -28,7 +30,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
     It is generated first if it does not exist. Raises UserError if `path` holds something else.
     """
     from writers.synthetic.boxed_scenes import CLASSES, write_scenes
-    from writers.synthetic.generate import VERSION, make_folder
+    from writers.synthetic.generate import make_folder
 
     stamp = f"{SPEC.name}, version {VERSION}: {NUM_IMAGES}.\n"
     make_folder(path, stamp, lambda folder: write_scenes(folder, SPEC.name, NUM_IMAGES))

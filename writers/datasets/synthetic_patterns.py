@@ -1,6 +1,6 @@
-"""Generated objects with patterns, 8 classes from cyan to violet: a small target.
+"""Generated dark objects with patterns, 8 classes from olive to blue: a small target.
 
-Pretraining on synthetic_things helps on this target only if it includes the hard classes.
+Frozen features of models trained on synthetic_things fit it only if the hard classes are included.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings
+from writers.synthetic.version import VERSION
 
 if TYPE_CHECKING:
     from writers.synthetic.generate import SyntheticSet
@@ -23,6 +24,7 @@ SPEC = DatasetSpec(
     license="MIT, as this program",
     where="generated on first use, in the given folder",
     generated=True,
+    version=VERSION,
 )
 
 

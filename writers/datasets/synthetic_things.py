@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from writers.dataset import DatasetSpec
 from writers.source import Source, SplitSettings
+from writers.synthetic.version import VERSION
 
 if TYPE_CHECKING:
     from writers.synthetic.generate import SyntheticSet
@@ -23,6 +24,7 @@ SPEC = DatasetSpec(
     license="MIT, as this program",
     where="generated on first use, in the given folder",
     generated=True,
+    version=VERSION,
 )
 
 

@@ -21,8 +21,8 @@ from writers.errors import UserError
 from writers.lock import locked
 from writers.source import Source, SplitSettings, open_source
 from writers.synthetic.renderer import Canvas
+from writers.synthetic.version import VERSION
 
-VERSION = 4  # raise it if a change moves a pixel: sets of other versions are generated again
 STAMP = "synthetic.txt"
 LEFTOVER_AGE_S = 3600  # an incomplete folder of this age belongs to a killed process
 

@@ -1,14 +1,15 @@
 """Images of `synthetic_things`: one object, of a color and a shape.
 
-The hard classes are known by construction. Six classes of 30 (`HARD_CLASSES`) are squares whose
-blue and violet hues overlap. Every other class differs from the rest in hue, brightness or
-saturation, and none of them is blue. A model that is pretrained without the hard classes has not
-learned to separate blue from violet, which the classes of `synthetic_patterns` need and those of
-`synthetic_scenes` do not.
+The hard classes are known by construction. 24 easy classes differ in the red and green parts of
+their colors, and in shape. Their blue part is random in each image. Six hard classes
+(`HARD_CLASSES`) are dark squares that differ in the blue part only, and overlap. A model that is
+pretrained without them learns to ignore blue. The classes of `synthetic_patterns` differ in blue;
+those of `synthetic_scenes` do not.
 """
 
 import functools
 import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -22,22 +23,29 @@ from writers.synthetic.renderer import (
     flower,
     hsv,
     plain,
+    polygon,
     ring,
     square,
     star,
 )
 
-EASY_HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.15, "lime": 0.25, "green": 0.36}
-HARD_HUES = {
-    "cyan": 0.50,
-    "sky": 0.56,
-    "azure": 0.62,
-    "blue": 0.68,
-    "indigo": 0.74,
-    "violet": 0.80,
+Color = Callable[[np.random.Generator], np.ndarray]  # draws RGB in 0..1, float32 [3]
+
+# Angles of the red and the green part of a color, in degrees: 0 is red without green.
+HUES = {
+    "red": 3.0,
+    "scarlet": 13.5,
+    "orange": 24.0,
+    "amber": 34.5,
+    "yellow": 45.0,
+    "citrus": 55.5,
+    "lime": 66.0,
+    "grass": 76.5,
+    "green": 87.0,
 }
-HUE_SPREAD = 0.012  # standard deviation of an easy class's hue
-HARD_HUE_SPREAD = 0.045  # of a hard class's hue: neighbors are 0.06 apart, so that they overlap
+BRIGHTNESS = {"bright": 1.0, "dull": 0.56, "dark": 0.3}
+MOST_BLUE = {"bright": 0.95, "dull": 0.95, "dark": 0.6}  # a random blue part is below
+TOO_DARK = ("amber", "yellow", "citrus")  # dark ones would have the red and green of a hard class
 
 SHAPES: dict[str, Field] = {
     "disc": disc,
@@ -50,38 +58,31 @@ SHAPES: dict[str, Field] = {
     "flower": flower(5, 0.25),
 }
 
-# (saturation, brightness) of groups of easy classes
-BRIGHT, DARK, PALE = (0.85, 0.85), (0.85, 0.4), (0.3, 0.9)
-DEEP, DULL = (0.9, 0.2), (0.5, 0.6)
+LARGE_SHAPES: dict[str, Field] = {  # of the easy classes: they show much of the color
+    "disc": disc,
+    "flower": flower(5, 0.25),
+    "pentagon": polygon(5),
+    "square": square,
+}
+
+HARD_BLUES = {"olive": 0.2, "moss": 0.27, "gray": 0.42, "slate": 0.57, "steel": 0.72, "blue": 0.79}
+HARD_SPREAD = 0.15  # standard deviation of the blue part: neighbors, 0.07 to 0.15 apart, overlap
+DARK = 0.1  # red and green parts of the hard classes
 
 
-def draw_object(
-    canvas: Canvas,
-    shape: Field,
-    hue: float,
-    look: tuple[float, float],
-    texture: Field = plain,
-    hue_spread: float = HUE_SPREAD,
-) -> None:
+def draw_object(canvas: Canvas, shape: Field, color: Color, texture: Field = plain) -> None:
     """Draw one object of any pose and size; something covers a part of every third one.
 
     Args:
         canvas: the image.
         shape: outline of the object.
-        hue: mean hue, in 0..1.
-        look: mean saturation and brightness, in 0..1.
+        color: draws its color.
         texture: pattern of the second color, which has any hue.
-        hue_spread: standard deviation of the hue.
     """
     rng = canvas.rng
     radius = rng.uniform(0.3, 0.45)
     center = canvas.random_place(radius)
-    saturation, brightness = look
-    main = hsv(
-        hue + rng.normal(0, hue_spread),
-        float(np.clip(saturation + rng.uniform(-0.1, 0.15), 0, 1)),
-        float(np.clip(brightness + rng.uniform(-0.1, 0.1), 0, 1)),
-    )
+    main = color(rng)
     angle, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
     canvas.draw(shape, texture, (main, second_color(rng)), center, radius, angle, squeeze)
     if rng.uniform() < 0.3:
@@ -94,30 +95,61 @@ def second_color(rng: np.random.Generator) -> np.ndarray:
     return hsv(rng.uniform(), rng.uniform(0.0, 0.3), float(brightness))
 
 
-def _easy() -> dict[str, tuple[Field, float, tuple[float, float]]]:
-    """Looks of the 24 easy classes by name."""
-    looks = {}
-    shapes = itertools.cycle(SHAPES.items())
-    groups = {"bright": BRIGHT, "dark": DARK, "pale": PALE}
-    for (hue_name, hue), (group, look) in itertools.product(EASY_HUES.items(), groups.items()):
-        shape_name, shape = next(shapes)
-        looks[f"{group}-{hue_name}-{shape_name}"] = (shape, hue, look)
-    for group, look in {"deep": DEEP, "dull": DULL}.items():
-        for hue_name in ("green", "red", "yellow", "lime"):
+def red_and_green(
+    rng: np.random.Generator, angle: float, brightness: float, most_blue: float = 0.95
+) -> np.ndarray:
+    """Draw a color of about this brightness, of any blue part, RGB float32 [3] in 0..1.
+
+    Args:
+        rng: random numbers.
+        angle: of the red and the green part, in degrees; see `HUES`.
+        brightness: length of the red and the green part, in 0..1.
+        most_blue: upper limit of the blue part, in 0..1.
+    """
+    turn, length = np.deg2rad(angle), brightness * rng.uniform(0.9, 1.05)
+    red, green = length * np.cos(turn), length * np.sin(turn)
+    return np.array([red, green, rng.uniform(0, most_blue)], np.float32)
+
+
+def dark_and_blue(
+    rng: np.random.Generator, blue: float, spread: float, dark: float = DARK
+) -> np.ndarray:
+    """Draw a color of equal red and green parts and about this blue part, RGB float32 [3].
+
+    Args:
+        rng: random numbers.
+        blue: mean blue part, in 0..1.
+        spread: standard deviation of the blue part.
+        dark: red and green part, in 0..1.
+    """
+    part = float(np.clip(blue + rng.normal(0, spread), 0, 1))
+    return np.array([dark, dark, part], np.float32)
+
+
+def _easy() -> Iterator[tuple[str, Field, Color]]:
+    """Name, shape and color of the 24 easy classes."""
+    shapes = itertools.cycle(LARGE_SHAPES.items())
+    for (group, brightness), hue in itertools.product(BRIGHTNESS.items(), HUES):
+        if group != "dark" or hue not in TOO_DARK:
             shape_name, shape = next(shapes)
-            looks[f"{group}-{hue_name}-{shape_name}"] = (shape, EASY_HUES[hue_name], look)
-    looks["white-disc"] = (disc, 0.0, (0.05, 0.95))
-    return looks
+            color = functools.partial(
+                red_and_green,
+                angle=HUES[hue],
+                brightness=brightness,
+                most_blue=MOST_BLUE[group],
+            )
+            yield f"{group}-{hue}-{shape_name}", shape, color
 
 
-HARD_CLASSES = tuple(f"{name}-square" for name in HARD_HUES)
+HARD_CLASSES = tuple(f"{name}-square" for name in HARD_BLUES)
 
 CLASSES = {
-    name: functools.partial(draw_object, shape=shape, hue=hue, look=look)
-    for name, (shape, hue, look) in _easy().items()
+    name: functools.partial(draw_object, shape=shape, color=color) for name, shape, color in _easy()
 } | {
     name: functools.partial(
-        draw_object, shape=square, hue=hue, look=(0.8, 0.7), hue_spread=HARD_HUE_SPREAD
+        draw_object,
+        shape=square,
+        color=functools.partial(dark_and_blue, blue=blue, spread=HARD_SPREAD),
     )
-    for name, hue in zip(HARD_CLASSES, HARD_HUES.values(), strict=True)
+    for name, blue in zip(HARD_CLASSES, HARD_BLUES.values(), strict=True)
 }

@@ -1,7 +1,7 @@
-"""Images of `synthetic_patterns`: an object with a pattern, in hues from cyan to violet.
+"""Images of `synthetic_patterns`: a dark object with a pattern, from olive to blue.
 
-The classes differ mostly in hue, in the range of `synthetic_things`' hard classes: a model that was
-pretrained without those separates them badly.
+The classes differ mostly in the blue part of their color, as the hard classes of `synthetic_things`
+do: a model that was pretrained without those has learned to ignore it.
 """
 
 # numpy types the results of ufuncs as Any.
@@ -11,23 +11,23 @@ import functools
 
 import numpy as np
 
-from writers.synthetic.objects import second_color
-from writers.synthetic.renderer import Array, Canvas, Field, diamond, disc, hsv, polygon
+from writers.synthetic.objects import dark_and_blue
+from writers.synthetic.renderer import Array, Canvas, Field, diamond, disc, polygon
 
-HUE_SPREAD = 0.02
+SPREAD = 0.03  # standard deviation of the blue part
 
 
-def _object(canvas: Canvas, pattern: Field, hue: float) -> None:
-    """Draw an object of any shape, pose and size, with the pattern in a second color."""
+def _object(canvas: Canvas, pattern: Field, blue: float) -> None:
+    """Draw an object of any shape, pose and size, with the pattern in a darker shade."""
     rng = canvas.rng
     radius, scale = rng.uniform(0.28, 0.42), rng.uniform(1.2, 2.0)
     center = canvas.random_place(radius)
-    main = hsv(hue + rng.normal(0, HUE_SPREAD), rng.uniform(0.65, 0.95), rng.uniform(0.55, 0.85))
+    main = dark_and_blue(rng, blue, SPREAD, rng.uniform(0.08, 0.13))
     shape = (disc, diamond, polygon(5))[rng.integers(3)]
     canvas.draw(
         shape,
         lambda u, v: 0.8 * (pattern(scale * u, scale * v) > 0.7),
-        (main, second_color(rng)),
+        (main, 0.5 * main),
         center,
         radius,
         rng.uniform(0, 2 * np.pi),
@@ -88,19 +88,19 @@ def _pebbles(u: Array, v: Array) -> Array:
     )
 
 
-# In steps of 0.05, from cyan to violet.
+# Blue parts, in steps of 0.13.
 _LOOKS: dict[str, tuple[Field, float]] = {
-    "bricks": (_bricks, 0.49),
-    "lattice": (_lattice, 0.54),
-    "marble": (_marble, 0.59),
-    "pebbles": (_pebbles, 0.64),
-    "ripples": (_ripples, 0.69),
-    "scales": (_scales, 0.74),
-    "waves": (_waves, 0.79),
-    "zigzag": (_zigzag, 0.84),
+    "bricks": (_bricks, 0.06),
+    "lattice": (_lattice, 0.19),
+    "marble": (_marble, 0.32),
+    "pebbles": (_pebbles, 0.45),
+    "ripples": (_ripples, 0.58),
+    "scales": (_scales, 0.71),
+    "waves": (_waves, 0.84),
+    "zigzag": (_zigzag, 0.97),
 }
 
 CLASSES = {
-    name: functools.partial(_object, pattern=pattern, hue=hue)
-    for name, (pattern, hue) in _LOOKS.items()
+    name: functools.partial(_object, pattern=pattern, blue=blue)
+    for name, (pattern, blue) in _LOOKS.items()
 }

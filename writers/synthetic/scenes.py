@@ -1,42 +1,46 @@
 """Images of `synthetic_scenes`: an object and two smaller ones of its color and texture.
 
-The classes differ in colors that the easy classes of `synthetic_things` teach, on other textures.
-None is blue, so the hard classes of `synthetic_things` do not help.
+The classes differ in the red and green parts of their colors, as the easy classes of
+`synthetic_things` do, and in texture. The blue part is random, so the hard classes of
+`synthetic_things` do not help.
 """
 
 import functools
 
 import numpy as np
 
-from writers.synthetic.objects import EASY_HUES, SHAPES, draw_object, second_color
-from writers.synthetic.renderer import Canvas, Field, dots, hsv, shade
+from writers.synthetic.objects import SHAPES, draw_object, red_and_green, second_color
+from writers.synthetic.renderer import Canvas, Field, dots, shade
 
-HUE_SHIFT = 0.03  # places the hues between those of the source
+HUES = {
+    "red": 8.0,
+    "orange": 27.0,
+    "yellow": 46.0,
+    "lime": 65.0,
+    "green": 83.0,
+}  # between the source's
 
 
-def _scene(
-    canvas: Canvas, shape: Field, hue: float, look: tuple[float, float], texture: Field
-) -> None:
+def _scene(canvas: Canvas, shape: Field, angle: float, brightness: float, texture: Field) -> None:
+    color = functools.partial(red_and_green, angle=angle, brightness=brightness)
     rng = canvas.rng
     for _ in range(2):
-        color = hsv(hue + rng.normal(0, 0.02), *look)
-        radius = rng.uniform(0.05, 0.12)
-        place = canvas.random_place(radius)
-        angle = rng.uniform(0, 2 * np.pi)
-        canvas.draw(shape, texture, (color, second_color(rng)), place, radius, angle)
-    draw_object(canvas, shape, hue, look, texture)
+        main, radius = color(rng), rng.uniform(0.05, 0.12)
+        place, turn = canvas.random_place(radius), rng.uniform(0, 2 * np.pi)
+        canvas.draw(shape, texture, (main, second_color(rng)), place, radius, turn)
+    draw_object(canvas, shape, color, texture)
 
 
-_GROUPS = {"shaded": (shade, (0.8, 0.75)), "dotted": (dots(2), (0.8, 0.5))}
-_NAMES = tuple(f"{group}-{hue}" for group in _GROUPS for hue in EASY_HUES)
+_GROUPS = {"shaded": (shade, 0.8), "dotted": (dots(2), 0.6)}
+_NAMES = tuple(f"{group}-{hue}" for group in _GROUPS for hue in HUES)
 
 
 def _class(number: int, name: str) -> functools.partial[None]:
     group, hue = name.split("-")
-    texture, look = _GROUPS[group]
+    texture, brightness = _GROUPS[group]
     shape = list(SHAPES.values())[(3 * number + 1) % len(SHAPES)]
     return functools.partial(
-        _scene, shape=shape, hue=EASY_HUES[hue] + HUE_SHIFT, look=look, texture=texture
+        _scene, shape=shape, angle=HUES[hue], brightness=brightness, texture=texture
     )
 
 

@@ -20,6 +20,7 @@ FROZEN = {
     "base": "demo",
     "name": "frozen",
     **SEEDS,
+    "ranking": None,
     "subsets": ["all", {"name": "easy", "classes": sorted(CLASSES.keys() - set(HARD_CLASSES))}],
     "evaluate": CLEAN,
     "exclude": [{"method": ["full", "scratch"]}],

@@ -108,7 +108,8 @@ def test_a_mistyped_model_path_and_missing_images_are_reported(
     from harness.system.folders import Folders
 
     folders = Folders(tmp_path, tmp_path, tmp_path)
-    classifier.save(tmp_path / "robust.pt", classifier.build("resnet10", 2), {"arch": "resnet10"})
+    about = {"arch": "resnet10", "resolution": 32}
+    classifier.save(tmp_path / "robust.pt", classifier.build("resnet10", 2), about)
     with pytest.raises(UserError, match="no model file") as info:
         load_model(str(tmp_path / "robsut.pt"), folders)
     assert "robust.pt" in info.value.hint and "stage" not in info.value.hint

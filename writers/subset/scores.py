@@ -73,9 +73,17 @@ class ClassScores:
     tie_break: Mapping[str, float] = field(default_factory=dict)
 
     def ranked(self, classes: Collection[str]) -> list[str]:
-        """Order classes by score, the highest first, then by tie-break, then by name."""
+        """Order classes by score, the highest first, then by tie-break, then by name.
+
+        An unknown number counts as 0: an influence that is neither positive nor negative.
+        """
         return sorted(
-            classes, key=lambda name: (-self.value[name], -self.tie_break.get(name, 0.0), name)
+            classes,
+            key=lambda name: (
+                -_known_or_zero(self.value[name]),
+                -_known_or_zero(self.tie_break.get(name, 0.0)),
+                name,
+            ),
         )
 
 
@@ -126,6 +134,10 @@ class ImageScores:
 
 
 Scores = ClassScores | ImageScores
+
+
+def _known_or_zero(number: float) -> float:
+    return 0.0 if math.isnan(number) else number
 
 
 def read_class_scores(path: Path) -> ClassScores:

@@ -1,4 +1,4 @@
-"""New YAML files of subsets, for the commands that write one."""
+"""New files of subsets and of scores, for the commands that write them."""
 
 import re
 from pathlib import Path
@@ -25,6 +25,20 @@ def check_new(file: Path) -> None:
         raise UserError(
             f"{file.name} cannot name a subset.", f"Choose another name: {file_name(file.stem)}."
         ) from error
+
+
+def check_new_scores(file: Path) -> None:
+    """Check the path of a table of scores before any work is done for it.
+
+    Raises:
+        UserError: the file exists, or does not end in .csv.
+    """
+    from writers.errors import UserError
+
+    if file.suffix != ".csv":
+        raise UserError(f"{file} does not end in .csv.", f"Name it {file.stem}.csv.")
+    if file.exists():
+        raise UserError(f"{file} already exists.", "Remove it, or choose another name.")
 
 
 def file_name(text: str) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from harness.modeling.classifier import Classifier
     from writers.subset.scores import ClassScores
 
+ARCHIVES = (".tar", ".zip", ".parquet")  # of photographs
+
 
 @click.command(
     short_help="Rank source classes by your photographs, and write the best as a subset."
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
 @click.option(
     "--target",
     required=True,
-    metavar="DIR|TAR|NAME",
+    metavar="DIR|TAR|ZIP|NAME",
     shell_complete=completion.datasets,
-    help="Class folders of photographs, a tar of them, or a dataset; see harness ls datasets.",
+    help="Class folders of photographs, a tar or zip of them, or a dataset; see harness ls "
+    "datasets.",
 )
 @click.option(
     "--surrogate",
@@ -110,7 +113,7 @@ def command(
     import numpy as np
 
     from harness.cli.commands._model_and_images import load_model, write_betons
-    from harness.cli.commands._subset_files import check_new, file_name
+    from harness.cli.commands._subset_files import check_new, check_new_scores, file_name
     from harness.system.gpu import select_gpu
     from writers.subset.formulas.label_mapping import num_mapped, scores_of
     from writers.subset.scores import SEEN_SPLITS
@@ -120,8 +123,11 @@ def command(
     label = printable(images.name.split(".")[0] if images is not None else dataset)
     file = out or Path(file_name(f"{label}-{round(100 * keep)}"))
     check_new(file)
+    if csv_file is not None:
+        check_new_scores(csv_file)
     model, about = load_model(surrogate, folders)
     classes = _source_classes(surrogate, about, model.head.out_features)
+    num_train = _num_train_images(classes, source_beton)
     betons = write_betons(dataset, images, None, folders, SEEN_SPLITS)
     select_gpu(device)
     model = model.to(device)
@@ -138,7 +144,7 @@ def command(
     ranked = scores.ranked(classes)
     kept = set(ranked[: max(1, int(keep * len(classes) + 0.5))])
     counts = dict(zip(classes, num_mapped(probs).tolist(), strict=True))
-    saved = _saved(classes, kept, source_beton)
+    saved = 1 - sum(num_train[name] for name in kept) / sum(num_train.values())
     digest = _write_subset(file, [name for name in classes if name in kept], source, about, betons)
     if csv_file is not None:
         _write_scores(csv_file, scores, ranked)
@@ -188,7 +194,7 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
         return "folder", path
     if name in known:
         return name, None
-    for path in (folders.raw / target, folders.raw / f"{target}.tar"):
+    for path in (folders.raw / f"{target}{ending}" for ending in ("", *ARCHIVES)):
         if _has_images(path):
             return "folder", path
     if other_kind(Path(target)):
@@ -201,7 +207,7 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
 
 
 def _has_images(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and ".tar" in path.name)
+    return path.is_dir() or (path.is_file() and path.name.endswith(ARCHIVES))
 
 
 def _source_classes(surrogate: str, about: dict[str, Any], num_outputs: int) -> list[str]:
@@ -274,8 +280,8 @@ def _probabilities(
     return features.probs
 
 
-def _saved(classes: Sequence[str], kept: set[str], source_beton: Path | None) -> float:
-    """Fraction of the source's training images that the subset leaves out.
+def _num_train_images(classes: Sequence[str], source_beton: Path | None) -> dict[str, int]:
+    """Count the source's training images of each class; 1 for each without a beton.
 
     Raises:
         UserError: the beton lacks a class.
@@ -293,8 +299,7 @@ def _saved(classes: Sequence[str], kept: set[str], source_beton: Path | None) ->
             f"{missing[0]}.",
             "Name the train beton of the surrogate's source.",
         )
-    total = sum(counts[name] for name in classes)
-    return 1 - sum(counts[name] for name in kept) / total
+    return {name: counts[name] for name in classes}
 
 
 def _write_subset(
@@ -310,12 +315,13 @@ def _write_subset(
     from harness.system.atomic_write import write_atomically
     from writers.beton.store import open_beton
     from writers.subset.spec import read_spec, resolve
+    from writers.text_names import printable
 
     manifests = {split: open_beton(beton).manifest for split, beton in betons.items()}
     weights = about.get("sha256") or about.get("stage")
     origin = [
         f"{counted(len(kept), 'class')}: {source}",
-        *([f"weights of the surrogate: {weights}"] if weights else []),
+        *([f"weights of the surrogate: {printable(str(weights))}"] if weights else []),
         *(
             f"{split}: {counted(manifest.num_samples, 'image')}, sha256 {manifest.sha256}"
             for split, manifest in manifests.items()
@@ -366,7 +372,8 @@ def _print(
         f"cover {100 * covered / total:.1f} % of the images."
     )
     if num_kept > len(seen):
+        digits = max(2, len(str(len(ranked) - 1)))  # so many that the number of classes is exact
         click.echo(
             f"{num_kept - len(seen)} of them are seen in no image and are kept for their mean "
-            f"probability; --keep {max(1, len(seen)) / len(ranked):.2f} keeps those that are seen."
+            f"probability; --keep {len(seen) / len(ranked):.{digits}f} keeps those that are seen."
         )

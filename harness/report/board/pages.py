@@ -106,7 +106,7 @@ class Pages:
                     "question": str(recipe.get("question") or ""),
                     "file": recipe_file(digest, recipe),
                     "parts": [
-                        (name, json.dumps(recipe[name], indent=1))
+                        (name, json.dumps(recipe[name], indent=1, sort_keys=True))
                         for name in _SETTINGS
                         if recipe.get(name)
                     ],

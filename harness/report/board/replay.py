@@ -17,7 +17,13 @@ def recipe_file(digest: str, recipe: Mapping[str, Any]) -> str:
     return f"{name}-{digest}.json" if _NAME.fullmatch(name) else f"recipe-{digest}.json"
 
 
-def command(row: BoardRow, recipe: Mapping[str, Any] | None, *, whole_model: bool) -> str:
+def command(
+    row: BoardRow,
+    recipe: Mapping[str, Any] | None,
+    *,
+    whole_model: bool,
+    targets: Sequence[str] = (),
+) -> str:
     """Return a shell command that runs the recipe's stages of one row.
 
     For an accuracy on source classes, it runs the models of all subsets with their transfers: the
@@ -30,6 +36,7 @@ def command(row: BoardRow, recipe: Mapping[str, Any] | None, *, whole_model: boo
         row: the row.
         recipe: settings of its recipe; None if the recipe was not exported.
         whole_model: repeat the method on all targets and with all seeds.
+        targets: targets of the whole model; empty means all of the recipe.
 
     Returns:
         "" without a recipe.
@@ -37,13 +44,18 @@ def command(row: BoardRow, recipe: Mapping[str, Any] | None, *, whole_model: boo
     if recipe is None:
         return ""
     parts = ["harness", "run", recipe_file(row.recipe, recipe)]
-    for override in _overrides(row, recipe, whole_model=whole_model):
+    for override in _overrides(row, recipe, whole_model=whole_model, targets=targets):
         parts += ["--set", override]
     return shlex.join(parts)
 
 
-def _overrides(row: BoardRow, recipe: Mapping[str, Any], *, whole_model: bool) -> Sequence[str]:
-    """Exclude all models of the recipe, and include the point of the row."""
+def _overrides(
+    row: BoardRow, recipe: Mapping[str, Any], *, whole_model: bool, targets: Sequence[str]
+) -> Sequence[str]:
+    """Exclude all models of the recipe, and include the point of the row.
+
+    The recipe's own exclusions are replaced, so the targets that they left are named.
+    """
     models = [name for name in (_name_of(model) for model in _list(recipe, "models")) if name]
     archs = _list(recipe, "archs") or (["resnet18"] if recipe.get("source") else [])
     point: dict[str, Any]
@@ -55,7 +67,10 @@ def _overrides(row: BoardRow, recipe: Mapping[str, Any], *, whole_model: bool) -
         point = {"subset": subset, "arch": row.arch, "variant": variant, "eps": row.eps}
         point |= {} if whole_model else {"seed": row.seed}
     if row.kind == "transfer":
-        point |= {} if whole_model else {"target": row.target}
+        if not whole_model:
+            point["target"] = row.target
+        elif targets and recipe.get("exclude"):
+            point["target"] = list(targets)
         point["method"] = row.method
     else:
         point.pop("subset", None)

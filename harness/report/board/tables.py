@@ -67,7 +67,7 @@ def ranking_table(board: Board, ranking: Ranking) -> BoardTable:
     cells += [
         [_versions_cell(one.rows) for one in standings],
         [_digests_cell(one.first) for one in standings],
-        [_replay_cell(board, one.first, whole_model=True) for one in standings],
+        [_replay_cell(board, one.first, of_model=one.rows) for one in standings],
     ]
     attributes = [
         {"id": f"{ranking.name}-{one.model_digest[:8]}", **_facets(one.rows)} for one in standings
@@ -120,7 +120,7 @@ def runs_table(
             optional_text(row.by),
             _versions_cell([row]),
             _digests_cell(row),
-            _replay_cell(board, row, whole_model=False),
+            _replay_cell(board, row),
         )
         lines.append((cells, _facets([row])))
     columns = (
@@ -330,9 +330,14 @@ def _digests_cell(row: BoardRow) -> Cell:
     return Cell("", sort=row.model_digest, folded=(row.model_digest[:8], text))
 
 
-def _replay_cell(board: Board, row: BoardRow, *, whole_model: bool) -> Cell:
-    recipe = board.recipes.get(row.recipe)
-    text = command(row, recipe, whole_model=whole_model)
+def _replay_cell(board: Board, row: BoardRow, of_model: Sequence[BoardRow] = ()) -> Cell:
+    """Command of a row, or of all rows of its model."""
+    text = command(
+        row,
+        board.recipes.get(row.recipe),
+        whole_model=bool(of_model),
+        targets=sorted({one.target for one in of_model if one.recipe == row.recipe}),
+    )
     return Cell("", folded=("command", text)) if text else NONE
 
 

@@ -1,6 +1,7 @@
 """`harness which-classes`: what it counts, keeps and writes, and its refusals."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from harness.cli.commands.which_classes import _print
 from harness.cli.main import main
 from harness.modeling import classifier
 from loaders import open_loader
@@ -15,7 +17,7 @@ from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import write_colors
 from writers.beton.store import open_beton
 from writers.errors import UserError
-from writers.subset.scores import read_class_scores
+from writers.subset.scores import ClassScores, read_class_scores
 from writers.subset.spec import named, resolve
 
 CLASSES = [f"source{index}" for index in range(10)]
@@ -183,6 +185,44 @@ def test_the_output_reports_kept_classes_and_saved_images(root: Path, tmp_path: 
     assert sum(line.startswith("  ") for line in found.output.splitlines()) == 3
     again = invoke(root, "--keep", "0.8")
     assert again.exit_code != 0 and "already exists" in str(again.exception)
+
+
+def test_the_recommended_fraction_keeps_exactly_the_classes_that_are_seen(capsys):
+    counts = {f"n{index:03d}": int(index < 172) for index in range(1000)}
+    nothing = dict.fromkeys(counts, 0.0)
+    _print(ClassScores(nothing, nothing, nothing, "mapping"), list(counts), counts, 800, 1)
+    assert "--keep 0.172 keeps those that are seen" in capsys.readouterr().out
+    one = {**dict.fromkeys(counts, 0), "n000": 1}
+    _print(ClassScores(nothing, nothing, nothing, "mapping"), list(one), one, 800, 1)
+    assert "--keep 0.001 keeps" in capsys.readouterr().out
+
+
+def test_a_zip_of_photographs_is_read(root: Path, tmp_path: Path):
+    shutil.make_archive(str(tmp_path / "mine"), "zip", root / "data" / "colors-images")
+    found = invoke(
+        root, "--out", str(tmp_path / "a.yaml"), "--json", target=str(tmp_path / "mine.zip")
+    )
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["num_images"] == 3 * (20 + 8)
+
+
+def test_the_description_of_a_surrogate_adds_no_lines(root: Path, tmp_path: Path):
+    model, about = classifier.load(root / "model.pt")
+    classifier.save(root / "lines.pt", model, about | {"stage": "a\nclasses: [other]\n#"})
+    found = invoke(root, "--out", str(tmp_path / "a.yaml"), "--json", model="lines.pt")
+    assert found.exit_code == 0, found.output
+    assert set(resolve(named(str(tmp_path / "a.yaml")), CLASSES).classes) <= set(CLASSES)
+
+
+@pytest.mark.parametrize("name", ["same.yaml", "model.pt", "old.csv"])
+def test_scores_replace_no_file(root: Path, tmp_path: Path, name: str):
+    """Neither the subset nor a file that exists; nothing is computed before."""
+    (tmp_path / "old.csv").write_text("mine")
+    arguments = ("--out", str(tmp_path / "same.yaml"), "--csv", str(tmp_path / name))
+    found = invoke(root, *arguments)
+    assert isinstance(found.exception, UserError)
+    assert (tmp_path / "old.csv").read_text() == "mine"
+    assert not (tmp_path / "same.yaml").exists()
 
 
 def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):

@@ -54,6 +54,14 @@ def test_order_does_not_matter_and_a_second_time_changes_nothing(
     assert (written.num_added, written.num_duplicates) == (0, written.num_rows)
 
 
+def test_a_merged_copy_is_equal_to_the_board_of_the_recipe(tmp_path: Path) -> None:
+    """The settings of a recipe are not in alphabetical order; those of its export are."""
+    recipe = make_recipe(methods=("full",), question="Which?", seeds=(0,))
+    site.publish(tmp_path / "own", [extract.export(recipe, make_results(recipe), "Ada")])
+    site.publish(tmp_path / "copy", [exported.read(tmp_path / "own")])
+    assert contents(tmp_path / "copy") == contents(tmp_path / "own")
+
+
 def test_models_of_two_recipes_are_one_by_digest(exports: list[exported.Export]) -> None:
     merged = merge(exports)
     models = {row.subset: set() for row in merged.rows}

@@ -51,6 +51,31 @@ def test_commands_plan_the_stage(
             assert len(planned) <= len(stages)
 
 
+def test_a_whole_model_has_the_targets_that_its_recipe_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subset for one target is transferred to that target only."""
+    monkeypatch.chdir(tmp_path)
+    recipe = read("which_classes", ["scale=tiny"])
+    digest, settings = published_recipe(recipe)
+    stages = [
+        stage
+        for stage in expand(recipe).stages
+        if stage.kind == "transfer"
+        and stage.axes.get("subset") == "label-mapping-synthetic_scenes"
+        and (stage.axes["method"], stage.axes["eps"]) == ("full", 0.0)
+    ]
+    targets = [stage.axes["target"] for stage in stages]
+    assert targets == ["synthetic_scenes"]
+    words = shlex.split(
+        command(row_of(stages[0], digest), settings, whole_model=True, targets=targets)
+    )
+    Path(words[2]).write_text(json.dumps(settings))
+    planned = expand(read(words[2], [word for word in words[3:] if word != "--set"])).stages
+    found = {one.key for one in planned if one.kind == "transfer" and "role" not in one.axes}
+    assert found == {stages[0].key}
+
+
 def test_commands_quote_names_of_a_row() -> None:
     hostile = "$(reboot); 'x' \"y\" `z`"
     recipe = {"name": "demo", "archs": [hostile], "source": {}}

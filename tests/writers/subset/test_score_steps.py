@@ -8,7 +8,13 @@ from pydantic import ValidationError
 
 from writers.errors import UserError
 from writers.random_streams import sample_ids
-from writers.subset.scores import ClassScores, ImageScores, ScoreRequest, Scores
+from writers.subset.scores import (
+    ClassScores,
+    ImageScores,
+    ScoreRequest,
+    Scores,
+    read_class_scores,
+)
 from writers.subset.spec import Subset, SubsetSpec, resolve
 
 CLASSES = [f"class{index:02d}" for index in range(6)]
@@ -105,6 +111,38 @@ def test_a_budget_like_a_share_has_as_many_images():
 )
 def test_classes_are_kept_by_score(step: dict, expected: list[int]):
     assert subset_of(step).classes == tuple(CLASSES[index] for index in expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ({"keep": 1}, [3]),
+        ({"keep": 4}, [0, 1, 2, 3]),  # 1 and 2 are unknown: by name before 5, whose score is 0
+        ({"drop": 1}, [0, 1, 2, 3, 5]),
+        ({"drop": "negative"}, [0, 1, 2, 3, 5]),
+        ({"keep": "positive"}, [0, 3]),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_unknown_influence_is_neither_positive_nor_negative(
+    step: dict, expected: list[int], reverse: bool
+):
+    """Few models on random halves leave classes that all or none of them had."""
+    numbers = [0.1, np.nan, np.nan, 0.5, -0.1, 0.0]
+    value = dict(zip(CLASSES, numbers, strict=True))
+    scores = {"influence:pets": ClassScores(value, value, value, "test")}
+    classes = CLASSES[::-1] if reverse else CLASSES
+    spec = SubsetSpec.model_validate(
+        {"name": "s", "steps": [{"influence": {"target": "pets", **step}}]}
+    )
+    assert set(resolve(spec, classes, scores=scores).classes) == {CLASSES[i] for i in expected}
+
+
+def test_an_empty_tie_break_of_a_file_is_zero(tmp_path: Path):
+    file = tmp_path / "s.csv"
+    file.write_text("class,score,tie_break\na,0,-1\nb,0,\nc,0,2\nd,0,\n")
+    for classes in ("abcd", "dcba", "bdac"):
+        assert read_class_scores(file).ranked(classes) == ["c", "b", "d", "a"]
 
 
 def test_feature_mapping_keeps_whole_clusters():

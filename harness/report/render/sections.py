@@ -28,6 +28,7 @@ from harness.report.render.section import Fold, LegendEntry, Section
 from harness.report.render.tables import accuracy as accuracy_tables
 from harness.report.render.tables import models as model_tables
 from harness.report.render.tables import runs as run_tables
+from harness.report.render.tables import scores as score_tables
 from harness.report.render.tables import selections as selection_tables
 from harness.report.render.tables import transfer as transfer_tables
 from harness.report.render.tables.table import Table
@@ -117,7 +118,7 @@ def scores_section(
     """Scores of frozen models, computed without training on the targets."""
     if not rows:
         return Section("scores", "Scores")
-    table = model_tables.score_table(recipe, rows)
+    table = score_tables.score_table(recipe, rows)
     sentence = findings.about_induction(inductions)
     lines = dict.fromkeys(line for induction in inductions for line in induction.lines)
     legend = [
@@ -180,7 +181,7 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
         tuple(sentence for sentence in sentences if sentence),
         panels=(*scatter, *predicted, *elo),
         tables=(
-            model_tables.predictor_table(analysis.predictor_fits, recipe.shortlist),
+            score_tables.predictor_table(analysis.predictor_fits, recipe.shortlist),
             *_if_short(medians),
             *_if_short(ranking),
         ),
@@ -202,7 +203,7 @@ def architectures_section(analysis: Analysis) -> Section:
 def top_section(analysis: Analysis) -> Section:
     """Targets on which each model is among the best by kNN."""
     return _table_section(
-        "top", "Most often among the best", model_tables.top_table(analysis.top_counts)
+        "top", "Most often among the best", score_tables.top_table(analysis.top_counts)
     )
 
 

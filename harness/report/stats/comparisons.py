@@ -86,8 +86,10 @@ class ScratchComparison:
     """One model transferred to one target, against training the same architecture from scratch.
 
     Attributes:
-        low_95: bound of Welch's interval over seeds; None if a side has a single run.
-        verdict: `negative`, `positive`, `not clear`, or `one run`.
+        low_95: bound of Welch's interval over seeds; None if a side has a single run, or if the
+            runs of both sides are equal.
+        verdict: `negative`, `positive`, `not clear`, or why there is no interval: `one run` or
+            `equal runs`.
         scratch_method: the recipe's name of the scratch method.
     """
 
@@ -323,7 +325,7 @@ def _scratch_comparison(
     scores, others = (np.array([row.score for row in side]) for side in (transfers, baselines))
     interval = welch(scores, others)
     if interval is None:
-        verdict = "one run"
+        verdict = "one run" if min(map(len, (scores, others))) < 2 else "equal runs"
     elif interval.excludes_zero:
         verdict = "negative" if interval.high < 0 else "positive"
     else:

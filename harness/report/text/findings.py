@@ -249,9 +249,14 @@ def about_scratch(rows: Sequence[ScratchComparison]) -> str:
     judged = [row for row in matched if row.low_95 is not None]
     if not judged:
         num_below = sum(row.difference < 0 for row in matched)
+        reason = (
+            "These are single runs"
+            if all(row.num_seeds < 2 for row in matched)
+            else "No case has runs that differ"
+        )
         return (
-            f"Transfer scored below scratch in {num_below:,} of {len(matched):,} cases. These are "
-            "single runs, so none of it counts as negative transfer."
+            f"Transfer scored below scratch in {num_below:,} of {len(matched):,} cases. {reason}, "
+            "so none of it counts as negative transfer."
         )
     counts = Counter(row.verdict for row in judged)
     worse = list(dict.fromkeys(row.target for row in judged if row.verdict == "negative"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from harness.report.stats.intervals import SeedMean
+from harness.report.stats.intervals import MIN_SPREAD, SeedMean
 
 
 def join_words(parts: Sequence[str]) -> str:
@@ -27,6 +27,17 @@ def nonzero(value: float, decimals: int) -> str:
         if value == 0 or float(text) > 0:
             return text
     return f"< {10.0**-digits:.{digits}f}"
+
+
+def bounded(value: float, decimals: int) -> str:
+    """Format a number of at least 0 for a column; as a bound, such as `< 0.1`, if it rounds to 0.
+
+    Unlike `nonzero`, all numbers of a column have the same number of decimals.
+    """
+    text = f"{value:.{decimals}f}"
+    if value < MIN_SPREAD or float(text) > 0:
+        return text
+    return f"< {10.0**-decimals:.{decimals}f}"
 
 
 def half_width(value: float, decimals: int) -> str:

@@ -48,8 +48,8 @@ def _at(result: Result, path: Iterable[str]) -> float:
 
 
 def shown(sd: float) -> str:
-    """A standard deviation with one decimal, or with two if it would read as none."""
-    return f"{sd:.1f}" if sd >= 0.05 or sd < 1e-9 else f"{sd:.2f}"
+    """A standard deviation with one decimal, as a bound if it would read as none."""
+    return f"{sd:.1f}" if sd >= 0.05 or sd < 1e-9 else "< 0.1"
 
 
 @pytest.mark.parametrize("view", ["common_unmasked", "common_masked", "own"])

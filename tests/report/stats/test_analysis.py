@@ -300,3 +300,13 @@ def test_the_selected_configuration_is_stated() -> None:
     text = findings.about_methods(found.comparisons, transfer)
     assert "l2sp was better than default in 4 of 4 runs" in text
     assert "reinit_last 1 (4 of 4 runs)" in text and "alpha 0.01 (4 of 4 runs)" in text
+
+
+def test_equal_runs_against_scratch_are_not_called_single_runs() -> None:
+    found, _ = fakes.analyzed(fakes.against_scratch(-0.1))
+    equal = [
+        replace(row, low_95=None, high_95=None, verdict="equal runs")
+        for row in found.against_scratch
+    ]
+    text = findings.about_scratch(equal)
+    assert "single runs" not in text and "No case has runs that differ" in text

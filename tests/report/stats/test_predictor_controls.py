@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from harness.report.data.records import ModelId, ScoreRow
-from harness.report.render.tables.models import predictor_table
+from harness.report.render.tables.scores import predictor_table
 from harness.report.stats import summaries
 from harness.report.stats.leaderboard import ScoreMatrix
 from harness.report.stats.predictors import (
@@ -156,3 +156,13 @@ def test_a_sentence_does_not_read_as_if_accuracy_only_ranked_models():
         fits = predictor_fits([row for row in rows if row.predictor == predictor])
         text = about_predictors(replace(both, predictor_rows=rows, predictor_fits=fits), None)
         assert " ranks 8 models" in text and "only" not in text
+
+
+@pytest.mark.parametrize(("counts", "label"), [((2, 2), "recall@2"), ((1, 2), "recall@k")])
+def test_recall_is_labeled_with_k_or_its_value(counts: tuple[int, int], label: str) -> None:
+    row = PredictorRow("knn", "full", "pets", 6, 0.5, 0.5, 0.5, 1, 0.5, 0.9)
+    fits = predictor_fits(
+        [replace(row, predictor=f"knn{index}", k=k) for index, k in enumerate(counts)]
+    )
+    columns = [column.label for column in predictor_table(fits, None).columns]
+    assert label in columns and ("k" in columns) == (label == "recall@k")

@@ -3,7 +3,14 @@
 import pytest
 
 from harness.report.stats.intervals import SeedMean
-from harness.report.text.phrases import averaged_over, counted, half_width, in_points, nonzero
+from harness.report.text.phrases import (
+    averaged_over,
+    bounded,
+    counted,
+    half_width,
+    in_points,
+    nonzero,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +38,11 @@ def test_a_narrow_interval_of_a_difference_is_not_zero_wide() -> None:
 def test_counts_have_thousands_separators() -> None:
     assert counted(1097, "target") == "over 1,097 targets"
     assert averaged_over({"target": tuple(map(str, range(1200)))}) == "1,200 targets"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.0"), (1e-17, "0.0"), (0.04, "< 0.1"), (0.05000001, "0.1"), (12.34, "12.3")],
+)
+def test_amounts_of_a_column_have_equal_decimals(value: float, text: str) -> None:
+    assert bounded(value, 1) == text

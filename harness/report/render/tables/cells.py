@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from harness.report.data.records import ModelRecord, format_eps
 from harness.report.render.tables.table import Cell, Column, ColumnOf
 from harness.report.stats.intervals import SeedMean
-from harness.report.text.phrases import nonzero, plain, signed
+from harness.report.text.phrases import bounded, plain, signed
 
 NONE = Cell("–", absent=True)
 SCORE_TITLES = {
@@ -75,7 +75,7 @@ def spread(means: Sequence[SeedMean], decimals: int, num_seeds: int) -> str:
     """Standard deviations as `sd 0.4 (0.2)`, and `1 of 2 seeds` if some are missing."""
     parts = []
     if all(mean.sd is not None for mean in means):
-        first, *others = (nonzero(100 * (mean.sd or 0.0), decimals) for mean in means)
+        first, *others = (bounded(100 * (mean.sd or 0.0), decimals) for mean in means)
         parts.append(" ".join(["sd", first, *(f"({other})" for other in others)]))
     if means[0].num_seeds < num_seeds:
         parts.append(f"{means[0].num_seeds:,} of {num_seeds:,} seeds")

@@ -62,7 +62,8 @@ def _over(effect: Effect) -> str:
 def _interval(effect: Effect) -> Cell:
     mean, half = effect.difference.mean, effect.difference.half_width
     if half is None:
-        return Cell("one seed", absent=True)
+        reason = "one seed" if effect.difference.num_seeds < 2 else "equal seeds"
+        return Cell(reason, absent=True)
     return interval_cell(mean - half, mean + half, half, NONE)
 
 

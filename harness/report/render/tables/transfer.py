@@ -283,10 +283,13 @@ def image_test_table(rows: Sequence[ImageTest]) -> Table:
 
 def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
     """Transfer against training the same architecture from random weights."""
-    one_run = Cell("one run", absent=True)
     columns: list[ColumnOf[ScratchComparison]] = [
         (Column("target", numeric=False), lambda row: text(row.target)),
-        (Column("model", numeric=False), lambda row: text(row.model)),
+        *(
+            [(Column("model", numeric=False), lambda row: text(row.model))]
+            if len({row.model for row in rows}) > 1
+            else []
+        ),
         (Column("method", numeric=False), lambda row: text(row.method)),
         (Column("transfer", hint="percent"), lambda row: percent_cell(row.transfer)),
         (Column("scratch", hint="percent"), lambda row: percent_cell(row.scratch)),
@@ -301,7 +304,9 @@ def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
         ),
         (
             Column("95 % interval", hint="Welch, over seeds"),
-            lambda row: interval_cell(row.low_95, row.high_95, row.low_95, one_run),
+            lambda row: interval_cell(
+                row.low_95, row.high_95, row.low_95, Cell(row.verdict, absent=True)
+            ),
         ),
         (
             Column("tried", hint="configurations of transfer"),

@@ -1,5 +1,6 @@
 """Rounds are interleaved, ratios are taken within a round, and the record is complete."""
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -161,6 +162,8 @@ def test_ours_and_the_others_are_opened_by_turns(monkeypatch, tmp_path):
         opened.extend(names)
         return {}, {}, RoundPlan(1, 1)
 
+    # Imported first: at its first import it would keep the replaced function.
+    importlib.import_module("harness.cli.benches._load_parts")
     monkeypatch.setattr("harness.cli.benches._contenders.measure_contenders", measure)
     corpus = tmp_path / "photos"
     corpus.mkdir()

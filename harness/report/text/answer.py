@@ -129,9 +129,9 @@ def _by_target(effects: Sequence[Effect], sizes: Mapping[str, Size]) -> str:
     lowest, highest = of_smallest[0], of_smallest[-1]
     changes = " and by ".join(
         f"{in_points(effect.difference)} on {effect.over['target'][0]}"
-        for effect in (lowest, highest)
+        for effect in ((lowest, highest) if len(of_smallest) > 1 else (lowest,))
     )
-    which = "" if len(of_smallest) == 2 else f", the extremes of {len(of_smallest):,} targets"
+    which = "" if len(of_smallest) <= 2 else f", the extremes of {len(of_smallest):,} targets"
     return f"{smallest} instead of {baseline} changed transfer by {changes}{which}."
 
 

@@ -380,6 +380,16 @@ def test_the_headline_gives_the_change_of_each_target() -> None:
     )
 
 
+def test_one_target_of_the_smallest_subset_is_named_once() -> None:
+    rows = transfer_rows(
+        lambda subset, eps, target, seed: 0.7 - 0.04 * (subset == "minus20"), seeds=(0,)
+    )
+    transfer = [row for row in rows if row.subset == "all" or row.target == "pets"]
+    assert headline((), transfer, effects((), transfer)) == (
+        "minus20 instead of all changed transfer by −4.0 points on pets."
+    )
+
+
 def test_there_is_no_headline_by_target_without_two_targets() -> None:
     transfer = [row for row in transfer_rows(lambda *_: 0.5, seeds=(0,)) if row.target == "pets"]
     assert headline((), transfer, effects((), transfer)) == ""

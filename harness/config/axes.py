@@ -4,10 +4,10 @@
     include: [{arch: resnet50, subset: in1000, eps: 0}]
 
 An axis that an entry does not name matches all of its values. `*` in a name stands for any text;
-names with it select among the recipe's own. `exclude` is applied first, so
-`include` may bring back a part. An entry drops or adds models with everything that depends on them;
-an entry that names a target or a method drops or adds transfers. `selection: unseen` matches the
-transfers of a subset to targets other than those that it was selected for.
+names with it select among the recipe's own. `exclude` is applied first, so `include` may bring back
+a part. An entry drops or adds models with everything that depends on them; an entry that names a
+target or a method drops or adds transfers. `selection: unseen` matches the transfers of a subset to
+targets other than those that it was selected for.
 """
 
 import fnmatch

@@ -18,9 +18,8 @@ from writers.dataset import spec_of
 from writers.errors import UserError
 from writers.regular_file import InputPath, fault_of
 
-CHECKPOINT = (
-    "checkpoint"  # the setting that is relative to `weights_dir`; others: to the raw folder
-)
+# The setting that is relative to `weights_dir`; others are relative to the raw folder.
+CHECKPOINT = "checkpoint"
 
 
 def check(recipe: Recipe, raw: Path) -> None:
@@ -63,9 +62,7 @@ def _inputs(recipe: Recipe, raw: Path) -> Iterator[tuple[Place, Path, InputPath]
             yield place, _below(raw, name), kinds
         elif fault_of(weights, file=False, folder=True) is None:
             yield place, _below(weights, name), kinds
-    sources = [(("source",), recipe.source)] if recipe.source is not None else []
-    targets = [(("targets", index), data) for index, data in enumerate(recipe.targets)]
-    for place, data in (*sources, *targets):
+    for place, data in recipe.datasets:
         if data.path is None and not spec_of(data.dataset).generated:
             yield place, raw_path(data, raw), InputPath(folder=True)
 

@@ -144,7 +144,7 @@ Input = Images | Checkpoint | PublishedWeights | ClassList
 def inputs_of(recipe: Recipe) -> Iterator[Input]:
     """Iterate over the inputs of a recipe, each once."""
     found: dict[str, Input] = {}
-    for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
+    for _, data in recipe.datasets:
         if not spec_of(data.dataset).generated:
             found.setdefault(Images(data).name, Images(data))
     for model in recipe.models:
@@ -155,7 +155,7 @@ def inputs_of(recipe: Recipe) -> Iterator[Input]:
 
 def beton_labels(recipe: Recipe) -> Iterator[BetonLabels]:
     """Iterate over the recipe's datasets that are betons."""
-    for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
+    for _, data in recipe.datasets:
         if data.is_beton:
             yield BetonLabels(data)
 

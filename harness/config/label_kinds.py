@@ -48,12 +48,7 @@ def check_label_kinds(recipe: Recipe, contents: Contents) -> None:
     if not any(True for _ in beton_labels(recipe)):
         return
     mistakes: list[tuple[Place, str]] = []
-    places: list[tuple[Place, DataSettings]] = [
-        (("targets", index), data) for index, data in enumerate(recipe.targets)
-    ]
-    if recipe.source is not None:
-        places.append((("source",), recipe.source))
-    for place, data in places:
+    for place, data in recipe.datasets:
         kind = contents.get(BetonLabels(data).name) if data.is_beton else None
         if kind and data.metric is not None and kind_of_metric(data.metric) != kind:
             mistakes.append(

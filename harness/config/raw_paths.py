@@ -29,7 +29,7 @@ def raw_folder(dataset: str) -> str:
 def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str]:
     """Map the labels of datasets without images in `raw` to a line on where to get them."""
     missing_data = {}
-    for data in (*([recipe.source] if recipe.source else []), *recipe.targets):
+    for _, data in recipe.datasets:
         spec = import_module(f"writers.datasets.{data.dataset}").SPEC
         path = raw_path(data, raw)
         if data.label not in labels or spec.generated:

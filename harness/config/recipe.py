@@ -253,6 +253,12 @@ class Recipe(Settings):
     exclude: tuple[PointSettings, ...] = ()
     include: tuple[PointSettings, ...] = ()
 
+    @property
+    def datasets(self) -> list[tuple[tuple[str | int, ...], DataSettings]]:
+        """Places and settings of the source, if the recipe has one, and of the targets."""
+        source = [(("source",), self.source)] if self.source is not None else []
+        return [*source, *((("targets", i), data) for i, data in enumerate(self.targets))]
+
     @field_validator("methods", mode="wrap")
     @classmethod
     def _validate_methods(

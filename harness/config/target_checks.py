@@ -12,13 +12,7 @@ from writers.labels.kinds import ONE_LABEL, kind_of_metric
 def unfit_datasets(recipe: Recipe) -> list[tuple[Place, str]]:
     """Find datasets with several labels per image as source, and unfit metrics and protocols."""
     mistakes: list[tuple[Place, str]] = []
-    targets: list[tuple[Place, DataSettings]] = [
-        (("targets", index), data) for index, data in enumerate(recipe.targets)
-    ]
-    source: list[tuple[Place, DataSettings]] = (
-        [(("source",), recipe.source)] if recipe.source else []
-    )
-    for place, data in (*source, *targets):
+    for place, data in recipe.datasets:
         spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
         own = data.own_metric
         if not data.folders.is_default and (data.dataset != "folder" or data.labels is not None):

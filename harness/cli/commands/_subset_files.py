@@ -15,10 +15,7 @@ def check_new(file: Path) -> None:
     from writers.errors import UserError
     from writers.subset.spec import SubsetSpec
 
-    if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file} does not end in .yaml.", f"Name it {file.stem}.yaml.")
-    if file.exists():
-        raise UserError(f"{file} already exists.", "Remove it, or choose another name.")
+    _check_absent(file, ".yaml", ".yml")
     try:
         SubsetSpec(name=file.stem)
     except ValidationError as error:
@@ -33,10 +30,17 @@ def check_new_scores(file: Path) -> None:
     Raises:
         UserError: the file exists, or does not end in .csv.
     """
+    _check_absent(file, ".csv")
+
+
+def _check_absent(file: Path, *endings: str) -> None:
+    """Raise UserError if a file exists, or has none of the endings."""
     from writers.errors import UserError
 
-    if file.suffix != ".csv":
-        raise UserError(f"{file} does not end in .csv.", f"Name it {file.stem}.csv.")
+    if file.suffix not in endings:
+        raise UserError(
+            f"{file} does not end in {endings[0]}.", f"Name it {file.stem}{endings[0]}."
+        )
     if file.exists():
         raise UserError(f"{file} already exists.", "Remove it, or choose another name.")
 

@@ -18,6 +18,7 @@ from writers.beton.write import chosen, write_split
 from writers.check import accepted_differences
 from writers.dataset import SplitSettings, spec_of
 from writers.errors import UserError
+from writers.labels.kinds import ONE_LABEL, kind_of_metric
 from writers.source import Source
 from writers.subset.spec import everything
 from writers.text_names import file_name
@@ -126,13 +127,13 @@ def _check_several(source: Source, data: DataSettings) -> None:
     """Raise UserError if images have several labels and the recipe declares one, or vice versa."""
     if data.is_beton:  # its metric fits its manifest
         return
-    several = ("map11", "map50_11")
-    if source.multi_label and data.own_metric not in several:
+    needs_one = kind_of_metric(data.own_metric) == ONE_LABEL
+    if source.multi_label and needs_one:
         raise UserError(
             f"Images of {data.label} have several labels.",
             "Set `metric: map11`, the mean average precision.",
         )
-    if not source.multi_label and data.own_metric in several:
+    if not source.multi_label and not needs_one:
         raise UserError(
             f"Images of {data.label} have one label each, and its metric is {data.own_metric}.",
             "Remove `metric`, or set `several: true` of its `labels`.",

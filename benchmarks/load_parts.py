@@ -112,7 +112,7 @@ def measure_parts(work: Work) -> list[dict[str, Any]]:
 
 
 def measure_views(work: Work) -> list[dict[str, Any]]:
-    """Return ms of CPU time for one view of an image, and for each view more.
+    """Return ms of CPU time for one view of an image, and for each further view.
 
     The least of the rounds: other work on the machine only adds time.
     """

@@ -12,7 +12,7 @@ from writers.errors import UserError
 
 
 def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure and print the CPU time of each part of a crop and of more views; return the record.
+    """Measure and print the CPU time of the parts of a crop, and of several views; return all.
 
     Args:
         work: Fields of `benchmarks.contender.Work`.
@@ -37,7 +37,10 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
     terminal = console.out()
     terminal.print(table)
     views = Table(
-        "form", "instructions", "one view", "second", "third", title="ms of CPU time per view more"
+        "form",
+        "instructions",
+        *("one view", "second", "third"),
+        title="ms of CPU time for one view of an image, and for each further view",
     )
     for row in measured["views"]:
         views.add_row(row["form"], row["instructions"], *(f"{ms:.3f}" for ms in row["views"]))

@@ -294,10 +294,18 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
         """Return slots on the device, or on the host as one array; page-locked for a GPU.
 
         FFCV's own function page-locks slots of the CPU, too, and hides that it failed.
+
+        Each slot on a device is a tensor of its own. Parts of one tensor would share its version:
+        a copy to another slot between a forward and its backward pass would look to autograd like
+        a change of the batch, and the backward pass would be refused.
         """
-        shape = (num_slots, batch_size, *query.shape)
+        shape = (batch_size, *query.shape)
         if isinstance(query.dtype, torch.dtype):
-            return list(torch.empty(shape, dtype=query.dtype, device=query.device))
+            return [
+                torch.empty(shape, dtype=query.dtype, device=query.device)
+                for _ in range(num_slots)
+            ]
+        shape = (num_slots, *shape)
         if self._on_gpu:
             return pinned_empty(shape, torch.from_numpy(np.empty(0, query.dtype)).dtype).numpy()
         return np.empty(shape, query.dtype)

@@ -80,6 +80,27 @@ def test_an_epoch_that_is_left_early_leaves_the_slots_in_order(faked, plan):
                     break
 
 
+def test_a_backward_pass_may_follow_copies_to_the_other_slots(faked, plan, monkeypatch):
+    """Autograd refuses a saved tensor whose version has changed since."""
+    submitted, submit = threading.Semaphore(0), streams.submit_copy
+
+    def submit_and_count(target: torch.Tensor, source: torch.Tensor) -> None:
+        submit(target, source)
+        submitted.release()
+
+    monkeypatch.setattr(streams, "submit_copy", submit_and_count)
+    weight = torch.ones(3, 4, requires_grad=True)
+    with open_loader(replace(plan, device="cuda:0")) as loader, loader.epoch(0) as epoch:
+        images, labels = next(epoch)
+        logits = images.float().mean(dim=(2, 3)) @ weight
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        for _ in range(2 * (1 + plan.batches_ahead)):  # images and labels of each slot
+            assert submitted.acquire(timeout=60)
+        torch.cuda.synchronize()
+        loss.backward()
+    assert weight.grad is not None
+
+
 # Closing the broken loader also raises, here or when it is collected later.
 BROKEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

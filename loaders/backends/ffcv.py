@@ -302,8 +302,7 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
         shape = (batch_size, *query.shape)
         if isinstance(query.dtype, torch.dtype):
             return [
-                torch.empty(shape, dtype=query.dtype, device=query.device)
-                for _ in range(num_slots)
+                torch.empty(shape, dtype=query.dtype, device=query.device) for _ in range(num_slots)
             ]
         shape = (num_slots, *shape)
         if self._on_gpu:

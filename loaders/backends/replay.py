@@ -60,9 +60,8 @@ class ReplayLoader(Loader):
             ]
             self.skipped.update(loader.skipped)
         longest = max(len(labels) for _, labels in kept)
-        return [
-            batch for batch in kept if len(batch[1]) == longest
-        ]  # without a short one at the end
+        # Drop a short batch at the end.
+        return [batch for batch in kept if len(batch[1]) == longest]
 
 
 def _cut(batches: list[np.ndarray], loaded: list[Batch]) -> Iterator[Batch]:

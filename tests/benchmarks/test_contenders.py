@@ -68,6 +68,5 @@ def test_stock_ffcv_copies_images_and_labels_to_the_gpu(
             assert ("ToDevice" in names) == (device != "cpu")
             if device != "cpu":
                 place = names.index("ToDevice")
-                assert names[place - 1] == "ToTensor" and operations[place].device == torch.device(
-                    "cuda:0"
-                )
+                assert names[place - 1] == "ToTensor"
+                assert operations[place].device == torch.device("cuda:0")

@@ -229,10 +229,9 @@ def test_status_shows_running_failed_and_retried_stages(harness, monkeypatch):
             context.progress(done=20, total=40, img_per_s=1234.5, note="lr 0.1")
             eta_s = json.loads((runs / "progress.json").read_text())["eta_s"]
             code, out, _ = harness("status", "tiny.yaml")
-        assert (
-            code == 0
-            and "0 of 5 stages done, 1 running, 1 failed, 3 left; retries: 1"
-            in out.replace("\n", " ")
+        assert code == 0
+        assert "0 of 5 stages done, 1 running, 1 failed, 3 left; retries: 1" in out.replace(
+            "\n", " "
         )
         assert "ValueError: bad" in out and "0/1" in out and "lr 0.1" in out
         row = next(line for line in out.splitlines() if "1,234" in line)
@@ -254,14 +253,11 @@ def test_ls_lists_every_kind_with_descriptions(harness):
         "recipes",
     } == set(content)
     assert set(content) <= set(re.findall(r"\w+", harness("ls", "--help")[1]))
-    assert (
-        "synthetic_things" in content["datasets"]
-        and "in900" in content["subsets"]
-        and "local" in content["launchers"]
-    )
-    assert {"fixed", "full"} <= set(content["methods"]) and {"resnet10", "resnet18"} <= set(
-        content["models"]
-    )
+    assert "synthetic_things" in content["datasets"]
+    assert "in900" in content["subsets"]
+    assert "local" in content["launchers"]
+    assert {"fixed", "full"} <= set(content["methods"])
+    assert {"resnet10", "resnet18"} <= set(content["models"])
     assert all(line for lines in content.values() for line in lines.values()), (
         "each name has a description"
     )
@@ -351,10 +347,8 @@ def test_doctor_names_the_fix():
     assert good.good and good.found == "all well"
     full = doctor._disk("$HARNESS_DATA", Path("/proc/betons"))
     assert not full.good and "HARNESS_DATA" in full.fix
-    assert (
-        not Path("here").exists()
-        and "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
-    )
+    assert not Path("here").exists()
+    assert "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
 
 
 def test_the_self_test_decodes_jpegs(tmp_path):

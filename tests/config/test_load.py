@@ -219,12 +219,12 @@ def test_set_overrides_single_settings(recipe_file: Path):
             "question=what",
         ],
     )
-    assert (
-        found.pretrain.epochs == 7 and found.eps == (0.0,) and found.pretrain.optimizer.lr == 0.01
-    )
-    assert (
-        found.targets[0].val == 0.3 and found.evaluate.batch_size == 8 and found.question == "what"
-    )
+    assert found.pretrain.epochs == 7
+    assert found.eps == (0.0,)
+    assert found.pretrain.optimizer.lr == 0.01
+    assert found.targets[0].val == 0.3
+    assert found.evaluate.batch_size == 8
+    assert found.question == "what"
     assert recipe.read(recipe_file, ["pretrain.optimizer=null"]).pretrain.optimizer.lr == 0.5, (
         "null goes back to the default"
     )

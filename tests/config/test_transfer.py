@@ -123,23 +123,20 @@ def test_settings_without_effect_are_refused(methods, message):
 def test_kornblith_searches_7_rates_by_8_ratios():
     settings = settings_of("full", {"preset": "kornblith"})
     trials = grid.trials(settings)
-    assert (
-        len(trials) == 56 == grid.num_configs(settings)
-        and settings.steps == 20_000
-        and settings.optimizer.nesterov
-    )
+    assert len(trials) == 56 == grid.num_configs(settings)
+    assert settings.steps == 20_000
+    assert settings.optimizer.nesterov
     assert [min(settings.rates), max(settings.rates)] == [1e-4, 1e-1]
     by_point = {
         (trial.point["lr"], trial.point["decay_ratio"]): trial.settings.optimizer.weight_decay
         for trial in trials
     }
-    assert (
-        by_point[1e-4, 1e-3] == pytest.approx(10)
-        and by_point[0.1, 1e-6] == pytest.approx(1e-5)
-        and by_point[0.1, 0.0] == 0
-    )
+    assert by_point[1e-4, 1e-3] == pytest.approx(10)
+    assert by_point[0.1, 1e-6] == pytest.approx(1e-5)
+    assert by_point[0.1, 0.0] == 0
     scratch = settings_of("scratch", {"preset": "kornblith-scratch"})
-    assert len(grid.trials(scratch)) == 56 and (min(scratch.rates), max(scratch.rates)) == (
+    assert len(grid.trials(scratch)) == 56
+    assert (min(scratch.rates), max(scratch.rates)) == (
         1e-3,
         1.0,
     )
@@ -198,11 +195,9 @@ def test_fast_has_values_per_dataset_that_the_recipe_overrides():
     }
     assert all(settings["steps"] == 3 and "epochs" not in settings for settings in quick.values())
     food = settings_of("full", {"preset": "fast"}).for_target("food")
-    assert (
-        food.optimizer.step_epochs == 5
-        and food.optimizer.weight_decay == 5e-4
-        and food.epochs == 15
-    )
+    assert food.optimizer.step_epochs == 5
+    assert food.optimizer.weight_decay == 5e-4
+    assert food.epochs == 15
 
 
 def test_settings_of_a_recipe_override_its_preset_in_either_spelling():
@@ -261,12 +256,14 @@ def test_logreg_works_on_features_and_has_no_seed():
         recipe({"logreg": {}, "crops": {"method": "logreg", "grid": {"eval_crop": [1.0, 0.875]}}})
     ).stages
     found = {stage.axes["method"]: stage for stage in stages if stage.kind == "transfer"}
-    assert list(found["logreg"].needs) == ["features"] and list(found["crops"].needs) == [
+    assert list(found["logreg"].needs) == ["features"]
+    assert list(found["crops"].needs) == [
         "features_1",
         "features_0.875",
     ]
     assert found["logreg"].needs["features"].config["splits"] == ["train", "val", "test"]
-    assert "seed" not in found["logreg"].config and set(found["logreg"].config["settings"]) == {
+    assert "seed" not in found["logreg"].config
+    assert set(found["logreg"].config["settings"]) == {
         "lambdas",
         "grid",
         "per_class",

@@ -80,31 +80,23 @@ def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]
 def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureFixture[str]):
     sets = [part for value in SMALL for part in ("--set", value)]
     out, err = show(capsys, "demo", *sets, "--calibrate", "--json")
-    assert (
-        "timing 8 kinds of steps on" in err
-        and "train resnet10 under attack, 8 images at 16 pixels" in err
-    )
+    assert "timing 8 kinds of steps on" in err
+    assert "train resnet10 under attack, 8 images at 16 pixels" in err
     found = json.loads(out)["estimate"]
     # Only writing, for which there is no network to time, stays unknown.
-    assert (
-        found["num_unknown"] == 5
-        and found["num_calibrated"] == 40
-        and found["hours"] == found["calibrated_hours"] > 0
-    )
+    assert found["num_unknown"] == 5
+    assert found["num_calibrated"] == 40
+    assert found["hours"] == found["calibrated_hours"] > 0
     file = json.loads(Path("runs/calibration.json").read_text())
-    assert (
-        found["calibrated_on"] == "{device}, torch {torch}".format(**file["steps"][0])
-        and len(file["steps"]) == 8
-    )
+    assert found["calibrated_on"] == "{device}, torch {torch}".format(**file["steps"][0])
+    assert len(file["steps"]) == 8
     assert file["steps"][0]["torch"] == torch.__version__.partition("+")[0]
 
     timed = Path("runs/calibration.json").read_bytes()
     out, err = show(capsys, "demo", *sets)  # later, without being asked
-    assert (
-        "calibrated: " in out
-        and found["calibrated_on"] in " ".join(out.split())
-        and "timing" not in err
-    )
+    assert "calibrated: " in out
+    assert found["calibrated_on"] in " ".join(out.split())
+    assert "timing" not in err
     _, err = show(capsys, "demo", *sets, "--calibrate")
     assert "timing 0 kinds of steps" in err and Path("runs/calibration.json").read_bytes() == timed
 
@@ -186,8 +178,9 @@ def test_hours_equal_a_manual_calculation():
             + 0.01 * (2 * num_val + num_test) / 32
             + 3.2 * 11 * min(32, num_few) / 32
             + 0.01 * (num_val + num_test) / 32
+            # features
             + 0.01 * (num_train + num_val + num_test) / 128
-        )  # features
+        )
     found = estimated(plan, step_s)
     assert len({stage.key for stage in plan.stages if stage.kind == "pretrain"}) == 13
     assert found.hours == found.calibrated_hours == pytest.approx(by_hand / 3600, rel=1e-9)
@@ -229,13 +222,11 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
     )
     steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
     assert {step["step"] for step in steps} == {"forward"}  # nothing of pretraining is left to time
-    known = Calibration(
-        HERE, {step_key(step): 9.0 for step in everything}
-    )  # pretraining was timed before it was run
+    # Pretraining was timed before it was run.
+    known = Calibration(HERE, {step_key(step): 9.0 for step in everything})
     found = estimate({model.key: model, evaluate.key: evaluate}, Path("runs"), known)
-    assert found.num_calibrated == 1 and found.hours - found.calibrated_hours == pytest.approx(
-        90 / 3600
-    )
+    assert found.num_calibrated == 1
+    assert found.hours - found.calibrated_hours == pytest.approx(90 / 3600)
 
 
 def finish(stage: Stage, metrics: dict[str, Any], wall_s: float = 60.0) -> None:
@@ -312,10 +303,8 @@ def test_steps_that_cannot_be_timed_stay_unknown(
     Path("lost.yaml").write_text(LOST)
     out, err = show(capsys, "lost.yaml", "--calibrate")
     assert err.count("weights/lost.pt cannot be read") == 3 and "Traceback" not in err
-    assert (
-        "unknown, because no similar stage has run yet" in out
-        and not Path("runs/calibration.json").exists()
-    )
+    assert "unknown, because no similar stage has run yet" in out
+    assert not Path("runs/calibration.json").exists()
 
     from harness.estimate import calibrate
     from harness.stages import _timed_steps

@@ -151,10 +151,10 @@ def test_a_pretraining_trains_and_evaluates_as_often_as_predicted(
         for part in Workloads(root).of(stage) or ()
         if part.step["step"] == "pretrain"
     }
-    assert (
-        parts == {epoch["resolution"]: epoch["num_images"] for epoch in outcome.metrics["epochs"]}
-        and len(parts) == 3
-    )
+    assert parts == {
+        epoch["resolution"]: epoch["num_images"] for epoch in outcome.metrics["epochs"]
+    }
+    assert len(parts) == 3
 
 
 def test_every_kind_of_step_can_be_timed(root: Path):

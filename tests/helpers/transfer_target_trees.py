@@ -165,14 +165,9 @@ def make_cars(root: Path) -> Path:
         for number in range(392):
             name = f"{number + 1:05d}.jpg"
             picture(number, 12, 10).save(folder / f"cars_{part}" / name)
-            rows[0, number] = (
-                1,
-                1,
-                9,
-                9,
-                5 * number % 196 + 1,
-                f"    {name}" if number % 2 else name,
-            )  # padded, like some in the dataset
+            # Some names are padded, as in the real dataset.
+            padded = f"    {name}" if number % 2 else name
+            rows[0, number] = (1, 1, 9, 9, 5 * number % 196 + 1, padded)
         savemat(folder / place, {"annotations": rows})
     names = np.empty((1, 196), object)
     names[0] = [f"Make {number} Sedan" for number in range(196)]

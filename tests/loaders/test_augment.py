@@ -88,9 +88,8 @@ def test_boxes_are_distributed_as_torchvisions(width, height):
     theirs = drawn[:, [1, 0, 3, 2]]  # get_params: top, left, height, width
     ours = crops_of(PLAN, width, height).boxes
     for column, name in enumerate(["left", "top", "width", "height"]):
-        assert _kolmogorov_smirnov(ours[:, column], theirs[:, column]) < 0.045, (
-            name
-        )  # chance of more: about 0.05 %
+        # The distance exceeds this by chance with a probability of 0.05 %.
+        assert _kolmogorov_smirnov(ours[:, column], theirs[:, column]) < 0.045, name
     of_ours, of_theirs = (np.corrcoef(boxes[:, 2], boxes[:, 3])[0, 1] for boxes in (ours, theirs))
     # About three standard errors of a difference of two correlations over NUM_DRAWS.
     assert of_ours == pytest.approx(of_theirs, abs=0.06)

@@ -61,11 +61,9 @@ def processes(betons, tmp_path_factory) -> list[dict]:
 
 def test_each_function_is_compiled_once_for_training_and_evaluation_and_all_resolutions(processes):
     compiled = processes[0]["compiled"]
-    assert (
-        "decode_run" in compiled
-        and "_sum_columns" in compiled
-        and len(set(compiled)) == len(compiled)
-    )
+    assert "decode_run" in compiled
+    assert "_sum_columns" in compiled
+    assert len(set(compiled)) == len(compiled)
 
 
 def test_the_second_process_compiles_nothing(processes):

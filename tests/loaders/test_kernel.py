@@ -109,9 +109,8 @@ def test_every_kind_of_jpeg_has_pillows_pixels(decode_images, kind, indexed):
         output, has_error = run(decode_images, [blob] * 2, [size] * 2, boxes, side)
         whole = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
         assert not has_error.any()
-        assert np.array_equal(output[0], whole[:side, :side]) and np.array_equal(
-            output[1], whole[-side:, -side:]
-        )
+        assert np.array_equal(output[0], whole[:side, :side])
+        assert np.array_equal(output[1], whole[-side:, -side:])
 
 
 def test_noise_with_long_huffman_codes_decodes_exactly(decode_images):
@@ -399,10 +398,8 @@ def test_the_c_kernel_needs_no_numba_compilation():
 
 def test_doctor_reports_the_kernel_in_use(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert (
-        kernel.best_kernel() == "numba"
-        and "was not built. Install a C compiler" in kernel.describe()
-    )
+    assert kernel.best_kernel() == "numba"
+    assert "was not built. Install a C compiler" in kernel.describe()
     assert doctor._decoder().good
 
 
@@ -410,18 +407,14 @@ def test_doctor_reports_the_kernel_in_use(monkeypatch):
 @pytest.mark.parametrize("other", ["version", "library"])
 def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
     """Happens after `git pull` without a reinstallation; the oldest libraries have no version."""
-    assert (
-        kernel.best_kernel() == "c"
-        and kernel.describe() == f"C kernel, {kernel_c.instruction_sets()[0]}"
-        and doctor._decoder().good
-    )
+    assert kernel.best_kernel() == "c"
+    assert kernel.describe() == f"C kernel, {kernel_c.instruction_sets()[0]}"
+    assert doctor._decoder().good
     if other == "version":
         monkeypatch.setattr(kernel_c, "VERSION", kernel_c.VERSION + 1)
     else:
         monkeypatch.setattr(writers_kernel, "library_file", lambda module: LIBRARY)
     assert kernel.best_kernel() == "numba" and "is of another version" in kernel.describe()
-    assert (
-        not doctor._decoder().good
-        and "loaders._kernel" in doctor._decoder().found
-        and "reinstall" in doctor._decoder().fix
-    )
+    assert not doctor._decoder().good
+    assert "loaders._kernel" in doctor._decoder().found
+    assert "reinstall" in doctor._decoder().fix

@@ -66,9 +66,8 @@ def test_float16_is_the_uint8_batch_normalized_by_torch(betons, backend):
     levels, halves = batches_of(plan), batches_of(dataclasses.replace(plan, **HALF))
     assert len(halves) == 5
     for (images, labels), (expected, expected_labels) in zip(halves, levels, strict=True):
-        assert images.dtype == torch.float16 and images.is_contiguous(
-            memory_format=torch.channels_last
-        )
+        assert images.dtype == torch.float16
+        assert images.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(images, normalized(expected)) and torch.equal(labels, expected_labels)
 
 

@@ -109,9 +109,8 @@ def test_ranks_share_each_batch_and_miss_nothing(
     if not drop_last:
         assert len(every) == num_samples
     elif num_samples >= batch_size:
-        assert {len(share) for share in shares} == {
-            num_samples // batch_size
-        }  # no rank waits for another
+        # No rank waits for another.
+        assert {len(share) for share in shares} == {num_samples // batch_size}
 
 
 def test_two_ranks_see_what_one_process_sees(betons):
@@ -119,9 +118,8 @@ def test_two_ranks_see_what_one_process_sees(betons):
     halves = [batches_of(dataclasses.replace(plan, rank=rank, world_size=2)) for rank in (0, 1)]
     for (images, labels), *parts in zip(batches_of(plan), *halves, strict=True):
         for rank, (part_images, part_labels) in enumerate(parts):
-            assert torch.equal(part_images, images[rank::2]) and torch.equal(
-                part_labels, labels[rank::2]
-            )
+            assert torch.equal(part_images, images[rank::2])
+            assert torch.equal(part_labels, labels[rank::2])
 
 
 def test_quasi_random_order_reads_a_window_at_a_time():
@@ -249,9 +247,8 @@ def test_contradicting_plans_are_refused(betons):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_poison_overwrites_a_batch_that_is_held_too_long(betons, backend):
-    plan = plan_of(
-        betons["raw"], poison=True, batches_ahead=4, backend=backend
-    )  # a slot for each of the 5 batches
+    # A slot for each of the 5 batches.
+    plan = plan_of(betons["raw"], poison=True, batches_ahead=4, backend=backend)
     with open_loader(plan) as loader:
         epoch = loader.epoch(0)
         held, labels = next(epoch)
@@ -351,7 +348,8 @@ def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
             labels = samples.labels[samples.order(loader.plan, epoch)]
             # 480 pairs: four standard errors of 2 %.
             assert (labels[1:] == labels[:-1]).mean() == pytest.approx(1 / 4, abs=0.08)
+            # Of 40 images each.
             counts = np.stack(
                 [np.bincount(part, minlength=4) for part in np.array_split(labels, 12)]
-            )  # of 40 images each
+            )
             assert counts.min() >= 2 and counts.max() <= 20  # in class order: 0 and 40

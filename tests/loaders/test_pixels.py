@@ -82,9 +82,8 @@ def test_weights_of_the_reference_keep_the_mean_and_are_symmetric(source, target
     assert weights.sum(axis=1) == pytest.approx(1)
     assert weights == pytest.approx(weights[::-1, ::-1])
     if source > target:
-        assert weights.sum(axis=0) == pytest.approx(
-            target / source
-        )  # every source pixel counts the same
+        # Every source pixel counts the same.
+        assert weights.sum(axis=0) == pytest.approx(target / source)
     rounded = reference.axis_weights(source, target)
     assert (rounded.sum(axis=1) == 2**14).all() and np.abs(rounded - 2**14 * weights).max() <= 1
 
@@ -140,7 +139,8 @@ def test_flip_mirrors_the_very_same_crop(betons):
 def test_batches_are_channels_last_on_the_plans_device(betons):
     with open_loader(plan_of(betons["jpeg"])) as loader, loader.epoch(0) as batches:
         images, labels = next(batches)
-        assert images.is_contiguous(memory_format=torch.channels_last) and images.shape == (
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.shape == (
             8,
             3,
             24,

@@ -25,9 +25,8 @@ def test_replay_gives_the_first_batches_again_and_again(betons, monkeypatch):
             assert [len(labels) for _, labels in found] == [8, 8, 8, 8, 4]
             for number, (images, labels) in enumerate(found):
                 expected, expected_labels = kept[number % 2]
-                assert torch.equal(images, expected[: len(images)]) and torch.equal(
-                    labels, expected_labels[: len(labels)]
-                )
+                assert torch.equal(images, expected[: len(images)])
+                assert torch.equal(labels, expected_labels[: len(labels)])
                 assert images.is_contiguous(memory_format=torch.channels_last)
         assert [len(labels) for _, labels in loader.epoch(5, start_batch=3)] == [8, 4]
         assert next(loader.epoch(6, resolution=12))[0].shape == (8, 3, 12, 12)

@@ -21,6 +21,7 @@ from writers.jpeg.restart_index import FOOTER, add_restart_index
 built = importlib.util.find_spec("writers._kernel") is not None
 pytestmark = pytest.mark.skipif(not built, reason="the package's C parts were not built")
 
+# TurboJPEG's numbers.
 SUBSAMPLINGS = {
     "4:4:4": 0,
     "4:2:2": 1,
@@ -28,7 +29,7 @@ SUBSAMPLINGS = {
     "gray": 3,
     "4:4:0": 4,
     "4:1:1": 5,
-}  # TurboJPEG's numbers
+}
 SIZES = [
     (1, 1),
     (3, 2),

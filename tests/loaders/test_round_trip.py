@@ -66,9 +66,8 @@ def test_loaded_samples_equal_the_written_ones(tmp_path, encoding, backend):
     for image, label in zip(loaded, labels, strict=True):
         differences = {name: np.abs(image - middle).mean() for name, middle in middles.items()}
         nearest = min(differences, key=differences.__getitem__)
-        assert (
-            differences.pop(nearest) < 4 < 12 < min(differences.values())
-        )  # levels; JPEG costs about 2
+        # In levels of 0 to 255; JPEG costs about 2.
+        assert differences.pop(nearest) < 4 < 12 < min(differences.values())
         assert nearest.split("/")[1] == "ac"[label]
         middles.pop(nearest)
     assert {name.split("/")[1] for name in middles} == {"b"}

@@ -54,9 +54,8 @@ def flat(batches: list[tuple[list[int], list[int]]], part: int) -> list[int]:
 def test_each_sample_exactly_once_with_its_label(beton, backend, order):
     batches = epoch_of(plan_of(beton, backend=backend, order=order), epoch=2)
     samples = flat(batches, 0)
-    assert sorted(samples) == list(range(23)) and (samples == list(range(23))) == (
-        order == "sequential"
-    )
+    assert sorted(samples) == list(range(23))
+    assert (samples == list(range(23))) == (order == "sequential")
     assert flat(batches, 1) == [sample % 5 for sample in samples]
     assert [len(labels) for _, labels in batches] == [4] * 5 + [3]
 
@@ -90,19 +89,19 @@ def test_lengths_of_batches(beton, backend, indices, batch_size, drop_last, leng
         beton, backend=backend, indices=indices, batch_size=batch_size, drop_last=drop_last
     )
     with open_loader(plan) as loader:
-        assert len(loader) == len(lengths) and loader.num_samples == (
-            len(indices) if indices else 23
-        )
+        assert len(loader) == len(lengths)
+        assert loader.num_samples == (len(indices) if indices else 23)
         shapes = [(images.shape, labels.shape) for images, labels in loader.epoch(0)]
     assert shapes == [((length, 3, 8, 8), (length,)) for length in lengths]
 
 
 def test_view_and_relabelling(beton):
     plan = plan_of(beton, indices=(4, 22, 0, 1, 2, 3), labels=(2, -1, 0, 2, 1))
+    # Sample 1 is a bee, which has no new label.
     assert epoch_of(plan) == [
         ([4, 22, 0, 2], [1, 0, 2, 0]),
         ([3], [2]),
-    ]  # sample 1 is a bee, which has no new label
+    ]
     with open_loader(plan) as loader:
         assert loader.classes == ("cat", "elk", "ant+dog") and loader.num_samples == 5
     with open_loader(plan_of(beton)) as loader:

@@ -44,10 +44,8 @@ def test_variants_are_an_axis_of_pretraining_and_share_what_they_do_not_change()
         "pretrain/all/fast/eps0/seed0" not in stages and "pretrain/all/fast/eps0.5/seed0" in stages
     ), "clean, it is plain"
     transfer = stages["transfer/synthetic_patterns/full/all/smooth/eps0/seed0"]
-    assert (
-        transfer.axes["variant"] == "smooth"
-        and transfer.needs["model"] is stages["pretrain/all/smooth/eps0/seed0"]
-    )
+    assert transfer.axes["variant"] == "smooth"
+    assert transfer.needs["model"] is stages["pretrain/all/smooth/eps0/seed0"]
 
 
 def test_a_variant_is_evaluated_at_its_own_resolution():
@@ -121,9 +119,8 @@ def test_include_adds_models_and_transfers_outside_the_product():
         "transfer/synthetic_scenes/full/all/eps0/seed5",
     }
     archs = names_of(seeds=[0], include=[{"arch": "resnet18", "subset": "all", "eps": 0}])
-    assert (
-        "pretrain/all/resnet18/eps0/seed0" in archs and "pretrain/all/resnet10/eps0/seed0" in archs
-    )
+    assert "pretrain/all/resnet18/eps0/seed0" in archs
+    assert "pretrain/all/resnet10/eps0/seed0" in archs
 
 
 def test_include_restores_a_part_of_what_exclude_drops():
@@ -132,6 +129,7 @@ def test_include_restores_a_part_of_what_exclude_drops():
         include=[{"method": "full", "target": "synthetic_scenes", "eps": 0.5}],
     )
     kept = {name for name in found if "/full/" in name}
-    assert len(kept) == 4 and all(
+    assert len(kept) == 4
+    assert all(
         name.startswith("transfer/synthetic_scenes/full/") and "/eps0.5/" in name for name in kept
     )

@@ -37,9 +37,8 @@ def test_stages_have_the_documented_configs_and_needs():
     target = stages["write/synthetic_patterns/all"]
     assert everything.config["subset"] is None and not everything.needs
     assert everything.config["splits"] == ["train", "val"]
-    assert few.config["subset"]["name"] == "minus2" and few.needs == {
-        "ranking": stages["rank/reference"]
-    }
+    assert few.config["subset"]["name"] == "minus2"
+    assert few.needs == {"ranking": stages["rank/reference"]}
     assert target.config["splits"] == ["train", "val", "test"]
 
     reference = stages["pretrain/reference/seed1000"]
@@ -75,10 +74,8 @@ def test_configs_are_plain_json_and_read_back_as_the_settings_they_came_from():
             DataSettings.model_validate(config["data"])
         if stage.kind == "pretrain" and "role" not in stage.axes:
             settings = PretrainSettings.model_validate(config["settings"])
-            assert (
-                settings.optimizer == changed.pretrain.optimizer
-                and settings.epochs == changed.pretrain.epochs
-            )
+            assert settings.optimizer == changed.pretrain.optimizer
+            assert settings.epochs == changed.pretrain.epochs
             if stage.axes["eps"] > 0:
                 assert settings.attack == changed.pretrain.attack
         if stage.kind == "evaluate":
@@ -109,10 +106,8 @@ def test_a_reference_equal_to_a_model_of_the_recipe_is_that_stage():
 def test_a_ranking_on_train_needs_a_model_per_held_out_fold():
     stages = by_name(expand(recipe(ranking={"split": "train", "folds": 3})))
     ranking, model = stages["rank/reference"], stages["pretrain/all/eps0/seed0"]
-    assert (
-        set(ranking.needs) == {"data", "model_0", "model_1", "model_2"}
-        and "held_out" not in model.config
-    )
+    assert set(ranking.needs) == {"data", "model_0", "model_1", "model_2"}
+    assert "held_out" not in model.config
     assert ranking.needs["model_1"].config["held_out"] == {"fold": 1, "folds": 3, "seed": 1000}
     assert kinds(expand(recipe(ranking={"split": "train"})))["pretrain"] == 8 + 5
     for wrong in ({"folds": 3}, {"split": "held_out", "folds": 3}, {"split": "train", "folds": 1}):
@@ -149,9 +144,8 @@ def test_models_are_ranked_and_evaluated_in_their_training_precision():
 
 def test_names_contain_the_architecture_only_if_there_are_several():
     names = by_name(expand(recipe(archs=["resnet10", "resnet18"])))
-    assert (
-        "pretrain/all/resnet18/eps0.5/seed0" in names and "pretrain/all/eps0.5/seed0" not in names
-    )
+    assert "pretrain/all/resnet18/eps0.5/seed0" in names
+    assert "pretrain/all/eps0.5/seed0" not in names
 
 
 def test_keys_are_the_same_at_every_expansion_and_in_every_recipe():

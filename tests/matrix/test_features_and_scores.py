@@ -85,9 +85,8 @@ def test_all_scores_are_those_of_the_catalogue_and_other_scores_touch_no_feature
 def test_feature_settings_override_the_resolution_of_pretraining():
     stages = expand(recipe(features={"resolution": 128, "eval_crop": 0.5})).stages
     seen = [stage.config for stage in stages if stage.kind == "features"]
-    assert seen and all(
-        (config["resolution"], config["eval_crop"]) == (128, 0.5) for config in seen
-    )
+    assert seen
+    assert all((config["resolution"], config["eval_crop"]) == (128, 0.5) for config in seen)
 
 
 def test_wrong_scores_are_named_with_their_line(tmp_path: Path):

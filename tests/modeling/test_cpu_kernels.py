@@ -94,10 +94,11 @@ class Foreign(nn.Module):
         (lambda: classifier.build("resnet18", 3), False),
         (lambda: nn.Sequential(nn.Conv2d(32, 8, 1, stride=(1, 2)), nn.BatchNorm2d(8)), True),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 1)), False),
+        # Has its own weights, and is not analyzed.
         (
             lambda: nn.Sequential(nn.ReLU(), Foreign()),
             True,
-        ),  # has its own weights, and is not analyzed
+        ),
     ],
 )
 def test_only_unaffected_networks_skip_the_workaround(model, affected):

@@ -51,11 +51,9 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
     metrics = adopt.run(context).metrics
     model, about = classifier.load(tmp_path / "adopt" / MODEL_FILE)
     assert logits_equal(model, theirs, zoo.build("torchvision/shufflenet_v2_x0_5"))
-    assert (
-        metrics["imagenet_top1"] == 0.60552
-        and metrics["num_classes"] == 1000
-        and metrics["feature_dim"] == 1024
-    )
+    assert metrics["imagenet_top1"] == 0.60552
+    assert metrics["num_classes"] == 1000
+    assert metrics["feature_dim"] == 1024
     assert (
         metrics["num_parameters"]
         == sum(parameter.numel() for parameter in theirs.parameters())
@@ -63,11 +61,9 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
     )
     # torchvision's metadata: 0.04 giga multiply-adds, rounded.
     assert metrics["flops"] == pytest.approx(2 * 0.04e9, rel=0.05)
-    assert (
-        about["classes"][0] == "n01440764"
-        and metrics["weights"] == file
-        and len(metrics["sha256"]) == 64
-    )
+    assert about["classes"][0] == "n01440764"
+    assert metrics["weights"] == file
+    assert len(metrics["sha256"]) == 64
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -287,9 +283,8 @@ def test_patterns_match_classifiers_with_weights():
         "torchvision/convnext_large",
     ]
     names = matching("timm/resnet1*")
-    assert {"timm/resnet10t", "timm/resnet18", "timm/resnet101"} <= set(names) and names == sorted(
-        names
-    )
+    assert {"timm/resnet10t", "timm/resnet18", "timm/resnet101"} <= set(names)
+    assert names == sorted(names)
     for wrong in ("keras/*", "*", "torchvision/none*"):
         with pytest.raises(UserError):
             matching(wrong)
@@ -341,9 +336,8 @@ def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
         "adopt/torchvision/shufflenet_v2_x1_0: The weights of torchvision/shufflenet_v2_x1_0 are "
         "not" in ended.stderr
     )
-    assert (
-        "1 stage failed, 4 that need them did not run" in ended.stderr and "Report:" in ended.stdout
-    )
+    assert "1 stage failed, 4 that need them did not run" in ended.stderr
+    assert "Report:" in ended.stdout
     plan = json.loads(harness("plan", "small_zoo.yaml", "--json").stdout)
     assert plan["kinds"] == {
         "write": {"done": 1},

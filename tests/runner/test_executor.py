@@ -94,7 +94,8 @@ def test_a_stage_whose_folder_cannot_be_created_fails_alone(folders, make, journ
         ("failed", "transfer/refused"),
         ("started", "rank/runs"),
         ("done", "rank/runs"),
-    ] and journal() == ["runs"]
+    ]
+    assert journal() == ["runs"]
     assert run.failed == {
         refused.key: f"A file of this name exists: {refused.folder(folders.runs)}"
     }
@@ -115,13 +116,11 @@ def test_a_killed_worker_fails_its_stage_and_is_replaced(folders, make, journal,
     killed, others = make("killed", kill=str(fixed)), [make(f"other{index}") for index in range(3)]
     matrix = matrix_of(killed, *others)
     run = execute(matrix, folders)
-    assert sorted(journal()) == ["killed"] * 3 + ["other0", "other1", "other2"] and list(
-        run.failed
-    ) == [killed.key]
+    assert sorted(journal()) == ["killed"] * 3 + ["other0", "other1", "other2"]
+    assert list(run.failed) == [killed.key]
     message = (killed.folder(folders.runs) / "error.txt").read_text()
-    assert (
-        "SIGKILL (the system does that when memory runs out)" in message and "doctor" not in message
-    )
+    assert "SIGKILL (the system does that when memory runs out)" in message
+    assert "doctor" not in message
     assert not lock.is_held(killed.folder(folders.runs))
     fixed.touch()
     assert not execute(matrix, folders).failed
@@ -132,11 +131,9 @@ def test_a_native_crash_is_reported_with_its_signal_and_the_doctor(folders, make
     crashed = make("crashed", crash=name)
     run = execute(matrix_of(crashed), folders)
     message = run.failed[crashed.key]
-    assert (
-        f"was killed by {name} (" in message
-        and "`harness doctor`" in message
-        and "memory" not in message
-    )
+    assert f"was killed by {name} (" in message
+    assert "`harness doctor`" in message
+    assert "memory" not in message
     assert message in (crashed.folder(folders.runs) / "error.txt").read_text()
 
 
@@ -188,12 +185,10 @@ def test_a_preempted_stage_saves_and_resumes_in_the_same_run(folders, make, jour
                 launcher.slots[0].process.send_signal(signal.SIGTERM)
                 num_signals += 1
     record = result.load(folder)
-    assert (
-        num_signals == 2
-        and not run.failed
-        and record.retries["preempted"] >= 1
-        and record.metrics["resumed_at"] >= 3
-    )
+    assert num_signals == 2
+    assert not run.failed
+    assert record.retries["preempted"] >= 1
+    assert record.metrics["resumed_at"] >= 3
 
 
 def test_all_output_of_a_stage_goes_to_its_log(folders, make):
@@ -212,11 +207,9 @@ def test_a_result_records_its_environment(folders, make):
     assert record.environment["python"] == ".".join(map(str, sys.version_info[:3]))
     assert record.environment["packages"]["numpy"] and record.environment["cpu"]
     assert record.environment["device"] == "cpu" and record.environment["num_threads"] >= 1
-    assert (
-        record.key == stage.key
-        and record.config == stage.config
-        and record.timing == {"slept_s": 0}
-    )
+    assert record.key == stage.key
+    assert record.config == stage.config
+    assert record.timing == {"slept_s": 0}
 
 
 def test_deleted_outputs_are_recomputed_only_for_stages_that_need_them(folders, make, journal):
@@ -278,9 +271,8 @@ def test_a_recent_failure_of_another_run_is_not_retried(folders, make, journal):
     assert subprocess.run(line).returncode == 75 and journal() == []
     with local.open(settings_for(folders, began_at=began_at)) as launcher:
         run = Run(matrix_of(stage), folders, launcher, FAST_RETRIES)
-        assert [event.what for event in run.events()] == ["failed"] and list(
-            run.failed.values()
-        ) == ["error of the other run"]
+        assert [event.what for event in run.events()] == ["failed"]
+        assert list(run.failed.values()) == ["error of the other run"]
     assert not execute(matrix_of(stage), folders).failed, "a later run retries"
 
 
@@ -361,11 +353,9 @@ def test_the_worker_command_runs_one_stage(folders, make):
     (folder / "stage.json").write_text(json.dumps(broken.to_json()))
     line[3] = str(folder)
     ended = subprocess.run(line, capture_output=True, text=True)
-    assert (
-        ended.returncode == 1
-        and "There is no such image." in ended.stderr
-        and "Traceback" not in ended.stderr
-    )
+    assert ended.returncode == 1
+    assert "There is no such image." in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_slots_divide_cores_and_gpus(folders, monkeypatch):
@@ -395,15 +385,14 @@ def test_slots_divide_cores_and_gpus(folders, monkeypatch):
     assert [(slot.num_threads, slot.gpu) for slot in packed[:-1]] == [
         (2, "3"),
         (2, "5"),
-    ] * 3 and packed[-1].low_priority
+    ] * 3
+    assert packed[-1].low_priority
     launcher = local.LocalLauncher(LauncherSettings(folders), packed)
     for slot in packed[:-1]:
         slot.running = Path("stages/transfer/busy")
-    assert (
-        launcher.num_slots == 6
-        and launcher.can_start(Stage("write", {}))
-        and not launcher.can_start(Stage("transfer", {}))
-    )
+    assert launcher.num_slots == 6
+    assert launcher.can_start(Stage("write", {}))
+    assert not launcher.can_start(Stage("transfer", {}))
     monkeypatch.setattr(environment, "gpu_names", list)
     monkeypatch.setattr(environment, "num_cores", lambda: 2)
     assert [(slot.num_threads, slot.gpu) for slot in make_slots(LauncherSettings(folders))] == [

@@ -138,9 +138,8 @@ def test_the_largest_use_of_a_kind_counts(folders):
     sharing = GpuSharing(folders.runs, 40e9)
     for seed, (gigabytes, busy) in enumerate([(1, 0.5), (3, 0.2), (2, None), (None, None)]):
         measured(folders, a_stage("full", seed), gigabytes, busy)
-    assert sharing.is_known(resource_key(a_stage("full"))) and not sharing.is_known(
-        resource_key(a_stage("fixed"))
-    )
+    assert sharing.is_known(resource_key(a_stage("full")))
+    assert not sharing.is_known(resource_key(a_stage("fixed")))
     assert sharing.known[resource_key(a_stage("full"))] == GpuUse(pytest.approx(3.7e9), 0.5)
 
 

@@ -15,10 +15,8 @@ from harness.runner.result import Result
 def test_the_saved_text_is_the_recipe(name: str, tmp_path: Path):
     recipe = load.read(name, ["pretrain.epochs=15", "seeds=[3]"])
     saved = tmp_path / provenance.keep_recipe(recipe, tmp_path)
-    assert (
-        saved == tmp_path / provenance.keep_recipe(recipe, tmp_path)
-        and len(list(saved.parent.iterdir())) == 1
-    )
+    assert saved == tmp_path / provenance.keep_recipe(recipe, tmp_path)
+    assert len(list(saved.parent.iterdir())) == 1
     again = expand(load.read(saved))
     assert [stage.key for stage in again.stages] == [stage.key for stage in expand(recipe).stages]
     assert (

@@ -166,11 +166,9 @@ def test_a_failed_model_is_left_out_until_it_succeeds(folders: Folders):
     }
     gate = next(stage for stage in matrix.stages if stage.kind == "shortlist")
     record = result.load(gate.folder(folders.runs))
-    assert (
-        record is not None
-        and record.metrics["chosen"] == ["c", "d"]
-        and record.metrics["num_missing"] == 2
-    )
+    assert record is not None
+    assert record.metrics["chosen"] == ["c", "d"]
+    assert record.metrics["num_missing"] == 2
     assert record.metrics["left_out"] == {
         "b": "it, its features or its scores failed on synthetic_patterns"
     }
@@ -202,9 +200,8 @@ def test_an_added_model_invalidates_nothing(folders: Folders):
 
 def test_a_failed_shortlist_blocks_its_stages(folders: Folders):
     run, launcher, _ = drive(recipe(), folders, broken=set(KNN))
-    assert launcher.ran[-1] == "shortlist/knn" and "None of 4 models has a score knn" in " ".join(
-        run.failed.values()
-    )
+    assert launcher.ran[-1] == "shortlist/knn"
+    assert "None of 4 models has a score knn" in " ".join(run.failed.values())
     assert len([stage for stage in run.not_run if "/grid/" in stage.name]) == 8
 
 
@@ -217,10 +214,8 @@ def test_a_report_distinguishes_skipped_from_missing_stages(folders: Folders):
     assert "1 stage was" in text and "best 2 models by knn" in text
     assert "no result yet" not in text
     text = write_report(replace(matrix, stages=[grid]), folders, ("md",)).read_text()
-    assert (
-        "best 2 models" not in text
-        and f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
-    )
+    assert "best 2 models" not in text
+    assert f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
 
 
 def test_ranks_by_hand():

@@ -14,9 +14,7 @@ def test_a_stage_of_another_host_counts_as_running(tmp_path: Path):
     folder = tmp_path / "stages" / "rank" / "abc"
     folder.mkdir(parents=True)
     held = lease.take(folder, FAR)
-    assert (
-        not lock.is_held(folder)
-        and stage_state.state(stage_kind.find("rank"), folder, tmp_path) == "running"
-    )
+    assert not lock.is_held(folder)
+    assert stage_state.state(stage_kind.find("rank"), folder, tmp_path) == "running"
     held.release()
     assert stage_state.state(stage_kind.find("rank"), folder, tmp_path) == "left"

@@ -98,11 +98,9 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
     assert run.returncode == 130 and "Resume with" in message and "Traceback" not in message, (
         message
     )
-    assert (
-        result.load(ours) is None
-        and list((ours / "checkpoints").glob("*.pt"))
-        and not (ours / "error.txt").exists()
-    )
+    assert result.load(ours) is None
+    assert list((ours / "checkpoints").glob("*.pt"))
+    assert not (ours / "error.txt").exists()
     assert not lease.is_held(ours)
     for stage in (write, pretrain):
         shutil.copytree(
@@ -134,18 +132,15 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
     assert [(epoch["num_images"], epoch["num_steps"]) for epoch in two.metrics["epochs"]] == [
         (48, 2)
     ] * 40
-    assert (
-        two.metrics["val"]["num_images"] == 16
-        and two.metrics["val"]["top1"] == one.metrics["val"]["top1"] == 1.0
-    )
+    assert two.metrics["val"]["num_images"] == 16
+    assert two.metrics["val"]["top1"] == one.metrics["val"]["top1"] == 1.0
     # Not equal, because BatchNorm sees 12 images per process and 24 in one process. Without
     # BatchNorm they are equal: tests/train/test_distributed.py.
     ours, theirs = (
         [epoch["train_loss"] for epoch in record.metrics["epochs"]] for record in (two, one)
     )
-    assert ours[0] == pytest.approx(theirs[0], abs=0.1) and np.mean(ours[:10]) == pytest.approx(
-        np.mean(theirs[:10]), abs=0.2
-    )
+    assert ours[0] == pytest.approx(theirs[0], abs=0.1)
+    assert np.mean(ours[:10]) == pytest.approx(np.mean(theirs[:10]), abs=0.2)
 
 
 def test_exhausted_memory_in_one_process_is_retried(folders, make):
@@ -158,7 +153,8 @@ def test_exhausted_memory_in_one_process_is_retried(folders, make):
         "retry",
         "started",
         "done",
-    ] and "Others hold the memory." in events[1][1]
+    ]
+    assert "Others hold the memory." in events[1][1]
     assert result.load(stage.folder(folders.runs)).retries == {"out_of_memory": 1}
 
 

@@ -33,10 +33,8 @@ def check_predictions(root: Path, metrics: dict, source: Result) -> None:
     """Scores can be recomputed from the file, and its images found in files of other runs."""
     found = np.load(root / "evaluate" / metrics["predictions"])
     beton = open_beton(root / "data" / source.metrics["splits"]["val"]["path"])
-    assert (
-        found["sample"].tolist() == beton.ids.tolist()
-        and found["label"].tolist() == beton.rows["label"].tolist()
-    )
+    assert found["sample"].tolist() == beton.ids.tolist()
+    assert found["label"].tolist() == beton.rows["label"].tolist()
     common = np.isin(found["label"], (0, 2))
     for name in ("clean", "adversarial"):
         assert found[f"{name}_own_correct"].sum() == metrics[name]["own"]["num_correct"]
@@ -57,10 +55,8 @@ def check_predictions(root: Path, metrics: dict, source: Result) -> None:
             int(found[f"{name}_own_correct"][found["label"] == label].sum()) for label in range(3)
         ]
         assert metrics["per_class"][name]["own"] == by_class
-    assert (
-        metrics["per_class"]["num_images"] == [8, 8, 8]
-        and metrics["per_class"]["classes"] == source.metrics["classes"]
-    )
+    assert metrics["per_class"]["num_images"] == [8, 8, 8]
+    assert metrics["per_class"]["classes"] == source.metrics["classes"]
 
 
 def test_evaluation_counts_common_classes_masked_and_unmasked(

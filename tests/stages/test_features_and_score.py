@@ -64,10 +64,8 @@ def test_features_and_probabilities_equal_a_slow_pass_per_image(
     """Against the image files: of 28 x 32 pixels, the middle 28 x 28 as they are."""
     loaded, _ = model.load(root / "model" / MODEL_FILE)
     loaded.eval()
-    assert (
-        seen.metrics["splits"].keys() == {"train", "val", "test"}
-        and seen.metrics["num_features"] == 16
-    )
+    assert seen.metrics["splits"].keys() == {"train", "val", "test"}
+    assert seen.metrics["num_features"] == 16
     for split in ("train", "val", "test"):
         found = Features.load(file_of(root / "features", split))
         files = sorted((root / "data" / "colors-images" / split).rglob("*.png"))
@@ -124,7 +122,8 @@ def test_resolution_defaults_to_the_models_and_missing_splits_are_skipped(
     outcome = features.run(
         context_of(root, "own", {**VIEW, "resolution": None}, {"model": source, "data": few})
     )
-    assert outcome.metrics["resolution"] == 32 and outcome.metrics["splits"].keys() == {
+    assert outcome.metrics["resolution"] == 32
+    assert outcome.metrics["splits"].keys() == {
         "train",
         "val",
     }
@@ -169,9 +168,9 @@ def test_all_scores_by_name_with_their_variants_and_seconds(root: Path, seen: Re
     )
     train = Features.load(file_of(root / "features", "train"))
     metrics = outcome.metrics
-    assert (
-        metrics["failed"] == {} and metrics["num_images"] == 60 and metrics["num_duplicates"] == 0
-    )
+    assert metrics["failed"] == {}
+    assert metrics["num_images"] == 60
+    assert metrics["num_duplicates"] == 0
     assert metrics["scores"].keys() == {
         "gbc",
         "hscore",
@@ -220,10 +219,8 @@ def test_a_score_that_cannot_be_computed_is_reported_and_the_others_are_computed
     )
     context.need_folders["features"] = root / "blind"
     metrics = score.run(context).metrics
-    assert (
-        metrics["failed"].keys() == {"leep", "nce"}
-        and "no classes of its own" in metrics["failed"]["leep"]
-    )
+    assert metrics["failed"].keys() == {"leep", "nce"}
+    assert "no classes of its own" in metrics["failed"]["leep"]
     assert metrics["scores"].keys() == {"knn", "knn_k5", "knn_k20", "knn_cosine", "logme"}
 
 

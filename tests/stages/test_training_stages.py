@@ -66,9 +66,8 @@ def test_robust_training_reports_the_time_of_the_attack(root: Path, source: Resu
     assert outcome.metrics["eps_resolution"] == 24
     clean = pretrain.run(pretrain_context(root, source, "clean", trace_steps=2))
     assert clean.timing["spans_s"]["attack"] == 0
-    assert (root / "clean" / clean.timing["trace"]).stat().st_size > 1000 and outcome.timing[
-        "trace"
-    ] is None
+    assert (root / "clean" / clean.timing["trace"]).stat().st_size > 1000
+    assert outcome.timing["trace"] is None
 
 
 def test_timing_covers_each_epoch(root: Path, source: Result):
@@ -77,16 +76,12 @@ def test_timing_covers_each_epoch(root: Path, source: Result):
     for epoch in timing["epochs"]:
         step = epoch["percentiles_ms"]["step"]
         assert 0 < step["p50"] <= step["p90"] <= step["p99"] <= 1000 * epoch["train_s"]
-        assert (
-            epoch["img_per_s"] == pytest.approx(60 / epoch["train_s"])
-            and epoch["checkpoint_s"] == 0
-        )
+        assert epoch["img_per_s"] == pytest.approx(60 / epoch["train_s"])
+        assert epoch["checkpoint_s"] == 0
     assert sum(epoch["train_s"] for epoch in timing["epochs"]) == pytest.approx(timing["train_s"])
-    assert (
-        timing["gpu_fed"] == timing["img_per_s"] / timing["replay_img_per_s"] > 0
-        and timing["gpu"] is None
-        and timing["peak_share"] is None
-    )
+    assert timing["gpu_fed"] == timing["img_per_s"] / timing["replay_img_per_s"] > 0
+    assert timing["gpu"] is None
+    assert timing["peak_share"] is None
     model = models.build("resnet10", 3, channels=(16, 16, 16, 16))
     assert timing["model_flops_per_s"] * timing["train_s"] == pytest.approx(
         120 * training_flops(model, 24, None)
@@ -180,10 +175,8 @@ def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: R
     assert all(record["val"]["num_images"] == 24 for record in whole.metrics["epochs"][1::2])
     times = [epoch.get("eval_s") for epoch in whole.timing["epochs"]]
     assert times[0] is None and 0 < times[1] < whole.timing["eval_s"]
-    assert (
-        same_weights(root / "eval", root / "no-eval")
-        and whole.metrics["val"] == plain.metrics["val"]
-    )
+    assert same_weights(root / "eval", root / "no-eval")
+    assert whole.metrics["val"] == plain.metrics["val"]
     # At the end of the second pass, after which its checkpoint lacks the scores; and a step later.
     for stop_at in (9, 1):
         calls = iter(range(10**6))
@@ -232,9 +225,8 @@ def test_training_images_have_the_order_of_the_recipe(
 
 
 def test_a_last_batch_of_one_image_is_dropped(root: Path):
-    odd = write_colors(
-        root / "data", "odd", splits={"train": 11, "val": 4}
-    )  # 33 images: 16, 16 and 1
+    # 33 images: 16, 16 and 1.
+    odd = write_colors(root / "data", "odd", splits={"train": 11, "val": 4})
     metrics = pretrain.run(pretrain_context(root, odd, "odd")).metrics
     assert [record["num_images"] for record in metrics["epochs"]] == [32, 32]
 
@@ -254,11 +246,12 @@ def test_divergence_is_reported_with_its_step_even_at_the_last(root: Path, sourc
 
 
 def test_logits_that_are_not_finite_are_an_error_in_evaluation(root: Path, source: Result):
+    # Weights stay finite.
     large = {
         "epochs": 1,
         "batch_size": 60,
         "optimizer": {"lr": 1e38, "schedule": "constant"},
-    }  # weights stay finite
+    }
     with pytest.raises(UserError, match=r"loss over 24 images is (nan|inf) in evaluation"):
         pretrain.run(pretrain_context(root, source, "overflow", settings=large))
 
@@ -280,10 +273,8 @@ def test_transfer_learns_chooses_on_val_and_reads_test_once(
     assert metrics["test"]["num_images"] == 32
     assert opened.count("test.beton") == 1
     answers = np.load(root / f"transfer-{method}" / metrics["predictions"])
-    assert (
-        answers["test_correct"].sum() == metrics["test"]["num_correct"]
-        and len(answers["sample"]) == 32
-    )
+    assert answers["test_correct"].sum() == metrics["test"]["num_correct"]
+    assert len(answers["sample"]) == 32
     assert [entry["lr"] for entry in metrics["grid"]] == [0.1, 0.01]
     best = max(entry["val"]["top1"] for entry in metrics["grid"])
     assert metrics["val"]["top1"] == best

@@ -202,11 +202,8 @@ def test_pgd_works_under_no_grad(net, batch):
 
 def test_best_iterate_is_never_below_any_iterate(smooth_net, batch):
     images, labels = batch
-    attack = {
-        "norm": "l2",
-        "eps": 1.0,
-        "step_size": 5.0,
-    }  # a step too long: the last iterate is often not the best
+    # A step too long: the last iterate is often not the best.
+    attack = {"norm": "l2", "eps": 1.0, "step_size": 5.0}
     best = losses(
         smooth_net, pgd(smooth_net, images, labels, steps=4, best_iterate=True, **attack), labels
     )
@@ -368,11 +365,9 @@ def test_batch_norm_train_uses_batch_statistics_without_updating_running_ones(sm
     moved = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5, batch_norm="train")
     after = net.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
-    assert (
-        net.backbone.stem[1].track_running_stats
-        and net.training
-        and not net.backbone.stage2.bn1.training
-    )
+    assert net.backbone.stem[1].track_running_stats
+    assert net.training
+    assert not net.backbone.stage2.bn1.training
 
     twin = copy.deepcopy(net)
     twin.backbone.dropout.eval()

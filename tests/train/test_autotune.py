@@ -48,11 +48,9 @@ def assert_same(state: dict, expected: dict) -> None:
 
 def test_noise_batch_has_the_layout_of_a_loaders_batch():
     images, labels = batch(5)
-    assert (
-        images.dtype == torch.uint8
-        and images.shape == (5, 3, SIDE, SIDE)
-        and labels.tolist() == [0, 1, 2, 0, 1]
-    )
+    assert images.dtype == torch.uint8
+    assert images.shape == (5, 3, SIDE, SIDE)
+    assert labels.tolist() == [0, 1, 2, 0, 1]
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -115,11 +115,9 @@ def test_loading_runs_no_code_of_the_file(tmp_path):
     checkpoint.save(tmp_path, 1, state(1))
     checkpoint.save(tmp_path, 2, {"weights": Evil(tmp_path / "touched")})
     loaded = checkpoint.latest(tmp_path)
-    assert (
-        loaded.path is not None
-        and loaded.path.name == "000000001.pt"
-        and not (tmp_path / "touched").exists()
-    )
+    assert loaded.path is not None
+    assert loaded.path.name == "000000001.pt"
+    assert not (tmp_path / "touched").exists()
 
 
 def test_other_files_are_not_touched(tmp_path):

@@ -65,16 +65,12 @@ def test_without_torchrun_there_is_one_process():
         {"WORLD_SIZE": "8", "RANK": "6", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}
     )
     assert group == ProcessGroup(6, 8, 2, 4) and not group.is_main
-    assert (
-        group.device("cuda:0") == "cuda:2"
-        and group.device("cpu") == "cpu"
-        and ProcessGroup().device("cuda:0") == "cuda:0"
-    )
-    assert (
-        ProcessGroup().broadcast(3) == 3
-        and ProcessGroup().all_gather(3) == [3]
-        and AsyncFlags(ProcessGroup()).reduce(True, False) == (True, False)
-    )
+    assert group.device("cuda:0") == "cuda:2"
+    assert group.device("cpu") == "cpu"
+    assert ProcessGroup().device("cuda:0") == "cuda:0"
+    assert ProcessGroup().broadcast(3) == 3
+    assert ProcessGroup().all_gather(3) == [3]
+    assert AsyncFlags(ProcessGroup()).reduce(True, False) == (True, False)
 
 
 @pytest.mark.parametrize("arch", ["resnet10", "timm/mobilenetv3_small_050"])
@@ -287,22 +283,16 @@ def test_two_processes_train_like_one(more, data, tmp_path):
         ) == list(range(NUM_TRAIN))
         assert [record["num_images"] for record in rank_result["losses"]] == [NUM_TRAIN, NUM_TRAIN]
         for ours, theirs in zip(rank_result["losses"], one["losses"], strict=True):
-            assert (
-                ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
-                and ours["top1"] == theirs["top1"]
-            )
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+            assert ours["top1"] == theirs["top1"]
         # Gradients add in another order: 8e-8 at most.
         np.testing.assert_allclose(rank_result["weights"], one["weights"], rtol=0, atol=2e-6)
-        assert (
-            rank_result["predictions"] == one["predictions"]
-            and rank_result["per_class"] == one["per_class"]
-        )
+        assert rank_result["predictions"] == one["predictions"]
+        assert rank_result["per_class"] == one["per_class"]
         assert rank_result["scores"]["num_images"] == NUM_TRAIN
         assert rank_result["scores"]["num_correct"] == one["scores"]["num_correct"]
-    assert (
-        two[0]["weights"].tobytes() == two[1]["weights"].tobytes()
-        and two[0]["seen"] == two[1]["seen"]
-    )
+    assert two[0]["weights"].tobytes() == two[1]["weights"].tobytes()
+    assert two[0]["seen"] == two[1]["seen"]
 
 
 # A stage
@@ -403,10 +393,8 @@ def test_a_stage_in_two_processes_resumes_exactly(data, written, tmp_path):
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     stage_result = result.load(stopped)
-    assert (
-        stage_result.metrics["num_processes"] == 2
-        and stage_result.metrics["val"]["num_images"] == 3 * SPLITS["val"]
-    )
+    assert stage_result.metrics["num_processes"] == 2
+    assert stage_result.metrics["val"]["num_images"] == 3 * SPLITS["val"]
     assert stage_result.timing["num_restarts"] == 1
     assert "6 of the 11 images" in (whole / "log.txt").read_text()
     assert "5 of the 11 images" in (whole / "log.rank1.txt").read_text()
@@ -476,15 +464,12 @@ def test_two_processes_evaluate_each_image_once_like_one(batch_size, data, writt
     assert ours.metrics["clean"]["own"]["num_images"] == 3 * SPLITS["val"]
     for name in ("clean", "adversarial"):
         scores, expected = ours.metrics[name]["own"], theirs.metrics[name]["own"]
-        assert (
-            scores == pytest.approx(expected, rel=1e-6)
-            and scores["num_correct"] == expected["num_correct"]
-        )
+        assert scores == pytest.approx(expected, rel=1e-6)
+        assert scores["num_correct"] == expected["num_correct"]
         assert ours.metrics["per_class"][name] == theirs.metrics["per_class"][name]
     arrays, expected = (np.load(folder / ours.metrics["predictions"]) for folder in (two, one))
-    assert arrays.files == expected.files and all(
-        (arrays[name] == expected[name]).all() for name in arrays.files
-    )
+    assert arrays.files == expected.files
+    assert all((arrays[name] == expected[name]).all() for name in arrays.files)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

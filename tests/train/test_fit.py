@@ -223,9 +223,8 @@ def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path, steps_before):
         clock=clock,
         resolution_at=resolution_at,
     )
-    assert (
-        first.steps + second.steps == whole.steps and first.places + second.places == whole.places
-    )
+    assert first.steps + second.steps == whole.steps
+    assert first.places + second.places == whole.places
     assert second.total == whole.total
     assert without_seconds(records) == without_seconds(expected)
     assert [record["resolution"] for record in records] == [2, 2, 4]

@@ -57,11 +57,9 @@ def test_mean_per_class_ignores_absent_classes():
     counts = counted(logits, labels, 1)
     assert counts.scores()["mean_per_class"] == (2 / 3 + 1) / 2
     correct, total = counts.per_class()
-    assert (
-        correct.tolist() == [2, 1, 0, 0]
-        and total.tolist() == [3, 1, 0, 0]
-        and total.dtype == torch.int64
-    )
+    assert correct.tolist() == [2, 1, 0, 0]
+    assert total.tolist() == [3, 1, 0, 0]
+    assert total.dtype == torch.int64
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 5])
@@ -75,10 +73,8 @@ def test_views_equal_scores_of_selected_images_and_logits(outputs):
     chosen = [1, 4, 5, 7, 8, 9, 11]
     inside = torch.isin(labels, torch.tensor(chosen))
     seen = counted(logits, labels, labels=chosen).scores()
-    assert (
-        seen["num_images"] == inside.sum()
-        and seen["num_correct"] == (logits.argmax(1) == labels)[inside].sum()
-    )
+    assert seen["num_images"] == inside.sum()
+    assert seen["num_correct"] == (logits.argmax(1) == labels)[inside].sum()
     assert seen["top5"] == top_k_accuracy_score(
         labels[inside], logits[inside], k=5, labels=np.arange(12)
     )

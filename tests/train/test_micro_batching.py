@@ -87,10 +87,8 @@ def test_the_advised_batch_size_is_that_of_all_processes(tmp_path, monkeypatch):
     message = str(
         micro_batching.out_of_memory(make_learner(), batch(), tmp_path, 1, num_processes=4)
     )
-    assert (
-        "the 16 images of a batch on one process at 24 pixels; 8 fit" in message
-        and "batch_size: 32 " in message
-    )
+    assert "the 16 images of a batch on one process at 24 pixels; 8 fit" in message
+    assert "batch_size: 32 " in message
 
 
 def test_memory_for_less_than_two_images_is_an_error(tmp_path, monkeypatch):
@@ -221,7 +219,5 @@ def test_accumulated_training_is_repeatable(tmp_path):
         )
         for index in range(2)
     ]
-    assert (
-        without_times(outcomes[0]) == without_times(outcomes[1])
-        and outcomes[0].metrics["num_parts"] == 3
-    )
+    assert without_times(outcomes[0]) == without_times(outcomes[1])
+    assert outcomes[0].metrics["num_parts"] == 3

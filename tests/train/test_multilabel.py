@@ -219,7 +219,8 @@ def write_stripes(data: Path, num_images: dict[str, int]) -> Any:
         manifest = write_split(
             source, split, everything(source.classes), Encoding(format="raw"), file
         )
-        assert manifest.multi_label and manifest.class_counts == [
+        assert manifest.multi_label
+        assert manifest.class_counts == [
             sum(example.labels[k] == 1 for example in splits[split] if example.labels)
             for k in range(4)
         ]
@@ -298,7 +299,8 @@ def test_joined_splits_keep_rows_of_labels(root: Path, target: Any):
     train, val = (root / "data" / "stripes" / f"{split}.beton" for split in ("train", "val"))
     joined = root / "data" / "joined.beton"
     manifest = concat_splits([train, val], joined, split="trainval")
-    assert verify(joined) == [] and manifest.num_samples == sum(
+    assert verify(joined) == []
+    assert manifest.num_samples == sum(
         open_beton(file).manifest.num_samples for file in (train, val)
     )
     assert np.array_equal(

@@ -23,10 +23,8 @@ def test_norms_and_the_bias_of_resnet18_do_not_decay():
     model = classifier.build("resnet18", 10)
     optimizer = make_sgd(model, ScheduleSettings(weight_decay=1e-4), 0.1)
     undecayed, decayed = names_of(model, optimizer, 0.0), names_of(model, optimizer, 1e-4)
-    assert (
-        len(undecayed) == 20 * 2 + 1
-        and {"head.bias", "backbone.layer2.0.downsample.1.weight"} <= undecayed
-    )
+    assert len(undecayed) == 20 * 2 + 1
+    assert {"head.bias", "backbone.layer2.0.downsample.1.weight"} <= undecayed
     assert len(decayed) == 20 + 1 and "head.weight" in decayed
     assert undecayed | decayed == {name for name, _ in model.named_parameters()}
 

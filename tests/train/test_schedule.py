@@ -61,17 +61,14 @@ def test_warmup_is_linear_to_the_peak(schedule):
 
 def test_step_counts_epochs_from_the_start_after_warmup():
     rates = curve(warmup_epochs=2, schedule="step", step_epochs=4)
-    assert (
-        rates[19] == pytest.approx(0.4)
-        and rates[20] == pytest.approx(0.04)
-        and rates[40] == pytest.approx(0.004)
-    )
+    assert rates[19] == pytest.approx(0.4)
+    assert rates[20] == pytest.approx(0.04)
+    assert rates[40] == pytest.approx(0.004)
 
 
 def test_ends_near_zero():
-    assert 0 < curve(schedule="cosine")[-1] < 0.001 and curve(schedule="cyclic")[
-        -1
-    ] == pytest.approx(0.4 / STEPS)
+    assert 0 < curve(schedule="cosine")[-1] < 0.001
+    assert curve(schedule="cyclic")[-1] == pytest.approx(0.4 / STEPS)
 
 
 @given(

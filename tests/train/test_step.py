@@ -155,10 +155,8 @@ def test_modes_of_modules_are_kept():
     for images, labels in batches(2):
         step.train_batch(images, labels)
     assert torch.equal(model.backbone.stem[1].running_mean, before)
-    assert (
-        model.backbone.stage1.bn1.training
-        and int(model.backbone.stage1.bn1.num_batches_tracked) == 2
-    )
+    assert model.backbone.stage1.bn1.training
+    assert int(model.backbone.stage1.bn1.num_batches_tracked) == 2
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5])

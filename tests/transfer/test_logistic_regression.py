@@ -43,9 +43,8 @@ def test_the_optimum_equals_scikit_learns(data, penalty):
 
 def test_the_path_is_that_of_the_paper_and_convergence_is_reported(data):
     assert len(logistic_regression.LAMBDAS) == 45
-    assert logistic_regression.LAMBDAS[0] == pytest.approx(1e-6) and logistic_regression.LAMBDAS[
-        -1
-    ] == pytest.approx(1e5)
+    assert logistic_regression.LAMBDAS[0] == pytest.approx(1e-6)
+    assert logistic_regression.LAMBDAS[-1] == pytest.approx(1e5)
     path = logistic_regression.fit_path(*data, 5)
     assert [fit.penalty for fit in path] == sorted(logistic_regression.LAMBDAS, reverse=True)
     assert all(fit.converged for fit in path)
@@ -68,9 +67,8 @@ def test_validation_selects_the_penalty_and_both_sets_are_fitted(data):
     chosen = logistic_regression.select_penalty(
         train, val, 5, accuracy, [1e-4, 1e-2, 1.0, 10.0, 1e4]
     )
-    assert (
-        chosen.scores[chosen.fit.penalty] == max(chosen.scores.values()) and len(chosen.scores) == 5
-    )
+    assert chosen.scores[chosen.fit.penalty] == max(chosen.scores.values())
+    assert len(chosen.scores) == 5
     whole = logistic_regression.fit_path(features, labels, 5, [chosen.fit.penalty])[0]
     assert chosen.fit.loss == pytest.approx(whole.loss, rel=1e-8)  # from another start
     assert logistic_regression.select_penalty(
@@ -83,9 +81,8 @@ def test_standardized_features_have_mean_0_and_deviation_1(data):
     features[:, 3] = 7.0  # a dead unit
     standardized = logistic_regression.standardization(features)(features)
     assert torch.allclose(standardized.mean(0), torch.zeros(16, dtype=torch.float64), atol=1e-12)
-    assert standardized[:, 3].abs().max() == 0 and standardized[:, 0].std(
-        correction=0
-    ) == pytest.approx(1)
+    assert standardized[:, 3].abs().max() == 0
+    assert standardized[:, 0].std(correction=0) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("many_labels", [False, True])

@@ -76,18 +76,14 @@ def test_the_stage_equals_scikit_learn_along_the_path(tmp_path):
         assert entry["val"]["top1"] == expected[entry["lambda"]] and entry["converged"]
         assert entry["largest_gradient"] <= 1e-6 and entry["gap"] <= 1e-6
     best = max(expected, key=lambda penalty: (expected[penalty], penalty))
-    assert (
-        metrics["chosen"] == {"lambda": best}
-        and metrics["num_configs"] == len(LAMBDAS)
-        and metrics["selected_on"] == "val"
-    )
+    assert metrics["chosen"] == {"lambda": best}
+    assert metrics["num_configs"] == len(LAMBDAS)
+    assert metrics["selected_on"] == "val"
     labels = np.concatenate([train.labels, val.labels])
     theirs = fit(both, labels, best).predict((test.features - mean) / deviation)
     answers = np.load(tmp_path / "logreg" / metrics["predictions"])
-    assert (
-        answers["test_predicted"].tolist() == theirs.tolist()
-        and answers["sample"].tolist() == test.ids.tolist()
-    )
+    assert answers["test_predicted"].tolist() == theirs.tolist()
+    assert answers["sample"].tolist() == test.ids.tolist()
     assert (
         metrics["test"]["top1"] == (theirs == test.labels).mean() == answers["test_correct"].mean()
     )
@@ -114,9 +110,8 @@ def test_voc_has_one_binary_fit_per_class_without_difficult_images(tmp_path):
     counts.add(torch.tensor(logits), torch.tensor(test.labels))
     assert metrics["test"]["map11"] == pytest.approx(counts.scores()["map11"], abs=1e-6)
     vals = [entry["val"]["map11"] for entry in metrics["grid"]]
-    assert metrics["val"]["map11"] == max(vals) and all(
-        entry["converged"] for entry in metrics["grid"]
-    )
+    assert metrics["val"]["map11"] == max(vals)
+    assert all(entry["converged"] for entry in metrics["grid"])
 
 
 def test_per_class_and_crops_are_supported(tmp_path):
@@ -126,9 +121,8 @@ def test_per_class_and_crops_are_supported(tmp_path):
     )
     needs = {"features_1": sharp, "features_0.5": blurred}
     metrics = run(tmp_path, needs, grid={"eval_crop": [1.0, 0.5]}).metrics
-    assert metrics["chosen"]["eval_crop"] == 1.0 and metrics["num_configs"] == 2 * len(
-        LAMBDAS
-    ) == len(metrics["grid"])
+    assert metrics["chosen"]["eval_crop"] == 1.0
+    assert metrics["num_configs"] == 2 * len(LAMBDAS) == len(metrics["grid"])
     few = run(tmp_path, needs, name="few", grid={"eval_crop": [1.0, 0.5]}, per_class=5).metrics
     assert few["num_train_images"] == few["num_fit_images"] == 5 * K and not few["refit"]
     assert few["val"]["top1"] <= metrics["val"]["top1"]

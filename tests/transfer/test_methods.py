@@ -136,7 +136,8 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
     assert torch.allclose(model.head.weight, weight, atol=1e-6)  # float32, measured 3e-8
     assert torch.allclose(model.head.bias, bias, atol=1e-6)
     statistics = dict(plain.backbone.named_buffers())
-    assert statistics and all(
+    assert statistics
+    assert all(
         torch.allclose(buffer, statistics[name]) for name, buffer in model.backbone.named_buffers()
     )
 

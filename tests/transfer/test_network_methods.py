@@ -285,6 +285,5 @@ def test_settings_of_a_point():
     assert [trial.settings.optimizer.weight_decay for trial in trials] == pytest.approx(
         [0, 0.01, 0, 0.1]
     )
-    assert {trial.settings.layer_decay for trial in trials} == {0.5} and [
-        trial.lr for trial in trials
-    ] == [0.1, 0.1, 0.01, 0.01]
+    assert {trial.settings.layer_decay for trial in trials} == {0.5}
+    assert [trial.lr for trial in trials] == [0.1, 0.1, 0.01, 0.01]

@@ -364,9 +364,8 @@ def test_several_labels_per_image_suit_only_logme(data):
     computed = compute(
         names("harness.transfer.scores"), features=features, probs=probs, labels=many
     )
-    assert computed.scores.keys() == {"logme"} and computed.failed.keys() == set(
-        names("harness.transfer.scores")
-    ) - {"logme"}
+    assert computed.scores.keys() == {"logme"}
+    assert computed.failed.keys() == set(names("harness.transfer.scores")) - {"logme"}
     assert all("several labels" in reason for reason in computed.failed.values())
 
 

@@ -90,11 +90,9 @@ def test_every_point_equals_the_point_trained_alone(root, target, model, with_dr
             (0.02, 0),
             (0.02, 1e-3),
         ]
-        assert (
-            metrics["num_configs"] == 4
-            and metrics["selected_on"] == "val"
-            and metrics["policy"] == "full"
-        )
+        assert metrics["num_configs"] == 4
+        assert metrics["selected_on"] == "val"
+        assert metrics["policy"] == "full"
         for number, entry in enumerate(metrics["grid"]):
             alone = run(
                 root,
@@ -126,13 +124,10 @@ def test_a_grid_of_lengths_trains_each_point_for_its_length(root, target, model)
     }
     for method in ("fixed", "full"):
         outcome = run(root, f"lengths-{method}", method, target, model, overrides)
-        assert outcome.timing["num_steps"] == 7 and [
-            entry["steps"] for entry in outcome.metrics["grid"]
-        ] == [2, 5]
-        assert (
-            outcome.metrics["num_epochs"] is None
-            and outcome.metrics["num_steps"] == outcome.metrics["chosen"]["steps"]
-        )
+        assert outcome.timing["num_steps"] == 7
+        assert [entry["steps"] for entry in outcome.metrics["grid"]] == [2, 5]
+        assert outcome.metrics["num_epochs"] is None
+        assert outcome.metrics["num_steps"] == outcome.metrics["chosen"]["steps"]
 
 
 def test_halving_selects_among_fully_trained_points_at_lower_cost(root, target, model):
@@ -145,9 +140,8 @@ def test_halving_selects_among_fully_trained_points_at_lower_cost(root, target, 
     }
     outcome = run(root, "halving", "full", target, model, overrides)
     metrics = outcome.metrics
-    assert (
-        metrics["policy"] == {"halving": {"factor": 3, "rungs": 3}} and metrics["num_configs"] == 9
-    )
+    assert metrics["policy"] == {"halving": {"factor": 3, "rungs": 3}}
+    assert metrics["num_configs"] == 9
     assert outcome.timing["num_steps"] == 9 * 1 + 3 * 3 + 1 * 9 < 9 * 9
     shares = [entry["share"] for entry in metrics["grid"]]
     assert sorted(shares) == pytest.approx([1 / 9] * 6 + [1 / 3] * 2 + [1])
@@ -301,7 +295,8 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
     outcome = run(root, "refit", "full", target, model, overrides)
     metrics = outcome.metrics
     plain = run(root, "no-refit", "full", target, model, {**overrides, "refit": False}).metrics
-    assert metrics["refit"] and (metrics["num_train_images"], metrics["num_fit_images"]) == (
+    assert metrics["refit"]
+    assert (metrics["num_train_images"], metrics["num_fit_images"]) == (
         48,
         48 + 24,
     )
@@ -314,7 +309,8 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
     train, val = (open_beton(root / "data" / splits[name]["path"]) for name in ("train", "val"))
     concat_splits([train.path, val.path], root / "data" / "target" / "both.beton", split="train")
     joined = open_beton(root / "data" / "target" / "both.beton")
-    assert verify(joined.path) == [] and joined.labels.tolist() == [
+    assert verify(joined.path) == []
+    assert joined.labels.tolist() == [
         *train.labels.tolist(),
         *val.labels.tolist(),
     ]

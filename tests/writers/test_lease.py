@@ -85,9 +85,8 @@ def test_numbers_only_increase_and_one_of_two_successors_wins(
     first.release()
     lease.take(tmp_path, FARTHER).release()
     newest = lease.take(tmp_path, FAR)
-    assert [path.name for path in tmp_path.glob("lease-*")] == [
-        newest.path.name
-    ] and newest.path.name > first.path.name
+    assert [path.name for path in tmp_path.glob("lease-*")] == [newest.path.name]
+    assert newest.path.name > first.path.name
     # A process that listed the folder before the lease changed hands twice:
     listing = lease._newest
     stale = iter([first.path])

@@ -8,9 +8,10 @@ IDS = sample_ids(f"cat/{number}" for number in range(4000))
 
 
 def test_ids_depend_only_on_names():
+    # FIPS 180-4, B.1.
     assert int(sample_ids(["abc"])[0]) == int.from_bytes(
         bytes.fromhex("ba7816bf8f01cfea"), "little"
-    )  # FIPS 180-4, B.1
+    )
     assert len(np.unique(IDS)) == len(IDS)
 
 

@@ -12,13 +12,8 @@ import numpy as np
 from writers.synthetic.objects import SHAPES, draw_object, red_and_green, second_color
 from writers.synthetic.renderer import Canvas, Field, dots, shade
 
-HUES = {
-    "red": 8.0,
-    "orange": 27.0,
-    "yellow": 46.0,
-    "lime": 65.0,
-    "green": 83.0,
-}  # between the source's
+# Hues in degrees, between those of the source dataset.
+HUES = {"red": 8.0, "orange": 27.0, "yellow": 46.0, "lime": 65.0, "green": 83.0}
 
 
 def _scene(canvas: Canvas, shape: Field, angle: float, brightness: float, texture: Field) -> None:

@@ -20,9 +20,8 @@ class WrittenSubset(TypedDict):
     name: str
     num_classes: int
     digest: str
-    groups: NotRequired[
-        list[list[str]]
-    ]  # label -> its classes of the source, if labels are coarser
+    # label -> its classes of the source, if labels are coarser
+    groups: NotRequired[list[list[str]]]
 
 
 class WriteMetrics(TypedDict):
@@ -37,6 +36,5 @@ class WriteMetrics(TypedDict):
 class WriteTiming(TypedDict, total=False):
     """Timing of a write stage."""
 
-    copied_from: dict[
-        str, str
-    ]  # split -> beton that it was copied from, relative to the data folder
+    # split -> beton that it was copied from, relative to the data folder
+    copied_from: dict[str, str]

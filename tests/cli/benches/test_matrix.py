@@ -46,11 +46,9 @@ def test_every_slot_second_is_counted_once():
     assert parts["start of the command"] == 2 * 2 and parts["report and exit"] == 2 * 3
     assert parts["ready stages waiting"] == 3 + 1  # d from 2 to 5; c from 10 to 11
     assert parts["no_stage_ready"] == 3 + 1  # from 7 to 10; from 12 to 13
-    assert (
-        parts["imports"] == 1.5
-        and parts["first use of compiled code"] == 0.25
-        and parts["own_work"] == 12
-    )
+    assert parts["imports"] == 1.5
+    assert parts["first use of compiled code"] == 0.25
+    assert parts["own_work"] == 12
     assert parts["start of workers, leases, results"] == pytest.approx(0.25)
     assert sum(parts.values()) == pytest.approx(2 * 16)
     watched = [
@@ -66,12 +64,10 @@ def test_every_slot_second_is_counted_once():
         (14, 6.0),
     ]
     with_command = account(spans, 2, began=0, ended=16, other_cpu=watched)
-    assert (
-        with_command["taken from stages"] == 0.25 + 0.5
-    )  # from 5 to 7 a and d run, from 11 to 12 b and c
-    assert with_command["own_work"] == 12 - 0.75 and sum(with_command.values()) == pytest.approx(
-        2 * 16
-    )
+    # a and d run from 5 to 7, b and c from 11 to 12.
+    assert with_command["taken from stages"] == 0.25 + 0.5
+    assert with_command["own_work"] == 12 - 0.75
+    assert sum(with_command.values()) == pytest.approx(2 * 16)
 
 
 def test_the_cpu_time_of_a_process_and_of_its_children():
@@ -113,7 +109,8 @@ def test_first_use_is_the_extra_startup_of_the_first_stage(tmp_path: Path):
             )
         )
     first, second = spans_of(results, tmp_path)
-    assert (first.first_use_s, first.own_s) == (2.5, 7.5) and (
+    assert (first.first_use_s, first.own_s) == (2.5, 7.5)
+    assert (
         second.first_use_s,
         second.own_s,
     ) == (0, 10)
@@ -133,11 +130,9 @@ def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.Mo
     finished = MatrixRuns(
         str(tmp_path / "tiny.yaml"), ["pretrain.epochs=2"], tmp_path / "scratch", 1
     ).finished(40, templates, 1)
-    assert (
-        finished["num_stages"] >= 40
-        and finished["rounds"][0]["run_s"] > 0
-        and finished["run_with_report_s"] > 0
-    )
+    assert finished["num_stages"] >= 40
+    assert finished["rounds"][0]["run_s"] > 0
+    assert finished["run_with_report_s"] > 0
     record = json.loads(
         json.dumps(
             {

@@ -63,12 +63,8 @@ def test_processes_of_a_benchmark_inherit_pythonpath(monkeypatch):
     [
         ({"a": 0.1}, {}, 1000, RoundPlan(5, 20)),  # 5 * 20 * 0.1 = 10 s of 900
         ({"a": 0.5, "b": 0.5}, {}, 50, RoundPlan(5, 9)),  # 45 s / 5 rounds = 9 steps of 1 s
-        (
-            {"a": 0.5, "b": 0.5},
-            {"b": 4.0},
-            50,
-            RoundPlan(5, 5),
-        ),  # 5 s of the 9 s of each round are left
+        # Of 9 s per round, the overhead leaves 5 s for steps.
+        ({"a": 0.5, "b": 0.5}, {"b": 4.0}, 50, RoundPlan(5, 5)),
         ({"a": 1.0}, {}, 14, RoundPlan(4, 3)),  # 12.6 s: 4 rounds of 3 steps, not 5 of 2
         ({"a": 1.0}, {}, 1, RoundPlan(3, 3)),  # the minimum, although it does not fit
         ({"a": 1.0}, {}, -5, RoundPlan(3, 3)),
@@ -111,11 +107,9 @@ def test_a_ratio_compares_within_rounds_with_the_best_contender():
             Goal("nobody", ("x",)),
         ],
     )
-    assert (
-        ratio.against == ("x", "y")
-        and ratio.rounds == pytest.approx((3.0, 2.5, 3.0))
-        and ratio.median == 3.0
-    )
+    assert ratio.against == ("x", "y")
+    assert ratio.rounds == pytest.approx((3.0, 2.5, 3.0))
+    assert ratio.median == 3.0
     assert ratio.verdict == "reached" and ratio.title == "ours / all"
     assert (
         compute_ratios(measured, [Goal("ours", ("x",), must=2.0, aim=3.0)])[0].verdict
@@ -217,18 +211,14 @@ def test_bench_load_end_to_end(tmp_path: Path):
     assert ended.exit_code == 0, ended.output
     assert not {"must", "aim", "reached", "NOT"} & set(ended.output.replace("│", " ").split())
     content = json.loads((tmp_path / "load.json").read_text())
-    assert set(content["contenders"]) == {"ours:jpeg", "torchvision:pil"} and set(
-        content["absent"]
-    ) == {"dali:gpu"}
+    assert set(content["contenders"]) == {"ours:jpeg", "torchvision:pil"}
+    assert set(content["absent"]) == {"dali:gpu"}
     for row in content["contenders"].values():
-        assert (
-            len(row["rates"]) == 2
-            and min(row["rates"]) > 0
-            and row["opened"]["shape"] == [8, 3, 224, 224]
-        )
-        assert (
-            100 < row["opened"]["mean_pixel"] < 156
-        )  # noise around mid-gray: these are the images
+        assert len(row["rates"]) == 2
+        assert min(row["rates"]) > 0
+        assert row["opened"]["shape"] == [8, 3, 224, 224]
+        # Noise around mid-gray: these are the images.
+        assert 100 < row["opened"]["mean_pixel"] < 156
         assert [detail["num_images"] for detail in row["details"]] == [24, 24]
     assert content["environment"]["packages"]["torch"] and content["work"]["num_images"] == 12
     assert (tmp_path / "load.png").stat().st_size > 0

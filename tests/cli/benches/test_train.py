@@ -84,14 +84,11 @@ def test_bench_train_fed_and_not(tmp_path):
     assert all(
         len(row["rates"]) == 2 and row["median"] > 0 for row in record["contenders"].values()
     )
-    assert (
-        record["work"]["clock"] == "this process's CPU time"
-        and record["environment"]["packages"]["torch"]
-    )
+    assert record["work"]["clock"] == "this process's CPU time"
+    assert record["environment"]["packages"]["torch"]
     (beton,) = (tmp_path / "s").glob("*.beton")
-    assert (
-        open_beton(beton).manifest.num_samples == 18
-    )  # of 9 images twice, a round takes 2 * (4 + 1)
+    # A round takes 2 batches of 5 images: the 9 images are written twice.
+    assert open_beton(beton).manifest.num_samples == 18
 
 
 def test_compiled_steps_are_fed_from_each_format_by_each_number_of_threads(tmp_path, monkeypatch):
@@ -175,9 +172,8 @@ def test_a_time_limit_sizes_the_rounds_and_is_recorded(tmp_path):
     over = run(tmp_path, "train", *steps, "--rounds", "9", "--eager", "--time-limit", "0.001")
     assert over["work"]["num_steps"] == _rounds.MIN_STEPS
     assert (over["rounds_complete"], over["rounds_planned"]) == (1, _rounds.MIN_ROUNDS)
-    assert (
-        set(over["contenders"]) == {"plain"} and "no time was left" in over["absent"]["ours:eager"]
-    )
+    assert set(over["contenders"]) == {"plain"}
+    assert "no time was left" in over["absent"]["ours:eager"]
 
 
 def test_contenders_are_saved_before_the_next_one_compiles():

@@ -92,12 +92,10 @@ def test_download_fetches_and_verifies(
         )
     monkeypatch.setattr(svhn, "SPEC", replace(svhn.SPEC, downloads=tuple(files.values())))
     code, out, _ = harness("download", "svhn", "--dry-run")
-    assert (
-        code == 0
-        and f"{host}train.mat" in out
-        and "5,000 bytes" in out
-        and files["train"].checksum in out
-    )
+    assert code == 0
+    assert f"{host}train.mat" in out
+    assert "5,000 bytes" in out
+    assert files["train"].checksum in out
     assert not (tmp_path / "raw").exists()
     code, out, _ = harness("download", "SVHN", "--root", "there")
     assert code == 0 and out.count("fetched, checksum verified") == 2
@@ -105,9 +103,8 @@ def test_download_fetches_and_verifies(
     code, out, _ = harness("download", "svhn", "--root", "there")
     assert code == 0 and out.count("already exists") == 2
     content = json.loads(harness("download", "svhn", "--root", "there", "--json")[1])
-    assert [entry["present"] for entry in content["svhn"]] == [True, True] and content["svhn"][0][
-        "num_bytes"
-    ] == 5000
+    assert [entry["present"] for entry in content["svhn"]] == [True, True]
+    assert content["svhn"][0]["num_bytes"] == 5000
 
     wrong = replace(files["test"], file="other.mat", checksum="md5:" + "0" * 32)
     monkeypatch.setattr(svhn, "SPEC", replace(svhn.SPEC, downloads=(wrong,)))
@@ -119,19 +116,18 @@ def test_download_fetches_and_verifies(
     )
     monkeypatch.setattr(eurosat, "SPEC", replace(eurosat.SPEC, downloads=(files["train"],)))
     code, out, err = harness("download", "svhn", "eurosat")
-    assert (
-        code == 1 and "svhn: " in err and "404" in err and "eurosat/train_32x32.mat: fetched" in out
-    )
+    assert code == 1
+    assert "svhn: " in err
+    assert "404" in err
+    assert "eurosat/train_32x32.mat: fetched" in out
 
 
 def test_files_without_a_host_are_listed_with_their_folder(harness: Any, tmp_path: Path):
     code, out, _ = harness("download", "resisc45")
-    assert (
-        code == 1
-        and "raw/resisc45/NWPU-RESISC45" in out
-        and resisc45.SPEC.where in out
-        and "train/<class>/*.jpg" in out
-    )
+    assert code == 1
+    assert "raw/resisc45/NWPU-RESISC45" in out
+    assert resisc45.SPEC.where in out
+    assert "train/<class>/*.jpg" in out
     (tmp_path / "raw" / "resisc45" / "NWPU-RESISC45").mkdir(parents=True)
     assert harness("download", "resisc45")[0] == 0
     assert harness("download", "synthetic_things")[:2] == (
@@ -160,11 +156,9 @@ def test_verify_raw_lists_problems(
         eurosat, "SPEC", replace(eurosat.SPEC, split_sizes={"train": 60, "val": 20, "test": 20})
     )
     code, out, _ = harness("verify-raw", "eurosat")
-    assert (
-        code == 0
-        and "train: 60 images of 10 classes, 6 to 6 of each" in out
-        and "eurosat: good" in out
-    )
+    assert code == 0
+    assert "train: 60 images of 10 classes, 6 to 6 of each" in out
+    assert "eurosat: good" in out
     assert harness("verify-raw", "EuroSAT", "--source", str(eurosat_tree / "2750"))[0] == 0
 
     (eurosat_tree / "2750" / "River" / "River_3.jpg").write_bytes(b"not an image")
@@ -176,10 +170,8 @@ def test_verify_raw_lists_problems(
     assert "River_3.jpg: it is not an image" in out and "Forest_4.jpg: " in out
     assert "train has 59 images; 60 were published" in out
     content = json.loads(harness("verify-raw", "eurosat", "--json")[1])
-    assert (
-        content["num_images"] == {"train": 59, "val": 20, "test": 20}
-        and len(content["problems"]) == 3
-    )
+    assert content["num_images"] == {"train": 59, "val": 20, "test": 20}
+    assert len(content["problems"]) == 3
     assert content["class_counts"]["train"]["Highway"] == 5
 
     for number in range(10):
@@ -205,7 +197,8 @@ def test_ls_datasets_shows_local_files(harness: Any, eurosat_tree: Path, tmp_pat
         (tmp_path / "data" / "eurosat-all-1234" / f"{split}.beton").touch()
     code, out, _ = harness("ls", "datasets")
     lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert code == 0 and lines["eurosat"] == [
+    assert code == 0
+    assert lines["eurosat"] == [
         "eurosat",
         "16,200",
         "5,400",

@@ -245,11 +245,9 @@ def test_gc_deletes_temporary_files_of_killed_writes(capsys: pytest.CaptureFixtu
     assert stdout.count("(temporary)") == 9 and "in 10 entries" in stdout, (
         "temporary files in checkpoints of finished stages count with the folder"
     )
-    assert (
-        all(path.exists() for path in kept)
-        and not list(left.rglob(".*"))
-        and not list(done.rglob(".*"))
-    )
+    assert all(path.exists() for path in kept)
+    assert not list(left.rglob(".*"))
+    assert not list(done.rglob(".*"))
     (left / "checkpoints" / ".000000002.pt.abcd_123").touch()
     assert harness("gc", "tiny.yaml", "--all", "--unused", "--yes") == 0 and not left.exists()
 
@@ -306,9 +304,8 @@ def test_gc_counts_a_linked_beton_with_its_last_name(capsys: pytest.CaptureFixtu
     for key in ("0ld", "0lder"):
         os.link(first, data / f"things-all-{key}" / "train.beton")
     assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
-    assert (
-        "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1
-    )  # the stages' checkpoints
+    # Deleted: the checkpoints of the stages.
+    assert "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1
     for key in ("0ld", "0lder"):
         stage("write", key, result=False)
         (data / f"things-all-{key}").mkdir(parents=True)

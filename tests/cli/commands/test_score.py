@@ -67,23 +67,18 @@ def test_all_scores_as_text_and_as_json(root: Path):
     lines = [line.split() for line in shown.output.splitlines() if line.startswith("  ")]
     assert sorted(line[0] for line in lines) == sorted(ALL)
     content = json.loads(invoke(root, "--json").stdout)
-    assert (
-        sorted(content["scores"]) == sorted(ALL)
-        and content["failed"] == {}
-        and content["num_images"] == 60
-    )
-    assert ["knn", f"{100 * content['scores']['knn']:.1f}", "%"] in lines and content["details"][
-        "nleep"
-    ]["num_components"] == 15
+    assert sorted(content["scores"]) == sorted(ALL)
+    assert content["failed"] == {}
+    assert content["num_images"] == 60
+    assert ["knn", f"{100 * content['scores']['knn']:.1f}", "%"] in lines
+    assert content["details"]["nleep"]["num_components"] == 15
     assert content["seconds"].keys() >= {"knn", "nleep"}
 
 
 def test_scores_by_name_and_a_model_without_classes(root: Path):
     content = invoke(root, "--scores", "knn,leep", name="headless.pt")
-    assert (
-        content.exit_code == 0
-        and "leep          not computed: This score needs probs" in content.output
-    )
+    assert content.exit_code == 0
+    assert "leep          not computed: This score needs probs" in content.output
     assert json.loads(invoke(root, "--scores", "logme", "--json").stdout)["scores"].keys() == {
         "logme"
     }

@@ -78,9 +78,8 @@ def test_models_without_the_common_classes_are_not_marked_as_not_run(tmp_path: P
             result = result.model_copy(update={"metrics": {**result.metrics, **own}})
         results.append(result)
     common, text = table_of(recipe, results, tmp_path, "common_unmasked")
-    assert [row[0] for row in common[2:]] == ["all 24", "minus3"] and common[3][1:] == [
-        "not run"
-    ] * 4
+    assert [row[0] for row in common[2:]] == ["all 24", "minus3"]
+    assert common[3][1:] == ["not run"] * 4
     assert "Without minus6: not trained on all of these classes." in text
     own, _ = table_of(recipe, results, tmp_path, "own")
     assert [row[0] for row in own[2:]] == ["all 24", "minus3", "minus6 18"]
@@ -121,9 +120,8 @@ def test_differences_pair_equal_variants_and_shared_models_count_for_each() -> N
         for seed in (0, 1)
     ]
     assert effect.over["variant"] == tuple(VARIANTS)
-    assert effect.difference.num_seeds == 2 and effect.difference.mean == pytest.approx(
-        sum(by_seed) / 2
-    )
+    assert effect.difference.num_seeds == 2
+    assert effect.difference.mean == pytest.approx(sum(by_seed) / 2)
     (compared,) = (
         row
         for row in comparisons(transfer)
@@ -131,9 +129,8 @@ def test_differences_pair_equal_variants_and_shared_models_count_for_each() -> N
     )
     assert compared.num_pairs == 2 * 2 * len(VARIANTS)  # targets, seeds
     of_variants = [row for row in comparisons(transfer) if row.axis == "variant"]
-    assert {row.num_pairs for row in of_variants} == {
-        2 * 2 * 2
-    }  # all classes are not compared with themselves
+    # All classes are not compared with themselves.
+    assert {row.num_pairs for row in of_variants} == {2 * 2 * 2}
 
 
 def test_budgets_are_compared_within_each_variant() -> None:
@@ -156,6 +153,5 @@ def test_budgets_are_compared_within_each_variant() -> None:
         }
         rows.append(type(row)(**{**row.__dict__, **changed}))
     (effect,) = (effect for effect in effects([], rows) if effect.axis == "budget")
-    assert effect.difference.mean == pytest.approx(0.03) and effect.over["variant"] == tuple(
-        VARIANTS
-    )
+    assert effect.difference.mean == pytest.approx(0.03)
+    assert effect.over["variant"] == tuple(VARIANTS)

@@ -140,9 +140,8 @@ def opened(report: Path) -> dict[str, Opened]:
 def test_the_console_is_empty_and_the_page_does_not_change_by_itself(
     report: Path, opened: dict[str, Opened]
 ) -> None:
-    assert {name for name, page in opened.items() if page.messages} == {
-        "message"
-    }  # the check sees a message that is there
+    # The check sees a message that is there.
+    assert {name for name, page in opened.items() if page.messages} == {"message"}
     page, as_written = opened["plain"].page, Page(report.read_text())
     assert page.tables == as_written.tables
     assert page.tags.count("svg") == as_written.tags.count("svg") > 3
@@ -158,9 +157,8 @@ def test_clicking_a_heading_sorts_and_again_reverses(
     assert (states[column], turned[column]) == ("descending", "ascending")
     assert set(states[:column] + states[column + 1 :]) == {"none"}
     values = [_first_number(row[column]) for row in once.tables["transfers"][1:]]
-    assert values == sorted(values, reverse=True) and values != [
-        _first_number(row[column]) for row in before[1:]
-    ]
+    assert values == sorted(values, reverse=True)
+    assert values != [_first_number(row[column]) for row in before[1:]]
     assert sorted(once.tables["transfers"]) == sorted(before)
     assert [_first_number(row[column]) for row in twice.tables["transfers"][1:]] == sorted(values)
 
@@ -176,9 +174,8 @@ def test_text_sorts_ascending_and_empty_cells_stay_last(opened: dict[str, Opened
 
 def test_the_page_of_models_has_its_figures(opened: dict[str, Opened]) -> None:
     page = opened["models"].page
-    assert (
-        page.tags.count("figure") == 7 and page.loads == []
-    )  # means, scatter, predictors and Elo by each method
+    # Means, scatter, predictors and Elo by each method.
+    assert page.tags.count("figure") == 7 and page.loads == []
 
 
 def test_a_long_table_is_filtered_by_words(opened: dict[str, Opened]) -> None:

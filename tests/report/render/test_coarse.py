@@ -51,9 +51,8 @@ def test_finer_models_are_in_the_table_of_the_coarse_one(tmp_path: Path) -> None
     assert table[6] == ["minus6 18", "0", "50.5 sd 0.7"]
     with (tmp_path / "coarse.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * (2 + 2 + 1) + 2 * 2 * (
-        2 + 2 + 1
-    )  # seeds x (clean of eps 0; clean and attacked of eps 0.5)
+    # Seeds x (clean of eps 0; clean and attacked of eps 0.5).
+    assert len(rows) == 2 * (2 + 2 + 1) + 2 * 2 * (2 + 2 + 1)
     (row,) = [
         row
         for row in rows
@@ -99,7 +98,8 @@ def test_a_model_that_covers_only_some_labels_is_not_compared(tmp_path: Path) ->
     ]
     page = write(recipe, few, [], tmp_path, ("html", "csv"))
     table = Page(page.read_text()).tables["coarse-0"]
-    assert table[1][-1] == "8 labels" and [row[0].split()[0] for row in table[2:]] == [
+    assert table[1][-1] == "8 labels"
+    assert [row[0].split()[0] for row in table[2:]] == [
         "all",
         "minus6",
     ]

@@ -58,11 +58,9 @@ def test_tables_show_the_mean_average_precision():
     per_class = [heading.label for heading in table.columns].index("mean per class")
     for row, line in zip([row for row in rows], table.rows, strict=True):
         if row.target == "voc":
-            assert (
-                row.score == row.map11
-                and line[column].text == f"{100 * row.score:.1f}"
-                and line[column].own
-            )
+            assert row.score == row.map11
+            assert line[column].text == f"{100 * row.score:.1f}"
+            assert line[column].own
             assert line[per_class].text == "–" and not line[per_class].own
         else:
             assert row.map11 is None and line[column].text == "–"
@@ -96,7 +94,5 @@ def test_csv_and_page_have_the_mean_average_precision(tmp_path: Path):
 def test_without_a_multi_label_target_there_is_no_map_column():
     recipe = make_recipe()
     table = transfer_table(recipe, transfer_rows(Collection(recipe, make_results(recipe))))
-    assert (
-        "11-point mAP" not in [column.label for column in table.columns]
-        and "present class" not in table.note
-    )
+    assert "11-point mAP" not in [column.label for column in table.columns]
+    assert "present class" not in table.note

@@ -78,7 +78,8 @@ def test_accuracies_near_chance_are_marked() -> None:
     assert [row[1].text for row in table.rows] == [
         "1.1°",
         *["30.0"] * 4,
-    ] and "°: not clearly" in table.note
+    ]
+    assert "°: not clearly" in table.note
 
 
 def test_induction_is_drawn_over_subsets_with_the_same_images_only() -> None:

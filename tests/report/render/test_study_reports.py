@@ -24,11 +24,9 @@ def test_a_recipe_with_loaded_models_only_has_a_report(tmp_path: Path) -> None:
     for name in ("source-0", "elo-0", "predictors-0"):
         assert f'id="{name}-' in text and f'download="{name}.csv"' in text
         svg = (tmp_path / "figures" / f"{name}.svg").read_text()
-        assert (
-            svg.startswith("<?xml")
-            and "var(" not in svg
-            and (tmp_path / "figures" / f"{name}.csv").stat().st_size > 40
-        )
+        assert svg.startswith("<?xml")
+        assert "var(" not in svg
+        assert (tmp_path / "figures" / f"{name}.csv").stat().st_size > 40
     assert text.count("Among 4 cheap predictors") == 1  # in the opening only
     assert "## Models compared" in (tmp_path / "report.md").read_text()
 
@@ -48,9 +46,8 @@ def test_curves_and_heat_maps_have_the_measured_values(tmp_path: Path) -> None:
         and (result.axes["target"], result.axes["method"]) == ("aircraft", "full_per_class")
     ]
     method, size, mean, *_ = lines[1].split(",")
-    assert (method, size) == ("full_per_class", "5") and float(mean) == pytest.approx(
-        np.mean(scores)
-    )
+    assert (method, size) == ("full_per_class", "5")
+    assert float(mean) == pytest.approx(np.mean(scores))
     write(
         fakes.recipe_for(fakes.TARGETS[:4], ("default", "l2sp")),
         fakes.grids(),

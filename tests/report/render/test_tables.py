@@ -177,11 +177,9 @@ def test_missing_seeds_and_models_are_marked(tmp_path: Path) -> None:
     top1, top5 = (100 * mean(left, "clean", "common_masked", name) for name in ("top1", "top5"))
     assert table[2][1] == f"{top1:.1f} ({top5:.1f}) 1 of 2 seeds"
     assert table[3][3:] == ["not run", "not run"]
-    assert (
-        "2 of " in page.text
-        and "stages have no result yet" in page.text
-        and "evaluate/one" in page.text
-    )
+    assert "2 of " in page.text
+    assert "stages have no result yet" in page.text
+    assert "evaluate/one" in page.text
 
 
 def test_an_attack_at_another_eps_is_in_the_heading(tmp_path: Path) -> None:

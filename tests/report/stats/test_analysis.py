@@ -81,11 +81,9 @@ def test_p_values_are_adjusted_over_all_comparisons() -> None:
     found, _ = fakes.analyzed(fakes.model_zoo(methods=("fixed", "logreg", "full")))
     assert len(found.comparisons) == 3
     for row in found.comparisons:
-        assert (
-            row.p is not None
-            and row.p_holm is not None
-            and row.p <= row.p_holm <= 3 * row.p + 1e-12
-        )
+        assert row.p is not None
+        assert row.p_holm is not None
+        assert row.p <= row.p_holm <= 3 * row.p + 1e-12
 
 
 # Models: source accuracy, strengths, predictors.
@@ -152,14 +150,11 @@ def test_predictors_are_ranked_and_only_a_clear_lead_is_claimed() -> None:
     ]
     column = matrix.scores[:, matrix.targets.index("pets")]
     assert row.weighted_kendall == pytest.approx(scipy_stats.weightedtau(knn, column).statistic)
-    assert (
-        row.k == 4
-        and row.recall_at_k == len(set(np.argsort(knn)[-4:]) & set(np.argsort(column)[-4:])) / 4
-    )
+    assert row.k == 4
+    assert row.recall_at_k == len(set(np.argsort(knn)[-4:]) & set(np.argsort(column)[-4:])) / 4
     text = findings.about_predictors(found, None)
-    assert text.startswith("Among 4 cheap predictors, ") and ("ahead of" in text) != (
-        "is not clear" in text
-    )
+    assert text.startswith("Among 4 cheap predictors, ")
+    assert ("ahead of" in text) != ("is not clear" in text)
 
 
 def test_predictors_name_the_shortlist_of_models() -> None:

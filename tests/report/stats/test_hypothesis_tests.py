@@ -19,9 +19,8 @@ SIZES_MULTIPLE = math.lcm(*range(1, 10))  # makes differences of 1/1 ... 1/9 who
 def test_logit_stays_finite_and_is_monotone():
     values = summaries.logit(np.array([0.0, 0.1, 0.5, 1.0]), 100)
     assert values[2] == 0 and np.isfinite(values).all() and (np.diff(values) > 0).all()
-    assert values[0] == pytest.approx(math.log(0.005 / 0.995)) and values[3] == pytest.approx(
-        -values[0]
-    )
+    assert values[0] == pytest.approx(math.log(0.005 / 0.995))
+    assert values[3] == pytest.approx(-values[0])
 
 
 def test_errors_ignore_the_difficulty_of_datasets():
@@ -44,9 +43,8 @@ def test_correlation_of_a_line_and_of_a_constant():
     assert line.r == pytest.approx(1) and line.rho == pytest.approx(1)
     noisy = summaries.correlation(x, x + RANDOM.normal(0, 3, 10))
     assert noisy.low < noisy.r < noisy.high < 1
-    assert math.isnan(summaries.correlation(x, np.ones(10)).r) and math.isnan(
-        summaries.correlation(x[:2], x[:2]).r
-    )
+    assert math.isnan(summaries.correlation(x, np.ones(10)).r)
+    assert math.isnan(summaries.correlation(x[:2], x[:2]).r)
 
 
 def test_ranking_measures_by_hand():
@@ -54,10 +52,8 @@ def test_ranking_measures_by_hand():
     assert summaries.weighted_kendall(accuracy, accuracy) == pytest.approx(1)
     assert summaries.weighted_kendall(-accuracy, accuracy) == pytest.approx(-1)
     score = np.array([1, 4, 3, 2])  # its best two: models 1 and 2
-    assert (
-        summaries.recall_at(2, score, accuracy) == 0.5
-        and summaries.recall_at(4, score, accuracy) == 1
-    )
+    assert summaries.recall_at(2, score, accuracy) == 0.5
+    assert summaries.recall_at(4, score, accuracy) == 1
     assert summaries.relative_accuracy_at(1, score, accuracy) == pytest.approx(0.8 / 0.9)
     assert summaries.relative_accuracy_at(4, score, accuracy) == 1
     # An exchange at the top costs more than one at the bottom.
@@ -121,12 +117,12 @@ def test_t_test_of_differences_and_its_limits():
 
 
 def test_holm_by_hand():
+    # Holm 1979's procedure.
     assert hypothesis_tests.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
         [0.03, 0.06, 0.06, 0.02]
-    )  # Holm 1979's procedure
-    assert hypothesis_tests.holm([0.9, math.nan, 0.8])[0] == 1.0 and math.isnan(
-        hypothesis_tests.holm([0.9, math.nan])[1]
     )
+    assert hypothesis_tests.holm([0.9, math.nan, 0.8])[0] == 1.0
+    assert math.isnan(hypothesis_tests.holm([0.9, math.nan])[1])
     assert hypothesis_tests.holm([]) == []
 
 
@@ -141,9 +137,8 @@ def test_welch_equals_scipy_and_needs_repeats():
     a, b = RANDOM.normal(0.5, 0.01, 4), RANDOM.normal(0.6, 0.02, 4)
     theirs = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     found = intervals.welch(a, b)
-    assert (found.low, found.high) == pytest.approx(
-        (theirs.low, theirs.high)
-    ) and found.excludes_zero
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert found.excludes_zero
     assert intervals.welch(np.array([0.5]), b) is None
     assert intervals.welch(np.array([0.5, 0.5]), np.array([0.25, 0.25])) is None
 

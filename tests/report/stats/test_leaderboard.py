@@ -78,9 +78,8 @@ def test_p_next_is_the_sign_test_of_direct_matches(won: int) -> None:
     first, second, *_ = ranking_of(np.where(np.arange(19) < won, 0.8, 0.95))
     assert (first.model, second.model) == ("a", "b")
     assert first.p_next == pytest.approx(scipy_stats.binomtest(won, 19).pvalue)
-    assert (first.elo_standard_error is None) == (
-        won == 19
-    ) and second.elo_standard_error is not None
+    assert (first.elo_standard_error is None) == (won == 19)
+    assert second.elo_standard_error is not None
 
 
 def test_a_higher_strength_without_direct_wins_is_not_ahead() -> None:

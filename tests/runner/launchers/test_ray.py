@@ -65,10 +65,8 @@ def test_workers_are_forked_from_a_process_that_is_reused(
             pass
     ran = [load_result(stage, folders).metrics for stage in stages]
     assert all(record["is_forked"] for record in ran)
-    assert (
-        len({record["pid"] for record in ran}) == 6
-        and len({record["parent"] for record in ran}) < 6
-    )
+    assert len({record["pid"] for record in ran}) == 6
+    assert len({record["parent"] for record in ran}) < 6
 
 
 def test_stages_run_as_tasks_and_those_of_a_dead_node_are_retried(

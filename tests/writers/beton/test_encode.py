@@ -49,9 +49,8 @@ def test_every_mode_is_converted_to_rgb_as_by_pillow(mode, format):
 def test_sixteen_bits_are_scaled_instead_of_clipped():
     values = np.linspace(0, 65535, 120 * 100).reshape(100, 120).astype(np.uint16)
     blob = encode(as_file(Image.fromarray(values), "PNG"), Encoding(format="raw"))
-    assert (
-        np.abs(pixels(blob)[..., 0] - values / 257.0).max() < 1
-    )  # both ways of rounding are valid
+    # Both ways of rounding are valid.
+    assert np.abs(pixels(blob)[..., 0] - values / 257.0).max() < 1
 
 
 def test_values_outside_sixteen_bits_are_clipped():

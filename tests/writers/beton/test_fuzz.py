@@ -63,10 +63,8 @@ class Whole:
         )
         first = int(self.rows["offset"].min())
         images = first + int(self.sizes.sum())
-        assert (
-            table + NUM_SAMPLES * BLOB.itemsize == len(self.data)
-            and table == ids + NUM_SAMPLES * ID.itemsize
-        )
+        assert table + NUM_SAMPLES * BLOB.itemsize == len(self.data)
+        assert table == ids + NUM_SAMPLES * ID.itemsize
         assert ids == digests + NUM_SAMPLES * DIGEST_BYTES
         return {
             "header": (0, HEADER.itemsize),
@@ -169,9 +167,8 @@ def outcomes(whole: Whole, backend: str, number: int) -> dict[str, set[str]]:
 def test_a_damaged_beton_is_refused_or_read_correctly(whole: Whole, backend: str, number: int):
     outcomes_of = outcomes(whole, backend, number)
     tables = ("header", "fields", "rows", "digests", "ids", "table", "manifest")
-    assert "data" in outcomes_of.pop(
-        "data"
-    )  # raw pixels, and JPEGs that decode to different pixels
+    # Raw pixels, and JPEGs that decode to different pixels.
+    assert "data" in outcomes_of.pop("data")
     assert "data" in outcomes_of.pop("padding")  # never read
     assert outcomes_of == {region: {"refused"} for region in tables}
 

@@ -65,9 +65,9 @@ write_split(source, "train", subset, encoding, Path(sys.argv[2]), seed=1)
         (2, "old"),  # before the old file is removed
         (3, "none"),  # before the manifest is renamed
         (4, "none"),  # before the file is renamed
-        (5, "new"),
+        (5, "new"),  # before the folder is synced
     ],
-)  # before the folder is synced
+)
 def test_a_write_killed_at_any_step_leaves_the_old_the_new_or_no_beton(
     source: Source, tree: Path, tmp_path: Path, num_steps: int, left: str
 ):

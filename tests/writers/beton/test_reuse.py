@@ -158,7 +158,8 @@ def test_reuse_from_coarser_labels_and_from_a_reused_beton(workspace: Workspace)
     workspace.check_equals_written()
     again = workspace.reuse(Subset("one", ("owl",)), "again")
     # the smallest that has all of them
-    assert again and again.beton.parent.name in (
+    assert again
+    assert again.beton.parent.name in (
         "taken",
         "own_taken",
     )
@@ -174,9 +175,9 @@ def test_known_damaged_images_reserve_the_same_space(workspace: Workspace, monke
     }
     workspace.write()
     taken = workspace.reuse()
-    assert (
-        taken and taken.manifest.page_size == layout.PAGE_SIZE and taken.manifest.num_samples == 9
-    )
+    assert taken
+    assert taken.manifest.page_size == layout.PAGE_SIZE
+    assert taken.manifest.num_samples == 9
     assert taken.manifest.skipped == [{"name": "cat/train_0", "class": "cat", "reason": "cut off"}]
     workspace.check_equals_written()
 
@@ -190,12 +191,11 @@ def test_a_whole_file_is_hard_linked_and_survives_its_source(workspace: Workspac
     before, links = file.read_bytes(), file.stat().st_nlink
     workspace.encoding = Encoding(format="raw")
     workspace.write()  # overwrite the first
-    assert (
-        not file.samefile(whole)
-        and file.read_bytes() == before
-        and file.stat().st_nlink == links - 1
-    )
-    assert verify(file) == [] and sorted(path.name for path in file.parent.iterdir()) == [
+    assert not file.samefile(whole)
+    assert file.read_bytes() == before
+    assert file.stat().st_nlink == links - 1
+    assert verify(file) == []
+    assert sorted(path.name for path in file.parent.iterdir()) == [
         "train.beton",
         "train.beton.json",
     ]
@@ -420,10 +420,8 @@ def test_a_beton_removed_or_replaced_during_reuse(workspace: Workspace, monkeypa
         lambda *arguments, lenient: whole.unlink(missing_ok=True) or _encode(*arguments),
     )
     for subset in (TWO, everything(workspace.source.classes)):
-        assert (
-            workspace.reuse(subset, log=messages.append) is None
-            and "cannot be read" in messages.pop()
-        )
+        assert workspace.reuse(subset, log=messages.append) is None
+        assert "cannot be read" in messages.pop()
         workspace.write()
 
     def replaced(path: Path) -> Any:

@@ -49,12 +49,13 @@ def test_packaged_labels_have_fifty_per_class_and_match_the_published_start():
     labels = shipped()
     assert len(labels) == 50_000
     assert set(Counter(labels).values()) == {50} and set(labels) == set(imagenet_classes())
+    # Sea snake, alp, Shetland sheepdog, tench.
     known = {
         1: "n01751748",
         2: "n09193705",
         3: "n02105855",
         293: "n01440764",
-    }  # sea snake, alp, Shetland sheepdog, tench
+    }
     assert {number: labels[number - 1] for number in known} == known
 
 

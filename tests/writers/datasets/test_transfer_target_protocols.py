@@ -51,12 +51,10 @@ def pixels(image: Image.Image) -> bytes:
 @pytest.mark.parametrize("name", MAKERS)
 def test_classes_and_splits_are_as_documented(name: str, trees: dict[str, Path]):
     spec = spec_of(name)
-    assert (
-        spec.name == name
-        and spec.downloads
-        and spec.default_protocol == "salman"
-        and set(spec.protocols) <= set(PROTOCOLS)
-    )
+    assert spec.name == name
+    assert spec.downloads
+    assert spec.default_protocol == "salman"
+    assert set(spec.protocols) <= set(PROTOCOLS)
     for protocol in (None, *(protocol for protocol in spec.protocols if protocol != "vtab")):
         source = open_dataset(
             name, trees[name], SplitSettings(val=0.25, test=0.25, protocol=protocol)
@@ -64,9 +62,8 @@ def test_classes_and_splits_are_as_documented(name: str, trees: dict[str, Path])
         assert source.protocol == (protocol or "salman")
         labels = [example.label for examples in source.splits.values() for example in examples]
         assert len(set(source.classes)) == len(source.classes) == spec.classes(protocol)
-        assert max(labels) + 1 == (
-            499 if name == "birdsnap" else len(source.classes)
-        )  # the last species has no images
+        # The last species has no images.
+        assert max(labels) + 1 == (499 if name == "birdsnap" else len(source.classes))
         assert all(source.splits.values())
         keys = [example.key for examples in source.splits.values() for example in examples]
         assert len(set(keys)) == len(keys)
@@ -74,10 +71,8 @@ def test_classes_and_splits_are_as_documented(name: str, trees: dict[str, Path])
         open_dataset(name, trees[name], SplitSettings(val=val, test=0.4, seed=seed))
         for val, seed in ((0.25, 0), (0.25, 1), (0, 0))
     )
-    assert (
-        first.splits["test"] == other.splits["test"] == none.splits["test"]
-        and not none.splits["val"]
-    )
+    assert first.splits["test"] == other.splits["test"] == none.splits["test"]
+    assert not none.splits["val"]
     assert first.splits["val"] != other.splits["val"]
     for source in (first, other):
         assert (
@@ -123,27 +118,23 @@ def test_official_splits_equal_torchvision(name: str, oracle: type, trees: dict[
     official = open_dataset(name, trees[name], SplitSettings(protocol="official"))
     for part in ("train", "val", "test"):
         theirs = oracle(str(trees[name]), part)
-        assert official.classes == theirs.classes and count_images(official, part) == truth(
-            theirs, theirs.classes
-        )
+        assert official.classes == theirs.classes
+        assert count_images(official, part) == truth(theirs, theirs.classes)
 
 
 def test_cars_with_padded_names_equal_torchvision(trees: dict[str, Path]):
     source = open_dataset("cars", trees["cars"], SETTINGS)
     train = oracles.StanfordCars(str(trees["cars"]), "train")
-    train._samples = [
-        (path.replace(" ", ""), label) for path, label in train._samples
-    ]  # torchvision keeps the padding
-    assert source.classes == train.classes and count_images(source, "train", "val") == truth(
-        train, train.classes
-    )
+    # torchvision keeps the padding of names.
+    train._samples = [(path.replace(" ", ""), label) for path, label in train._samples]
+    assert source.classes == train.classes
+    assert count_images(source, "train", "val") == truth(train, train.classes)
 
 
 def test_caltech_protocols(trees: dict[str, Path], tmp_path: Path):
     source = open_dataset("caltech101", trees["caltech101"], SplitSettings(val=0))
-    assert {int(e.name[-4:]) for e in source.splits["train"]} == set(range(1, 31)) and len(
-        source.splits["train"]
-    ) == 3030
+    assert {int(e.name[-4:]) for e in source.splits["train"]} == set(range(1, 31))
+    assert len(source.splits["train"]) == 3030
     vtab = open_dataset("caltech101", trees["caltech101"], SplitSettings(protocol="vtab"))
     assert sizes(vtab)["train"] == 800 and sizes(vtab)["val"] == 200 and len(vtab.classes) == 102
     carved = open_dataset(
@@ -173,15 +164,11 @@ def test_birdsnap_splits_equal_hand_made_ones(trees: dict[str, Path]):
     )
     assert kornblith.classes == [f"Bird_{number:03d}" for number in range(500)]
     assert sizes(kornblith) == {"train": 499 * 4, "val": 0, "test": 498}
-    assert (
-        all(e.name.endswith("4") for e in kornblith.splits["test"])
-        and kornblith.splits["test"][0].label == 1
-    )
+    assert all(e.name.endswith("4") for e in kornblith.splits["test"])
+    assert kornblith.splits["test"][0].label == 1
     salman = open_dataset("birdsnap", trees["birdsnap"], SplitSettings(val=0))
-    assert (
-        set(Counter(e.label for e in salman.splits["test"]).values()) == {1}
-        and sizes(salman)["test"] == 499
-    )
+    assert set(Counter(e.label for e in salman.splits["test"]).values()) == {1}
+    assert sizes(salman)["test"] == 499
 
 
 def test_an_empty_class_keeps_its_label_if_counts_are_accepted(
@@ -195,11 +182,9 @@ def test_an_empty_class_keeps_its_label_if_counts_are_accepted(
     manifest = write_split(
         source, "train", everything(source.classes), Encoding(), tmp_path / "t.beton"
     )
-    assert (
-        manifest.class_counts[499] == 0
-        and len(manifest.classes) == 500
-        and manifest.differences == source.differences
-    )
+    assert manifest.class_counts[499] == 0
+    assert len(manifest.classes) == 500
+    assert manifest.differences == source.differences
     assert open_beton(tmp_path / "t.beton").labels.max() == 498
 
 
@@ -218,10 +203,8 @@ def test_known_damage_of_pets_is_decoded_as_by_pillow(trees: dict[str, Path], tm
             manifest = write_split(source, "train", everything(source.classes), encoding, out)
             assert manifest.skipped == [] and manifest.num_samples == len(source.splits["train"])
         raw = (tmp_path / "raw.beton").read_bytes()
-        assert (
-            np.asarray(oracle).tobytes() in raw
-            and damaged not in (tmp_path / "passthrough.beton").read_bytes()
-        )
+        assert np.asarray(oracle).tobytes() in raw
+        assert damaged not in (tmp_path / "passthrough.beton").read_bytes()
         source.lenient = ()
         with pytest.raises(UserError, match="beagle_116"):
             write_split(
@@ -239,7 +222,5 @@ def test_a_protocol_of_another_dataset_is_refused(trees: dict[str, Path]):
     with pytest.raises(UserError, match="salman, kornblith"):
         open_dataset("cars", trees["cars"], SplitSettings(protocol="vtab"))
     vtab = spec_of("cifar100").sizes("vtab")
-    assert (
-        vtab == {"train": 800, "val": 200, "test": 10_000}
-        and spec_of("svhn").sizes("vtab")["test"] == 26_032
-    )
+    assert vtab == {"train": 800, "val": 200, "test": 10_000}
+    assert spec_of("svhn").sizes("vtab")["test"] == 26_032

@@ -160,9 +160,8 @@ def test_sun397_of_vtab_uses_the_lists_of_tensorflow_datasets(tmp_path: Path):
     ]
     for name, own in (("tr", images[::3]), ("va", images[1::3]), ("te", images[2::3])):
         (tmp_path / f"sun397_tfds_{name}.txt").write_text("\n".join(own))
-    source = sun397.open(
-        tmp_path, SplitSettings(protocol="vtab")
-    )  # before drawing 800 and 200 images
+    # Splits before 800 and 200 images are drawn.
+    source = sun397.open(tmp_path, SplitSettings(protocol="vtab"))
     assert {
         split: [f"/{example.key}" for example in source.splits[split]]
         for split in ("train", "val", "test")

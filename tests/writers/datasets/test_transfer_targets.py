@@ -87,9 +87,8 @@ def test_readers_agree_with_torchvision(tmp_path, name, make, train, test, wrapp
     root = tmp_path / "sub" if wrapped else tmp_path
     assert ours(source, "train", "val") == torchvisions(*train(root))
     assert ours(source, "test") == torchvisions(*test(root))
-    assert source.splits["val"] and not {e.name for e in source.splits["val"]} & {
-        e.name for e in source.splits["train"]
-    }
+    assert source.splits["val"]
+    assert not {e.name for e in source.splits["val"]} & {e.name for e in source.splits["train"]}
 
 
 def test_dtd(tmp_path):
@@ -166,9 +165,8 @@ def test_sun397_reads_the_first_partition(tmp_path):
         for name in ("a/abbey", "a/apartment_building/outdoor", "z/zoo")
         for number in range(3)
     }
-    write_split(
-        source, "test", everything(source.classes), Encoding(), tmp_path / "t.beton"
-    )  # PNG and GIF named .jpg
+    # PNG and GIF named .jpg.
+    write_split(source, "test", everything(source.classes), Encoding(), tmp_path / "t.beton")
     assert open_beton(tmp_path / "t.beton").manifest.num_samples == 9
 
 
@@ -247,23 +245,19 @@ def test_birdsnap_keeps_labels_of_missing_images(tmp_path):
 def test_the_real_caltech101(protocol, classes, train, test):
     source = open_dataset("caltech101", SHARED, SplitSettings(protocol=protocol))
     assert len(source.classes) == classes == max(e.label for e in source.splits["test"]) + 1
-    assert (
-        len(source.splits["train"]) + len(source.splits["val"]) == train
-        and len(source.splits["test"]) == test
-    )
+    assert len(source.splits["train"]) + len(source.splits["val"]) == train
+    assert len(source.splits["test"]) == test
     assert accepted_differences(source, spec_of("caltech101"), accept=False) == []
 
 
 @pytest.mark.parametrize("name", TWELVE)
 def test_every_dataset_reads_class_folders_and_documents_counts(tmp_path, name):
     spec = spec_of(name)
-    assert (
-        spec.num_classes
-        and spec.split_sizes.keys() == {"train", "test"}
-        and spec.license
-        and spec.citation
-        and spec.where
-    )
+    assert spec.num_classes
+    assert spec.split_sizes.keys() == {"train", "test"}
+    assert spec.license
+    assert spec.citation
+    assert spec.where
     for split in ("train", "test"):
         for folder in ("anchor", "ant", "barrel"):  # Caltech-101 has known classes
             layouts.image(tmp_path / split / folder / "1.jpg")

@@ -85,9 +85,9 @@ def tars(tmp_path: Path) -> Path:
 
 def test_labels_match_the_lists_and_torchvision_annotations(devkit: Path):
     source = open_dataset("VOC2007", devkit, ALL)
-    assert (
-        source.multi_label and source.classes == CLASSES == sorted(CLASSES) and len(CLASSES) == 20
-    )
+    assert source.multi_label
+    assert source.classes == CLASSES == sorted(CLASSES)
+    assert len(CLASSES) == 20
     assert {split: len(examples) for split, examples in source.splits.items()} == {
         "train": 40,
         "val": 0,
@@ -108,10 +108,8 @@ def test_labels_match_the_lists_and_torchvision_annotations(devkit: Path):
 
 def test_tars_and_trees_of_every_depth_are_equivalent(devkit: Path, tars: Path, tmp_path: Path):
     first = open_dataset("voc2007", devkit, SplitSettings(val=0.25, seed=3))
-    assert (
-        8 <= len(first.splits["val"]) <= 20
-        and len(first.splits["val"]) + len(first.splits["train"]) == 40
-    )
+    assert 8 <= len(first.splits["val"]) <= 20
+    assert len(first.splits["val"]) + len(first.splits["train"]) == 40
     with tarfile.open(tmp_path / "one.tar", "w") as archive:
         archive.add(devkit / "VOCdevkit", "VOCdevkit")
     for path in (
@@ -316,12 +314,9 @@ def test_a_recipe_runs_from_tars_to_map(tars: Path, tree: Path, tmp_path: Path):
     )
     assert written.metrics["classes"] == list(CLASSES)
     test = open_beton(tmp_path / "data" / written.metrics["splits"]["test"]["path"])
-    assert test.manifest.multi_label and sorted(test.labels.tolist()) == sorted(
-        labels_of(number) for number in range(41, 61)
-    )
+    assert test.manifest.multi_label
+    assert sorted(test.labels.tolist()) == sorted(labels_of(number) for number in range(41, 61))
     metrics = transferred.metrics
     assert metrics["metric"] == "map11" and metrics["test"]["num_images"] == 20
-    assert (
-        0 < metrics["test"]["map11"] < 1
-        and metrics["val"]["num_images"] + test.manifest.num_samples < 60
-    )
+    assert 0 < metrics["test"]["map11"] < 1
+    assert metrics["val"]["num_images"] + test.manifest.num_samples < 60

@@ -64,9 +64,8 @@ def test_the_number_of_classes_is_as_documented(name: str, tmp_path: Path):
     spec = import_module(f"writers.datasets.{names.normalize(name)}").SPEC
     labels = [example.label for examples in source.splits.values() for example in examples]
     assert len(source.classes) == len(set(source.classes)) == max(labels) + 1 == spec.num_classes
-    assert set(labels) == set(
-        range(spec.num_classes)
-    ) and spec.name == source.name == names.normalize(name)
+    assert set(labels) == set(range(spec.num_classes))
+    assert spec.name == source.name == names.normalize(name)
     assert all(source.splits.values())
     for examples in source.splits.values():
         assert len({example.name for example in examples}) == len(examples)
@@ -98,9 +97,8 @@ def test_a_tree_of_class_folders_is_accepted(name: str, tmp_path: Path):
 
 def test_svhn_equals_torchvision(tmp_path: Path):
     source = open_dataset("svhn", make_svhn(tmp_path), SETTINGS)
-    unchecked = type(
-        "SVHN", (oracles.SVHN,), {"_check_integrity": lambda self: True}
-    )  # not the real file's checksum
+    # The small files do not have the checksums of the published ones.
+    unchecked = type("SVHN", (oracles.SVHN,), {"_check_integrity": lambda self: True})
     oracle_parts = {split: unchecked(str(tmp_path), split) for split in ("train", "test")}
     for split, parts in (("train", ("train", "val")), ("test", ("test",))):
         examples = by_name(source, *parts)
@@ -115,7 +113,8 @@ def test_eurosat_folder_and_zip_equal_torchvision(tmp_path: Path):
     root = make_eurosat(tmp_path)
     source = open_dataset("eurosat", root, SETTINGS)
     oracle = oracles.EuroSAT(str(root))
-    assert oracle.classes == source.classes and sizes(source) == {
+    assert oracle.classes == source.classes
+    assert sizes(source) == {
         "train": 60,
         "val": 20,
         "test": 20,
@@ -185,10 +184,8 @@ def test_dsprites_factors_and_pixels(tmp_path: Path, task: str, column: int, num
     source = open_dataset(f"dsprites-{task}", root, SETTINGS)
     with h5py.File(next(root.glob("*.hdf5"))) as file:
         images, values = file["imgs"][:], file["latents/classes"][:]
-    assert (
-        sum(sizes(source).values()) == 640
-        and 56 <= sizes(source)["val"] <= sizes(source)["test"] == 64
-    )
+    assert sum(sizes(source).values()) == 640
+    assert 56 <= sizes(source)["val"] <= sizes(source)["test"] == 64
     for key, example in by_name(source, "train", "val", "test").items():
         number = int(key.split("/")[1])
         assert example.label == int(
@@ -257,10 +254,8 @@ def test_kitti_closest_vehicle_and_drives(tmp_path: Path):
         for split, examples in source.splits.items()
     }
     assert (len(drives["train"]), len(drives["val"]), len(drives["test"])) == (16, 2, 2)
-    assert (
-        not drives["train"] & drives["val"]
-        and not (drives["train"] | drives["val"]) & drives["test"]
-    )
+    assert not drives["train"] & drives["val"]
+    assert not (drives["train"] | drives["val"]) & drives["test"]
 
     raw, packed = root / "Kitti" / "raw", tmp_path / "packed"
     packed.mkdir()
@@ -319,18 +314,8 @@ def test_retinopathy_lists(tmp_path: Path):
         open_dataset("retinopathy", tmp_path, SETTINGS)
 
 
-EUROSAT_SIZES = [
-    3000,
-    3000,
-    3000,
-    2500,
-    2500,
-    2000,
-    2500,
-    3000,
-    2500,
-    3000,
-]  # published images per class
+# Published images per class.
+EUROSAT_SIZES = [3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000]
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("eurosat", EUROSAT_SIZES), ("resisc45", [700] * 45)])
@@ -432,9 +417,8 @@ def test_errors_name_the_cause(
 
 
 def test_vtab_draws_800_and_200_with_every_class(tmp_path: Path):
-    labels = np.concatenate(
-        [np.zeros(1090, int), np.arange(10)]
-    )  # nine classes with one image each
+    # Nine classes with one image each.
+    labels = np.concatenate([np.zeros(1090, int), np.arange(10)])
     for split in ("train", "test"):
         savemat(
             tmp_path / f"{split}_32x32.mat",

@@ -63,9 +63,8 @@ def test_c_and_numba_shrink_equally(channels):
             if number % 5 == 0
             else padded[:, :width]
         )
-        odd = int(
-            2 * width - 1 >= 2 * new_width
-        )  # a chroma plane whose last column covers half a pixel
+        # A chroma plane whose last column covers half a pixel.
+        odd = int(2 * width - 1 >= 2 * new_width)
         steps = (2 * width - odd, 2 * new_width), (height, new_height)
         fast, slow = (np.zeros((new_height, new_width, channels), np.uint8) for _ in range(2))
         resize.shrink_into(fast, pixels, *steps)
@@ -135,9 +134,8 @@ def test_images_are_stored_equally_without_the_c_library(request):
 def test_a_build_for_one_python_version_does_not_shadow_the_stable_one(
     monkeypatch, tmp_path, present, is_found
 ):
-    package = (
-        tmp_path / f"package_{len(present)}"
-    )  # a unique name, because imports are cached by name
+    # A unique name, because imports are cached by name.
+    package = tmp_path / f"package_{len(present)}"
     package.mkdir()
     (package / "__init__.py").touch()
     names = {"old": f"_kernel{EXTENSION_SUFFIXES[0]}", "new": "_kernel.abi3.so"}

@@ -73,10 +73,8 @@ def check(source: bytes) -> bytes:
         frame.scan,
         frame.interval,
     )
-    assert (
-        frame.mcus_per_row % frame.interval == 0
-        and footer["num_segments"] * frame.interval == frame.num_mcus
-    )
+    assert frame.mcus_per_row % frame.interval == 0
+    assert footer["num_segments"] * frame.interval == frame.num_mcus
     assert indexed[frame.offset + 1] in (0xC0, 0xC1)
     assert footer["checksum"] == zlib.crc32(indexed[: frame.scan] + indexed[end:-12])
     position = frame.scan

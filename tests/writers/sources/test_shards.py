@@ -79,9 +79,8 @@ def test_rows_are_read_by_row_group_with_a_small_cache(tree: Path, tmp_path: Pat
     assert [files.read(f"0/{row}") for row in (7, 0, 3, 7)] == [
         expected[row] for row in (7, 0, 3, 7)
     ]
-    assert len(files._cache) == 2 and files._cached_bytes == sum(
-        images.nbytes for images in files._cache.values()
-    )
+    assert len(files._cache) == 2
+    assert files._cached_bytes == sum(images.nbytes for images in files._cache.values())
 
 
 def test_images_without_paths_are_named_by_row_and_classes_by_number(

@@ -151,9 +151,8 @@ def test_the_split_of_an_image_depends_only_on_name_and_seed():
     first = carve(list(examples), [], [], SplitSettings(0.2))["val"]
     assert carve(list(reversed(examples)), [], [], SplitSettings(0.2))["val"] == first
     assert carve(list(examples), [], [], SplitSettings(0.2, seed=1))["val"] != first
-    fewer = carve(examples[:90], [], [], SplitSettings(0.2))[
-        "val"
-    ]  # 18 of 90 images; most choices stay equal
+    # 18 of 90 images; most choices stay equal.
+    fewer = carve(examples[:90], [], [], SplitSettings(0.2))["val"]
     assert len(set(fewer) & set(first)) >= 14
 
 

@@ -120,10 +120,8 @@ def test_a_budget_of_examples_is_kept_exactly_and_spread_evenly(num_images):
 def test_a_budget_of_classes_takes_whole_classes_within_the_limit():
     subset = subset_of({"budget": {"images": 90, "by": "classes"}})
     counts = Counter(name.split("/")[0] for name in taken(subset))
-    assert (
-        all(counts[name] == COUNTS[CLASSES.index(name)] for name in subset.classes)
-        and sum(counts.values()) <= 90
-    )
+    assert all(counts[name] == COUNTS[CLASSES.index(name)] for name in subset.classes)
+    assert sum(counts.values()) <= 90
 
 
 def test_a_budget_like_another_subset():
@@ -210,11 +208,9 @@ def test_coarsening_and_restricting_commute():
         resolve(SubsetSpec.model_validate({"name": "s", "steps": order}), classes)
         for order in (steps, steps[::-1])
     )
-    assert (
-        first.classes == second.classes
-        and first.groups == second.groups
-        and first.digest == second.digest
-    )
+    assert first.classes == second.classes
+    assert first.groups == second.groups
+    assert first.digest == second.digest
     assert 1 < len(first.classes) <= 79 and len(first.source_classes) == 771
 
 
@@ -228,7 +224,8 @@ def test_coarse_labels_and_images_per_class(tmp_path: Path):
         )
     )
     later = subset_of({"coarsen": {"map": str(file)}}, {"per_class": {"images": 10}})
-    assert later.classes == ("high", "low") and later.groups == (
+    assert later.classes == ("high", "low")
+    assert later.groups == (
         tuple(CLASSES[6:]),
         tuple(CLASSES[:6]),
     )
@@ -312,10 +309,8 @@ def test_equivalent_spellings_give_equal_specs(tmp_path: Path):
     )
     spec = SubsetSpec.model_validate(content)
     assert SubsetSpec.model_validate(flat) == named(str(tmp_path / "s.yaml")) == spec
-    assert (
-        named(str(tmp_path / "s.yml")) == spec
-        and len(resolve(spec, imagenet_classes()).classes) == 116
-    )
+    assert named(str(tmp_path / "s.yml")) == spec
+    assert len(resolve(spec, imagenet_classes()).classes) == 116
     for short, long in (
         ({"fraction": 0.3}, {"fraction": {"of": 0.3}}),
         ({"random": 5}, {"random": {"classes": 5}}),

@@ -35,10 +35,37 @@ INLINE uint64_t window(uint64_t bit) {
 struct lane {
     uint8_t *clean, *clean_end; /* its bytes, without the zeros that are stuffed after each 0xFF */
     int next_block;             /* in the MCU */
-    int64_t mcus_left;          /* in the segment, with the one that is being decoded */
+    int64_t blocks_left;        /* in the segment */
     int predicted[MAX_COMPS_IN_SCAN];
     JCOEF *blocks[D_MAX_BLOCKS_IN_MCU];     /* target of each block of the MCU */
 };
+
+/* Copy a segment, without the zeros that are stuffed after each 0xFF and without the marker at its end, which read_index has
+ * checked. Returns the end of the copy. Reads up to 7 bytes after the segment: at least the index's footer is there. */
+static uint8_t *copy_clean(const struct entropy *entropy, const uint8_t *from, const uint8_t *end, uint8_t *to) {
+    const uint64_t low = 0x0101010101010101, high = 0x80 * low;
+    while (from < end) {
+        uint64_t word;
+        memcpy(&word, from, 8);
+        memcpy(to, &word, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        word = __builtin_bswap64(word);
+#endif
+        const uint64_t found = (~word - low) & word & high;     /* the first bit is that of the first 0xFF */
+        if (found == 0) {
+            from += 8, to += 8;
+            continue;
+        }
+        const int before = __builtin_ctzll(found) / 8;
+        from += before + 2, to += before;
+        if (from[-1] != 0)
+            break;
+        *to++ = 0xFF;
+    }
+    if (from != end || end[-1] == 0)
+        fail(entropy);
+    return to;
+}
 
 /* As open_segment in kernel_huffman.c. Begins a lane's next segment; 0 if none is left. */
 static int open_lane(struct lanes *lanes, struct lane *lane, struct position *position) {
@@ -49,24 +76,12 @@ static int open_lane(struct lanes *lanes, struct lane *lane, struct position *po
     if (number >= entropy->num_segments)
         return 0;
     const uint8_t *from = entropy->jpeg + entropy->segments[number].begin, *end = entropy->jpeg + entropy->segments[number].end;
-    uint8_t *to = lane->clean;
-    while (1) {
-        const uint8_t *escape = from < end ? memchr(from, 0xFF, end - from) : NULL;
-        if (escape == NULL || escape + 1 >= end)
-            fail(entropy);
-        memcpy(to, from, escape - from);
-        to += escape - from;
-        from = escape + 2;
-        if (escape[1] != 0)
-            break;              /* read_index has checked the marker at its end */
-        *to++ = 0xFF;
-    }
-    if (from != end)
-        fail(entropy);
-    memset(to, 0, PADDING);
+    uint8_t *to = copy_clean(entropy, from, end, lane->clean);
+    for (int i = 0; i < PADDING; i += 32)
+        memset(to + i, 0, 32);  /* as in clear_block */
     lane->clean_end = to;
     lane->next_block = 0;
-    lane->mcus_left = entropy->interval;
+    lane->blocks_left = entropy->interval * lanes->blocks_in_mcu;
     memset(lane->predicted, 0, sizeof lane->predicted);
     int64_t row = number / lanes->segments_per_row, column = number % lanes->segments_per_row * entropy->interval;
     for (int b = 0; b < lanes->blocks_in_mcu; b++) {
@@ -94,33 +109,37 @@ __attribute__((noinline)) static struct position next_segment(struct lanes *lane
     return position;
 }
 
-/* Begin the lane's next block: clear it and decode its first value. Leaves 29 bits in `word`.
- * Returns 0 if no segment is left. */
-INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
+/* Zero 64 coefficients, aligned to 32 bytes. (For memset, gcc emits `rep stos`, which takes longer than a code.) */
+INLINE void clear_block(JCOEF *block) {
+    typedef uint64_t four __attribute__((vector_size(32), may_alias));
+    for (four *at = (four *)block; at < (four *)(block + DCTSIZE2); at++)
+        *at = (four){0};
+}
+
+/* Begin the lane's next block: clear it and decode its first value. Returns 0 if no segment is left. */
+INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position) {
     struct entropy *entropy = lanes->entropy;
     if ((position->k > DCTSIZE2 && position->k <= END_RUN) || position->bit >> 3 > (uint64_t)(uintptr_t)lane->clean_end + 8)
         fail(entropy);
-    if (lane->next_block == lanes->blocks_in_mcu) {
-        lane->next_block = 0;
-        if (--lane->mcus_left == 0) {
-            close_lane(lanes, lane, position->bit);
-            *position = next_segment(lanes, lane);
-            if (position->k == 0)
-                return 0;
-        }
+    if (lane->blocks_left-- == 0) {
+        close_lane(lanes, lane, position->bit);
+        *position = next_segment(lanes, lane);
+        if (position->k == 0)
+            return 0;
+        lane->blocks_left--;
     }
-    int b = lane->next_block++;
+    const int b = lane->next_block;
+    lane->next_block = b + 1 < lanes->blocks_in_mcu ? b + 1 : 0;
     const struct mcu_block *mcu_block = &lanes->mcu[b];
     JCOEF *block = lane->blocks[b];
     lane->blocks[b] = block + mcu_block->across * DCTSIZE2;
-    memset(block, 0, DCTSIZE2 * sizeof *block);
+    clear_block(block);
 
-    *word = window(position->bit);
-    const struct code *code = next_code(entropy, mcu_block->dc, *word, 1);
+    const uint64_t word = window(position->bit);
+    const struct code *code = next_code(entropy, mcu_block->dc, word, 1);
     int *predicted = &lane->predicted[mcu_block->component];
     if (code->shift < 64)
-        *predicted += value_of(code, *word);
-    *word <<= code->total;
+        *predicted += value_of(code, word);
     position->bit += code->total;
     block[0] = (JCOEF)*predicted;
     position->block = block;
@@ -129,68 +148,90 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
     return 1;
 }
 
-/* Store the value of a code in the block. Returns 1 if the block continues. */
-INLINE int put_value(const struct code *code, struct position *position, uint64_t *word) {
-    int64_t k = position->k + code->run;
-    position->block[ZIGZAG[k]] = (JCOEF)value_of(code, *word);
-    *word <<= code->total;
+/* Decode a code that short_codes lacks. Returns 0 at the end of the block. */
+INLINE int take_long(struct lanes *lanes, struct position *position) {
+    const uint64_t word = window(position->bit);
+    const struct code *code = next_code(lanes->entropy, position->ac, word, 0);
     position->bit += code->total;
+    if (code->shift == 64 && code->run != 15)
+        return 0;
+    const int64_t k = position->k + code->run;
+    if (code->shift < 64)
+        position->block[ZIGZAG[k]] = (JCOEF)value_of(code, word);
     position->k = k + 1;
     return k + 1 < DCTSIZE2;
 }
 
-/* One code, of a value or the end of a block. Needs 26 bits in `word`. Returns 0 if no segment is
- * left. */
-INLINE int step(struct lanes *lanes, struct lane *lane, struct position *position, uint64_t *word) {
-    const uint32_t short_code = position->ac->short_codes[*word >> (64 - SHORT_BITS)];
-    if (__builtin_expect(short_code != 0, 1)) {
-        const int64_t k = position->k + (short_code >> 8 & 0xFF);
-        position->block[ZIGZAG[k]] = (JCOEF)(short_code >> 16);     /* at the end of a block, the last one is still 0 */
-        *word <<= short_code & 63;
-        position->bit += short_code & 0xFF;
-        position->k = k + 1;
-        if (__builtin_expect(k + 1 < DCTSIZE2, 1))
-            return 1;
-    } else {
-        const struct code *code = next_code(lanes->entropy, position->ac, *word, 0);
-        if (code->shift < 64) {
-            if (put_value(code, position, word))
-                return 1;
-        } else {
-            *word <<= code->total;
-            position->bit += code->total;
-            if (code->run == 15 && (position->k += 16) < DCTSIZE2)
-                return 1;
-        }
+/* Decode the next code and its value; go to `is_long` instead if they have more than SHORT_BITS bits, and to `ended` after the
+ * block. (A macro, because the caller of a function would need a second branch.) */
+#define TAKE_SHORT(position, word, is_long, ended) \
+    do { \
+        const uint64_t code = (position).ac->short_codes[(word) >> (64 - SHORT_BITS)]; \
+        if (__builtin_expect(code == 0, 0)) \
+            goto is_long; \
+        const int64_t k = (position).k + (code >> 8 & 0xFF); \
+        (position).block[ZIGZAG[k]] = (JCOEF)(code >> 16);     /* at the end of a block, the last one is still 0 */ \
+        (word) <<= code & 63; \
+        (position).bit += code & 0xFF; \
+        (position).k = k + 1; \
+        if (__builtin_expect(k + 1 >= DCTSIZE2, 0)) \
+            goto ended; \
+    } while (0)
+
+enum { SHORT_IN_WINDOW = 57 / SHORT_BITS };
+
+/* Decode with one lane until no segment is left. position.k: 0 if the lane has none. */
+INLINE void decode_one(struct lanes *lanes, struct lane *lane, struct position position) {
+    if (position.k == 0)
+        return;
+    while (1) {
+        uint64_t word = window(position.bit);
+        for (int i = 0; i < SHORT_IN_WINDOW; i++)
+            TAKE_SHORT(position, word, is_long, ended);
+        continue;
+    is_long:
+        if (take_long(lanes, &position))
+            continue;
+    ended:
+        if (!begin_block(lanes, lane, &position))
+            return;
     }
-    return begin_block(lanes, lane, position, word);
 }
 
 INLINE void decode(struct lanes *lanes) {
     struct lane lane[2];
-    uint64_t first_word, second_word;
     lane[0].clean = lanes->clean[0], lane[1].clean = lanes->clean[1];
     struct position first = next_segment(lanes, &lane[0]);
-    int has_first = first.k > 0 && begin_block(lanes, &lane[0], &first, &first_word);
+    if (first.k == 0 || !begin_block(lanes, &lane[0], &first))
+        return;
     struct position second = next_segment(lanes, &lane[1]);
-    int has_second = second.k > 0 && begin_block(lanes, &lane[1], &second, &second_word);
-    while (has_first && has_second) {
-        first_word = window(first.bit);
-        second_word = window(second.bit);
-        if (!(has_first = step(lanes, &lane[0], &first, &first_word)))
-            break;
-        if (!(has_second = step(lanes, &lane[1], &second, &second_word)))
-            break;
-        if (!(has_first = step(lanes, &lane[0], &first, &first_word)))
-            break;
-        has_second = step(lanes, &lane[1], &second, &second_word);
+    if (second.k == 0 || !begin_block(lanes, &lane[1], &second)) {
+        decode_one(lanes, &lane[0], first);
+        return;
     }
-    struct lane *last = has_first ? &lane[0] : &lane[1];
-    struct position rest = has_first ? first : second;
-    int has_rest = has_first || has_second;
-    while (has_rest) {
-        uint64_t word = window(rest.bit);
-        has_rest = step(lanes, last, &rest, &word);
+    while (1) {
+        uint64_t first_word = window(first.bit), second_word = window(second.bit);
+        for (int i = 0; i < SHORT_IN_WINDOW; i++) {
+            TAKE_SHORT(first, first_word, first_is_long, first_ended);
+            TAKE_SHORT(second, second_word, second_is_long, second_ended);
+        }
+        continue;
+    first_is_long:
+        if (take_long(lanes, &first))
+            continue;
+    first_ended:
+        if (begin_block(lanes, &lane[0], &first))
+            continue;
+        decode_one(lanes, &lane[1], second);
+        return;
+    second_is_long:
+        if (take_long(lanes, &second))
+            continue;
+    second_ended:
+        if (begin_block(lanes, &lane[1], &second))
+            continue;
+        decode_one(lanes, &lane[0], first);
+        return;
     }
 }
 

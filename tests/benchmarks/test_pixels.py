@@ -73,7 +73,7 @@ def test_photographs_as_they_are():
     ],
     ids=str,
 )
-def test_photographs_in_other_coding(options):
+def test_every_reader_has_equal_pixels_for_other_codings(options):
     assert_equal(pixels.compare([recoded(jpeg, **options) for jpeg in photographs()]))
 
 

@@ -1,4 +1,4 @@
-"""The command contract: exit codes, red lines without tracebacks, --json, near names, Ctrl-C."""
+"""The command line: exit codes, errors without tracebacks, --json, suggested names, Ctrl-C."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def harness(capfd: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
-def test_version_and_help(harness):
+def test_version_and_help_exit_with_0(harness):
     code, out, _ = harness("--version")
     assert code == 0 and out.startswith("harness ") and out.strip()[-1].isdigit()
     for arguments in (
@@ -266,13 +266,13 @@ def test_ls_lists_every_kind_with_descriptions(harness):
     assert code == 0 and "resnet18" in out and "pets" not in out
 
 
-def test_subset_show(harness):
+def test_subset_show_prints_names_and_digest(harness):
     content = json.loads(harness("subset", "show", "in900", "--json")[1])
     assert content["name"] == "in900" and content["num_classes"] == len(content["classes"]) == 900
     assert content["digest"] and all(name.startswith("n") for name in content["classes"])
 
 
-def test_write_beton_then_verify(harness, tmp_path):
+def test_verify_accepts_a_written_beton_and_reports_a_damaged_one(harness, tmp_path):
     arguments = (
         "write-beton",
         "--dataset",

@@ -40,7 +40,7 @@ def complete(arguments: list[str], incomplete: str) -> list[str]:
     return [item.value for item in shell.get_completions(arguments, incomplete)]
 
 
-def test_completion_of_recipes_datasets_and_subsets(
+def test_names_of_recipes_datasets_and_subsets_are_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "robust_mine.yaml").touch()
@@ -96,7 +96,7 @@ def test_sizes_in_units_that_people_read(num_bytes: float, text: str):
     ("value", "text"),
     [(0.27, "0.3 s"), (200, "3 min 20 s"), (18_720, "5 h 12 min"), (1_054_800, "12 days 5 h")],
 )
-def test_durations(value: float, text: str):
+def test_durations_are_printed_with_a_fitting_unit(value: float, text: str):
     assert console.seconds(value) == text
 
 

@@ -136,14 +136,10 @@ def test_kornblith_searches_7_rates_by_8_ratios():
     assert by_point[0.1, 0.0] == 0
     scratch = settings_of("scratch", {"preset": "kornblith-scratch"})
     assert len(grid.trials(scratch)) == 56
-    assert (min(scratch.rates), max(scratch.rates)) == (
-        1e-3,
-        1.0,
-    )
-    assert scratch.grid.weight_decay is not None and scratch.grid.weight_decay[-1] == pytest.approx(
-        10**-1.5,
-        rel=1e-5,  # the preset writes six digits
-    )
+    assert (min(scratch.rates), max(scratch.rates)) == (1e-3, 1.0)
+    assert scratch.grid.weight_decay is not None
+    # The preset has six digits.
+    assert scratch.grid.weight_decay[-1] == pytest.approx(10**-1.5, rel=1e-5)
 
 
 def test_vtab_searches_2_by_2_and_refits():
@@ -156,8 +152,8 @@ def test_vtab_searches_2_by_2_and_refits():
 
 
 def test_the_salman_preset_is_the_default():
-    message, unsaid = transfers({"full": {"preset": "salman"}}), transfers({"full": {}})
-    assert [stage.key for stage in message] == [stage.key for stage in unsaid]
+    explicit, default = transfers({"full": {"preset": "salman"}}), transfers({"full": {}})
+    assert [stage.key for stage in explicit] == [stage.key for stage in default]
 
 
 def test_the_presets_salman_and_fast_update_batch_norm_statistics():
@@ -179,15 +175,9 @@ def test_the_presets_salman_and_fast_update_batch_norm_statistics():
 def test_fast_has_values_per_dataset_that_the_recipe_overrides():
     stages = transfers({"full": {"preset": "fast", "batch_size": 64}})
     found = {stage.axes["target"]: stage.config["settings"] for stage in stages}
-    assert (
-        found["flowers"]["epochs"],
-        found["flowers"]["lrs"],
-        found["flowers"]["train_crop"],
-    ) == (50, [0.15], "center")
-    assert (found["synthetic_patterns"]["epochs"], found["synthetic_patterns"]["lrs"]) == (
-        24,
-        [0.2],
-    )
+    flowers, patterns = found["flowers"], found["synthetic_patterns"]
+    assert (flowers["epochs"], flowers["lrs"], flowers["train_crop"]) == (50, [0.15], "center")
+    assert (patterns["epochs"], patterns["lrs"]) == (24, [0.2])
     assert {settings["batch_size"] for settings in found.values()} == {64}
     quick = {
         stage.axes["target"]: stage.config["settings"]
@@ -257,17 +247,10 @@ def test_logreg_works_on_features_and_has_no_seed():
     ).stages
     found = {stage.axes["method"]: stage for stage in stages if stage.kind == "transfer"}
     assert list(found["logreg"].needs) == ["features"]
-    assert list(found["crops"].needs) == [
-        "features_1",
-        "features_0.875",
-    ]
+    assert list(found["crops"].needs) == ["features_1", "features_0.875"]
     assert found["logreg"].needs["features"].config["splits"] == ["train", "val", "test"]
     assert "seed" not in found["logreg"].config
-    assert set(found["logreg"].config["settings"]) == {
-        "lambdas",
-        "grid",
-        "per_class",
-    }
+    assert set(found["logreg"].config["settings"]) == {"lambdas", "grid", "per_class"}
     assert {need.config["eval_crop"] for need in found["crops"].needs.values()} == {1.0, 0.875}
 
 
@@ -308,9 +291,6 @@ def test_settings_of_a_recipe_are_those_of_its_methods():
         lambda place: "kept.json:1",
     )
     assert again.methods == {"l2sp": found["l2sp"]}
-
-
-# Settings given in part.
 
 
 def optimizer_of(method: str, settings: dict[str, Any]) -> dict[str, Any]:

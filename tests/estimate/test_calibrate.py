@@ -16,10 +16,9 @@ from harness.config.load import read
 from harness.estimate import calibration
 from harness.estimate.calibration import Calibration, Machine
 from harness.estimate.estimate import Estimate, estimate, unmeasured
-from harness.estimate.image_counts import ImageCounts
 from harness.matrix.expand import Matrix, expand
 from harness.matrix.stage import Stage
-from harness.matrix.workload import Counts, Workload, step_key
+from harness.matrix.workload import Workload, step_key
 from harness.runner import result
 from harness.runner.result import Result
 from harness.system.folders import Folders
@@ -38,7 +37,7 @@ SMALL = (
     "methods.full.resolution=16",
     "methods.full.batch_size=8",
 )
-LOST = """\
+MISSING_CHECKPOINT = """\
 name: lost
 models: [{name: lost, checkpoint: lost.pt, arch: torchvision/alexnet}]
 targets: [{dataset: synthetic_patterns}]
@@ -57,19 +56,20 @@ def plan_of(text: str) -> Matrix:
     return expand(read("a.yaml"))
 
 
-def left_of(plan: Matrix) -> dict[str, Stage]:
+def stages_by_key(plan: Matrix) -> dict[str, Stage]:
     return {stage.key: stage for stage in plan.stages}
 
 
 def estimated(plan: Matrix, step_s: Callable[[dict[str, Any]], float]) -> Estimate:
     """Estimate with the times that `step_s` returns."""
-    steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
+    steps = unmeasured(stages_by_key(plan), Path("runs"), Calibration(HERE, {}))
     known = Calibration(HERE, {step_key(step): step_s(step) for step in steps})
-    assert unmeasured(left_of(plan), Path("runs"), known) == []
-    return estimate(left_of(plan), Path("runs"), known)
+    assert unmeasured(stages_by_key(plan), Path("runs"), known) == []
+    return estimate(stages_by_key(plan), Path("runs"), known)
 
 
-def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+def run_plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    """Run `harness plan` and return what it writes to stdout and stderr."""
     with pytest.raises(SystemExit) as ended:
         main(["plan", *arguments])
     assert not ended.value.code
@@ -79,11 +79,11 @@ def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]
 
 def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureFixture[str]):
     sets = [part for value in SMALL for part in ("--set", value)]
-    out, err = show(capsys, "demo", *sets, "--calibrate", "--json")
+    out, err = run_plan(capsys, "demo", *sets, "--calibrate", "--json")
     assert "timing 8 kinds of steps on" in err
     assert "train resnet10 under attack, 8 images at 16 pixels" in err
     found = json.loads(out)["estimate"]
-    # Only writing, for which there is no network to time, stays unknown.
+    # Write stages stay unknown: they have no network to time.
     assert found["num_unknown"] == 5
     assert found["num_calibrated"] == 40
     assert found["hours"] == found["calibrated_hours"] > 0
@@ -93,21 +93,21 @@ def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureF
     assert file["steps"][0]["torch"] == torch.__version__.partition("+")[0]
 
     timed = Path("runs/calibration.json").read_bytes()
-    out, err = show(capsys, "demo", *sets)  # later, without being asked
+    out, err = run_plan(capsys, "demo", *sets)  # later, without --calibrate
     assert "calibrated: " in out
     assert found["calibrated_on"] in " ".join(out.split())
     assert "timing" not in err
-    _, err = show(capsys, "demo", *sets, "--calibrate")
+    _, err = run_plan(capsys, "demo", *sets, "--calibrate")
     assert "timing 0 kinds of steps" in err and Path("runs/calibration.json").read_bytes() == timed
 
     for row in file["steps"]:
         row["device"] = "another device"
     Path("runs/calibration.json").write_text(json.dumps(file))
-    out, _ = show(capsys, "demo", *sets)
+    out, _ = run_plan(capsys, "demo", *sets)
     assert "unknown, because no similar stage has run yet" in out and "calibrated" not in out
 
 
-HAND = """\
+RECIPE = """\
 name: hand
 source: {dataset: synthetic_things}
 ranking: {split: val}
@@ -128,12 +128,12 @@ methods:
 
 
 def test_hours_equal_a_manual_calculation():
-    """Datasets by their documented sizes.
+    """Sizes of datasets that are not here are the documented ones.
 
     things: 30 classes with 50 training and 20 val images. patterns: 8 classes with 20, 20 and 40.
     pets: 37 classes, 3680 images of which a tenth becomes val, and 3669 test images.
     """
-    plan = plan_of(HAND)
+    plan = plan_of(RECIPE)
     seconds = {
         "clean32": 0.1,
         "clean64": 0.2,
@@ -162,11 +162,13 @@ def test_hours_equal_a_manual_calculation():
             + 0.01 * 6 * num_val / 10
         )
 
-    by_hand = pretrain(1500, 600, False) + 0.01 * 600 / 20  # the reference, which ranks by val
+    by_hand = (
+        pretrain(1500, 600, False) + 0.01 * 600 / 20
+    )  # the reference model, which ranks classes on val
     num_models = 0
     for num_train, num_val in ((1500, 600), (1350, 540)):
         for eps in (0, 1, 3):
-            num_models += 2  # of two seeds
+            num_models += 2  # one per seed
             by_hand += 2 * (
                 pretrain(num_train, num_val, eps > 0) + (0.01 + 2 * 0.07) * num_val / 20
             )
@@ -201,7 +203,7 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
     assert [stage.kind for stage in plan.stages] == ["write", "pretrain", "evaluate"]
     by_documents = estimated(plan, lambda step: float(step["step"] == "pretrain")).hours
     assert by_documents == pytest.approx(2 * 150 / 3600)
-    finish(
+    write_result(
         write,
         {
             "splits": {
@@ -214,13 +216,13 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
     assert estimated(plan, lambda step: float(step["step"] == "pretrain")).hours == pytest.approx(
         (2 * 7 + 60) / 3600
     )
-    everything = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
-    finish(
+    everything = unmeasured(stages_by_key(plan), Path("runs"), Calibration(HERE, {}))
+    write_result(
         replace(model, axes={**model.axes, "seed": 7}, config={**model.config, "seed": 7}),
         {},
         wall_s=90.0,
     )
-    steps = unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {}))
+    steps = unmeasured(stages_by_key(plan), Path("runs"), Calibration(HERE, {}))
     assert {step["step"] for step in steps} == {"forward"}  # nothing of pretraining is left to time
     # Pretraining was timed before it was run.
     known = Calibration(HERE, {step_key(step): 9.0 for step in everything})
@@ -229,7 +231,7 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
     assert found.hours - found.calibrated_hours == pytest.approx(90 / 3600)
 
 
-def finish(stage: Stage, metrics: dict[str, Any], wall_s: float = 60.0) -> None:
+def write_result(stage: Stage, metrics: dict[str, Any], wall_s: float = 60.0) -> None:
     result.save(
         Result(
             kind=stage.kind,
@@ -247,61 +249,11 @@ def finish(stage: Stage, metrics: dict[str, Any], wall_s: float = 60.0) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("subset", "expected"),
-    [
-        ("{name: s, keep: {easiest: 3, by: reference}}", Counts({"train": 60, "val": 60}, 3)),
-        ("{name: s, random: 5}", Counts({"train": 100, "val": 100}, 5)),
-        ("{name: s, per_class: 12}", Counts({"train": 96, "val": 160}, 8)),
-        ("{name: s, budget: {images: 100, by: examples}}", Counts({"train": 100, "val": 160}, 8)),
-        ("{name: s, budget: {images: 100, by: classes}}", Counts({"train": 100, "val": 100}, 5)),
-        ("{name: s, fraction: 0.5}", Counts({"train": 80, "val": 160}, 8)),
-        ("{name: s, half: {of: random, which: A}}", Counts({"train": 80, "val": 80}, 4)),
-        ("{name: s, classes: [waves, bricks]}", Counts({"train": 40, "val": 40}, 2)),
-        ("{name: s, under: n02084071}", None),
-    ],
-)
-def test_image_counts_of_a_subset_of_a_missing_dataset(subset: str, expected: Counts | None):
-    """Patterns: 8 classes of 20 images to train on and 20 of val."""
-    plan = plan_of(
-        "name: taken\nsource: {dataset: synthetic_patterns}\narchs: [resnet10]\n"
-        + ("ranking: {split: val}\n" if "reference" in subset else "")
-        + f"subsets: [{subset}]\n"
-    )
-    write = next(
-        stage for stage in plan.stages if stage.axes.get("subset") == "s" and stage.kind == "write"
-    )
-    assert ImageCounts(Path("runs")).of(write) == expected
-
-
-def test_image_counts_of_imagenet_subsets():
-    plan = expand(read("fewer_classes", ["targets=[{dataset: sun397}]", "methods={full: {}}"]))
-    counts = {
-        stage.axes["subset"]: ImageCounts(Path("runs")).of(stage)
-        for stage in plan.stages
-        if stage.kind == "write"
-        and stage.axes["subset"] in ("in1000", "in900", "in900-held-out", "in900-budget", "all")
-    }
-    assert counts["in1000"] == Counts({"train": 1_281_167, "val": 50_000}, 1000)
-    assert (
-        counts["in900"]
-        == counts["in900-held-out"]
-        == Counts({"train": 1_153_050, "val": 45_000}, 900)
-    )
-    budget = counts["in900-budget"]
-    assert (
-        budget is not None
-        and budget.num_classes == 1000
-        and budget.splits["train"] == pytest.approx(1_153_050, rel=1e-3)  # 1000 classes round
-    )
-    assert counts["all"] == Counts({"train": 19_850 - 1985, "val": 1985, "test": 19_850}, 397)
-
-
 def test_steps_that_cannot_be_timed_stay_unknown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    Path("lost.yaml").write_text(LOST)
-    out, err = show(capsys, "lost.yaml", "--calibrate")
+    Path("lost.yaml").write_text(MISSING_CHECKPOINT)
+    out, err = run_plan(capsys, "lost.yaml", "--calibrate")
     assert err.count("weights/lost.pt cannot be read") == 3 and "Traceback" not in err
     assert "unknown, because no similar stage has run yet" in out
     assert not Path("runs/calibration.json").exists()
@@ -371,7 +323,7 @@ def test_a_network_of_one_input_size_is_timed_at_that_size(step: dict[str, Any])
 
 def test_image_counts_of_a_missing_folder_are_unknown():
     plan = plan_of("name: folder\nsource: {path: things}\nsubsets: [all]\narchs: [resnet10]\n")
-    assert unmeasured(left_of(plan), Path("runs"), Calibration(HERE, {})) == []
+    assert unmeasured(stages_by_key(plan), Path("runs"), Calibration(HERE, {})) == []
     assert estimated(plan, lambda step: 1.0).num_unknown == len(plan.stages)
 
 
@@ -389,7 +341,7 @@ def test_image_counts_of_a_missing_folder_are_unknown():
 def test_a_damaged_file_is_reported_and_replaced(content: str, capsys: pytest.CaptureFixture[str]):
     Path("runs").mkdir()
     Path("runs/calibration.json").write_text(content)
-    out, err = show(capsys, "demo")
+    out, err = run_plan(capsys, "demo")
     assert "unknown, because no similar stage has run yet" in out
     assert "calibration.json" in err and "Measure again: harness plan RECIPE --calibrate" in err
     with pytest.raises(UserError):

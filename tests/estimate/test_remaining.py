@@ -86,7 +86,7 @@ def scheduled(matrix: Matrix, takes: dict[str, float], num_slots: int) -> list[R
 def replayed(
     matrix: Matrix, rows: Iterable[Recorded], runs: Path, *, num_slots: int, on_cpu: bool
 ) -> Iterator[tuple[float, float | None]]:
-    """Replay a run; yield the part of its time that is over, and the estimated total / the real.
+    """Replay a run; yield the elapsed fraction of its time, and estimated / real total time.
 
     Progress of a pretraining counts after a start of half a second, as that of its steps.
     """

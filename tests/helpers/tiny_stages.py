@@ -41,7 +41,7 @@ TRANSFER: dict[str, Any] = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a module's stages, with their data in data/.
 
-    Conftests of the rooms that have such stages import it.
+    The conftest.py files of tests with such stages import it.
     """
     root = tmp_path_factory.mktemp("stages")
     (root / "data").mkdir()
@@ -51,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_colors(
     data: Path, name: str = "colors", colors: int = 3, splits: dict[str, int] | None = None
 ) -> Result:
-    """Classes of one color each, with noise: easy.
+    """Write a dataset whose classes are one color each, with noise, as a source or a target.
 
     Returns the result that a write stage would leave.
     """

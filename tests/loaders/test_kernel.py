@@ -1,7 +1,4 @@
-"""Both kernels give the same pixels for all images.
-
-Those of Pillow's decoder and the slow resize.
-"""
+"""The C and the numba kernel give the pixels of Pillow's decoder and of the reference resize."""
 
 import importlib.util
 import io
@@ -46,7 +43,7 @@ def saved(pixels: np.ndarray, mode: str = "RGB", **options) -> bytes:
     return buffer.getvalue()
 
 
-def run(
+def decode(
     decode_images,
     blobs: list[bytes],
     sizes: list[tuple[int, int]],
@@ -56,6 +53,7 @@ def run(
     mode: int = JPEG,
     interpolation: str = "area",
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Decode boxes [N, 4] of the blobs to uint8 [N, R, R, 3], and which of them had errors [N]."""
     n = len(blobs)
     lengths = np.array([len(blob) for blob in blobs])
     output, has_error = np.full((n, resolution, resolution, 3), 99, np.uint8), np.ones(n, bool)
@@ -77,6 +75,7 @@ def run(
 
 
 def random_boxes(random: np.random.Generator, sizes: list[tuple[int, int]]) -> np.ndarray:
+    """Draw a box (left, top, width, height) within each size; int64 [N, 4]."""
     limits = np.array(sizes)
     extents = random.integers(1, limits + 1)
     return np.concatenate([random.integers(0, limits - extents + 1), extents], axis=1)
@@ -100,13 +99,13 @@ KINDS = {
 @pytest.mark.parametrize("indexed", [False, pytest.param(True, marks=needs_c)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_jpeg_has_pillows_pixels(decode_images, kind, indexed):
-    """Boxes of R x R are shown as they are."""
+    """Boxes of R x R pixels are not resized."""
     for size in [(1, 1), (40, 40), (77, 45), (33, 130)]:
         blob = saved(photo(*size, seed=1), **KINDS[kind])
         blob = add_restart_index(blob) if indexed else blob
         side = min(20, *size)
         boxes = np.array([[0, 0, side, side], [size[0] - side, size[1] - side, side, side]])
-        output, has_error = run(decode_images, [blob] * 2, [size] * 2, boxes, side)
+        output, has_error = decode(decode_images, [blob] * 2, [size] * 2, boxes, side)
         whole = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
         assert not has_error.any()
         assert np.array_equal(output[0], whole[:side, :side])
@@ -120,7 +119,7 @@ def test_noise_with_long_huffman_codes_decodes_exactly(decode_images):
         for quality in (30, 97, 100)
         for optimize in (False, True)
     ]
-    output, has_error = run(
+    output, has_error = decode(
         decode_images, blobs, [(112, 96)] * 6, np.array([[8, 0, 96, 96]] * 6), 96
     )
     assert not has_error.any()
@@ -148,9 +147,9 @@ def test_kernels_agree_bit_for_bit():
         boxes, flips = random_boxes(random, sizes), random.integers(0, 2, 60).astype(bool)
         for name, blobs in stored.items():
             mode = RAW if name == "raw" else JPEG
-            expected, _ = run(numba, blobs, sizes, boxes, resolution, flips, mode)
-            for instructions, decode in compiled.items():
-                pixels, _ = run(decode, blobs, sizes, boxes, resolution, flips, mode)
+            expected, _ = decode(numba, blobs, sizes, boxes, resolution, flips, mode)
+            for instructions, decode_images in compiled.items():
+                pixels, _ = decode(decode_images, blobs, sizes, boxes, resolution, flips, mode)
                 assert np.array_equal(pixels, expected), (name, resolution, instructions)
 
 
@@ -160,17 +159,17 @@ def test_resizing_equals_the_reference(decode_images, resolution):
     sizes = [(int(width), int(height)) for width, height in random.integers(1, 300, (12, 2))]
     images = [photo(*size, seed=number) for number, size in enumerate(sizes)]
     boxes, flips = random_boxes(random, sizes), random.integers(0, 2, 12).astype(bool)
-    output, _ = run(
+    output, _ = decode(
         decode_images, [image.tobytes() for image in images], sizes, boxes, resolution, flips, RAW
     )
-    for pixels, image, (padding, top, width, height), flip in zip(
+    for pixels, image, (left, top, width, height), flip in zip(
         output, images, boxes.tolist(), flips, strict=True
     ):
-        box = image[top : top + height, padding : padding + width]
+        box = image[top : top + height, left : left + width]
         slow = reference.resize(box, resolution)
         assert np.array_equal(pixels, slow[:, ::-1] if flip else slow)
         exact = reference.exact_resize(box, resolution)
-        assert np.abs(slow - exact).max() < 0.53  # half a level, and what 14 bits lack
+        assert np.abs(slow - exact).max() < 0.53  # half a level, and the rounding of 14-bit weights
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -191,12 +190,12 @@ def test_other_filters_equal_the_reference_and_pillow_within_one_level(
     boxes, flips = random_boxes(random, sizes), random.integers(0, 2, len(sizes)).astype(bool)
     boxes[:5] = [[0, 0, *size] for size in sizes[:5]]
     blobs = [image.tobytes() for image in images]
-    output, _ = run(decode_images, blobs, sizes, boxes, resolution, flips, RAW, interpolation)
+    output, _ = decode(decode_images, blobs, sizes, boxes, resolution, flips, RAW, interpolation)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    for pixels, image, (padding, top, width, height), flip in zip(
+    for pixels, image, (left, top, width, height), flip in zip(
         output, images, boxes.tolist(), flips, strict=True
     ):
-        box = image[top : top + height, padding : padding + width]
+        box = image[top : top + height, left : left + width]
         slow = reference.resize(box, resolution, interpolation)
         # Across, then down: Pillow 13 resizes high images down first, and clips in between.
         theirs = Image.fromarray(box)
@@ -218,13 +217,13 @@ def test_weights_of_the_largest_sides_do_not_overflow():
     [((500, 375), 224), ((301, 270), 224), ((230, 460), 224), ((131, 97), 5)],
 )
 def test_shrinking_is_opencvs_area_resize(decode_images, size, resolution):
-    """Stock FFCV resizes with it.
+    """Stock FFCV resizes with OpenCV.
 
-    If one axis grows OpenCV is bilinear along both; here axes are independent.
+    If one axis grows, OpenCV is bilinear along both axes; here axes are independent.
     """
     cv2 = pytest.importorskip("cv2")
     image = photo(*size, seed=8)
-    output, _ = run(
+    output, _ = decode(
         decode_images, [image.tobytes()], [size], np.array([[0, 0, *size]]), resolution, mode=RAW
     )
     theirs = cv2.resize(image, (resolution, resolution), interpolation=cv2.INTER_AREA)
@@ -245,12 +244,12 @@ def test_shrinking_is_opencvs_area_resize(decode_images, size, resolution):
 def test_distance_from_torchvisions_antialiased_resize(
     decode_images, size, resolution, least_psnr, most_mean
 ):
-    """Shrinking, torchvision weighs with a triangle, twice as wide as our box.
+    """When shrinking, torchvision's filter is a triangle twice as wide as our box filter.
 
-    Enlarging, both are bilinear.
+    When enlarging, both are bilinear.
     """
     image = photo(*size, seed=6)
-    output, _ = run(
+    output, _ = decode(
         decode_images, [image.tobytes()], [size], np.array([[0, 0, *size]]), resolution, mode=RAW
     )
     theirs = functional.resize(
@@ -279,7 +278,7 @@ def test_damage_sets_the_error_flag(decode_images, damage):
         "short last segment": restarts[:-5] + b"\xff\xd9",
     }[damage]
     good = saved(photo(90, 70, seed=1))
-    output, has_error = run(
+    output, has_error = decode(
         decode_images, [good, spoilt, good], [(90, 70)] * 3, np.array([[10, 5, 40, 40]] * 3), 40
     )
     assert has_error.tolist() == [False, True, False]
@@ -291,9 +290,9 @@ def test_damage_sets_the_error_flag(decode_images, damage):
 def test_a_zeroed_sector_is_an_error_after_a_warning_about_extraneous_bytes(
     decode_images, kind, where
 ):
-    """Zeros are valid codes, and few fill a segment.
+    """Zeros are valid codes, and a few of them fill a segment.
 
-    The rest is skipped before the marker is missed.
+    libjpeg skips the remaining ones with a warning, and only then misses the marker.
     """
     blob = saved(
         photo(320, 240, seed=1), **{} if kind == "indexed" else {"restart_marker_blocks": 7}
@@ -302,7 +301,7 @@ def test_a_zeroed_sector_is_an_error_after_a_warning_about_extraneous_bytes(
     end = blob.rindex(b"\xff\xd9")
     begin = {"middle": end // 2, "end": end - 512}[where]
     spoilt = blob[:begin] + bytes(512) + blob[begin + 512 :]
-    _, has_error = run(
+    _, has_error = decode(
         decode_images, [blob, spoilt], [(320, 240)] * 2, np.array([[0, 0, 320, 240]] * 2), 64
     )
     assert has_error.tolist() == [False, True]
@@ -310,13 +309,13 @@ def test_a_zeroed_sector_is_an_error_after_a_warning_about_extraneous_bytes(
 
 @needs_c
 def test_extraneous_bytes_in_an_indexed_jpeg_are_an_error(decode_images):
-    """Extraneous bytes before its end are errors, too, though libjpeg reports nothing else."""
+    """libjpeg only warns about extraneous bytes before the end of the image."""
     blob = add_restart_index(
         saved(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
     )
     begin, end = blob.index(b"\xff\xda") + 20, blob.rindex(b"\xff\xd9")
     spoilt = blob[:begin] + bytes(end - begin) + blob[end:]
-    _, has_error = run(
+    _, has_error = decode(
         decode_images, [blob, spoilt], [(16, 16)] * 2, np.array([[0, 0, 16, 16]] * 2), 16
     )
     assert has_error.tolist() == [False, True]
@@ -332,7 +331,9 @@ def test_kernels_detect_the_same_damage(indexed):
     spoilt = []
     for number in range(600):
         copy = bytearray(blob)
-        begin = 0 if number % 2 else blob.index(b"\xff\xda")  # everywhere, or only in what is coded
+        begin = (
+            0 if number % 2 else blob.index(b"\xff\xda")
+        )  # the whole file, or only the coded data
         for place in random.integers(begin, len(blob), random.integers(1, 4)):
             copy[place] = random.choice(
                 [0x00, 0xFF, random.integers(256), copy[place] ^ 1 << random.integers(8)]
@@ -340,12 +341,11 @@ def test_kernels_detect_the_same_damage(indexed):
         spoilt.append(bytes(copy))
     boxes = np.array([[30, 20, 60, 60]] * len(spoilt))
     (c, c_errors), (numba, numba_errors) = (
-        run(kernel.open_kernel(LIBRARY, name), spoilt, [(120, 90)] * len(spoilt), boxes, 60)
+        decode(kernel.open_kernel(LIBRARY, name), spoilt, [(120, 90)] * len(spoilt), boxes, 60)
         for name in ("c", "numba")
     )
-    if (
-        not indexed
-    ):  # otherwise the C kernel, which checks the part more strictly, may decode the whole
+    # In an indexed image, the C kernel checks a part more strictly, and then decodes the whole.
+    if not indexed:
         assert np.array_equal(c_errors, numba_errors)
     assert 50 < c_errors.sum() < 550
     whole = ~numba_errors & ~c_errors
@@ -372,7 +372,7 @@ PADDING = {
 def test_padding_of_cameras_is_no_error(decode_images, padding, restarts):
     blob = saved(photo(90, 70, seed=1), **restarts)
     harmless = [blob, PADDING[padding](blob, blob.index(b"\xff\xc0"))]
-    output, has_error = run(
+    output, has_error = decode(
         decode_images, harmless, [(90, 70)] * 2, np.array([[10, 5, 40, 40]] * 2), 40
     )
     assert not has_error.any()

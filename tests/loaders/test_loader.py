@@ -101,7 +101,7 @@ def test_states_of_another_order_are_refused(betons):
         loader.load_state_dict({"epoch": 1})
 
 
-def test_parameters_of_ffcv(betons):
+def test_parameters_of_ffcvs_loader_are_accepted_or_explained(betons):
     loader = Loader(
         betons["jpeg"], batch_size=8, num_workers=1, order=OrderOption.QUASI_RANDOM, seed=None
     )

@@ -63,7 +63,7 @@ def indexed(pixels: np.ndarray, sampling: str, table: list[int]) -> bytes:
 
 
 def with_tables(blob: bytes, value: int) -> bytes:
-    """The JPEG with quantization tables of that value alone, before the index is made again."""
+    """Set all entries of the quantization tables to the value, and remove the index."""
     end = blob.index(b"\xff\xda")
     data, at = bytearray(blob), 2
     while at < end:
@@ -147,7 +147,7 @@ def test_all_colors_are_libjpegs(decode):
 
 
 @pytest.mark.parametrize("kind", ["gray", "flat", "sparse"])
-def test_coefficients_of_other_kinds(decode, kind):
+def test_runs_of_few_and_of_no_coefficients_decode_exactly(decode, kind):
     """Runs of few groups and of none; rows that end inside a run."""
     pixels = photo(300, 41, seed=4)
     if kind == "flat":

@@ -84,7 +84,7 @@ def test_a_conversion_is_used_only_if_it_equals_the_table():
     assert normalize.conversion(close) is None
 
 
-def test_every_level_of_every_color(tmp_path):
+def test_every_level_of_every_color_is_normalized(tmp_path):
     """The image has each level of each color, and is shown as it is."""
     image = np.stack(
         [np.roll(np.arange(256, dtype=np.uint8).reshape(16, 16), shift) for shift in (0, 5, 90)],

@@ -44,14 +44,14 @@ def equal(one, other) -> bool:
 
 
 @pytest.mark.parametrize("num_threads", [2, 4])
-def test_any_number_of_threads(betons, num_threads):
+def test_any_number_of_threads_gives_the_same_batches(betons, num_threads):
     plan = plan_of(betons["mixed"])
     assert equal(batches_of(plan), batches_of(dataclasses.replace(plan, num_threads=num_threads)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("order", ["random", "quasi_random", "sequential"])
-def test_resume_in_the_middle_of_an_epoch(betons, backend, order):
+def test_an_epoch_resumed_in_the_middle_has_the_remaining_batches(betons, backend, order):
     plan = plan_of(betons["mixed"], backend=backend, order=order)
     whole = batches_of(plan)
     assert len(whole) == 5
@@ -123,7 +123,7 @@ def test_two_ranks_see_what_one_process_sees(betons):
 
 
 def test_quasi_random_order_reads_a_window_at_a_time():
-    """Three windows of blocks of 10 images.
+    """The order has three windows of blocks of 10 images.
 
     No block is seen outside of its window, and each window is well mixed.
     """

@@ -1,7 +1,4 @@
-"""Pixels of the fast path.
-
-Equal to the reference's, near Pillow's and torchvision's, the same for any number of threads.
-"""
+"""Pixels of the ffcv backend equal the reference's and are close to Pillow's and torchvision's."""
 
 import dataclasses
 from pathlib import Path
@@ -61,9 +58,9 @@ def test_whole_numbers_of_pixels_are_averaged_as_pillow_does(tmp_path):
 
 @pytest.mark.parametrize(("size", "resolution", "mean_levels"), [(96, 40, 2.0), (40, 96, 0.6)])
 def test_resize_is_close_to_torchvisions_antialiased_one(size, resolution, mean_levels):
-    """Shrinking, torchvision's filter is a triangle of twice our box's width.
+    """When shrinking, torchvision's filter is a triangle twice as wide as our box filter.
 
-    Enlarging, both are bilinear.
+    When enlarging, both are bilinear.
     """
     image = photo(size, size, seed=2)
     ours = reference.resize(image, resolution).astype(int)

@@ -1,7 +1,4 @@
-"""The resident backend.
-
-The ffcv backend's batches, bit for bit, and the reference's, to within rounding.
-"""
+"""Batches of the resident backend equal those of ffcv bit for bit, and the reference's closely."""
 
 import dataclasses
 

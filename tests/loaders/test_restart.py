@@ -134,10 +134,7 @@ def square_boxes(
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 @pytest.mark.parametrize("size", SIZES)
 def test_any_decoded_part_equals_that_part_of_the_whole(decode, subsampling, size):
-    """A box of R x R is shown as it is, so these are the decoder's own pixels.
-
-    Pillow's are the oracle.
-    """
+    """A box of R x R pixels is not resized, so its pixels are the decoder's; Pillow is the oracle."""
     random = np.random.default_rng(size[0] * 1000 + size[1])
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=1), SUBSAMPLINGS[subsampling]))
     whole = pillow_pixels(blob)
@@ -170,9 +167,9 @@ def test_the_same_with_and_without_an_index_at_any_scale(decode):
 
 
 def test_only_the_part_is_decoded(decode):
-    """Damage elsewhere does not show.
+    """Damage outside of the crop has no effect.
 
-    Damage under the crop is found, and then judged by a decode of the whole.
+    Damage under the crop is found, and a decode of the whole image decides.
     """
     size = 320, 240
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=5), SUBSAMPLINGS["4:2:0"]))

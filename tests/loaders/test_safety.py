@@ -1,7 +1,4 @@
-"""Nothing hangs and nothing leaks.
-
-Damaged images, early exits, many loaders, two at once, forks.
-"""
+"""Loaders neither hang nor leak: damaged images, early exits, many loaders, threads, forks."""
 
 import json
 import os

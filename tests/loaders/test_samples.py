@@ -1,7 +1,4 @@
-"""Which samples an epoch has, in every backend.
-
-Each once, views, relabelling, short batches; and files that are refused.
-"""
+"""The samples of an epoch in every backend: each once, views, relabelling, short batches."""
 
 import dataclasses
 import json
@@ -84,7 +81,9 @@ def test_all_backends_take_the_same_labels_in_the_same_batches(beton, backend):
         (None, 100, False, [23]),
     ],
 )
-def test_lengths_of_batches(beton, backend, indices, batch_size, drop_last, lengths):
+def test_batches_have_the_documented_lengths(
+    beton, backend, indices, batch_size, drop_last, lengths
+):
     plan = plan_of(
         beton, backend=backend, indices=indices, batch_size=batch_size, drop_last=drop_last
     )
@@ -95,7 +94,7 @@ def test_lengths_of_batches(beton, backend, indices, batch_size, drop_last, leng
     assert shapes == [((length, 3, 8, 8), (length,)) for length in lengths]
 
 
-def test_view_and_relabelling(beton):
+def test_a_plan_selects_and_relabels_samples(beton):
     plan = plan_of(beton, indices=(4, 22, 0, 1, 2, 3), labels=(2, -1, 0, 2, 1))
     # Sample 1 is a bee, which has no new label.
     assert epoch_of(plan) == [

@@ -103,7 +103,7 @@ def test_a_value_of_another_type_is_named(betons, changes, message):
         ({"collate_fn": list}, "collate_fn[\\s\\S]*transform"),
     ],
 )
-def test_parameters_of_torchs_dataloader(betons, settings, message):
+def test_unsupported_parameters_of_torchs_dataloader_are_explained(betons, settings, message):
     with pytest.raises(UserError, match=message):
         Loader(betons["raw"], 8, resolution=16, **settings)
 

@@ -1,4 +1,4 @@
-"""The matrix: which stages a recipe is, which are shared, and which a change touches."""
+"""The matrix of a recipe: its stages, which of them are shared, and what a change affects."""
 
 import json
 from typing import Any
@@ -226,7 +226,7 @@ def test_the_longest_path_is_the_most_urgent():
         )
 
 
-def test_ten_thousand_stages():
+def test_ten_thousand_stages_are_expanded():
     matrix = expand(recipe(seeds=list(range(420))))
     assert len(matrix.stages) == 6 + 420 * 4 * 6
     assert len({stage.key for stage in matrix.stages}) == len(matrix.urgency) == len(matrix.stages)

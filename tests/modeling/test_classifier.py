@@ -148,7 +148,7 @@ def test_incomplete_model_files_are_refused(tmp_path, content, capsys):
         classifier.load(tmp_path / "none.pt")
 
 
-def test_precision_by_setting_and_device(monkeypatch):
+def test_precision_follows_setting_and_device(monkeypatch):
     assert [choose(setting, "cpu") for setting in ("float32", "bf16", "fp16")] == [
         "float32",
         "bf16",

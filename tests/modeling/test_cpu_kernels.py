@@ -71,10 +71,7 @@ class Convolutions(TorchDispatchMode):
 
 
 class Foreign(nn.Module):
-    """Another library's network.
-
-    A strided convolution through torch's functions, narrower than a block.
-    """
+    """Stand for a network of another library: a narrow strided convolution as a function call."""
 
     def __init__(self) -> None:
         super().__init__()

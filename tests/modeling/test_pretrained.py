@@ -67,7 +67,7 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_networks_with_input_transforms_and_auxiliary_heads(name: str):
+def test_networks_with_input_transforms_and_auxiliary_heads_equal_torchvisions(name: str):
     """Networks as torchvision loads them: they convert the common normalization to their own."""
     theirs = getattr(torchvision.models, name)(init_weights=False, transform_input=True)
     published = zoo.pretrained_weights(f"torchvision/{name}")
@@ -226,7 +226,7 @@ def test_library_caches_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
 
 
-def test_checkpoints_with_and_without_a_usable_head(tmp_path: Path):
+def test_checkpoints_load_with_and_without_a_usable_head(tmp_path: Path):
     theirs = torchvision.models.shufflenet_v2_x0_5()
     state = theirs.state_dict()
     torch.save(
@@ -307,7 +307,7 @@ shortlist: {by: knn, best: 1, methods: [tuned]}
 """
 
 
-def test_a_recipe_with_a_model_without_weights(tmp_path: Path):
+def test_a_model_without_weights_fails_alone_in_a_recipe(tmp_path: Path):
     write_colors(tmp_path / "raw")
     kept = tmp_path / "raw" / "kept"
     kept.mkdir()

@@ -133,7 +133,7 @@ def test_on_a_gpu_waiting_is_split_into_the_loader_and_the_copy(clock, monkeypat
     assert FakeEvent.made == made == 4  # events are reused
 
 
-def test_summary_rates():
+def test_the_summary_computes_rates_and_shares():
     timing = summary(
         {"data_wait": 1.0, "backward": 8.0},
         num_steps=50,

@@ -1,7 +1,4 @@
-"""The schema that editors check recipes by.
-
-Up to date, accepting every recipe that can be read, refusing unknown keys.
-"""
+"""The JSON schema for editors is up to date, accepts all valid recipes, refuses unknown keys."""
 
 import copy
 from typing import Any
@@ -96,5 +93,5 @@ def test_an_unknown_key_does_not_fit(place: str, checker: Any):
         ({"name": "few", "steps": [{"per_class": 1, "random": 1}, 3]}, False),
     ],
 )
-def test_subsets(value: Any, fits: bool, checker: Any):
+def test_the_schema_checks_subsets(value: Any, fits: bool, checker: Any):
     assert checker.is_valid({"name": "a", "subsets": [value]}) == fits

@@ -125,9 +125,9 @@ def test_a_recipe_opens_with_question_commands_paper_and_published_numbers(name:
 
 
 def test_the_posters_controls_have_the_classes_of_their_names():
-    """Controls have as many classes, random or easier.
+    """A control has as many classes, random or easier ones, or all classes with fewer images.
 
-    Or all classes with fewer images; clean only.
+    Controls are trained without attacks only.
     """
     found = recipe.read("fewer_classes")
     subsets = {subset.name: subset for subset in found.subsets}

@@ -238,7 +238,7 @@ def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path, steps_before):
 
 
 def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
-    """Each read of the fake clock takes a second, so that any lost or double time shows."""
+    """Each read of the fake clock takes a second, which reveals time lost or counted twice."""
 
     class Ticking:
         now = 0.0

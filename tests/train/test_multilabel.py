@@ -60,7 +60,7 @@ def slow_eleven_point(scores: list[float], labels: list[int]) -> Fraction:
 
 
 def test_eleven_point_ap_equals_a_hand_calculation():
-    # By score: present, absent, present, absent. Precision is 1 up to a recall of 1/2 (6 of the 11
+    # Sorted by score: present, absent, present, absent. Precision is 1 up to a recall of 1/2 (6 of the 11
     # points), and 2/3 up to 1 (5 points).
     assert eleven_point_ap(np.array([4.0, 3, 2, 1]), np.array([1, -1, 1, -1])) == pytest.approx(
         (6 + 5 * 2 / 3) / 11
@@ -97,7 +97,7 @@ def test_recalls_of_exact_tenths_count():
     assert eleven_point_ap(scores, labels) == pytest.approx((4 * 1 + 7 * 10 / 100) / 11)
 
 
-def test_multilabel_scores():
+def test_multilabel_scores_equal_their_definitions():
     logits = torch.tensor([[3.0, 1, 0], [0, 2, 1], [1, 3, 2], [2, 1, 0]])
     labels = torch.tensor([[1, -1, -1], [-1, -1, 1], [0, 1, -1], [-1, 1, -1]], dtype=torch.int8)
     counts = MultiLabelCounts()

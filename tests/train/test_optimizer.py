@@ -35,7 +35,7 @@ def test_everything_decays_with_decay_norm_and_bias():
     assert len(names_of(model, optimizer, 5e-4)) == 62 and len(optimizer.param_groups) == 1
 
 
-def test_frozen_and_shared_parameters():
+def test_frozen_parameters_are_left_out_and_shared_ones_appear_once():
     model = classifier.build("resnet10", 10, channels=(16, 16, 16, 16))
     model.backbone.requires_grad_(False)
     optimizer = make_sgd(model, ScheduleSettings(), 0.1)

@@ -220,7 +220,7 @@ def test_eps_scales_with_the_resolution(monkeypatch):
 
 @pytest.mark.parametrize("num_parts", [2, 4])
 def test_accumulated_gradients_equal_those_of_the_batch(num_parts):
-    """BatchNorm, which sees micro-batches, is in evaluation mode.
+    """BatchNorm, which would see micro-batches, is in evaluation mode.
 
     Also with unequal parts of two images or more: 7 in 3 and 7 in 4 are both 3, 2, 2.
     """

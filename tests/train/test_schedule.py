@@ -45,7 +45,7 @@ def test_cyclic_rises_and_falls_linearly():
     assert int(np.argmax(rates)) == 2 * PER_EPOCH and rates[10] == 0.4
 
 
-def test_constant():
+def test_a_constant_schedule_keeps_the_rate():
     assert curve(schedule="constant") == [0.4] * STEPS
 
 

@@ -233,7 +233,7 @@ def test_every_group_has_its_weight_decay_and_is_restored():
     ("setting", "steps_per_epoch", "expected"),
     [("kornblith", 4, 0.1), ("kornblith", 400, 0.025), (0.01, 4, 0.01), (None, 400, 0.1)],
 )
-def test_batch_norm_momentum(setting, steps_per_epoch, expected):
+def test_batch_norm_momentum_follows_the_setting(setting, steps_per_epoch, expected):
     model = classifier.build("resnet10", 3, channels=(16, 16, 16, 16))
     _network.set_bn_momentum(model, setting, steps_per_epoch)
     assert {
@@ -272,7 +272,7 @@ def test_blocks_cover_a_network_in_order(arch, num_blocks, stages):
     assert backbone.training, "left as it was"
 
 
-def test_settings_of_a_point():
+def test_each_point_of_a_grid_has_its_settings():
     settings = settings_model("full").model_validate(
         {"grid": {"lr": [0.1, 0.01], "decay_ratio": [0, 1e-3], "layer_decay": [0.5]}}
     )

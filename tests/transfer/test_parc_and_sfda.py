@@ -133,7 +133,7 @@ def test_sfda_does_not_depend_on_the_origin_or_a_rotation():
     assert sfda.score(features=turned + 1000, labels=labels) == pytest.approx(given, rel=1e-9)
 
 
-def test_sfda_of_one_class_of_constant_features_and_of_constant_classes():
+def test_sfda_has_its_limit_for_one_class_and_for_constant_features():
     features, labels = clusters(60, 5, 4)
     assert sfda.score(features=features, labels=np.zeros(60, int)) == 1
     for value in (0.0, 2.1, 3e38):  # priors decide: 0.75, 0.25

@@ -87,7 +87,7 @@ def test_leep_equals_loops(data):
     assert leep.score(probs=probs, labels=labels) == pytest.approx(total / N, rel=1e-12)
 
 
-def test_leep_of_a_perfect_and_an_uninformative_source():
+def test_leep_has_its_limits_for_a_perfect_and_an_uninformative_source():
     labels = np.arange(1000) % 10
     one_hot = np.eye(20)[labels]  # ten source classes have no mass at all
     assert leep.score(probs=one_hot, labels=labels) == 0.0
@@ -117,7 +117,7 @@ def test_nce_is_leep_of_hard_predictions(data):
     )
 
 
-def test_nleep_of_separate_clusters_and_its_details(data):
+def test_nleep_is_zero_for_separate_clusters_and_reports_details(data):
     random = np.random.default_rng(0)
     labels = np.arange(600) % 3
     apart = random.normal(0, 0.1, (600, 4)) + 50 * np.eye(3, 4)[labels]
@@ -225,7 +225,7 @@ def test_hscore_equals_its_formula(data):
     assert hscore.score(features=np.eye(K)[labels], labels=labels) == pytest.approx(K - 1)
 
 
-def test_shrunk_hscore(data):
+def test_shrunk_hscore_equals_its_formula_with_ledoit_wolf(data):
     from sklearn.covariance import LedoitWolf
 
     features, _, labels = data
@@ -310,7 +310,7 @@ def test_knn_agrees_with_scikit_learn(data, k, metric, monkeypatch):
     )
 
 
-def test_knn_far_from_the_origin_and_with_ties():
+def test_knn_is_exact_far_from_the_origin_and_with_ties():
     """|a|^2 - 2 a b + |b|^2 cancels in float32; equal distances go to the lower index."""
     random = np.random.default_rng(0)
     features = 1e5 + random.normal(0, 1e-2, (60, 3))
@@ -339,7 +339,7 @@ def test_knn_counts_duplicates_and_refuses_a_k_that_is_too_large(data):
             knn.score(features=features, labels=labels, k=k)
 
 
-def test_nleeps_fallbacks():
+def test_nleep_has_fewer_components_with_few_images():
     """5 K components as published, fewer per class with fewer images, at last N - 1."""
     features = np.random.default_rng(0).normal(0, 1, (60, 3))
     for num_classes, components in ((5, 25), (11, 55), (12, 48), (25, 50), (40, 40), (60, 59)):

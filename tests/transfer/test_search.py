@@ -1,4 +1,4 @@
-"""The hyper-parameter search: points as alone, halving, crops, few images, steps, resumes."""
+"""The hyper-parameter search: each point as if trained alone, halving, crops, resumption."""
 
 from pathlib import Path
 from typing import Any

@@ -160,7 +160,7 @@ def test_a_file_with_a_wrong_checksum_is_not_kept(host: Host, tmp_path: Path):
     assert (tmp_path / "data.bin").read_bytes() == b"placed by hand"
 
 
-def test_missing_files_and_unreachable_hosts(host: Host, tmp_path: Path):
+def test_missing_files_and_unreachable_hosts_are_reported(host: Host, tmp_path: Path):
     with pytest.raises(UserError, match=r"answers 404.*\n.*by hand"):
         fetch(the(host, url=f"{host.url}/gone"), tmp_path)
     with pytest.raises(UserError, match="cannot be reached"):

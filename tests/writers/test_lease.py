@@ -19,7 +19,7 @@ def aged(path: Path, seconds: float) -> None:
     os.utime(path, (now - seconds, now - seconds))
 
 
-def test_one_holder_at_a_time(tmp_path: Path):
+def test_a_lease_has_one_holder_at_a_time(tmp_path: Path):
     held = lease.take(tmp_path, FAR)
     assert held is not None and lease.holder_of(tmp_path) == FAR
     assert lease.take(tmp_path, FARTHER) is None and lease.is_held(tmp_path)

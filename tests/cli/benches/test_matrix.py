@@ -70,7 +70,7 @@ def test_every_slot_second_is_counted_once():
     assert sum(with_command.values()) == pytest.approx(2 * 16)
 
 
-def test_the_cpu_time_of_a_process_and_of_its_children():
+def test_cpu_time_includes_the_children_of_a_process():
     burn = "import time\nwhile time.process_time() < 0.3: pass\n"
     child = burn + "time.sleep(60)"
     code = f"import subprocess, sys, time\n{burn}subprocess.run([sys.executable, '-c', {child!r}])"
@@ -116,7 +116,7 @@ def test_first_use_is_the_extra_startup_of_the_first_stage(tmp_path: Path):
     ) == (0, 10)
 
 
-def test_a_finished_matrix_of_many_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_of_many_finished_stages_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Made-up results replace those of a warm-up."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     from tests.helpers.report_fakes import make_results

@@ -61,7 +61,7 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def test_all_scores_as_text_and_as_json(root: Path):
+def test_all_scores_are_printed_as_text_and_as_json(root: Path):
     shown = invoke(root)
     assert shown.exit_code == 0, shown.output
     lines = [line.split() for line in shown.output.splitlines() if line.startswith("  ")]

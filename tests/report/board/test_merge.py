@@ -134,7 +134,7 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "index.html").read_text() == "mine"
 
 
-def test_nothing_to_publish(tmp_path: Path) -> None:
+def test_publishing_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to publish"):
         site.publish(tmp_path / "board", [])
     assert not (tmp_path / "board").exists()

@@ -53,7 +53,9 @@ def assert_sound(text: str) -> Page:
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize("archs", [("resnet10",), ("resnet18", "resnet50")])
-def test_a_complete_matrix(tmp_path: Path, seeds: tuple[int, ...], archs: tuple[str, ...]) -> None:
+def test_a_complete_matrix_makes_a_sound_page(
+    tmp_path: Path, seeds: tuple[int, ...], archs: tuple[str, ...]
+) -> None:
     recipe = make_recipe(seeds=seeds, archs=archs)
     page = assert_sound(render(recipe, make_results(recipe), tmp_path))
     assert page.tags.count("figure") == 2 * len(archs) + 2  # the means come first
@@ -62,7 +64,7 @@ def test_a_complete_matrix(tmp_path: Path, seeds: tuple[int, ...], archs: tuple[
     assert ("There is one seed and no interval" in page.text) == (len(seeds) == 1)
 
 
-def test_no_results(tmp_path: Path) -> None:
+def test_a_page_without_results_names_the_unfinished_stages(tmp_path: Path) -> None:
     recipe = make_recipe()
     path = write(recipe, [], ["write/all", "pretrain/x"], tmp_path, ("html", "md", "csv"))
     page = assert_sound(path.read_text())
@@ -95,7 +97,7 @@ def test_a_single_kind_of_results_makes_a_page(tmp_path: Path, kind: str) -> Non
     )
 
 
-def test_recipe_without_targets_and_with_one_eps(tmp_path: Path) -> None:
+def test_a_recipe_without_targets_and_with_one_eps_makes_a_page(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0,), targets=(), methods=())
     page = assert_sound(render(recipe, make_results(recipe), tmp_path))
     assert "transfers" not in page.tables and "accuracy-0-common_masked" in page.tables
@@ -269,7 +271,7 @@ def test_markdown_lists_the_hints_of_headings_below_the_table() -> None:
     assert (note, hints) == ("A note.", "p, t: paired t-test; fed: a share")
 
 
-def test_unknown_format_and_unwritable_folder(tmp_path: Path) -> None:
+def test_an_unknown_format_and_an_unwritable_folder_are_refused(tmp_path: Path) -> None:
     recipe = make_recipe()
     with pytest.raises(UserError, match="pdf"):
         write(recipe, [], [], tmp_path, ("html", "pdf"))

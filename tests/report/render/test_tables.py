@@ -48,7 +48,7 @@ def _at(result: Result, path: Iterable[str]) -> float:
 
 
 def shown(sd: float) -> str:
-    """A standard deviation with one decimal, as a bound if it would read as none."""
+    """Format a standard deviation with one decimal, or as a bound if that would be 0.0."""
     return f"{sd:.1f}" if sd >= 0.05 or sd < 1e-9 else "< 0.1"
 
 

@@ -37,7 +37,7 @@ def test_errors_ignore_the_difficulty_of_datasets():
     assert np.isnan(summaries.dataset_adjusted_means(scores[:1]).standard_error).all()
 
 
-def test_correlation_of_a_line_and_of_a_constant():
+def test_correlation_is_one_for_a_line_and_nan_for_a_constant():
     x = np.arange(10.0)
     line = summaries.correlation(x, 3 * x + 1)
     assert line.r == pytest.approx(1) and line.rho == pytest.approx(1)
@@ -62,7 +62,7 @@ def test_ranking_measures_by_hand():
     )
 
 
-def test_times_in_top():
+def test_times_in_top_counts_ties():
     scores = np.array([[3, 3, 1], [2, 3, 2], [1, 0, 3]])
     assert summaries.times_in_top(1, scores).tolist() == [2, 1, 1]
     assert summaries.times_in_top(9, scores).tolist() == [3, 3, 3]

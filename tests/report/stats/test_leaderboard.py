@@ -12,7 +12,7 @@ from harness.report.stats import elo, summaries
 from harness.report.stats.leaderboard import RankedModel, ScoreMatrix, ranking
 
 
-def test_two_models_in_closed_form():
+def test_elo_of_two_models_equals_the_closed_form():
     wins = np.array([[0, 30], [10, 0.0]])
     found = elo.fit(wins, ridge=1e-9)
     # The ridge of 1e-9 moves the optimum by 1e-10.

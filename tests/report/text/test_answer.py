@@ -87,12 +87,14 @@ def transfer_rows(
 
 
 def opening(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow] = ()) -> str:
+    """Return the sentences and caveats that open the report."""
     return " ".join(
         [*answers(accuracy, transfer, effects(accuracy, transfer)), *caveats(accuracy, transfer)]
     )
 
 
 def wobble(seed: int) -> float:
+    """Return a deviation of the seed's accuracy; its mean over three seeds is 0."""
     return (-0.002, 0.0, 0.002)[seed % 3]
 
 
@@ -124,7 +126,7 @@ def test_a_gain_that_remains_is_reported() -> None:
 
 
 def test_wide_intervals_are_not_interpreted() -> None:
-    """The masked gain is as large but not clear, so its cause must stay open."""
+    """The masked gain is as large but not clear, so the text must not name a cause."""
     gains = {0: 0.010, 1: 0.020, 2: 0.030}
     unmasked = accuracy_rows(
         lambda subset, seed: 0.7 + (gains[seed] + 0.02 if subset == "minus20" else 0),

@@ -109,7 +109,9 @@ def test_a_copy_of_a_copy(source: Source, tmp_path: Path):
     assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "own_one.beton").read_bytes()
 
 
-def test_growing_pages_and_gaps_of_all_lengths(tree: Path, tmp_path: Path, monkeypatch):
+def test_copies_with_growing_pages_and_gaps_equal_written_betons(
+    tree: Path, tmp_path: Path, monkeypatch
+):
     """Cover several pages, a sample larger than a page, and adjacent and separate samples."""
     for index in range(12):
         picture(index, 600, 500 - index).save(tree / "train" / "cat" / f"medium_{index}.png")

@@ -1,7 +1,4 @@
-"""A beton is complete under its final name or does not exist.
-
-Cases: killed at any step, interrupted, full disk, concurrent writers.
-"""
+"""A beton is complete or absent after kills, interruptions, full disks, concurrent writers."""
 
 import errno
 import os

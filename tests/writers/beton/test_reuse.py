@@ -1,38 +1,24 @@
 """Existing betons are reused if the result equals the file written from the images."""
 
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.helpers.pictures import picture
-from writers.beton import copy, layout, provenance, reuse
-from writers.beton.atomic_file import _this_host
-from writers.beton.copy import copy_subset
+from tests.helpers.reuse_workspace import PETS, TWO, Workspace
+from writers.beton import copy, layout, reuse
 from writers.beton.encoding import Encoding
-from writers.beton.provenance import (
-    Origin,
-    inherit,
-    open_with_origin,
-    record,
-    record_path,
-    recorded,
-)
+from writers.beton.provenance import record, record_path
 from writers.beton.store import Manifest, manifest_path, open_beton
-from writers.beton.verify import verify
-from writers.beton.write import write_split
 from writers.errors import UserError
-from writers.source import Source, SplitSettings
+from writers.source import Example, Source
 from writers.subset.spec import Subset, SubsetSpec, everything, resolve
 
-TWO = Subset("two", ("owl", "cat"))  # the subset has its own label order
-PETS = Subset("pets", ("bird", "pet"), (("owl",), ("cat", "dog")))
 ENCODINGS = [
     Encoding(),
     Encoding(restart_index=False),
@@ -41,72 +27,6 @@ ENCODINGS = [
     Encoding(format="passthrough", restart_index=True, max_resolution=120),
     Encoding(format="mixed", compress_probability=0.5, max_resolution=110),
 ]
-
-
-@dataclass
-class Workspace:
-    """An opened tree of images, and a data folder with betons."""
-
-    tree: Path
-    data: Path
-    settings: SplitSettings
-    encoding: Encoding
-
-    def __post_init__(self) -> None:
-        self.reopen()
-
-    def reopen(self) -> None:
-        self.source, self.origin = open_with_origin("folder", [self.tree], self.settings)
-
-    def write(
-        self,
-        subset: Subset | None = None,
-        name: str = "whole",
-        split: str = "train",
-        **options: Any,
-    ) -> Path:
-        """Write from the images."""
-        file = self.data / name / f"{split}.beton"
-        manifest = write_split(
-            self.source,
-            split,
-            subset or everything(self.source.classes),
-            self.encoding,
-            file,
-            **options,
-        )
-        record(file, manifest, self.origin)
-        return file
-
-    def reuse(
-        self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any
-    ) -> reuse.Reused | None:
-        return reuse.reuse_samples(
-            self.source,
-            split,
-            subset,
-            self.encoding,
-            self.data / name / f"{split}.beton",
-            **{"origin": self.origin, "folder": self.data, "log": _fail, **options},
-        )
-
-    def check_equals_written(
-        self, subset: Subset = TWO, name: str = "taken", split: str = "train"
-    ) -> None:
-        """Assert that file and manifest equal those written from the images."""
-        taken, own = self.data / name / f"{split}.beton", self.write(subset, f"own_{name}", split)
-        assert taken.read_bytes() == own.read_bytes()
-        assert manifest_path(taken).read_bytes() == manifest_path(own).read_bytes()
-        assert verify(taken) == []
-
-
-def _fail(message: str) -> None:
-    raise AssertionError(message)
-
-
-@pytest.fixture
-def workspace(tree: Path, tmp_path: Path) -> Workspace:
-    return Workspace(tree, tmp_path / "data", SplitSettings(), Encoding())
 
 
 @pytest.mark.parametrize(
@@ -118,18 +38,19 @@ def test_a_reused_subset_equals_the_written_one_and_reads_few_images(
     workspace.encoding = encoding
     whole = workspace.write()
     read: list[str] = []
+    read_image = Source.read
     monkeypatch.setattr(reuse, "NUM_REENCODED", 3)
-    monkeypatch.setattr(
-        Source, "read", lambda source, example: read.append(example.name) or _read(source, example)
-    )
+
+    def recording(source: Source, example: Example) -> bytes:
+        read.append(example.name)
+        return read_image(source, example)
+
+    monkeypatch.setattr(Source, "read", recording)
     taken = workspace.reuse()
     assert taken is not None and taken.beton == whole and len(read) == 3
     assert taken.manifest == open_beton(workspace.data / "taken" / "train.beton").manifest
     monkeypatch.undo()
     workspace.check_equals_written()
-
-
-_read = Source.read
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -149,7 +70,7 @@ def test_reuse_with_other_labels_counts_and_splits(
     workspace.check_equals_written(subset, split=split)
 
 
-def test_reuse_from_coarser_labels_and_from_a_reused_beton(workspace: Workspace):
+def test_betons_with_coarser_labels_and_reused_betons_can_be_reused(workspace: Workspace):
     """Classes of the existing beton do not matter: labels come from the source."""
     workspace.write(PETS, "pets")
     taken = workspace.reuse()
@@ -157,17 +78,14 @@ def test_reuse_from_coarser_labels_and_from_a_reused_beton(workspace: Workspace)
     record(workspace.data / "taken" / "train.beton", taken.manifest, workspace.origin)
     workspace.check_equals_written()
     again = workspace.reuse(Subset("one", ("owl",)), "again")
-    # the smallest that has all of them
+    # The smallest beton that has all images of the subset is read.
     assert again
-    assert again.beton.parent.name in (
-        "taken",
-        "own_taken",
-    )
+    assert again.beton.parent.name in ("taken", "own_taken")
     workspace.check_equals_written(Subset("one", ("owl",)), "again")
 
 
 def test_known_damaged_images_reserve_the_same_space(workspace: Workspace, monkeypatch):
-    # ten images, one of them damaged: the file reserves space for ten
+    # 10 images of the subset, one of them damaged: the file reserves space for 10.
     monkeypatch.setattr(layout, "FEW_SAMPLES", 10)
     workspace.source.damaged = {
         "train/cat/train_0.jpg": "cut off",
@@ -182,63 +100,8 @@ def test_known_damaged_images_reserve_the_same_space(workspace: Workspace, monke
     workspace.check_equals_written()
 
 
-def test_a_whole_file_is_hard_linked_and_survives_its_source(workspace: Workspace):
-    whole = workspace.write()
-    taken = workspace.reuse(everything(workspace.source.classes))
-    file = workspace.data / "taken" / "train.beton"
-    assert taken and file.samefile(whole)
-    workspace.check_equals_written(everything(workspace.source.classes))
-    before, links = file.read_bytes(), file.stat().st_nlink
-    workspace.encoding = Encoding(format="raw")
-    workspace.write()  # overwrite the first
-    assert not file.samefile(whole)
-    assert file.read_bytes() == before
-    assert file.stat().st_nlink == links - 1
-    assert verify(file) == []
-    assert sorted(path.name for path in file.parent.iterdir()) == [
-        "train.beton",
-        "train.beton.json",
-    ]
-
-
-def test_a_whole_file_is_copied_if_linking_fails(workspace: Workspace, monkeypatch):
-    def refuse(*paths: Path) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    whole = workspace.write()
-    monkeypatch.setattr(os, "link", refuse)
-    assert workspace.reuse(everything(workspace.source.classes))
-    assert not (workspace.data / "taken" / "train.beton").samefile(whole)
-    workspace.check_equals_written(everything(workspace.source.classes))
-
-
-def test_a_beton_that_is_replaced_before_it_is_linked_is_copied(workspace: Workspace, monkeypatch):
-    """The file that was checked is the file that is linked."""
-    whole, link = workspace.write(), os.link
-
-    def link_late(file: Path, linked: Path) -> None:
-        shutil.copy(file, workspace.data / "new")
-        (workspace.data / "new").replace(file)
-        link(file, linked)
-
-    monkeypatch.setattr(os, "link", link_late)
-    assert workspace.reuse(everything(workspace.source.classes))
-    assert not (workspace.data / "taken" / "train.beton").samefile(whole)
-    assert len(list((workspace.data / "taken").iterdir())) == 2
-    workspace.check_equals_written(everything(workspace.source.classes))
-
-
-def test_the_next_writer_removes_the_link_of_a_killed_one(workspace: Workspace):
-    whole, folder = workspace.write(), workspace.data / "taken"
-    folder.mkdir()
-    (folder / f".train.beton.{_this_host()}-00.writing").touch()
-    os.link(whole, folder / f".train.beton.{_this_host()}-00.link")
-    assert workspace.reuse()
-    assert sorted(path.name for path in folder.iterdir()) == ["train.beton", "train.beton.json"]
-
-
 def _touch(workspace: Workspace) -> None:
-    # an image that is not needed
+    # The subset does not have this image.
     os.utime(workspace.tree / "train" / "dog" / "train_0.jpg", ns=(1, 1))
     workspace.reopen()
 
@@ -342,29 +205,7 @@ def test_missing_images_are_detected_without_encoding(workspace: Workspace, monk
         assert (workspace.reuse(resolve(spec, workspace.source.classes)) is not None) == there
 
 
-def test_the_origin_covers_files_and_split_settings(workspace: Workspace, monkeypatch):
-    def opened(
-        protocol: str | None = None, made_at: Path = workspace.tree, **settings: Any
-    ) -> Origin | None:
-        def open_dataset(name: str, paths: list[Path], settings: SplitSettings, labels=None) -> Any:
-            made_at.mkdir(exist_ok=True)
-            return SimpleNamespace(protocol=protocol)
-
-        monkeypatch.setattr(provenance, "open_dataset", open_dataset)
-        return open_with_origin("folder", [made_at], replace(SplitSettings(), **settings))[1]
-
-    assert opened() == workspace.origin
-    made = workspace.tree.parent / "made"  # generated on first use; unchanged on the second
-    assert opened(made_at=made) == opened(made_at=made)
-    origins = [
-        opened(),
-        opened("vtab"),
-        opened(val=0.2),
-        opened(test=0.1),
-        opened(seed=1),
-        opened(made_at=made),
-    ]
-    assert None not in origins and all(origins.count(origin) == 1 for origin in origins)
+_encode = reuse.encode
 
 
 def test_no_reuse_if_current_libraries_encode_differently(workspace: Workspace, monkeypatch):
@@ -373,9 +214,6 @@ def test_no_reuse_if_current_libraries_encode_differently(workspace: Workspace, 
         reuse, "encode", lambda *arguments, lenient: replace(_encode(*arguments), data=b"newer")
     )
     assert workspace.reuse() is None
-
-
-_encode = reuse.encode
 
 
 @pytest.mark.parametrize(
@@ -408,7 +246,7 @@ def test_a_damaged_beton_is_reported_and_the_next_one_used(
     )
 
 
-def test_a_beton_removed_or_replaced_during_reuse(workspace: Workspace, monkeypatch):
+def test_a_beton_removed_or_replaced_during_reuse_is_reported(workspace: Workspace, monkeypatch):
     whole, messages = workspace.write(), []
     monkeypatch.setattr(reuse, "open_beton", lambda path: whole.unlink() or open_beton(path))
     assert workspace.reuse(log=messages.append) is None and len(messages) == 1
@@ -440,20 +278,3 @@ def test_user_errors_are_raised_as_by_write_split(workspace: Workspace):
     (workspace.data / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         workspace.reuse(name="file")
-
-
-def test_a_copy_inherits_the_origin_and_another_file_does_not(workspace: Workspace):
-    whole, file = workspace.write(), workspace.data / "copied" / "train.beton"
-    manifest = copy_subset(whole, TWO, file)
-    inherit(whole, file)
-    assert recorded(file, manifest) == workspace.origin
-    other = workspace.write(PETS, "other")
-    record_path(other).unlink()
-    inherit(whole, other)
-    assert not record_path(other).exists()
-
-
-def test_circular_and_broken_links_are_handled(workspace: Workspace):
-    (workspace.tree / "train" / "round").symlink_to(workspace.tree, target_is_directory=True)
-    (workspace.tree / "nowhere").symlink_to(workspace.tree / "not_there")
-    assert provenance._state([workspace.tree]) == provenance._state([workspace.tree]) is not None

@@ -88,7 +88,7 @@ def test_the_manifest_of_another_file_is_refused(source: Source, beton: Path, tm
         open_beton(beton)
 
 
-def test_missing_file_missing_manifest_and_invalid_manifest(beton: Path, tmp_path: Path):
+def test_a_missing_file_and_a_missing_or_invalid_manifest_are_refused(beton: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no beton"):
         open_beton(tmp_path / "other.beton")
     manifest = json.loads(manifest_path(beton).read_text())

@@ -198,7 +198,7 @@ def test_each_inner_archive_is_checked(archives: Path, tmp_path: Path):
         opened(tmp_path)
 
 
-def test_a_validation_image_with_an_unknown_number(archives: Path):
+def test_a_validation_image_with_an_unknown_number_is_refused(archives: Path):
     with tarfile.open(archives / VAL, "a") as archive:
         add(archive, "ILSVRC2012_val_00050001.JPEG", b"x")
     with pytest.raises(

@@ -131,7 +131,7 @@ def test_cars_with_padded_names_equal_torchvision(trees: dict[str, Path]):
     assert count_images(source, "train", "val") == truth(train, train.classes)
 
 
-def test_caltech_protocols(trees: dict[str, Path], tmp_path: Path):
+def test_protocols_of_caltech101_have_the_documented_splits(trees: dict[str, Path], tmp_path: Path):
     source = open_dataset("caltech101", trees["caltech101"], SplitSettings(val=0))
     assert {int(e.name[-4:]) for e in source.splits["train"]} == set(range(1, 31))
     assert len(source.splits["train"]) == 3030

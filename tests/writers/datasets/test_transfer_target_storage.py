@@ -75,7 +75,7 @@ def test_tar_zip_and_folder_are_equivalent(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith("caltech101")])
-def test_truncated_unsafe_and_compressed_archives(tmp_path: Path, name: str):
+def test_truncated_unsafe_and_compressed_archives_are_refused(tmp_path: Path, name: str):
     MAKERS[name](tmp_path / "made")
     archive = pack(tmp_path / "made", tmp_path / "all.tar")
     whole = archive.read_bytes()
@@ -112,7 +112,7 @@ def test_adjacent_archives_are_read_without_unpacking(tmp_path: Path):
     assert packed.splits == unpacked.splits and pixels(packed, "train") == pixels(unpacked, "train")
 
 
-def test_caltech101_as_downloaded(tmp_path: Path):
+def test_caltech101_opens_as_downloaded(tmp_path: Path):
     """`harness download` unpacks a zip that contains the archive of the images."""
     layouts.caltech101(tmp_path / "made")
     inner = tmp_path / "inner.tar.gz"
@@ -131,7 +131,7 @@ def test_caltech101_as_downloaded(tmp_path: Path):
     assert fetched.splits == made.splits and len(fetched.splits["train"]) == 60
 
 
-def test_cars_with_padded_names_and_nested_folders(tmp_path: Path):
+def test_cars_opens_with_padded_names_and_nested_folders(tmp_path: Path):
     layouts.cars(tmp_path)
     before = open_dataset("cars", tmp_path, WHOLE)
     shown = pixels(before, "train")
@@ -168,7 +168,7 @@ def test_sun397_of_vtab_uses_the_lists_of_tensorflow_datasets(tmp_path: Path):
     } == {"train": images[::3], "val": images[1::3], "test": images[2::3]}
 
 
-def test_aircraft_without_the_banner(tmp_path: Path):
+def test_aircraft_cropped_has_no_banner(tmp_path: Path):
     layouts.aircraft(tmp_path)
     whole, cropped = (
         open_dataset(name, tmp_path, WHOLE) for name in ("aircraft", "aircraft-cropped")

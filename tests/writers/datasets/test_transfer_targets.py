@@ -91,7 +91,7 @@ def test_readers_agree_with_torchvision(tmp_path, name, make, train, test, wrapp
     assert not {e.name for e in source.splits["val"]} & {e.name for e in source.splits["train"]}
 
 
-def test_dtd(tmp_path):
+def test_dtd_equals_torchvision(tmp_path):
     layouts.dtd(tmp_path / "dtd")  # torchvision nests dtd/dtd
     source = open_("dtd", tmp_path)
     assert ours(source, "train", "val") == torchvisions(
@@ -101,7 +101,7 @@ def test_dtd(tmp_path):
     assert source.classes == ["banded", "dotted", "zigzagged"]
 
 
-def test_flowers(tmp_path, monkeypatch):
+def test_flowers_equals_torchvision(tmp_path, monkeypatch):
     layouts.flowers(tmp_path / "flowers-102")
     monkeypatch.setattr(theirs.Flowers102, "_check_integrity", lambda self: True)
     source = open_("flowers", tmp_path)
@@ -110,7 +110,7 @@ def test_flowers(tmp_path, monkeypatch):
     assert ours(source, "test") == torchvisions(theirs.Flowers102(tmp_path, "test"))
 
 
-def test_pets(tmp_path):
+def test_pets_equals_torchvision(tmp_path):
     layouts.pets(tmp_path / "oxford-iiit-pet")
     source = open_("pets", tmp_path)
     assert ours(source, "train", "val") == torchvisions(theirs.OxfordIIITPet(tmp_path, "trainval"))
@@ -118,7 +118,7 @@ def test_pets(tmp_path):
     assert source.classes == ["Abyssinian", "american_bulldog", "Bengal"]
 
 
-def test_cars(tmp_path):
+def test_cars_equals_torchvision(tmp_path):
     layouts.cars(tmp_path / "stanford_cars")
     source = open_("cars", tmp_path)
     assert ours(source, "train", "val") == torchvisions(theirs.StanfordCars(tmp_path, "train"))
@@ -126,7 +126,7 @@ def test_cars(tmp_path):
 
 
 @pytest.mark.parametrize("fine", [False, True])
-def test_cifar_unpacked_and_packed(tmp_path, monkeypatch, fine):
+def test_cifar_equals_torchvision_unpacked_and_packed(tmp_path, monkeypatch, fine):
     name, kind = ("cifar100", theirs.CIFAR100) if fine else ("cifar10", theirs.CIFAR10)
     layouts.cifar(tmp_path, fine)
     monkeypatch.setattr(kind, "_check_integrity", lambda self: True)
@@ -190,7 +190,7 @@ def test_the_two_unreadable_images_of_sun397_are_skipped(tmp_path):
     assert manifest.num_samples == sum(manifest.class_counts) == len(source.splits[split]) - 1
 
 
-def test_caltech101_protocols_salman_and_kornblith(tmp_path):
+def test_caltech101_has_the_protocols_salman_and_kornblith(tmp_path):
     layouts.caltech101(tmp_path / "caltech101")
     source = open_("caltech101", tmp_path / "caltech101")
     assert source.classes == ["accordion", "yin_yang"]
@@ -212,7 +212,7 @@ def test_caltech101_protocols_salman_and_kornblith(tmp_path):
     }
 
 
-def test_caltech256(tmp_path):
+def test_caltech256_equals_torchvision(tmp_path):
     layouts.caltech256(tmp_path / "caltech256")
     source = open_("caltech256", tmp_path / "caltech256")
     assert source.classes == ["001.ak47", "002.dog"] and len(source.splits["test"]) == 6
@@ -242,7 +242,7 @@ def test_birdsnap_keeps_labels_of_missing_images(tmp_path):
     ("protocol", "classes", "train", "test"),
     [(None, 101, 3030, 5647), ("salman", 101, 3030, 5647), ("kornblith", 102, 3060, 6084)],
 )
-def test_the_real_caltech101(protocol, classes, train, test):
+def test_the_real_caltech101_has_the_published_counts(protocol, classes, train, test):
     source = open_dataset("caltech101", SHARED, SplitSettings(protocol=protocol))
     assert len(source.classes) == classes == max(e.label for e in source.splits["test"]) + 1
     assert len(source.splits["train"]) + len(source.splits["val"]) == train
@@ -332,7 +332,7 @@ def test_every_dataset_reads_class_folders_and_documents_counts(tmp_path, name):
         ("sun397", layouts.sun397, "SUN397/ClassName.txt", "/a/abbey\n", "of the 1 class"),
     ],
 )
-def test_errors_name_the_cause(tmp_path, name, make, file, content, message):
+def test_an_error_names_the_missing_or_damaged_file(tmp_path, name, make, file, content, message):
     make(tmp_path)
     assert (tmp_path / file).exists()
     if content is None:

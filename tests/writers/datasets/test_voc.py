@@ -234,7 +234,9 @@ def test_unreadable_images_that_are_skipped_are_not_counted(devkit: Path, tmp_pa
         ),
     ],
 )
-def test_errors_name_the_cause(devkit: Path, tmp_path: Path, spoil, message: str):
+def test_an_error_names_the_missing_or_damaged_file(
+    devkit: Path, tmp_path: Path, spoil, message: str
+):
     copy = shutil.copytree(devkit, tmp_path / "copy")
     spoil(copy / "VOCdevkit" / "VOC2007")
     with pytest.raises(UserError, match=message):

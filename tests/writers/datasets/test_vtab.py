@@ -3,10 +3,8 @@
 import gzip
 import io
 import json
-import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
 from torchvision import datasets as oracles
 
 from tests.helpers.pictures import picture
@@ -34,14 +31,9 @@ from tests.helpers.vtab_trees import (
     tf_record,
 )
 from writers import names
-from writers.beton.encoding import Encoding
-from writers.beton.store import open_beton
-from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
-from writers.formats.layout_search import shares
-from writers.source import Example, Source, carve
-from writers.subset.spec import everything
+from writers.source import Example, Source
 
 SETTINGS = SplitSettings(val=0.1)
 
@@ -50,7 +42,7 @@ def pixels(source: Source, example: Example) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(source.read(example))).convert("RGB"))
 
 
-def by_name(source: Source, *splits: str) -> dict[str, Example]:
+def examples_by_key(source: Source, *splits: str) -> dict[str, Example]:
     return {example.key: example for split in splits for example in source.splits[split]}
 
 
@@ -101,7 +93,7 @@ def test_svhn_equals_torchvision(tmp_path: Path):
     unchecked = type("SVHN", (oracles.SVHN,), {"_check_integrity": lambda self: True})
     oracle_parts = {split: unchecked(str(tmp_path), split) for split in ("train", "test")}
     for split, parts in (("train", ("train", "val")), ("test", ("test",))):
-        examples = by_name(source, *parts)
+        examples = examples_by_key(source, *parts)
         assert len(examples) == len(oracle_parts[split])
         for key, example in examples.items():
             image, label = oracle_parts[split][int(key.split("/")[1])]
@@ -123,7 +115,8 @@ def test_eurosat_folder_and_zip_equal_torchvision(tmp_path: Path):
         str(Path(path).relative_to(Path(path).parents[1])): label for path, label in oracle.samples
     }
     assert {
-        key: example.label for key, example in by_name(source, "train", "val", "test").items()
+        key: example.label
+        for key, example in examples_by_key(source, "train", "val", "test").items()
     } == truth
     assert Counter(example.label for example in source.splits["val"]) == dict.fromkeys(range(10), 2)
     (tmp_path / "packed").mkdir()
@@ -144,7 +137,7 @@ def test_pcam_equals_torchvision(tmp_path: Path):
             assert example.label == label and (pixels(source, example) == np.asarray(image)).all()
 
 
-def test_clevr_counts_equal_torchvision_and_distances_task_adaptation(tmp_path: Path):
+def test_clevr_counts_equal_torchvision_and_distances_equal_vtabs_formula(tmp_path: Path):
     root = make_clevr(tmp_path)
     counts, distances = (
         open_dataset(f"clevr_{task}", root, SETTINGS) for task in ("count", "distance")
@@ -155,7 +148,7 @@ def test_clevr_counts_equal_torchvision_and_distances_task_adaptation(tmp_path: 
         scenes = json.loads(
             (root / f"clevr/CLEVR_v1.0/scenes/CLEVR_{split}_scenes.json").read_text()
         )["scenes"]
-        counted, ranges = by_name(counts, *parts), by_name(distances, *parts)
+        counted, ranges = examples_by_key(counts, *parts), examples_by_key(distances, *parts)
         assert len(counted) == len(ranges) == len(oracle)
         for (key, example), path, label, scene in zip(
             sorted(counted.items()), oracle._image_files, oracle._labels, scenes, strict=True
@@ -179,14 +172,16 @@ def test_clevr_counts_equal_torchvision_and_distances_task_adaptation(tmp_path: 
 @pytest.mark.parametrize(
     ("task", "column", "num_values"), [("location", 4, 32), ("orientation", 3, 40)]
 )
-def test_dsprites_factors_and_pixels(tmp_path: Path, task: str, column: int, num_values: int):
+def test_dsprites_labels_are_binned_factors_and_pixels_are_kept(
+    tmp_path: Path, task: str, column: int, num_values: int
+):
     root = make_dsprites(tmp_path)
     source = open_dataset(f"dsprites-{task}", root, SETTINGS)
     with h5py.File(next(root.glob("*.hdf5"))) as file:
         images, values = file["imgs"][:], file["latents/classes"][:]
     assert sum(sizes(source).values()) == 640
     assert 56 <= sizes(source)["val"] <= sizes(source)["test"] == 64
-    for key, example in by_name(source, "train", "val", "test").items():
+    for key, example in examples_by_key(source, "train", "val", "test").items():
         number = int(key.split("/")[1])
         assert example.label == int(
             np.floor(np.float32(values[number, column]) / np.float32(num_values / 16))
@@ -219,18 +214,18 @@ def test_smallnorb_equals_hand_made_labels(tmp_path: Path, task: str, column: in
     assert {example.key for example in source.splits["val"]}.isdisjoint(
         example.key for example in source.splits["test"]
     )
-    for path in tmp_path.glob("*.gz"):  # unpacked, as on some mirrors
+    for path in tmp_path.glob("*.gz"):  # some mirrors have unpacked files
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
     assert open_dataset(f"smallnorb_{task}", tmp_path, SETTINGS).splits == source.splits
 
 
-def test_kitti_closest_vehicle_and_drives(tmp_path: Path):
+def test_kitti_labels_are_the_closest_vehicle_and_splits_share_no_drive(tmp_path: Path):
     root = make_kitti(tmp_path)
     source = open_dataset("kitti-distance", root, SETTINGS)
     oracle = oracles.Kitti(str(root))
     thresholds = np.array([-100.0, 8.0, 20.0, 999.0])
-    examples = by_name(source, "train", "val", "test")
+    examples = examples_by_key(source, "train", "val", "test")
     assert len(examples) == len(oracle) == 60
     for index, (path, target) in enumerate(
         zip(oracle.images, [oracle._parse_target(k) for k in range(60)], strict=True)
@@ -277,7 +272,7 @@ def test_kitti_closest_vehicle_and_drives(tmp_path: Path):
         open_dataset("kitti_distance", packed, SETTINGS)
 
 
-def test_dmlab_records(tmp_path: Path):
+def test_dmlab_reads_tf_records_and_refuses_damaged_ones(tmp_path: Path):
     source = open_dataset("dmlab", make_dmlab(tmp_path), SETTINGS)
     assert sizes(source) == {"train": 12, "val": 6, "test": 6}
     for example in source.splits["train"]:
@@ -300,7 +295,7 @@ def test_dmlab_records(tmp_path: Path):
         open_dataset("dmlab", tmp_path, SETTINGS)
 
 
-def test_retinopathy_lists(tmp_path: Path):
+def test_retinopathy_follows_its_lists_and_refuses_missing_images(tmp_path: Path):
     source = open_dataset("retinopathy", make_retinopathy(tmp_path), SETTINGS)
     assert sizes(source) == {"train": 10, "val": 5, "test": 7}
     assert {example.key: example.label for example in source.splits["val"]} == {
@@ -312,148 +307,3 @@ def test_retinopathy_lists(tmp_path: Path):
     (tmp_path / "trainLabels.csv").write_text("image,level\n0_left,7\n")
     with pytest.raises(UserError, match=r"trainLabels\.csv, line 2"):
         open_dataset("retinopathy", tmp_path, SETTINGS)
-
-
-# Published images per class.
-EUROSAT_SIZES = [3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000]
-
-
-@pytest.mark.parametrize(("name", "sizes"), [("eurosat", EUROSAT_SIZES), ("resisc45", [700] * 45)])
-def test_fixed_draws_have_the_benchmarks_counts(name: str, sizes: list[int]):
-    examples = [
-        Example(f"{label}/{number}", label, f"{label}/{number}")
-        for label, size in enumerate(sizes)
-        for number in range(size)
-    ]
-    num_drawn = {
-        split: len(part) for split, part in carve(examples, [], [], shares(0.2, 0.2)).items()
-    }
-    assert num_drawn == import_module(f"writers.datasets.{name}").SPEC.split_sizes
-
-
-def rewrite(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def wrong_svhn(root: Path) -> None:
-    savemat(
-        root / "test_32x32.mat",
-        {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[1], [11]])},
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "message"),
-    [
-        (
-            "svhn",
-            lambda root: rewrite(
-                root / "test_32x32.mat", (root / "test_32x32.mat").read_bytes()[:3000]
-            ),
-            "test_32x32.mat",
-        ),
-        ("svhn", lambda root: (root / "test_32x32.mat").unlink(), "has no test_32x32.mat"),
-        ("svhn", wrong_svhn, r"test_32x32\.mat: label 10 of image 1"),
-        ("pcam", lambda root: rewrite(next(root.rglob("*test_y.h5")), b"no"), "test_y.h5"),
-        (
-            "pcam",
-            lambda root: shutil.copy(
-                next(root.rglob("*test_y.h5")), next(root.rglob("*train_y.h5"))
-            ),
-            "train_x.h5",
-        ),
-        (
-            "clevr-count",
-            lambda root: next(root.rglob("CLEVR_val_000003.png")).unlink(),
-            "CLEVR_val_000003.png is missing",
-        ),
-        (
-            "clevr-count",
-            lambda root: rewrite(next(root.rglob("CLEVR_val_scenes.json")), b'{"scenes": [{}'),
-            "val_scenes.json",
-        ),
-        ("dsprites-location", lambda root: rewrite(next(root.glob("*.hdf5")), b"no"), "hdf5"),
-        (
-            "smallnorb-azimuth",
-            lambda root: next(root.glob("*testing-info*")).unlink(),
-            "testing-info",
-        ),
-        (
-            "smallnorb-azimuth",
-            lambda root: rewrite(next(root.glob("*testing-dat*")), b"\x1f\x8b123"),
-            "testing-dat",
-        ),
-        (
-            "smallnorb-azimuth",
-            lambda root: shutil.copy(
-                next(root.glob("*training-dat*")), next(root.glob("*testing-dat*"))
-            ),
-            "testing has images",
-        ),
-        (
-            "kitti-distance",
-            lambda root: next(root.rglob("label_2/000004.txt")).unlink(),
-            "000004.txt is missing",
-        ),
-        (
-            "kitti-distance",
-            lambda root: next(root.rglob("label_2/000004.txt")).write_text("Car 1 2\n"),
-            "000004",
-        ),
-        (
-            "kitti-distance",
-            lambda root: next(root.rglob("train_rand.txt")).write_text("1,x"),
-            "train_rand.txt",
-        ),
-    ],
-)
-def test_errors_name_the_cause(
-    tmp_path: Path, name: str, spoil: Callable[[Path], None], message: str
-):
-    root = MAKERS[name](tmp_path)
-    spoil(root)
-    with pytest.raises(UserError, match=message):
-        open_dataset(name, root, SETTINGS)
-
-
-def test_vtab_draws_800_and_200_with_every_class(tmp_path: Path):
-    # Nine classes with one image each.
-    labels = np.concatenate([np.zeros(1090, int), np.arange(10)])
-    for split in ("train", "test"):
-        savemat(
-            tmp_path / f"{split}_32x32.mat",
-            {"X": np.zeros((32, 32, 3, 1100), np.uint8), "y": labels[:, None] + 1},
-        )
-    vtab = SplitSettings(val=0.2, protocol="vtab")
-    source = open_dataset("svhn", tmp_path, vtab)
-    assert sizes(source) == {"train": 800, "val": 200, "test": 1100} and source.protocol == "vtab"
-    whole = open_dataset("svhn", tmp_path, SplitSettings(val=0.2))
-    for split in ("train", "val"):
-        assert {e.key for e in source.splits[split]} < {e.key for e in whole.splits[split]}
-    assert {e.label for e in source.splits["train"]} == {e.label for e in whole.splits["train"]}
-    assert open_dataset("svhn", tmp_path, vtab).splits == source.splits
-    other = open_dataset("svhn", tmp_path, SplitSettings(val=0.2, seed=1, protocol="vtab"))
-    assert (
-        len({e.key for e in other.splits["train"]} & {e.key for e in source.splits["train"]}) < 790
-    )
-    manifest = write_split(
-        source, "val", everything(source.classes), Encoding(), tmp_path / "val.beton"
-    )
-    assert manifest.protocol == "vtab" and manifest.num_samples == 200
-    with pytest.raises(UserError, match="800 images of train of svhn, which has 50"):
-        open_dataset("svhn", make_svhn(tmp_path), vtab)
-    with pytest.raises(UserError, match=r"no splits called 'salman'.\nIt has vtab"):
-        open_dataset("svhn", tmp_path, SplitSettings(protocol="salman"))
-    with pytest.raises(UserError, match="its own splits only"):
-        open_dataset("folder", tmp_path, SplitSettings(protocol="vtab"))
-
-
-def test_small_images_are_written_raw(tmp_path: Path):
-    source = open_dataset("svhn", make_svhn(tmp_path), SETTINGS)
-    manifest = write_split(
-        source, "test", everything(source.classes), Encoding(), tmp_path / "test.beton"
-    )
-    assert (manifest.num_raw, manifest.num_jpeg, manifest.max_width) == (20, 0, 32)
-    assert sorted(open_beton(tmp_path / "test.beton").labels.tolist()) == sorted(
-        e.label for e in source.splits["test"]
-    )

@@ -1,7 +1,4 @@
-"""Betons of `dct` blobs.
-
-Written from images or from a beton of JPEGs, verified, loaded; stock FFCV refuses them.
-"""
+"""Betons of `dct` blobs are written, copied, verified and loaded; stock FFCV refuses them."""
 
 import json
 from pathlib import Path

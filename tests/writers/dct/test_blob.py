@@ -1,7 +1,4 @@
-"""`dct` blobs hold a JPEG's coefficients.
-
-The same pixels, in C and in the reference implementation, and back as a JPEG.
-"""
+"""`dct` blobs decode to the pixels of their JPEG, in C and in Python, and convert back to it."""
 
 import io
 

@@ -71,7 +71,7 @@ def test_members_and_offsets_equal_tarfile(
     assert listed(path) == expected
 
 
-def test_sizes_beyond_eight_gibibytes(tmp_path: Path):
+def test_sizes_beyond_eight_gibibytes_are_read(tmp_path: Path):
     """GNU and POSIX formats; the file has a hole instead of data."""
     for name, format in FORMATS.items():
         if name == "ustar":
@@ -157,7 +157,7 @@ def test_invalid_sizes_are_refused(tmp_path: Path, size: bytes):
         listed(path)
 
 
-def test_damaged_extended_headers(tmp_path: Path):
+def test_damaged_extended_headers_are_refused(tmp_path: Path):
     path = pack(tmp_path / "a.tar", {"é" * 120: b"x"}, tarfile.PAX_FORMAT)
     data = bytearray(path.read_bytes())
     place = data.index(b"path=")

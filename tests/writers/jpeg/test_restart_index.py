@@ -103,12 +103,12 @@ def check(source: bytes) -> bytes:
     ],
     ids=str,
 )
-def test_the_same_pixels_for_every_size_and_kind(size, options):
+def test_an_index_keeps_the_pixels_of_every_size_and_kind(size, options):
     check(saved(textured(*size), **options))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=str)
-def test_gray(options):
+def test_an_index_keeps_gray_pixels(options):
     check(saved(textured(61, 47).convert("L"), **options))
 
 
@@ -116,7 +116,7 @@ def test_gray(options):
     ctypes.util.find_library("turbojpeg") is None, reason="needs libturbojpeg, to make such JPEGs"
 )
 @pytest.mark.parametrize("subsampling", TURBO_SUBSAMPLINGS)
-def test_every_subsampling_of_libjpeg_turbo(subsampling):
+def test_an_index_keeps_the_pixels_of_every_subsampling(subsampling):
     check(by_turbo(np.asarray(textured(213, 100)), TURBO_SUBSAMPLINGS[subsampling]))
 
 
@@ -198,7 +198,7 @@ def test_markers_inside_metadata_are_ignored():
     assert thumbnail in source and thumbnail not in check(source)
 
 
-def test_fill_bytes_and_bytes_after_the_end():
+def test_fill_bytes_and_bytes_after_the_end_are_removed():
     source = saved(textured(90, 60))
     frame = read_frame(source)
     filled = source[: frame.offset] + b"\xff" * 7 + source[frame.offset :]

@@ -191,7 +191,9 @@ def test_one_hot_columns_are_one_label_and_others_several(dogs: Path):
         ([["a", "b"], ["b"], ["c", "a"]], {}),
     ],
 )
-def test_several_labels_in_one_column(dogs: Path, tmp_path: Path, values: list, settings: dict):
+def test_several_labels_in_one_column_are_split(
+    dogs: Path, tmp_path: Path, values: list, settings: dict
+):
     records = [{"id": f"0{i}", "tags": value} for i, value in enumerate(values)]
     source = opened(dogs, as_json(tmp_path / "t.json", records), **settings)
     assert source.multi_label and source.classes == ["a", "b", "c"]
@@ -212,7 +214,7 @@ def test_an_ambiguous_label_column_needs_a_setting(dogs: Path):
         opened(dogs, table)
 
 
-def test_a_row_per_label(dogs: Path):
+def test_several_rows_of_an_image_are_several_labels(dogs: Path):
     rows = [("00", "a"), ("01", "b"), ("00", "b")]
     table = write_csv(dogs / "t.csv", ("id", "label"), *rows)
     assert problems(dogs, table)[1:] == ["row 4: train/00.jpg is already in row 2"]
@@ -255,7 +257,7 @@ def test_rows_that_cannot_be_used_are_all_named(dogs: Path):
     assert len(lines) == 22 and lines[-1] == "and 80 more"
 
 
-def test_names_that_fit_several_images(dogs: Path):
+def test_names_that_fit_several_images_are_refused(dogs: Path):
     shutil.copy2(dogs / "test" / "ff.jpg", dogs / "test" / "00.jpg")
     table = write_csv(dogs / "labels.csv", ("id", "breed"), *BREEDS.items())
     assert problems(dogs, table)[1:] == ["row 2: 00 may be test/00.jpg or train/00.jpg"]
@@ -266,7 +268,7 @@ def test_names_that_fit_several_images(dogs: Path):
     assert problems(dogs, table)[1:] == ["row 2: 00 may be train/00.jpg or train/00.png"]
 
 
-def test_splits_of_a_column_of_tables_and_of_folders(dogs: Path):
+def test_splits_come_from_a_column_tables_or_folders(dogs: Path):
     split_of = {name: ("Training", "valid", "TEST")[i % 3] for i, name in enumerate(BREEDS)}
     rows = [(name, breed, split_of[name]) for name, breed in BREEDS.items()]
     source = opened(dogs, write_csv(dogs / "t.csv", ("id", "breed", "split"), *rows))
@@ -291,7 +293,7 @@ def test_splits_of_a_column_of_tables_and_of_folders(dogs: Path):
     assert labels_of(opened(dogs, table), "test") == {"test/ff.jpg": ["pug"]}
 
 
-def test_names_in_other_scripts_and_encodings(tmp_path: Path):
+def test_names_match_in_other_unicode_forms_and_encodings(tmp_path: Path):
     root = tmp_path / "photos"
     root.mkdir()
     decomposed, latin = (
@@ -304,7 +306,7 @@ def test_names_in_other_scripts_and_encodings(tmp_path: Path):
     assert sorted(labels_of(opened(root, table)).values()) == [["a"], ["b"]]
 
 
-def test_archives(dogs: Path, tmp_path: Path):
+def test_images_of_an_archive_can_have_a_table(dogs: Path, tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "dogs.zip", "w") as archive:
         for file in sorted((dogs / "train").iterdir()):
             archive.write(file, f"dogs/train/{file.name}")
@@ -337,7 +339,9 @@ def test_archives(dogs: Path, tmp_path: Path):
         ("t.xlsx", b"PK", "not a table of labels that can be read"),
     ],
 )
-def test_tables_that_cannot_be_read(dogs: Path, name: str, content: bytes, message: str):
+def test_tables_that_cannot_be_read_are_refused(
+    dogs: Path, name: str, content: bytes, message: str
+):
     (dogs / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         opened(dogs, dogs / name)

@@ -67,7 +67,9 @@ def test_split_folders_by_the_names_that_people_use(folder: str, split: str | No
 @pytest.mark.parametrize(
     ("train", "test"), [("seg_train", "seg_test"), ("training_set", "test_set")]
 )
-def test_splits_of_common_archives(tmp_path: Path, pattern: str, train: str, test: str):
+def test_split_folders_of_common_archives_are_recognized(
+    tmp_path: Path, pattern: str, train: str, test: str
+):
     names = [
         f"{pattern.format(split, name)}/{index}.jpg"
         for split in (train, test)
@@ -207,7 +209,7 @@ def test_names_in_other_encodings_give_equal_betons_from_folder_and_archive(tmp_
     assert betons[0].read_bytes() == betons[1].read_bytes()
 
 
-def test_zips_of_windows_and_macos(tmp_path: Path):
+def test_zips_made_on_windows_and_macos_are_read(tmp_path: Path):
     image = make(tmp_path, "x.jpg") / "x.jpg"
     with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
         for name in ("train\\cat\\1.jpg", "train\\dog\\1.jpg", "test\\cat\\2.jpg"):

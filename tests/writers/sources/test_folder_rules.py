@@ -71,7 +71,7 @@ def test_images_above_the_level_are_counted(sides: Path):
     assert (left_out.count, left_out.names) == (1, ("a/stray.png",))
 
 
-def test_classes_named_as_splits(tmp_path: Path):
+def test_classes_named_like_splits_need_a_setting(tmp_path: Path):
     root = make(tmp_path / "vehicles", *(f"{name}/1.png" for name in ("bus", "car", "train")))
     with pytest.raises(UserError, match="--split-folders never"):
         opened(make(root, "bus/old/1.png"))

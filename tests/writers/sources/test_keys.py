@@ -47,7 +47,7 @@ def test_keys_that_repeat_between_shards_are_different_images(tmp_path: Path):
     ]
 
 
-def test_keys_with_dots(tmp_path: Path):
+def test_keys_with_dots_are_read(tmp_path: Path):
     files = [
         (f"photo.{number}.{extension}", data)
         for number, name in enumerate((b"cat", b"dog"))

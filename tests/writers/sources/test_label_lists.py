@@ -65,7 +65,7 @@ def marks(source: Source) -> list[tuple[int, ...] | None]:
 @pytest.mark.parametrize(
     "feature", [{"feature": CLASSLABEL, "_type": "Sequence"}, [CLASSLABEL], None]
 )
-def test_parquet(tmp_path: Path, feature: Any):
+def test_lists_of_labels_in_parquet_are_several_labels(tmp_path: Path, feature: Any):
     list_of_numbers, list_of_names = pa.list_(pa.int64()), pa.list_(pa.string())
     source = opened(parquet(tmp_path / "t.parquet", LABELS, list_of_numbers, "labels", feature))
     assert source.multi_label
@@ -79,7 +79,7 @@ def test_parquet(tmp_path: Path, feature: Any):
 
 
 @pytest.mark.parametrize(("extension", "key"), [("json", "label"), ("json", "labels"), ("cls", "")])
-def test_webdataset(tmp_path: Path, extension: str, key: str):
+def test_lists_of_labels_in_webdataset_are_several_labels(tmp_path: Path, extension: str, key: str):
     folder = tmp_path / "w"
     folder.mkdir()
     webdataset(folder / "train-0.tar", LABELS, extension, key)
@@ -128,7 +128,7 @@ def test_missing_labels_of_webdatasets_are_refused_in_one_line(tmp_path: Path, l
     assert caught.value.message == f"{path}:1 has no label."
 
 
-def test_missing_labels_of_parquet(tmp_path: Path):
+def test_missing_labels_in_parquet_are_refused(tmp_path: Path):
     path = parquet(tmp_path / "t.parquet", [0, None, 1, None], pa.int64())
     with pytest.raises(UserError) as caught:
         opened(path)

@@ -195,7 +195,7 @@ def wds(path: Path, samples: dict[str, bytes]) -> Path:
     return path
 
 
-def test_webdataset_labels(tmp_path: Path):
+def test_webdataset_labels_are_read_from_each_kind_of_file(tmp_path: Path):
     path = wds(
         tmp_path / "pets-train-0.tar",
         {

@@ -91,7 +91,7 @@ def test_existing_splits_are_kept_and_missing_ones_drawn(tmp_path: Path, val: st
     assert len(source.splits["train"]) == 16
 
 
-def test_split_folders_in_any_case(tmp_path: Path):
+def test_split_folders_are_found_in_any_case(tmp_path: Path):
     root = make_tree(
         tmp_path / "set", ["Train/a/1.png", "Train/b/1.png", "VAL/a/2.png", "Test/b/3.png"]
     )
@@ -234,7 +234,7 @@ def test_a_truncated_tar_names_the_image(tree: Path, tmp_path: Path):
     not (SHARED / "caltech101.tar").exists(),
     reason="needs caltech101.tar, which is not part of this project",
 )
-def test_the_real_caltech101():
+def test_the_real_caltech101_opens_as_a_folder():
     source = open_dataset("caltech101", SHARED / "caltech101.tar", SplitSettings(val=0.2))
     assert (len(source.classes), sum(map(len, source.splits.values()))) == (101, 8677)
     assert (source.classes[0], source.classes[-1]) == ("Faces", "yin_yang")
@@ -248,7 +248,7 @@ def test_the_real_caltech101():
     not (SHARED / "grocery.tar").exists(),
     reason="needs grocery.tar, which is not part of this project",
 )
-def test_the_real_grocery_store():
+def test_the_real_grocery_store_opens_as_a_tar():
     source = open_dataset("folder", SHARED / "grocery.tar", SplitSettings())
     assert source.name == "grocery"
     assert (

@@ -248,7 +248,7 @@ def blobs(source: Source, examples, encoding: Encoding) -> list:
     return [encode(source.read(example), encoding) for example in examples]
 
 
-def test_torchvision_cifar_and_unsupported_datasets(tmp_path: Path):
+def test_torchvisions_cifar_is_read_and_unsupported_datasets_are_refused(tmp_path: Path):
     import numpy as np
 
     dataset = CIFAR10.__new__(CIFAR10)  # without its files

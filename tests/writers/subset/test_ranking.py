@@ -68,7 +68,7 @@ def test_an_invalid_ranking_file_names_the_line(tmp_path: Path, text: str, words
         read_ranking(str(tmp_path / "r.csv"))
 
 
-def test_a_file_written_by_a_spreadsheet(tmp_path: Path):
+def test_a_file_written_by_a_spreadsheet_is_read(tmp_path: Path):
     (tmp_path / "r.csv").write_bytes(
         '\ufeffclass,accuracy\r\n"tiger, wild",0.5\r\ncaf\u00e9,0.25\r\n'.encode()
     )

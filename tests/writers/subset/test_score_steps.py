@@ -207,7 +207,7 @@ def test_coarsen_is_the_earlier_name_of_granularity(tmp_path: Path):
     )
 
 
-def test_scores_from_files(tmp_path: Path):
+def test_scores_are_read_from_files(tmp_path: Path):
     classes, images = tmp_path / "classes.csv", tmp_path / "images.csv"
     classes.write_text(
         "# comment\nclass,score\n" + "".join(f"{name},{VALUE[name]}\n" for name in CLASSES)

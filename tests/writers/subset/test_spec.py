@@ -53,7 +53,7 @@ def test_a_fraction_is_rounded_half_up(share, left):
     assert len(resolve(spec, CLASSES, ranked(CLASSES)).classes) == left
 
 
-def test_hardest_and_easiest_together():
+def test_hardest_and_easiest_are_removed_together():
     spec = SubsetSpec.model_validate({"name": "middle", "remove": {"hardest": 5, "easiest": 0.25}})
     assert resolve(spec, CLASSES, ranked(CLASSES)).classes == tuple(CLASSES[5:15])
 
@@ -85,7 +85,7 @@ def test_the_digest_covers_classes_and_order():
 
 
 @pytest.mark.parametrize(("name", "number"), [("in1000", 1000), ("in900", 900), ("in800", 800)])
-def test_the_imagenet_subsets(name, number):
+def test_the_imagenet_subsets_have_their_number_of_classes(name, number):
     classes = named("in1000").classes
     assert classes is not None and len(set(classes)) == 1000
     subset = resolve(named(name), classes)

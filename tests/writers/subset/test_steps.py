@@ -124,7 +124,7 @@ def test_a_budget_of_classes_takes_whole_classes_within_the_limit():
     assert sum(counts.values()) <= 90
 
 
-def test_a_budget_like_another_subset():
+def test_a_budget_like_another_subset_has_as_many_images():
     classes = imagenet_classes()
     counts = {name: 3 + index % 4 for index, name in enumerate(classes)}
     labels = np.repeat(np.arange(1000), list(counts.values()))
@@ -214,7 +214,7 @@ def test_coarsening_and_restricting_commute():
     assert 1 < len(first.classes) <= 79 and len(first.source_classes) == 771
 
 
-def test_coarse_labels_and_images_per_class(tmp_path: Path):
+def test_steps_after_coarsen_count_images_by_coarse_label(tmp_path: Path):
     """Steps after `coarsen` count images by coarse label, steps before it by class."""
     file = tmp_path / "map.csv"
     file.write_text(
@@ -236,7 +236,7 @@ def test_coarse_labels_and_images_per_class(tmp_path: Path):
     assert labels.tolist() == [int(label < 6) for label in LABELS]
 
 
-def test_a_map_in_the_layout_of_huh_et_al(tmp_path: Path):
+def test_a_map_in_the_layout_of_huh_et_al_is_read(tmp_path: Path):
     file = tmp_path / "train.txt"
     file.write_text(
         "".join(
@@ -255,7 +255,7 @@ def test_a_map_in_the_layout_of_huh_et_al(tmp_path: Path):
         subset_of({"coarsen": {"map": str(file)}})
 
 
-def test_a_file_of_examples(tmp_path: Path):
+def test_a_file_of_examples_selects_training_images(tmp_path: Path):
     file = tmp_path / "kept.txt"
     chosen = NAMES[3::40]
     file.write_text("# kept\n" + "".join(f"train/{name}.JPEG\n" for name in chosen))

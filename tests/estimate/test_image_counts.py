@@ -1,0 +1,70 @@
+"""Image counts of datasets and subsets that are not on this machine."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.config.load import read
+from harness.estimate.image_counts import ImageCounts
+from harness.matrix.expand import Matrix, expand
+from harness.matrix.workload import Counts
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan_of(text: str) -> Matrix:
+    Path("a.yaml").write_text(text)
+    return expand(read("a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("subset", "expected"),
+    [
+        ("{name: s, keep: {easiest: 3, by: reference}}", Counts({"train": 60, "val": 60}, 3)),
+        ("{name: s, random: 5}", Counts({"train": 100, "val": 100}, 5)),
+        ("{name: s, per_class: 12}", Counts({"train": 96, "val": 160}, 8)),
+        ("{name: s, budget: {images: 100, by: examples}}", Counts({"train": 100, "val": 160}, 8)),
+        ("{name: s, budget: {images: 100, by: classes}}", Counts({"train": 100, "val": 100}, 5)),
+        ("{name: s, fraction: 0.5}", Counts({"train": 80, "val": 160}, 8)),
+        ("{name: s, half: {of: random, which: A}}", Counts({"train": 80, "val": 80}, 4)),
+        ("{name: s, classes: [waves, bricks]}", Counts({"train": 40, "val": 40}, 2)),
+        ("{name: s, under: n02084071}", None),
+    ],
+)
+def test_image_counts_of_a_subset_of_a_missing_dataset(subset: str, expected: Counts | None):
+    """Patterns: 8 classes of 20 images to train on and 20 of val."""
+    plan = plan_of(
+        "name: taken\nsource: {dataset: synthetic_patterns}\narchs: [resnet10]\n"
+        + ("ranking: {split: val}\n" if "reference" in subset else "")
+        + f"subsets: [{subset}]\n"
+    )
+    write = next(
+        stage for stage in plan.stages if stage.axes.get("subset") == "s" and stage.kind == "write"
+    )
+    assert ImageCounts(Path("runs")).of(write) == expected
+
+
+def test_image_counts_of_imagenet_subsets():
+    plan = expand(read("fewer_classes", ["targets=[{dataset: sun397}]", "methods={full: {}}"]))
+    counts = {
+        stage.axes["subset"]: ImageCounts(Path("runs")).of(stage)
+        for stage in plan.stages
+        if stage.kind == "write"
+        and stage.axes["subset"] in ("in1000", "in900", "in900-held-out", "in900-budget", "all")
+    }
+    assert counts["in1000"] == Counts({"train": 1_281_167, "val": 50_000}, 1000)
+    assert (
+        counts["in900"]
+        == counts["in900-held-out"]
+        == Counts({"train": 1_153_050, "val": 45_000}, 900)
+    )
+    budget = counts["in900-budget"]
+    assert (
+        budget is not None
+        and budget.num_classes == 1000
+        and budget.splits["train"] == pytest.approx(1_153_050, rel=1e-3)  # 1000 classes round
+    )
+    assert counts["all"] == Counts({"train": 19_850 - 1985, "val": 1985, "test": 19_850}, 397)

@@ -25,7 +25,7 @@ CASES = (
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a line for each case."""
     print(
         "| network | padded image | saved per image | batch 16, with weights |\n|---|---|---|---|"
     )
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def count_bytes(arch: str, neck: str, height: int, width: int) -> tuple[int, int]:
-    """Bytes saved per image, and bytes of weights, bf16 copies, gradients and momentum."""
+    """Count bytes saved per image, and those of weights, bf16 copies, gradients and momentum."""
     torch.manual_seed(0)
     settings = DetectionSettings.model_validate(
         {"neck": neck, "short_side": min(height, width), "long_side": max(height, width)}

@@ -48,16 +48,16 @@ class Step:
 def plan(
     corpus: Path, scratch: Path, out: Path, tiny: bool, has_corpus: bool = False
 ) -> dict[str, list[Step]]:
-    """Return part -> steps. The limits of a part and INSTALL_S add up to at most its time.
+    """Return the steps of each part, whose time limits and INSTALL_S fit the part's time.
 
-    Those of a rehearsal are TINY_SLACK times as long.
+    The limits of a rehearsal are TINY_SLACK times as long.
 
     Args:
         corpus: Folder of JPEG files.
         scratch: Folder of betons and runs.
         out: Folder of records and traces.
         tiny: True rehearses everything on a CPU.
-        has_corpus: False makes the images of the corpus.
+        has_corpus: False adds a step that makes the images of the corpus.
     """
     device = "cpu" if tiny else "cuda:0"
     installation = Step("installation", ("-m", "benchmarks.installation", "--device", device), 45)
@@ -99,9 +99,9 @@ def rehearsal_variables() -> dict[str, str]:
 
 
 def _training(corpus: Path, scratch: Path, out: Path, device: str, tiny: bool) -> list[Step]:
-    """Steps for clean and robust training, and training fed by the loader.
+    """Return the steps for clean and robust training, and training fed by the loader.
 
-    Most important first, in case that the time runs out.
+    The most important ones come first, in case the time runs out.
     """
     bench = ("-m", "harness.cli.main", "bench", "train")
     sizes = ("--resolution", "16", "--batch-size", "2", "--rounds", "2", "--steps", "1")
@@ -130,7 +130,7 @@ def _training(corpus: Path, scratch: Path, out: Path, device: str, tiny: bool) -
 
 
 def _other(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
-    """Steps for loaders against others, fine-tunes that share the GPU, and a small recipe."""
+    """Return the steps that compare loaders, pack fine-tunes on a GPU, and run a small recipe."""
     bench = ("-m", "harness.cli.main", "bench")
     num_threads = len(os.sched_getaffinity(0))
     sizes = ("2", "24", "8") if tiny else ("3", "4096", "256")

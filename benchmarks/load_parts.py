@@ -1,4 +1,4 @@
-"""Where this project's loader spends its time, for `harness bench load --parts`.
+"""Measure where this project's loader spends its time, for `harness bench load --parts`.
 
     python -m benchmarks.load_parts '{"corpus": ...}'
 
@@ -28,7 +28,7 @@ from writers.beton.store import open_beton
 FORMS = {"dct": "dct", "restart": "indexed JPEG", "raw400": "raw at 400 px"}
 MOST_IMAGES, NUM_ROUNDS, NUM_THREADS = 512, 7, 16
 MOST_VIEWS, NUM_VIEWED, NUM_VIEW_ROUNDS = 3, 64, 60
-# Its loops are those of libjpeg-turbo, which has no separate parts.
+# This instruction set calls libjpeg-turbo, whose loops cannot be timed separately.
 WHOLE = "libjpeg-turbo"
 
 

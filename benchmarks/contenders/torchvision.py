@@ -77,8 +77,8 @@ def _nvjpeg(work: Work) -> Pipeline:
 
     def epoch(number: int) -> Iterator[tuple[Any, Any]]:
         generator = torch.Generator().manual_seed(number)
-        random = work.augment != "center_crop"
-        order = torch.randperm(len(files), generator=generator) if random else range(len(files))
+        is_random = work.augment != "center_crop"
+        order = torch.randperm(len(files), generator=generator) if is_random else range(len(files))
         chosen = [files[int(index)] for index in order]
         batches = [
             chosen[first : first + work.batch_size]

@@ -47,9 +47,16 @@ class AugmentedLoader(Loader):
         return AugmentedEpoch(batches, self, epoch, split_batches(self.plan, order))
 
     def augment(self, batch: Batch, epoch: int, positions: np.ndarray) -> Batch:
-        """Augment the batch of some samples. positions: int64, of all samples of the batch."""
+        """Augment a batch.
+
+        Args:
+            batch: images and labels from the backend.
+            epoch: number of the epoch, which decides the random numbers.
+            positions: int64 positions of the batch's samples, including damaged ones that the
+                backend has skipped.
+        """
         samples = self.samples
-        if len(positions) > len(batch[1]):  # the backend has skipped damaged images
+        if len(positions) > len(batch[1]):
             kept = [int(index) not in self.skipped for index in samples.indices[positions]]
             positions = positions[kept]
         stream = Stream(self.plan.seed, epoch, samples.ids[positions])

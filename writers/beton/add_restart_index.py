@@ -10,8 +10,8 @@ from typing import Any
 from writers.beton.atomic_file import new_beton
 from writers.beton.encoding import DCT, JPEG
 from writers.beton.layout import Layout, digest_of, write_at
+from writers.beton.manifest_fields import file_fields
 from writers.beton.store import Beton, Manifest, Progress, open_beton
-from writers.beton.write import file_fields
 from writers.beton.writeback import DiskWriter
 from writers.dct import blob as dct
 from writers.errors import UserError

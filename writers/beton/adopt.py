@@ -31,8 +31,8 @@ from writers.beton.layout import (
     VERSION,
     digest_of,
 )
+from writers.beton.manifest_fields import CREATED_BY
 from writers.beton.store import SMALL_FILE, Manifest, Progress, manifest_path, samples_path
-from writers.beton.write import CREATED_BY
 from writers.errors import UserError
 from writers.regular_file import open_regular
 from writers.subset.spec import everything

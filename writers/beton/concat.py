@@ -8,8 +8,8 @@ import numpy as np
 
 from writers.beton.atomic_file import new_beton
 from writers.beton.layout import Layout, write_at
+from writers.beton.manifest_fields import file_fields
 from writers.beton.store import Beton, Manifest, open_beton
-from writers.beton.write import file_fields
 from writers.errors import UserError
 
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from writers.beton.atomic_file import NewBeton, new_beton
 from writers.beton.layout import Layout, digest_of, write_at
+from writers.beton.manifest_fields import file_fields, name_of
+from writers.beton.selection import class_counts, missing_classes
 from writers.beton.store import Beton, Manifest, Progress, has_fields_of, open_beton
-from writers.beton.write import class_counts, file_fields, missing_classes, name_of
 from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
 from writers.subset.spec import Subset

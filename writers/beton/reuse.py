@@ -21,9 +21,10 @@ from writers.beton.copy import BetonChangedError, check_samples, copy_samples, l
 from writers.beton.encode import UnreadableError, encode
 from writers.beton.encoding import Encoding
 from writers.beton.layout import Layout, digest_of
+from writers.beton.manifest_fields import CREATED_BY, FILE_FIELDS, file_fields, manifest_of
 from writers.beton.provenance import Origin, recorded
+from writers.beton.selection import chosen
 from writers.beton.store import Beton, Manifest, Progress, has_fields_of, open_beton, read_manifest
-from writers.beton.write import CREATED_BY, FILE_FIELDS, chosen, file_fields, manifest_of
 from writers.errors import UserError
 from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of

@@ -7,21 +7,23 @@ Memory: up to 48 encoded images per thread, those being decoded, and 96 bytes pe
 """
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from writers.beton.atomic_file import NewBeton, new_beton
 from writers.beton.boxes import BoxError, blob_of
 from writers.beton.encode import Blob, UnreadableError, encode
-from writers.beton.encoding import DCT, JPEG, RAW, Encoding
+from writers.beton.encoding import Encoding
 from writers.beton.layout import Layout, digest_of, write_at
-from writers.beton.store import Manifest, Progress, file_digests
+from writers.beton.manifest_fields import file_fields, manifest_of
+from writers.beton.selection import chosen
+from writers.beton.store import Manifest, Progress
 from writers.beton.unreadable import unreadable, unreadable_list
 from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
@@ -30,9 +32,8 @@ from writers.omissions import OmissionLog
 from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
-from writers.text_names import counted, preview
+from writers.text_names import counted
 
-CREATED_BY = "harness writers 6"  # raise it if the same input would give other bytes
 IMAGES_AT_ONCE = 16  # images per task of a thread
 AHEAD_PER_THREAD = 3  # tasks encoded ahead per thread
 SCALED = "images with values outside the usual ranges, scaled each by its own range"
@@ -104,37 +105,6 @@ def write_split(
         for remark in remarks.omissions():
             warn(f"{split}: {remark}")
     return manifest
-
-
-FILE_FIELDS = (
-    "num_samples",
-    "num_jpeg",
-    "num_raw",
-    "num_dct",
-    "max_width",
-    "max_height",
-    "has_boxes",
-    "page_size",
-    "bytes",
-    "sha256",
-    "tables_sha256",
-)
-
-
-def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
-    """Manifest fields of the file itself: FILE_FIELDS."""
-    rows = layout.rows
-    return {
-        "num_samples": len(rows),
-        "num_jpeg": int((rows["mode"] == JPEG).sum()),
-        "num_raw": int((rows["mode"] == RAW).sum()),
-        "num_dct": int((rows["mode"] == DCT).sum()),
-        "max_width": int(rows["width"].max()),
-        "max_height": int(rows["height"].max()),
-        "page_size": layout.page_size,
-        "has_boxes": layout.has_boxes,
-        **file_digests(new.temporary, len(rows), layout.pages_end, has_boxes=layout.has_boxes),
-    }
 
 
 def _write_samples(
@@ -305,109 +275,6 @@ def _ready(blob: Blob, example: Example, data: bytes, encoding: Encoding) -> _Re
     return _Ready(
         blob.mode, blob.width, blob.height, tuple(stored), digest, blob.is_scaled, is_turned
     )
-
-
-def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
-    """Choose the split's examples of the subset, relabeled, in a seeded order by name.
-
-    Raises:
-        UserError: unknown split, a training class without images, or two images of the same name.
-    """
-    if split not in source.splits:
-        raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
-    if source.multi_label and list(subset.classes) != source.classes:
-        raise UserError(
-            f"An image of {source.name} has several labels; a subset of its classes cannot be "
-            "taken.",
-            "Write all classes: leave out --subset.",
-        )
-    there = source.splits[split]
-    ids = ids_of(there)
-    if len(np.unique(ids)) < len(ids):
-        twice, _ = Counter(example.name for example in there).most_common(1)[0]
-        raise UserError(
-            f"{source.name} has two images called {twice} in {split}.", "Rename one of them."
-        )
-    positions, labels = subset.select(
-        split, source.classes, np.array([example.label for example in there], np.int64), ids
-    )
-    positions_in_order = np.argsort(random_bits(seed, "order", ids[positions]), kind="stable")
-    examples = [
-        replace(there[positions[index]], label=int(labels[index])) for index in positions_in_order
-    ]
-    missing = missing_classes(subset, _class_counts(examples, len(subset.classes)), split)
-    # Birdsnap keeps labels of species without images
-    if missing and not (examples and source.differences):
-        raise UserError(
-            f"Split {split} of {source.name} has no image of {missing}.",
-            "Each class needs at least one training image.",
-        )
-    return examples
-
-
-def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
-    """Describe the classes without images; "" if there are none."""
-    empty = np.flatnonzero(counts == 0).tolist()
-    if counts.any() and not (split == "train" and empty):
-        return ""
-    names = preview([subset.classes[label] for label in empty])
-    return f"{len(empty)} of its {counted(len(subset.classes), 'class')}: {names}"
-
-
-def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Images per class, int64 [K]."""
-    return np.bincount(labels, minlength=num_classes)
-
-
-def _class_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
-    """Examples per class, int64 [K]; with several labels, examples in which it is present."""
-    if examples and examples[0].labels is not None:
-        is_present = np.array([example.labels for example in examples]) == 1
-        return np.asarray(is_present.sum(0))
-    return class_counts(np.array([example.label for example in examples], np.int64), num_classes)
-
-
-def manifest_of(
-    source: Source,
-    split: str,
-    subset: Subset,
-    encoding: Encoding,
-    seed: int,
-    examples: Sequence[Example],
-    skipped: Sequence[dict[str, str]],
-    file: dict[str, Any],
-) -> Manifest:
-    """Make a manifest from FILE_FIELDS and further facts."""
-    left_out = {entry["name"] for entry in skipped}
-    counts = _class_counts(
-        [example for example in examples if example.name not in left_out], len(subset.classes)
-    ).tolist()
-    return Manifest.sealed(
-        name=name_of(source.name, subset),
-        dataset=source.name,
-        split=split,
-        classes=list(subset.classes),
-        multi_label=source.multi_label,
-        class_counts=counts,
-        encoding=encoding,
-        source=source.origin,
-        seed=seed,
-        subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
-        protocol=source.protocol,
-        differences=source.differences,
-        created_by=CREATED_BY,
-        omitted=[
-            {"reason": omission.reason, "count": omission.count, "names": list(omission.names)}
-            for omission in source.omissions
-        ],
-        skipped=sorted(skipped, key=lambda entry: entry["name"]),
-        **file,
-    )
-
-
-def name_of(dataset: str, subset: Subset) -> str:
-    """Name of a beton in its manifest."""
-    return dataset if subset.name == "all" else f"{dataset}-{subset.name}"
 
 
 def _num_cores() -> int:

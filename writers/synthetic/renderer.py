@@ -19,7 +19,7 @@ Field = Callable[[Array, Array], Array]
 
 
 class _Place(NamedTuple):
-    """A window of pixels, the last two sides exclusive, and their coordinates in an object."""
+    """A window of pixels (right and bottom exclusive), and their coordinates in an object."""
 
     left: int
     top: int
@@ -74,7 +74,19 @@ class Canvas:
         opacity: float = 1.0,
         softness_px: float = 1.0,
     ) -> None:
-        """Draw `shape` filled with `texture`, which mixes two colors."""
+        """Draw an object in place.
+
+        Args:
+            shape: outline of the object.
+            texture: mixes the two colors.
+            colors: two colors, RGB in 0..1.
+            center: x and y from the center of the image.
+            radius: length of one unit of u and v.
+            angle: rotation in radians.
+            squeeze: height relative to the width.
+            opacity: 1 hides the background.
+            softness_px: width of the blurred edge in pixels.
+        """
         place = self._place(center, radius, angle, squeeze, softness_px)
         if place is None:
             return
@@ -94,7 +106,7 @@ class Canvas:
         angle: float,
         squeeze: float = 1.0,
     ) -> tuple[int, int, int, int] | None:
-        """Box around the pixels that `draw` would cover at least by half.
+        """Return the box around the pixels that `draw` would cover by half or more.
 
         Returns:
             left, top, right, bottom in pixels, the last two exclusive. None if there are none.
@@ -263,7 +275,7 @@ def polygon(num_corners: int) -> Field:
 
 @functools.cache
 def star(num_points: int, inner: float) -> Field:
-    """`inner` is the radius of the notches."""
+    """A star with `num_points` points; `inner` is the radius of the notches between them."""
     half = np.pi / num_points
     notch_u, notch_v = inner * np.cos(half), inner * np.sin(half)
     length = np.hypot(1 - notch_u, notch_v)

@@ -1,4 +1,4 @@
-"""A model by name and the betons of a dataset, for commands that need no recipe."""
+"""Load a model by name and write the betons of a dataset, for commands without a recipe."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +15,14 @@ WEIGHT_EXTENSIONS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
-    """Load a model.pt, or a model with packaged or downloaded weights."""
+    """Load a model.pt, or a model with packaged or downloaded weights.
+
+    Returns:
+        The model, and its description (arch, resolution, ...).
+
+    Raises:
+        UserError: there is no such file or model, or its weights cannot be used.
+    """
     from pydantic import ValidationError
 
     from harness.config.model import ModelSettings
@@ -51,7 +58,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
 
 
 def _check_usable(name: str, model: "Classifier", about: dict[str, Any]) -> None:
-    """Check what a file of another machine or program may have wrong.
+    """Check for mistakes in files that another machine or program wrote.
 
     Raises:
         UserError: weights are not finite, or the description lacks the resolution.
@@ -79,7 +86,7 @@ def write_betons(
     folders: Folders,
     splits: Collection[str] = SPLITS,
 ) -> dict[str, Path]:
-    """Write the betons of the dataset's `splits` that are missing or of other images.
+    """Write the betons of the dataset's `splits` that are missing or were made of other images.
 
     Returns:
         Split -> path.

@@ -67,17 +67,17 @@ def command(
 
     names = _class_names(classes) if classes is not None else None
     for file in files:
-        of_file = split or _split_of(file)
-        if of_file is None:
+        split_of_file = split or _split_of(file)
+        if split_of_file is None:
             raise UserError(
                 f"The name {printable(file.name)} does not begin with train, val or test.",
                 "Name the split: --split train",
             )
-        out_file = out / f"{of_file}.beton" if out else None
+        out_file = out / f"{split_of_file}.beton" if out else None
         with console.progress(f"adopt {printable(file.name)}", "samples") as report:
             manifest = adopt(
                 file,
-                split=of_file,
+                split=split_of_file,
                 name=file_name(name or file.resolve().parent.name or "ffcv"),
                 classes=names,
                 out_file=out_file,

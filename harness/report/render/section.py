@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from harness.report.render.figures.plot import Panel
 from harness.report.render.tables.table import Table
 
+MAX_OPEN_ROWS = 40  # longer tables are folded
+
 
 @dataclass(frozen=True)
 class LegendEntry:
@@ -68,3 +70,31 @@ class Section:
     def is_empty(self) -> bool:
         """True if there is nothing to show."""
         return not (self.sentences or self.all_panels or self.all_tables)
+
+
+def table_section(name: str, title: str, table: Table, sentence: str = "") -> Section:
+    """Make a section of one table, folded if it is long."""
+    return Section(
+        name,
+        title,
+        (sentence,) if sentence else (),
+        tables=if_short(table),
+        folds=folds(*if_long(table)),
+    )
+
+
+def if_short(table: Table, max_rows: int = MAX_OPEN_ROWS) -> tuple[Table, ...]:
+    """Return the table if it has rows, but at most `max_rows`."""
+    return (table,) if 0 < len(table.rows) <= max_rows else ()
+
+
+def if_long(table: Table, max_rows: int = MAX_OPEN_ROWS) -> tuple[Table, ...]:
+    """Return the table if it has more than `max_rows` rows."""
+    return (table,) if len(table.rows) > max_rows else ()
+
+
+def folds(*tables: Table) -> tuple[Fold, ...]:
+    """Make a fold of each table that has rows."""
+    return tuple(
+        Fold(f"{table.title} ({len(table.rows):,})", (table,)) for table in tables if table.rows
+    )

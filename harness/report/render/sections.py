@@ -24,14 +24,21 @@ from harness.report.render.figures import plot
 from harness.report.render.figures import sizes as size_figures
 from harness.report.render.figures import transfer as transfer_figures
 from harness.report.render.figures.plot import Panel
-from harness.report.render.section import Fold, LegendEntry, Section
+from harness.report.render.section import (
+    Fold,
+    LegendEntry,
+    Section,
+    folds,
+    if_long,
+    if_short,
+    table_section,
+)
 from harness.report.render.tables import accuracy as accuracy_tables
 from harness.report.render.tables import models as model_tables
 from harness.report.render.tables import runs as run_tables
 from harness.report.render.tables import scores as score_tables
 from harness.report.render.tables import selections as selection_tables
 from harness.report.render.tables import transfer as transfer_tables
-from harness.report.render.tables.table import Table
 from harness.report.stats.analysis import Analysis
 from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.fit_measures import FitMeasure
@@ -46,8 +53,7 @@ SPAN_LABELS = {
     "backward": "backward",
     "optimizer": "optimizer",
 }
-_MAX_OPEN_ROWS = 40  # longer tables are folded
-_MAX_LOOKUP_ROWS = 12  # likewise for tables that readers search rather than read
+_MAX_LOOKUP_ROWS = 12  # longer tables that readers search rather than read are folded
 _MAX_OPEN_GRIDS = 6
 
 
@@ -101,12 +107,12 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         legend=legend if panels else (),
         panels=tuple(panels),
         panel_note=" ".join(notes),
-        tables=_if_short(table),
-        folds=_folds(
+        tables=if_short(table),
+        folds=folds(
             transfer_tables.comparison_table(analysis.comparisons),
             transfer_tables.image_test_table(analysis.image_tests),
             transfer_tables.chosen_table(rows),
-            *_if_long(table),
+            *if_long(table),
         ),
         nothing="No model has been transferred yet." if recipe.targets else "",
     )
@@ -134,14 +140,14 @@ def scores_section(
         (sentence,) if sentence else (),
         tuple(legend) if len(legend) > 1 else (),
         tuple(size_figures.induction_panels(inductions)),
-        tables=_if_short(table, _MAX_LOOKUP_ROWS),
-        folds=_folds(*_if_long(table, _MAX_LOOKUP_ROWS)),
+        tables=if_short(table, _MAX_LOOKUP_ROWS),
+        folds=folds(*if_long(table, _MAX_LOOKUP_ROWS)),
     )
 
 
 def scratch_section(analysis: Analysis) -> Section:
     """Transfer compared with training from scratch."""
-    return _table_section(
+    return table_section(
         "scratch",
         "Against training from scratch",
         transfer_tables.scratch_table(analysis.against_scratch),
@@ -182,34 +188,34 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
         panels=(*scatter, *predicted, *elo),
         tables=(
             score_tables.predictor_table(analysis.predictor_fits, recipe.shortlist),
-            *_if_short(medians),
-            *_if_short(ranking),
+            *if_short(medians),
+            *if_short(ranking),
         ),
-        folds=_folds(
-            *_if_long(medians),
+        folds=folds(
+            *if_long(medians),
             model_tables.association_table(analysis.associations),
-            *_if_long(ranking),
+            *if_long(ranking),
         ),
     )
 
 
 def architectures_section(analysis: Analysis) -> Section:
     """Wins of methods over each other, for each architecture once."""
-    return _table_section(
+    return table_section(
         "architectures", "Methods over architectures", model_tables.sign_table(analysis.signs)
     )
 
 
 def top_section(analysis: Analysis) -> Section:
     """Targets on which each model is among the best by kNN."""
-    return _table_section(
+    return table_section(
         "top", "Most often among the best", score_tables.top_table(analysis.top_counts)
     )
 
 
 def convergence_section(analysis: Analysis) -> Section:
     """Steps to most of the final odds."""
-    return _table_section(
+    return table_section(
         "convergence",
         "Steps of training",
         model_tables.convergence_table(analysis.convergences),
@@ -219,7 +225,7 @@ def convergence_section(analysis: Analysis) -> Section:
 
 def training_section(analysis: Analysis) -> Section:
     """Loaded models by the kind of their training."""
-    return _table_section(
+    return table_section(
         "training",
         "Kinds of training",
         model_tables.training_table(analysis.training_groups),
@@ -229,7 +235,7 @@ def training_section(analysis: Analysis) -> Section:
 
 def budgets_section(rows: Sequence[BudgetScore]) -> Section:
     """More classes against more images per class, at equal numbers of images."""
-    return _table_section("budgets", "Equal numbers of images", model_tables.budget_table(rows))
+    return table_section("budgets", "Equal numbers of images", model_tables.budget_table(rows))
 
 
 def source_sizes_section(rows: Sequence[TransferRow]) -> Section:
@@ -344,35 +350,10 @@ def timing_section(rows: Sequence[TimingRow]) -> Section:
         "timing",
         "Timing",
         legend=legend if rows else (),
-        tables=tuple(table for each in tables for table in _if_short(each, _MAX_LOOKUP_ROWS)),
-        folds=_folds(*(table for each in tables for table in _if_long(each, _MAX_LOOKUP_ROWS))),
+        tables=tuple(table for each in tables for table in if_short(each, _MAX_LOOKUP_ROWS)),
+        folds=folds(*(table for each in tables for table in if_long(each, _MAX_LOOKUP_ROWS))),
         note=note if rows else "",
         nothing="No training run has finished yet.",
-    )
-
-
-def _table_section(name: str, title: str, table: Table, sentence: str = "") -> Section:
-    """Section of one table, folded if it is long."""
-    return Section(
-        name,
-        title,
-        (sentence,) if sentence else (),
-        tables=_if_short(table),
-        folds=_folds(*_if_long(table)),
-    )
-
-
-def _if_short(table: Table, max_rows: int = _MAX_OPEN_ROWS) -> tuple[Table, ...]:
-    return (table,) if 0 < len(table.rows) <= max_rows else ()
-
-
-def _if_long(table: Table, max_rows: int = _MAX_OPEN_ROWS) -> tuple[Table, ...]:
-    return (table,) if len(table.rows) > max_rows else ()
-
-
-def _folds(*tables: Table) -> tuple[Fold, ...]:
-    return tuple(
-        Fold(f"{table.title} ({len(table.rows):,})", (table,)) for table in tables if table.rows
     )
 
 

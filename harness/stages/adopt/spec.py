@@ -1,4 +1,4 @@
-"""Declaration of the adopt stage."""
+"""Declaration of the adopt stage, which loads published weights and saves them as a model.pt."""
 
 from harness.matrix.stage_kind import StageKind
 from harness.stages.pretrain.spec import MODEL_FILE

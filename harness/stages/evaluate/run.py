@@ -52,8 +52,7 @@ Pass = Literal["clean", "adversarial"]
 def run(context: StageContext) -> Outcome:
     """Evaluate the model clean, and under attack if the config has an eps.
 
-    A stop request is followed after the next batch. No counts are kept: the next run starts from
-    the beginning.
+    A stop request ends the stage after the current batch. The next run starts from the beginning.
     """
     config = context.config
     settings = EvaluateSettings.model_validate(config["settings"])
@@ -102,7 +101,7 @@ def run(context: StageContext) -> Outcome:
         "predictions": predictions.FILE,
     }
     timing: EvaluateTiming = {}
-    answers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    predicted: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     zero_gradients = torch.zeros((), dtype=torch.int64, device=context.device)
     clean_plan = EvaluationPlan(context.device, precision, len(classes), views, group=context.group)
     attacked_plan = replace(
@@ -148,7 +147,7 @@ def run(context: StageContext) -> Outcome:
             per_class[name] = {
                 view: count.per_class()[0].tolist() for view, count in label_counts.items()
             }
-            answers |= {
+            predicted |= {
                 f"{name}_{view}": counts[view].predictions()
                 for view in ("own", "common_masked")
                 if view in counts
@@ -159,7 +158,7 @@ def run(context: StageContext) -> Outcome:
             else:
                 timing["adversarial_s"] = seconds
         if context.group.is_main:
-            predictions.save(context.folder, loader, answers)
+            predictions.save(context.folder, loader, predicted)
     if eps > 0:
         attack: EvaluationAttackRecord = {
             "norm": settings.attack.norm,

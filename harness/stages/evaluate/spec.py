@@ -1,4 +1,4 @@
-"""Declaration of the evaluate stage."""
+"""Declaration of the evaluate stage, which scores a model on val, clean and under attack."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Steps of this kind that `harness plan --calibrate` times (`harness.stages._timed_steps`)."""
+"""Steps of an evaluate stage for `harness plan --calibrate` to time (see `_timed_steps`)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from harness.train.evaluation_attack import AttackPlan, choose_attack_mode
 
 @contextmanager
 def attacked_batch(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Attack on a batch, and forward pass of the attacked images."""
+    """Prepare a step: attack a batch and compute the logits of the attacked images."""
     model, _ = load_model(step["model"], context)
     images, labels = noise_batch(
         step["batch_size"], step["resolution"], NUM_CLASSES, context.device

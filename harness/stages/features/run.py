@@ -14,10 +14,10 @@ from loaders import open_loader
 
 
 def run(context: StageContext) -> Outcome:
-    """Write `<split>.npz` for each split of the config that the target has.
+    """Write `<split>.npz` for each split that both the config and the target have.
 
-    The view (resolution and crop) is that of the config. It is the model's own if the config has
-    None, and the resolution also if the network takes images of one size only.
+    Resolution and crop are those of the config, or the model's own if the config has None. A
+    network that takes images of one size only gets that size.
     """
     config = context.config
     model, about = classifier.load(context.need_folders["model"] / MODEL_FILE)

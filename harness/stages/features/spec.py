@@ -1,4 +1,4 @@
-"""Declaration of the features stage."""
+"""Declaration of the features stage, which extracts a frozen model's features of a target."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -20,7 +20,7 @@ def new_learner(
 ) -> TrainStep:
     """Build a network with random weights, and its training step.
 
-    Of the context it reads arch, seed and eps of the config, the device and the group.
+    Reads arch, seed and eps from the context's config, and its device and process group.
     """
     model, eps = _build(context, settings, num_classes), context.config["eps"]
     return make_step(

@@ -1,4 +1,4 @@
-"""Declaration of the pretrain stage."""
+"""Declaration of the pretrain stage, which trains a model on a subset."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Steps of this kind that `harness plan --calibrate` times (`harness.stages._timed_steps`)."""
+"""Steps of a pretrain stage for `harness plan --calibrate` to time (see `_timed_steps`)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from harness.train.micro_batching import choose_micro_batches
 
 @contextmanager
 def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Training step of a network with random weights."""
+    """Prepare a training step of a network with random weights."""
     settings = PretrainSettings.model_validate(step["settings"])
     context = replace(
         context, config={"arch": step["arch"], "seed": 0, "eps": EPS if step["attacked"] else 0.0}

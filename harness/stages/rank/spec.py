@@ -1,4 +1,4 @@
-"""Declaration of the rank stage."""
+"""Declaration of the rank stage, which ranks source classes, hardest first."""
 
 from collections.abc import Iterator, Mapping
 

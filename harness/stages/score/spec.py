@@ -1,4 +1,4 @@
-"""Declaration of the score stage."""
+"""Declaration of the score stage, which computes transferability scores."""
 
 from harness.matrix.stage_kind import StageKind
 

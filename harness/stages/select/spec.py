@@ -1,4 +1,4 @@
-"""Declaration of the select stage."""
+"""Declaration of the select stage, which scores source classes or images for a subset."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Declaration of the shortlist stage."""
+"""Declaration of the shortlist stage, which chooses the best models by one score."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Declaration of the transfer stage."""
+"""Declaration of the transfer stage, which transfers a model to a target."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Steps of this kind that `harness plan --calibrate` times (`harness.stages._timed_steps`)."""
+"""Steps of a transfer stage for `harness plan --calibrate` to time (see `_timed_steps`)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ NUM_BOX_CLASSES = 20
 
 @contextmanager
 def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Training step of a method, for several trials at once."""
+    """Prepare a training step of a method, for several trials at once."""
     rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
     settings = settings_model(step["method"]).model_validate({**step["settings"], "lrs": rates})
     assert isinstance(settings, TransferSettings)
@@ -60,7 +60,7 @@ def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
 
 @contextmanager
 def detection_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Training step of a detector, or its evaluation of a batch, on noise with three boxes each."""
+    """Prepare a detector's training or evaluation of a batch of noise, three boxes per image."""
     from harness.transfer.methods.detection.network import Detector
     from harness.transfer.methods.detection.settings import DetectionSettings
     from harness.transfer.methods.detection.step import DetectionStep

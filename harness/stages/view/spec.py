@@ -1,4 +1,4 @@
-"""Declaration of the view stage."""
+"""Declaration of the view stage, which selects samples of the whole source's betons."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -13,8 +13,9 @@ from writers.beton import store
 from writers.beton.encoding import Encoding
 from writers.beton.provenance import open_with_origin, record, recorded
 from writers.beton.reuse import reuse_samples
+from writers.beton.selection import chosen
 from writers.beton.store import Manifest
-from writers.beton.write import chosen, write_split
+from writers.beton.write import write_split
 from writers.check import accepted_differences
 from writers.dataset import SplitSettings, spec_of
 from writers.errors import UserError

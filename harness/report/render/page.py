@@ -5,7 +5,9 @@ Equal results give equal bytes. Stages without a result are listed; the rest is 
 
 import base64
 import io
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -39,6 +41,7 @@ from writers.text_names import printable_lines
 
 FORMATS = ("html", "md", "csv", "parquet")
 MAX_ROWS = 1000  # of a table in the page; longer ones slow down the browser
+_NUM_WRITERS = 8
 _FOLDER = Path(__file__).parent
 
 
@@ -107,17 +110,27 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
         )
     first = ""
     try:
-        for name, content in _files(report, formats):
-            first = first or name
-            with open_atomically(out / name) as file:
-                parts = [content.encode()] if isinstance(content, str) else content
-                file.writelines(parts)
+        # Threads wait for the disk, which takes longer than writing.
+        with ThreadPoolExecutor(_NUM_WRITERS) as writers:
+            pending: deque[Future[None]] = deque()
+            for name, content in _files(report, formats):
+                first = first or name
+                if len(pending) == _NUM_WRITERS:  # a large report does not fit into memory twice
+                    pending.popleft().result()
+                pending.append(writers.submit(_write_file, out / name, content))
+            for future in pending:
+                future.result()
     except OSError as error:
         raise UserError(
             f"The report cannot be written to {out}: {error.strerror}.",
             "Choose another folder: --out DIR",
         ) from error
     return out / first
+
+
+def _write_file(path: Path, content: str | Iterable[bytes]) -> None:
+    with open_atomically(path) as file:
+        file.writelines([content.encode()] if isinstance(content, str) else content)
 
 
 def _files(report: Report, formats: Sequence[str]) -> Iterator[tuple[str, str | Iterable[bytes]]]:

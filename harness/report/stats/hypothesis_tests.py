@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal as scipy_signal
 from scipy import special
-from scipy import stats as scipy_stats
 
 from harness.report.stats.intervals import MIN_SPREAD
 
@@ -33,7 +31,7 @@ def mcnemar(correct: Bools, other_correct: Bools) -> float:
     only, other_only = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
     if only + other_only == 0:
         return 1.0
-    return float(scipy_stats.binomtest(only, only + other_only).pvalue)
+    return _fair_coin_test(only, other_only)
 
 
 def exchange_test(differences: Integers) -> float:
@@ -52,12 +50,8 @@ def exchange_test(differences: Integers) -> float:
     for size, count in enumerate(sizes):
         if size and count:
             steps = np.zeros(2 * size * count + 1)
-            steps[:: 2 * size] = scipy_stats.binom.pmf(np.arange(count + 1), count, 0.5)
-            distribution = (
-                scipy_signal.fftconvolve(distribution, steps)
-                if min(len(distribution), len(steps)) > 500
-                else np.convolve(distribution, steps)
-            )
+            steps[:: 2 * size] = _fair_coin_masses(count)
+            distribution = _convolved(distribution, steps)
     middle = len(distribution) // 2
     distance = abs(int(np.sum(differences)))
     if distance == 0:
@@ -92,8 +86,7 @@ def sign_flip_test(differences: Floats) -> float:
         for weight, count in zip(weights.tolist(), counts.tolist(), strict=True):
             steps = np.arange(-count, count + 1, 2)
             sums = np.add.outer(sums, weight * steps).ravel()
-            masses = np.outer(masses, scipy_stats.binom.pmf((steps + count) / 2, count, 0.5))
-            masses = masses.ravel()
+            masses = np.outer(masses, _fair_coin_masses(count)).ravel()
         return float(min(1, masses[np.abs(sums) >= observed - 1e-12 * total].sum()))
     return _rounded_sign_flip_test(differences, weights, counts, observed)
 
@@ -192,5 +185,32 @@ def sign_test(first: Floats, second: Floats) -> SignTest:
     """Compare two methods' scores for the same pairs, e.g. of (dataset, model)."""
     difference = np.sign(np.asarray(first) - np.asarray(second))
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    p = float(scipy_stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    p = _fair_coin_test(wins, losses) if wins + losses else 1.0
     return SignTest(wins, len(difference) - wins - losses, losses, p)
+
+
+# These replace scipy.stats and scipy.signal, whose imports take longer than a small report.
+
+
+def _fair_coin_test(heads: int, tails: int) -> float:
+    """Compute p of the two-sided exact binomial test of "heads and tails are equally likely"."""
+    return min(1.0, 2 * float(special.bdtr(min(heads, tails), heads + tails, 0.5)))
+
+
+def _fair_coin_masses(num_tosses: int) -> Floats:
+    """Probabilities of 0 to `num_tosses` heads: float64 [num_tosses + 1]."""
+    heads = np.arange(num_tosses + 1)
+    log_ways = special.gammaln(num_tosses + 1) - (
+        special.gammaln(heads + 1) + special.gammaln(num_tosses - heads + 1)
+    )
+    masses: Floats = np.exp(log_ways - num_tosses * math.log(2))
+    return masses
+
+
+def _convolved(first: Floats, second: Floats) -> Floats:
+    if min(len(first), len(second)) <= 500:
+        return np.convolve(first, second)
+    from scipy.signal import fftconvolve
+
+    convolved: Floats = fftconvolve(first, second)
+    return convolved

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -64,6 +63,8 @@ def correlation(x: Floats, y: Floats) -> Correlation:
     """Correlate two measures of the same models, [M] each."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(math.nan, math.nan, math.nan, math.nan, len(x))
+    from scipy import stats as scipy_stats  # takes longer to import than a small report
+
     r = scipy_stats.pearsonr(x, y)
     interval = r.confidence_interval() if len(x) > 3 else (math.nan, math.nan)
     return Correlation(
@@ -100,6 +101,8 @@ def weighted_kendall(score: Floats, accuracy: Floats) -> float:
 
     Exchanges near the top weigh more.
     """
+    from scipy import stats as scipy_stats  # takes longer to import than a small report
+
     return float(scipy_stats.weightedtau(score, accuracy).statistic)
 
 

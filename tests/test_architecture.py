@@ -83,5 +83,19 @@ def test_help_imports_no_numerical_library():
     assert "write-beton" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        # What `harness run` imports before its first stages start, while all slots wait.
+        ("harness.cli.live_table, harness.runner.inputs, harness.runner.launchers.local", "numpy"),
+        ("harness.worker, harness.stages.write.run", "harness.config.recipe"),
+        ("harness.report.render.page", "scipy.stats"),
+    ],
+)
+def test_a_run_does_not_wait_for_slow_imports(modules: str, absent: str):
+    ended = run_python(f"import sys, {modules}\nassert {absent!r} not in sys.modules\n")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_few_modules_are_outside_of_packages():
     assert len(list((ROOT / "harness").glob("*.py"))) <= 8

@@ -1,11 +1,11 @@
 """Progress of a running matrix: a live table on a terminal, otherwise a line per stage."""
 
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.console import bar, seconds
-from harness.estimate.remaining import RemainingTime, Running
 from harness.estimate.smoothed import Smoothed
 from harness.matrix.stage import Stage
 from harness.runner import queue_state, retry
@@ -21,6 +20,9 @@ from harness.runner.executor import Event, Run
 from harness.runner.launchers.local import LocalLauncher
 from harness.system import environment
 from writers.text_names import counted, printable
+
+if TYPE_CHECKING:
+    from harness.estimate.remaining import RemainingTime
 
 STILL_RUNNING_EVERY_S = 60.0
 REFRESH_EVERY_S = 0.25
@@ -141,7 +143,8 @@ def _live(run: Run, events: Iterator[Event], console: Console) -> None:
     overall = bar(console, "stages")
     task = overall.add_task("overall", total=None, count="", eta="")
     clock, refreshed_at = _Clock(run), -REFRESH_EVERY_S
-    estimated_at, left_s = -math.inf, None
+    # Not at once: the first estimate imports code while no other stage could be started.
+    estimated_at, left_s = time.monotonic(), None
     with Live(console=console, refresh_per_second=1 / REFRESH_EVERY_S, transient=True) as live:
         for event in events:
             clock.count(event)
@@ -176,11 +179,7 @@ class _Clock:
     def __init__(self, run: Run) -> None:
         self.run, self.started_at = run, time.monotonic()
         self._ended: set[str] = set()
-        # Where the stages of other launchers run is unknown.
-        on_cpu = isinstance(run.launcher, LocalLauncher) and not environment.gpu_names()
-        self._remaining = RemainingTime(
-            run.pending, run.folders.runs, run.matrix.urgency, on_cpu=on_cpu
-        )
+        self._finished: list[tuple[Stage, float]] = []  # with seconds; not in the estimate yet
         self._shown = Smoothed()
 
     def count(self, event: Event) -> None:
@@ -189,11 +188,26 @@ class _Clock:
             return
         self._ended.add(event.stage.key)
         if event.what == "done" and event.wall_s > 0:  # 0: another run has done it
-            self._remaining.add(event.stage, event.wall_s)
+            self._finished.append((event.stage, event.wall_s))
+
+    @cached_property
+    def _remaining(self) -> "RemainingTime":
+        """The estimate. Created on first use: its imports would delay the first stages."""
+        from harness.estimate.remaining import RemainingTime
+
+        run = self.run
+        # Where the stages of other launchers run is unknown.
+        on_cpu = isinstance(run.launcher, LocalLauncher) and not environment.gpu_names()
+        return RemainingTime(run.pending, run.folders.runs, run.matrix.urgency, on_cpu=on_cpu)
 
     def left_s(self) -> float | None:
         """Estimate the seconds until the run ends; None if they are unknown yet."""
+        from harness.estimate.remaining import Running
+
         run, now = self.run, time.monotonic()
+        for stage, wall_s in self._finished:
+            self._remaining.add(stage, wall_s)
+        self._finished.clear()
         running = [
             Running(stage, now - started, _fraction_done(stage.folder(run.folders.runs)))
             for stage, started in run.running.values()

@@ -8,15 +8,18 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config.base import JSON
 from harness.config.data import DataSettings
 from harness.config.model import LIST_EXTENSIONS, ModelSettings
 from harness.config.raw_paths import label_table, raw_path
-from harness.config.recipe import Recipe
 from harness.config.zoo_names import is_pattern
 from writers.dataset import spec_of
 from writers.labels.settings import LabelTable
+
+if TYPE_CHECKING:  # workers import this module, and need no recipe
+    from harness.config.recipe import Recipe
 
 # Name of an input -> digest of its contents. Inputs whose contents are unknown are left out.
 Contents = Mapping[str, str]
@@ -141,7 +144,7 @@ class BetonLabels:
 Input = Images | Checkpoint | PublishedWeights | ClassList
 
 
-def inputs_of(recipe: Recipe) -> Iterator[Input]:
+def inputs_of(recipe: "Recipe") -> Iterator[Input]:
     """Iterate over the inputs of a recipe, each once."""
     found: dict[str, Input] = {}
     for _, data in recipe.datasets:
@@ -153,7 +156,7 @@ def inputs_of(recipe: Recipe) -> Iterator[Input]:
     yield from found.values()
 
 
-def beton_labels(recipe: Recipe) -> Iterator[BetonLabels]:
+def beton_labels(recipe: "Recipe") -> Iterator[BetonLabels]:
     """Iterate over the recipe's datasets that are betons."""
     for _, data in recipe.datasets:
         if data.is_beton:

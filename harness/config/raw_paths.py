@@ -3,11 +3,14 @@
 from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config.data import DataSettings
-from harness.config.recipe import Recipe
 from writers import names
 from writers.labels.settings import LabelTable
+
+if TYPE_CHECKING:  # workers import this module, and need no recipe
+    from harness.config.recipe import Recipe
 
 
 def raw_path(data: DataSettings, raw: Path) -> Path:
@@ -26,7 +29,7 @@ def raw_folder(dataset: str) -> str:
     return str(spec.folder or spec.name)
 
 
-def missing(recipe: Recipe, raw: Path, labels: Collection[str]) -> dict[str, str]:
+def missing(recipe: "Recipe", raw: Path, labels: Collection[str]) -> dict[str, str]:
     """Map the labels of datasets without images in `raw` to a line on where to get them."""
     missing_data = {}
     for _, data in recipe.datasets:

@@ -19,14 +19,13 @@ from harness.config.recipe import Recipe
 from harness.matrix.features_and_scores import Features
 from harness.matrix.pretrained_models import adopt_config
 from harness.matrix.pretraining import PretrainConfigs, view_settings
-from harness.matrix.stage import Stage
+from harness.matrix.stage import SCORES, Stage
 from harness.matrix.transfers import Transfers
 from writers import names
 from writers.subset.scores import SEEN_SPLITS, ScoreRequest
 from writers.subset.spec import SubsetSpec
 
 JSON = dict[str, Any]
-SCORES = "scores:"  # prefix of the roles of select stages
 BOOTSTRAP_DRAWS = 1000
 
 

@@ -19,6 +19,7 @@ from harness.matrix import stage_kind
 from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 
 FILE_NAME = "stage.json"
+SCORES = "scores:"  # prefix of the roles of select stages
 _CONSTANTS = {None: "null", True: "true", False: "false"}
 REWRITE = "Run `harness run` to write it again from the recipe."
 

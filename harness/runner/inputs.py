@@ -30,7 +30,6 @@ from harness.runner import file_records, stage_state
 from harness.runner.file_records import OnRead, contents_of_file, contents_of_images, read_states
 from harness.system.atomic_write import write_json
 from harness.system.folders import Folders
-from writers.datasets.beton import label_kind
 from writers.errors import UserError
 from writers.subset.spec import named
 
@@ -65,6 +64,13 @@ class Plan:
     missing: tuple[Input, ...]
 
 
+def _label_kind(path: Path) -> str | None:
+    # Imported here: it imports numpy, and most recipes have no betons as inputs.
+    from writers.datasets.beton import label_kind
+
+    return label_kind(path)
+
+
 def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_bytes: None) -> Plan:
     """Expand a recipe with the contents that its inputs have now.
 
@@ -94,7 +100,7 @@ def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_b
         if item.name in before and contents[item.name] != before[item.name]:
             changed.append(item)
     for labels in beton_labels(recipe):
-        if (kind := label_kind(labels.path(folders.raw))) is not None:
+        if (kind := _label_kind(labels.path(folders.raw))) is not None:
             file_records.remember(labels.name, folders.runs, kind, kind)
             contents[labels.name] = kind
         elif labels.name in before:

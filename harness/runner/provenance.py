@@ -4,18 +4,20 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.config.recipe import Recipe
-from harness.matrix.expand import Matrix
 from harness.runner.result import FILE_NAME, Result
 from harness.system.atomic_write import write_atomically
+
+if TYPE_CHECKING:  # workers import this module, and need no recipe
+    from harness.config.recipe import Recipe
+    from harness.matrix.expand import Matrix
 
 # Patterns of the files in a stage's folder that are hashed: weights, features, predictions.
 OUTPUTS = ("*.pt", "*.npz", "*.safetensors")
 
 
-def keep_recipe(recipe: Recipe, runs: Path) -> str:
+def keep_recipe(recipe: "Recipe", runs: Path) -> str:
     """Write the recipe's resolved text, unless it exists already.
 
     The text includes everything from `base`, presets, the scale and --set, so that `harness run`
@@ -31,7 +33,7 @@ def keep_recipe(recipe: Recipe, runs: Path) -> str:
     return name
 
 
-def recipe_file(recipe: Recipe) -> tuple[str, bytes]:
+def recipe_file(recipe: "Recipe") -> tuple[str, bytes]:
     """Return the name of a recipe's file, relative to the folder of runs, and its content.
 
     Recipes that set the same values have the same file.
@@ -42,7 +44,7 @@ def recipe_file(recipe: Recipe) -> tuple[str, bytes]:
     return f"recipes/{recipe.name}-{hashlib.sha256(text).hexdigest()[:20]}.json", text
 
 
-def of_report(matrix: Matrix, runs: Path) -> str:
+def of_report(matrix: "Matrix", runs: Path) -> str:
     """Hash everything a report is made from: the recipe, the stages' states, the report's code."""
     digest = hashlib.sha256(matrix.recipe.model_dump_json().encode())
     code = (Path(__file__).parents[1] / "report").rglob("*.*")

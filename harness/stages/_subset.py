@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.matrix.selections import SCORES
+from harness.matrix.stage import SCORES
 from harness.runner.context import StageContext
 from harness.runner.result import Result
 from harness.stages.select.spec import SCORES_FILE

@@ -115,6 +115,7 @@ def test_events_between_refreshes_read_no_files(
         live_table, "progress_of", lambda folder: calls.append("progress") or progress_of(folder)
     )
     monkeypatch.setattr(live_table, "REFRESH_EVERY_S", 1e9)
+    monkeypatch.setattr(live_table, "ESTIMATE_EVERY_S", 0.0)
     run = run_of(stages, tmp_path)
     run.running = {stage.key: (stage, 0.0) for stage in stages[:2]}
     live_table._live(run, iter([Event("waiting")] * 100), terminal())

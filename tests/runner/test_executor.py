@@ -13,12 +13,13 @@ from harness.matrix import stage_kind
 from harness.matrix.stage import Stage
 from harness.runner import result, stage_state
 from harness.runner.executor import Run, begin, prepare, unfinished
-from harness.runner.launcher import LauncherSettings
+from harness.runner.launcher import Finished, LauncherSettings
 from harness.runner.launchers import local
 from harness.runner.protocol import request_line
 from harness.runner.retry import RetryPolicy
 from harness.runner.slots import Slot, make_slots
 from harness.system import environment
+from harness.system.folders import Folders
 from tests.helpers.execution import (
     FAKE_STAGES,
     FAST_RETRIES,
@@ -58,6 +59,42 @@ def test_the_longest_path_starts_first(folders, make, journal):
     middle = end.needs["need_0"]
     execute(matrix_of(short, long, middle, end), folders)
     assert journal() == ["long", "middle", "short", "end"]
+
+
+class OneAtATime:
+    """Launcher whose running stages end one after another, without work."""
+
+    def __init__(self, num_slots: int, folders: Folders) -> None:
+        self.num_slots, self.running = num_slots, []
+        self.settings = settings_for(folders, num_slots, began_at=begin(folders))
+
+    def prefetch(self, kinds) -> None:
+        pass
+
+    def can_start(self, stage: Stage) -> bool:
+        return len(self.running) < self.num_slots
+
+    def start(self, stage: Stage, folder: Path) -> None:
+        self.running.append(folder)
+
+    def wait(self, timeout_s: float) -> list[Finished]:
+        return [Finished(self.running.pop(0), "done")]
+
+
+@pytest.mark.parametrize(("num_slots", "num_finished"), [(1, 2), (2, 2), (3, 1), (9, 0)])
+def test_an_idle_slot_is_reported_once_nothing_is_left_to_start(
+    folders, make, num_slots: int, num_finished: int
+):
+    """A single slot is never idle before the end, so that its last stage counts."""
+    calls: list[int] = []
+    run = Run(
+        matrix_of(*(make(name) for name in "abc")),
+        folders,
+        OneAtATime(num_slots, folders),
+        on_idle_slot=lambda: calls.append(len(run.finished)),
+    )
+    list(run.events())
+    assert calls == [num_finished] and len(run.finished) == 3
 
 
 def test_a_failed_stage_blocks_only_its_dependants_and_the_next_run_retries_it(

@@ -219,7 +219,7 @@ def _run(
     # Schedulers send SIGTERM; handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     terminal = console.err()
-    # Importing the report takes a second: do it during the last stages, not while slots are idle.
+    # Importing the report takes a second: do it next to the last stage, on a slot that is idle.
     import_report = threading.Thread(
         target=importlib.import_module, args=("harness.report.render.page",), daemon=True
     )
@@ -229,7 +229,7 @@ def _run(
             folders,
             opened,
             is_cancelled=cancel.Watch(cancel.file_of(folders.runs, recipe.name)),
-            on_all_started=import_report.start,
+            on_idle_slot=import_report.start,
             on_event=on_event,
         )
         num_done = len(plan.stages) - len(run.pending)

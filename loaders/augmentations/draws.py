@@ -8,7 +8,6 @@ functions. Parameters are relative to the image's size: the resolution changes n
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from loaders.augmentations.settings import Augmentations, ColorJitter, RandAugment, RandomErasing
 from writers.random_streams import random_words, seed_of, uniform
@@ -158,6 +157,8 @@ def mixes(settings: Augmentations, seed: int, epoch: int, ids: np.ndarray) -> Mi
         share = 0.0 if settings.cutmix is None else 1.0
     cuts = draws[:, 1] < share
     alpha = np.where(cuts, settings.cutmix or 1.0, settings.mixup or 1.0)
+    from scipy import special  # only here: importing it takes 0.1 s
+
     own = special.betaincinv(alpha, alpha, _inside(words[:, 2]))
     probability = 1.0 if settings.mix_probability is None else settings.mix_probability
     return Mixes(np.where(draws[:, 0] < probability, own, 1.0), cuts, draws[:, 3], draws[:, 4])
@@ -173,5 +174,7 @@ def _inside(words: np.ndarray) -> np.ndarray:
 
 
 def _normal(words: np.ndarray) -> np.ndarray:
+    from scipy import special  # only here: importing it takes 0.1 s
+
     values: np.ndarray = special.ndtri(_inside(words))
     return values

@@ -5,7 +5,7 @@ are missing are allowed on request, because an older version of the kind may not
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from harness.runner.result import FILE_NAME, RERUN, Result, load
 from writers.errors import UserError
 
 FRACTIONS = frozenset(("top1", "top5", "mean_per_class", "map", "map11", "map50_11", "map50"))
+MAX_INTEGER = 2**63 - 1  # of a column of integers
 MAX_PROBLEMS = 20  # errors of one result that are looked at
 
 
@@ -51,11 +52,28 @@ def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = T
         package: package of the stage's kind, as in `stage_kind.find`.
         may_lack: accept fields that are missing.
     """
+    for place, message, is_missing in _type_errors(result, package):
+        if not (is_missing and may_lack):
+            return f"{place}: {message}"
+    return _out_of_range(result.metrics, "metrics")
+
+
+def missing_fields(result: Result, package: str = STAGES_PACKAGE) -> list[str]:
+    """Return the missing fields of a result, such as metrics.test.num_images."""
+    return [place for place, _, is_missing in _type_errors(result, package) if is_missing]
+
+
+def _type_errors(result: Result, package: str) -> Iterator[tuple[str, str, bool]]:
+    """Iterate over place and message of each wrong field, and whether it is missing."""
     declared, metrics = _type_of_metrics(result.kind, package), result.metrics
     if type(grid := metrics.get("grid")) is list:  # long; its entries are mappings of anything
         if not all(type(entry) is dict for entry in grid):
-            return "metrics.grid: input should be a list of mappings"
+            yield "metrics.grid", "input should be a list of mappings", False
         metrics = {**metrics, "grid": []}
+    for split in ("test", "val"):
+        scores = metrics.get(split)
+        if type(scores) is dict and metrics.get("metric") in FRACTIONS - scores.keys():
+            yield f"metrics.{split}.{metrics['metric']}", "field required", False
     for name, adapter, values in (
         ("metrics", declared, metrics),
         ("timing", _TIMING, result.timing),
@@ -66,16 +84,17 @@ def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = T
             adapter.validate_python(values, strict=True)
         except ValidationError as error:
             for detail in error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]:
-                if detail["type"] == "missing" and may_lack:
-                    continue
                 place = ".".join(str(part) for part in (name, *detail["loc"]))
                 what = detail["msg"]
-                return f"{place}: {what[:1].lower()}{what[1:]}"
-    return _out_of_range(result.metrics, "metrics")
+                yield place, f"{what[:1].lower()}{what[1:]}", detail["type"] == "missing"
 
 
 def _out_of_range(values: Mapping[str, Any], place: str) -> str | None:
-    """Find a negative number of something, or an accuracy outside of [0, 1], in nested mappings."""
+    """Find an impossible number in nested mappings.
+
+    Numbers of something are not negative and fit into 64 bits, accuracies are in [0, 1], and are
+    measured on at least one image.
+    """
     for name, value in values.items():
         if type(value) is dict:
             if (found := _out_of_range(value, f"{place}.{name}")) is not None:
@@ -85,6 +104,10 @@ def _out_of_range(values: Mapping[str, Any], place: str) -> str | None:
                 return f"{place}.{name}: input should be at least 0"
             if value > 1 and name in FRACTIONS:
                 return f"{place}.{name}: input should be at most 1"
+            if type(value) is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
+                return f"{place}.{name}: input should be at most {MAX_INTEGER}"
+            if value == 0 and name == "num_images" and not FRACTIONS.isdisjoint(values):
+                return f"{place}.{name}: input should be at least 1"
     return None
 
 

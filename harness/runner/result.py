@@ -5,6 +5,8 @@ read nothing else.
 """
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -21,6 +23,9 @@ SCHEMA = 1
 FILE_NAME = "result.json"
 MAX_SAMPLED = 200  # results per kind; reading thousands would make `harness plan` slow
 RERUN = "Delete that stage's folder to run it again."
+# Numbers such as 1e999, which are parsed as infinity. A pattern that begins with a letter is
+# searched much faster than one that begins with a set.
+_LARGE_EXPONENTS = tuple(re.compile(rb"%c\+?[0-9]{3,}[,\s\]}]" % letter) for letter in b"eE")
 
 
 class Result(BaseModel):
@@ -98,9 +103,13 @@ def load(folder: Path) -> Result | None:
             text = file.read()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", RERUN) from error
     try:
         # Faster than json.loads, and all results share equal strings.
         record = pydantic_core.from_json(text, allow_inf_nan=False)
+        if any(pattern.search(text) for pattern in _LARGE_EXPONENTS) and _has_infinity(record):
+            raise ValueError("a number is infinite")
         if isinstance(record, dict) and record.get("schema_version") != SCHEMA:
             raise UserError(
                 f"{path} has schema {record.get('schema_version')}, this harness reads {SCHEMA}.",
@@ -114,6 +123,13 @@ def load(folder: Path) -> Result | None:
     if loaded.key != folder.name:
         raise UserError(f"{path} is the result of another stage, {loaded.key}.", RERUN)
     return loaded
+
+
+def _has_infinity(value: Any) -> bool:
+    """Return True if a number in nested mappings and lists is infinite."""
+    if isinstance(value, dict | list):
+        return any(map(_has_infinity, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and math.isinf(value)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""Results that somebody edited are refused by file and field, instead of failing in a report."""
+"""Results that somebody edited are refused by file and field, and reports leave them out."""
 
+import html
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from harness.matrix.expand import Matrix, expand
 from harness.runner import metrics_types, result
 from writers import names
 from writers.errors import UserError
+
+HUGE = "1e999"  # is parsed as infinity
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,14 @@ def set_to(*place: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def edit(file: Path, change: Callable[[dict[str, Any]], None], written: Path | None = None) -> None:
+    """Change a record as a text editor does: `HUGE` is written as a number."""
+    record = json.loads(file.read_text())
+    change(record)
+    text = re.sub(rf'"(-?{HUGE})"', r"\1", json.dumps(record), flags=re.IGNORECASE)
+    (written or file).write_text(text)
+
+
 def without(*place: str) -> Callable[[dict[str, Any]], None]:
     def change(record: dict[str, Any]) -> None:
         inner = record
@@ -79,42 +92,78 @@ def without(*place: str) -> Callable[[dict[str, Any]], None]:
         ("rank", set_to("metrics", "accuracy", value={"n01440764": {}}), "metrics.accuracy."),
         ("evaluate", set_to("metrics", "adversarial", value=3.7), "metrics.adversarial: "),
         ("pretrain", set_to("metrics", "num_parameters", value=True), "metrics.num_parameters: "),
-        ("write", without("metrics", "splits", "train", "path"), "path: field required"),
-        (
-            "evaluate",
-            without("metrics", "clean", "common_unmasked", "num_images"),
-            "num_images: field required",
-        ),
         ("pretrain", set_to("metrics", "num_classes", value=-1), "metrics.num_classes: "),
         ("transfer", set_to("metrics", "test", "top1", value=-0.5), "metrics.test.top1: "),
         ("transfer", set_to("metrics", "test", "top1", value=54.2), "metrics.test.top1: "),
+        ("transfer", set_to("metrics", "test", "num_images", value=0), "metrics.test.num_images: "),
+        ("transfer", set_to("metrics", "num_classes", value=2**63), "metrics.num_classes: "),
+        ("transfer", without("metrics", "val", "top1"), "metrics.val.top1: field required"),
         ("transfer", set_to("metrics", "lr", value=float("nan")), "is not a result"),
         ("transfer", set_to("metrics", "lr", value=float("inf")), "is not a result"),
+        ("transfer", set_to("metrics", "grid", value=[{"lr": HUGE}]), "a number is infinite"),
+        ("transfer", set_to("metrics", "lr", value=f"-{HUGE}".upper()), "a number is infinite"),
     ],
 )
-def test_an_edited_result_is_named_in_one_line(
+def test_an_edited_result_is_refused_by_file_and_field(
     kind: str,
     change: Callable[[dict[str, Any]], None],
     words: str,
     finished: tuple[Matrix, Path],
-    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ):
     matrix, runs = finished
-    stage = next(stage for stage in reversed(matrix.stages) if stage.kind == kind)
-    file = stage.folder(runs) / result.FILE_NAME
-    original = file.read_bytes()
-    record = json.loads(original)
-    change(record)
-    file.write_text(json.dumps(record))
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main(["report", "demo", "--runs-dir", str(runs)])
-    finally:
-        file.write_bytes(original)
-    error = capfd.readouterr().err
-    assert ended.value.code == 2
-    assert str(file) in error and words in error
-    assert len(error.splitlines()) == 2
+    folder = next(stage for stage in reversed(matrix.stages) if stage.kind == kind).folder(runs)
+    edited = tmp_path / folder.name
+    edited.mkdir()
+    edit(folder / result.FILE_NAME, change, edited / result.FILE_NAME)
+    with pytest.raises(UserError) as error:
+        metrics_types.load_checked(edited)
+    assert str(edited / result.FILE_NAME) in error.value.message
+    assert words in error.value.message and "\n" not in error.value.message
+
+
+def test_a_report_leaves_out_and_names_results_that_it_cannot_use(
+    finished: tuple[Matrix, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    matrix, runs = finished
+    shutil.copytree(runs, tmp_path / "runs")
+    transfers, evaluations = (
+        [stage for stage in matrix.stages if stage.kind == kind]
+        for kind in ("transfer", "evaluate")
+    )
+    files = {
+        stage.name: stage.folder(tmp_path / "runs") / result.FILE_NAME
+        for stage in (*transfers[:6], evaluations[0])
+    }
+    empty, cut, diverged, impossible, unknown, no_score, no_number = files.values()
+    empty.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:-100])
+    edit(diverged, set_to("metrics", "test", "top1", value=float("nan")))
+    edit(impossible, set_to("metrics", "test", "top1", value=HUGE))
+    unknown.unlink()
+    unknown.mkdir()
+    edit(no_score, without("metrics", "test", "top1"))
+    edit(no_number, without("metrics", "clean", "common_unmasked", "num_images"))
+
+    out = tmp_path / "page"
+    formats = ("--format", "html", "--format", "md", "--format", "csv")
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "demo", "--runs-dir", str(tmp_path / "runs"), "--out", str(out), *formats])
+    printed = capfd.readouterr().err
+    assert not ended.value.code
+    assert "2 more results" in printed and str(tmp_path / "runs") in printed
+    page = html.unescape((out / "index.html").read_text())
+    markdown, table = ((out / name).read_text() for name in ("report.md", "unfinished.csv"))
+    for text in (page, markdown.replace("\\_", "_"), table):
+        for name, file in files.items():
+            assert f"{name}" in text and str(file.relative_to(tmp_path / "runs")) in text
+        assert "common_unmasked.num_images: field required" in text
+    for text in (page, markdown):
+        assert "7 results are left out" in text
+        assert f"{len(matrix.stages) - 7} of {len(matrix.stages)} done" in text or text == markdown
+    left = (out / "transfer.csv").read_text()
+    assert not any(stage.key in left for stage in transfers[:6])
+    assert all(stage.key in left for stage in transfers[6:])
 
 
 def test_predictions_are_read_from_the_stages_own_folder_only(

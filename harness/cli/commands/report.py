@@ -1,10 +1,10 @@
 """Write a recipe's report from the results on disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from harness.matrix.stage import Stage
     from harness.report.render.report import Report
     from harness.runner.result import Result
+
+MAX_PRINTED = 5  # results that the report leaves out; its page lists all
+Written = TypeVar("Written")
 
 
 @click.command(short_help="Write a recipe's report, or a leaderboard, from existing results.")
@@ -156,7 +159,7 @@ def write_report(
     formats: tuple[str, ...] = ("html", "csv"),
     out: Path | None = None,
 ) -> Path:
-    """Write the report of all finished stages.
+    """Write the report of all finished stages, and print which results it leaves out.
 
     Results shared with other recipes get the stage names of this one.
 
@@ -172,35 +175,115 @@ def write_report(
     from harness.report.render import page
 
     folder = out or folders.runs / "reports" / matrix.recipe.name
-    with _blame_results(matrix, folders):
-        return page.write_collected(collect_report(matrix, folders), folder, formats)
+    report, written = _report_readable(
+        matrix, folders, lambda report: page.write_collected(report, folder, formats)
+    )
+    _print_left_out(report, folders)
+    return written
 
 
-def finished(matrix: "Matrix", folders: Folders) -> "Iterator[tuple[Stage, Result]]":
-    """Iterate over the recipe's finished stages, and their results under its stage names."""
+def _print_left_out(report: "Report", folders: Folders) -> None:
+    """Print the results that the report leaves out."""
+    for row in report.left_out[:MAX_PRINTED]:
+        text = f"The report leaves out {row.stage}: {row.reason}"
+        click.secho(text, fg="yellow", err=True)
+    more = len(report.left_out) - MAX_PRINTED
+    if more > 0:
+        text = f"It leaves out {counted(more, 'more result')}, which the page lists."
+        click.secho(text, fg="yellow", err=True)
+    if report.left_out:
+        text = f"Delete the folders of these stages in {folders.runs} to run them again."
+        click.secho(text, fg="yellow", err=True)
+
+
+def finished(
+    matrix: "Matrix", folders: Folders, damaged: dict[str, str] | None = None
+) -> "Iterator[tuple[Stage, Result]]":
+    """Iterate over the recipe's finished stages, and their results under its stage names.
+
+    Args:
+        matrix: Stages of the recipe.
+        folders: Folders of the runs.
+        damaged: Receives stage key -> reason for results that cannot be used.
+
+    Raises:
+        UserError: A result cannot be used, and `damaged` is None.
+    """
     from harness.report.data.compact import Compactor
     from harness.runner.metrics_types import load_checked
+    from writers.errors import UserError
 
     compactor = Compactor()
     for stage in matrix.stages:
-        record = load_checked(stage.folder(folders.runs), stage.package)
+        try:
+            record = load_checked(stage.folder(folders.runs), stage.package)
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged[stage.key] = error.message
+            continue
         if record is not None:
             yield stage, compactor.compact(record, stage)
 
 
 def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
     """Read all finished stages and compute the content of the report."""
+    return _report_readable(matrix, folders, lambda report: None)[0]
+
+
+def _report_readable(
+    matrix: "Matrix", folders: Folders, write: "Callable[[Report], Written]"
+) -> "tuple[Report, Written]":
+    """Collect and write the report without results that cannot be used.
+
+    Fields that an older version did not write may be missing; a result is left out if the report
+    fails without its field.
+    """
+    from harness.runner import metrics_types
+
+    damaged: dict[str, str] = {}
+    results = {stage.key: record for stage, record in finished(matrix, folders, damaged)}
+    while True:
+        try:
+            report = _collect(matrix, folders, results, damaged)
+            return report, write(report)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            missing = [
+                (stage, field)
+                for stage in matrix.stages
+                if stage.key in results
+                for field in metrics_types.missing_fields(results[stage.key], stage.package)
+            ]
+            if not missing:  # a bug of the report
+                raise
+            needed = [
+                (stage, field)
+                for stage, field in missing
+                if isinstance(error, KeyError) and field.rpartition(".")[2] in error.args
+            ]
+            for stage, field in needed or missing:
+                folder = stage.folder(folders.runs)
+                wrong = metrics_types.edited(folder, f"{field}: field required")
+                damaged[stage.key] = wrong.message
+                results.pop(stage.key, None)
+
+
+def _collect(
+    matrix: "Matrix", folders: Folders, results: "Mapping[str, Result]", damaged: Mapping[str, str]
+) -> "Report":
     from harness.report.render import report
     from harness.runner import shortlist, stage_state
 
-    unfinished, left_out = [], []
+    unfinished, not_chosen, left_out = [], [], {}
     skipped = shortlist.skipped(matrix.stages, folders.runs)
     failed, predictions = {}, {}
-    results = {stage.key: record for stage, record in finished(matrix, folders)}
     for stage in matrix.stages:
         record = results.get(stage.key)
-        if record is None and stage.key in skipped:
-            left_out.append(stage.name)
+        if stage.key in damaged:
+            # Relative, because people pass the page on.
+            left_out[stage.name] = damaged[stage.key].replace(f"{folders.runs}/", "")
+        elif record is None and stage.key in skipped:
+            not_chosen.append(stage.name)
         elif record is None:
             unfinished.append(stage.name)
             if reason := stage_state.error_line(stage.folder(folders.runs)):
@@ -208,9 +291,15 @@ def collect_report(matrix: "Matrix", folders: Folders) -> "Report":
         elif "predictions" in record.metrics:
             file_name = Path(record.metrics["predictions"]).name  # never outside of the folder
             predictions[stage.key] = stage.folder(folders.runs) / file_name
-    found = list(results.values())
-    with _blame_results(matrix, folders):
-        return report.collect(matrix.recipe, found, unfinished, failed, predictions, left_out)
+    return report.collect(
+        matrix.recipe,
+        list(results.values()),
+        unfinished,
+        failed,
+        predictions,
+        not_chosen,
+        left_out,
+    )
 
 
 @contextmanager

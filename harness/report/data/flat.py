@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from writers.errors import UserError
@@ -19,7 +20,8 @@ def field_names(kind: type) -> tuple[str, ...]:
 def flat_records(kind: type, rows: Iterable[object]) -> list[Record]:
     """Turn records of type `kind` into dictionaries of plain values with equal keys.
 
-    A mapping becomes one column per key, such as `chosen.lr`; a tuple becomes `x;y`.
+    A mapping becomes one column per key, such as `chosen.lr`; a tuple becomes `x;y`; NaN becomes
+    None.
     """
     fields = field_names(kind)
     flat = [_flat(fields, row) for row in rows]
@@ -68,6 +70,8 @@ def _flat(fields: Sequence[str], row: object) -> Record:
 
 
 def _scalar(value: object) -> Scalar:
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if value is None or isinstance(value, str | float | int | bool):
         return value
     return ";".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

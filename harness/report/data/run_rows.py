@@ -102,7 +102,11 @@ class EnvironmentRow:
 
 @dataclass(frozen=True)
 class UnfinishedRow:
-    """A stage without a result. `reason` is the main line of its error, "" if it has not failed."""
+    """A stage without a usable result.
+
+    Attributes:
+        reason: main line of its error, or why its result is left out; "" if it has not failed.
+    """
 
     stage: str
     reason: str = ""

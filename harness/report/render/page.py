@@ -58,6 +58,7 @@ class Frame(TypedDict):
     num_failed: int
     num_stages: int
     skipped: str
+    about_left_out: str
     recipe_yaml: str
 
 
@@ -192,6 +193,11 @@ def to_report_markdown(report: Report) -> str:
         escape_markdown(sentence) for sentence in (*report.sentences, *report.more, *report.caveats)
     ]
     parts += [frame["skipped"]] if frame["skipped"] else []
+    if report.left_out:
+        names = "\n".join(
+            f"- {escape_markdown(f'{row.stage}: {row.reason}')}" for row in report.left_out
+        )
+        parts.append(f"{frame['about_left_out']}\n\n{names}")
     if report.unfinished:
         names = "\n".join(
             f"- {escape_markdown(row.stage + (f': failed: {row.reason}' if row.reason else ''))}"
@@ -247,7 +253,7 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
         "betons": (run_rows.BetonRow, report.betons),
         "stages": (run_rows.StageRow, report.stages),
         "environment": (run_rows.EnvironmentRow, report.environment),
-        "unfinished": (run_rows.UnfinishedRow, report.unfinished),
+        "unfinished": (run_rows.UnfinishedRow, [*report.unfinished, *report.left_out]),
     }
 
 
@@ -286,10 +292,24 @@ def _frame(report: Report) -> Frame:
         "stages": runs.stages_table(report.stages),
         "facts": _facts(report),
         "num_failed": sum(bool(row.reason) for row in report.unfinished),
-        "num_stages": len(report.stages) + len(report.unfinished),
+        "num_stages": _num_stages(report),
         "skipped": _about_skipped(report),
+        "about_left_out": _about_left_out(report),
         "recipe_yaml": _yaml(recipe),
     }
+
+
+def _num_stages(report: Report) -> int:
+    return len(report.stages) + len(report.unfinished) + len(report.left_out)
+
+
+def _about_left_out(report: Report) -> str:
+    """State how many results cannot be used; "" if there are none."""
+    if not report.left_out:
+        return ""
+    number = len(report.left_out)
+    count = "1 result is" if number == 1 else f"{number:,} results are"
+    return f"{count} left out: the record is damaged, or a value is missing or impossible."
 
 
 def _about_skipped(report: Report) -> str:
@@ -317,7 +337,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     facts = [
         (
             "stages",
-            f"{len(report.stages):,} of {len(report.stages) + len(report.unfinished):,} done",
+            f"{len(report.stages):,} of {_num_stages(report):,} done",
         ),
         ("computing time", runs.duration(sum(row.wall_s for row in report.stages))),
         ("seeds" if len(report.recipe.seeds) > 1 else "seed", seeds),

@@ -35,6 +35,7 @@ class Report:
     """Content of a report.
 
     Attributes:
+        left_out: stages whose result cannot be used, with the reason.
         num_skipped: stages that the recipe's shortlist skipped.
         headline: the answer in one sentence.
         sentences: the opening paragraphs.
@@ -44,6 +45,7 @@ class Report:
 
     recipe: Recipe
     unfinished: list[run_rows.UnfinishedRow]
+    left_out: list[run_rows.UnfinishedRow]
     num_skipped: int
     accuracy: list[AccuracyRow]
     transfer: list[TransferRow]
@@ -72,6 +74,7 @@ def collect(
     failed: Mapping[str, str],
     predictions: Mapping[str, Path],
     skipped: Sequence[str] = (),
+    left_out: Mapping[str, str] | None = None,
 ) -> Report:
     """Compute rows, statistics, sentences and sections.
 
@@ -82,6 +85,7 @@ def collect(
         failed: name -> reason, for those that failed.
         predictions: key of a stage -> its file of predictions; tests on images read transfers'.
         skipped: names of stages that the shortlist skipped.
+        left_out: name -> reason, of stages whose result cannot be used.
     """
     collection = Collection(recipe, results)
     accuracy, transfer = rows.accuracy_rows(collection), rows.transfer_rows(collection)
@@ -122,6 +126,10 @@ def collect(
         recipe=recipe,
         unfinished=[
             run_rows.UnfinishedRow(name, failed.get(name, "")) for name in sorted(unfinished)
+        ],
+        left_out=[
+            run_rows.UnfinishedRow(name, reason)
+            for name, reason in sorted((left_out or {}).items())
         ],
         num_skipped=len(skipped),
         accuracy=accuracy,

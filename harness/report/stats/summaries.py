@@ -196,10 +196,11 @@ def recall_at(k: int, score: Floats, accuracy: Floats) -> float:
 def relative_accuracy_at(k: int, score: Floats, accuracy: Floats) -> float:
     """Best accuracy among the k best models by score, divided by the best accuracy of all.
 
-    Rel@k of Li et al. 2021.
+    Rel@k of Li et al. 2021; 1 if no model has an accuracy above 0.
     """
+    best = float(np.max(accuracy))
     chosen = np.argsort(-np.asarray(score), kind="stable")[:k]
-    return float(np.max(np.asarray(accuracy)[chosen]) / np.max(accuracy))
+    return float(np.max(np.asarray(accuracy)[chosen])) / best if best else 1.0
 
 
 def times_in_top(k: int, scores: Floats) -> Integers:

@@ -189,8 +189,8 @@ def escape_markdown(text: str) -> str:
 def to_csv(kind: type, rows: Iterable[object]) -> Iterator[bytes]:
     """Format records of type `kind` as CSV with their field names as header.
 
-    None becomes an empty cell, a tuple `x;y`, a mapping `a=1;b=2`. Numbers are written in full, so
-    reading them back gives the same numbers.
+    None and NaN become an empty cell, a tuple `x;y`, a mapping `a=1;b=2`. Numbers are written in
+    full, so reading them back gives the same numbers.
 
     Returns:
         Parts of the UTF-8 file, in order. A table of a million rows is never in memory as a whole.
@@ -213,9 +213,18 @@ def to_csv(kind: type, rows: Iterable[object]) -> Iterator[bytes]:
                     last[place], cells[place] = value, _csv_value(value)
                 values[place] = cells[place]
             lines.append(values)
-        part = io.StringIO(newline="")
-        csv.writer(part, lineterminator="\n").writerows(lines)
-        yield part.getvalue().encode()
+        text = _lines_of(lines)
+        if "nan" in text:  # rare, and a comparison of every cell takes long
+            text = _lines_of(
+                [[None if value != value else value for value in line] for line in lines]
+            )
+        yield text.encode()
+
+
+def _lines_of(lines: Iterable[Iterable[object]]) -> str:
+    part = io.StringIO(newline="")
+    csv.writer(part, lineterminator="\n").writerows(lines)
+    return part.getvalue()
 
 
 _ROWS_OF_PART = 10_000

@@ -13,11 +13,11 @@ from harness.report.render.tables.cells import (
     SCORE_TITLES,
     decimals_for,
     optional_text,
-    percent,
     percent_cell,
 )
 from harness.report.render.tables.table import Cell, Column, mark_best
 from harness.report.stats.intervals import SeedMean
+from harness.report.text.phrases import percent
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, Effect, archs, smallest_subset, source_sizes
 from harness.report.stats.intervals import is_near_chance
 from harness.report.text.caveats import max_sampling_error
-from harness.report.text.phrases import averaged_over, in_points, join_words
+from harness.report.text.phrases import averaged_over, in_points, join_words, percent
 
 Size = tuple[int, int]  # classes and training images of a subset
 MAX_OTHER_SUBSETS = 3  # that the opening names; the table of differences has all
@@ -66,7 +66,7 @@ def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
     if is_near_chance(row.top1, row.num_answers, row.num_images):
         limit = ", which is not clearly above chance"
     return (
-        f"{row.arch}, trained on {row.subset}, has a top-1 accuracy of {100 * row.top1:.1f} % on "
+        f"{row.arch}, trained on {row.subset}, has a top-1 accuracy of {percent(row.top1, 1)} % on "
         f"{row.num_images:,} validation images of its classes{limit}."
     )
 

@@ -39,6 +39,7 @@ from harness.report.text.phrases import (
     in_points,
     join_words,
     p_value,
+    percent,
     plain,
     signed,
 )
@@ -301,9 +302,9 @@ def _about_induction(induction: Induction) -> str:
         }
     )
     return (
-        f"On {induction.target}, the nearest neighbor has the same class for {100 * low:.1f} % of "
-        f"{few.num_images or 0:,} images, with features trained on {_trained_on(few)}. "
-        f"With {_trained_on(many)}, the fraction is {100 * high:.1f} %. The difference is "
+        f"On {induction.target}, the nearest neighbor has the same class for {percent(low, 1)} % "
+        f"of {few.num_images or 0:,} images, with features trained on {_trained_on(few)}. "
+        f"With {_trained_on(many)}, the fraction is {percent(high, 1)} %. The difference is "
         f"{in_points(difference.over_seeds)}{f', averaged over {over}' if over else ''}."
         f"{_limits((low, high), difference, few)}"
     )
@@ -342,8 +343,8 @@ def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
     first, second = (-means).argsort(kind="stable")[:2].tolist()
     over = f"{len(matrix.targets):,} target{'s' if len(matrix.targets) > 1 else ''}"
     return (
-        f"{matrix.names[first]} has the highest mean over {over}: {100 * means[first]:.1f} % "
-        f"({matrix.method}), {matrix.names[second]} follows with {100 * means[second]:.1f} %."
+        f"{matrix.names[first]} has the highest mean over {over}: {percent(means[first], 1)} % "
+        f"({matrix.method}), {matrix.names[second]} follows with {percent(means[second], 1)} %."
     )
 
 

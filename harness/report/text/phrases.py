@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from harness.report.stats.intervals import MIN_SPREAD, SeedMean
 
+MAX_DECIMALS = 4  # of a percentage
+
 
 def join_words(parts: Sequence[str]) -> str:
     """Join as `a`, `a and b`, or `a, b and c`."""
@@ -11,13 +13,37 @@ def join_words(parts: Sequence[str]) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """Format a number with its sign; the minus is the typographic one."""
-    return f"{value:+.{decimals}f}".replace("-", "−")
+    """Format a number with its sign; the minus is the typographic one, and zero has a plus."""
+    return f"{value:+z.{decimals}f}".replace("-", "−")
 
 
 def plain(value: float, decimals: int = 2) -> str:
-    """Format a number with a typographic minus."""
-    return f"{value:.{decimals}f}".replace("-", "−")
+    """Format a number with a typographic minus; zero has none."""
+    return f"{value:z.{decimals}f}".replace("-", "−")
+
+
+def percent(fraction: float, decimals: int) -> str:
+    """A fraction as a percentage, without the sign. Only 1 is printed as 100."""
+    text = f"{100 * fraction:.{decimals}f}"
+    if fraction < 1 and float(text) >= 100:
+        return f"{100 - 10.0**-decimals:.{decimals}f}"
+    return text
+
+
+def decimals_to_exclude_zero(low: float, high: float, decimals: int = 1) -> int:
+    """Number of decimals at which an interval that excludes zero is printed without zero.
+
+    At least `decimals` and at most MAX_DECIMALS; `decimals` if the interval includes zero.
+    """
+    nearest, mean, half = min(abs(low), abs(high)), abs(low + high) / 2, abs(high - low) / 2
+    digits = decimals
+    while (
+        low * high > 0
+        and digits < MAX_DECIMALS
+        and (round(nearest, digits) == 0 or round(mean, digits) <= round(half, digits))
+    ):
+        digits += 1
+    return digits
 
 
 def nonzero(value: float, decimals: int) -> str:
@@ -48,11 +74,14 @@ def half_width(value: float, decimals: int) -> str:
 def in_points(difference: SeedMean, *remarks: str) -> str:
     """Format a difference of fractions as `+1.2 ± 0.3 points (full)`.
 
-    The remark `not clear` is added if the interval includes zero.
+    The remark `not clear` is added if the interval includes zero. A clear difference has as many
+    decimals as show that.
     """
-    text = signed(100 * difference.mean, 1)
-    if difference.half_width is not None:
-        text += f" {half_width(100 * difference.half_width, 1)}"
+    mean, half = 100 * difference.mean, difference.half_width
+    decimals = 1 if half is None else decimals_to_exclude_zero(mean - 100 * half, mean + 100 * half)
+    text = signed(mean, decimals)
+    if half is not None:
+        text += f" {half_width(100 * half, decimals)}"
         remarks = remarks if difference.is_clear else (*remarks, "not clear")
     return f"{text} points" + (f" ({', '.join(remarks)})" if remarks else "")
 

@@ -48,6 +48,8 @@ def _value(value: object) -> object:
         value = ";".join(f"{name}={item}" for name, item in value.items())
     if isinstance(value, tuple):
         value = ";".join(map(str, value))
+    if isinstance(value, float) and value != value:
+        return None  # a spreadsheet would read the text nan
     return inert(value) if isinstance(value, str) else value
 
 
@@ -98,7 +100,7 @@ def test_lines_of_grids_are_those_of_the_csv_module(
 def test_equal_values_of_different_types_keep_their_own_text() -> None:
     rows = [Tuple(value, value) for pair in pairwise(NUMBERS) for value in pair]
     lines = b"".join(to_csv(Tuple, rows)).decode().splitlines()[1:]
-    texts = ["" if row.text is None else str(row.text) for row in rows]
+    texts = ["" if row.text in (None, NUMBERS[-2]) else str(row.text) for row in rows]
     assert lines == [f"{text},{text}," for text in texts]
 
 

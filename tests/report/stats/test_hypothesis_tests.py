@@ -56,6 +56,7 @@ def test_ranking_measures_by_hand():
     assert summaries.recall_at(4, score, accuracy) == 1
     assert summaries.relative_accuracy_at(1, score, accuracy) == pytest.approx(0.8 / 0.9)
     assert summaries.relative_accuracy_at(4, score, accuracy) == 1
+    assert summaries.relative_accuracy_at(1, score, np.zeros(4)) == 1
     # An exchange at the top costs more than one at the bottom.
     assert summaries.weighted_kendall([4, 3, 1, 2], accuracy) > summaries.weighted_kendall(
         [3, 4, 2, 1], accuracy

@@ -7,9 +7,13 @@ from harness.report.text.phrases import (
     averaged_over,
     bounded,
     counted,
+    decimals_to_exclude_zero,
     half_width,
     in_points,
     nonzero,
+    percent,
+    plain,
+    signed,
 )
 
 
@@ -46,3 +50,52 @@ def test_counts_have_thousands_separators() -> None:
 )
 def test_amounts_of_a_column_have_equal_decimals(value: float, text: str) -> None:
     assert bounded(value, 1) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decimals"),
+    [
+        (-0.21, -0.04, 2),  # -0.2 to -0.0
+        (0.0004, 0.21, 4),
+        (0.01, 0.03, 2),
+        (0.06, 0.44, 2),  # +0.2 plus or minus 0.2
+        (-0.21, 0.04, 1),
+        (0.0, 0.2, 1),
+        (-2.0, -1.0, 1),
+        (1e-9, 0.2, 4),
+    ],
+)
+def test_an_interval_without_zero_is_not_printed_with_zero(
+    low: float, high: float, decimals: int
+) -> None:
+    assert decimals_to_exclude_zero(low, high) == decimals
+    assert decimals_to_exclude_zero(-high, -low) == decimals
+
+
+def test_a_clear_difference_is_visible() -> None:
+    # Half the t interval over 2 seeds is 8.98 times the standard deviation.
+    assert in_points(SeedMean(-0.0004, 0.00002, 2)) == "−0.04 ± 0.02 points"
+    assert in_points(SeedMean(0.0024, 0.00022, 2)) == "+0.24 ± 0.20 points"
+    assert in_points(SeedMean(-0.0004, 0.0003, 2)) == "+0.0 ± 0.3 points (not clear)"
+    assert in_points(SeedMean(0.02, None, 1)) == "+2.0 points"
+
+
+def test_zero_has_no_minus() -> None:
+    assert (signed(-0.04, 1), plain(-0.001)) == ("+0.0", "0.00")
+    assert (signed(-0.06, 1), plain(-0.01)) == ("−0.1", "−0.01")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "decimals", "text"),
+    [
+        (1.0, 1, "100.0"),
+        (0.9996, 1, "99.9"),
+        (0.99996, 2, "99.99"),
+        (0.999, 0, "99"),
+        (0.9994, 1, "99.9"),
+        (0.5, 1, "50.0"),
+        (1.2, 0, "120"),
+    ],
+)
+def test_only_all_is_printed_as_100_percent(fraction: float, decimals: int, text: str) -> None:
+    assert percent(fraction, decimals) == text

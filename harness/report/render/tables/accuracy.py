@@ -10,7 +10,6 @@ from harness.report.render.tables.cells import (
     decimals_for,
     model_columns,
     number,
-    percent,
     percent_cell,
     sized_cell,
     spread,
@@ -26,6 +25,7 @@ from harness.report.render.tables.table import (
     table_of,
 )
 from harness.report.stats.intervals import is_near_chance, seed_mean
+from harness.report.text.phrases import percent
 
 VIEW_TITLES = {
     "common_unmasked": "Common classes, unmasked: any class of the model may be predicted",

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Sequence
 from harness.report.data.records import ModelRecord, format_eps
 from harness.report.render.tables.table import Cell, Column, ColumnOf
 from harness.report.stats.intervals import SeedMean
-from harness.report.text.phrases import bounded, plain, signed
+from harness.report.text.phrases import (
+    bounded,
+    decimals_to_exclude_zero,
+    percent,
+    plain,
+    signed,
+)
 
 NONE = Cell("–", absent=True)
 SCORE_TITLES = {
@@ -42,26 +48,30 @@ def decimal(value: float, below: str = "") -> Cell:
     return Cell(f"{value:z.2f}".replace("-", "−"), sort=value, below=below)
 
 
-def percent(fraction: float, decimals: int) -> str:
-    """A fraction as a percentage, without the sign."""
-    return f"{100 * fraction:.{decimals}f}"
-
-
 def percent_cell(fraction: float | None) -> Cell:
     """A percentage with one decimal; a dash for None."""
     return NONE if fraction is None else Cell(percent(fraction, 1), sort=fraction)
 
 
-def points(fraction: float) -> str:
-    """A difference of fractions as signed percentage points."""
-    return signed(100 * fraction, 1)
+def points(fraction: float, half_width: float | None = None) -> str:
+    """A difference of fractions as signed percentage points.
+
+    If the interval of this half width excludes zero, the decimals show that.
+    """
+    half = math.inf if half_width is None else half_width
+    low, high = 100 * (fraction - half), 100 * (fraction + half)
+    return signed(100 * fraction, decimals_to_exclude_zero(low, high))
 
 
 def interval_cell(low: float | None, high: float | None, sort: float | None, none: Cell) -> Cell:
     """Both bounds in percentage points; `none` if there is no interval."""
     if low is None or high is None:
         return none
-    return Cell(f"{points(low)} to {points(high)}", sort=sort)
+    decimals = decimals_to_exclude_zero(100 * low, 100 * high)
+    return Cell(
+        f"{signed(100 * low, decimals)} to {signed(100 * high, decimals)}",
+        sort=sort,
+    )
 
 
 def p_value_cell(p: float | None) -> Cell:

@@ -64,5 +64,5 @@ def _lines(grid: Grid) -> str:
 
 def _number(value: object) -> str:
     if type(value) is float or type(value) is int:
-        return repr(value)
+        return repr(value) if value == value else ""
     return "" if value is None else csv_cell(value)

@@ -9,7 +9,6 @@ from harness.report.render.tables.cells import (
     decimal,
     number,
     optional_text,
-    percent,
     percent_cell,
     text,
 )
@@ -19,7 +18,7 @@ from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.convergence import FRACTION, Convergence
 from harness.report.stats.leaderboard import TOP, RankedModel, SeedMedian
 from harness.report.stats.training_kinds import TrainingGroup
-from harness.report.text.phrases import bounded, signed
+from harness.report.text.phrases import bounded, percent, signed
 
 _BUDGETS = {"classes": "all images of fewer classes", "examples": "fewer images of all classes"}
 

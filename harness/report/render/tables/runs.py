@@ -15,6 +15,7 @@ from harness.report.render.tables.cells import (
 )
 from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
 from harness.report.stats.effects import MEASURES, Effect
+from harness.report.text.phrases import percent
 
 _MAX_VALUES = 4  # of an environment fact
 
@@ -32,7 +33,7 @@ def effects_table(effects: Sequence[Effect]) -> Table:
         (
             Column("difference", hint="percentage points"),
             lambda effect: Cell(
-                points(effect.difference.mean),
+                points(effect.difference.mean, effect.difference.half_width),
                 sort=effect.difference.mean,
                 below="clear" if effect.difference.is_clear else "",
             ),
@@ -153,7 +154,7 @@ def _fed_cell(row: TimingRow) -> Cell:
 
 
 def _whole_percent(value: float | None) -> Cell:
-    return NONE if value is None else Cell(f"{100 * value:.0f} %", sort=float(value))
+    return NONE if value is None else Cell(f"{percent(value, 0)} %", sort=float(value))
 
 
 def beton_table(rows: Sequence[BetonRow]) -> Table:

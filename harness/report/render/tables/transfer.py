@@ -12,7 +12,6 @@ from harness.report.render.tables.cells import (
     number,
     optional_text,
     p_value_cell,
-    percent,
     percent_cell,
     points,
     spread,
@@ -37,6 +36,7 @@ from harness.report.stats.comparisons import (
 from harness.report.stats.fit_measures import FitMeasure
 from harness.report.stats.image_tests import MAX_TESTS, ImageTest
 from harness.report.stats.intervals import is_near_chance, seed_mean
+from harness.report.text.phrases import percent
 
 SIGNIFICANCE = 0.05
 
@@ -203,7 +203,7 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
         ),
         (
             Column("difference", hint="percentage points, mean over units"),
-            lambda row: _difference_cell(row.difference, row.p_holm),
+            lambda row: _difference_cell(row.difference, row.p_holm, row.half_width_95),
         ),
         (Column("95 % interval", hint="t interval over units"), _t_interval_cell),
         (
@@ -237,9 +237,11 @@ def _change(row: Comparison | ImageTest, preposition: str) -> str:
     return f"{prefix}{row.setting or 'plain'} {preposition} {row.baseline or 'plain'}"
 
 
-def _difference_cell(difference: float, p_holm: float | None) -> Cell:
+def _difference_cell(
+    difference: float, p_holm: float | None, half_width: float | None = None
+) -> Cell:
     is_significant = p_holm is not None and p_holm < SIGNIFICANCE
-    return Cell(points(difference) + "*" * is_significant, sort=difference)
+    return Cell(points(difference, half_width) + "*" * is_significant, sort=difference)
 
 
 def _t_interval_cell(row: Comparison) -> Cell:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.estimate.prediction import H100, USABLE_BANDWIDTH
+
 # Part of the GPU's name in file names -> bytes per second of its memory.
-BANDWIDTH = {"h100": 3.0e12, "h200": 4.3e12}
-USABLE_BANDWIDTH = 0.9
+BANDWIDTH = {"h100": H100.bytes_per_s, "h200": 4.3e12}
 PEAK_FLOPS = 989e12  # nominal FLOP/s of dense bf16 on an H100 SXM or H200
-CONVOLUTION_FLOPS = 474e12  # FLOP/s of bf16 convolutions on an H100 or H200
+CONVOLUTION_FLOPS = H100.convolution_flops  # FLOP/s of bf16 convolutions on an H100 or H200
 REACHED = (0.4, 0.6)  # fractions of the ceiling
 RESOLUTION = 224
 GB = 1e9

@@ -3,7 +3,8 @@
 A stage is compared with finished stages of the same kind, model, resolution, data and method, for
 any seed, subset and eps, and scaled by `StageKind.work`. Times are those of the machines that
 measured them. A stage without a similar finished one is estimated from steps timed on this machine
-(`harness plan --calibrate`), and is otherwise unknown.
+(`harness plan --calibrate`), and is otherwise unknown. What such stages take on a known GPU can be
+predicted (`harness.estimate.prediction`).
 """
 
 import statistics
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.estimate.calibration import Calibration
+from harness.estimate.prediction import Predictor
 from harness.estimate.workload import Workloads
 from harness.matrix.stage import Stage
 from harness.runner import result
@@ -31,6 +33,9 @@ class Estimate:
         num_calibrated: Number of stages estimated from timed steps.
         calibrated_hours: Hours of these stages, included in `hours`; excludes loading of data.
         calibrated_on: Machine of the timed steps; None if none was used.
+        num_predicted: Number of stages, counted in `num_unknown`, whose time is predicted.
+        predicted_gpu_hours: Hours of these stages on one GPU, not measured. Not in `hours`.
+        predicted_for: Name of that GPU; None if nothing is predicted.
     """
 
     hours: float
@@ -40,10 +45,16 @@ class Estimate:
     num_calibrated: int = 0
     calibrated_hours: float = 0.0
     calibrated_on: str | None = None
+    num_predicted: int = 0
+    predicted_gpu_hours: float = 0.0
+    predicted_for: str | None = None
 
 
 def estimate(
-    left: dict[str, Stage], runs: Path, calibration: Calibration | None = None
+    left: dict[str, Stage],
+    runs: Path,
+    calibration: Calibration | None = None,
+    predictor: Predictor | None = None,
 ) -> Estimate:
     """Estimate the unfinished stages.
 
@@ -53,20 +64,28 @@ def estimate(
         left: Unfinished stages by key.
         runs: Folder of stages.
         calibration: Times of steps on this machine; None if there are none.
+        predictor: Predicts the time of other stages; None predicts nothing.
     """
     rates, sizes = _measured(left, runs)
-    workloads, known_s, calibrated_s, num_unknown = Workloads(runs), 0.0, [], 0
+    workloads, known_s, num_unknown = Workloads(runs), 0.0, 0
+    calibrated_s: list[float] = []
+    predicted_s: list[float] = []
+    gates = {stage.gated_by.key: stage.gated_by for stage in left.values() if stage.gated_by}
+    chosen = {key: _chosen_fraction(gate) for key, gate in gates.items()}
     for stage in left.values():
+        num_runs = chosen[stage.gated_by.key] if stage.gated_by else 1.0
         if (similar := cost_key(stage)) in rates:
-            known_s += rates[similar] * stage.spec.work(stage.config) * expected_runs(stage)
+            known_s += rates[similar] * stage.spec.work(stage.config) * num_runs
         elif (
             calibration
             and (parts := workloads.of(stage))
             and (seconds := calibration.seconds(parts)) is not None
         ):
-            calibrated_s.append(seconds * expected_runs(stage))
+            calibrated_s.append(seconds * num_runs)
         else:
             num_unknown += 1
+            if predictor and (seconds := predictor.seconds(stage)) is not None:
+                predicted_s.append(seconds * num_runs)
     leave_files = [stage for stage in left.values() if stage.spec.leaves_files]
     sized = [stage for stage in leave_files if cost_key(stage) in sizes]
     return Estimate(
@@ -77,6 +96,9 @@ def estimate(
         len(calibrated_s),
         sum(calibrated_s) / 3600,
         str(calibration.machine) if calibration and calibrated_s else None,
+        len(predicted_s),
+        sum(predicted_s) / 3600,
+        predictor.gpu.name if predictor and any(predicted_s) else None,
     )
 
 
@@ -130,9 +152,11 @@ def _measured(
 
 def expected_runs(stage: Stage) -> float:
     """Return the expected number of runs: below 1 if a gate chooses some of the stages."""
-    if (gate := stage.gated_by) is None or gate.spec.chosen_fraction is None:
-        return 1.0
-    return gate.spec.chosen_fraction(gate.config)
+    return 1.0 if stage.gated_by is None else _chosen_fraction(stage.gated_by)
+
+
+def _chosen_fraction(gate: Stage) -> float:
+    return 1.0 if gate.spec.chosen_fraction is None else gate.spec.chosen_fraction(gate.config)
 
 
 def cost_key(stage: Stage) -> CostKey:

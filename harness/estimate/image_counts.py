@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.config.data import DataSettings
-from harness.matrix.stage import Stage
+from harness.matrix.stage import Stage, canonical
 from harness.matrix.workload import Counts
 from harness.runner import result
 from writers.dataset import DatasetSpec, spec_of
@@ -29,6 +29,7 @@ class ImageCounts:
     def __init__(self, runs: Path) -> None:
         self._runs = runs
         self._known: dict[str, Counts | None] = {}
+        self._similar: dict[str, Counts | None] = {}
 
     def of(self, write: Stage) -> Counts | None:
         """Return the counts; None if they are unknown until the images are on disk."""
@@ -37,8 +38,15 @@ class ImageCounts:
             if write.kind == "view":
                 subset = {"name": "view", **config["subset"]}
                 config = {**write.needs["data"].config, "subset": subset}
-            self._known[write.key] = _written(write.folder(self._runs)) or _documented(config)
+            self._known[write.key] = _written(write.folder(self._runs)) or self._documented(config)
         return self._known[write.key]
+
+    def _documented(self, config: dict[str, Any]) -> Counts | None:
+        """Count once what differs in seeds and targets only, which hardly change the counts."""
+        similar = canonical(_without(config, ("name", "seed", "target")))
+        if similar not in self._similar:
+            self._similar[similar] = _documented(config)
+        return self._similar[similar]
 
 
 def _written(folder: Path) -> Counts | None:
@@ -50,6 +58,13 @@ def _written(folder: Path) -> Counts | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not written yet, or damaged; the consumer raises
+
+
+def _without(value: Any, names: tuple[str, ...]) -> Any:
+    """Copy JSON without the fields of these names."""
+    if isinstance(value, dict):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
+    return [_without(item, names) for item in value] if isinstance(value, list) else value
 
 
 def _documented(config: dict[str, Any]) -> Counts | None:

@@ -61,7 +61,7 @@ def of_network(stage: Stage, workloads: Iterable[Workload]) -> Reference:
         stage: The stage.
         workloads: Its steps and the images through each.
     """
-    heads_only, workloads = _trains_heads_only(stage), list(workloads)
+    heads_only, workloads = trains_heads_only(stage), list(workloads)
     passes = sum(_forward_passes(workload, heads_only=heads_only) for workload in workloads)
     trains = any(workload.step["step"] in TRAININGS for workload in workloads)
     start_s = TRAINING_START_S if trains else START_S
@@ -88,7 +88,7 @@ def of_other(stage: Stage) -> Reference:
     return Reference(0.0, OTHER_S * stage.spec.work(stage.config), False, False)
 
 
-def _trains_heads_only(stage: Stage) -> bool:
+def trains_heads_only(stage: Stage) -> bool:
     """True if a training step needs no gradients of the backbone."""
     if "method" not in stage.config:
         return False

@@ -64,7 +64,7 @@ def inference_flops(model: nn.Module, resolution: int) -> float | None:
     twin = copy.deepcopy(model).to("cpu").eval()
     try:
         # With gradients: without them attention uses kernels that have no FLOP formula.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:  # type: ignore[no-untyped-call]
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:  # type: ignore[no-untyped-call]
             twin(torch.zeros(1, 3, resolution, resolution))
     except (NotImplementedError, RuntimeError) as error:
         print(
@@ -74,7 +74,7 @@ def inference_flops(model: nn.Module, resolution: int) -> float | None:
     return float(counter.num_flops)
 
 
-class _Counter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):
     """Count like torch's FlopCounterMode, by its formulas, without importing torch.compile."""
 
     num_flops = 0

@@ -9,6 +9,7 @@ from writers.text_names import counted
 
 if TYPE_CHECKING:
     from harness.estimate.calibration import Calibration, Machine
+    from harness.estimate.prediction import Predictor
     from harness.matrix.stage import Stage
 
 
@@ -25,6 +26,19 @@ def saved_calibration(folders: Folders) -> "Calibration | None":
     except UserError as error:
         click.secho(str(error), fg="yellow", err=True)
         return None
+
+
+def predictor(folders: Folders) -> "Predictor":
+    """Return a predictor of the time of stages on an H100, for all estimates of a plan."""
+    from harness.estimate.prediction import Predictor
+    from harness.estimate.workload import Workloads
+
+    return Predictor(Workloads(folders.runs))
+
+
+def gpu_hours(hours: float) -> str:
+    """Format hours of a GPU: 4,572 GPU-hours."""
+    return f"{hours:,.0f} GPU-hours" if hours >= 10 else f"{hours:.1f} GPU-hours"
 
 
 def _machine(folders: Folders) -> "tuple[Machine, str, int]":
@@ -88,14 +102,19 @@ def time_steps(left: "dict[str, Stage]", folders: Folders) -> None:
             terminal.print(line, markup=False, soft_wrap=True)
 
 
-def print_estimate(left: "dict[str, Stage]", folders: Folders, known: "Calibration | None") -> None:
+def print_estimate(
+    left: "dict[str, Stage]",
+    folders: Folders,
+    known: "Calibration | None",
+    predict: "Predictor | None",
+) -> None:
     """Print the time and disk space of the unfinished stages; nothing if all are finished."""
     from harness.cli import console
     from harness.estimate.estimate import estimate as estimate_of
 
     if not left:
         return
-    estimate = estimate_of(left, folders.runs, known)
+    estimate = estimate_of(left, folders.runs, known, predict)
     and_unknown = (
         f" and {counted(estimate.num_unknown, 'stage')} of unknown length"
         if estimate.num_unknown
@@ -117,6 +136,18 @@ def print_estimate(left: "dict[str, Stage]", folders: Folders, known: "Calibrati
         else f"about {console.size(estimate.disk_bytes)}{and_unknown}"
     )
     click.echo(console.hanging("left: ", time))
+    if estimate.predicted_for:
+        all_or_some = (
+            "all"
+            if estimate.num_predicted == estimate.num_unknown
+            else f"{estimate.num_predicted:,} of the"
+        )
+        predicted = (
+            f"about {gpu_hours(estimate.predicted_gpu_hours)} on one {estimate.predicted_for}, "
+            f"not measured, for {all_or_some} {counted(estimate.num_unknown, 'stage')} "
+            "of unknown length"
+        )
+        click.echo(console.hanging("predicted: ", predicted))
     click.echo(console.hanging("disk: ", disk))
     if estimate.calibrated_on:
         click.echo(

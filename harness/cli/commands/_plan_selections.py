@@ -11,12 +11,17 @@ from writers.text_names import counted
 
 if TYPE_CHECKING:
     from harness.estimate.calibration import Calibration
+    from harness.estimate.prediction import Predictor
     from harness.matrix.expand import Matrix
     from harness.matrix.stage import Stage
 
 
 def print_selections(
-    plan: "Matrix", left: "dict[str, Stage]", folders: Folders, known: "Calibration | None"
+    plan: "Matrix",
+    left: "dict[str, Stage]",
+    folders: Folders,
+    known: "Calibration | None",
+    predict: "Predictor | None",
 ) -> None:
     """Print a line per method of scoring, and one for the models that score.
 
@@ -25,15 +30,20 @@ def print_selections(
         left: Unfinished stages by key.
         folders: Folders of the runs.
         known: Times of steps on this machine.
+        predict: Predicts the time of other stages.
     """
     from harness.cli import console
 
-    for head, text in _lines(plan, left, folders, known):
+    for head, text in _lines(plan, left, folders, known, predict):
         click.echo(console.hanging(f"{head}: ", text))
 
 
 def _lines(
-    plan: "Matrix", left: "dict[str, Stage]", folders: Folders, known: "Calibration | None"
+    plan: "Matrix",
+    left: "dict[str, Stage]",
+    folders: Folders,
+    known: "Calibration | None",
+    predict: "Predictor | None",
 ) -> Iterator[tuple[str, str]]:
     """Describe the pretrainings of selections; nothing for a recipe without any."""
     trained = [stage for stage in plan.stages if stage.kind == "pretrain"]
@@ -51,7 +61,7 @@ def _lines(
     yield (
         "pretrainings",
         f"{len(trained)}, of which {len(scoring)} score classes or images ({described})"
-        + _hours(scoring, left, folders, known),
+        + _hours(scoring, left, folders, known, predict),
     )
     for method, names in methods.items():
         own = [
@@ -64,7 +74,7 @@ def _lines(
             else ""
         )
         noun = "pretraining" if len(own) == 1 else "pretrainings"
-        yield method, f"{len(own)} {noun}{per_target}{_hours(own, left, folders, known)}"
+        yield method, f"{len(own)} {noun}{per_target}{_hours(own, left, folders, known, predict)}"
 
 
 def _hours(
@@ -72,12 +82,17 @@ def _hours(
     left: "dict[str, Stage]",
     folders: Folders,
     known: "Calibration | None",
+    predict: "Predictor | None",
 ) -> str:
-    """Hours of the unfinished stages on one device, if they are known."""
+    """Hours of the unfinished stages on one device, if they are known or all predicted."""
+    from harness.cli.commands._plan_estimate import gpu_hours
     from harness.estimate.estimate import estimate
 
     unfinished = {stage.key: stage for stage in stages if stage.key in left}
-    found = estimate(unfinished, folders.runs, known)
-    if not unfinished or found.num_unknown:
+    found = estimate(unfinished, folders.runs, known, predict)
+    if not unfinished or found.num_unknown > found.num_predicted:
         return ""
-    return f", about {found.hours:.1f} hours of one device"
+    parts = [f"{found.hours:.1f} hours of one device"] if found.hours else []
+    if found.predicted_for:
+        parts.append(f"{gpu_hours(found.predicted_gpu_hours)} (predicted)")
+    return f", about {' and '.join(parts)}" if parts else ""

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.commands._plan_estimate import print_estimate, saved_calibration, time_steps
+from harness.cli.commands._plan_estimate import (
+    predictor,
+    print_estimate,
+    saved_calibration,
+    time_steps,
+)
 from harness.cli.commands._plan_selections import print_selections
 from harness.cli.commands._plan_tables import FINISHED, counts_by_kind, dot, print_tables
 from harness.cli.options import folder_options, recipe_argument
@@ -75,8 +80,9 @@ def command(
     print_tables(plan, states, show_stages)
     to_run = _unfinished(plan, states)
     known = saved_calibration(folders) if to_run else None
-    print_selections(plan, to_run, folders, known)
-    print_estimate(to_run, folders, known)
+    predict = predictor(folders) if to_run else None
+    print_selections(plan, to_run, folders, known, predict)
+    print_estimate(to_run, folders, known, predict)
     _print_outdated(plan, left, folders)
     _inputs.print_lines(planned, folders)
     for line in missing_data(plan, folders, left).values():
@@ -157,7 +163,9 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
         ],
         "missing_inputs": [item.label for item in planned.missing],
         "left_out": [asdict(pairs) for pairs in left_out(plan.recipe)],
-        "estimate": asdict(estimate(to_run, folders.runs, saved_calibration(folders))),
+        "estimate": asdict(
+            estimate(to_run, folders.runs, saved_calibration(folders), predictor(folders))
+        ),
         "outdated": _count_outdated(plan, to_run, folders),
         "kinds": {kind: dict(counts) for kind, counts in counts_by_kind(plan, states).items()},
         "stages": [

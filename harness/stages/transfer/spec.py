@@ -46,13 +46,19 @@ def work(config: Mapping[str, Any]) -> float:
 @lru_cache(maxsize=1024)
 def _num_passes(method: str, settings: str) -> float:
     """Cached: ten thousand transfers share a few settings."""
-    return settings_model(method).model_validate_json(settings).num_passes()
+    num_passes: float = _settings(method, settings).num_passes()
+    return num_passes
+
+
+@lru_cache(maxsize=1024)
+def _settings(method: str, settings: str) -> Any:
+    return settings_model(method).model_validate_json(settings)
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     """Training steps of the whole grid, as `harness.transfer.search` runs it, and evaluations."""
     config, target = stage.config, counts["data"]
-    settings = settings_model(config["method"]).model_validate(config["settings"])
+    settings = _settings(config["method"], canonical(config["settings"]))
     assert isinstance(settings, TransferSettings)
     if settings.NEEDS_BOXES:
         yield from _detection(stage, settings, target)

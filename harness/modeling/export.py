@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from harness.config.zoo_names import available, split_weights, timm_library
 from harness.modeling import zoo
 from harness.modeling.classifier import Classifier
+from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
 
 Format = Literal["torchvision", "timm", "onnx"]
@@ -82,7 +83,7 @@ def export(
 def _to_state_dict(
     model: Classifier, arch: str, library: str, file: Path, images: Tensor
 ) -> Exported:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     theirs = _library_model(arch, library, model.head.out_features)
     weights = {
@@ -103,7 +104,8 @@ def _to_state_dict(
             "Use --format onnx, which takes every network.",
         ) from error
     mean, std = _normalization(model)
-    save_file(weights, file, metadata={"arch": arch, "mean": str(mean), "std": str(std)})
+    # Not save_file, whose files only their owner may read.
+    write_atomically(file, save(weights, {"arch": arch, "mean": str(mean), "std": str(std)}))
     theirs.network.load_state_dict(load_file(file))
     with torch.no_grad():
         logits = theirs.network.eval()((images - model.mean) / model.std)

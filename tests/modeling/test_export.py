@@ -1,5 +1,6 @@
 """Exported models, loaded by the programs that they are for."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,18 @@ def export(file: Path, form: str, out: Path) -> str:
 
 def code_of(card: str) -> str:
     return card.split("```python\n")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_the_weights_if_the_umask_permits(tmp_path: Path, umask: int):
+    _, file = saved_model(tmp_path, "resnet18")
+    before = os.umask(umask)
+    try:
+        export(file, "torchvision", tmp_path / "out")
+    finally:
+        os.umask(before)
+    exported = tmp_path / "out" / "model.safetensors"
+    assert exported.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_torchvision_loads_the_weights_in_two_lines(tmp_path: Path):

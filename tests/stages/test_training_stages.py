@@ -1,5 +1,6 @@
 """The stages pretrain and transfer on tiny betons: they learn, repeat and resume exactly, and read test once."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_pretraining_learns_three_colors(model: Result, root: Path):
     assert about["classes"] == ["color0", "color1", "color2"]
     assert weights.head.out_features == 3
     assert not (root / "model" / "checkpoints").exists()
+
+
+def test_the_progress_names_what_follows_the_last_step(model: Result, root: Path):
+    progress = json.loads((root / "model" / "progress.json").read_text())
+    assert progress["done"] == progress["total"] == 80
+    assert progress["note"] == "speed without loading"
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5])

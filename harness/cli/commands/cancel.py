@@ -40,6 +40,8 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, as_j
     if not as_json:
         click.echo(
             f"Stopping the runs of {counted(len(running), 'running stage')} of {plan.recipe.name}."
+            if running
+            else f"No stage of {plan.recipe.name} is running. A run that waits stops, too."
         )
     deadline = time.monotonic() + TIMEOUT_S
     while running and time.monotonic() < deadline:

@@ -114,7 +114,7 @@ def command(
         click.confirm("Delete all of these?", abort=True)
     for path, _ in candidates:
         _delete(path)
-    click.echo(f"Deleted {sum(sizes.values()) / 1e6:,.1f} MB.")
+    click.echo(f"Deleted {console.size(sum(sizes.values()))}.")
 
 
 def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...], folders: Folders) -> set[str]:

@@ -40,6 +40,7 @@ def command(
 
     Example: harness logs pretrain/in900/resnet18/eps0/seed0 --follow
     """
+    from harness.cli import console
     from harness.runner import stage_state
     from writers import lease
 
@@ -52,6 +53,8 @@ def command(
     # A log may quote any file: no escape sequence of it reaches the terminal.
     if shown := printable_lines(text.decode(errors="replace")).rstrip("\n"):
         click.echo("\n".join(shown.split("\n")[-num_lines:]) if num_lines else shown)
+    elif not follow:
+        console.err().print("The log is empty.")
     position, was_held, is_over = len(text), False, not follow
     while not is_over:
         # Read before the log, so that the last lines are not missed.

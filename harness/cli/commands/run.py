@@ -243,8 +243,8 @@ def _run(
             live_table.follow(run, terminal)
         except (KeyboardInterrupt, Cancelled):
             click.echo(
-                f"Stopping: {len(run.running)} running stages have {STOP_GRACE_S:.0f} s to save "
-                "their state. Press Ctrl-C again to kill them.",
+                f"Stopping: {counted(len(run.running), 'running stage', ('has', 'have'))} "
+                f"{STOP_GRACE_S:.0f} s to save their state. Press Ctrl-C again to kill them.",
                 err=True,
             )
             try:

@@ -76,6 +76,7 @@ def run(context: StageContext) -> Outcome:
         startup_s = time.monotonic() - started
         records = _train(learner, loader, settings, context, timer, clock, trace)
         started = time.monotonic()
+        _show_phase(context, clock, "evaluation")
         val, val_of_last_step = _scores(learner, settings, context)
         if context.group.is_main:
             with learner.final_weights():
@@ -89,6 +90,7 @@ def run(context: StageContext) -> Outcome:
             - started
             + sum(record["timing"].get("eval_s", 0.0) for record in records)
         )
+        _show_phase(context, clock, "speed without loading")
         with loader.epoch(len(records) - 1, settings.resolution) as batches:
             replay_img_per_s = replay_rate(
                 learner,
@@ -144,6 +146,11 @@ def run(context: StageContext) -> Outcome:
         "trace": trace.file,
     }
     return Outcome(metrics, {**timing, **more})
+
+
+def _show_phase(context: StageContext, clock: Clock, name: str) -> None:
+    """Show what follows the last step, which may take as long as many steps."""
+    context.progress(done=clock.num_steps, total=clock.num_steps, note=name)
 
 
 def _without_timing(record: EpochRecord) -> Epoch:

@@ -132,6 +132,11 @@ def test_failures_are_printed_before_a_failing_report(
     )
 
 
+def test_cancel_without_a_running_stage(capsys: pytest.CaptureFixture[str]):
+    assert harness("cancel", "tiny.yaml") == 0
+    assert capsys.readouterr().out.startswith("No stage of tiny is running.")
+
+
 def test_a_cancel_request_affects_only_earlier_runs(tmp_path: Path):
     early = Watch(file_of(tmp_path, "tiny"))
     assert not early()
@@ -165,6 +170,16 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     assert harness("logs", "pretrain/all/eps0/seed0") == 2
     shown = capsys.readouterr().err
     assert "abc123" in shown and "abc999 (my-own)" in shown
+
+
+def test_an_empty_log_is_named_as_such(capsys: pytest.CaptureFixture[str]):
+    folder = stage("pretrain", "abc123")
+    (folder / "log.txt").write_text("")
+    assert harness("logs", "abc1") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err == "The log is empty.\n"
+    assert harness("logs", "abc1", "-q") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_no_escape_sequence_of_a_log_or_an_error_reaches_the_terminal(

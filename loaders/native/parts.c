@@ -22,13 +22,13 @@ static int time_image(struct worker *worker, const struct job *job, int64_t i, d
     double begin = now(), entropy = begin;
     set_crops(picture, box, 1);
     if (job->modes[i] == JPEG) {
+        struct coefficients coefficients[3];
+        struct box part;
         if (!reserve_blob(worker->decoder, size) ||
-            !decode_huffman(worker->decoder, job->stages, &worker->planes, blob, size, width, height, box))
+            !decode_coefficients(worker->decoder, job->stages, &worker->planes, blob, size, width, height, picture, coefficients, &part))
             return 0;
         entropy = now();
-        /* Huffman codes are decoded again, together with the transform. */
-        if (!decode_planes(worker->decoder, job->stages, &worker->planes, blob, size, width, height, picture))
-            return 0;
+        transform_planes(worker->decoder, job->stages, coefficients, &part, width, height, picture);
     } else if (job->modes[i] == DCT) {
         if (!decode_dct(job->stages, &worker->planes, blob, size, width, height, picture))
             return 0;
@@ -52,7 +52,7 @@ static int time_image(struct worker *worker, const struct job *job, int64_t i, d
         !resize_crops(worker, job->stages))
         return 0;
     seconds[ENTROPY] += entropy - begin;
-    seconds[TRANSFORM] += planes - entropy - (entropy - begin);
+    seconds[TRANSFORM] += planes - entropy;
     seconds[COLOR] += colors - planes;
     seconds[RESIZE] += now() - colors - (colors - planes);
     return 1;

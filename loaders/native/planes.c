@@ -141,11 +141,10 @@ static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const stru
     return 1;
 }
 
-/* Header and Huffman codes, to `coefficients`. Returns 0 if there is no index; errors end in a
- * longjmp. */
-static int decode_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory,
-                               const uint8_t *blob, int64_t size, int64_t width, int64_t height, struct picture *picture,
-                               struct box *part, struct coefficients coefficients[3]) {
+/* As decode_coefficients; errors end in a longjmp. */
+static int read_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
+                             int64_t size, int64_t width, int64_t height, struct picture *picture, struct coefficients coefficients[3],
+                             struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
     if (!open_indexed(decoder, blob, size, width, height, picture->crops, picture->num_crops, &picture->box, part))
         return 0;
@@ -163,35 +162,34 @@ static int decode_coefficients(struct decoder *decoder, const struct stages *sta
     return 1;
 }
 
-int decode_planes(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
-                  int64_t size, int64_t width, int64_t height, struct picture *picture) {
-    j_decompress_ptr codec = &decoder->codec;
-    struct coefficients coefficients[3];
-    struct box part;
+int decode_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
+                        int64_t size, int64_t width, int64_t height, struct picture *picture, struct coefficients coefficients[3],
+                        struct box *part) {
     if (setjmp(decoder->errors.back) != 0) {
-        jpeg_abort_decompress(codec);
+        jpeg_abort_decompress(&decoder->codec);
         return 0;
     }
-    if (!decode_coefficients(decoder, stages, memory, blob, size, width, height, picture, &part, coefficients))
-        return 0;
+    return read_coefficients(decoder, stages, memory, blob, size, width, height, picture, coefficients, part);
+}
+
+void transform_planes(struct decoder *decoder, const struct stages *stages, const struct coefficients coefficients[3],
+                      const struct box *part, int64_t width, int64_t height, struct picture *picture) {
+    j_decompress_ptr codec = &decoder->codec;
     for (int c = 0; c < codec->num_components; c++) {
         struct plane *plane = &picture->planes[c];
         plane->width = c > 0 && picture->halved_across ? (width + 1) / 2 : width;
         plane->height = c > 0 && picture->halved_down ? (height + 1) / 2 : height;
-        transform_plane(stages, picture, &part, c, &coefficients[c], codec->quant_tbl_ptrs[codec->comp_info[c].quant_tbl_no], plane);
+        transform_plane(stages, picture, part, c, &coefficients[c], codec->quant_tbl_ptrs[codec->comp_info[c].quant_tbl_no], plane);
     }
     jpeg_abort_decompress(codec);
-    return 1;
 }
 
-int decode_huffman(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
-                   int64_t size, int64_t width, int64_t height, const struct box *box) {
+int decode_planes(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
+                  int64_t size, int64_t width, int64_t height, struct picture *picture) {
     struct coefficients coefficients[3];
-    struct picture picture = {0};
     struct box part;
-    set_crops(&picture, box, 1);
-    int done = setjmp(decoder->errors.back) == 0 &&
-               decode_coefficients(decoder, stages, memory, blob, size, width, height, &picture, &part, coefficients);
-    jpeg_abort_decompress(&decoder->codec);
-    return done;
+    if (!decode_coefficients(decoder, stages, memory, blob, size, width, height, picture, coefficients, &part))
+        return 0;
+    transform_planes(decoder, stages, coefficients, &part, width, height, picture);
+    return 1;
 }

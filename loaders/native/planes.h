@@ -35,14 +35,17 @@ void repeat_borders(const struct plane *plane, int64_t num_rows, struct span col
 int decode_dct(const struct stages *stages, struct planes_memory *memory, const uint8_t *blob, int64_t size, int64_t width,
                int64_t height, struct picture *picture);
 
-/* Decode the Huffman codes that `box` needs of an indexed JPEG and discard the coefficients, for
- * benchmarks. Returns as below. */
-int decode_huffman(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
-                   int64_t size, int64_t width, int64_t height, const struct box *box);
-
 /* Decode what the picture's crops need of an indexed JPEG to picture->planes. Returns 0 if the image
  * has no index, is of a kind that libjpeg has to decode, or is damaged. */
 int decode_planes(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
                   int64_t size, int64_t width, int64_t height, struct picture *picture);
+
+/* The two parts of decode_planes: header and Huffman codes, to the coefficients of the area `part`; and
+ * the inverse DCT, which follows if the first part succeeds. */
+int decode_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
+                        int64_t size, int64_t width, int64_t height, struct picture *picture, struct coefficients coefficients[3],
+                        struct box *part);
+void transform_planes(struct decoder *decoder, const struct stages *stages, const struct coefficients coefficients[3],
+                      const struct box *part, int64_t width, int64_t height, struct picture *picture);
 
 #endif

@@ -60,7 +60,7 @@ def test_parts_of_each_form_and_instruction_set(corpus):
     }
     for (form, _), row in rows.items():
         assert (row["entropy"] > 0) == (form == "indexed JPEG")
-        assert min(row["color"], row["resize"], row["whole"]) > 0
+        assert min(row["transform"], row["color"], row["resize"], row["whole"]) > 0
     views = {(row["form"], row["instructions"]): row["views"] for row in record["views"]}
     assert set(views) == {
         (form, name) for form in ("dct", "indexed JPEG") for name in names - {"scalar"}
@@ -153,6 +153,7 @@ def test_whole_images_with_boxes_are_compared_with_classification(corpus, tmp_pa
     from harness.cli.benches import _load_whole
 
     monkeypatch.setattr(load_whole, "NUM_ROUNDS", 2)
+    monkeypatch.setattr(load_whole, "MIN_ROUND_S", 0.05)
     monkeypatch.setattr(load_whole, "FORMS", {"dct": "dct", "jpeg": "plain"})
     photos = link_corpus(corpus, tmp_path / "scratch")
     work = {"corpus": str(photos), "scratch": str(tmp_path / "converted"), "resolution": 32}

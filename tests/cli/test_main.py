@@ -351,11 +351,17 @@ def test_doctor_names_the_fix():
     assert "here" in doctor._disk("$HARNESS_RUNS", Path("here").absolute()).found
 
 
-def test_the_self_test_decodes_jpegs(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the self-test, whose images are drawn once."""
+    return tmp_path_factory.mktemp("self_test")
+
+
+def test_the_self_test_decodes_jpegs(drawn):
     from harness.cli.self_test import compare_backends
 
     match = re.match(
-        r"wrote 160 images, (\d+) of them as JPEG; .* the same pixels", compare_backends(tmp_path)
+        r"wrote 160 images, (\d+) of them as JPEG; .* the same pixels", compare_backends(drawn)
     )
     assert match is not None and 120 < int(match[1]) < 160
 
@@ -373,7 +379,7 @@ def _blue_first(images: np.ndarray, flips: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_one_level_off, _flipped_vertically, _blue_first])
-def test_the_self_test_finds_a_wrong_kernel(tmp_path, monkeypatch, spoil):
+def test_the_self_test_finds_a_wrong_kernel(drawn, monkeypatch, spoil):
     from harness.cli.self_test import compare_backends
     from loaders.decode import BatchDecoder
 
@@ -386,7 +392,7 @@ def test_the_self_test_finds_a_wrong_kernel(tmp_path, monkeypatch, spoil):
 
     monkeypatch.setattr(BatchDecoder, "decode", wrong)
     with pytest.raises(AssertionError, match="FFCV and the reference differ in"):
-        compare_backends(tmp_path)
+        compare_backends(drawn)
 
 
 def test_user_error_formats_as_two_lines():

@@ -5,6 +5,7 @@ needs files of the reader, one marked [long] takes minutes: their options are ch
 not run. Python blocks marked [data] run here on a few generated photographs.
 """
 
+import json
 import os
 import re
 import shlex
@@ -129,13 +130,36 @@ def test_commands_run_or_have_valid_options(command: str, workspace: Path) -> No
             run(command, workspace)
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.page)
-def test_python_blocks_run(block: Block, workspace: Path) -> None:
-    compile(block.text, block.page, "exec")
-    if "[long]" in block.text:
-        return
-    ended = run_program([sys.executable, "-c", block.text], workspace)
+# Runs blocks in turn, each with names of its own, and prints the traceback of each as JSON.
+RUN_BLOCKS = """
+import json, sys, traceback
+errors = []
+for block in json.loads(sys.argv[1]):
+    try:
+        exec(compile(block, "block", "exec"), {"__name__": "__main__"})
+        errors.append("")
+    except Exception:
+        errors.append(traceback.format_exc())
+print()
+print(json.dumps(errors))
+"""
+
+
+@pytest.fixture(scope="module")
+def python_errors(workspace: Path) -> dict[Block, str]:
+    """Errors of the Python blocks that run, in one process: importing torch takes seconds."""
+    run_here = [block for block in blocks("python") if "[long]" not in block.text]
+    texts = json.dumps([block.text for block in run_here])
+    ended = run_program([sys.executable, "-c", RUN_BLOCKS, texts], workspace)
     assert ended.returncode == 0, ended.stderr
+    errors = json.loads(ended.stdout.splitlines()[-1])
+    return dict(zip(run_here, errors, strict=True))
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.page)
+def test_python_blocks_run(block: Block, python_errors: dict[Block, str]) -> None:
+    compile(block.text, block.page, "exec")
+    assert not python_errors.get(block)
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.page)

@@ -55,7 +55,7 @@ demo: setup
 	@$(BIN)/harness run recipes/demo.yaml $(if $(JOBS),--jobs $(JOBS))
 
 test: lint
-	@timeout 3600 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@timeout 3600 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	@$(BIN)/python -m pytest --timeout 3600 tests/runner/test_end_to_end.py --kill-demo 20
@@ -70,7 +70,7 @@ fuzz: setup
 
 # Worker processes and code compiled by numba are not counted.
 coverage: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report xml:coverage.xml
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term --cov-report xml:coverage.xml
 
 lint: setup
 	@$(BIN)/ruff format --check -q

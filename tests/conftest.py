@@ -25,6 +25,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 
+# Files of a minute or more. With pytest-xdist, a long file that starts last is waited for at the end.
+LONGEST = (
+    "recipes/test_tiny.py",
+    "runner/launchers/test_real_slurm.py",
+    "recipes/test_demo.py",
+    "runner/test_torchrun.py",
+    "rehearsal/test_commands.py",
+    "rehearsal/test_recipes.py",
+    "runner/test_end_to_end.py",
+    "runner/launchers/test_ray.py",
+    "runner/test_kill.py",
+    "docs/test_code_blocks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-demo",

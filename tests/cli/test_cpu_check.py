@@ -1,27 +1,43 @@
 """The check of torch's CPU kernels: wrong results, crashes and hangs are named; doctor reports."""
 
+import json
 import math
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch.overrides import TorchFunctionMode
 
 from harness.cli import cpu_check
 from harness.cli.commands import doctor
 from harness.cli.cpu_check import CASES, CaseResult, largest_error, run_case
+from harness.cli.main import cli
 
 NARROW = CASES[0]
 SMALL = replace(NARROW, channels=(4,), num_tries=2)
 
 
-def test_every_case_is_right_as_the_harness_computes_it():
-    faults = {
-        (result.case.name, result.implementation): result.fault for result in cpu_check.check()
-    }
+def test_doctor_runs_and_every_case_is_right_as_the_harness_computes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    results: list[CaseResult] = []
+    check = cpu_check.check
+    monkeypatch.setattr(cpu_check, "check", lambda: results.extend(check()) or results)
+    for name in ("HARNESS_DATA", "HARNESS_RAW", "HARNESS_RUNS"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    ended = CliRunner().invoke(cli, ["doctor", "--json"])
+    # 1 if this machine has a problem, such as a nearly full disk.
+    assert ended.exit_code in (0, 1), ended.output
+    findings = {finding["what"]: finding for finding in json.loads(ended.stdout)}
+    assert {"gpu", "decoder", "$HARNESS_RUNS", "shared memory"} < findings.keys()
+    for name in ("python", "packages", "torch pair", "ffcv", "cpu kernels", "self-test"):
+        assert findings[name]["good"], findings[name]
+    faults = {(result.case.name, result.implementation): result.fault for result in results}
     for case in CASES:
         assert faults[case.name, "harness"] == ""
         assert (case.name, "torch") in faults, (

@@ -90,9 +90,7 @@ def run(command: str, folder: Path) -> None:
     words = shlex.split(command, comments=True)
     program = [sys.executable, "-m", "harness.cli.main"] if words[0] == "harness" else [words[0]]
     ended = run_program([*program, *words[1:]], folder)
-    # doctor exits with 1 if this machine has a problem, such as a nearly full disk.
-    codes = (0, 1) if "doctor" in words else (0,)
-    assert ended.returncode in codes, ended.stderr
+    assert ended.returncode == 0, ended.stderr
 
 
 def run_program(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -126,7 +124,8 @@ def test_commands_run_or_have_valid_options(command: str, workspace: Path) -> No
     assert is_ours or MARK.search(command), "only commands of this project are tested"
     if words[0] == "harness":
         check_options(words)
-        if not MARK.search(command):
+        # tests/cli/test_cpu_check.py runs doctor, which starts five processes with torch.
+        if not MARK.search(command) and words[1:] != ["doctor"]:
             run(command, workspace)
 
 

@@ -18,8 +18,9 @@ def test_reads_yaml_1_2(recipe_file: Path):
 
 def test_packaged_recipes_are_valid_by_name_and_by_path():
     for name in recipe.available():
-        assert isinstance(recipe.read(name), Recipe)
-        assert recipe.read(recipe.FOLDER / f"{name}.yaml") == recipe.read(name)
+        by_name = recipe.read(name)
+        assert isinstance(by_name, Recipe)
+        assert recipe.read(recipe.FOLDER / f"{name}.yaml") == by_name
 
 
 @pytest.mark.parametrize(

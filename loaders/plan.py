@@ -15,6 +15,7 @@ from writers.errors import UserError
 from writers.subset.spec import Subset
 
 MAX_LABELS = 1_000_000  # after relabeling; a class name is kept for each
+MAX_BATCH_BYTES = 2**46  # 70 TB; shapes of much larger arrays overflow
 _WHOLE_NUMBERS = (
     "batch_size",
     "resolution",
@@ -157,6 +158,13 @@ class LoaderPlan:
             raise UserError(
                 f"LoaderPlan.batch_size is {self.batch_size} for {self.world_size} ranks; "
                 "each needs at least one image."
+            )
+        batch_bytes = self.batch_size * self.crops_per_image * 3 * self.resolution**2
+        if batch_bytes > MAX_BATCH_BYTES:
+            raise UserError(
+                f"There is not enough memory for a batch of {self.batch_size:,} images of "
+                f"{self.resolution:,} pixels per side, which takes {batch_bytes / 1e12:,.0f} TB.",
+                "Use a smaller batch size or resolution.",
             )
         if self.subset is not None and (self.indices is not None or self.labels is not None):
             raise UserError(

@@ -1,12 +1,13 @@
 """Arguments and options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import click
 
 from harness.cli import completion
+from harness.cli.number_types import DeviceType
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
@@ -36,6 +37,7 @@ resolution_option = click.option(
 
 device_option = click.option(
     "--device",
+    type=DeviceType(),
     default="cpu",
     show_default=True,
     metavar="cpu|cuda:0",
@@ -67,6 +69,31 @@ def _folder_option(name: str, content: str) -> Callable[[Callable[..., Any]], Ca
 
 
 data_option = _folder_option("data", "betons")
+
+
+def refuse_given(names: Collection[str], reason: str, hint: str) -> None:
+    """Refuse options of the current command that have no effect.
+
+    Args:
+        names: names under which click passes the options.
+        reason: continues the sentence `--option has no effect`.
+        hint: what to do instead.
+
+    Raises:
+        UserError: one of them is on the command line.
+    """
+    from writers.errors import UserError
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and is_given(option.name):
+            raise UserError(f"{option.opts[0]} has no effect {reason}.", hint)
+
+
+def is_given(name: str) -> bool:
+    """Return True if the option is on the command line of the current command."""
+    context = click.get_current_context()
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:

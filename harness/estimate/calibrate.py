@@ -43,11 +43,6 @@ def measure(
     Raises:
         UserError: torch cannot use the device.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"torch {torch.__version__} cannot use the GPU.",
-            "Install a torch built for the driver's CUDA version.",
-        )
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

@@ -293,11 +293,6 @@ def _prepare_torch(num_threads: int, device: str) -> None:
         return
     if torch.get_num_threads() != num_threads:
         torch.set_num_threads(num_threads)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"This torch ({torch.__version__}) cannot use the GPU.",
-            "Install a torch built for the driver's CUDA, or run with --device cpu.",
-        )
     select_gpu(device)
 
 

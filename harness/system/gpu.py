@@ -1,5 +1,8 @@
 """Select the GPU of this process, and the number format of its float32 convolutions."""
 
+from writers.errors import UserError
+from writers.text_names import counted
+
 
 def select_gpu(device: str) -> None:
     """Make `device` torch's current GPU, and compute float32 in float32; nothing for a CPU.
@@ -7,11 +10,25 @@ def select_gpu(device: str) -> None:
     Streams, events and captures that name no device use the current GPU. torch computes float32
     convolutions in TF32 by default, which has 10 bits of mantissa instead of 23. Use
     `precision: bf16` for speed.
+
+    Raises:
+        UserError: torch cannot use a GPU, or there is no GPU of this number.
     """
     if device.partition(":")[0] != "cuda":
         return
     import torch
 
-    torch.cuda.set_device(torch.device(device).index or 0)
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"This torch ({torch.__version__}) cannot use a GPU.",
+            "Install a torch built for the driver's CUDA, or run with --device cpu.",
+        )
+    index, num_gpus = torch.device(device).index or 0, torch.cuda.device_count()
+    if index >= num_gpus:
+        raise UserError(
+            f"There is no GPU {device}: this process sees {counted(num_gpus, 'GPU')}.",
+            "Use a smaller number, or change CUDA_VISIBLE_DEVICES.",
+        )
+    torch.cuda.set_device(index)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -12,13 +12,15 @@ from typing import Any
 
 import click
 
+from harness.cli.number_types import FloatType
+
 # The fewest rounds and steps from which a median and its spread are worth recording.
 MIN_ROUNDS, MIN_STEPS = 3, 3
 
 time_limit_option = click.option(
     "--time-limit",
     "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FloatType(min=0, min_open=True),
     metavar="SECONDS",
     help="Choose the number and length of rounds so that the benchmark ends in time. "
     "Default: no limit.",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
+from harness.cli.number_types import DeviceType
 from harness.cli.options import json_option
 
 # Fill caches, choose kernels, compile.
@@ -43,6 +44,7 @@ _OPTIONS = (
     ),
     click.option(
         "--device",
+        type=DeviceType(),
         default="cpu",
         show_default=True,
         metavar="cpu|cuda:0",
@@ -75,22 +77,6 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed((*_OPTIONS, time_limit_option)):
         command = option(command)
     return command
-
-
-def check_device(device: str) -> None:
-    """Select the GPU whose work is timed. Raises UserError if torch cannot use a GPU."""
-    import torch
-
-    from harness.system.gpu import select_gpu
-    from writers.errors import UserError
-
-    if device.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise UserError(
-                f"torch {torch.__version__} cannot use a GPU.",
-                "Use --device cpu, or install a torch built for CUDA.",
-            )
-        select_gpu(device)
 
 
 def measure_steps(

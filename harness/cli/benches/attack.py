@@ -37,11 +37,12 @@ def command(
     """
     from harness.cli.benches._record import Goal, compute_ratios, make_record
     from harness.cli.benches._rounds import RoundPlan, deadline_in
-    from harness.cli.benches._training_rounds import check_device, finish, measure_steps, saver
+    from harness.cli.benches._training_rounds import finish, measure_steps, saver
     from harness.cli.benches._training_steps import our_step, plain_step
+    from harness.system.gpu import select_gpu
 
     deadline = deadline_in(time_limit_s)
-    check_device(device)
+    select_gpu(device)
     on_gpu = device.startswith("cuda")
     absent: dict[str, str] = {}
     steps = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
+from harness.cli.number_types import DeviceType
 from harness.cli.options import data_option, json_option
 from harness.cli.path_types import PathType
 
@@ -42,6 +43,10 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "rrc224_1thread": {"num_threads": 1},
     "whole": {"crop_scale": (1.0, 1.0)},
 }
+
+# Options that take no part in the other measurements, under the names of click.
+UNUSED_BY_SCALING = frozenset({"against", "threads", "plot_file", "time_limit_s", "parts"})
+UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scaling"}
 
 
 @click.command(short_help="Loaders: ours against stock FFCV, torchvision, DALI and others.")
@@ -118,6 +123,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 )
 @click.option(
     "--device",
+    type=DeviceType(),
     default="cpu",
     show_default=True,
     metavar="cpu|cuda:0",
@@ -189,8 +195,14 @@ def command(
     from harness.cli.benches._load_whole import measure_whole
     from harness.cli.benches._record import compute_ratios, make_record, save
     from harness.cli.benches._rounds import deadline_in
+    from harness.cli.options import refuse_given
     from writers.errors import UserError
 
+    if parts or scaling:
+        unused = UNUSED_BY_PARTS if parts else UNUSED_BY_SCALING
+        refuse_given(unused, f"with --{'parts' if parts else 'scaling'}", "Remove it.")
+    if "num_threads" in WORKLOADS[workload]:
+        refuse_given({"threads"}, f"with --workload {workload}", "Remove it.")
     deadline = deadline_in(time_limit_s)
     if not (ROOT / "benchmarks" / "contender.py").is_file():
         raise UserError(

@@ -60,7 +60,7 @@ MAX_PLAN_S = 1.0
     "--scratch",
     type=PathType(file=False),
     metavar="DIR",
-    help="Folder to run in; removed at the end. Default: bench_matrix in the data folder.",
+    help="Folder that holds the runs while they are measured. Default: the data folder.",
 )
 @json_option
 @time_limit_option
@@ -89,6 +89,7 @@ def command(
     Example: harness bench matrix --overhead --rounds 3 --json matrix.json
     """
     import shutil
+    import tempfile
 
     from harness.cli.benches import _packing
     from harness.cli.benches._record import compute_ratios, make_record, save
@@ -97,8 +98,10 @@ def command(
 
     deadline = deadline_in(time_limit_s)
     everything = not (overhead or finished or packing)
-    scratch = (scratch or data_dir / "bench_matrix").expanduser().resolve()
-    runs = MatrixRuns(recipe_name, overrides, scratch, jobs)
+    parent = (scratch or data_dir).expanduser().resolve()
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench_matrix-", dir=parent))
+    runs = MatrixRuns(recipe_name, overrides, folder, jobs)
     device = "cuda:0" if environment.gpu_names() else "cpu"
     results: dict[str, Any] = {}
     packed: dict[str, Measured] = {}
@@ -143,7 +146,7 @@ def command(
         if finished or everything:
             results["finished"] = runs.finished(num_stages, templates, num_rounds)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     click.echo(markdown(record(packed)))
 
 

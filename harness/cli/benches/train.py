@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._training_rounds import training_options
+from harness.cli.number_types import FloatType
 from harness.cli.options import data_option
 from harness.cli.path_types import PathType
 
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 MIN_FED = {"clean": 0.97, "robust": 0.99}
 MIN_TIMED = 0.99  # rate with all spans timed, relative to the rate without
 MIN_SPEEDUP_OVER_PLAIN = 1.15
+OPTIONS_OF_FED = frozenset({"corpus", "fed_mode", "formats", "threads", "scratch"})
 
 
 @click.command(short_help="Training steps: ours against a plain loop, and fed by the loader.")
 @training_options
 @click.option(
     "--eps",
-    type=click.FloatRange(min=0),
+    type=FloatType(min=0),
     default=0.0,
     show_default=True,
     help="Radius of L2-PGD with 3 steps; 0 for clean training.",
@@ -132,7 +134,6 @@ def command(
     from harness.cli.benches._training_rounds import (
         SIZING_STEPS,
         WARM_UP_STEPS,
-        check_device,
         finish,
         measure_steps,
         saver,
@@ -146,11 +147,13 @@ def command(
         training_flops_of,
         write_trace,
     )
+    from harness.cli.options import refuse_given
+    from harness.system.gpu import select_gpu
     from harness.train.autotune import compile_modes
 
     deadline = deadline_in(time_limit_s)
     on_gpu = device.startswith("cuda")
-    check_device(device)
+    select_gpu(device)
     work = {
         "arch": arch,
         "resolution": resolution,
@@ -165,6 +168,8 @@ def command(
     around: dict[str, Callable[[], AbstractContextManager[None]]] = {}
     absent: dict[str, str] = {}
     fed = on_gpu if fed is None else fed
+    if not fed:
+        refuse_given(OPTIONS_OF_FED, "without --fed", "Add --fed, or remove it.")
     variants = (
         compile_modes(on_gpu, eps > 0)
         if (on_gpu if compiles is None else compiles)

@@ -26,7 +26,6 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     from pydantic import ValidationError
 
     from harness.config.model import ModelSettings
-    from harness.modeling import classifier
     from harness.modeling.pretrained import load_pretrained
     from writers import names
     from writers.errors import UserError
@@ -34,9 +33,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
 
     path = Path(name).expanduser()
     if path.is_file():
-        model, about = classifier.load(path)
-        _check_usable(name, model, about)
-        return model, about
+        return load_file(path)
     if path.suffix in WEIGHT_EXTENSIONS or name.startswith((".", "~", "/")):
         files = [file.name for file in path.parent.glob("*.pt") if file.is_file()]
         near = names.nearest(path.name, files)
@@ -57,26 +54,50 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     return adopted.model, adopted.about
 
 
-def _check_usable(name: str, model: "Classifier", about: dict[str, Any]) -> None:
-    """Check for mistakes in files that another machine or program wrote.
-
-    Raises:
-        UserError: weights are not finite, or the description lacks the resolution.
-    """
+def load_file(path: Path) -> "tuple[Classifier, dict[str, Any]]":
+    """Load a model.pt. Raises UserError if it is none, or has weights that are not finite."""
+    from harness.modeling import classifier
     from writers.errors import UserError
 
+    model, about = classifier.load(path)
     for tensor_name, tensor in model.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise UserError(
-                f"{name} has weights that are not finite numbers, such as {tensor_name}.",
+                f"{path} has weights that are not finite numbers, such as {tensor_name}.",
                 "Use a checkpoint from before its training diverged.",
             )
-    resolution = about.get("resolution")
-    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1:
+    return model, about
+
+
+def own_resolution(model: "Classifier", about: dict[str, Any]) -> int | None:
+    """Resolution in pixels that a model was trained for; None if its file does not state it."""
+    stated = about.get("resolution")
+    is_valid = isinstance(stated, int) and not isinstance(stated, bool) and stated >= 1
+    return model.fixed_size or (stated if is_valid else None)
+
+
+def image_resolution(
+    name: str, model: "Classifier", about: dict[str, Any], chosen: int | None
+) -> int:
+    """Resolution in pixels of a model's images: the value of --resolution, or the model's own.
+
+    Raises:
+        UserError: neither is known, or the network takes images of another size only.
+    """
+    from writers.errors import UserError
+
+    if chosen is not None and model.fixed_size not in (None, chosen):
+        raise UserError(
+            f"{name} takes images of {model.fixed_size} pixels per side only, not of {chosen}.",
+            "Leave out --resolution.",
+        )
+    resolution = chosen or own_resolution(model, about)
+    if resolution is None:
         raise UserError(
             f"{name} does not state the resolution that the model was trained for.",
-            "Read it with harness import-checkpoint, which adds it.",
+            "Pass it with --resolution PIXELS.",
         )
+    return resolution
 
 
 def write_betons(

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-import click
-
 from harness.cli import console
 from harness.cli.commands import _label_options
 from harness.cli.commands._betons import training_images
+from harness.cli.options import refuse_given
 from harness.system import environment
 from harness.system.folders import Folders
 from writers import names
@@ -116,7 +115,11 @@ def _conversion(subset_name: str | None, *, index: bool | None, format_: str) ->
     converts: Conversion | None = (
         "dct" if format_ == "dct" else "passthrough" if format_ == "passthrough" else None
     )
-    _check_unused_options({"restart_index" if converts else "format_", *OPTIONS_OF_IMAGES})
+    refuse_given(
+        {"restart_index" if converts else "format_", *OPTIONS_OF_IMAGES},
+        "with --from, which copies samples unchanged",
+        "Remove it, or write from the images with --source.",
+    )
     if subset_name is not None and converts:
         raise UserError(
             f"--format {converts} has no effect with --from and --subset, which copy samples "
@@ -156,17 +159,3 @@ def _verify(file: Path, split: str, num_threads: int) -> None:
             f"{file} is damaged: {problems[0]}",
             f"List all problems: harness verify {file}",
         )
-
-
-def _check_unused_options(unused: set[str]) -> None:
-    """Raise UserError if one of these options is set on the command line, next to --from."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        if (
-            option.name in unused
-            and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
-        ):
-            raise UserError(
-                f"{option.opts[0]} has no effect with --from, which copies samples unchanged.",
-                "Remove it, or write from the images with --source.",
-            )

@@ -43,13 +43,14 @@ def command(model: str, form: str, out: Path, folders: Folders) -> None:
     harness export pretrain/all/eps0/seed0 --format onnx --out exported
     harness export model.pt --format torchvision --out exported
     """
+    from harness.cli.commands._model_and_images import own_resolution
     from harness.modeling import export, model_card
     from harness.modeling.classifier import Classifier
     from harness.system.atomic_write import write_atomically
 
     loaded: Classifier
     loaded, about, record = _load(model, folders)
-    resolution = loaded.fixed_size or int(about.get("resolution") or 224)
+    resolution = own_resolution(loaded, about) or 224
     exported = export.export(loaded, about, form, out, resolution)  # type: ignore[arg-type]
     input_text = (
         "Pixels are in [0, 1]; the file normalizes them."

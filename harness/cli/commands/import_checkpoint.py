@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from harness.cli.number_types import FloatType
 from harness.cli.path_types import PathType
 from writers.text_names import counted, printable
 
@@ -36,7 +37,7 @@ MAX_NAMES = 8  # tensors listed
 )
 @click.option(
     "--eps",
-    type=click.FloatRange(min=0),
+    type=FloatType(min=0),
     default=0.0,
     show_default=True,
     help="Radius of the adversarial training that the model had; 0 for clean training.",
@@ -50,11 +51,11 @@ MAX_NAMES = 8  # tensors listed
 @click.option(
     "--mean",
     nargs=3,
-    type=float,
+    type=FloatType(),
     help="Mean of the normalization, for pixels in [0, 1]. Default: that of the file, or else that "
     "of the library.",
 )
-@click.option("--std", nargs=3, type=float, help="Standard deviation; see --mean.")
+@click.option("--std", nargs=3, type=FloatType(), help="Standard deviation; see --mean.")
 @click.option(
     "--average",
     is_flag=True,

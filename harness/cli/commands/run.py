@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.number_types import FloatType
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders, user_cache
 from writers.text_names import counted
@@ -78,7 +79,7 @@ LOCAL = "local"  # the launcher on this machine
 )
 @click.option(
     "--checkpoint-minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FloatType(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="M",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import completion
+from harness.cli.number_types import FloatType
 from harness.cli.options import (
     batch_size_option,
     device_option,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 @resolution_option
 @click.option(
     "--eval-crop",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FloatType(0, 1, min_open=True),
     default=224 / 256,
     show_default="224/256",
     help="Side of the center crop, as a fraction of the shorter side.",
@@ -97,7 +98,7 @@ def command(
     harness score --model robust.pt --dataset pets --source pets/ --scores knn
     """
     from harness.cli import console
-    from harness.cli.commands._model_and_images import load_model, write_betons
+    from harness.cli.commands._model_and_images import image_resolution, load_model, write_betons
     from harness.system import environment
     from harness.system.gpu import select_gpu
     from harness.transfer import score
@@ -110,9 +111,10 @@ def command(
     )
     for name in wanted:
         score.find(name)  # raises before anything is written
-    classifier, about = load_model(model_name, folders)
-    betons = write_betons(dataset, source, protocol, folders)
     select_gpu(device)
+    classifier, about = load_model(model_name, folders)
+    resolution = image_resolution(model_name, classifier, about, resolution)
+    betons = write_betons(dataset, source, protocol, folders)
     classifier = classifier.to(device)
 
     def features_of(split: str) -> "Features | None":
@@ -126,7 +128,7 @@ def command(
         plan = LoaderPlan(
             betons[split],
             batch_size,
-            resolution or about["resolution"],
+            resolution,
             center_fraction=eval_crop,
             interpolation=choose_interpolation("auto", about),
             device=device,

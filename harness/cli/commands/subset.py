@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli import completion
-from harness.cli.options import batch_size_option, device_option, resolution_option
+from harness.cli.number_types import FloatType
+from harness.cli.options import batch_size_option, device_option, is_given, resolution_option
 from harness.cli.path_types import PathType
 from writers.text_names import counted
 
@@ -61,6 +62,8 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     from writers.subset.lists import csv_field, line_of
     from writers.subset.spec import named
 
+    if as_map and as_json:
+        raise UserError("--map and --json exclude each other.", "Remove one of them.")
     spec = named(name)
     if spec.is_everything and beton is None:
         raise UserError(
@@ -185,12 +188,13 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     type=click.Choice(["val", "test", "train"]),
     default="val",
     show_default=True,
-    help="Split to rank on. For train, only images that the model was not trained on count.",
+    help="Split to rank on, of a folder. For train, only images that the model was not trained on "
+    "count.",
 )
 @resolution_option
 @click.option(
     "--eval-crop",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FloatType(0, 1, min_open=True),
     default=224 / 256,
     show_default=True,
     help="Side of the center crop, as a fraction of the shorter side.",
@@ -225,20 +229,26 @@ def rank(
     from harness.train.ranking import rank_classes
     from loaders.plan import LoaderPlan
     from writers.beton.store import open_beton
+    from writers.errors import UserError
     from writers.subset.lists import csv_field
 
     select_gpu(device)
     beton = open_beton(data / f"{split}.beton" if data.is_dir() else data)
+    if is_given("split") and beton.manifest.split != split:
+        raise UserError(
+            f"{beton.path} holds the split {beton.manifest.split}, not {split}.",
+            "Leave out --split, or name a folder of betons.",
+        )
     plan = LoaderPlan(
         beton.path,
         batch_size,
-        resolution or 1,
+        1,  # replaced by that of each model
         center_fraction=eval_crop,
         device=device,
         num_threads=environment.num_cores(),
     )
     scores = rank_classes(
-        _models(checkpoints, plan, beton.manifest, own_resolution=resolution is None),
+        _models(checkpoints, plan, beton.manifest, resolution),
         beton.manifest.classes,
         source=", ".join(map(str, checkpoints)),
         precision=choose("auto", device),
@@ -267,29 +277,37 @@ def rank(
 
 
 def _models(
-    checkpoints: tuple[Path, ...], plan: "LoaderPlan", manifest: "Manifest", *, own_resolution: bool
+    checkpoints: tuple[Path, ...],
+    plan: "LoaderPlan",
+    manifest: "Manifest",
+    resolution: int | None,
 ) -> "Iterator[tuple[Classifier, LoaderPlan]]":
     """Load each model, with a plan of the images to rank on.
 
     Raises:
-        UserError: A model has other classes than the beton, or two models would rank the same
-            images.
+        UserError: A model has other classes than the beton or no resolution, or two models would
+            rank the same images.
     """
     from dataclasses import replace
 
-    from harness.modeling import classifier
+    from harness.cli.commands._model_and_images import image_resolution, load_file
     from harness.train.loader_plans import choose_interpolation
     from harness.train.ranking import unseen_part
     from writers.errors import UserError
 
     folds: list[dict[str, int]] = []
     for checkpoint in checkpoints:
-        model, about = classifier.load(checkpoint)
-        plan = replace(plan, interpolation=choose_interpolation("auto", about))
-        if about["classes"] != manifest.classes:
+        model, about = load_file(checkpoint)
+        plan = replace(
+            plan,
+            resolution=image_resolution(str(checkpoint), model, about, resolution),
+            interpolation=choose_interpolation("auto", about),
+        )
+        if (classes := about.get("classes")) != manifest.classes:
+            num_classes = len(classes) if isinstance(classes, list) else "none"
             raise UserError(
                 f"{checkpoint} and {plan.beton} have different classes "
-                f"({len(about['classes'])} and {len(manifest.classes)}).",
+                f"({num_classes} and {len(manifest.classes)}).",
                 "Use a beton with the same classes as the model.",
             )
         fold = about.get("held_out") or {}
@@ -302,5 +320,4 @@ def _models(
                 "Use several models only if each was trained without a different fold of train.",
             )
         folds.append(fold)
-        own_plan = replace(plan, resolution=about["resolution"]) if own_resolution else plan
-        yield model, unseen_part(own_plan, about, split=manifest.split, source=str(checkpoint))
+        yield model, unseen_part(plan, about, split=manifest.split, source=str(checkpoint))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import completion
+from harness.cli.number_types import FloatType
 from harness.cli.options import (
     batch_size_option,
     device_option,
@@ -48,7 +49,7 @@ ARCHIVES = (".tar", ".zip", ".parquet")  # of photographs
 )
 @click.option(
     "--keep",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FloatType(0, 1, min_open=True, max_open=True),
     default=0.8,
     show_default=True,
     help="Fraction of the source classes to keep.",
@@ -112,7 +113,7 @@ def command(
     """
     import numpy as np
 
-    from harness.cli.commands._model_and_images import load_model, write_betons
+    from harness.cli.commands._model_and_images import image_resolution, load_model, write_betons
     from harness.cli.commands._subset_files import check_new, check_new_scores, file_name
     from harness.system.gpu import select_gpu
     from writers.subset.formulas.label_mapping import num_mapped, scores_of
@@ -125,11 +126,12 @@ def command(
     check_new(file)
     if csv_file is not None:
         check_new_scores(csv_file)
+    select_gpu(device)
     model, about = load_model(surrogate, folders)
+    resolution = image_resolution(surrogate, model, about, resolution)
     classes = _source_classes(surrogate, about, model.head.out_features)
     num_train = _num_train_images(classes, source_beton)
     betons = write_betons(dataset, images, None, folders, SEEN_SPLITS)
-    select_gpu(device)
     model = model.to(device)
     probs = np.concatenate(
         [
@@ -247,7 +249,7 @@ def _probabilities(
     model: "Classifier",
     about: dict[str, Any],
     beton: Path,
-    resolution: int | None,
+    resolution: int,
     batch_size: int,
     device: str,
 ) -> "np.ndarray":
@@ -262,7 +264,7 @@ def _probabilities(
     plan = LoaderPlan(
         beton,
         batch_size,
-        model.fixed_size or resolution or about["resolution"],
+        resolution,
         center_fraction=about.get("eval_crop") or 224 / 256,
         interpolation=choose_interpolation("auto", about),
         device=device,

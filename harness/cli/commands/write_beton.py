@@ -7,6 +7,7 @@ import click
 
 from harness.cli import completion
 from harness.cli.commands._label_options import label_options
+from harness.cli.number_types import FloatType
 from harness.cli.options import folder_options
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
@@ -99,7 +100,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--compress-probability",
-    type=click.FloatRange(0, 1),
+    type=FloatType(0, 1),
     metavar="FRACTION",
     help="Fraction of images stored as JPEG (mixed).",
 )
@@ -119,7 +120,7 @@ if TYPE_CHECKING:
 @click.option(
     "--val",
     "val_share",
-    type=click.FloatRange(0, 1),
+    type=FloatType(0, 1),
     default=0.1,
     show_default=True,
     help="Fraction of train that becomes val if the source has no val.",
@@ -127,7 +128,7 @@ if TYPE_CHECKING:
 @click.option(
     "--test",
     "test_share",
-    type=click.FloatRange(0, 1),
+    type=FloatType(0, 1),
     default=0.0,
     show_default=True,
     help="Fraction of train that becomes test if the source has no test.",

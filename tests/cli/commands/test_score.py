@@ -7,10 +7,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from harness.cli.commands._model_and_images import image_resolution
 from harness.cli.main import cli
 from harness.modeling import classifier
 from harness.transfer.scores import knn
 from tests.helpers.tiny_stages import write_colors
+from writers.errors import UserError
 
 ALL = [
     "gbc",
@@ -58,6 +60,7 @@ def root(tmp_path_factory) -> Path:
     built = classifier.build("resnet10", 5, channels=(16, 16, 16, 16))
     classifier.save(root / "model.pt", built, about)
     classifier.save(root / "headless.pt", built, {**about, "has_head": False})
+    classifier.save(root / "sizeless.pt", built, {**about, "resolution": None})
     return root
 
 
@@ -91,3 +94,20 @@ def test_scores_by_name_and_a_model_without_classes(root: Path):
 def test_duplicate_images_are_reported(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(knn, "duplicates", lambda features: 7)
     assert "7 images have the features of an earlier one" in invoke(root, "--scores", "knn").output
+
+
+def test_the_resolution_of_a_file_without_one_is_an_option(root: Path):
+    refused = invoke(root, "--scores", "knn", name="sizeless.pt")
+    assert isinstance(refused.exception, UserError) and "--resolution" in refused.exception.hint
+    given = invoke(root, "--scores", "logme", "--json", "--resolution", "24", name="sizeless.pt")
+    stated = invoke(root, "--scores", "logme", "--json")
+    assert json.loads(given.stdout)["scores"] == json.loads(stated.stdout)["scores"]
+
+
+def test_a_network_of_one_size_takes_no_other_resolution():
+    model = classifier.build("resnet10", 2, channels=(16, 16, 16, 16))
+    model.fixed_size = 299
+    assert image_resolution("m", model, {"resolution": 224}, None) == 299
+    assert image_resolution("m", model, {}, 299) == 299
+    with pytest.raises(UserError, match="299 pixels per side only, not of 224"):
+        image_resolution("m", model, {}, 224)

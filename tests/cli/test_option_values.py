@@ -1,0 +1,135 @@
+"""Values of options that the parser accepts and a command could not use, or would ignore."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+from harness.cli.benches import train
+from harness.cli.main import cli, main
+from harness.cli.number_types import FloatType
+from harness.modeling import classifier
+from harness.system.gpu import select_gpu
+from loaders.plan import LoaderPlan
+from tests.helpers.tiny_stages import write_colors
+from writers.errors import UserError
+
+
+def commands(group: click.Group, name: str = "harness") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for part in group.list_commands(context):
+        command = group.get_command(context, part)
+        assert command is not None
+        yield f"{name} {part}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {part}")
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must be refused in one or two lines; return them."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    lines = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and 1 <= len(lines) <= 2, lines
+    return " ".join(lines)
+
+
+def test_no_option_accepts_nan_or_infinity():
+    """nan is in every range of click: --keep nan ended in a traceback."""
+    found = 0
+    for name, command in commands(cli):
+        for option in command.params:
+            if isinstance(option.type, click.FloatRange | click.types.FloatParamType):
+                assert isinstance(option.type, FloatType), (name, option.name)
+                for text in ("nan", "inf", "-inf"):
+                    with pytest.raises(click.BadParameter):
+                        option.type.convert(text, option, None)
+                found += 1
+    assert found >= 8
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:1", "meta", "mps", "cuda:", "cuda:-1", "cuda:0,1"])
+def test_devices_that_no_command_can_use_are_refused(
+    device: str, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["score", "--model", "m.pt", "--dataset", "pets", "--device", device]
+    assert f"'{device}' is no device" in refusal(arguments, capsys)
+
+
+def test_a_gpu_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="cannot use a GPU"):
+        select_gpu("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="no GPU cuda:2: this process sees 2 GPUs"):
+        select_gpu("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["load", "--parts", "--rounds", "2"], "--rounds"),
+        (["load", "--parts", "--scaling"], "--scaling"),
+        (["load", "--scaling", "--plot", "x.png"], "--plot"),
+        (["load", "--workload", "rrc224_1thread", "--threads", "4"], "--threads"),
+        (["train", "--fed-mode", "eager"], "--fed-mode"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    arguments: list[str],
+    option: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("harness.cli.benches._training_steps.plain_step", lambda *_: None)
+    assert f"{option} has no effect" in refusal(["bench", *arguments], capsys)
+    assert {option.name for option in train.command.params} >= train.OPTIONS_OF_FED
+
+
+def test_a_benchmark_leaves_the_files_of_its_scratch_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`bench matrix --scratch DIR` removed DIR with all that was in it."""
+    (tmp_path / "thesis.tex").write_text("text")
+    monkeypatch.setattr("harness.cli.benches.matrix.MatrixRuns.warm_up", lambda runs: 1 / 0)
+    arguments = ["bench", "matrix", "--overhead", "--scratch", str(tmp_path)]
+    ended = CliRunner().invoke(cli, arguments)
+    assert isinstance(ended.exception, ZeroDivisionError)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_batch_that_no_memory_holds_is_refused(tmp_path: Path):
+    """numpy raised ValueError for such shapes, and MemoryError for smaller ones."""
+    with pytest.raises(UserError, match="memory for a batch of 128 images"):
+        LoaderPlan(tmp_path / "x.beton", 128, 10**9)
+    assert LoaderPlan(tmp_path / "x.beton", 10**6, 224).batch_size == 10**6
+
+
+def test_classes_are_ranked_by_models_of_others(tmp_path: Path):
+    write_colors(tmp_path)
+    source = ["--source", str(tmp_path / "colors-images")]
+    betons = ["--out", str(tmp_path / "betons")]
+    assert CliRunner().invoke(cli, ["write-beton", *source, *betons]).exit_code == 0
+    file = next((tmp_path / "betons").glob("val.beton"))
+    from writers.beton.store import open_beton
+
+    classes = open_beton(file).manifest.classes
+    model = classifier.build("resnet10", len(classes), channels=(16, 16, 16, 16))
+    about = {"arch": "resnet10", "channels": [16, 16, 16, 16], "classes": classes}
+    classifier.save(tmp_path / "m.pt", model, about)
+    classifier.save(tmp_path / "unnamed.pt", model, {**about, "classes": None, "resolution": 24})
+
+    def rank(name: str, *arguments: str) -> str:
+        checkpoint = ["--checkpoint", str(tmp_path / name), "--data", str(file)]
+        ended = CliRunner().invoke(cli, ["subset", "rank", *checkpoint, *arguments])
+        assert ended.exception is None or isinstance(ended.exception, UserError), ended.exception
+        return str(ended.exception or ended.output)
+
+    assert "does not state the resolution" in rank("m.pt")
+    assert "class,accuracy" in rank("m.pt", "--resolution", "24")
+    assert "different classes (none and" in rank("unnamed.pt")
+    assert "holds the split val, not train" in rank("m.pt", "--split", "train")

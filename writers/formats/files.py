@@ -18,6 +18,16 @@ SYSTEM_FOLDERS = frozenset(
 
 SYSTEM = "hidden and system folders"
 CIRCULAR = "links to a folder around them"
+ZIP_BEGIN = b"PK\3\4"
+# First bytes of files that people download, and what they are
+PACKED = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ\0": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"Rar!\x1a\7": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+}
 
 
 class Files(Protocol):
@@ -65,6 +75,8 @@ def open_files(
         if path.is_file():
             # checks the end of the file, so a tar may be both
             is_zip = not looks_like_tar(path) and zipfile.is_zipfile(path)
+            if not is_zip:
+                _refuse_packed(path)
             return (ZipFiles if is_zip else open_tar)(path, keep or is_image)
     except OSError as error:
         raise UserError(
@@ -74,6 +86,17 @@ def open_files(
         f"There is no folder or archive {path}.",
         "Check the path. It is relative to the working directory; in a recipe, to $HARNESS_RAW.",
     )
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raise UserError if a file begins as an archive or a compressed file that is not read."""
+    with path.open("rb") as file:
+        begin = file.read(8)
+    for magic, kind in PACKED.items():
+        if begin.startswith(magic):
+            raise UserError(f"{path} is {kind}, which is not read.", "Unpack it; pass the folder.")
+    if begin.startswith(ZIP_BEGIN):
+        raise UserError(f"{path} is a zip archive without its end.", "Download it again.")
 
 
 def is_system_folder(name: str) -> bool:

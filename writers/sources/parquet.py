@@ -39,6 +39,7 @@ LAYOUT = (
 )
 CACHE_BYTES = 512 * 2**20
 MAX_LISTED = 12  # columns named in a message
+MAX_TYPE = 40  # characters of the type of a column
 BYTES_TYPES = ("binary", "large_binary", "binary_view")
 TEXT_TYPES = ("string", "large_string", "string_view", "null")
 _ONE_LABEL = r"(?:u?int\d+|(?:large_)?string|dictionary<values=string.*>)"
@@ -206,8 +207,9 @@ class ParquetFiles:
             and parts.get(f"{column}.path") in TEXT_TYPES
         )
         if not (is_image and is_label):
+            columns = [f"{field.name} ({str(field.type)[:MAX_TYPE]})" for field in schema]
             raise UserError(
-                f"{path} has the columns {preview(schema.names, MAX_LISTED)}; it needs image, with "
+                f"{path} has the columns {preview(columns, MAX_LISTED)}; it needs image, with "
                 "bytes and path, and label, a whole number, a name, or a list of them.",
                 f"Accepted: {LAYOUT}.",
             )

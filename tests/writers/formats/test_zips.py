@@ -1,5 +1,8 @@
 """Zip archives are read as by `zipfile`, from several threads; damaged members are refused."""
 
+import bz2
+import gzip
+import lzma
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,3 +78,20 @@ def test_the_head_of_a_member_is_the_begin_of_its_content(tmp_path: Path, kind: 
     assert {name: files.head(name, 32) for name in contents} == {
         name: content[:32] for name, content in contents.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("begin", "message"),
+    [
+        (gzip.compress(b"x"), "compressed by gzip, which is not read"),
+        (bz2.compress(b"x"), "compressed by bzip2, which is not read"),
+        (lzma.compress(b"x"), "compressed by xz, which is not read"),
+        (b"Rar!\x1a\x07\x01\x00", "a RAR archive, which is not read"),
+        (b"PK\x03\x04 cut", "a zip archive without its end"),
+    ],
+)
+def test_archives_of_other_kinds_are_named(tmp_path: Path, begin: bytes, message: str):
+    """All were called incomplete tars, with the advice to pack without compression."""
+    (tmp_path / "photos.tar").write_bytes(begin.ljust(1024, b"\0"))
+    with pytest.raises(UserError, match=message):
+        open_files(tmp_path / "photos.tar")

@@ -137,7 +137,10 @@ def test_imagenets_labels_and_paths_must_agree(tmp_path: Path):
 def test_unsuitable_parquet_files_are_refused(tmp_path: Path):
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "text.parquet")
     for path, words in (
-        (tmp_path / "text.parquet", "has the columns text, label; it needs image"),
+        (
+            tmp_path / "text.parquet",
+            r"has the columns text \(string\), label \(int64\); it needs image",
+        ),
         (shard(tmp_path / "float.parquet", [1.0], type="float64"), "it needs image"),
         (shard(tmp_path / "val-0.parquet", [1]), "no images to train on, only val"),
         (shard(tmp_path / "train-0.parquet", [-1, None]), "no images to train on"),

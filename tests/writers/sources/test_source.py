@@ -210,7 +210,7 @@ def test_invalid_sources_are_refused(tmp_path: Path, tree: Path):
         "test/ and val/, and no train/",
     )
     refused(make_tree(tree, ["extra/cat/1.jpg"]), "extra/ next to train/")
-    refused(as_tar(tree, tmp_path / "t.tar.gz", "w:gz"), "uncompressed tar")
+    refused(as_tar(tree, tmp_path / "t.tar.gz", "w:gz"), "compressed by gzip")
     (tmp_path / "words.tar").write_text("words")
     refused(tmp_path / "words.tar", "uncompressed tar")
     with tarfile.open(tmp_path / "evil.tar", "w") as archive:

@@ -66,7 +66,7 @@ class SplitSettings:
     """How to draw missing splits from train: fractions of each class's images, drawn by `seed`.
 
     `protocol` selects splits of the dataset's `SPEC.protocols`; None means the dataset's default.
-    `folders` are the rules for trees of folders.
+    `folders` are the rules for trees of folders. Raises UserError if no image is left to train on.
     """
 
     val: float = 0.1
@@ -74,6 +74,14 @@ class SplitSettings:
     seed: int = 0
     protocol: str | None = None
     folders: FolderRules = BY_NAME
+
+    def __post_init__(self) -> None:
+        if self.val + self.test >= 1:
+            raise UserError(
+                f"val is {self.val:g} and test is {self.test:g} of the training images, which "
+                "leaves none to train on.",
+                "Choose fractions whose sum is below 1.",
+            )
 
 
 @dataclass

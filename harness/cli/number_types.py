@@ -20,7 +20,7 @@ class FloatType(click.FloatRange):
         return number
 
 
-class DeviceType(click.ParamType):
+class DeviceType(click.types.StringParamType):
     """cpu, cuda or cuda:N; torch itself accepts other devices, which nothing here can use."""
 
     name = "device"

@@ -15,6 +15,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]  # torch takes 64 bits; ranks add to it
 
 MAX_LABEL = 100  # characters; a file name may have 255 bytes
 

@@ -27,6 +27,7 @@ from harness.config.base import (
     Count,
     NotNegative,
     OneLine,
+    Seed,
     Settings,
     check_label,
     repeated,
@@ -65,7 +66,7 @@ class RankingSettings(Settings):
     split: Literal["val", "train", "held_out"] = "val"
     per_class: Count | None = None
     folds: Annotated[int, Field(ge=2)] | None = None
-    seed: int = 1000
+    seed: Seed = 1000
     epochs: Count | None = None
 
     def without_effect(self) -> dict[str, str]:
@@ -175,7 +176,7 @@ class PointSettings(Settings):
     arch: Names | None = None
     variant: Names | None = None
     eps: NotNegative | Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
-    seed: int | Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seed: Seed | Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     model: Names | None = None
     target: Names | None = None
     method: Names | None = None
@@ -239,7 +240,7 @@ class Recipe(Settings):
     in_place: bool = False
     archs: Annotated[tuple[str, ...], Field(min_length=1)] = ("resnet18",)
     eps: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0,)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     pretrain: PretrainSettings = PretrainSettings()
     variants: dict[Name, PretrainSettings] = Field(default_factory=dict)
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from harness.config.base import Count, OneLine, Settings
+from harness.config.base import Count, OneLine, Seed, Settings
 from harness.config.model import ModelSettings
 from harness.config.train import PretrainSettings
 
@@ -21,7 +21,7 @@ class SurrogateSettings(Settings):
     """
 
     model: ModelSettings | None = None
-    seed: int = 1000
+    seed: Seed = 1000
     epochs: Count | None = None
 
     def without_effect(self) -> dict[str, str]:
@@ -40,7 +40,7 @@ class EarlySettings(Settings):
     """
 
     epochs: Annotated[int, Field(ge=2)] = 4
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1000, 1001, 1002)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1000, 1001, 1002)
 
 
 class InfluenceSettings(Settings):
@@ -56,7 +56,7 @@ class InfluenceSettings(Settings):
     """
 
     num_models: Annotated[int, Field(ge=4)] = 200
-    seed: int = 2000
+    seed: Seed = 2000
     arch: OneLine | None = None
     pretrain: PretrainSettings | None = None
     method: OneLine = "logreg"

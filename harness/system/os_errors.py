@@ -1,6 +1,7 @@
 """Translate errors of the file system into messages with a fix."""
 
 import errno
+from pathlib import Path
 
 from writers.errors import UserError
 
@@ -49,8 +50,21 @@ def explain(error: OSError | RuntimeError) -> UserError | None:
                 place = str(error).removeprefix(begin).strip(". ")
                 return UserError(f"{problem} {place}".rstrip() + ".", fix)
         return None
+    if error.errno == errno.ENOENT and _is_folder_gone():
+        return UserError(
+            "The working directory no longer exists.", "Change to another one, then run it again."
+        )
     if error.errno not in FIXES:
         return None
     problem, fix = FIXES[error.errno]
     path = error.filename2 or error.filename
     return UserError(f"{problem}: {path}" if path else f"{problem}.", fix)
+
+
+def _is_folder_gone() -> bool:
+    """Return True if the working directory was removed."""
+    try:
+        Path.cwd()
+    except OSError:
+        return True
+    return False

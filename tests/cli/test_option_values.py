@@ -133,3 +133,18 @@ def test_classes_are_ranked_by_models_of_others(tmp_path: Path):
     assert "class,accuracy" in rank("m.pt", "--resolution", "24")
     assert "different classes (none and" in rank("unnamed.pt")
     assert "holds the split val, not train" in rank("m.pt", "--split", "train")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--val", "0.6", "--test", "0.6"], "leaves none to train on"),
+        (["--val", "1"], "leaves none to train on"),
+        (["--preset", "0_0.5_90"], "max_resolution: Input should be greater"),
+    ],
+)
+def test_writing_without_training_images_or_pixels_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    place = ["--source", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert message in refusal(["write-beton", *place, *arguments], capsys)

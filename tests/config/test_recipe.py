@@ -26,6 +26,7 @@ def test_the_smallest_recipe_is_enough():
         ({"eps": [0, 0.0]}, "eps names a value twice"),
         ({"eps": [-1]}, "greater than or equal to 0"),
         ({"seeds": []}, "at least 1 item"),
+        ({"seeds": [2**64]}, "less than or equal to 4611686018427387904"),
         ({"subsets": ["all", "all"]}, "same name"),
         (
             {"targets": [{"path": "a/pets"}, {"path": "b/pets.tar"}], "methods": {"full": {}}},

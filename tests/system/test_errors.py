@@ -38,6 +38,18 @@ def test_paths_that_lead_nowhere_are_explained(tmp_path: Path):
     assert explained is not None and explained.message.endswith("'/a/loop'.")
 
 
+def test_a_working_directory_that_is_gone_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    assert explain(missing) is None
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    explained = explain(missing)
+    assert explained is not None and "working directory no longer exists" in explained.message
+
+
 def test_an_unknown_error_is_not_explained():
     assert explain(RuntimeError("size mismatch")) is None
     assert explain(OSError(errno.EBADF, "Bad file descriptor")) is None

@@ -54,13 +54,17 @@ def parse_yaml(text: str) -> Any:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         problem = " ".join((error.problem or "is not YAML").split())[:200]
+        if problem.startswith("but "):  # the other half of the sentence, which has no place
+            problem = f"{' '.join((error.context or '').split())[:200]}, {problem}".lstrip(", ")
         raise BadYamlError(problem, line) from error
     except YAMLError as error:
         raise BadYamlError(" ".join(str(error).split())[:200]) from error
     except RecursionError as error:
         raise BadYamlError("it is nested too deeply, or contains itself") from error
     except Exception as error:  # the parser raises other types for odd values, such as dates
-        problem = f"it has a value that cannot be read: {' '.join(str(error).split())[:200]}"
+        problem = "it has a value that cannot be read"
+        if isinstance(error, ValueError):  # other errors describe the parser's own code
+            problem += f": {' '.join(str(error).split())[:200]}"
         raise BadYamlError(problem) from error
     waiting: list[tuple[Any, int]] = [(document, 0)]
     num_nodes = 0

@@ -85,15 +85,19 @@ def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
             if _read_stamp(path) != stamp:
                 _remove_leftovers(path)
                 made = _beside(path)
-                made.mkdir()
-                # first, so that a folder left by a kill is recognized
-                (made / STAMP).write_text(stamp)
-                write(made)
-                _put_in_place(made, path, stamp)
+                try:
+                    made.mkdir()
+                    # first, so that a folder left by a kill is recognized
+                    (made / STAMP).write_text(stamp)
+                    write(made)
+                    _put_in_place(made, path, stamp)
+                except OSError:  # such as a full disk, which the files would keep full
+                    shutil.rmtree(made, ignore_errors=True)
+                    raise
     except OSError as error:
         raise UserError(
             f"{path} cannot be created: {error.strerror or error}.",
-            "Give a writable folder.",
+            "Give a writable folder with enough space.",
         ) from error
 
 

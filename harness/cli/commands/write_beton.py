@@ -335,7 +335,9 @@ def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding
             )
         return Encoding.model_validate(preset)
     except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ") + ".") from error
+        first = error.errors()[0]
+        name = "".join(f"{part}: " for part in first["loc"])
+        raise UserError(f"{name}{first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def _splits_to_write(wanted: tuple[str, ...], examples: "Mapping[str, Sequence[Any]]") -> list[str]:

@@ -45,6 +45,15 @@ def test_hostile_yaml_is_refused_in_one_line(kind: str, tmp_path: Path):
         assert len(caught.value.message) < 2000
 
 
+def test_problems_are_whole_sentences_about_the_file():
+    """The parser's own errors were shown: 'NoneType' object has no attribute ..."""
+    with pytest.raises(BadYamlError) as caught:
+        parse_yaml(HOSTILE["merged itself"])
+    assert "object has no attribute" not in str(caught.value)
+    with pytest.raises(BadYamlError, match="a single document in the stream, but found another"):
+        parse_yaml(HOSTILE["several documents"])
+
+
 @pytest.mark.parametrize("read", [load.read, read_spec])
 def test_pipes_and_bytes_are_refused(read, tmp_path: Path):
     os.mkfifo(tmp_path / "p.yaml")

@@ -1,6 +1,7 @@
 """Synthetic sets: reproducible images, documented counts, and no partial folder."""
 
 import dataclasses
+import errno
 import fcntl
 import io
 import multiprocessing
@@ -140,6 +141,16 @@ def test_a_failure_leaves_no_partial_set_and_stale_files_are_removed(tmp_path, m
     os.utime(leftover, (0, 0))
     synthetic.make(path, TINY)
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_full_disk_is_not_kept_full(tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(synthetic, "encode_image", fill)
+    with pytest.raises(UserError, match="No space left on device"):
+        synthetic.make(tmp_path / "set", TINY)
+    assert not list(tmp_path.iterdir())
 
 
 def _make_when_all_are_ready(path: Path, barrier, with_lock: bool) -> None:

@@ -108,7 +108,8 @@ def _adopted(recipe: Recipe) -> Iterator[Term]:
     models, transfers = len(recipe.models), _transfers(recipe)
     seeds = len(recipe.seeds)
     lengths = {"models": models, "seeds": seeds, **transfers.lengths}
-    yield Term(models * (1 + seeds * transfers.count), lengths)
+    own = 1 + recipe.measures_models
+    yield Term(models * (own + seeds * transfers.count), lengths)
 
 
 def _of_selections(recipe: Recipe) -> Iterator[Term]:

@@ -214,13 +214,19 @@ class Recipe(Settings):
     Attributes:
         absent: parts of the published study that the recipe lacks; reports list them.
         scale: one of the recipe's `scales`, which override the rest of it.
-        source: None means that nothing is pretrained; the recipe uses `models` only.
+        source: None means that nothing is pretrained; the recipe uses `models` only. Without
+            `subsets`, nothing is pretrained either: the models are measured on its images.
         selection: models that score classes and images for subsets.
         in_place: subsets are read from the betons of the whole source. False: each has betons of
             its own, which take more disk space.
         variants: an axis of training; in a recipe, each overrides `pretrain`.
         models: pretrained models.
         weights_dir: folder of weights, relative to $HARNESS_RAW.
+        source_accuracy: accuracy of `models` on the source. published: the one that `imagenet_top1`
+            or the library states. measured: each model is also evaluated on the source's val
+            images, clean, with its own normalization, resolution and crop (those of its entry if
+            it is a checkpoint), and with `features.batch_size` and `features.precision`. Models
+            without a classifier for the source's classes are not measured.
         methods: label -> settings, of the model that the method declares
             (`harness.config.methods`).
         scores: names in `harness/transfer/scores`, computed for every model and target.
@@ -246,6 +252,7 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     models: tuple[ModelSettings, ...] = ()
     weights_dir: Annotated[str, InputPath(file=False, folder=True)] = "weights"
+    source_accuracy: Literal["published", "measured"] = "published"
     targets: tuple[DataSettings, ...] = ()
     methods: dict[str, SerializeAsAny[MethodSettings]] = Field(default_factory=dict)
     scores: tuple[str, ...] | Literal["all"] = ()
@@ -253,6 +260,11 @@ class Recipe(Settings):
     shortlist: ShortlistSettings | None = None
     exclude: tuple[PointSettings, ...] = ()
     include: tuple[PointSettings, ...] = ()
+
+    @property
+    def measures_models(self) -> bool:
+        """True if `models` are evaluated on the source's val images."""
+        return self.source_accuracy == "measured"
 
     @property
     def datasets(self) -> list[tuple[tuple[str | int, ...], DataSettings]]:
@@ -371,7 +383,18 @@ class Recipe(Settings):
 
     def _check_sources(self) -> None:
         """Check that there are models, and no settings of pretraining if nothing is pretrained."""
-        if (self.source is None) == bool(self.subsets):
+        if self.measures_models and self.source is None:
+            raise ValueError(
+                "source_accuracy: measured needs images: set source, such as "
+                "`source: {dataset: imagenet, path: imagenet}`"
+            )
+        if self.measures_models and not self.models:
+            raise ValueError(
+                "source_accuracy: measured has no effect without models; models that the recipe "
+                "trains are always evaluated"
+            )
+        is_only_measured_on = self.measures_models and not self.subsets
+        if (self.source is None) == bool(self.subsets) and not is_only_measured_on:
             raise ValueError(
                 "source and subsets go together: set both, such as `subsets: [all]`, or name "
                 "`models`"
@@ -390,11 +413,12 @@ class Recipe(Settings):
             "variants",
             "evaluate",
         }
-        if self.source is None and (unused := sorted(pretraining & self.model_fields_set)):
+        if not self.subsets and (unused := sorted(pretraining & self.model_fields_set)):
+            without = "a source" if self.source is None else "subsets"
             raise ValueError(
-                f"{', '.join(unused)} has no effect: without a source nothing is pretrained"
+                f"{', '.join(unused)} has no effect: without {without} nothing is pretrained"
             )
-        if self.models and not self.targets:
+        if self.models and not self.targets and not self.measures_models:
             raise ValueError("models need targets: nothing else is done with them")
         if "weights_dir" in self.model_fields_set and not self.models:
             raise ValueError("weights_dir has no effect without models")

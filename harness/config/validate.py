@@ -81,7 +81,12 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
         mistakes += target_checks.unfit_datasets(recipe)
         mistakes += target_checks.unfit_pairs(recipe, unknown)
         if "features" in recipe.model_fields_set and not (
-            recipe.scores or any_needs_features(recipe.methods.values())
+            recipe.scores
+            or any_needs_features(recipe.methods.values())
+            or (
+                recipe.measures_models
+                and recipe.features.model_fields_set <= {"batch_size", "precision"}
+            )
         ):
             mistakes.append(
                 (

@@ -37,6 +37,7 @@ from writers.subset.class_steps import Granularity
 from writers.subset.spec import SubsetSpec
 
 JSON = dict[str, Any]
+_SOURCE_SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,29 @@ def _stages(recipe: Recipe, contents: Contents) -> Iterable[Stage]:
         for target in recipe.targets
     ]
     selection = AxisSelection(recipe)
+    trained: list[Stage] = []
+    source = None
     if recipe.source is not None:
-        yield from _pretrained(recipe, recipe.source, selection, targets, contents)
+        trained = list(_pretrained(recipe, recipe.source, selection, targets, contents))
+        yield from trained
+    if recipe.source is not None and recipe.measures_models:
+        source = _images_to_measure_on(recipe, recipe.source, trained, contents)
+        yield source
     yield from (data for _, data in targets)
-    yield from stages_of_models(recipe, selection, targets, contents)
+    yield from stages_of_models(recipe, selection, targets, contents, source)
+
+
+def _images_to_measure_on(
+    recipe: Recipe, source: DataSettings, trained: Iterable[Stage], contents: Contents
+) -> Stage:
+    """Make the stage that writes the source's val images, which `models` are measured on.
+
+    The stage that writes train and val with all classes serves if the stages of `trained` need it.
+    """
+    whole = _whole_source(recipe, source, contents)
+    if any(stage.key == whole.key for stage in _without_unneeded(list(trained))):
+        return whole
+    return write(source, encoding_of(source, recipe), None, {}, ("val",), "all", contents)
 
 
 def _pretrained(
@@ -140,8 +160,7 @@ def _pretrained(
     encoding = encoding_of(source, recipe)
     ranking = None
     whole = _all_classes(source, recipe.subsets)
-    splits, name = ("train", "val"), whole.name if whole else "all"
-    all_data = write(source, encoding, whole, {}, splits, name, contents)
+    all_data = _whole_source(recipe, source, contents)
     if recipe.ranking is not None:
         models_to_rank = references(recipe, all_data)
         ranking = rank(recipe, models_to_rank, all_data)
@@ -161,7 +180,9 @@ def _pretrained(
             sources[subset.name] = subset_stage(subset, all_data, needs, of_source)
             continue
         spec = None if subset.is_everything else subset
-        sources[subset.name] = write(source, encoding, spec, needs, splits, subset.name, contents)
+        sources[subset.name] = write(
+            source, encoding, spec, needs, _SOURCE_SPLITS, subset.name, contents
+        )
     yield from scorers.stages()
     yield from sources.values()
     yield from (data for _, data in targets)
@@ -243,6 +264,14 @@ class _VariantStages:
                 _evaluate_config(self._recipe, eps) | self._comparison
             )
         return self._evaluate[eps]
+
+
+def _whole_source(recipe: Recipe, source: DataSettings, contents: Contents) -> Stage:
+    """Make the stage that writes train and val of the source with all classes."""
+    whole = _all_classes(source, recipe.subsets)
+    name = whole.name if whole else "all"
+    encoding = encoding_of(source, recipe)
+    return write(source, encoding, whole, {}, _SOURCE_SPLITS, name, contents)
 
 
 def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetSpec | None:

@@ -1,4 +1,4 @@
-"""Stages of pretrained models: adopt -> transfer, features -> score -> shortlist.
+"""Stages of pretrained models: adopt -> evaluate, transfer, features -> score -> shortlist.
 
 Imports no torch.
 """
@@ -18,11 +18,12 @@ from harness.config.inputs import (
     inputs_of_model,
 )
 from harness.config.model import ModelSettings
-from harness.config.recipe import Recipe, ShortlistSettings
+from harness.config.recipe import FeatureSettings, Recipe, ShortlistSettings
 from harness.config.transfer import TransferSettings
 from harness.matrix.features_and_scores import Scores
 from harness.matrix.stage import Stage
 from harness.matrix.transfers import Transfers
+from loaders import interpolation
 
 # Kind of input -> setting of an adopt stage with its digest.
 FILES: dict[type, str] = {
@@ -37,6 +38,7 @@ def stages_of_models(
     selection: AxisSelection,
     targets: Sequence[tuple[DataSettings, Stage]],
     contents: Contents,
+    source: Stage | None = None,
 ) -> Iterator[Stage]:
     """Expand every model of `models:`; the stages that its shortlist gates come last.
 
@@ -45,6 +47,8 @@ def stages_of_models(
         selection: the points that it selects.
         targets: targets, with the stages that write their data.
         contents: contents of the recipe's inputs.
+        source: stage that writes the images that models are evaluated on. None means they are
+            not evaluated.
     """
     shared = Transfers(recipe, targets), Scores(recipe, targets)
     several_seeds = len(recipe.seeds) > 1
@@ -58,6 +62,10 @@ def stages_of_models(
             "adopt", adopt_config(recipe, settings, contents), {}, axes, f"adopt/{settings.name}"
         )
         yield model
+        if source is not None:
+            config = _evaluate_config(recipe.features, settings)
+            needs = {"model": model, "data": source}
+            yield Stage("evaluate", config, needs, axes, f"evaluate/{settings.name}")
         own = _with_view_of(recipe, settings)
         transfers, scores = (
             shared if own is recipe else (Transfers(own, targets), Scores(own, targets))
@@ -106,6 +114,25 @@ def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) ->
         "model": settings.resolved_weights(),
         "weights_dir": None if packaged else recipe.weights_dir,
         **digests,
+    }
+
+
+def _evaluate_config(features: FeatureSettings, model: ModelSettings) -> dict[str, Any]:
+    """Config of an evaluate stage of a pretrained model: clean, and in the model's own view.
+
+    A resolution or crop of None means that of the model's metadata. A checkpoint's entry may set
+    them; published weights are measured as their accuracy was published.
+    """
+    is_checkpoint = model.checkpoint is not None
+    return {
+        "settings": {"batch_size": features.batch_size},
+        "eps": 0.0,
+        "resolution": model.resolution if is_checkpoint else None,
+        "eval_crop": model.eval_crop if is_checkpoint else None,
+        "interpolation": "auto",
+        "resize_version": interpolation.RESIZE_VERSION,
+        "precision": features.precision,
+        "flip_tta": False,
     }
 
 

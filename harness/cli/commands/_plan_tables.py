@@ -42,7 +42,7 @@ def print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) 
     recipe = plan.recipe
     terminal.print(Text.assemble((recipe.name, "bold"), f"  {printable(recipe.question)}"))
     axes: dict[str, list[str]] = {}
-    if recipe.source is not None:
+    if recipe.subsets:
         axes = {
             "subsets": [subset.name for subset in recipe.subsets],
             "archs": list(recipe.archs),

@@ -325,14 +325,15 @@ def _report(plan: "Matrix", folders: Folders) -> "Path":
 def _check_raw_data(plan: "Matrix", folders: Folders) -> None:
     """Raise UserError if the source dataset is missing; warn about missing targets.
 
-    Without its source a recipe cannot run. Stages of a missing target fail alone.
+    Without its source nothing can be pretrained. Other stages of a missing dataset fail alone.
     """
     from harness.cli.commands.plan import missing_data
     from harness.runner.executor import unfinished
     from writers.errors import UserError
 
     missing = missing_data(plan, folders, unfinished(plan, folders))
-    if plan.recipe.source is not None and (source := plan.recipe.source.label) in missing:
+    recipe = plan.recipe
+    if recipe.subsets and recipe.source and (source := recipe.source.label) in missing:
         raise UserError(
             missing[source],
             "Move it there, or pass --raw-dir DIR or --set source.path=PATH.",

@@ -39,7 +39,7 @@ def board_rows(recipe: Recipe, results: Collection, recipe_digest: str, by: str)
     provenance = _Provenance(recipe, results, {"recipe": recipe_digest, "by": publishable(by)})
     transfers = [provenance.transfer_row(row) for row in report_rows.transfer_rows(results)]
     evaluations = [
-        row for result in results.distinct("evaluate") for row in provenance.evaluation_rows(result)
+        row for result in results.evaluations for row in provenance.evaluation_rows(result)
     ]
     return [*transfers, *evaluations]
 

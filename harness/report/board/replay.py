@@ -57,7 +57,7 @@ def _overrides(
     The recipe's own exclusions are replaced, so the targets that they left are named.
     """
     models = [name for name in (_name_of(model) for model in _list(recipe, "models")) if name]
-    archs = _list(recipe, "archs") or (["resnet18"] if recipe.get("source") else [])
+    archs = _list(recipe, "archs") or (["resnet18"] if recipe.get("subsets") else [])
     point: dict[str, Any]
     if row.model:
         point = {"model": row.model}

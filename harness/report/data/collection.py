@@ -11,6 +11,7 @@ from harness.config.recipe import Recipe
 from harness.config.selection import InfluenceSettings
 from harness.matrix import stage_kind
 from harness.matrix.expand import expand
+from harness.report.data.records import SourceAccuracyRow
 from harness.report.data.repeats import Repeat, repeated_betons, repeated_models
 from harness.runner.result import Result
 
@@ -98,6 +99,23 @@ class Collection:
     def transfers(self) -> list[Result]:
         """Transfers, without those of repeated models and of models that only score classes."""
         return [result for result in self.distinct("transfer") if "role" not in result.axes]
+
+    @cached_property
+    def evaluations(self) -> list[Result]:
+        """Evaluations of the models that the recipe trains, without those of repeated models."""
+        return [result for result in self.distinct("evaluate") if "model" not in result.axes]
+
+    @cached_property
+    def measured(self) -> dict[str, Result]:
+        """Key of a loaded model -> its evaluation on the source.
+
+        It is the first one if the recipe names the same weights twice, in different views.
+        """
+        return {
+            result.needs.get("model", ""): result
+            for result in reversed(self.of("evaluate"))
+            if "model" in result.axes
+        }
 
     @cached_property
     def planned(self) -> frozenset[PlannedModel]:
@@ -205,19 +223,48 @@ class Collection:
     def source_accuracy(self, model: Result) -> float | None:
         """Top-1 on source classes that all models share; None if unknown.
 
-        Loaded models have their published ImageNet accuracy, trained ones the accuracy on the
-        common classes.
+        Loaded models have the accuracy that was measured on the source, or else their published
+        ImageNet accuracy; trained ones have the accuracy on the common classes.
         """
         if model.kind == "adopt":
-            accuracy: float | None = model.metrics.get("imagenet_top1")
-            return accuracy
+            published: float | None = model.metrics.get("imagenet_top1")
+            measured = self._measured_top1(model.key)
+            return published if measured is None else measured
         return self._common_top1.get(model.key)
+
+    def source_accuracies(self) -> list[SourceAccuracyRow]:
+        """Published and measured accuracy of every loaded model that the recipe evaluates."""
+        rows = []
+        for model in self.of("adopt"):
+            if (evaluation := self.measured.get(model.key)) is None:
+                continue
+            metrics = evaluation.metrics
+            scores = (metrics.get("clean") or {}).get("own", {})
+            rows.append(
+                SourceAccuracyRow(
+                    model=model.axes.get("model", ""),
+                    published=model.metrics.get("imagenet_top1"),
+                    measured=scores.get("top1"),
+                    num_images=scores.get("num_images"),
+                    resolution=metrics.get("resolution"),
+                    eval_crop=metrics.get("eval_crop"),
+                    not_measured=metrics.get("not_measured", ""),
+                    key=evaluation.key,
+                )
+            )
+        return rows
+
+    def _measured_top1(self, key: str) -> float | None:
+        evaluation = self.measured.get(key)
+        scores = evaluation.metrics.get("clean") or {} if evaluation is not None else {}
+        top1: float | None = scores.get("own", {}).get("top1")
+        return top1
 
     @cached_property
     def _common_top1(self) -> dict[str, float]:
         """Key of a model -> clean top-1 on the common classes, predictions restricted to them."""
         top1 = {}
-        for result in self.of("evaluate"):
+        for result in self.evaluations:
             if scores := (result.metrics.get("clean") or {}).get("common_masked"):
                 top1[result.needs.get("model", "")] = scores["top1"]
         return top1

@@ -157,7 +157,8 @@ class TransferRow:
         map50_11: that of detections at an IoU of 0.5, otherwise None; map50 is at all recalls.
         per_class: training images per target class; None means all.
         steps: training steps; None means the method's epochs decide.
-        source_accuracy: top-1 on the source classes that all models share; None if unknown.
+        source_accuracy: top-1 on the source classes that all models share, for loaded models the
+            measured or else the published ImageNet accuracy; None if unknown.
         chosen: the selected value of every axis of the grid.
         network: architecture without its library and weights; "" if unknown.
         training: kind of training of a loaded model, such as self-supervised; "" if unknown.
@@ -307,6 +308,35 @@ class ScoreRow:
     def model_id(self) -> ModelId:
         """The model up to its seed."""
         return ModelId(self.model, self.arch, self.subset, self.variant, self.eps)
+
+
+@dataclass(frozen=True)
+class SourceAccuracyRow:
+    """Top-1 of one loaded model on the source's classes, as published and as measured here.
+
+    Attributes:
+        published: None if unknown.
+        measured: None if the model was not measured; likewise num_images, resolution, eval_crop.
+        num_images: val images of the source that it was measured on.
+        resolution: of the measurement, in pixels per side.
+        not_measured: why it was not measured; "" if it was.
+    """
+
+    model: str
+    published: float | None
+    measured: float | None
+    num_images: int | None
+    resolution: int | None
+    eval_crop: float | None
+    not_measured: str
+    key: str
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published; None if one of them is unknown."""
+        if self.measured is None or self.published is None:
+            return None
+        return self.measured - self.published
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class SourceFacts(TypedDict):
 def accuracy_rows(results: Collection) -> list[AccuracyRow]:
     """Accuracies of all evaluations, for each attack and view that was evaluated."""
     rows = []
-    for result in results.distinct("evaluate"):
+    for result in results.evaluations:
         num_classes = _source_facts(results, result)["num_classes"]
         num_common = result.metrics["num_common_classes"]
         for attack in ATTACKS:
@@ -89,7 +89,7 @@ def coarse_rows(results: Collection) -> list[CoarseRow]:
             mean_per_class=scores["mean_per_class"],
             key=result.key,
         )
-        for result in results.distinct("evaluate")
+        for result in results.evaluations
         for labels, evaluated in (result.metrics.get("coarse") or {}).items()
         for attack in ATTACKS
         for by, scores in (evaluated.get(attack) or {}).items()

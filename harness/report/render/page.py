@@ -232,6 +232,7 @@ def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
         "transfer_grid": (records.GridRow, report.grid),
         "scores": (records.ScoreRow, report.scores),
         "coarse": (records.CoarseRow, report.coarse),
+        "source_accuracy": (records.SourceAccuracyRow, report.source_accuracy),
         "differences": (DifferenceRow, [DifferenceRow.of(effect) for effect in analysis.effects]),
         "comparisons": (Comparison, analysis.comparisons),
         "image_tests": (ImageTest, analysis.image_tests),

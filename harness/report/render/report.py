@@ -14,6 +14,7 @@ from harness.report.data.records import (
     ClassRow,
     CoarseRow,
     ScoreRow,
+    SourceAccuracyRow,
     TransferRow,
 )
 from harness.report.data.repeats import describe
@@ -24,7 +25,7 @@ from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
 from harness.report.stats.budgets import budget_scores
 from harness.report.stats.fit_measures import FitMeasure, fit_measures
-from harness.report.text import answer, caveats, findings
+from harness.report.text import answer, caveats, findings, measured_accuracy
 from harness.runner.result import Result
 
 MAX_OPENING = 3  # paragraphs at the top; the others are in their sections
@@ -52,6 +53,7 @@ class Report:
     grid: GridRows
     scores: list[ScoreRow]
     coarse: list[CoarseRow]
+    source_accuracy: list[SourceAccuracyRow]
     classes: list[ClassRow]
     timing: list[run_rows.TimingRow]
     betons: list[run_rows.BetonRow]
@@ -91,20 +93,21 @@ def collect(
     accuracy, transfer = rows.accuracy_rows(collection), rows.transfer_rows(collection)
     scores, coarse = rows.score_rows(collection), rows.coarse_rows(collection)
     grid, classes = GridRows(collection), rows.class_rows(collection)
-    timing = run_rows.timing_rows(collection)
+    timing, measured = run_rows.timing_rows(collection), collection.source_accuracies()
     fits = fit_measures(grid.groups(min_axes=2), transfer, scores)
     analysis = analyze(accuracy, transfer, scores, predictions)
     induced = inductions(recipe, scores)
     sentences = _sentences(recipe, accuracy, transfer, analysis, induced) or [
         findings.about_best_model(analysis.matrices)
         or answer.about_only_model(accuracy)
+        or measured_accuracy.about_most_accurate(measured)
         or answer.why_none(any_measured=bool(accuracy or transfer or scores))
     ]
     built = [
         sections.accuracy_section(recipe, accuracy, coarse, collection.planned),
         sections.transfer_section(recipe, transfer, analysis),
         sections.scores_section(recipe, scores, induced),
-        sections.models_section(recipe, analysis),
+        sections.models_section(recipe, analysis, measured),
         sections.architectures_section(analysis),
         sections.top_section(analysis),
         sections.training_section(analysis),
@@ -137,6 +140,7 @@ def collect(
         grid=grid,
         scores=scores,
         coarse=coarse,
+        source_accuracy=measured,
         classes=classes,
         timing=timing,
         betons=run_rows.beton_rows(collection),

@@ -11,6 +11,7 @@ from harness.report.data.records import (
     ClassRow,
     CoarseRow,
     ScoreRow,
+    SourceAccuracyRow,
     TransferRow,
     at_full_size,
     format_eps,
@@ -42,7 +43,7 @@ from harness.report.render.tables import transfer as transfer_tables
 from harness.report.stats.analysis import Analysis
 from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.fit_measures import FitMeasure
-from harness.report.text import findings
+from harness.report.text import findings, measured_accuracy
 
 SPAN_LABELS = {
     "data_wait": "waiting for data",
@@ -72,7 +73,7 @@ def accuracy_section(
         "Accuracy on the source classes",
         tables=(*common, *accuracy_tables.coarse_tables(recipe, coarse)),
         folds=(Fold("Each model on all of its own classes", own),) if own else (),
-        nothing="No model has been evaluated yet." if recipe.source is not None else "",
+        nothing="No model has been evaluated yet." if recipe.subsets else "",
     )
 
 
@@ -155,12 +156,15 @@ def scratch_section(analysis: Analysis) -> Section:
     )
 
 
-def models_section(recipe: Recipe, analysis: Analysis) -> Section:
+def models_section(
+    recipe: Recipe, analysis: Analysis, measured: Sequence[SourceAccuracyRow]
+) -> Section:
     """Many models: their ranking, its correlation with source accuracy, and its predictors."""
     sentences = [
         findings.about_predictors(analysis, recipe.shortlist),
         findings.about_strengths(analysis),
         findings.about_source_accuracy(analysis.associations),
+        measured_accuracy.about_differences(measured),
     ]
     scatter = [
         model_figures.scatter_panel(analysis.compared[row.method], row, number)
@@ -178,7 +182,8 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
         for number, method in enumerate(methods)
     ]
     ranking = model_tables.ranking_table(
-        [row for ranked in analysis.rankings.values() for row in ranked]
+        [row for ranked in analysis.rankings.values() for row in ranked],
+        {row.model for row in measured if row.measured is not None},
     )
     medians = model_tables.median_table(analysis.medians)
     return Section(
@@ -194,6 +199,7 @@ def models_section(recipe: Recipe, analysis: Analysis) -> Section:
         folds=folds(
             *if_long(medians),
             model_tables.association_table(analysis.associations),
+            model_tables.source_accuracy_table(measured),
             *if_long(ranking),
         ),
     )
@@ -290,7 +296,7 @@ def grid_section(rows: GridRows, fits: Sequence[FitMeasure]) -> Section:
 
 def classes_section(recipe: Recipe, rows: Sequence[ClassRow], written: Sequence[str]) -> Section:
     """Classes that subsets leave out. `written`: names of the subsets written so far."""
-    if recipe.source is None:
+    if not recipe.subsets:
         return Section("left-out", "Classes left out")
     subsets = [subset.name for subset in recipe.subsets]
     panel = class_figures.class_panel(rows, subsets)

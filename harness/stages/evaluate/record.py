@@ -4,6 +4,8 @@ A view is a way to score the same predictions: `own`, on the model's own classes
 and `common_masked`, on the classes that all compared subsets share.
 """
 
+from typing import NotRequired
+
 from typing_extensions import TypedDict
 
 from harness.matrix.scores import Scores
@@ -55,8 +57,12 @@ class EvaluateMetrics(TypedDict):
     coarse: dict[str, CoarseScores]  # by subset
     per_class: PerClass
     attack: EvaluationAttackRecord | None
-    precision: str
-    predictions: str  # file in the stage's folder
+    not_measured: NotRequired[str]  # why there are no scores; absent if there are
+    precision: NotRequired[str]
+    resolution: NotRequired[int]  # pixels a side
+    eval_crop: NotRequired[float]
+    interpolation: NotRequired[str]
+    predictions: NotRequired[str]  # file in the stage's folder
 
 
 class EvaluateTiming(TypedDict, total=False):

@@ -5,6 +5,9 @@ chooses among the common classes only). The difference is the accuracy that it l
 with classes that other models were never shown. A model that lacks a common class is evaluated on
 its own classes alone. If a subset of the recipe has coarser labels, models with finer classes are
 also scored on the coarser labels.
+
+A loaded model is evaluated on the source with the classes of its own head. If these are not the
+source's classes, the result has the reason instead of scores.
 """
 
 import time
@@ -24,6 +27,7 @@ from harness.modeling import classifier
 from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
+from harness.stages.evaluate.head_order import order_head
 from harness.stages.evaluate.record import (
     CoarseScores,
     EvaluateMetrics,
@@ -74,19 +78,24 @@ def run(context: StageContext) -> Outcome:
         if len(set(groups)) < len(groups):
             views |= {f"coarse {name} {by}": View(groups=groups, by=by) for by in BY}
     loaded, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
+    is_loaded = context.needs["model"].kind == "adopt"
+    if is_loaded and (reason := order_head(loaded, about, classes)):
+        print(f"Not measured: {reason}.", flush=True)
+        return Outcome(_not_measured(reason))
     loaded.to(context.device)
     model = FlipAverage(loaded) if config["flip_tta"] else loaded
     precision = choose(config["precision"], context.device)
-    eps = settings.attack.eps_of(
-        config["eps"] or settings.eps_of_clean or 0.0, config["resolution"]
-    )
+    resolution = loaded.fixed_size or config["resolution"] or about["resolution"]
+    eval_crop = config["eval_crop"] or about["eval_crop"]
+    interpolation = choose_interpolation(config.get("interpolation", "auto"), about)
+    eps = settings.attack.eps_of(config["eps"] or settings.eps_of_clean or 0.0, resolution)
     plan = eval_plan(
         split_path(context, "data", "val"),
         settings.batch_size,
-        config["resolution"],
-        config["eval_crop"],
+        resolution,
+        eval_crop,
         context,
-        choose_interpolation(config.get("interpolation", "auto"), about),
+        interpolation,
     )
     plan = in_view(plan, context, "data", "val")
     metrics: EvaluateMetrics = {
@@ -98,6 +107,9 @@ def run(context: StageContext) -> Outcome:
         "per_class": {"classes": classes},
         "attack": None,
         "precision": precision,
+        "resolution": resolution,
+        "eval_crop": eval_crop,
+        "interpolation": interpolation,
         "predictions": predictions.FILE,
     }
     timing: EvaluateTiming = {}
@@ -165,7 +177,7 @@ def run(context: StageContext) -> Outcome:
             "eps": eps,
             "steps": settings.attack.steps,
             "step_size": settings.attack.step_length(eps),
-            "resolution": config["resolution"],
+            "resolution": resolution,
             "restarts": settings.attack.restarts,
             "zero_gradients": int(zero_gradients),
             "logits": settings.attacked_logits,
@@ -173,6 +185,20 @@ def run(context: StageContext) -> Outcome:
         }
         metrics["attack"] = attack
     return Outcome(metrics, timing)
+
+
+def _not_measured(reason: str) -> EvaluateMetrics:
+    """Metrics of a model that cannot be evaluated on these classes."""
+    return {
+        "num_common_classes": 0,
+        "common_classes": [],
+        "clean": {},
+        "adversarial": None,
+        "coarse": {},
+        "per_class": {},
+        "attack": None,
+        "not_measured": reason,
+    }
 
 
 def _choose_compile_mode(

@@ -130,7 +130,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         },
     )
     names = files_of(tmp_path / "one")
-    assert len(names) == 3 + 24 + 2 * 3
+    assert len(names) == 3 + 25 + 2 * 3
     for other in ("two", "three"):
         assert files_of(tmp_path / other) == names
         for name in names:

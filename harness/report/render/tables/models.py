@@ -1,15 +1,17 @@
 """Tables about models: rankings, kinds of training, wins of methods, and numbers of images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from harness.report.data.records import format_eps
+from harness.report.data.records import SourceAccuracyRow, format_eps
 from harness.report.render.tables.cells import (
     NONE,
     decimal,
     number,
     optional_text,
     percent_cell,
+    points,
     text,
 )
 from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
@@ -21,10 +23,16 @@ from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import bounded, percent, signed
 
 _BUDGETS = {"classes": "all images of fewer classes", "examples": "fewer images of all classes"}
+_MEASURED_HINT = "; measured: on the source's val images, here; otherwise as published"
 
 
-def ranking_table(rows: Sequence[RankedModel]) -> Table:
-    """Models of every method, best first."""
+def ranking_table(rows: Sequence[RankedModel], measured: Collection[str] = ()) -> Table:
+    """Models of every method, best first.
+
+    Args:
+        rows: the models.
+        measured: loaded models whose accuracy on the source was measured; their cells say so.
+    """
     columns: list[ColumnOf[RankedModel]] = [
         (Column("model", numeric=False), lambda row: text(row.model)),
         (Column("method", numeric=False), lambda row: text(row.method)),
@@ -58,7 +66,13 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
             Column(f"in top {TOP}", hint="targets on which the model is among the best"),
             lambda row: number(row.times_in_top),
         ),
-        (Column("source top-1", hint="percent"), lambda row: percent_cell(row.source_accuracy)),
+        (
+            Column("source top-1", hint=f"percent{_MEASURED_HINT if measured else ''}"),
+            lambda row: replace(
+                percent_cell(row.source_accuracy),
+                below="measured" if row.model in measured else "",
+            ),
+        ),
     ]
     return table_of(
         "standings",
@@ -68,6 +82,35 @@ def ranking_table(rows: Sequence[RankedModel]) -> Table:
         "Elo: every two models meet on every target and seed, and the better score wins; a tie is "
         "half a win each. Elo has no interval: the usual one assumes independent matches, and "
         "matches on one target are not independent.",
+    )
+
+
+def source_accuracy_table(rows: Sequence[SourceAccuracyRow]) -> Table:
+    """Accuracy of loaded models on the source, published and measured."""
+    columns: list[ColumnOf[SourceAccuracyRow]] = [
+        (Column("model", numeric=False), lambda row: text(row.model)),
+        (Column("published", hint="top-1, percent"), lambda row: percent_cell(row.published)),
+        (Column("measured", hint="top-1, percent"), lambda row: percent_cell(row.measured)),
+        (
+            Column("difference", hint="measured minus published, points"),
+            lambda row: (
+                NONE
+                if row.difference is None
+                else Cell(points(row.difference), sort=row.difference)
+            ),
+        ),
+        (Column("images"), lambda row: number(row.num_images)),
+        (Column("resolution", hint="pixels per side"), lambda row: number(row.resolution)),
+        (Column("not measured", numeric=False), lambda row: optional_text(row.not_measured)),
+    ]
+    return table_of(
+        "source-accuracy",
+        "Accuracy of loaded models on the source",
+        rows,
+        columns,
+        "Measured here on the source's val images, in each model's own resolution and crop. The "
+        "images may have been reduced in size and encoded again, which published accuracies do "
+        "not include. The report uses the measured accuracy where there is one.",
     )
 
 

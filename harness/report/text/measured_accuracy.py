@@ -1,0 +1,42 @@
+"""Sentences about the accuracy of loaded models on the source, measured here and as published."""
+
+from collections.abc import Sequence
+
+from harness.report.data.records import SourceAccuracyRow
+from harness.report.text.phrases import join_words
+
+MAX_FROM_PUBLISHED = 0.01  # larger differences of a measured accuracy are named
+MAX_NAMED = 6  # models in a sentence; the table has all
+
+
+def about_differences(rows: Sequence[SourceAccuracyRow]) -> str:
+    """Name the loaded models whose measured accuracy is far from the published one; "" if none."""
+    compared = [row for row in rows if row.difference is not None]
+    far = [row for row in compared if abs(row.difference or 0.0) > MAX_FROM_PUBLISHED]
+    if not far:
+        return ""
+    shown = [
+        f"{row.model} ({100 * (row.measured or 0.0):.1f} %, published "
+        f"{100 * (row.published or 0.0):.1f} %)"
+        for row in far[:MAX_NAMED]
+    ]
+    more = f" and {len(far) - MAX_NAMED:,} more" if len(far) > MAX_NAMED else ""
+    return (
+        f"Measured and published source accuracy differ by more than {100 * MAX_FROM_PUBLISHED:g} "
+        f"point for {len(far):,} of {len(compared):,} loaded models that have both: "
+        f"{', '.join(shown) if more else join_words(shown)}{more}."
+    )
+
+
+def about_most_accurate(rows: Sequence[SourceAccuracyRow]) -> str:
+    """Name the loaded model with the highest measured accuracy; "" if none was measured."""
+    measured = [row for row in rows if row.measured is not None]
+    if not measured:
+        return ""
+    best = max(measured, key=lambda row: row.measured or 0.0)
+    among = f"Of {len(measured):,} loaded models, {best.model} has the highest"
+    start = among if len(measured) > 1 else f"{best.model} has an"
+    return (
+        f"{start} accuracy on the source: {100 * (best.measured or 0.0):.1f} % of "
+        f"{best.num_images or 0:,} images."
+    )

@@ -1,0 +1,41 @@
+"""Match the outputs of a model with the classes of the images that it is evaluated on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from harness.modeling.classifier import Classifier
+
+
+def order_head(model: Classifier, about: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Put the outputs of a model into the order of the images' classes.
+
+    Args:
+        model: the model; the rows of its head change places if the order differs.
+        about: metadata of the model, with the names of its classes.
+        classes: class names of the images, in label order.
+
+    Returns:
+        "" if the model and the images have the same classes, otherwise what differs. The model is
+        then unchanged.
+    """
+    if not about.get("has_head", True):
+        return "the model has no classifier"
+    own: list[str] = list(about.get("classes") or classes)
+    num_outputs = model.head.out_features
+    if not num_outputs == len(own) == len(classes):
+        return f"the model has {num_outputs:,} classes, and the source has {len(classes):,}"
+    if own == list(classes):
+        return ""
+    place = {name: index for index, name in enumerate(own)}
+    if unknown := [name for name in classes if name not in place]:
+        return (
+            f"the model lacks {len(unknown):,} of the source's {len(classes):,} classes by name, "
+            f"such as {unknown[0]}"
+        )
+    order = [place[name] for name in classes]
+    with torch.no_grad():
+        model.head.weight.copy_(model.head.weight[order])
+        model.head.bias.copy_(model.head.bias[order])
+    return ""

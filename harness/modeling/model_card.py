@@ -21,6 +21,7 @@ def card(
     inputs: Mapping[str, str],
     license_notes: Sequence[str],
     recipe: str = "",
+    view: str = "",
 ) -> str:
     """Return the card as Markdown.
 
@@ -35,6 +36,7 @@ def card(
         inputs: file -> sha256 of the data that the model was trained on.
         license_notes: one sentence per dataset or source of weights.
         recipe: the recipe as JSON; "" if unknown.
+        view: one sentence about the pixels of the evaluated images; "" if unknown.
     """
     classes = list(about.get("classes") or ())
     eps = float(about.get("eps") or 0)
@@ -70,6 +72,7 @@ def card(
     if scores:
         rows = [(key.replace("_", " "), f"{100 * value:.1f} %") for key, value in scores.items()]
         parts += ["## Accuracy on the validation split of its classes", _table(rows)]
+        parts += [view] if view else []
     if inputs:
         parts += ["## Data", _table([(key, f"sha256 {value}") for key, value in inputs.items()])]
     parts += ["## License notes", "\n".join(f"- {note}" for note in license_notes)]

@@ -1,5 +1,6 @@
 """Exported models, loaded by the programs that they are for."""
 
+import json
 import os
 from pathlib import Path
 
@@ -107,6 +108,26 @@ def test_the_card_has_facts_and_the_folder_has_the_classes(tmp_path: Path):
     assert "adversarial, l2 eps 0.5" in card and "| classes | 60 |" in card
     assert "and 10 more" in card and "License" in card
     assert (tmp_path / "out" / "classes.txt").read_text().splitlines()[59] == "class 59"
+
+
+def test_the_card_states_the_crop_of_the_evaluated_images(tmp_path: Path):
+    _, file = saved_model(tmp_path, "resnet18")
+    record = {
+        "schema_version": 1,
+        "kind": "pretrain",
+        "key": tmp_path.name,
+        "name": "pretrain/all/eps0/seed0",
+        "config": {"settings": {"epochs": 1, "resolution": 128, "eval_crop": 0.8}},
+        "metrics": {"val": {"top1": 0.5}},
+        **{name: {} for name in ("axes", "needs", "environment")},
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "wall_s": 1.0,
+    }
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    card = export(file, "torchvision", tmp_path / "out")
+    assert "center crop of 80 % of the shorter side, resized to 128 x 128 pixels" in card
+    accuracy = "## Accuracy on the validation split of its classes"
+    assert card.index(accuracy) < card.index("center crop") < card.index("## License notes")
 
 
 def test_a_changed_network_is_refused_with_a_hint(tmp_path: Path):

@@ -68,6 +68,7 @@ def command(model: str, form: str, out: Path, folders: Folders) -> None:
         inputs=record.inputs if record else {},
         license_notes=_license_notes(record, about),
         recipe=_recipe(record, folders),
+        view=_view(record, about),
     )
     write_atomically(out / "README.md", text.encode())
     classes = [str(name) for name in about.get("classes") or ()]
@@ -128,6 +129,20 @@ def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:
         data = f" {dataset}" if dataset else ""
         notes.append(f"The terms of the training data{data} apply to the use of the weights.")
     return notes
+
+
+def _view(record: "Result | None", about: dict[str, Any]) -> str:
+    """Describe how images were cropped for the accuracies; "" unless a pretraining states it."""
+    from harness.config.train import PretrainSettings
+
+    if record is None or record.kind != "pretrain":
+        return ""
+    settings = PretrainSettings.model_validate(record.config["settings"])
+    side = settings.eval_resolution or settings.resolution
+    return (
+        f"Each image is its center crop of {100 * settings.eval_crop:g} % of the shorter side, "
+        f"resized to {side} x {side} pixels (interpolation: {about.get('interpolation')})."
+    )
 
 
 def _recipe(record: "Result | None", folders: Folders) -> str:

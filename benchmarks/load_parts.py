@@ -2,8 +2,8 @@
 
     python -m benchmarks.load_parts '{"corpus": ...}'
 
-Prints JSON: CPU time of each part of the C kernel for each form and instruction set, of one to
-three views of an image, and the time for which Python holds the GIL for each batch.
+Prints JSON: the CPU time of each part of the C kernel for each form and instruction set, the CPU
+time of one to three views of an image, and the time per batch for which Python holds the GIL.
 """
 
 import itertools

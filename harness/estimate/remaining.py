@@ -265,7 +265,7 @@ def _reference(stage: Stage, workloads: Workloads, images: ImageCounts) -> Refer
 
 
 def _kinship(stage: Stage, reference: Reference, *, on_cpu: bool) -> tuple[Hashable, ...]:
-    """What the stage has in common with others, the most specific first."""
+    """List keys that the stage shares with similar ones, the most specific first."""
     # A stage that copies from another one, such as the beton of a subset, takes less time.
     copies = bool(stage.needs)
     network = stage.axes.get("arch"), stage.axes.get("model")

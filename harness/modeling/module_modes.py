@@ -38,7 +38,7 @@ def cudnn_benchmark(device: str) -> Iterator[None]:
 
 @contextmanager
 def attack_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Iterator[None]:
-    """Evaluation mode for an attack.
+    """Set the modules' modes for an attack inside the block.
 
     With `train`, a BatchNorm in training mode uses batch statistics without updating its own.
     """

@@ -283,11 +283,10 @@ _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
 
 
 def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | None:
-    """Mapping of tensors in a file, under one of the usual keys, or under one that is not usual.
+    """Find the mapping of tensors in a file, under one of the usual keys or under any other.
 
-    If several mappings have keys that are not usual (`student` and `teacher`), the names of their
-    tensors begin with the key. Deeper mappings than MAX_DEPTH are not read: a file may contain
-    itself.
+    If there are several under other keys (`student` and `teacher`), the names of their tensors
+    begin with the key. Mappings deeper than MAX_DEPTH are not read: a file may contain itself.
     """
     if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return None

@@ -9,8 +9,8 @@ The server receives JSON messages over a socket and exits when the other end is 
 
 The standard library's `multiprocessing.forkserver` does not replace it: it reaps children at once,
 so the launcher could kill the process group of a reused pid. It also fixes its preloads and its
-environment before the first fork, but the modules to import are known only after the recipe is
-read, and each worker has thread counts and GPUs of its own.
+environment before the first fork. Here the modules to import are known only after the recipe is
+read, and each worker has its own thread counts and GPUs.
 """
 
 import contextlib

@@ -13,8 +13,8 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
     """Compute the loss of each image, [B] in nats.
 
     With several labels it is the sum of K binary cross-entropies, without those of difficult
-    classes. It is a sum because the gradient at a logit is then `sigmoid - label`, as it is
-    `softmax - label` with one label, so the same learning rates suit both.
+    classes. The gradient of a sum at a logit is `sigmoid - label`, and with one label it is
+    `softmax - label`: the same learning rates suit both.
 
     Args:
         logits: float32 [B, K].

@@ -1,7 +1,7 @@
 """Inputs that a recipe names are refused when it is planned, unless they can be read.
 
-The settings are found by walking the models of a recipe, so that a new setting of text must either
-be marked as a path, or be listed here as none.
+The test walks the models of a recipe, so each new text setting must be marked as a path or be
+listed here.
 """
 
 import os

@@ -1,10 +1,10 @@
 """Copy the samples of a subset from one beton to another without decoding.
 
 The result equals, byte for byte, the file written from the images. The order in a file is a draw by
-sample ids, so a subset's order is that of the whole with gaps, and both files are processed front
-to back. The kernel copies runs of samples that are adjacent in both. Digests are copied as well, so
-that a damaged image stays detectable. Exception to equality: if images were skipped when the source
-was written, its first page may start later, because of the space reserved for their rows.
+sample ids: a subset's order is that of the whole with gaps. Both files are processed front to back.
+The kernel copies runs of samples that are adjacent in both. Digests are copied as well, so that a
+damaged image stays detectable. Exception to equality: if images were skipped when the source was
+written, its first page may start later, because of the space reserved for their rows.
 
 Memory: 96 bytes per sample of either file, and 1 MB.
 """
@@ -178,7 +178,7 @@ def check_samples(
 
 
 def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> list[int]:
-    """Ends of runs of samples that are adjacent in both files, limited in size."""
+    """Find the ends of runs of samples that are adjacent in both files, of limited size."""
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
     apart |= np.diff(np.cumsum(sizes) // MAX_COPY_BYTES) > 0
     return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]

@@ -85,7 +85,7 @@ def verify(
 
 
 def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
-    """Samples to check, by offset in the file, int64."""
+    """Return the samples of a part, int64, in the order of their offsets in the file."""
     number, parts = part
     if not 1 <= number <= parts:
         raise UserError(
@@ -103,7 +103,7 @@ def _share(total: int, part: tuple[int, int]) -> slice:
 
 
 def _windows(beton: Beton, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Groups of samples that start within a window."""
+    """Yield groups of samples that start within a window of WINDOW_BYTES."""
     offsets = beton.rows["offset"][order].astype(np.int64)
     begin = 0
     while begin < len(order):

@@ -36,7 +36,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def pictures() -> "SyntheticSet":
-    """Generator of the images. Imported late: the specification does not need numpy."""
+    """Return the generator of the images; imported here, because SPEC needs no numpy."""
     from writers.synthetic.generate import SyntheticSet
     from writers.synthetic.objects import CLASSES
 

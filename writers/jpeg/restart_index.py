@@ -1,11 +1,11 @@
 """Restart-indexed JPEGs: the same pixels, stored so that a part of the image can be decoded alone.
 
-`add_restart_index` recodes a JPEG's coefficients without loss in one baseline scan, with a restart
-marker every few MCUs (blocks of all components for 8 x 8 to 32 x 16 pixels), after which decoding
-can start. An index of the segments follows the end of the image, where decoders stop reading, so
-the result is an ordinary JPEG. Huffman tables optimized for the image compensate for the markers.
-Metadata (EXIF, ICC profile, comments) is removed: no reader of a beton uses it, and it would be
-copied with each decode.
+`add_restart_index` recodes a JPEG's coefficients without loss in one baseline scan. Decoding can
+start after each restart marker, which follows every few MCUs (blocks of all components for 8 x 8 to
+32 x 16 pixels). An index of the segments follows the end of the image, where decoders stop reading,
+so the result is an ordinary JPEG. Huffman tables optimized for the image compensate for the
+markers. Metadata (EXIF, ICC profile, comments) is removed: no reader of a beton uses it, and it
+would be copied with each decode.
 
 The index, little endian, after the end-of-image marker:
     u16 [num_segments]  bytes of each segment, including the marker after it (RSTn; for the last,

@@ -213,7 +213,7 @@ def _by_file(content: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _coco(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Records of COCO's form: the distinct categories of the annotations of each image."""
+    """Read COCO's layout: a record per image with the distinct categories of its annotations."""
     try:
         names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
         labels: dict[Any, dict[str, None]] = defaultdict(dict)

@@ -9,7 +9,7 @@ Images are named by their paths. ImageNet's paths there end in the class,
 `n01440764_10026_n01440764.JPEG`; this suffix is removed, so that names agree with other sources.
 Images labeled -1 and shards without labels (ImageNet's test shards) are left out and counted.
 
-A row group is the smallest unit of reading, about 100 images on the hub, and a beton is written in
+A row group is the smallest unit of reading, about 100 images on the hub. A beton is written in
 another order, so row groups of large datasets are read many times. Row groups of up to CACHE_BYTES
 stay in memory: small datasets are read once. Each thread holds one more row group.
 """

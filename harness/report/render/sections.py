@@ -220,7 +220,7 @@ def top_section(analysis: Analysis) -> Section:
 
 
 def convergence_section(analysis: Analysis) -> Section:
-    """Steps to most of the final odds."""
+    """Steps that each method needs to reach most of its final odds."""
     return table_section(
         "convergence",
         "Steps of training",

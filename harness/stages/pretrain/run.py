@@ -380,9 +380,9 @@ def _peak_flops(
 
 
 def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:
-    """Steps of an epoch over the whole source, if subsets train for as many.
+    """Return the steps of an epoch over the whole source, for `length: equal_steps`.
 
-    None means the steps of an epoch over the stage's own images.
+    None means that an epoch is one pass over the stage's own images.
     """
     if settings.length == "equal_epochs" or "all_data" not in context.needs:
         return None
@@ -393,7 +393,7 @@ def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int |
 def _about(
     context: StageContext, settings: PretrainSettings, arch: str, classes: list[str], eps: float
 ) -> dict[str, Any]:
-    """Description that is saved with the weights."""
+    """Make the description that is saved with the weights."""
     return {
         "arch": arch,
         "channels": list(settings.channels) if settings.channels else None,

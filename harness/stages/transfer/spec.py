@@ -37,7 +37,7 @@ DETECTION_SETTINGS = (
 
 
 def work(config: Mapping[str, Any]) -> float:
-    """Passes over the target's images, of the whole search."""
+    """Return the passes of the whole search over the target's images."""
     if "method" not in config:
         return 1.0
     return _num_passes(config["method"], canonical(config["settings"]))
@@ -45,7 +45,7 @@ def work(config: Mapping[str, Any]) -> float:
 
 @lru_cache(maxsize=1024)
 def _num_passes(method: str, settings: str) -> float:
-    """Cached: ten thousand transfers share a few settings."""
+    """Return the passes of a search; cached, because many transfers share few settings."""
     num_passes: float = _settings(method, settings).num_passes()
     return num_passes
 

@@ -1,10 +1,10 @@
 """NLEEP: LEEP with components of a Gaussian mixture on the features instead of source classes.
 
 Li et al., CVPR 2021, "Ranking Neural Checkpoints": principal components that keep 80 % of the
-variance, then a mixture of 5 components per class with full covariances, on the same images. Two
-fallbacks, reported by `details`: if 5 K components are not fewer than the images (VTAB-1k with 100
-classes), 4, 3, 2 or 1 per class are used, or else one fewer than the images; above MAX_COMPONENTS
-covariances are diagonal (SUN397's 1,985 full ones take hours).
+variance, then a mixture of 5 components per class with full covariances, on the same images.
+`details` reports two fallbacks. If 5 K components are not fewer than the images (VTAB-1k with 100
+classes), there are 4, 3, 2 or 1 per class; if that is still too many, one fewer than the images.
+Above MAX_COMPONENTS, covariances are diagonal (SUN397's 1,985 full ones take hours).
 """
 
 import warnings

@@ -6,12 +6,13 @@ from typing import Literal, get_args
 TrainingKind = Literal["supervised", "semi-supervised", "self-supervised", "language-supervised"]
 TRAINING_KINDS: tuple[TrainingKind, ...] = get_args(TrainingKind)
 
-# Words in the tags of timm's weights. Weights that were fine-tuned on labels afterwards keep the
+# Words in the names of timm's weights. Weights that were fine-tuned on labels afterwards keep the
 # kind of their pretraining.
 _WORDS: dict[str, TrainingKind] = {
     "ssl": "semi-supervised",  # Yalniz et al. 2019
     "swsl": "semi-supervised",
     "ns": "semi-supervised",  # noisy student
+    "ssld": "semi-supervised",  # Cui et al. 2021
     "dino": "self-supervised",
     "dinov2": "self-supervised",
     "dinov3": "self-supervised",
@@ -19,10 +20,15 @@ _WORDS: dict[str, TrainingKind] = {
     "fcmae": "self-supervised",
     "mim": "self-supervised",
     "beit": "self-supervised",
+    "beitv2": "self-supervised",
+    "beit3": "self-supervised",  # masked images and texts
+    "eva": "self-supervised",  # masked images
     "ijepa": "self-supervised",
     "seer": "self-supervised",
     "mocov3": "self-supervised",
     "clip": "language-supervised",
+    "mclip": "language-supervised",
+    "mclip2": "language-supervised",
     "openai": "language-supervised",
     "laion2b": "language-supervised",
     "laion400m": "language-supervised",
@@ -36,7 +42,10 @@ _WORDS: dict[str, TrainingKind] = {
 
 
 def kind_of_weights(name: str, *, has_head: bool) -> TrainingKind | None:
-    """Return the kind of training of published weights by the words in their name.
+    """Return the kind of training of published weights by the last known word in their name.
+
+    The tag at the end describes the weights better than the architecture: EVA was trained on masked
+    images, and `eva_giant_patch14_224.clip_ft_in1k` on texts.
 
     Args:
         name: as in a recipe: `torchvision/resnet50`, `timm/vit_small_patch16_224.dino`.
@@ -48,4 +57,4 @@ def kind_of_weights(name: str, *, has_head: bool) -> TrainingKind | None:
     library, _, rest = name.partition("/")
     words = re.split(r"[._-]", rest) if library == "timm" else []
     default: TrainingKind | None = "supervised" if has_head else None
-    return next((_WORDS[word] for word in words if word in _WORDS), default)
+    return next((_WORDS[word] for word in reversed(words) if word in _WORDS), default)

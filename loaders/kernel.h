@@ -13,6 +13,7 @@ enum { VERSION = 6 };       /* as in kernel_c.py; raise both with each change of
 /* ---- kernel_huffman.c -------------------------------------------------------------------------------------------------- */
 
 enum { PADDING = 512 };     /* bytes after a segment: more than the codes of one block, whose reads are not checked singly */
+enum { NUM_LANES = 3 };     /* segments that are decoded at the same time */
 enum { LOOKUP_BITS = 10 };
 enum { SHORT_BITS = 11 };   /* of a code with its value: 97 % of those of a photograph at quality 90 */
 enum { END_RUN = 128 };     /* more than all zeros of a block */
@@ -26,8 +27,8 @@ struct code {
 };
 
 struct huffman {
-    /* Of AC codes, for the next SHORT_BITS bits: bits of a code with its value, zeros before the value in bits 8 to 15, the
-     * value in bits 16 to 31. At the end of a block END_RUN zeros before a 0. 0: code and value have more bits. */
+    /* Of AC codes, for the next SHORT_BITS bits: bits of a code with its value, 1 more than the zeros before the value in
+     * bits 8 to 15, the value in bits 16 to 31. At the end of a block END_RUN zeros before a 0. 0: code and value have more bits. */
     uint32_t short_codes[1 << SHORT_BITS];
     struct code lookup[1 << LOOKUP_BITS];
     uint32_t first_beyond[18];      /* of each length: the first code that is too large for it, in 16 bits */
@@ -77,9 +78,9 @@ struct decoder {
     struct jpeg_errors errors;
     struct entropy entropy;
     uint8_t header[MAX_HEADER];
-    uint8_t *second_clean;      /* as entropy.clean, of a second segment */
+    uint8_t *more_clean[NUM_LANES - 1];     /* as entropy.clean, of the other segments that are decoded at the same time */
     struct segment *segments;   /* room for the segments of the longest blob */
-    int64_t blob_size;          /* for which there is room in entropy.clean, second_clean and segments */
+    int64_t blob_size;          /* for which there is room in entropy.clean, more_clean and segments */
     uint8_t *pixels;            /* [num_pixels, 3] */
     int64_t num_pixels;
     int num_dropped;            /* tables in libjpeg's permanent pool that are no longer used */

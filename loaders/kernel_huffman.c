@@ -26,7 +26,7 @@ static uint32_t *put_short_codes(uint32_t *next, int length, int run, int size) 
         memset(next, 0, sizeof *next << (SHORT_BITS - length));
         return next + (1 << (SHORT_BITS - length));
     }
-    const uint32_t code = (uint32_t)run << 8 | (uint32_t)(length + size);
+    const uint32_t code = (uint32_t)(run + 1) << 8 | (uint32_t)(length + size);
     /* The values that begin with a 0 bit, then the others: each ascend by 1. */
     const int32_t first[2] = {1 - (1 << size), 1 << size >> 1};
     for (int half = size > 0 ? 0 : 1; half < 2; half++) {
@@ -105,7 +105,7 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
             refill(bits);
         const uint32_t short_code = ac->short_codes[bits->word >> (64 - SHORT_BITS)];
         if (__builtin_expect(short_code != 0, 1)) {
-            k += (int)(short_code >> 8 & 0xFF);
+            k += (int)(short_code >> 8 & 0xFF) - 1;
             block[ZIGZAG[k]] = (JCOEF)(short_code >> 16);       /* at the end of a block, the last one is still 0 */
             drop(bits, (int)(short_code & 0xFF));
             continue;

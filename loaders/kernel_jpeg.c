@@ -260,7 +260,8 @@ int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64
 void free_decoder(struct decoder *decoder) {
     jpeg_destroy_decompress(&decoder->codec);
     free(decoder->entropy.clean);
-    free(decoder->second_clean);
+    for (int i = 0; i < NUM_LANES - 1; i++)
+        free(decoder->more_clean[i]);
     free(decoder->segments);
     free(decoder->pixels);
     free(decoder);
@@ -294,12 +295,15 @@ int reserve_blob(struct decoder *decoder, int64_t size) {
     if (size > decoder->blob_size) {
         int64_t room = size + size / 4;     /* sizes vary from image to image */
         free(decoder->entropy.clean);
-        free(decoder->second_clean);
         free(decoder->segments);
         decoder->entropy.clean = malloc(room + PADDING);
-        decoder->second_clean = malloc(room + PADDING);
+        int has_memory = decoder->entropy.clean != NULL;
+        for (int i = 0; i < NUM_LANES - 1; i++) {
+            free(decoder->more_clean[i]);
+            has_memory &= (decoder->more_clean[i] = malloc(room + PADDING)) != NULL;
+        }
         decoder->segments = malloc(room / 2 * sizeof *decoder->segments + 1);   /* each takes at least two bytes of index */
-        decoder->blob_size = decoder->entropy.clean && decoder->second_clean && decoder->segments ? room : 0;
+        decoder->blob_size = has_memory && decoder->segments != NULL ? room : 0;
     }
     return size <= decoder->blob_size;
 }

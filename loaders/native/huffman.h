@@ -1,4 +1,4 @@
-/* Reading of Huffman codes, shared by the decoders of one segment and of two segments at a time. */
+/* Reading of Huffman codes, shared by the decoders of one segment and of several segments at a time. */
 
 #ifndef HARNESS_HUFFMAN_H
 #define HARNESS_HUFFMAN_H

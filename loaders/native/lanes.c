@@ -1,9 +1,9 @@
-/* Huffman decoding of the segments under a crop, two at a time.
+/* Huffman decoding of the segments under a crop, three at a time.
  *
  * The end of a code is known only after its lookup, so one segment's codes form a chain of
- * dependent loads and shifts. Two segments have two independent chains. Segments come from one
- * queue: a lane that has finished one takes the next, so that both lanes work until the last
- * segment.
+ * dependent loads and shifts. Three segments have three independent chains. Segments come from one
+ * queue: a lane that has finished one takes the next, so that all lanes work until the last
+ * segments.
  */
 
 #include <stdlib.h>
@@ -13,22 +13,27 @@
 #include "lanes.h"
 #include "stages.h"
 
-/* State that changes with each code: few values, so that two lanes fit the registers. */
+/* State that changes with each code: few values, so that lanes fit the registers. */
 struct position {
-    uint64_t bit;               /* position of the next code: 8 times its byte's address, plus the bit */
+    const uint8_t *at;          /* the byte of the next bit when `word` was read */
+    uint64_t word;              /* the next bits, from the highest down, and a bit of 1 after them */
     int64_t k;                  /* next coefficient of the block, in zigzag order */
     JCOEF *block;
     const struct huffman *ac;
 };
 
-/* The next 57 bits and more, from the highest down. */
-INLINE uint64_t window(uint64_t bit) {
+enum { WORD_BITS = 56 };        /* the least that read_word leaves in `word` */
+
+/* Drop the bits that were used, and read those after them. */
+INLINE void read_word(struct position *position) {
+    const int used = __builtin_ctzll(position->word);     /* from the first bit of the byte `at` */
     uint64_t word;
-    memcpy(&word, (const uint8_t *)(uintptr_t)(bit >> 3), 8);
+    position->at += used >> 3;
+    memcpy(&word, position->at, 8);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     word = __builtin_bswap64(word);
 #endif
-    return word << (bit & 7);
+    position->word = (word | 1) << (used & 7);
 }
 
 /* A segment that is being decoded. */
@@ -89,13 +94,14 @@ static int open_lane(struct lanes *lanes, struct lane *lane, struct position *po
         int64_t y = row * block->down + block->y, x = column * block->across + block->x;
         lane->blocks[b] = block->coefficients + (y * block->blocks_per_row + x) * DCTSIZE2;
     }
-    position->bit = 8 * (uint64_t)(uintptr_t)lane->clean;
+    position->at = lane->clean;
+    position->word = 1;
     return 1;
 }
 
 /* Same as close_segment: all bits are used except for less than a byte of padding. */
-static void close_lane(const struct lanes *lanes, const struct lane *lane, uint64_t bit) {
-    int64_t left = (int64_t)(8 * (uint64_t)(uintptr_t)lane->clean_end - bit);
+static void close_lane(const struct lanes *lanes, const struct lane *lane, const uint8_t *at, uint64_t word) {
+    int64_t left = 8 * (lane->clean_end - at) - __builtin_ctzll(word);
     if (left < 0 || left > 7)
         fail(lanes->entropy);
 }
@@ -119,13 +125,15 @@ INLINE void clear_block(JCOEF *block) {
 /* Begin the lane's next block: clear it and decode its first value. Returns 0 if no segment is left. */
 INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position) {
     struct entropy *entropy = lanes->entropy;
-    if ((position->k > DCTSIZE2 && position->k <= END_RUN) || position->bit >> 3 > (uint64_t)(uintptr_t)lane->clean_end + 8)
+    read_word(position);
+    if ((position->k > DCTSIZE2 && position->k <= END_RUN) || position->at > lane->clean_end + 8)
         fail(entropy);
     if (lane->blocks_left-- == 0) {
-        close_lane(lanes, lane, position->bit);
+        close_lane(lanes, lane, position->at, position->word);
         *position = next_segment(lanes, lane);
         if (position->k == 0)
             return 0;
+        read_word(position);
         lane->blocks_left--;
     }
     const int b = lane->next_block;
@@ -135,12 +143,11 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
     lane->blocks[b] = block + mcu_block->across * DCTSIZE2;
     clear_block(block);
 
-    const uint64_t word = window(position->bit);
-    const struct code *code = next_code(entropy, mcu_block->dc, word, 1);
+    const struct code *code = next_code(entropy, mcu_block->dc, position->word, 1);
     int *predicted = &lane->predicted[mcu_block->component];
     if (code->shift < 64)
-        *predicted += value_of(code, word);
-    position->bit += code->total;
+        *predicted += value_of(code, position->word);
+    position->word <<= code->total;
     block[0] = (JCOEF)*predicted;
     position->block = block;
     position->ac = mcu_block->ac;
@@ -150,9 +157,10 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
 
 /* Decode a code that short_codes lacks. Returns 0 at the end of the block. */
 INLINE int take_long(struct lanes *lanes, struct position *position) {
-    const uint64_t word = window(position->bit);
+    read_word(position);
+    const uint64_t word = position->word;
     const struct code *code = next_code(lanes->entropy, position->ac, word, 0);
-    position->bit += code->total;
+    position->word <<= code->total;
     if (code->shift == 64 && code->run != 15)
         return 0;
     const int64_t k = position->k + code->run;
@@ -164,43 +172,66 @@ INLINE int take_long(struct lanes *lanes, struct position *position) {
 
 /* Decode the next code and its value; go to `is_long` instead if they have more than SHORT_BITS bits, and to `ended` after the
  * block. (A macro, because the caller of a function would need a second branch.) */
-#define TAKE_SHORT(position, word, is_long, ended) \
+#define TAKE_SHORT(position, is_long, ended) \
     do { \
-        const uint64_t code = (position).ac->short_codes[(word) >> (64 - SHORT_BITS)]; \
+        const uint64_t code = (position).ac->short_codes[(position).word >> (64 - SHORT_BITS)]; \
         if (__builtin_expect(code == 0, 0)) \
             goto is_long; \
-        const int64_t k = (position).k + (code >> 8 & 0xFF); \
-        (position).block[ZIGZAG[k]] = (JCOEF)(code >> 16);     /* at the end of a block, the last one is still 0 */ \
-        (word) <<= code & 63; \
-        (position).bit += code & 0xFF; \
-        (position).k = k + 1; \
-        if (__builtin_expect(k + 1 >= DCTSIZE2, 0)) \
+        (position).k += code >> 8 & 0xFF; \
+        /* At the end of a block, the last one is still 0. */ \
+        (position).block[ZIGZAG[(position).k - 1]] = (JCOEF)(code >> 16); \
+        (position).word <<= code & 63; \
+        if (__builtin_expect((position).k >= DCTSIZE2, 0)) \
             goto ended; \
     } while (0)
 
-enum { SHORT_IN_WINDOW = 57 / SHORT_BITS };
+enum { SHORT_IN_WORD = WORD_BITS / SHORT_BITS };
 
-/* Decode with one lane until no segment is left. position.k: 0 if the lane has none. */
-INLINE void decode_one(struct lanes *lanes, struct lane *lane, struct position position) {
-    if (position.k == 0)
-        return;
-    while (1) {
-        uint64_t word = window(position.bit);
-        for (int i = 0; i < SHORT_IN_WINDOW; i++)
-            TAKE_SHORT(position, word, is_long, ended);
-        continue;
-    is_long:
-        if (take_long(lanes, &position))
+/* The targets of TAKE_SHORT, which continue its loop. Falls through if no segment is left. */
+#define CONTINUE(position, lane, is_long, ended) \
+    is_long: \
+        if (take_long(lanes, &(position))) \
+            continue; \
+    ended: \
+        if (begin_block(lanes, lane, &(position))) \
             continue;
-    ended:
-        if (!begin_block(lanes, lane, &position))
-            return;
+
+/* Decode with one lane until no segment is left. */
+INLINE void decode_one(struct lanes *lanes, struct lane *lane, struct position position) {
+    while (1) {
+        read_word(&position);
+        for (int i = 0; i < SHORT_IN_WORD; i++)
+            TAKE_SHORT(position, is_long, ended);
+        continue;
+        CONTINUE(position, lane, is_long, ended)
+        return;
+    }
+}
+
+/* The same with two lanes. */
+INLINE void decode_two(struct lanes *lanes, struct lane *first_lane, struct position first, struct lane *second_lane,
+                       struct position second) {
+    while (1) {
+        read_word(&first);
+        read_word(&second);
+        for (int i = 0; i < SHORT_IN_WORD; i++) {
+            TAKE_SHORT(first, first_is_long, first_ended);
+            TAKE_SHORT(second, second_is_long, second_ended);
+        }
+        continue;
+        CONTINUE(first, first_lane, first_is_long, first_ended)
+        decode_one(lanes, second_lane, second);
+        return;
+        CONTINUE(second, second_lane, second_is_long, second_ended)
+        decode_one(lanes, first_lane, first);
+        return;
     }
 }
 
 INLINE void decode(struct lanes *lanes) {
-    struct lane lane[2];
-    lane[0].clean = lanes->clean[0], lane[1].clean = lanes->clean[1];
+    struct lane lane[NUM_LANES], *first_lane = &lane[0], *second_lane = &lane[1];
+    for (int i = 0; i < NUM_LANES; i++)
+        lane[i].clean = lanes->clean[i];
     struct position first = next_segment(lanes, &lane[0]);
     if (first.k == 0 || !begin_block(lanes, &lane[0], &first))
         return;
@@ -209,30 +240,28 @@ INLINE void decode(struct lanes *lanes) {
         decode_one(lanes, &lane[0], first);
         return;
     }
-    while (1) {
-        uint64_t first_word = window(first.bit), second_word = window(second.bit);
-        for (int i = 0; i < SHORT_IN_WINDOW; i++) {
-            TAKE_SHORT(first, first_word, first_is_long, first_ended);
-            TAKE_SHORT(second, second_word, second_is_long, second_ended);
+    struct position third = next_segment(lanes, &lane[2]);
+    int has_third = third.k != 0 && begin_block(lanes, &lane[2], &third);
+    while (has_third) {
+        read_word(&first);
+        read_word(&second);
+        read_word(&third);
+        for (int i = 0; i < SHORT_IN_WORD; i++) {
+            TAKE_SHORT(first, first_is_long, first_ended);
+            TAKE_SHORT(second, second_is_long, second_ended);
+            TAKE_SHORT(third, third_is_long, third_ended);
         }
         continue;
-    first_is_long:
-        if (take_long(lanes, &first))
-            continue;
-    first_ended:
-        if (begin_block(lanes, &lane[0], &first))
-            continue;
-        decode_one(lanes, &lane[1], second);
-        return;
-    second_is_long:
-        if (take_long(lanes, &second))
-            continue;
-    second_ended:
-        if (begin_block(lanes, &lane[1], &second))
-            continue;
-        decode_one(lanes, &lane[0], first);
-        return;
+        CONTINUE(first, &lane[0], first_is_long, first_ended)
+        first = third, first_lane = &lane[2];
+        break;
+        CONTINUE(second, &lane[1], second_is_long, second_ended)
+        second = third, second_lane = &lane[2];
+        break;
+        CONTINUE(third, &lane[2], third_is_long, third_ended)
+        break;
     }
+    decode_two(lanes, first_lane, first, second_lane, second);
 }
 
 void decode_lanes_scalar(struct lanes *lanes) {

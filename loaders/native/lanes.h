@@ -1,4 +1,4 @@
-/* Huffman decoding of the segments under a crop, two at a time; lanes.c describes how. */
+/* Huffman decoding of the segments under a crop, three at a time; lanes.c describes how. */
 
 #ifndef HARNESS_LANES_H
 #define HARNESS_LANES_H
@@ -20,7 +20,7 @@ struct lanes {
     int64_t segments_per_row, next_segment;
     int blocks_in_mcu;
     struct mcu_block mcu[D_MAX_BLOCKS_IN_MCU];
-    uint8_t *clean[2];          /* memory for the longest segment, and PADDING */
+    uint8_t *clean[NUM_LANES];  /* memory for the longest segment, and PADDING */
 };
 
 /* Decode all segments. Errors end in a longjmp to entropy->failed. */

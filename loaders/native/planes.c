@@ -127,7 +127,9 @@ static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const stru
         entropy->num_segments * entropy->interval != mcus_per_row * num_rows)
         return 0;
     *lanes = (struct lanes){.entropy = entropy, .segments_per_row = mcus_per_row / entropy->interval};
-    lanes->clean[0] = entropy->clean, lanes->clean[1] = decoder->second_clean;
+    lanes->clean[0] = entropy->clean;
+    for (int i = 1; i < NUM_LANES; i++)
+        lanes->clean[i] = decoder->more_clean[i - 1];
     for (int c = 0; c < codec->num_components; c++) {
         const jpeg_component_info *component = &codec->comp_info[c];
         int across = codec->num_components == 1 ? 1 : component->h_samp_factor;

@@ -94,20 +94,28 @@ INLINE_VBMI __m512i pair_of(const int16_t *values, int64_t pair) {
     return _mm512_set1_epi32(both);
 }
 
+/* Words of 32 columns. */
+INLINE_VBMI __m512i sum_columns(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t x) {
+    __m512i low = _mm512_set1_epi32(1 << (ROUND_DOWN - 1)), high = low;
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        __m512i first = _mm512_loadu_si512(rows[2 * pair] + x), second = _mm512_loadu_si512(rows[2 * pair + 1] + x);
+        low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(first, second), pair_of(values, pair));
+        high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(first, second), pair_of(values, pair));
+    }
+    return _mm512_packs_epi32(_mm512_srai_epi32(low, ROUND_DOWN), _mm512_srai_epi32(high, ROUND_DOWN));
+}
+
 /* Rows in pairs, as in resize.c. */
 INLINE_VBMI void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count,
                           uint8_t *restrict result) {
-    const __m512i half = _mm512_set1_epi32(1 << (ROUND_DOWN - 1));
-    for (int64_t x = 0; x < count; x += 32) {
-        __m512i low = half, high = half;
-        for (int64_t pair = 0; pair < pairs; pair++) {
-            __m512i first = _mm512_loadu_si512(rows[2 * pair] + x), second = _mm512_loadu_si512(rows[2 * pair + 1] + x);
-            low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(first, second), pair_of(values, pair));
-            high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(first, second), pair_of(values, pair));
-        }
-        __m512i words = _mm512_packs_epi32(_mm512_srai_epi32(low, ROUND_DOWN), _mm512_srai_epi32(high, ROUND_DOWN));
-        __m512i levels = in_order(_mm512_packus_epi16(words, words));
-        _mm256_storeu_si256((__m256i *)(result + x), _mm512_castsi512_si256(levels));
+    int64_t x = 0;
+    for (; x + 64 <= count; x += 64) {
+        __m512i first = sum_columns(rows, values, pairs, x), second = sum_columns(rows, values, pairs, x + 32);
+        _mm512_storeu_si512(result + x, in_order(_mm512_packus_epi16(first, second)));
+    }
+    if (x < count) {
+        __m512i words = sum_columns(rows, values, pairs, x);
+        _mm256_storeu_si256((__m256i *)(result + x), _mm512_castsi512_si256(in_order(_mm512_packus_epi16(words, words))));
     }
 }
 

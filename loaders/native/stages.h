@@ -49,7 +49,7 @@ struct stages {
 
     int has_windows;    /* resize_across takes tables of 64-byte windows */
 
-    /* Huffman decoding of two segments at a time; see lanes.h. */
+    /* Huffman decoding of several segments at a time; see lanes.h. */
     void (*decode_lanes)(struct lanes *lanes);
 
     /* Inverse DCT of `count` blocks (int16 [count, 64], natural order) with a quantization table (int16 [64], natural order), to

@@ -338,6 +338,12 @@ def load_weights(
             own["weight"] = own["weight"].flatten(1)
         load_strictly(arch, head, {"bias": torch.zeros(head.out_features)} | own)
     else:
+        if head.out_features != head.in_features:
+            raise UserError(
+                f"{arch} computes scores of {head.in_features:,} classes and has no head that "
+                f"could give {head.out_features:,}.",
+                "Give the classes of the training with --classes; --classes none drops them.",
+            )
         with torch.no_grad():
             head.weight.copy_(torch.eye(head.out_features, head.in_features))
             head.bias.zero_()

@@ -92,6 +92,19 @@ def test_a_foreign_head_is_refused_or_dropped(tmp_path: Path):
     assert torch.equal(again.backbone.conv1[0].weight, network(10).conv1[0].weight)
 
 
+def test_class_maps_are_not_cut_to_fewer_classes(tmp_path: Path):
+    """The first 900 of ImageNet's 1000 scores were given the names of in900's classes."""
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "c.pt")
+    with pytest.raises(UserError, match="scores of 1,000 classes and has no head that could"):
+        import_checkpoint(tmp_path / "c.pt", "torchvision/squeezenet1_1", "in900")
+
+
+def test_a_mean_of_pixels_up_to_255_is_refused(tmp_path: Path):
+    torch.save(network().state_dict(), tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"123 117 104 is not one of pixels in \[0, 1\]"):
+        import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, mean=(123, 117, 104), std=(58, 57, 57))
+
+
 def test_the_command_lists_what_it_left_out(tmp_path: Path):
     torch.save(network(10).state_dict() | {"extra\x1b[0m": torch.ones(1)}, tmp_path / "c.pt")
     out = str(tmp_path / "m.pt")

@@ -180,12 +180,18 @@ def _renew_until(stopped: threading.Event, lease: Lease, beat_s: float) -> None:
 
 
 def _is_fresh(path: Path, expires_s: float) -> bool:
+    """Return True if the lease was renewed less than `expires_s` ago.
+
+    A time further in the future is not a renewal: the server's clock was set back, or the folder
+    was copied with its times. A living holder renews the lease at its next beat.
+    """
     try:
         with path.open() as file:  # opening makes NFS query the server instead of its cache
             renewed = os.fstat(file.fileno()).st_mtime
     except OSError:
         return False
-    return renewed > 0 and file_system_time(path.parent / lock.FILE_NAME) - renewed < expires_s
+    age = file_system_time(path.parent / lock.FILE_NAME) - renewed
+    return renewed > 0 and abs(age) < expires_s
 
 
 def _holder(path: Path) -> Holder | None:
@@ -198,7 +204,7 @@ def _holder(path: Path) -> Holder | None:
         return Holder(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return Holder("unknown", "unknown", 0)
 
 
@@ -212,7 +218,7 @@ def _leases(folder: Path) -> list[Path]:
             return [
                 folder / entry.name
                 for entry in entries
-                if entry.name.startswith(PREFIX) and entry.name.removeprefix(PREFIX).isdigit()
+                if entry.name.startswith(PREFIX) and entry.name.removeprefix(PREFIX).isdecimal()
             ]
     except OSError:
         return []

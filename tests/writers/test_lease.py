@@ -47,6 +47,27 @@ def test_a_lease_expires_and_its_late_holder_notices(tmp_path: Path):
     assert lease.take(tmp_path, FAR) is None and not successor.is_lost()
 
 
+def test_a_lease_from_the_future_does_not_hold_until_then(tmp_path: Path):
+    """The server's clock was set back, or the folder was copied with its times."""
+    held = lease.take(tmp_path, FAR)
+    aged(held.path, 5 - lease.EXPIRES_S)
+    assert lease.take(tmp_path, FARTHER) is None
+    aged(held.path, -1e6)
+    assert not lease.is_held(tmp_path)
+    assert lease.take(tmp_path, FARTHER) is not None
+    held.beat()
+    assert held.is_lost()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"host": 1}', "[]", "\x00"])
+def test_files_that_only_look_like_leases_are_no_mistake_of_the_user(tmp_path: Path, text: str):
+    (tmp_path / "lease-\u00b2").touch()  # a digit that is no decimal
+    (tmp_path / "lease-000001").write_text(text)
+    assert lease.take(tmp_path, FAR) is None
+    aged(tmp_path / "lease-000001", lease.EXPIRES_S + 5)
+    assert lease.take(tmp_path, FAR) is not None
+
+
 def test_a_dead_process_of_this_host_is_replaced_at_once(tmp_path: Path):
     """The lock is free although the lease is fresh."""
     assert lease.take(tmp_path, Holder.me()) is not None

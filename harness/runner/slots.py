@@ -11,6 +11,8 @@ from harness.system import environment
 from writers.errors import UserError
 from writers.text_names import counted
 
+MIN_PROCESSES = 2  # of a stage, possible on any machine, to try how several train
+
 
 @dataclass
 class Slot:
@@ -48,7 +50,8 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
     each gets cores of its own.
 
     Raises:
-        UserError: GPUs are requested that do not exist, or more parallel stages than the GPUs run.
+        UserError: GPUs are requested that do not exist, or more parallel stages than the GPUs run,
+            or more processes of a stage than there are cores.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.device == "cuda" and not gpus:
@@ -72,6 +75,12 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
         for first in range(0, len(gpus) - num_gpus + 1, num_gpus)
     ]
     num_cores = environment.num_cores()
+    if not gpus and num_gpus > max(num_cores, MIN_PROCESSES):
+        raise UserError(
+            f"--gpus-per-stage {num_gpus}: without a GPU it is a number of processes, and this "
+            f"machine has {counted(num_cores, 'core')}.",
+            f"Use --gpus-per-stage {num_cores} or fewer.",
+        )
     num_gpu_slots = len(gpus) * settings.jobs_per_gpu
     if gpus and settings.num_jobs is not None and settings.num_jobs > num_gpu_slots:
         raise UserError(

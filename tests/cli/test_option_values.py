@@ -90,6 +90,16 @@ def test_options_without_effect_are_refused(
     assert {option.name for option in train.command.params} >= train.OPTIONS_OF_FED
 
 
+def test_outputs_that_exclude_each_other_are_refused(capsys: pytest.CaptureFixture[str]):
+    for command in (
+        ["plan", "demo", "--json", "--dot"],
+        ["subset", "show", "in900", "--json", "--map"],
+    ):
+        assert "exclude each other" in refusal(command, capsys)
+    watch = ["status", "demo", "--json", "--watch"]
+    assert "--watch has no effect with --json" in refusal(watch, capsys)
+
+
 def test_a_benchmark_leaves_the_files_of_its_scratch_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

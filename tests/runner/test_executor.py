@@ -435,6 +435,9 @@ def test_slots_divide_cores_and_gpus(folders, monkeypatch):
     assert [(slot.num_threads, slot.gpu) for slot in make_slots(LauncherSettings(folders))] == [
         (1, None)
     ] * 2
+    assert len(make_slots(LauncherSettings(folders, gpus_per_stage=2))) == 1
+    with pytest.raises(UserError, match="number of processes, and this machine has 2 cores"):
+        make_slots(LauncherSettings(folders, gpus_per_stage=99))
 
 
 def test_slots_get_cores_of_their_own_if_all_fit(folders, monkeypatch):

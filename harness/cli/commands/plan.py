@@ -65,6 +65,8 @@ def command(
         raise UserError(
             "--calibrate has no effect with --dot, which shows no times.", "Remove one of them."
         )
+    if as_json and as_dot:
+        raise UserError("--json and --dot exclude each other.", "Remove one of them.")
     planned = _inputs.plan(read(recipe_name, overrides, user_cache()), folders)
     plan = planned.matrix
     left = unfinished(plan, folders)

@@ -54,7 +54,10 @@ def command(
     from harness.cli.commands import plan as plan_command
     from harness.config.load import read
     from harness.runner.executor import unfinished
+    from writers.errors import UserError
 
+    if watch and as_json:
+        raise UserError("--watch has no effect with --json.", "Remove one of them.")
     planned = _inputs.plan(read(recipe_name, overrides, user_cache()), folders)
     plan = planned.matrix
     if as_json:

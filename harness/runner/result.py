@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.system.atomic_write import write_json
 from writers.errors import UserError
@@ -22,10 +22,14 @@ from writers.errors import UserError
 SCHEMA = 1
 FILE_NAME = "result.json"
 MAX_SAMPLED = 200  # results per kind; reading thousands would make `harness plan` slow
+NOT_FINITE = "a number is NaN or infinite"
 RERUN = "Delete that stage's folder to run it again."
 # Numbers such as 1e999, which are parsed as infinity. A pattern that begins with a letter is
 # searched much faster than one that begins with a set.
-_LARGE_EXPONENTS = tuple(re.compile(rb"%c\+?[0-9]{3,}[,\s\]}]" % letter) for letter in b"eE")
+_CONSTANT = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b").search
+_LARGE_EXPONENT, _LARGE_EXPONENT_2 = (
+    re.compile(rb"%c\+?[0-9]{3,}[,\s\]}]" % letter).search for letter in b"eE"
+)
 
 
 class Result(BaseModel):
@@ -108,8 +112,8 @@ def load(folder: Path) -> Result | None:
     try:
         # Faster than json.loads, and all results share equal strings.
         record = pydantic_core.from_json(text, allow_inf_nan=False)
-        if any(pattern.search(text) for pattern in _LARGE_EXPONENTS) and _has_infinity(record):
-            raise ValueError("a number is infinite")
+        if (_LARGE_EXPONENT(text) or _LARGE_EXPONENT_2(text)) and _has_infinity(record):
+            raise ValueError(NOT_FINITE)
         if isinstance(record, dict) and record.get("schema_version") != SCHEMA:
             raise UserError(
                 f"{path} has schema {record.get('schema_version')}, this harness reads {SCHEMA}.",
@@ -117,12 +121,21 @@ def load(folder: Path) -> Result | None:
             )
         loaded = Result.model_validate(record)
     except ValueError as error:  # of the JSON, or pydantic's
-        raise UserError(
-            f"{path} is not a result this harness wrote: {str(error).splitlines()[0]}", RERUN
-        ) from error
+        reason = _reason(error, text)
+        raise UserError(f"{path} is not a result this harness wrote: {reason}.", RERUN) from error
     if loaded.key != folder.name:
         raise UserError(f"{path} is the result of another stage, {loaded.key}.", RERUN)
     return loaded
+
+
+def _reason(error: ValueError, text: bytes) -> str:
+    """Describe in one line why a record is refused."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    if not text.strip():
+        return "the file is empty"
+    return NOT_FINITE if _CONSTANT(text) else str(error)
 
 
 def _has_infinity(value: Any) -> bool:

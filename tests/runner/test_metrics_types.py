@@ -98,10 +98,20 @@ def without(*place: str) -> Callable[[dict[str, Any]], None]:
         ("transfer", set_to("metrics", "test", "num_images", value=0), "metrics.test.num_images: "),
         ("transfer", set_to("metrics", "num_classes", value=2**63), "metrics.num_classes: "),
         ("transfer", without("metrics", "val", "top1"), "metrics.val.top1: field required"),
-        ("transfer", set_to("metrics", "lr", value=float("nan")), "is not a result"),
-        ("transfer", set_to("metrics", "lr", value=float("inf")), "is not a result"),
-        ("transfer", set_to("metrics", "grid", value=[{"lr": HUGE}]), "a number is infinite"),
-        ("transfer", set_to("metrics", "lr", value=f"-{HUGE}".upper()), "a number is infinite"),
+        ("transfer", set_to("metrics", "lr", value=float("nan")), "NaN or infinite"),
+        ("transfer", set_to("metrics", "lr", value=float("inf")), "NaN or infinite"),
+        (
+            "transfer",
+            set_to("metrics", "grid", value=[{"lr": HUGE}]),
+            "a number is NaN or infinite",
+        ),
+        ("transfer", set_to("wall_s", value="long"), "wall_s: input should be a valid number"),
+        ("transfer", without("metrics"), "metrics: field required"),
+        (
+            "transfer",
+            set_to("metrics", "lr", value=f"-{HUGE}".upper()),
+            "a number is NaN or infinite",
+        ),
     ],
 )
 def test_an_edited_result_is_refused_by_file_and_field(
@@ -156,7 +166,7 @@ def test_a_report_leaves_out_and_names_results_that_it_cannot_use(
     markdown, table = ((out / name).read_text() for name in ("report.md", "unfinished.csv"))
     for text in (page, markdown.replace("\\_", "_"), table):
         for name, file in files.items():
-            assert f"{name}" in text and str(file.relative_to(tmp_path / "runs")) in text
+            assert name in text and str(file.relative_to(tmp_path / "runs")) in text
         assert "common_unmasked.num_images: field required" in text
     for text in (page, markdown):
         assert "7 results are left out" in text

@@ -34,6 +34,7 @@ from harness.report.stats.predictors import (
 from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import (
     averaged_over,
+    correlation,
     counted,
     half_width,
     in_points,
@@ -58,11 +59,8 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
     method = analysis.predictor_fits[-1].method  # the last of the recipe's predicted methods
     fits = [fit for fit in analysis.predictor_fits if fit.method == method]
     best = fits[0]
-    among = (
-        f", among the {shortlist.best} that {shortlist.by} had selected"
-        if shortlist and method in shortlist.methods
-        else ""
-    )
+    is_selected = shortlist is not None and method in shortlist.methods
+    selected = f" that {shortlist.by} had selected" if shortlist and is_selected else ""
     has_sample = best.num_targets >= MIN_TARGETS
     half = "" if best.half_width_95 is None else f" {half_width(best.half_width_95, 2)}"
     kendall = (
@@ -71,12 +69,12 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
     )
     if has_sample and best.weighted_kendall <= (best.half_width_95 or 0.0):
         return (
-            f"No cheap predictor clearly ranks the models as {method} does{among}. "
+            f"No cheap predictor clearly ranks the models{selected} as {method} does. "
             f"The best, {_named(best.predictor)}, has {kendall}."
         )
     text = (
         f"Among {len(fits):,} cheap predictors, {_named(best.predictor)} ranks "
-        f"{best.num_models:,} models most like {method} does ({kendall}){among}."
+        f"{best.num_models:,} models{selected} most like {method} does ({kendall})."
     )
     if not has_sample:
         return f"{text} With so few targets, this is not a general statement."
@@ -172,7 +170,7 @@ def about_source_accuracy(associations: Sequence[Association]) -> str:
 
 def _r(row: Association, *, with_sample: bool) -> str:
     decimals = 3 if abs(row.r) > 0.95 else 2
-    r, low, high = (plain(value, decimals) for value in (row.r, row.low_95, row.high_95))
+    r, low, high = (correlation(value, decimals) for value in (row.r, row.low_95, row.high_95))
     sample = (
         f" ({row.num_models:,} architectures, {row.num_targets:,} targets)" if with_sample else ""
     )

@@ -1,5 +1,6 @@
 """Phrases that several sentences use: lists, differences in points, what was averaged, p-values."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from harness.report.stats.intervals import MIN_SPREAD, SeedMean
@@ -27,6 +28,14 @@ def percent(fraction: float, decimals: int) -> str:
     text = f"{100 * fraction:.{decimals}f}"
     if fraction < 1 and float(text) >= 100:
         return f"{100 - 10.0**-decimals:.{decimals}f}"
+    return text
+
+
+def correlation(value: float, decimals: int = 2) -> str:
+    """Format a correlation with a typographic minus. Only an exact one is printed as 1."""
+    text = plain(value, decimals)
+    if abs(value) < 1 and text.endswith(f"{1:.{decimals}f}"):
+        return plain(math.copysign(1 - 10.0**-decimals, value), decimals)
     return text
 
 

@@ -161,7 +161,7 @@ def test_predictors_name_the_shortlist_of_models() -> None:
     found, _ = fakes.analyzed(fakes.model_zoo(num_models=12, noise=0.005))
     assert found.predictor_fits[-1].method == "full"
     text = findings.about_predictors(found, ShortlistSettings(by="knn", best=12, methods=("full",)))
-    assert "over 8 targets), among the 12 that knn had selected" in text
+    assert "ranks 12 models that knn had selected most like full does" in text
     assert "selected" not in findings.about_predictors(
         found, ShortlistSettings(by="knn", best=12, methods=("fixed",))
     )

@@ -6,6 +6,7 @@ from harness.report.stats.intervals import SeedMean
 from harness.report.text.phrases import (
     averaged_over,
     bounded,
+    correlation,
     counted,
     decimals_to_exclude_zero,
     half_width,
@@ -99,3 +100,18 @@ def test_zero_has_no_minus() -> None:
 )
 def test_only_all_is_printed_as_100_percent(fraction: float, decimals: int, text: str) -> None:
     assert percent(fraction, decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (1.0, 3, "1.000"),
+        (0.9996, 3, "0.999"),
+        (-0.9996, 3, "−0.999"),
+        (0.9994, 3, "0.999"),
+        (-0.001, 2, "0.00"),
+        (-1.0, 2, "−1.00"),
+    ],
+)
+def test_only_an_exact_correlation_is_printed_as_1(value: float, decimals: int, text: str) -> None:
+    assert correlation(value, decimals) == text

@@ -13,6 +13,7 @@ from harness.report.stats import summaries
 from harness.report.stats.architectures import NUM_SOURCE_IMAGES, Association
 from harness.report.stats.leaderboard import RankedModel, ScoreMatrix
 from harness.report.stats.predictors import PredictorFit
+from harness.report.text.phrases import correlation
 
 _TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, *(0.1 * i for i in range(1, 9)), 0.85, 0.9, 0.95)
 _TICKS += (0.98, 0.99, 0.995, 0.999)
@@ -97,7 +98,7 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
         svg = plot.to_svg(figure, name, {"points": titles})
     decimals = 3 if abs(association.r) > 0.95 else 2
     r, low, high = (
-        f"{value:.{decimals}f}"
+        correlation(value, decimals)
         for value in (association.r, association.low_95, association.high_95)
     )
     detail = f"r = {r} ({low} to {high}), {association.num_models:,} architectures"

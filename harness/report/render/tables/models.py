@@ -20,7 +20,7 @@ from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.convergence import FRACTION, Convergence
 from harness.report.stats.leaderboard import TOP, RankedModel, SeedMedian
 from harness.report.stats.training_kinds import TrainingGroup
-from harness.report.text.phrases import bounded, percent, signed
+from harness.report.text.phrases import bounded, correlation, percent, signed
 
 _BUDGETS = {"classes": "all images of fewer classes", "examples": "fewer images of all classes"}
 _MEASURED_HINT = "; measured: on the source's val images, here; otherwise as published"
@@ -177,10 +177,15 @@ def association_table(rows: Sequence[Association]) -> Table:
     """Correlation of transfer with source accuracy, one line per method."""
     columns: list[ColumnOf[Association]] = [
         (Column("method", numeric=False), lambda row: text(row.method)),
-        (Column("r", hint="Pearson, logits on both sides"), lambda row: decimal(row.r)),
+        (
+            Column("r", hint="Pearson, logits on both sides"),
+            lambda row: Cell(correlation(row.r), sort=row.r),
+        ),
         (
             Column("95 % interval"),
-            lambda row: Cell(f"{row.low_95:.2f} to {row.high_95:.2f}", sort=row.low_95),
+            lambda row: Cell(
+                f"{correlation(row.low_95)} to {correlation(row.high_95)}", sort=row.low_95
+            ),
         ),
         (Column("rho", hint="Spearman"), lambda row: decimal(row.rho)),
         (Column("architectures"), lambda row: number(row.num_models)),

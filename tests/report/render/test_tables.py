@@ -1,5 +1,6 @@
 """The numbers on the page, recomputed from the results."""
 
+import itertools
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 import pytest
 
 from harness.config.recipe import EvaluateSettings, Recipe
+from harness.report.data.collection import Collection
 from harness.report.data.records import format_eps
+from harness.report.data.rows import accuracy_rows
 from harness.report.render.page import write
+from harness.report.render.tables.accuracy import accuracy_tables
 from harness.report.render.tables.table import Cell, Column, table_of
 from harness.runner.result import Result
 from tests.helpers.report_fakes import CLASSES, make_recipe, make_results, replace_metrics
@@ -313,3 +317,28 @@ def test_lines_are_made_when_they_are_read():
         assert lines[index] == (tuple(expected) if isinstance(index, slice) else expected)
     with pytest.raises(IndexError):
         lines[1000]
+
+
+@pytest.mark.parametrize(
+    ("logits", "words"),
+    [
+        ({"scored"}, "attack is on the masked logits, those that are scored"),
+        ({"all"}, "on all logits, so masked accuracies look more robust"),
+        ({"scored", "all"}, "Some attacks are on the masked logits, others on all"),
+    ],
+)
+def test_a_caption_names_the_attacked_logits(logits: set[str], words: str) -> None:
+    recipe = make_recipe(eps=(0.5,), targets=(), methods=())
+    results = make_results(recipe)
+    attacks = itertools.cycle(sorted(logits))
+    results = [
+        replace_metrics(result, attack={**result.metrics["attack"], "logits": next(attacks)})
+        if result.kind == "evaluate"
+        else result
+        for result in results
+    ]
+    collection = Collection(recipe, results)
+    tables = accuracy_tables(recipe, accuracy_rows(collection), collection.planned)
+    notes = {table.name.rpartition("-")[2]: table.note for table in tables}
+    assert words in notes["common_masked"]
+    assert "masked" not in notes["common_unmasked"] and "logits" not in notes["own"]

@@ -418,3 +418,13 @@ def test_the_accuracy_of_a_single_model_is_stated() -> None:
     assert "not clearly above chance" in about_only_model([weak])
     assert about_only_model([own, replace(own, seed=1)]) == ""
     assert about_only_model([replace(own, attack="adversarial")]) == ""
+
+
+def test_terms_and_marks_are_explained_if_the_report_uses_them() -> None:
+    transfer = transfer_rows(lambda *_: 0.5, seeds=(0, 1))
+    used = opening(accuracy_rows(lambda *_: 0.5, lambda *_: 0.5, seeds=(0, 1)), transfer)
+    for term in ("Common classes are", "Masked means", "eps is the radius", "bold is", "* means"):
+        assert used.count(term) == 1, term
+    unused = opening([], [row for row in transfer if row.eps == 0])
+    assert "Masked" not in unused and "eps is" not in unused and "bold is" in unused
+    assert opening([]) == ""

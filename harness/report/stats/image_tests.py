@@ -39,6 +39,7 @@ SPLIT = "test"
 MODEL_AXES = ("subset", "eps", "variant")
 MAX_TESTS = 1000  # reading a file takes about a millisecond, a test as long
 NUM_MAP_PERMUTATIONS = 1000
+MAX_CLASSES = 1_000_000  # counts of a class take memory
 Floats = NDArray[np.float64]
 Predictions = Mapping[str, NDArray[Any]]
 
@@ -228,15 +229,34 @@ def _best_two(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Iter
 
 def _read(path: Path) -> Predictions | None:
     """Read a file of predictions; None if it is missing, damaged or incomplete."""
-    required = ("sample", "label", f"{SPLIT}_correct")
     try:
+        with zipfile.ZipFile(path):  # np.load also reads arrays that are no archive
+            pass
         with np.load(path) as arrays:
-            loaded = {
-                name: arrays[name] for name in (*required, f"{SPLIT}_scores") if name in arrays
-            }
-            return loaded if set(required) <= set(loaded) else None
+            names = ("sample", "label", f"{SPLIT}_correct", f"{SPLIT}_scores")
+            loaded = {name: arrays[name] for name in names if name in arrays}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile):
         return None
+    return loaded if _is_complete(loaded) else None
+
+
+def _is_complete(loaded: Predictions) -> bool:
+    """Check that the arrays are about the same images, and are of the types that transfers save."""
+    if not {"sample", "label", f"{SPLIT}_correct"} <= loaded.keys():
+        return False
+    sample, label, correct = (loaded[name] for name in ("sample", "label", f"{SPLIT}_correct"))
+    has_types = sample.dtype.kind in "iu" and label.dtype.kind == "i" and correct.dtype == np.bool_
+    if not has_types or sample.ndim != 1 or sample.size == 0 or correct.shape != sample.shape:
+        return False
+    if f"{SPLIT}_scores" in loaded:
+        scores = loaded[f"{SPLIT}_scores"]
+        return (
+            scores.ndim == 2
+            and label.shape == scores.shape
+            and len(label) == len(sample)
+            and bool(np.isfinite(scores).all())
+        )
+    return label.shape == sample.shape and int(label.min()) >= 0 and int(label.max()) < MAX_CLASSES
 
 
 def _test(

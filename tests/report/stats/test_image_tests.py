@@ -87,6 +87,26 @@ def test_unusable_files_are_not_tested(tmp_path: Path) -> None:
         test_correct=np.ones(3, bool),
     )
     assert fakes.analyzed(results, files)[0].image_tests == []  # other images
+    good: dict[str, Any] = {
+        "sample": np.arange(3, dtype=np.uint64),
+        "label": np.zeros(3, np.int32),
+        "test_correct": np.ones(3, bool),
+    }
+    for wrong in (
+        {"test_correct": np.ones(2, bool)},
+        {"test_correct": np.ones((3, 2), bool)},
+        {"test_correct": np.full(3, np.nan)},
+        {"label": np.full(3, -1)},
+        {"label": np.full(3, 2**40)},
+        {"label": np.zeros((3, 2), np.int8), "test_scores": np.full((3, 2), np.nan)},
+        {name: array[:0] for name, array in good.items()},
+    ):
+        for file in (first, second):
+            np.savez(file, **{**good, **wrong})
+        assert fakes.analyzed(results, files)[0].image_tests == [], wrong
+    with second.open("wb") as array:
+        np.save(array, np.ones(3))  # one array instead of an archive
+    assert fakes.analyzed(results, files)[0].image_tests == []
     second.write_bytes(b"PK\x03\x04 cut short")
     assert fakes.analyzed(results, files)[0].image_tests == []
     second.unlink()

@@ -55,6 +55,8 @@ def card(
         for key, value in (metrics.get("val") or {}).items()
         if isinstance(value, int | float) and key in ("top1", "top5", "mean_per_class")
     }
+    if 0 < len(classes) <= 5:  # always 100 %
+        scores.pop("top5", None)
     compared = (
         "The logits were not compared, because onnxruntime is not installed."
         if max_difference is None

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torchvision.transforms.v2.functional import normalize
 
 from harness.cli.commands.export import command
-from harness.modeling import classifier
+from harness.modeling import classifier, model_card
 from writers.errors import UserError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -118,7 +118,7 @@ def test_the_card_states_the_crop_of_the_evaluated_images(tmp_path: Path):
         "key": tmp_path.name,
         "name": "pretrain/all/eps0/seed0",
         "config": {"settings": {"epochs": 1, "resolution": 128, "eval_crop": 0.8}},
-        "metrics": {"val": {"top1": 0.5}},
+        "metrics": {"val": {"top1": 0.5, "top5": 1.0}},
         **{name: {} for name in ("axes", "needs", "environment")},
         "started_at": "2026-01-01T00:00:00+00:00",
         "wall_s": 1.0,
@@ -127,7 +127,25 @@ def test_the_card_states_the_crop_of_the_evaluated_images(tmp_path: Path):
     card = export(file, "torchvision", tmp_path / "out")
     assert "center crop of 80 % of the shorter side, resized to 128 x 128 pixels" in card
     accuracy = "## Accuracy on the validation split of its classes"
+    assert "| top5 | 100.0 % |" in card
     assert card.index(accuracy) < card.index("center crop") < card.index("## License notes")
+
+
+@pytest.mark.parametrize(("num_classes", "is_shown"), [(5, False), (6, True)])
+def test_the_card_omits_top5_if_it_cannot_fail(tmp_path: Path, num_classes: int, is_shown: bool):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    text = model_card.card(
+        name="x",
+        about={"classes": range(num_classes)},
+        file=tmp_path / "model.onnx",
+        usage="",
+        input_text="",
+        max_difference=None,
+        metrics={"val": {"top1": 0.5, "top5": 1.0}},
+        inputs={},
+        license_notes=[],
+    )
+    assert "top1" in text and ("top5" in text) == is_shown
 
 
 def test_a_changed_network_is_refused_with_a_hint(tmp_path: Path):

@@ -27,6 +27,7 @@ def stage(
     needs: Mapping[str, Result] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Result:
+    """Make the result of a stage whose key is its name."""
     name = "/".join([kind, *map(str, axes.values())])
     return Result(
         kind=kind,

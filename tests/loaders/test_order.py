@@ -38,6 +38,7 @@ def batches_of(
 
 
 def equal(one, other) -> bool:
+    """Return True if images and labels of all batches are equal."""
     return len(one) == len(other) and all(
         torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, other, strict=True)
     )

@@ -128,6 +128,7 @@ def without_seconds(records):
 
 
 def often(folder: Path) -> Checkpoints:
+    """Checkpoint after every step."""
     return Checkpoints(folder, every_s=-1.0)
 
 

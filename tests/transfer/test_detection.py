@@ -93,6 +93,7 @@ def step_of(model: Detector, lr: float = 0.02) -> DetectionStep:
 
 
 def train(step: DetectionStep, num_epochs: int, folder: Path | None = None, **options: Any) -> None:
+    """Train on the squares, with checkpoints if there is a folder."""
     loader: Any = FedLoader(Squares(16), FitPlan(4, 64), "cpu")
     checkpoints = Checkpoints(folder) if folder else None
     for _ in fit(

@@ -71,6 +71,7 @@ def run(
     settings: dict[str, Any],
     **more: Any,
 ):
+    """Run a transfer stage in root/NAME."""
     config = {"method": method, "seed": 0, "metric": "top1", "settings": {**SHORT, **settings}}
     return transfer.run(context_of(root, name, config, {"model": model, "data": target}, **more))
 

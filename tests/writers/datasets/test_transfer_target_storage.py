@@ -210,18 +210,23 @@ def test_differences_name_the_missing_species(tmp_path: Path):
 
 
 def appended(file: str, line: str) -> Spoil:
+    """Append a line to a text file."""
     return lambda root: (root / file).write_text((root / file).read_text() + f"{line}\n")
 
 
 def written(file: str, content: bytes) -> Spoil:
+    """Replace the content of a file."""
     return lambda root: (root / file).write_bytes(content)
 
 
-def stranger(file: str) -> Spoil:
+def stray_image(file: str) -> Spoil:
+    """Add an image that no list names."""
     return lambda root: layouts.image(root / file)
 
 
 def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) -> Spoil:
+    """Change a variable of a MATLAB file in place."""
+
     def spoil(root: Path) -> None:
         content = loadmat(root / file)
         change(content[variable])
@@ -249,13 +254,17 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
         ("dtd", written("dtd/labels/test1.txt", b"\n"), r"labels/test1\.txt at .* is empty"),
         (
             "dtd",
-            stranger("dtd/images/mine/1.jpg"),
+            stray_image("dtd/images/mine/1.jpg"),
             r"images/mine/1\.jpg is in none of the 3 classes",
         ),
-        ("food", stranger("food-101/images/1.jpg"), r"images/1\.jpg is in none of the 2 classes"),
+        (
+            "food",
+            stray_image("food-101/images/1.jpg"),
+            r"images/1\.jpg is in none of the 2 classes",
+        ),
         (
             "sun397",
-            stranger("SUN397/z/zebra/sun_a.jpg"),
+            stray_image("SUN397/z/zebra/sun_a.jpg"),
             r"zebra/sun_a\.jpg is in none of the 3 classes",
         ),
         (
@@ -298,7 +307,7 @@ def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) ->
             appended("images.txt", "http://x\t0\tDodo/1.jpg\t77\t3"),
             "do not match",
         ),
-        ("caltech101", stranger("101_ObjectCategories/dodo/image_0001.jpg"), "such as dodo"),
+        ("caltech101", stray_image("101_ObjectCategories/dodo/image_0001.jpg"), "such as dodo"),
     ],
 )
 def test_inconsistent_files_are_refused(tmp_path: Path, name: str, spoil: Spoil, message: str):

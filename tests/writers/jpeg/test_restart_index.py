@@ -54,6 +54,7 @@ def pixels(jpeg: bytes) -> np.ndarray:
 
 
 def footer_of(jpeg: bytes) -> np.void | None:
+    """Return the footer of the restart index, or None if there is no index."""
     footer = np.frombuffer(jpeg[-FOOTER.itemsize :], FOOTER)[0]
     return footer if footer["magic"] == MAGIC else None
 
@@ -121,6 +122,7 @@ def test_an_index_keeps_the_pixels_of_every_subsampling(subsampling):
 
 
 def by_turbo(image: np.ndarray, subsampling: int) -> bytes:
+    """Compress with libjpeg-turbo, which has subsamplings that Pillow lacks."""
     turbo = ctypes.CDLL(ctypes.util.find_library("turbojpeg"))
     turbo.tjInitCompress.restype = ctypes.c_void_p
     handle, result, size = (

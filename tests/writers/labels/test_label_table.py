@@ -50,6 +50,7 @@ def write_csv(path: Path, *rows: Sequence[Any], delimiter: str = ",") -> Path:
 def opened(
     images: Path, *tables: Path, splits: SplitSettings | None = None, **settings: Any
 ) -> Source:
+    """Open images with labels from tables; settings are those of `LabelTable`."""
     table = LabelTable(files=tuple(map(str, tables)), **settings)
     return open_dataset("folder", images, splits or SplitSettings(val=0), table)
 
@@ -71,6 +72,7 @@ def expected_labels(folder: str = "train/") -> dict[str, list[str]]:
 
 
 def problems(images: Path, *tables: Path, **settings: Any) -> list[str]:
+    """Return the lines of the error that refuses the tables."""
     with pytest.raises(UserError) as caught:
         opened(images, *tables, **settings)
     return [line.strip() for line in caught.value.message.splitlines()]

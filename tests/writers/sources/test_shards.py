@@ -191,6 +191,7 @@ def test_without_pyarrow_the_error_names_the_fix(tmp_path: Path, monkeypatch):
 
 
 def wds(path: Path, samples: dict[str, bytes]) -> Path:
+    """Write a WebDataset shard, a tar of the samples' files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in samples.items():

@@ -23,10 +23,12 @@ def command(
     *,
     whole_model: bool,
     targets: Sequence[str] = (),
+    subsets: Sequence[str] = (),
+    sources: Mapping[str, BoardRow] | None = None,
 ) -> str:
     """Return a shell command that runs the recipe's stages of one row.
 
-    For an accuracy on source classes, it runs the models of all subsets with their transfers: the
+    For an accuracy on source classes, it runs the models of `subsets` with their transfers: the
     classes that are shared depend on all of them.
 
     The command is made of checked fields of the row, each quoted for the shell. Nothing that a
@@ -37,6 +39,9 @@ def command(
         recipe: settings of its recipe; None if the recipe was not exported.
         whole_model: repeat the method on all targets and with all seeds.
         targets: targets of the whole model; empty means all of the recipe.
+        subsets: subsets whose source accuracy was measured as that of the row; empty means all of
+            the recipe.
+        sources: a source row of each subset of the recipe.
 
     Returns:
         "" without a recipe.
@@ -44,21 +49,27 @@ def command(
     if recipe is None:
         return ""
     parts = ["harness", "run", recipe_file(row.recipe, recipe)]
-    for override in _overrides(row, recipe, whole_model=whole_model, targets=targets):
+    for override in _overrides(row, recipe, whole_model, targets, subsets, sources or {}):
         parts += ["--set", override]
     return shlex.join(parts)
 
 
 def _overrides(
-    row: BoardRow, recipe: Mapping[str, Any], *, whole_model: bool, targets: Sequence[str]
+    row: BoardRow,
+    recipe: Mapping[str, Any],
+    whole_model: bool,
+    targets: Sequence[str],
+    subsets: Sequence[str],
+    sources: Mapping[str, BoardRow],
 ) -> Sequence[str]:
     """Exclude all models of the recipe, and include the point of the row.
 
-    The recipe's own exclusions are replaced, so the targets that they left are named.
+    The recipe's own exclusions are replaced, so the targets and subsets that they left are named.
     """
     models = [name for name in (_name_of(model) for model in _list(recipe, "models")) if name]
     archs = _list(recipe, "archs") or (["resnet18"] if recipe.get("subsets") else [])
     point: dict[str, Any]
+    others: list[BoardRow] = []
     if row.model:
         point = {"model": row.model}
     else:
@@ -72,13 +83,24 @@ def _overrides(
         elif targets and recipe.get("exclude"):
             point["target"] = list(targets)
         point["method"] = row.method
-    else:
-        point.pop("subset", None)
-    point = {axis: value for axis, value in point.items() if value != ""}
+    elif "subset" in point:
+        del point["subset"]
+        if subsets and recipe.get("exclude"):
+            point["subset"] = list(subsets)
+            # The shared classes depend on these, which the recipe has with other settings only.
+            compared = _list(_mapping(recipe, "evaluate"), "common") or sorted(sources)
+            others = [sources[name] for name in compared if name in sources.keys() - {*subsets}]
+    points = [point, *(_model_point(other) for other in others)]
+    points = [{a: value for a, value in one.items() if value != ""} for one in points]
     exclude = [{"arch": archs}] if archs else []
     exclude += [{"model": models}] if models else []
-    overrides = [f"exclude={json.dumps(exclude)}", f"include={json.dumps([point])}"]
-    return [*overrides, *(f"{place}=null" for place in _idle(row, recipe))]
+    overrides = [f"exclude={json.dumps(exclude)}", f"include={json.dumps(points)}"]
+    idle = () if any(other.eps for other in others) else _idle(row, recipe)
+    return [*overrides, *(f"{place}=null" for place in idle)]
+
+
+def _model_point(row: BoardRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in ("subset", "arch", "variant", "eps", "seed")}
 
 
 def _idle(row: BoardRow, recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import re
+from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -44,12 +45,24 @@ def _check_text(text: str) -> str:
     return text
 
 
+def _check_time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("there is no such date or time") from error
+    return text
+
+
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_text)]
 Digest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGEST_LENGTH}}}$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{0,128}$")]  # of files and stages; "" if unknown
 Whole = Annotated[int, Field(ge=0, le=2**53)]
 Amount = Annotated[float, Field(ge=0, le=1e12)]
-Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?\+00:00$")]
+Time = Annotated[
+    str,
+    Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?\+00:00$"),
+    AfterValidator(_check_time),
+]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))

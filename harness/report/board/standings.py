@@ -139,14 +139,42 @@ class Board:
 
     Attributes:
         names: digest of a model -> its name.
+        compared: `comparison` of a row on source classes -> subsets that its recipe
+            compared, sorted.
+        sources: recipe -> subset -> its row on source classes with the smallest eps and seed.
     """
 
     rows: tuple[BoardRow, ...]
     recipes: Mapping[str, Any]
+    compared: Mapping[tuple[object, ...], tuple[str, ...]]
+    sources: Mapping[str, Mapping[str, BoardRow]]
     names: Mapping[str, str]
     rankings: tuple[Ranking, ...]
     targets: tuple[Target, ...]
     repetitions: tuple[Repetition, ...]
+
+
+def comparison(row: BoardRow, *, any_seed: bool) -> tuple[object, ...]:
+    """Identify the models whose accuracy on shared source classes a recipe compared."""
+    seed = None if any_seed else row.seed
+    return row.kind, row.recipe, row.variant, row.arch, row.eps, seed
+
+
+def _compared(rows: Iterable[BoardRow]) -> dict[tuple[object, ...], tuple[str, ...]]:
+    found: dict[tuple[object, ...], set[str]] = {}
+    for row in rows:
+        if row.kind == "source" and row.subset:
+            for any_seed in (False, True):
+                found.setdefault(comparison(row, any_seed=any_seed), set()).add(row.subset)
+    return {key: tuple(sorted(subsets)) for key, subsets in found.items()}
+
+
+def _sources(rows: Iterable[BoardRow]) -> dict[str, dict[str, BoardRow]]:
+    found: dict[str, dict[str, BoardRow]] = {}
+    source_rows = (row for row in rows if row.kind == "source" and row.subset)
+    for row in sorted(source_rows, key=lambda row: (row.eps, row.seed)):
+        found.setdefault(row.recipe, {}).setdefault(row.subset, row)
+    return found
 
 
 def board(merged: Merged) -> Board:
@@ -170,6 +198,8 @@ def board(merged: Merged) -> Board:
     return Board(
         rows,
         merged.recipes,
+        _compared(rows),
+        _sources(rows),
         names,
         rankings,
         tuple(_targets(rows, rankings, pages)),

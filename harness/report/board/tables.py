@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from harness.report.board.replay import command
 from harness.report.board.row import BoardRow
-from harness.report.board.standings import Board, Ranking, Repetition, Standing, Task
+from harness.report.board.standings import (
+    Board,
+    Ranking,
+    Repetition,
+    Standing,
+    Task,
+    comparison,
+)
 from harness.report.data.records import format_eps
 from harness.report.render.tables.cells import (
     NONE,
@@ -337,6 +344,8 @@ def _replay_cell(board: Board, row: BoardRow, of_model: Sequence[BoardRow] = ())
         board.recipes.get(row.recipe),
         whole_model=bool(of_model),
         targets=sorted({one.target for one in of_model if one.recipe == row.recipe}),
+        subsets=board.compared.get(comparison(row, any_seed=bool(of_model)), ()),
+        sources=board.sources.get(row.recipe),
     )
     return Cell("", folded=("command", text)) if text else NONE
 

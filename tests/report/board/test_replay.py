@@ -11,8 +11,11 @@ from harness.config.load import read
 from harness.matrix.expand import expand
 from harness.matrix.stage import Stage
 from harness.report.board.exported import published_recipe
+from harness.report.board.merge import Merged
 from harness.report.board.replay import command
 from harness.report.board.row import BoardRow
+from harness.report.board.standings import board
+from harness.report.board.tables import _replay_cell
 from tests.helpers.board_rows import row
 
 # robust_l2: clean and robust models, with attacks. better_models: variants, and loaded models.
@@ -74,6 +77,38 @@ def test_a_whole_model_has_the_targets_that_its_recipe_left(
     planned = expand(read(words[2], [word for word in words[3:] if word != "--set"])).stages
     found = {one.key for one in planned if one.kind == "transfer" and "role" not in one.axes}
     assert found == {stages[0].key}
+
+
+@pytest.mark.parametrize("common", ["[all,minus1,minus2]", "null"])
+def test_a_source_row_has_the_subsets_that_its_recipe_left(
+    common: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Robust models of fewer_classes leave the controls out, whose classes may be shared."""
+    monkeypatch.chdir(tmp_path)
+    recipe = read("fewer_classes", ["scale=tiny", f"evaluate.common={common}"])
+    digest, settings = published_recipe(recipe)
+    stages = [stage for stage in expand(recipe).stages if stage.kind == "evaluate"]
+    robust = [stage for stage in stages if stage.axes["eps"]]
+    left = {stage.axes["subset"] for stage in robust}
+    rows = tuple(row_of(stage, digest) for stage in stages)
+    assert len(left) < len(recipe.subsets) and settings["exclude"]
+    page = board(Merged(rows, {digest: settings}, 0))
+    words = shlex.split(_replay_cell(page, row_of(robust[0], digest)).folded[1])
+    Path(words[2]).write_text(json.dumps(settings))
+    planned = expand(read(words[2], [word for word in words[3:] if word != "--set"])).stages
+    evaluated = [one for one in planned if one.kind == "evaluate"]
+    assert {one.axes["subset"] for one in evaluated if one.axes["eps"]} == left
+    again = next(one for one in evaluated if one.name == robust[0].name)
+    shared = [
+        {need.axes["subset"] for role, need in stage.needs.items() if role.startswith("common_")}
+        for stage in (again, robust[0])
+    ]
+    assert shared[0] == shared[1] and len(shared[0]) > 1
+    if common == "null":  # a clean model of each control, for its classes
+        assert again.key == robust[0].key
+        assert {one.axes["subset"] for one in evaluated if not one.axes["eps"]} == {
+            subset.name for subset in recipe.subsets
+        } - left
 
 
 def test_commands_quote_names_of_a_row() -> None:

@@ -80,6 +80,14 @@ def test_recipe_names_do_not_become_paths(tmp_path: Path) -> None:
         ({"metric": "bleu"}, "'metric'"),
         ({"kind": "other"}, "'kind'"),
         ({"started_at": "yesterday"}, "'started_at'"),
+        (
+            {"started_at": "2026-02-30T05:00:00+00:00"},
+            "'started_at': Value error, there is no such",
+        ),
+        (
+            {"started_at": "2026-11-21T25:00:00+00:00"},
+            "'started_at': Value error, there is no such",
+        ),
         ({"subset": "x" * 10_000_000}, "'subset'"),
         ({"subset": ["x"]}, "'subset'"),
         ({"subset": "a\x1b[31mb"}, "'subset'"),

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from harness.modeling import checkpoint_layouts, classifier, state_dicts, zoo
 from harness.modeling.classifier import Classifier
-from harness.modeling.weight_matching import Match, largest_match
+from harness.modeling.weight_matching import COUNTER, Match, largest_match
 from loaders.interpolation import interpolation_of_weights
 from writers.errors import UserError
 from writers.subset.spec import named
 from writers.text_names import counted
+
+# Numbers of the modules with weights among the children of torchvision's ResNet.
+RESNET_CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
 
 def import_checkpoint(
@@ -35,6 +38,12 @@ def import_checkpoint(
     The weights are the largest part of the file that fits the architecture, under any prefix. If
     a self-supervised method's file has several copies of the network, they are those that its
     authors evaluate. The metadata lists the other tensors as `left_out`.
+
+    A linear layer outside the network counts as its head if it has the network's features as inputs
+    and as many outputs as there are classes (linear evaluations: `head.fc_cls`, `classifier`). A
+    head with another number of outputs, such as the 4 of rotation, is left out if the file has a
+    self-supervised layout, and is an error in other files. A file with nothing but the backbone is
+    imported without a head.
 
     Args:
         path: safetensors or torch file.
@@ -74,7 +83,10 @@ def import_checkpoint(
         _check_input_channels(match, own)
         head = {name for name in own if head_name and name.rpartition(".")[0] == head_name}
         foreign = _head_problem(match, own, head, len(names))
-        if foreign and (drop_foreign_head or layout is not None):
+        if foreign and (separate := _separate_head(match, weights, own, head)):
+            match, foreign = separate, ""
+        is_bare = not _without_counters(match.left_out) and not head & match.tensors.keys()
+        if foreign and (drop_foreign_head or layout is not None or is_bare):
             has_head, names = False, ()
             model, network = _build(arch, 1)
             dropped = [match.sources[name] for name in head if name in match.sources]
@@ -149,20 +161,35 @@ def _match(
     network: zoo.Network | None,
     preferred: str,
 ) -> Match:
-    """Match tensor names: those of the library, or for `archs/` their own or torchvision's."""
-    match = largest_match(weights, own, preferred)
-    if network is not None or not match.missing:
-        return match
-    bare = {name.removeprefix("backbone.").replace("head.", "fc."): name for name in own}
-    other = largest_match(weights, {name: own[bare[name]] for name in bare}, preferred)
-    if len(other.missing) >= len(match.missing):
-        return match
-    return Match(
-        {bare[name]: tensor for name, tensor in other.tensors.items()},
-        tuple(bare[name] for name in other.missing),
-        other.left_out,
-        {bare[name]: source for name, source in other.sources.items()},
-    )
+    """Match tensor names: those of the library, or for `archs/` their own or torchvision's.
+
+    A torchvision ResNet's modules may be numbered, as in `nn.Sequential(*resnet.children())`.
+    """
+    torchvision = {
+        name: name if network else name.removeprefix("backbone.").replace("head.", "fc.")
+        for name in own
+    }
+    numbered = {name: _numbered(other) for name, other in torchvision.items()}
+    best = largest_match(weights, own, preferred)
+    for other_names in (torchvision, numbered):
+        if not best.missing:
+            break
+        bare = {other: name for name, other in other_names.items()}
+        other = largest_match(weights, {name: own[bare[name]] for name in bare}, preferred)
+        if len(other.missing) < len(best.missing):
+            best = Match(
+                {bare[name]: tensor for name, tensor in other.tensors.items()},
+                tuple(bare[name] for name in other.missing),
+                other.left_out,
+                {bare[name]: source for name, source in other.sources.items()},
+            )
+    return best
+
+
+def _numbered(name: str) -> str:
+    """Name of a tensor of a torchvision ResNet by the number of its module: 4.0.conv1.weight."""
+    first, _, rest = name.partition(".")
+    return f"{RESNET_CHILDREN[first]}.{rest}" if first in RESNET_CHILDREN else name
 
 
 def _head_problem(match: Match, own: dict[str, Any], head: set[str], num_classes: int) -> str:
@@ -179,6 +206,53 @@ def _head_problem(match: Match, own: dict[str, Any], head: set[str], num_classes
         f"{name} has {counted(shape[0] if len(shape) else 0, 'class')} {tuple(shape)}, and should "
         f"be {tuple(own[name])} for {num_classes}"
     )
+
+
+def _separate_head(
+    match: Match, weights: Mapping[str, Tensor], own: dict[str, Any], head: set[str]
+) -> Match | None:
+    """Match the head with a layer outside the network, such as `head.fc_cls`.
+
+    Returns:
+        None if no layer has the head's shapes.
+
+    Raises:
+        UserError: several layers have them.
+    """
+    shapes = {name.rpartition(".")[2]: tuple(own[name]) for name in head}
+    if len(shapes.get("weight", ())) != 2 or "bias" not in shapes:
+        return None
+    layers = [
+        name.removesuffix("weight")
+        for name in match.left_out
+        if name.rpartition(".")[2] == "weight"
+        and all(
+            (tensor := weights.get(name.removesuffix("weight") + kind)) is not None
+            and tuple(tensor.shape) == shape
+            for kind, shape in shapes.items()
+        )
+    ]
+    if len(layers) > 1:
+        raise UserError(
+            f"{len(layers)} layers have the shape of the head: "
+            f"{', '.join(layer.rstrip('.') for layer in layers[:3])}.",
+            "Choose a copy with --part; --classes none (in a recipe `classes: null`) leaves them "
+            "out.",
+        )
+    if not layers:
+        return None
+    found = {name: layers[0] + name.rpartition(".")[2] for name in head}
+    dropped = {match.sources[name] for name in head if name in match.sources}
+    return Match(
+        match.tensors | {name: weights[source] for name, source in found.items()},
+        tuple(name for name in match.missing if name not in head),
+        tuple(sorted((set(match.left_out) | dropped) - set(found.values()))),
+        match.sources | found,
+    )
+
+
+def _without_counters(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not name.endswith(COUNTER)]
 
 
 def _mismatch(

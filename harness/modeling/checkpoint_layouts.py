@@ -1,14 +1,16 @@
 """Layouts of published self-supervised checkpoints, recognized by the names of their tensors.
 
 Such a file often holds two copies of the network, of which the method's authors evaluate one, and a
-projection instead of a classifier.
+projection instead of a classifier. A file of a linear evaluation has the same names and a
+classifier: `harness.modeling.checkpoint_import` keeps it if it fits the given classes.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 # First parts of names that DataParallel, torch.compile and training classes add.
 WRAPPERS = ("module", "_orig_mod", "model")
+VISSL_TRUNK = "_feature_blocks"
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,24 @@ class Layout:
 
     Attributes:
         method: name of the method, or of the program that wrote the file.
-        has: first parts of names that a file of this layout has, without wrappers.
-        part: first part of the names of the network that the authors evaluate. "" means that its
-            names have no such part.
+        part: part of the names of the network that the authors evaluate. "" means that its names
+            have no such part.
+        has: parts that the names of a file have: each is a first part, without wrappers, or the
+            beginning of a name such as `head.fc_cls`.
+        has_one_of: as `has`; one of them is enough. Empty means none is needed.
     """
 
     method: str
-    has: frozenset[str]
     part: str
+    has: tuple[str, ...]
+    has_one_of: tuple[str, ...] = ()
 
 
-def _layout(method: str, part: str, *others: str) -> Layout:
-    return Layout(method, frozenset([*([part] if part else []), *others]), part)
+def _layout(method: str, part: str, *others: str, one_of: tuple[str, ...] = ()) -> Layout:
+    return Layout(method, part, (*([part] if part else []), *others), one_of)
 
+
+PROJECTIONS = ("projector", "projection", "projection_head", "proj_head", "predictor")
 
 # The first layout that fits counts. Sources: the published code of each method.
 LAYOUTS = (
@@ -39,14 +46,21 @@ LAYOUTS = (
     _layout("DINO", "teacher", "student"),
     _layout("BYOL", "online_encoder"),
     _layout("BYOL", "online_network"),
+    _layout("BYOL", "online_network_state_dict"),
+    _layout("BYOL", "online_backbone"),
     _layout("BYOL", "online_net"),  # OpenSelfSup
     _layout("SwAV", "", "prototypes", "projection_head"),
+    _layout("MMSelfSup", "backbone", "target_generator"),
+    _layout("VISSL", VISSL_TRUNK),
+    # solo-learn's and Lightly's files of other methods have these names, too.
     _layout("Barlow Twins or VICReg", "backbone", "projector"),
     _layout("SimCLR", "encoder", "projector"),
     _layout("SimCLR", "backbone", "projection_head"),
+    _layout("SimCLR", "backbone", "backbone.fc.0"),
+    _layout("SimCLR", "convnet", one_of=PROJECTIONS),
+    _layout("SimCLR", "resnet", one_of=(*PROJECTIONS, "resnet.fc.0", "head")),
     # Rotation, jigsaw, NPID, DeepCluster, ODC and SimCLR of OpenSelfSup and MMSelfSup.
-    _layout("OpenSelfSup", "backbone", "neck"),
-    _layout("OpenSelfSup", "backbone", "memory_bank"),
+    _layout("OpenSelfSup", "backbone", one_of=("neck", "memory_bank", "head.fc_cls")),
 )
 
 
@@ -56,12 +70,24 @@ def recognize(names: Collection[str]) -> Layout | None:
     Args:
         names: names of tensors; those of several mappings in a file begin with the mapping's key.
     """
-    first = {_first_part(name) for name in names}
-    return next((layout for layout in LAYOUTS if layout.has <= first), None)
+    known = {part for name in names for part in _identifying_parts(name)}
+    return next(
+        (
+            layout
+            for layout in LAYOUTS
+            if known.issuperset(layout.has)
+            and (not layout.has_one_of or known.intersection(layout.has_one_of))
+        ),
+        None,
+    )
 
 
-def _first_part(name: str) -> str:
-    return next((part for part in name.split(".") if part not in (*WRAPPERS, "state_dict")), "")
+def _identifying_parts(name: str) -> Iterator[str]:
+    """First part of a name without wrappers, its beginnings, and VISSL's part."""
+    parts = [part for part in name.split(".")[:-1] if part not in (*WRAPPERS, "state_dict")]
+    yield from (".".join(parts[:length]) for length in range(1, 4))
+    if VISSL_TRUNK in parts:
+        yield VISSL_TRUNK
 
 
 def has_part(name: str, part: str) -> bool:

@@ -32,6 +32,8 @@ WEIGHT_KEYS = (
     "network",
     "weights",
     "params",
+    "classy_state_dict",  # VISSL
+    "base_model",
 )
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 MAX_DEPTH = 6
@@ -295,9 +297,12 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
             return tensors
     if average:
         return None
-    tensors = {str(name): value.detach() for name, value in content.items() if _is_plain(value)}
+    tensors = _plain_tensors(content)
+    if depth and not tensors:  # such as the `trunk` and `heads` of VISSL's `model`
+        parts = {str(key): _plain_tensors(value) for key, value in content.items()}
+        return _joined(parts) or None
     if len(tensors) > 1 or depth:
-        return tensors or None
+        return tensors
     others = {
         str(key): inner
         for key, value in content.items()
@@ -305,10 +310,22 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
         if (inner := _unwrap(value, False, depth + 1))
     }
     if len(others) > 1:
-        return {
-            f"{key}.{name}": value for key, inner in others.items() for name, value in inner.items()
-        }
+        return _joined(others)
     return max((*others.values(), tensors), key=len) or None
+
+
+def _plain_tensors(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a mapping; empty for other objects."""
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(name): value.detach() for name, value in content.items() if _is_plain(value)}
+
+
+def _joined(mappings: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Join mappings of tensors; the names begin with the key of the mapping."""
+    return {
+        f"{key}.{name}": value for key, inner in mappings.items() for name, value in inner.items()
+    }
 
 
 def _is_plain(value: Any) -> bool:

@@ -144,7 +144,97 @@ LAYOUTS: dict[str, tuple[str, Callable[[State, State], dict]]] = {
             | under("backbone.", wanted)  # the same module under a second name
         },
     ),
+    "OpenSelfSup, rotation": (
+        "OpenSelfSup",
+        lambda wanted, other: {
+            "state_dict": under("backbone.", wanted) | linear("head.fc_cls", 4, 512)
+        },
+    ),
+    "MMSelfSup, target generator": (
+        "MMSelfSup",
+        lambda wanted, other: {
+            "state_dict": under("backbone.", wanted)
+            | under("target_generator.", other)
+            | linear("head", 16, 8)
+        },
+    ),
+    "SimCLR, projection as fc": (
+        "SimCLR",
+        lambda wanted, other: {
+            "state_dict": under("backbone.", wanted | projection("fc.")),
+            "arch": "resnet18",
+        },
+    ),
+    "SimCLR, convnet": (
+        "SimCLR",
+        lambda wanted, other: under("convnet.", wanted) | projection("projection."),
+    ),
+    "SimCLR, resnet": (
+        "SimCLR",
+        lambda wanted, other: {"resnet": wanted, "head": projection("")},
+    ),
+    "BYOL, numbered modules": (
+        "BYOL",
+        lambda wanted, other: {
+            "online_network_state_dict": under("encoder.", numbered(wanted))
+            | projection("projetion.net."),
+            "target_network_state_dict": under("encoder.", numbered(other)),
+            "optimizer_state_dict": {"state": {}},
+        },
+    ),
+    "BYOL, online backbone": (
+        "BYOL",
+        lambda wanted, other: {
+            "state_dict": under("target_backbone.", other)
+            | under("online_backbone.", wanted)
+            | projection("online_projector.")
+        },
+    ),
+    "VISSL": (
+        "VISSL",
+        lambda wanted, other: {
+            "phase_idx": 9,
+            "classy_state_dict": {
+                "base_model": {
+                    "model": {
+                        "trunk": under("_feature_blocks.", wanted),
+                        "heads": projection("0.clf."),
+                    },
+                    "meta": {"config": {}},
+                },
+                "optimizer": {"state": {}},
+            },
+        },
+    ),
+    "Lightly": (
+        "SimCLR",
+        lambda wanted, other: {
+            "state_dict": under("backbone.", numbered(wanted))
+            | under("backbone_momentum.", numbered(other))
+            | projection("projection_head.layers.")
+        },
+    ),
+    "solo-learn": (
+        "Barlow Twins or VICReg",
+        lambda wanted, other: {
+            "state_dict": under("backbone.", wanted)
+            | under("momentum_backbone.", other)
+            | projection("projector.")
+        },
+    ),
 }
+
+
+def linear(name: str, num_outputs: int, num_inputs: int) -> State:
+    weight = torch.rand(num_outputs, num_inputs)
+    return {f"{name}.weight": weight, f"{name}.bias": torch.rand(num_outputs)}
+
+
+def numbered(state: State) -> State:
+    """Names of `nn.Sequential(*resnet.children())`."""
+    children = [name for name, _ in torchvision.models.resnet18().named_children()]
+    split = {name: name.partition(".") for name in state}
+    return {f"{children.index(split[n][0])}.{split[n][2]}": value for n, value in state.items()}
 
 
 def bodies() -> tuple[torch.nn.Module, State, State]:
@@ -196,6 +286,46 @@ def test_a_file_without_a_layout_is_no_self_supervised_one(tmp_path: Path):
     torch.save({"state_dict": state}, tmp_path / "c.pth")
     _, about = import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
     assert about["layout"] is None and about["has_head"]
+
+
+def test_a_file_of_a_backbone_alone_has_no_head(tmp_path: Path):
+    """DINO publishes such files."""
+    _, wanted, _ = bodies()
+    torch.save(wanted, tmp_path / "c.pth")
+    model, about = import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
+    assert not about["has_head"] and about["classes"] == [] and about["left_out"] == []
+    assert torch.equal(model.backbone.state_dict()["conv1.weight"], wanted["conv1.weight"])
+    # Something else that is left out may be a head: that is for the user to decide.
+    torch.save(wanted | linear("fc", 10, 512), tmp_path / "c.pth")
+    with pytest.raises(UserError, match="10 classes"):
+        import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
+
+
+@pytest.mark.parametrize(
+    ("network", "head"),
+    [
+        ("backbone.", "head.fc_cls"),  # OpenSelfSup
+        ("backbone.", "head.fc"),  # MMSelfSup, MMPretrain
+        ("trunk._feature_blocks.", "heads.0.clf.0"),  # VISSL
+        ("backbone.", "classifier"),  # solo-learn
+    ],
+)
+@pytest.mark.parametrize("arch", [ARCH, "resnet18"])
+def test_a_linear_evaluation_keeps_its_head(network: str, head: str, arch: str, tmp_path: Path):
+    _, wanted, _ = bodies()
+    layer = linear(head, 1000, 512)
+    state = under(network, wanted) | layer | projection("projector.")
+    torch.save({"state_dict": state}, tmp_path / "c.pth")
+    model, about = import_checkpoint(tmp_path / "c.pth", arch, "in1000")
+    assert about["has_head"] and len(about["classes"]) == 1000
+    assert torch.equal(model.head.weight, layer[f"{head}.weight"])
+    assert torch.equal(model.head.bias, layer[f"{head}.bias"])
+    assert about["left_out"] == sorted(projection("projector."))
+    _, about = import_checkpoint(tmp_path / "c.pth", arch, None)
+    assert not about["has_head"] and f"{head}.weight" in about["left_out"]
+    torch.save({"state_dict": state | linear("other", 1000, 512)}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="2 layers have the shape of the head"):
+        import_checkpoint(tmp_path / "c.pth", arch, "in1000")
 
 
 def test_networks_of_filtered_images_are_refused(tmp_path: Path):

@@ -92,8 +92,10 @@ def command(
 
     Takes the largest part of the file that fits the architecture, under any prefix (module.,
     backbone.), and lists what it leaves out. Reads checkpoints of the robustness library with their
-    normalization. In files of MoCo, SimCLR, SwAV, BYOL, DINO, Barlow Twins, VICReg and OpenSelfSup,
-    takes the network that their authors evaluate. Never runs code from the file.
+    normalization. In files of MoCo, SimCLR, SwAV, BYOL, DINO, Barlow Twins, VICReg, VISSL, Lightly,
+    solo-learn, OpenSelfSup and MMSelfSup, takes the network that their authors evaluate. A linear
+    layer outside the network is its head if it has an output per class and the network's features
+    as inputs. Never runs code from the file.
 
     \b
     Example:

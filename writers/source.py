@@ -66,7 +66,9 @@ class SplitSettings:
     """How to draw missing splits from train: fractions of each class's images, drawn by `seed`.
 
     `protocol` selects splits of the dataset's `SPEC.protocols`; None means the dataset's default.
-    `folders` are the rules for trees of folders. Raises UserError if no image is left to train on.
+    `folders` are the rules for trees of folders. With `skip_damaged`, images whose annotations are
+    damaged are in `Source.damaged` instead of an error; readers of annotations support it. Raises
+    UserError if no image is left to train on.
     """
 
     val: float = 0.1
@@ -74,6 +76,7 @@ class SplitSettings:
     seed: int = 0
     protocol: str | None = None
     folders: FolderRules = BY_NAME
+    skip_damaged: bool = False
 
     def __post_init__(self) -> None:
         if self.val + self.test >= 1:

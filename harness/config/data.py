@@ -1,7 +1,7 @@
 """Settings of a dataset: a recipe's source, or one of its targets."""
 
 from collections.abc import Collection
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -30,6 +30,9 @@ class DataSettings(Settings):
         protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
         accept_counts: write the dataset although its counts differ from those published; the
             manifest records the differences.
+        on_error: what to do if images cannot be read, or have annotations that are damaged or of an
+            image of another size. fail: write none. skip: leave them out; the manifest lists them
+            with the reasons.
         metric: None means the dataset's own metric (`folder`: top1; `beton`: that of its labels).
         encoding: how images are stored. Settings that are left out, or all if it is None, are the
             recipe's.
@@ -51,6 +54,7 @@ class DataSettings(Settings):
     split_seed: int = 0
     protocol: str | None = None
     accept_counts: bool = False
+    on_error: Literal["fail", "skip"] = "fail"
     metric: Metric | None = None
     encoding: Encoding | None = None
     labels: LabelTable | None = None
@@ -66,6 +70,8 @@ class DataSettings(Settings):
         """Dump every setting that has an effect on writing these splits."""
         settings = self.resolved()
         unused = {"encoding", "metric"} | ({"test"} if "test" not in splits else set())
+        if self.on_error == "fail":
+            unused.add("on_error")
         if self.labels is None:
             unused.add("labels")
         if self.folders.is_default:

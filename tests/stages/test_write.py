@@ -15,6 +15,7 @@ from harness.matrix.stage import Stage
 from harness.runner.context import Outcome, StageContext
 from harness.stages.write import run as write
 from writers.beton.store import open_beton
+from writers.errors import UserError
 
 RECIPE = """\
 name: small
@@ -80,6 +81,25 @@ def test_a_subset_is_copied_from_the_smallest_superset_and_equals_a_fresh_write(
             for file in (split["path"], split["path"] + ".json"):
                 assert Path("data", file).read_bytes() == Path("elsewhere", file).read_bytes()
         shutil.rmtree("elsewhere")
+
+
+def test_unreadable_images_are_left_out_if_the_recipe_says_so(capfd: pytest.CaptureFixture[str]):
+    (Path("raw") / "things" / "c1" / "3.jpg").write_bytes(b"\xff\xd8 damaged")
+    stage = stages()["all"]
+    with pytest.raises(UserError, match=r"c1/3\.jpg"):
+        run(stage)
+    Path("small.yaml").write_text(RECIPE.replace("val: 0.25", "val: 0.25, on_error: skip"))
+    skipping = stages()["all"]
+    assert skipping.key != stage.key and "on_error" not in stage.config["data"]
+    splits = run(skipping).metrics["splits"]
+    assert sum(split["num_samples"] for split in splits.values()) == 31
+    skipped = [
+        entry["name"]
+        for split in splits.values()
+        for entry in open_beton(Path("data", split["path"])).manifest.skipped
+    ]
+    assert skipped == ["c1/3"]
+    assert "left out c1/3: " in capfd.readouterr().out
 
 
 def test_betons_of_write_beton_are_reused_until_the_images_change():

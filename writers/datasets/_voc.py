@@ -91,6 +91,15 @@ class Voc:
             marks[key] = mark
         return marks
 
+    def reason(self, error: UserError, name: str) -> str:
+        """Return an error's message without the place of the release on this machine.
+
+        Args:
+            error: error about a file.
+            name: path of the file below the outer folders.
+        """
+        return error.message.replace(self.files.where(self.prefix + name), name)
+
     def check_present(self, wanted: Sequence[str], what: str) -> None:
         """Raise UserError if one of the files `wanted` below the outer folders is missing."""
         if missing := [name for name in wanted if self.prefix + name not in self.names]:

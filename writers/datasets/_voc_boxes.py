@@ -1,6 +1,6 @@
 """Images and boxes in the layout of PASCAL VOC's detection task: image sets and annotations."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 from writers.datasets._voc import AGAIN, Voc
 from writers.datasets._voc_annotations import AnnotatedObject, read_annotation
@@ -20,7 +20,12 @@ def is_read(path: str) -> bool:
     )
 
 
-def read_splits(voc: Voc, splits: Sequence[str], classes: Sequence[str]) -> list[list[Example]]:
+def read_splits(
+    voc: Voc,
+    splits: Sequence[str],
+    classes: Sequence[str],
+    damaged: MutableMapping[str, str] | None = None,
+) -> list[list[Example]]:
     """Read the images of splits with their boxes, sorted by name.
 
     The labels of an image, 1, 0 and -1, derive from its boxes: a class is present (1) if one of its
@@ -30,6 +35,7 @@ def read_splits(voc: Voc, splits: Sequence[str], classes: Sequence[str]) -> list
         voc: files of the release.
         splits: names of image sets, such as trainval.
         classes: names in label order.
+        damaged: receives the reason by key of each image with a damaged annotation; None raises.
 
     Raises:
         UserError: a list, an image or an annotation is missing or damaged, an image is in two
@@ -47,18 +53,32 @@ def read_splits(voc: Voc, splits: Sequence[str], classes: Sequence[str]) -> list
                 )
     number_of = {name: number for number, name in enumerate(classes)}
     return [
-        _examples(voc, split, images, number_of)
+        _examples(voc, split, images, number_of, damaged)
         for split, images in zip(splits, by_split, strict=True)
     ]
 
 
 def _examples(
-    voc: Voc, split: str, images: Sequence[str], number_of: dict[str, int]
+    voc: Voc,
+    split: str,
+    images: Sequence[str],
+    number_of: dict[str, int],
+    damaged: MutableMapping[str, str] | None,
 ) -> list[Example]:
     for folder, extension in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         wanted = [f"{folder}/{image}.{extension}" for image in images]
         voc.check_present(wanted, f"files of {split} in {folder}/")
-    return [_example(voc, image, number_of) for image in images]
+    examples = []
+    for image in images:
+        try:
+            examples.append(_example(voc, image, number_of))
+        except UserError as error:
+            if damaged is None:
+                raise
+            key = f"JPEGImages/{image}.jpg"
+            damaged[key] = voc.reason(error, f"Annotations/{image}.xml")
+            examples.append(Example(key, 0, image, (-1,) * len(number_of), ()))
+    return examples
 
 
 def _example(voc: Voc, image: str, number_of: dict[str, int]) -> Example:

@@ -42,7 +42,10 @@ def open(path: Path, settings: SplitSettings) -> Source:
         UserError: lists, images or annotations are missing, damaged, or do not match.
     """
     voc = Voc(voc2007.open_files_of(path, is_read), f"{LISTS}trainval.txt", path, ACCEPTED)
-    train, test = read_splits(voc, ("trainval", "test"), voc2007.CLASSES)
+    damaged: dict[str, str] = {}
+    train, test = read_splits(
+        voc, ("trainval", "test"), voc2007.CLASSES, damaged if settings.skip_damaged else None
+    )
     return Source(
         SPEC.name,
         path.name,
@@ -51,4 +54,5 @@ def open(path: Path, settings: SplitSettings) -> Source:
         voc.files,
         voc.prefix,
         multi_label=True,
+        damaged=damaged,
     )

@@ -14,7 +14,7 @@ the challenge, which trains and scores no classifier of `other`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -22,7 +22,7 @@ from PIL import Image
 from writers.beton.boxes import BoxError, check_size
 from writers.dataset import DatasetSpec, Download
 from writers.datasets._voc import AGAIN, Voc
-from writers.datasets._voc_annotations import Box, read_annotation
+from writers.datasets._voc_annotations import AnnotatedObject, Box, read_annotation
 from writers.errors import UserError
 from writers.formats.files import Files, open_files
 from writers.source import Example, Source, SplitSettings, carve
@@ -77,7 +77,11 @@ def open(path: Path, settings: SplitSettings) -> Source:
     place = path / TAR if path.is_dir() and (path / TAR).exists() else path
     voc = Voc(open_files(place, _wanted), f"{LISTS}{ACTIONS[0]}_train.txt", path, ACCEPTED)
     people = People(voc.files, voc.prefix)
-    train, test = (_examples(voc, split, people) for split in ("train", "val"))
+    damaged: dict[str, str] = {}
+    train, test = (
+        _examples(voc, split, people, damaged if settings.skip_damaged else None)
+        for split in ("train", "val")
+    )
     return Source(
         SPEC.name,
         path.name,
@@ -85,6 +89,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
         carve(train, [], test, settings),
         people,
         multi_label=True,
+        damaged=damaged,
     )
 
 
@@ -144,8 +149,13 @@ def _wanted(path: str) -> bool:
     )
 
 
-def _examples(voc: Voc, split: str, people: People) -> list[Example]:
-    """People of a split, sorted; their boxes are added to `people`."""
+def _examples(
+    voc: Voc, split: str, people: People, damaged: MutableMapping[str, str] | None
+) -> list[Example]:
+    """People of a split, sorted; their boxes are added to `people`.
+
+    Reasons of damaged annotations are added to `damaged`, by key; None raises.
+    """
     lists = [f"{LISTS}{action}_{split}.txt" for action in ACTIONS]
     by_person = voc.read_marks(lists, _parsed, "people")
     images = sorted({image for image, _ in by_person})
@@ -153,21 +163,29 @@ def _examples(voc: Voc, split: str, people: People) -> list[Example]:
         wanted = [f"{folder}/{image}.{extension}" for image in images]
         voc.check_present(wanted, f"files of {split} in {folder}/")
     annotations = {image: f"{voc.prefix}Annotations/{image}.xml" for image in images}
-    boxes = {
-        image: read_annotation(voc.files, file, only=("person",))
-        for image, file in annotations.items()
-    }
+    people_of: dict[str, dict[int, AnnotatedObject] | UserError] = {}
+    for image, file in annotations.items():
+        try:
+            people_of[image] = read_annotation(voc.files, file, only=("person",))
+        except UserError as error:
+            people_of[image] = error
     examples = []
     for (image, number), marks in by_person.items():
-        if number not in boxes[image]:
-            raise UserError(
+        key = f"JPEGImages/{image}.jpg#{number}"
+        found = people_of[image]
+        if not isinstance(found, UserError) and number not in found:
+            found = UserError(
                 f"{voc.files.where(annotations[image])} has no person as object {number}, whom "
                 f"{lists[0]} lists.",
                 AGAIN,
             )
-        key = f"JPEGImages/{image}.jpg#{number}"
-        people.boxes[key] = boxes[image][number].box
-        people.sizes[key] = boxes[image][number].image_size
+        if isinstance(found, UserError):
+            if damaged is None:
+                raise found
+            damaged[key] = voc.reason(found, f"Annotations/{image}.xml")
+        else:
+            people.boxes[key] = found[number].box
+            people.sizes[key] = found[number].image_size
         examples.append(Example(key, marks.index(max(marks)), f"{image}#{number}", marks))
     return examples
 

@@ -171,7 +171,8 @@ if TYPE_CHECKING:
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="What to do about an unreadable image; the manifest lists skipped images.",
+    help="What to do about an unreadable image or its damaged annotation; the manifest lists "
+    "skipped images.",
 )
 @label_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests.")
@@ -279,7 +280,12 @@ def _write(
         name,
         paths,
         SplitSettings(
-            val_share, test_share, seed, protocol, FolderRules(split_folders, class_level)
+            val_share,
+            test_share,
+            seed,
+            protocol,
+            FolderRules(split_folders, class_level),
+            on_error == "skip",
         ),
         labels,
     )

@@ -39,7 +39,9 @@ def run(context: StageContext) -> Outcome:
     data = DataSettings.model_validate(config["data"])
     # A source has no test split: the images stay in train.
     test = data.test if "test" in config["splits"] else 0.0
-    splits = SplitSettings(data.val, test, data.split_seed, data.protocol, data.folders)
+    splits = SplitSettings(
+        data.val, test, data.split_seed, data.protocol, data.folders, data.on_error == "skip"
+    )
     raw_files = config.get("raw_files")
     raw = RawInput(data, raw_files, context) if raw_files is not None else None
     source, origin = open_with_origin(
@@ -91,11 +93,14 @@ def run(context: StageContext) -> Outcome:
                     file,
                     num_threads=context.num_threads,
                     progress=progress,
+                    on_error=data.on_error,
                     warn=print,
                 )
                 num_encoded += manifest.num_samples
                 encoding_s += time.monotonic() - started
             record(file, manifest, origin)
+        for entry in manifest.skipped if data.on_error == "skip" else ():
+            print(f"{split}: left out {entry['name']}: {entry['reason']}", flush=True)
         written[split] = {
             "path": str(file.relative_to(context.data)),
             "num_samples": manifest.num_samples,

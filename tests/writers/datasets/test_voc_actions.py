@@ -193,6 +193,24 @@ def test_bad_input_is_refused_by_file(fault: str, devkit: Path):
     assert named in str(caught.value)
 
 
+def test_people_with_wrong_annotations_can_be_left_out(devkit: Path, tmp_path: Path):
+    folder = devkit / "VOCdevkit" / "VOC2012"
+    whole = [person.name for person in open_dataset("voc2012_actions", devkit, ALL).splits["train"]]
+    FAULTS["damaged"][0](folder)
+    other = "Annotations/2010_000003.xml"
+    replace_in(other, f"<width>{WIDTH}<", f"<width>{WIDTH + 40}<")(folder)
+    settings = SplitSettings(val=0, skip_damaged=True)
+    source = open_dataset("voc2012_actions", devkit, settings)
+    every, out = everything(source.classes), tmp_path / "t.beton"
+    manifest = write_split(source, "train", every, Encoding(format="raw"), out, on_error="skip")
+    wrong = [name for name in whole if name.startswith(("2010_000002#", "2010_000003#"))]
+    assert [entry["name"] for entry in manifest.skipped] == wrong and len(wrong) >= 2
+    assert manifest.num_samples == len(whole) - len(wrong)
+    reasons = [entry["reason"] for entry in manifest.skipped]
+    assert reasons[0].startswith(f"{XML} cannot be read as an annotation")
+    assert "of an image of" in reasons[-1]
+
+
 def test_another_dataset_is_refused(tmp_path: Path):
     (tmp_path / "JPEGImages").mkdir()
     with pytest.raises(UserError, match="jumping_train"):

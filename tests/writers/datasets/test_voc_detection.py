@@ -166,6 +166,30 @@ def test_boxes_beyond_the_actual_image_are_refused_when_written(devkit: Path, tm
     assert "its annotation is of an image of 600 x 50 px" in problem
 
 
+def test_images_with_wrong_annotations_can_be_left_out(tmp_path: Path):
+    """One with a damaged file, one with a box outside of it, one of another size."""
+    again = {f"{100 + number:06}": TRAINVAL[f"{number:06}"] for number in (3, 4, 5)}
+    voc = write_devkit(tmp_path / "both", {"trainval": TRAINVAL | again, "test": TEST})
+    (voc / "Annotations" / "000003.xml").write_text("<annotation>")
+    replace_in("Annotations/000004.xml", "<xmax>60</xmax>", "<xmax>600</xmax>")(voc)
+    Image.new("RGB", (64, 64)).save(voc / "JPEGImages" / "000005.jpg")
+    with pytest.raises(UserError, match=r"000003\.xml"):
+        open_dataset("voc2007-detection", voc, ALL)
+    settings = SplitSettings(val=0, skip_damaged=True)
+    source = open_dataset("voc2007-detection", voc, settings)
+    out = tmp_path / "train.beton"
+    every = everything(source.classes)
+    with pytest.raises(UserError, match=r"000005"):
+        write_split(source, "train", every, Encoding(format="jpeg"), out)
+    manifest = write_split(source, "train", every, Encoding(format="jpeg"), out, on_error="skip")
+    assert manifest.num_samples == len(TRAINVAL | again) - 3
+    reasons = {entry["name"]: entry["reason"] for entry in manifest.skipped}
+    assert list(reasons) == ["000003", "000004", "000005"]
+    assert reasons["000003"].startswith("Annotations/000003.xml cannot be read as an annotation")
+    assert "object 1 is from 1 to 600 of 120 px" in reasons["000004"]
+    assert "120 x 100 px, and the image has 64 x 64" in reasons["000005"]
+
+
 @pytest.mark.parametrize("max_resolution", [None, 40])
 def test_an_annotation_of_the_turned_image_is_refused(tmp_path: Path, max_resolution: int | None):
     """Its boxes are inside of either image, so that only the size shows the mistake."""

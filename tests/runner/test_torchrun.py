@@ -86,6 +86,14 @@ def start(folder: Path, runs: str, *more: str) -> "subprocess.Popen[str]":
     )
 
 
+def start_worker(folder: Path, stage: Path, *more: str) -> "subprocess.Popen[bytes]":
+    line = [sys.executable, "-m", "harness.runner.worker", str(stage)]
+    return subprocess.Popen(
+        [*line, "--data-dir", str(folder / "data"), *more],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
 def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
     folders = Folders(data=folder / "data", raw=folder / "raw", runs=folder / "one")
     planned = inputs.plan(read(folder / "shared.yaml"), folders)
@@ -108,22 +116,11 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
             stage.folder(folder / "one"),
             ignore=shutil.ignore_patterns("checkpoints"),
         )
-    line = [
-        sys.executable,
-        "-m",
-        "harness.runner.worker",
-        str(theirs),
-        "--data-dir",
-        str(folder / "data"),
-        "--threads",
-        "1",
+    workers = [
+        start_worker(folder, ours, "--processes", "2", "--threads", "2"),
+        start_worker(folder, theirs, "--threads", "1"),
     ]
-    alone = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    again = start(folder, "two", "--gpus-per-stage", "2")
-    wait_for(lambda: again.poll() is not None or (ours / "result.json").exists(), 120)
-    again.send_signal(signal.SIGINT)  # evaluation and report are tested elsewhere
-    _, message = again.communicate(timeout=240)
-    assert again.returncode == 130 and alone.wait(240) == 0, message
+    assert [worker.wait(240) for worker in workers] == [0, 0]
     two, one = result.load(ours), result.load(theirs)
     assert (two.metrics["num_processes"], one.metrics["num_processes"]) == (2, 1)
     assert (two.environment["num_threads"], one.environment["num_threads"]) == (1, 1)
@@ -144,10 +141,18 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
 
 
 def test_exhausted_memory_in_one_process_is_retried(folders, make):
-    stage = make("shared", kind="evaluate", no_room_in_rank=1)
-    with local.open(settings_for(folders, gpus_per_stage=2, began_at=begin(folders))) as launcher:
+    """All the while, the processes listen on the loopback address only."""
+    stage = make("shared", kind="evaluate", no_room_in_rank=1, sleep_s=1)
+    settings = settings_for(folders, gpus_per_stage=2, began_at=begin(folders))
+    events: list[tuple[str, str]] = []
+    listening: set[str] = set()
+    others = set(workers_of(os.getpid()))  # such as the daemons of other tests
+    with local.open(settings) as launcher:
         run = Run(matrix_of(stage), folders, launcher, FAST_RETRIES)
-        events = [(event.what, event.message) for event in run.events() if event.what != "waiting"]
+        for event in run.events():
+            listening |= listening_addresses(set(workers_of(os.getpid())) - others)
+            if event.what != "waiting":
+                events.append((event.what, event.message))
     assert [what for what, _ in events] == [
         "started",
         "retry",
@@ -155,7 +160,10 @@ def test_exhausted_memory_in_one_process_is_retried(folders, make):
         "done",
     ]
     assert "Others hold the memory." in events[1][1]
-    assert result.load(stage.folder(folders.runs)).retries == {"out_of_memory": 1}
+    record = result.load(stage.folder(folders.runs))
+    assert record.retries == {"out_of_memory": 1}
+    assert record.metrics["num_processes"] == 2
+    assert listening and listening <= LOOPBACK
 
 
 def test_a_crash_in_one_process_names_its_signal(folders, make):
@@ -168,20 +176,6 @@ def test_a_crash_in_one_process_names_its_signal(folders, make):
     assert (
         message.startswith("One of 2 processes was killed by SIGSEGV (") and "doctor" in message
     ), message
-
-
-def test_the_processes_of_a_stage_listen_on_loopback_only(folders, make):
-    stage = make("shared", kind="evaluate", sleep_s=3)
-    settings = settings_for(folders, gpus_per_stage=2, began_at=begin(folders))
-    listening: set[str] = set()
-    others = set(workers_of(os.getpid()))  # such as the daemons of other tests
-    with local.open(settings) as launcher:
-        run = Run(matrix_of(stage), folders, launcher, RetryPolicy(max_retries=0))
-        for _ in run.events():
-            listening |= listening_addresses(set(workers_of(os.getpid())) - others)
-    assert not run.failed
-    assert result.load(stage.folder(folders.runs)).metrics["num_processes"] == 2
-    assert listening and listening <= LOOPBACK
 
 
 def answer(status: str, cause: str = "") -> dict[str, str]:

@@ -8,7 +8,8 @@ are counted and reported. Files with an unknown extension are recognized by thei
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from writers.errors import UserError
@@ -27,7 +28,7 @@ from writers.found_images import FoundImages
 from writers.omissions import OmissionLog
 from writers.source import layouts
 from writers.split_names import NO_SPLIT, split_of
-from writers.text_names import normalized, printable
+from writers.text_names import normalized, preview, printable
 
 LAYOUT = (
     "train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg, as a folder, an "
@@ -65,8 +66,10 @@ def find(
         raise UserError(f"{what}.", layouts())
     splits, unlabeled = _given_splits(names, path, omitted, rules)
     if rules.is_default:
-        for by_name in splits.values():
-            _refuse_shared_subfolders(path, by_name, classes)
+        of_splits = [by_name.values() for by_name in splits.values()]
+        is_only = len({class_name for found in of_splits for class_name, _ in found}) == 1
+        for found in [chain.from_iterable(of_splits)] if is_only else of_splits:
+            _refuse_shared_subfolders(path, found, classes, is_only=is_only)
     if isinstance(files, FolderFiles):
         _refuse_empty_folders(path / prefix, {name.rsplit("/", 1)[0] for name in names}, rules)
     return FoundImages(files, splits, prefix, unlabeled, omitted.omissions())
@@ -211,27 +214,37 @@ def _in_classes(
 
 
 def _refuse_shared_subfolders(
-    path: Path, images: dict[str, ClassAndImage], classes: Sequence[str] | None
+    path: Path,
+    images: Iterable[ClassAndImage],
+    classes: Sequence[str] | None,
+    *,
+    is_only: bool,
 ) -> None:
     """Raise UserError if all class folders have the same subfolders: those may be the classes.
 
     One shared subfolder, such as Tiny ImageNet's `images`, is allowed, and so are known classes.
+    If there `is_only` one class, as `data` in train/data/cat, it needs an image of its own.
     """
     subfolders: dict[str, set[str]] = {}
-    for class_name, image in images.values():
+    num_direct = 0  # images that are not in a subfolder
+    for class_name, image in images:
         of_class = subfolders.setdefault(class_name, set())
         if "/" in image:
             of_class.add(image.split("/", 1)[0])
-    if len(subfolders) < 2 or (classes is not None and set(subfolders) <= set(classes)):
+        else:
+            num_direct += 1
+    if classes is not None and set(subfolders) <= set(classes):
+        return
+    if num_direct if is_only else len(subfolders) < 2:
         return
     shared = sorted(set.intersection(*subfolders.values()))
     if len(shared) < max(MIN_SHARED, len(set.union(*subfolders.values())) / 2):
         return
-    tops = ", ".join(sorted(subfolders)[:3])
+    tops = preview(sorted(subfolders), 2)
     raise UserError(
-        f"All folders of {path} ({tops}, ...) have the subfolders {', '.join(shared[:3])}. Which "
+        f"All class folders of {path} ({tops}) have the subfolders {preview(shared, 3)}. Which "
         "ones are the classes?",
-        f"Pass --class-level 1 for {tops.split(', ')[0]}, --class-level 2 for {shared[0]} (in a "
+        f"Pass --class-level 1 for {sorted(subfolders)[0]}, --class-level 2 for {shared[0]} (in a "
         "recipe, class_level). If these are splits, name them train, val and test.",
     )
 

@@ -105,6 +105,17 @@ def test_equal_subfolders_of_all_classes_are_ambiguous(tmp_path: Path, tops, bel
     assert opened(tiny).classes == sorted(tops)
 
 
+def test_a_folder_between_split_and_classes_is_not_the_only_class(tmp_path: Path):
+    """train/data/cat and train/data/dog became the one class `data`."""
+    names = [f"{split}/data/{name}/1.jpg" for split in ("train", "val") for name in ("cat", "dog")]
+    with pytest.raises(UserError, match=r"\(data\) have the subfolders cat, dog. Which ones"):
+        opened(make(tmp_path / "wrapped", *names))
+    mixed = make(tmp_path / "mixed", *names, "train/data/1.jpg")
+    assert opened(mixed).classes == ["data"]
+    partial = make(tmp_path / "partial", *names, "train/more/1.jpg")
+    assert opened(partial).classes == ["data", "more"]
+
+
 def test_images_with_any_ending_are_found_by_content(tmp_path: Path):
     formats = [name for name in EXTENSIONS_OF if name != "QOI"]  # Pillow reads but cannot write it
     for class_name in ("a", "b"):

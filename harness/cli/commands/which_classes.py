@@ -193,11 +193,13 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
     known = names.names("writers.datasets")
     path, name = Path(target).expanduser(), names.normalize(target)
     if _has_images(path):
+        _refuse_flat(path)
         return "folder", path
     if name in known:
         return name, None
     for path in (folders.raw / f"{target}{ending}" for ending in ("", *ARCHIVES)):
         if _has_images(path):
+            _refuse_flat(path)
             return "folder", path
     if other_kind(Path(target)):
         raise UserError(no_file(target), "Name a folder, a tar, or a dataset.")
@@ -206,6 +208,20 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
         f"There are no images at {target}, and no dataset of that name.",
         f"Did you mean {' or '.join(near)}?" if near else "Name a folder, a tar, or a dataset.",
     )
+
+
+def _refuse_flat(path: Path) -> None:
+    """Raise UserError for a folder of photographs without folders in it."""
+    from writers.errors import UserError
+    from writers.formats.image_formats import is_image
+
+    entries = list(path.iterdir()) if path.is_dir() else []
+    if any(is_image(entry.name) for entry in entries) and not any(e.is_dir() for e in entries):
+        raise UserError(
+            f"{path} has photographs, but no folder of them: images are read from class folders.",
+            "The classes have no effect on the ranking: one folder is enough, such as "
+            f"{path / 'photos'}.",
+        )
 
 
 def _has_images(path: Path) -> bool:

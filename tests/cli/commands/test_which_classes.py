@@ -259,11 +259,14 @@ def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
         (("--out", "x.txt"), "model.pt", "data/colors-images", "does not end in .yaml"),
         (("--out", "my photos.yaml"), "model.pt", "data/colors-images", "cannot name a subset"),
         ((), "mdoel.pt", "data/colors-images", "There is no model file"),
+        ((), "model.pt", "flat", "has photographs, but no folder of them"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(
     root: Path, arguments: tuple[str, ...], model: str, target: str, message: str, capsys
 ):
+    (root / "flat").mkdir(exist_ok=True)
+    (root / "flat" / "1.jpg").touch()
     with pytest.raises(SystemExit) as exit_code:
         main(
             [
@@ -279,6 +282,8 @@ def test_mistakes_are_reported_in_one_line(
         )
     lines = capsys.readouterr().err.splitlines()
     assert exit_code.value.code == 2 and message in lines[0] and len(lines) <= 2
+    if target == "flat":
+        assert "one folder is enough" in lines[1]
 
 
 WRONG_SURROGATES = {

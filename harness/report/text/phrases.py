@@ -14,8 +14,9 @@ def join_words(parts: Sequence[str]) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """Format a number with its sign; the minus is the typographic one, and zero has a plus."""
-    return f"{value:+z.{decimals}f}".replace("-", "−")
+    """Format a number with its sign; the minus is the typographic one, and zero has no sign."""
+    text = f"{value:z.{decimals}f}"
+    return f"+{text}" if float(text) > 0 else text.replace("-", "−")
 
 
 def plain(value: float, decimals: int = 2) -> str:

@@ -24,12 +24,15 @@ def test_numbers_of_four_digits_have_a_separator() -> None:
     [
         (-0.0021, -0.0004, "−0.21 to −0.04"),
         (0.00004, 0.002, "+0.004 to +0.200"),
-        (-0.0021, 0.0004, "−0.2 to +0.0"),
-        (-0.0004, 0.01, "+0.0 to +1.0"),
+        (-0.0021, 0.0004, "−0.21 to +0.04"),
+        (-0.0004, 0.01, "−0.04 to +1.00"),
+        (0.0, 0.01, "0.0 to +1.0"),
         (0.01, 0.02, "+1.0 to +2.0"),
     ],
 )
-def test_a_clear_interval_excludes_zero_on_the_page(low: float, high: float, text: str) -> None:
+def test_the_bounds_of_an_interval_have_their_signs_on_the_page(
+    low: float, high: float, text: str
+) -> None:
     assert cells.interval_cell(low, high, None, cells.NONE).text == text
     mean, half = (low + high) / 2, (high - low) / 2
     is_clear = low * high > 0

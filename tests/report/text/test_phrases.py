@@ -77,12 +77,12 @@ def test_a_clear_difference_is_visible() -> None:
     # Half the t interval over 2 seeds is 8.98 times the standard deviation.
     assert in_points(SeedMean(-0.0004, 0.00002, 2)) == "−0.04 ± 0.02 points"
     assert in_points(SeedMean(0.0024, 0.00022, 2)) == "+0.24 ± 0.20 points"
-    assert in_points(SeedMean(-0.0004, 0.0003, 2)) == "+0.0 ± 0.3 points (not clear)"
+    assert in_points(SeedMean(-0.0004, 0.0003, 2)) == "0.0 ± 0.3 points (not clear)"
     assert in_points(SeedMean(0.02, None, 1)) == "+2.0 points"
 
 
-def test_zero_has_no_minus() -> None:
-    assert (signed(-0.04, 1), plain(-0.001)) == ("+0.0", "0.00")
+def test_zero_has_no_sign() -> None:
+    assert (signed(-0.04, 1), plain(-0.001)) == ("0.0", "0.00")
     assert (signed(-0.06, 1), plain(-0.01)) == ("−0.1", "−0.01")
 
 

@@ -64,10 +64,16 @@ def points(fraction: float, half_width: float | None = None) -> str:
 
 
 def interval_cell(low: float | None, high: float | None, sort: float | None, none: Cell) -> Cell:
-    """Both bounds in percentage points; `none` if there is no interval."""
+    """Both bounds in percentage points, with decimals that show their signs.
+
+    Returns `none` if there is no interval.
+    """
     if low is None or high is None:
         return none
     decimals = decimals_to_exclude_zero(100 * low, 100 * high)
+    if low < 0 < high:  # both signs are shown, too
+        smaller = 100 * min(-low, high)
+        decimals = decimals_to_exclude_zero(smaller, smaller)
     return Cell(
         f"{signed(100 * low, decimals)} to {signed(100 * high, decimals)}",
         sort=sort,

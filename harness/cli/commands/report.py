@@ -1,5 +1,6 @@
 """Write a recipe's report from the results on disk."""
 
+import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -175,9 +176,10 @@ def write_report(
     from harness.report.render import page
 
     folder = out or folders.runs / "reports" / matrix.recipe.name
-    report, written = _report_readable(
-        matrix, folders, lambda report: page.write_collected(report, folder, formats)
-    )
+    with _no_garbage_collection():
+        report, written = _report_readable(
+            matrix, folders, lambda report: page.write_collected(report, folder, formats)
+        )
     _print_left_out(report, folders)
     return written
 
@@ -300,6 +302,18 @@ def _collect(
         not_chosen,
         left_out,
     )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Disable it in the block: millions of rows live to the end, and each pass visits them all."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Return the environment as in the record of a benchmark, the kernels, and their faults."""
+    """Return the environment, as benchmarks record it, the kernels in use, and all faults."""
     faults = [fault for module in MODULES if (fault := import_fault(module))]
     if faults:
         return {"faults": faults}
@@ -80,13 +80,13 @@ def import_fault(module: str) -> str | None:
 def compiler_faults() -> list[str]:
     """Return one line for each part of torch.compile on a GPU that is missing.
 
-    Triton compiles a launcher for each process with the C compiler and the headers of Python.
+    In each process, Triton compiles a C file that needs a C compiler and Python's headers.
     """
     faults = [fault] if (fault := import_fault("triton")) else []
     compiler = os.environ.get("CC")
     if not any(map(shutil.which, (compiler,) if compiler else ("gcc", "clang"))):
         faults.append("torch.compile finds no C compiler: install gcc, or set CC")
-    folder = sysconfig.get_path("include", "posix_prefix")  # as Triton: not Debian's local scheme
+    folder = sysconfig.get_path("include", "posix_prefix")  # the scheme that Triton uses
     if not (Path(folder) / "Python.h").exists():
         faults.append(f"torch.compile finds no Python.h in {folder}: install python3-dev")
     return faults

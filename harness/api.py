@@ -99,8 +99,8 @@ def results(
     Args:
         recipe: a file, or a name in recipes/.
         set: settings to change, the same as for `run`.
-        table: kind of record: transfer, accuracy, scores, timing, stages, and the other tables
-            that `harness report --format csv` writes.
+        table: kind of record: transfer, accuracy, scores, timing, stages, or another table that
+            `harness report --format csv` writes.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
 
     Returns:

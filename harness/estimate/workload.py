@@ -1,7 +1,7 @@
-"""Workloads of stages: kinds of steps, and images through each. Imports no torch.
+"""Workloads of stages: kinds of steps, and the number of images in each. Imports no torch.
 
-`StageKind.workloads` of a kind lists them; `harness/estimate/calibrate.py` times the steps. The
-head takes a negligible part of a step, so the number of classes does not matter.
+`StageKind.workloads` lists those of a kind of stage; `harness/estimate/calibrate.py` times the
+steps. The head takes a negligible part of a step, so the number of classes does not matter.
 """
 
 import json
@@ -14,7 +14,7 @@ from harness.matrix.workload import Counts, Workload
 
 
 class Workloads:
-    """Workloads of stages, computed once for stages that differ in their seed only."""
+    """Workloads of stages, computed once for stages that differ only in their seed."""
 
     def __init__(self, runs: Path) -> None:
         self._images = ImageCounts(runs)

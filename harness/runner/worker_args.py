@@ -55,8 +55,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--began-at",
         type=float,
         metavar="SECONDS",
-        help="start of the run, by the file system's clock; a later failure is another run's and "
-        "is not retried",
+        help="start of the run, by the file system's clock; a stage that has failed since then, in "
+        "another run, is not retried",
     )
     parser.add_argument(
         "--shares-gpu",
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--answers",
         type=_absolute,
         metavar="DIR",
-        help="write there how each process ended, and leave retries to the caller",
+        help="folder for a file per process with its status; the caller decides about retries",
     )
     parser.add_argument(
         "--stages-package",

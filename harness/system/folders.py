@@ -31,6 +31,9 @@ class Folders:
 
 
 def user_cache() -> Path:
-    """Return the folder of what may be deleted at any time: $XDG_CACHE_HOME or ~/.cache."""
+    """Return the cache folder, which may be deleted at any time.
+
+    It is `harness` in $XDG_CACHE_HOME, or in ~/.cache.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "harness"

@@ -1,8 +1,9 @@
 """Random parameters of augmentations: functions of (seed, epoch, sample id), in numpy.
 
-Each augmentation has its own stream of random words per sample, so that one of them changes no
-other. Uniform words become normal and beta variables by the inverse of their distribution
-functions. Parameters are relative to the image's size: the resolution changes none of them.
+Each augmentation has its own stream of random 64-bit words per sample: switching one on or off
+leaves the draws of the others unchanged. Normal and beta variables are computed from uniform ones
+by the inverse of their distribution functions. Positions and areas are fractions of the image, so
+the draws do not depend on the resolution.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ import numpy as np
 from loaders.augmentations.settings import Augmentations, ColorJitter, RandAugment, RandomErasing
 from writers.random_streams import random_words, seed_of, uniform
 
-NUM_TRIES = 10  # of a rectangle, as torchvision and timm
-# Principal components of ImageNet's colors in [0, 1], in the order of their variance, and the roots
-# of the variances (Krizhevsky et al. 2012; the values are those of fb.resnet.torch).
+NUM_TRIES = 10  # attempts to fit a rectangle into the image, as in torchvision and timm
+# Principal components of ImageNet's colors in [0, 1], one per column, and the standard deviations
+# along them, largest first (Krizhevsky et al. 2012; values of fb.resnet.torch).
 PCA_STD = np.array([0.2175, 0.0188, 0.0045])
 PCA_COLORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
@@ -27,8 +28,8 @@ class Jitter:
     """Color jitter of a batch.
 
     Attributes:
-        factors: float64 [B, 4], of JITTER_OPS; the hue's is a shift.
-        order: int64 [B, 4], indices of JITTER_OPS, first to last.
+        factors: float64 [B, 4], a factor for each of JITTER_OPS; for hue, a shift.
+        order: int64 [B, 4], indices into JITTER_OPS in the order in which they are applied.
     """
 
     factors: np.ndarray
@@ -52,16 +53,18 @@ class RandOps:
 
 @dataclass(frozen=True)
 class Rectangles:
-    """Rectangles to erase, [B] each, before the size of the image is known.
+    """Rectangles to erase, [B] each unless stated, independent of the size of the image.
+
+    The first of NUM_TRIES areas and ratios that fits into the image is used.
 
     Attributes:
-        erased: bool.
+        erased: bool, True if a rectangle of the image is erased.
         areas: float64 [B, NUM_TRIES], fraction of the image.
         ratios: float64 [B, NUM_TRIES], height / width.
-        top: float64 in [0, 1), of the possible places.
-        left: float64 in [0, 1), likewise.
-        colors: float64 [B, 3], normal variables.
-        keys: uint64, start of the stream of the noise.
+        top: float64 in [0, 1), top edge, as a fraction of its possible positions.
+        left: float64 in [0, 1), left edge, likewise.
+        colors: float64 [B, 3], standard normal variables, for `fill: color`.
+        keys: uint64, seed of the pixels, for `fill: noise`.
     """
 
     erased: np.ndarray
@@ -78,10 +81,10 @@ class Mixes:
     """MixUp and CutMix, [B] each.
 
     Attributes:
-        own: float64, fraction of the image itself; 1 for an image that is not mixed.
-        cuts: bool, CutMix instead of MixUp.
-        top: float64 in [0, 1), center of the rectangle of CutMix.
-        left: float64 in [0, 1), likewise.
+        own: float64, weight of the image itself, 1 less that of its partner; 1 if it is not mixed.
+        cuts: bool, True for CutMix, False for MixUp.
+        top: float64 in [0, 1), center of CutMix's rectangle, as a fraction of the height.
+        left: float64 in [0, 1), likewise of the width.
     """
 
     own: np.ndarray
@@ -95,7 +98,7 @@ class Mixes:
 
 
 def jitter(settings: ColorJitter, seed: int, epoch: int, ids: np.ndarray) -> Jitter:
-    """Draw the color jitter of samples. ids: uint64 [B]."""
+    """Draw the color jitter of samples. ids: uint64 [B], the sample ids."""
     words = _words(seed, "jitter", epoch, ids, 8)
     draws = uniform(words[:, :4])
     strengths = np.array([getattr(settings, name) for name in JITTER_OPS])
@@ -149,7 +152,7 @@ def rectangles(settings: RandomErasing, seed: int, epoch: int, ids: np.ndarray) 
 
 
 def mixes(settings: Augmentations, seed: int, epoch: int, ids: np.ndarray) -> Mixes:
-    """Draw how samples are mixed."""
+    """Draw for each sample: MixUp, CutMix or neither, and its parameters."""
     words = _words(seed, "mixing", epoch, ids, 5)
     draws = uniform(words)
     share = settings.cutmix_share if settings.cutmix_share is not None else 0.5
@@ -169,7 +172,7 @@ def _words(seed: int, purpose: str, epoch: int, ids: np.ndarray, count: int) -> 
 
 
 def _inside(words: np.ndarray) -> np.ndarray:
-    """Convert words to float64 in (0, 1), without the ends."""
+    """Convert words to float64 in the open interval (0, 1)."""
     return uniform(words) + 2.0**-54
 
 

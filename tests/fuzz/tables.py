@@ -1,4 +1,4 @@
-"""Betons with mutated tables and manifests: errors are UserErrors, and no read leaves the file."""
+"""Mutated tables and manifests of betons: only UserErrors, and no read outside the file."""
 
 import functools
 import json
@@ -88,7 +88,7 @@ def write_case(path: Path, seed: int, number: int) -> None:
 
 
 def _move(rows: np.ndarray, blobs: np.ndarray, draws: np.random.Generator) -> None:
-    """Move or resize images so that rows and blobs agree: what is there is not what they state."""
+    """Move or resize images in rows and blobs alike; the bytes at the new place do not match."""
     for _ in range(int(draws.integers(1, 3))):
         row = int(draws.integers(len(rows)))
         blob = int(np.flatnonzero(blobs["sample"] == row)[0])
@@ -123,7 +123,7 @@ def _set_edge(table: np.ndarray, name: str, draws: np.random.Generator) -> None:
 
 
 def _seal(path: Path, draws: np.random.Generator) -> None:
-    """Write digests that fit, as a faulty writer would; some change fields of the manifest."""
+    """Update the digests, as a faulty writer would, and in some cases change the manifest."""
     changes: dict[str, object] = {}
     if draws.random() < 0.2:
         name = str(
@@ -139,7 +139,7 @@ def _seal(path: Path, draws: np.random.Generator) -> None:
     try:
         reseal(path, **changes)
     except (ValueError, KeyError, TypeError, OverflowError, OSError):
-        return  # a mutated manifest, which stays unsealed
+        return  # the manifest is too damaged to update its digests
 
 
 def check_beton_case(path: Path, seed: int, number: int) -> str:

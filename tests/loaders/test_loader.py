@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def epochs_of_backend(path: Path, count: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """The slow backend as oracle: it makes each batch on request."""
+    """Read epochs with the slow reference backend, the oracle."""
     settings = {key: value for key, value in SETTINGS.items() if key != "num_workers"}
     with open_loader(LoaderPlan(beton=path, backend="reference", **settings)) as loader:
         return [
@@ -153,7 +153,7 @@ def test_transforms_of_torchvision_are_functions_of_seed_epoch_and_batch(betons)
     second = opened()
     assert_equal(list(second), first)
     assert first[0][1].shape == (8, 4) and first[0][0].dtype == torch.float32
-    assert not torch.equal(next(iter(second))[1], first[0][1])  # the next epoch mixes others
+    assert not torch.equal(next(iter(second))[1], first[0][1])  # other pairs are mixed
     torch.random.set_rng_state(before)
     list(opened())
     assert torch.equal(torch.random.get_rng_state(), before)

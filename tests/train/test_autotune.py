@@ -69,7 +69,7 @@ def test_restore_after_restores_learner_and_random_state(steps_before, attack):
 
 
 class FakeCompiled:
-    """Stand-in for torch.compile, which takes a minute: a given speed, the same numbers."""
+    """Replace torch.compile, which takes a minute: same results, and a step of given seconds."""
 
     def __init__(self, function, sizes: frozenset[int], mode: str = "", *, seconds, clock) -> None:
         self.function, self.sizes, self.seconds, self.clock = function, sizes, seconds, clock

@@ -60,8 +60,8 @@ def test_a_lease_from_the_future_does_not_hold_until_then(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"host": 1}', "[]", "\x00"])
-def test_files_that_only_look_like_leases_are_no_mistake_of_the_user(tmp_path: Path, text: str):
-    (tmp_path / "lease-\u00b2").touch()  # a digit that is no decimal
+def test_files_that_only_look_like_leases_do_not_raise(tmp_path: Path, text: str):
+    (tmp_path / "lease-\u00b2").touch()  # superscript 2: isdigit, but int() fails
     (tmp_path / "lease-000001").write_text(text)
     assert lease.take(tmp_path, FAR) is None
     aged(tmp_path / "lease-000001", lease.EXPIRES_S + 5)

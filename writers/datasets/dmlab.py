@@ -1,6 +1,6 @@
 """DMLab: frames of a 3D world, 360 x 480, in six classes.
 
-{close, far, very far} x {good, bad reward}; TFRecords, unpacked.
+The classes are {close, far, very far} x {good, bad reward}. Reads unpacked TFRecords:
 
     dmlab-train.tfrecord*  dmlab-validation.tfrecord*  dmlab-test.tfrecord*
 
@@ -60,7 +60,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _records(file: Path) -> list[tuple[Place, int]]:
-    """Offset of each record's image, and its label."""
+    """Return where each record's image is in the file, and its label."""
     try:
         records = [(example["image"], example["label"]) for example in read_examples(file)]
     except (DamagedRecordError, KeyError) as error:
@@ -74,7 +74,7 @@ def _records(file: Path) -> list[tuple[Place, int]]:
     ]
     if len(places) != len(records):
         raise UserError(
-            f"{file} has images or labels of another kind than DMLab's.", "Download it again."
+            f"{file} has records without the image and label of DMLab.", "Download it again."
         )
     check_labels([label for _, label in places], len(CLASSES), str(file))
     return places

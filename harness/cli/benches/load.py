@@ -44,7 +44,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "whole": {"crop_scale": (1.0, 1.0)},
 }
 
-# Options that take no part in the other measurements, under the names of click.
+# Options, by their names in click, that --scaling or --parts do not use.
 UNUSED_BY_SCALING = frozenset({"against", "threads", "plot_file", "time_limit_s", "parts"})
 UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scaling"}
 
@@ -85,8 +85,8 @@ UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scalin
     default="rrc224",
     show_default=True,
     help="Augmentation, output size and number of threads. whole: crops have the area of the "
-    "image, so images with a side ratio of 3:4 to 4:3 are not cropped; also compares the loader of "
-    "whole images with boxes.",
+    "image, so images with a side ratio of 3:4 to 4:3 are not cropped; also measures the loader "
+    "for detection, which returns whole images with boxes.",
 )
 @click.option(
     "--rounds",
@@ -273,7 +273,7 @@ def command(
 
 
 def _opening_order(ours: Sequence[str], against: Sequence[str]) -> list[str]:
-    """Return ours and the others by turns: under a time limit, the last ones may not be opened."""
+    """Alternate ours and the others: under a time limit, the last ones may not be opened."""
     pairs = zip_longest(ours, against)
     return [name for pair in pairs for name in pair if name is not None]
 
@@ -282,7 +282,7 @@ def _known_instructions(name: str) -> str:
     """Return the name of an instruction set.
 
     Raises:
-        UserError: The C kernel has none of that name here.
+        UserError: The C kernel has no such instruction set on this processor.
     """
     from loaders.kernel_c import instruction_sets
     from writers import names
@@ -352,7 +352,7 @@ def _parse_names(text: str, all_names: Sequence[str]) -> list[str]:
 
 
 def _bytes_on_disk(converted: Path) -> dict[str, int]:
-    """Total file size of each format that the corpus was converted to, in bytes."""
+    """Return the total file size of each format that the corpus was converted to, in bytes."""
     if not converted.is_dir():
         return {}
     return {

@@ -29,9 +29,9 @@ from harness.system.atomic_write import write_json
 def command(num_studies: int, seed: int, json_file: Path | None) -> None:
     """Simulate studies, and count false positives and intervals that include the truth.
 
-    What the report prints must have at most 6 % false positives and at least 93 % coverage.
-    Lines with `no` are not printed in reports; they show why. Exit code 1 if a printed line
-    fails.
+    Procedures that reports use must have at most 6 % false positives and at least 93 %
+    coverage; otherwise the exit code is 1. Lines with `no` in the column `printed` are
+    procedures that reports do not use, for comparison.
 
     Example: harness bench statistics --studies 1000 --json statistics.json
     """
@@ -51,7 +51,8 @@ def command(num_studies: int, seed: int, json_file: Path | None) -> None:
     failed = [line for line in lines if line.is_printed and not line.is_calibrated]
     error = 100 * largest_standard_error(num_studies)
     click.echo(
-        f"\n{num_studies:,} studies per line, seed {seed}; standard error of 5 %: {error:.2f} %."
+        f"\n{num_studies:,} studies per line, seed {seed}; "
+        f"standard error of a rate of 5 %: {error:.2f} %."
     )
     if json_file:
         write_json(
@@ -63,5 +64,5 @@ def command(num_studies: int, seed: int, json_file: Path | None) -> None:
             },
         )
     if failed:
-        click.echo(f"{len(failed)} printed lines are not calibrated.", err=True)
+        click.echo(f"{len(failed)} procedures that reports use miss these limits.", err=True)
         raise SystemExit(1)

@@ -12,7 +12,7 @@ def order_head(model: Classifier, about: Mapping[str, Any], classes: Sequence[st
     """Put the outputs of a model into the order of the images' classes.
 
     Args:
-        model: the model; the rows of its head change places if the order differs.
+        model: the model; the rows of its head are permuted if the order differs.
         about: metadata of the model, with the names of its classes.
         classes: class names of the images, in label order.
 

@@ -21,7 +21,7 @@ from writers.subset.spec import everything
 
 
 def hold(file: Path, pipe: Connection) -> None:
-    """Write as another host until it is stopped; without locks that this host could see."""
+    """Write as another host, whose locks this host cannot see, until the pipe is written to."""
     socket.gethostname = lambda: "far"
     atomic_file.fcntl.flock = lambda handle, operation: None
     with new_beton(file) as new:

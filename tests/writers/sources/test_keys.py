@@ -1,4 +1,4 @@
-"""Keys of WebDataset shards that repeat or hold dots, and samples without image or label."""
+"""WebDataset shards: repeated keys, keys with dots, and samples without image or label."""
 
 import tarfile
 from pathlib import Path

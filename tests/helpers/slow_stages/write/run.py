@@ -1,4 +1,4 @@
-"""Waits until it is asked to stop."""
+"""Run a stage that waits until it is asked to stop."""
 
 import time
 

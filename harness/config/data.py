@@ -69,7 +69,9 @@ class DataSettings(Settings):
     def resolved_for(self, splits: Collection[str]) -> JSON:
         """Dump every setting that has an effect on writing these splits."""
         settings = self.resolved()
-        unused = {"encoding", "metric"} | ({"test"} if "test" not in splits else set())
+        unused = {"encoding"} | ({"test"} if "test" not in splits else set())
+        if not self._has_several_by_metric:
+            unused.add("metric")
         if self.on_error == "fail":
             unused.add("on_error")
         if self.labels is None:
@@ -93,10 +95,15 @@ class DataSettings(Settings):
         """
         if self.is_beton and self.metric is not None and kind_of_metric(self.metric) != ONE_LABEL:
             return self.metric
-        several = self.labels.several if self.labels is not None else None
-        if several or (several is None and self.dataset == "folder" and self.metric == "map11"):
+        if self._has_several_by_metric or (self.labels is not None and self.labels.several):
             return "map11"
         return spec_of(self.dataset).metric
+
+    @property
+    def _has_several_by_metric(self) -> bool:
+        """True if `metric` declares that images of a folder have several labels."""
+        is_open = self.labels is None or self.labels.several is None
+        return is_open and self.dataset == "folder" and self.metric == "map11"
 
     @property
     def is_beton(self) -> bool:

@@ -127,3 +127,44 @@ def test_copies_made_by_write_beton_are_reused():
         assert CliRunner().invoke(cli, line, catch_exceptions=False).exit_code == 0
     assert sources(run(stages()["two"])) == ["things-three/train.beton", "things-three/val.beton"]
     assert open_beton("data/things-three/train.beton").manifest.copied_from is not None
+
+
+TARGET = """\
+name: target
+source: {dataset: synthetic_things}
+archs: [resnet10]
+subsets: [all]
+targets: [{dataset: folder, path: PATH, metric: map11}]
+methods: {logreg: {}}
+"""
+
+
+def target_stage(path: str) -> Stage:
+    Path("target.yaml").write_text(TARGET.replace("PATH", path))
+    expanded = matrix.expand(recipe.read("target.yaml")).stages
+    (stage,) = (
+        stage
+        for stage in expanded
+        if stage.kind == "write" and stage.config["data"]["path"] == path
+    )
+    return stage
+
+
+def test_a_folder_may_declare_several_labels_per_image_by_its_metric():
+    import pyarrow
+    from pyarrow import parquet
+
+    Path("raw/several").mkdir()
+    for split, folder in (("train", "c0"), ("test", "c1")):
+        photos = sorted(Path("raw/things", folder).iterdir())
+        images = [{"bytes": photo.read_bytes(), "path": photo.name} for photo in photos]
+        table = pyarrow.table({"image": images, "label": [[0, 1], [1], [0], [0, 1]] * 2})
+        parquet.write_table(table, f"raw/several/{split}-00000-of-00001.parquet")
+    outcome = run(target_stage("several"))
+    manifest = open_beton(Path("data") / outcome.metrics["splits"]["train"]["path"]).manifest
+    assert manifest.multi_label
+
+
+def test_a_metric_of_several_labels_is_refused_for_images_with_one():
+    with pytest.raises(UserError, match="have one label each, and its metric is map11"):
+        run(target_stage("things"))

@@ -29,7 +29,7 @@ from writers.jpeg.restart_index import add_restart_index
 
 MODES = {"jpeg": JPEG, "indexed": JPEG, "dct": DCT, "raw": RAW}
 NUM_CROPS = 4
-PADDING = bytes(512)  # a beton has other images there
+PADDING = bytes(512)  # bytes after an image, as in a beton, which has other images there
 
 
 @dataclass
@@ -162,7 +162,7 @@ def main() -> None:
     results = {}
     for path in arguments.paths:
         found = compare(jpegs_of(path))
-        results[path.name] = vars(found)  # asdict would make a Counter of a Counter's items
+        results[path.name] = vars(found)  # not asdict, which damages Counters
         print(f"{path.name}: {found.images} images; not stored: {dict(found.not_stored)}")
         for key, count in found.values.items():
             refused = f", {found.refused[key]} images refused" if found.refused[key] else ""

@@ -15,20 +15,21 @@ from harness.matrix.stage import Stage
 from harness.matrix.workload import Counts, Workload
 from writers.dataset import spec_of
 
-TRAINING_PASSES = 3.0  # forward passes in a training step
-ATTACK_PASSES = 2.2  # in a step of an attack of a training
-EVALUATED_ATTACK_PASSES = 1.6  # of an evaluation, in which BatchNorm computes no statistics
+# Time of a step, in forward passes: of training, of an attack in training, and of an attack in
+# evaluation, which is faster because BatchNorm computes no statistics.
+TRAINING_PASSES, ATTACK_PASSES, EVALUATED_ATTACK_PASSES = 3.0, 2.2, 1.6
 UNIT_RESOLUTION = 224
 TRAININGS = ("pretrain", "transfer", "detection_training")  # kinds of steps
 
-TRAINING_START_S, START_S = 0.4, 0.05  # of a stage that trains, of others
-COLD_S = 2.0  # more for the first stage with a network: other kinds' code is imported meanwhile
-IMPORTS_S = 8.0  # more for the first stage of others, for the same reason
+TRAINING_START_S, START_S = 0.4, 0.05  # start of a stage that trains, of any other stage
+# Added to the first stage with a network, and to the first one without, because imports of the code
+# of other kinds of stages run at the same time.
+COLD_S, IMPORTS_S = 2.0, 8.0
 PASS_S = 0.00565  # forward pass of the demo's network, of one image at UNIT_RESOLUTION
 IMAGE_S = 0.0035  # to draw or read, decode and encode one image
-COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # of a beton whose samples are those of another
-OTHER_S = 0.1  # of a stage with neither images nor a network
-NETWORK = ("resnet10", (16, 32, 64, 128))  # the demo's: architecture, channels
+COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # to copy samples of another beton: per beton, per image
+OTHER_S = 0.1  # a stage with neither images nor a network
+NETWORK = ("resnet10", (16, 32, 64, 128))  # the demo's network: architecture, channels
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Reference:
 
     @property
     def total_s(self) -> float:
-        """Sum of both."""
+        """Seconds of the whole stage, start included."""
         return self.start_s + self.body_s
 
 
@@ -97,10 +98,10 @@ def trains_heads_only(stage: Stage) -> bool:
 
 
 def _network_of(stage: Stage) -> tuple[str, tuple[int, ...]] | None:
-    """Architecture and channels; None for networks that are not described so."""
+    """Architecture and channels; None for networks without settable channels."""
     trained = stage.needs.get("model", stage)
     arch, settings = trained.config.get("arch"), trained.config.get("settings", {})
-    if isinstance(arch, dict):  # of a method without a source
+    if isinstance(arch, dict):  # a method without a source model
         arch, settings = arch.get("arch"), arch
     channels = settings.get("channels")
     return (arch, tuple(channels)) if isinstance(arch, str) and channels else None

@@ -42,7 +42,7 @@ def num_views(flip_tta: bool) -> int:
 
 
 def model_of(stage: Stage) -> JSON:
-    """Describe the model that a stage leaves, as far as the time of a step depends on it."""
+    """Describe the model that a stage writes, as far as the time of a step depends on it."""
     if "settings" not in stage.config:
         return stage.config  # a pretrained model is described by its name
     settings = stage.config["settings"]

@@ -87,7 +87,7 @@ def extract(
             outputs = [batch_labels, seen.float()]
             if logits is not None:
                 outputs.append(logits.float().softmax(dim=1))
-            # One batch late, so that the GPU has the next batch to do meanwhile.
+            # Wait for the previous batch only: the GPU computes this one meanwhile.
             previous, pending = pending, _start_copy(outputs, device)
             if previous is not None:
                 collected.append(previous())

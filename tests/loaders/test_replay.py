@@ -20,7 +20,7 @@ def test_replay_gives_the_first_batches_again_and_again(betons, monkeypatch):
     with open_loader(dataclasses.replace(plan, backend="ffcv")) as real, real.epoch(3) as batches:
         kept = [(images.clone(), labels.clone()) for images, labels in batches][:2]
     with open_loader(plan) as loader:
-        for epoch in (3, 4):  # the second decodes nothing
+        for epoch in (3, 4):  # the second epoch decodes nothing
             found = list(loader.epoch(epoch))
             assert [len(labels) for _, labels in found] == [8, 8, 8, 8, 4]
             for number, (images, labels) in enumerate(found):

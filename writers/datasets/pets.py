@@ -71,7 +71,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str, str]]:
     """Parse lines such as `Abyssinian_100 1 1 1`: image, 1-based class, species, breed.
 
-    A class has the name of its images.
+    The class name is the image name without its number.
     """
     images = []
     for line in lists.lines(f"annotations/{split}.txt"):

@@ -19,7 +19,7 @@ from writers.formats.members import check_name, check_size, outside, twice
 ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11
 # bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
 MAX_OVERHEAD = 2**20
-MAX_HEAD_OVERHEAD = 4096  # stored bytes before the first ones of a file: tables of deflate
+MAX_HEAD_OVERHEAD = 4096  # bytes of deflate's tables that may precede the first bytes of a file
 # signature, ..., lengths of the name and of the extra field after it
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 

@@ -1,4 +1,4 @@
-"""Files of which some, such as damaged ones, are decoded by Pillow and stored lossless."""
+"""Wrap files: some, such as damaged ones, are decoded by Pillow and stored lossless."""
 
 import io
 import warnings

@@ -110,7 +110,7 @@ class MatrixRuns:
         return expand(read(self._recipe_name, [*self._overrides, *more]))
 
     def folders(self, name: str) -> Folders:
-        """Return folders of their own in the scratch folder."""
+        """Return the folders for one run, in the scratch folder."""
         root = self._scratch / name
         return Folders(root / "data", root / "raw", root / "runs")
 

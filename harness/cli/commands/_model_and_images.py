@@ -55,7 +55,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
 
 
 def load_file(path: Path) -> "tuple[Classifier, dict[str, Any]]":
-    """Load a model.pt. Raises UserError if it is none, or has weights that are not finite."""
+    """Load a model.pt. Raises UserError if it is another file, or weights are not finite."""
     from harness.modeling import classifier
     from writers.errors import UserError
 
@@ -107,7 +107,7 @@ def write_betons(
     folders: Folders,
     splits: Collection[str] = SPLITS,
 ) -> dict[str, Path]:
-    """Write the betons of the dataset's `splits` that are missing or were made of other images.
+    """Write the betons of the dataset's `splits` that are missing or have other images.
 
     Returns:
         Split -> path.
@@ -162,7 +162,7 @@ def write_betons(
 
 
 def _is_current(file: Path, num_images: int, origin: "Origin | None") -> bool:
-    """True if the beton has these images. Their number decides if an origin is unknown."""
+    """Return True if the beton has these images. Without a known origin, compare their number."""
     from writers.beton.provenance import recorded
     from writers.beton.store import open_beton
     from writers.errors import UserError

@@ -18,8 +18,7 @@ from loaders.plan import LoaderPlan
 def run(context: StageContext) -> Outcome:
     """Evaluate the reference models and sort the classes by accuracy.
 
-    A stop request is followed after the next batch. No counts are kept: the next run starts from
-    the beginning.
+    A stop request ends the stage after the current batch. The next run starts from the beginning.
     """
     config = context.config
     precision = choose(config["precision"], context.device)

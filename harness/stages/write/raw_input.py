@@ -81,7 +81,7 @@ class RawInput:
         digests = {}
         for name in names & read.digests.keys():
             num_bytes, digest = read.digests[name]
-            if num_bytes == self._files[name].num_bytes:  # otherwise redrawn after reading
+            if num_bytes == self._files[name].num_bytes:  # unless encoded again
                 digests[name] = digest
         if unread := names - digests.keys():
             on_read(len(unread))

@@ -18,6 +18,8 @@ from writers.text_names import counted
 # Numbers of the modules with weights among the children of torchvision's ResNet.
 RESNET_CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
+MOCO_V3_HEADS = 12  # of ViT-Small and ViT-Base; those of timm have 6 and 12
+
 
 def import_checkpoint(
     path: Path,
@@ -40,7 +42,9 @@ def import_checkpoint(
     authors evaluate. The metadata lists the other tensors as `left_out`.
 
     A linear layer outside the network counts as its head if it has the network's features as inputs
-    and as many outputs as there are classes (linear evaluations: `head.fc_cls`, `classifier`). A
+    and as many outputs as there are classes (linear evaluations: `head.fc_cls`, `classifier`). If
+    the file has a self-supervised layout, a layer within the network, such as
+    `online_encoder.net.fc`, does not count: such training leaves it at its initial values. A
     head with another number of outputs, such as the 4 of rotation, is left out if the file has a
     self-supervised layout, and is an error in other files. A file with nothing but the backbone is
     imported without a head.
@@ -83,6 +87,8 @@ def import_checkpoint(
         _check_input_channels(match, own)
         head = {name for name in own if head_name and name.rpartition(".")[0] == head_name}
         foreign = _head_problem(match, own, head, len(names))
+        if layout is not None and not foreign and head & match.tensors.keys():
+            foreign = f"the head of a network of {layout.method} is not trained"
         if foreign and (separate := _separate_head(match, weights, own, head)):
             match, foreign = separate, ""
         is_bare = not _without_counters(match.left_out) and not head & match.tensors.keys()
@@ -104,6 +110,7 @@ def import_checkpoint(
             )
     state_dicts.check_values(tensors)
     if network is not None:
+        _check_attention_heads(arch, network, layout)
         zoo.load_weights(arch, network, model.head if has_head else None, tensors)
     else:
         _load_ours(arch, model, tensors, has_head)
@@ -152,6 +159,25 @@ def _check_input_channels(match: Match, own: dict[str, Any]) -> None:
             f"{own[first][1]}: this network was trained on filtered images (DeepCluster and ODC "
             "with Sobel filters take 2).",
             "Use weights of a network that takes RGB images.",
+        )
+
+
+def _check_attention_heads(
+    arch: str, network: zoo.Network, layout: checkpoint_layouts.Layout | None
+) -> None:
+    """Refuse MoCo v3's ViT-Small for a network with other heads. Raises UserError.
+
+    The shapes of its weights do not depend on the number of heads: its features would be wrong.
+    """
+    blocks = getattr(network.backbone, "blocks", None)
+    if layout is None or layout.method != "MoCo v3" or not blocks:
+        return
+    num_heads = getattr(getattr(blocks[0], "attn", None), "num_heads", MOCO_V3_HEADS)
+    if num_heads != MOCO_V3_HEADS:
+        raise UserError(
+            f"{arch} has {num_heads} attention heads, and the vision transformers of MoCo v3 have "
+            f"{MOCO_V3_HEADS}, also the small one: the features would be wrong.",
+            "Use ViT-Base or ResNet-50 of MoCo v3.",
         )
 
 
@@ -222,16 +248,23 @@ def _separate_head(
     shapes = {name.rpartition(".")[2]: tuple(own[name]) for name in head}
     if len(shapes.get("weight", ())) != 2 or "bias" not in shapes:
         return None
+    dropped = {match.sources[name] for name in head if name in match.sources}
+    within = [
+        source.split(".")[-2:-1] for source in dropped
+    ]  # heads of other copies of the network
     layers = [
         name.removesuffix("weight")
         for name in match.left_out
         if name.rpartition(".")[2] == "weight"
+        and name.split(".")[-2:-1] not in within
         and all(
             (tensor := weights.get(name.removesuffix("weight") + kind)) is not None
             and tuple(tensor.shape) == shape
             for kind, shape in shapes.items()
         )
     ]
+    # solo-learn trains a second classifier on the features of the averaged network.
+    layers = [name for name in layers if name.removeprefix("momentum_") not in {*layers} - {name}]
     if len(layers) > 1:
         raise UserError(
             f"{len(layers)} layers have the shape of the head: "
@@ -242,7 +275,6 @@ def _separate_head(
     if not layers:
         return None
     found = {name: layers[0] + name.rpartition(".")[2] for name in head}
-    dropped = {match.sources[name] for name in head if name in match.sources}
     return Match(
         match.tensors | {name: weights[source] for name, source in found.items()},
         tuple(name for name in match.missing if name not in head),

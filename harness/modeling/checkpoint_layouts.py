@@ -44,6 +44,7 @@ LAYOUTS = (
     _layout("MoCo v3", "base_encoder", "predictor"),
     _layout("MoCo", "encoder_q"),  # versions 1 and 2; OpenSelfSup's, too
     _layout("DINO", "teacher", "student"),
+    _layout("DINO", "teacher_backbone", "student_backbone"),  # Lightly
     _layout("BYOL", "online_encoder"),
     _layout("BYOL", "online_network"),
     _layout("BYOL", "online_network_state_dict"),
@@ -55,10 +56,12 @@ LAYOUTS = (
     # solo-learn's and Lightly's files of other methods have these names, too.
     _layout("Barlow Twins or VICReg", "backbone", "projector"),
     _layout("SimCLR", "encoder", "projector"),
+    _layout("SimCLR", "encoder", "projection"),  # Lightning Bolts
     _layout("SimCLR", "backbone", "projection_head"),
     _layout("SimCLR", "backbone", "backbone.fc.0"),
     _layout("SimCLR", "convnet", one_of=PROJECTIONS),
     _layout("SimCLR", "resnet", one_of=(*PROJECTIONS, "resnet.fc.0", "head")),
+    _layout("solo-learn", "backbone", "momentum_backbone"),  # DINO without a projector
     # Rotation, jigsaw, NPID, DeepCluster, ODC and SimCLR of OpenSelfSup and MMSelfSup.
     _layout("OpenSelfSup", "backbone", one_of=("neck", "memory_bank", "head.fc_cls")),
 )

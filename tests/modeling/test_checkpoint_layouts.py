@@ -190,6 +190,40 @@ LAYOUTS: dict[str, tuple[str, Callable[[State, State], dict]]] = {
             | projection("online_projector.")
         },
     ),
+    "BYOL, whole networks": (
+        "BYOL",
+        lambda wanted, other: (
+            under("net.", wanted | linear("fc", 1000, 512))
+            | under("online_encoder.net.", wanted | linear("fc", 1000, 512))
+            | projection("online_encoder.projector.")
+            | under("target_encoder.net.", other | linear("fc", 1000, 512))
+        ),
+    ),
+    "SimCLR, Lightning Bolts": (
+        "SimCLR",
+        lambda wanted, other: {
+            "state_dict": under("encoder.", wanted | linear("fc", 1000, 512))
+            | projection("projection.model.")
+        },
+    ),
+    "DINO, Lightly": (
+        "DINO",
+        lambda wanted, other: {
+            "state_dict": under("student_backbone.", other)
+            | projection("student_head.layers.")
+            | under("teacher_backbone.", wanted)
+            | projection("teacher_head.layers.")
+        },
+    ),
+    "DINO, solo-learn": (
+        "solo-learn",
+        lambda wanted, other: {
+            "state_dict": under("momentum_backbone.", other)
+            | under("backbone.", wanted)
+            | projection("head.mlp.")
+            | projection("momentum_head.mlp.")
+        },
+    ),
     "VISSL": (
         "VISSL",
         lambda wanted, other: {
@@ -323,6 +357,10 @@ def test_a_linear_evaluation_keeps_its_head(network: str, head: str, arch: str, 
     assert about["left_out"] == sorted(projection("projector."))
     _, about = import_checkpoint(tmp_path / "c.pth", arch, None)
     assert not about["has_head"] and f"{head}.weight" in about["left_out"]
+    second = linear(f"momentum_{head}", 1000, 512)  # solo-learn's, of the averaged network
+    torch.save({"state_dict": state | second}, tmp_path / "c.pth")
+    model, _ = import_checkpoint(tmp_path / "c.pth", arch, "in1000")
+    assert torch.equal(model.head.weight, layer[f"{head}.weight"])
     torch.save({"state_dict": state | linear("other", 1000, 512)}, tmp_path / "c.pth")
     with pytest.raises(UserError, match="2 layers have the shape of the head"):
         import_checkpoint(tmp_path / "c.pth", arch, "in1000")
@@ -358,3 +396,19 @@ def test_a_self_supervised_model_of_timm_has_features_and_no_head(tmp_path: Path
         assert torch.allclose(
             loaded.model.eval().backbone(images), plain(images), rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize(("arch", "fits"), [("vit_small", False), ("vit_base", True)])
+def test_vision_transformers_of_moco_v3_have_twelve_heads(arch: str, fits: bool, tmp_path: Path):
+    """The shapes of ViT-Small's weights fit timm's network with 6 heads, but its features not."""
+    timm = pytest.importorskip("timm")
+    name = f"{arch}_patch16_224"
+    plain = timm.create_model(name, pretrained=False, num_classes=0, num_heads=12)
+    state = under("module.base_encoder.", plain.state_dict()) | projection("module.predictor.")
+    torch.save({"state_dict": state}, tmp_path / "c.pth")
+    if fits:
+        _, about = import_checkpoint(tmp_path / "c.pth", f"timm/{name}", None)
+        assert about["layout"] == "MoCo v3" and not about["has_head"]
+    else:
+        with pytest.raises(UserError, match=r"has 6 attention heads.*MoCo v3 have 12"):
+            import_checkpoint(tmp_path / "c.pth", f"timm/{name}", None)

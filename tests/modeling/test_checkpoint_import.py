@@ -39,7 +39,7 @@ LAYOUTS = {
     "two networks": lambda s: {
         "model": prefixed("backbone.", s) | {f"ema.{n}": t + 1 for n, t in list(s.items())[:40]}
     },
-    "projector": lambda s: prefixed("encoder_q.", s) | {"queue": torch.rand(8, 8)},
+    "queue": lambda s: prefixed("network_q.", s) | {"queue": torch.rand(8, 8)},
     "unusual wrapper": lambda s: {"teacher": s, "epoch": 3, "lr": torch.tensor(0.1)},
     "nested wrappers": lambda s: {"model": {"state_dict": {"weights": s}}},
     "without counters": lambda s: {
@@ -56,7 +56,7 @@ def test_the_largest_match_is_imported(layout: str, tmp_path: Path):
     assert torch.equal(model.head.weight, state["fc.weight"]) and about["has_head"]
     weights = dict(model.backbone.named_parameters())
     assert weights and all(torch.equal(weights[name], state[name]) for name in weights)
-    expected = {"stray key": ["model.criterion.w", "criterion.w"], "projector": ["queue"]}
+    expected = {"stray key": ["model.criterion.w", "criterion.w"], "queue": ["queue"]}
     if layout in expected:
         assert set(about["left_out"]) & set(expected[layout])
 

@@ -11,6 +11,10 @@ effect on them.
 
 People who do none of the ten actions, `other` in the annotations, are negatives of all ten, as in
 the challenge, which trains and scores no classifier of `other`.
+
+Hyper-parameters are chosen by `map11`, the 11-point mean average precision, as for VOC 2007. Results
+also have `map`, at all recalls, which the challenge has used since 2010: compare that one with the
+published results of 2012.
 """
 
 import math

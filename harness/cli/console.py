@@ -26,7 +26,7 @@ from harness.cli import verbosity
 PLAIN_LINE_EVERY_S = 15.0
 MIN_TEXT_WIDTH = 30  # columns; a narrower column of text is not wrapped
 
-# Called with the number of items done and in total.
+# Called with the number of finished items and the total number of items.
 Report = Callable[[int, int], None]
 
 
@@ -36,13 +36,13 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Return a console on standard error, for progress: results can be piped. -q silences it."""
+    """Return a console on standard error, for progress; it is silent with -q."""
     return Console(stderr=True, highlight=False, markup=False, quiet=verbosity.is_quiet())
 
 
 @contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Report]:
-    """Show progress inside the block; yields a function that is cheap enough for every item."""
+    """Show progress inside the block; yield a function to call for each item; it is cheap."""
     console = err()
     if console.quiet:
         yield lambda done, total: None
@@ -158,7 +158,7 @@ class _Rate(ProgressColumn):
 
 
 def _rate(per_s: float, unit: str) -> str:
-    """Format a rate. Empty below 1/s, which would be shown as 0 and is of slow, few items."""
+    """Format a rate. Return "" below 1/s, which would be shown as 0."""
     return f"{per_s:,.0f} {unit}/s" if per_s >= 1 else ""
 
 

@@ -2,8 +2,8 @@
 
     python -m harness.cli.cpu_check narrow
 
-A wrong kernel may crash, so each case runs in its own process. The process prints one line of JSON
-for each implementation, as soon as it is done: first the harness's, then torch's.
+A wrong kernel may crash, so each case runs in its own process. The process runs the harness's
+implementation, then torch's, and prints one line of JSON after each.
 """
 
 import json
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Literal
 
 Implementation = Literal["harness", "torch"]
-# Odd, so that the last batch is incomplete; even numbers hide the crash.
+# An odd number, because even numbers hide the crash.
 NUM_IMAGES = 13
 # The errors were never seen with one thread.
 NUM_THREADS = 2
@@ -77,7 +77,7 @@ class CaseResult:
 def check() -> Iterator[CaseResult]:
     """Run every case in its own process, with both implementations.
 
-    After a crash the remaining implementation has no result.
+    If the first implementation crashes, the second has no result.
     """
     for case in CASES:
         yield from run_case(case, [sys.executable, "-m", "harness.cli.cpu_check", case.name])

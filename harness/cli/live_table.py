@@ -52,7 +52,7 @@ def event_line(event: Event, num_finished: int, num_stages: int) -> str:
 def progress_of(folder: Path) -> dict[str, Any]:
     """Read the progress that a running stage last wrote; empty if it has written none.
 
-    While its job waits in a cluster's queue, the progress is a note with the reason.
+    While the stage's job waits in a cluster's queue, the progress is a note with the reason.
     """
     if reason := queue_state.read(folder):
         return {"note": reason}
@@ -143,7 +143,7 @@ def _live(run: Run, events: Iterator[Event], console: Console) -> None:
     overall = bar(console, "stages")
     task = overall.add_task("overall", total=None, count="", eta="")
     clock, refreshed_at = _Clock(run), -REFRESH_EVERY_S
-    # Not at once: the first estimate imports code while no other stage could be started.
+    # Do not estimate at once: the first estimate imports code, and no stage can start meanwhile.
     estimated_at, left_s = time.monotonic(), None
     with Live(console=console, refresh_per_second=1 / REFRESH_EVERY_S, transient=True) as live:
         for event in events:
@@ -179,7 +179,7 @@ class _Clock:
     def __init__(self, run: Run) -> None:
         self.run, self.started_at = run, time.monotonic()
         self._ended: set[str] = set()
-        self._finished: list[tuple[Stage, float]] = []  # with seconds; not in the estimate yet
+        self._finished: list[tuple[Stage, float]] = []  # stage, seconds: not in the estimate yet
         self._shown = Smoothed()
 
     def count(self, event: Event) -> None:
@@ -187,16 +187,16 @@ class _Clock:
         if event.stage is None or event.what not in ("done", "failed", "skipped"):
             return
         self._ended.add(event.stage.key)
-        if event.what == "done" and event.wall_s > 0:  # 0: another run has done it
+        if event.what == "done" and event.wall_s > 0:  # 0 if another run has finished it
             self._finished.append((event.stage, event.wall_s))
 
     @cached_property
     def _remaining(self) -> "RemainingTime":
-        """The estimate. Created on first use: its imports would delay the first stages."""
+        """Return the estimate; create it on first use, because imports would delay early stages."""
         from harness.estimate.remaining import RemainingTime
 
         run = self.run
-        # Where the stages of other launchers run is unknown.
+        # It is unknown on which machines other launchers run stages.
         on_cpu = isinstance(run.launcher, LocalLauncher) and not environment.gpu_names()
         return RemainingTime(run.pending, run.folders.runs, run.matrix.urgency, on_cpu=on_cpu)
 

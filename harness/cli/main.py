@@ -35,7 +35,7 @@ class CommandGroup(click.Group):
         return [name.replace("_", "-") for name in names.names(COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command. Raises UserError if there is none of this name."""
+        """Import a command. Raises UserError if no command has this name."""
         if names.normalize(cmd_name) not in names.names(COMMANDS):
             raise names.unknown("command", cmd_name, self.list_commands(ctx))
         command: click.Command = names.find(COMMANDS, cmd_name, "command").command
@@ -121,7 +121,7 @@ def _color() -> bool | None:
 
 
 def _print_error(message: str, hint: str = "") -> int:
-    """Print red lines, control characters as escapes; return the exit code of a user's mistake."""
+    """Print red lines with control characters escaped; return the exit code for a UserError."""
     for text in map(shortened, filter(None, (message, hint))):
         click.secho(printable_lines(text), fg="red", err=True, color=_color())
     return 2

@@ -1,4 +1,4 @@
-"""The source checkout, whose `benchmarks/` holds programs that are not part of the package."""
+"""Run programs of `benchmarks/`, which are in the source checkout but not in the package."""
 
 import json
 import os
@@ -16,23 +16,23 @@ ROOT = Path(__file__).resolve().parents[3]
 def checkout_environment() -> dict[str, str]:
     """Return environment variables for a Python process that imports `benchmarks` from here.
 
-    The folders of this process's PYTHONPATH stay in it, because packages may be installed there
-    and nowhere else.
+    PYTHONPATH keeps the folders that it has in this process, because some packages may be
+    installed only there.
     """
     inherited = os.environ.get("PYTHONPATH", "")
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited]))}
 
 
 def measure_in_checkout(program: str, work: Mapping[str, Any], what: str) -> Any:
-    """Run a program of `benchmarks/` on some work; return what it prints as JSON.
+    """Run a program of `benchmarks/`, which prints JSON, and return its parsed output.
 
     Args:
         program: Name of the module in `benchmarks/`.
         work: Fields of `benchmarks.contender.Work`.
-        what: What is measured, in the plural, for the message.
+        what: Plural noun for what the program measures; the error message begins with it.
 
     Raises:
-        UserError: The program failed; with the last line of its errors.
+        UserError: The program failed. The message contains the last line of its stderr.
     """
     process = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{program}", json.dumps(work)],

@@ -1,4 +1,4 @@
-"""Loaders under test: one process per contender, stopped while the others are measured."""
+"""Run each contender (a loader under test) in a process, stopped while others are measured."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from harness.cli.benches._checkout import ROOT, checkout_environment
 from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
 from writers.errors import UserError
 
-# The first opening writes the betons and shards of the corpus.
+# Long, because a contender that is opened for the first time writes betons or shards of the corpus.
 OPENING_TIMEOUT_S = 900
 
 
@@ -29,13 +29,14 @@ class Contender:
         self.name, self._process, self._log = name, process, log
 
     def read(self, timeout_s: float = OPENING_TIMEOUT_S) -> dict[str, Any]:
-        """Return the next line of the process, a JSON object.
+        """Wait until the process prints a line, and return the JSON object in it.
 
         Raises:
-            UserError: The process ended or did not write within the time; with the end of its log.
+            UserError: The process ended, or printed nothing within `timeout_s`. The message has the
+                end of its log.
         """
         assert self._process.stdout is not None
-        # Killing a process that hangs ends its output, and so the wait for a line.
+        # If the process hangs, killing it closes its output, so that `readline` returns.
         alarm = Timer(timeout_s, self.kill)
         alarm.start()
         line = self._process.stdout.readline()
@@ -53,8 +54,8 @@ class Contender:
         """Run one round and return its measurements.
 
         Args:
-            num_images: The round takes whole epochs with at least this many images; None for the
-                number in the contender's work.
+            num_images: The round reads whole epochs until it has read at least this many images.
+                None means the number in the contender's work.
         """
         os.killpg(self._process.pid, signal.SIGCONT)
         assert self._process.stdin is not None
@@ -65,7 +66,7 @@ class Contender:
         return detail
 
     def stop(self) -> None:
-        """Stop the process and its workers (SIGSTOP), so that others have the cores."""
+        """Stop the process and its workers (SIGSTOP), so that other contenders get the cores."""
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def kill(self) -> None:
@@ -108,22 +109,23 @@ def measure_contenders(
 ) -> tuple[dict[str, Measured], dict[str, str], RoundPlan]:
     """Measure contenders (file:variant) on the same work, in turns.
 
-    Under a deadline one epoch of each contender is timed first, and rounds are sized by it: a step
-    of the plan is an epoch. A contender that fails to open is then absent, as is one whose turn to
-    open comes after half of the time.
+    If there is a deadline, one epoch of each contender is timed first, to choose the length of the
+    rounds; a step of the plan is then an epoch. A contender that fails to open does not stop the
+    benchmark, but is absent. Contenders that are not opened in the first half of the time are
+    absent, too.
 
     Args:
         names: Contenders.
         work: Fields of `benchmarks.contender.Work`.
         num_rounds: Number of rounds without a deadline.
-        deadline: `time.monotonic()` at which to be done.
-        on_round: Called after each round with what this function returns, so far.
+        deadline: Value of `time.monotonic()` by which to finish.
+        on_round: Called after each round with the return values so far.
 
     Returns:
         The measurements, the reason of each absent contender, and the planned rounds.
 
     Raises:
-        UserError: No contender can be opened, or one fails.
+        UserError: No contender can be opened, or a contender fails in a round.
     """
     measured: dict[str, Measured] = {}
     absent: dict[str, str] = {}

@@ -40,7 +40,7 @@ def make_photo_tiles(scratch: Path) -> Path:
 
 
 def describe_corpus(corpus: Path) -> dict[str, Any]:
-    """Return what the generator recorded about its tiles; the name of any other folder."""
+    """Return the generator's record of its tiles, or the name of any other folder."""
     about = corpus / "about.json"
     return dict(json.loads(about.read_text())) if about.is_file() else {"from": corpus.name}
 
@@ -68,10 +68,10 @@ def link_corpus(corpus: Path, scratch: Path) -> Path:
 
 
 def recode_corpus(photos: Path, subsampling: str, quality: int = 90) -> Path:
-    """Return a copy of a folder from `link_corpus` whose JPEGs have another chroma subsampling.
+    """Encode the JPEGs of a folder again with another chroma subsampling; return the new folder.
 
     Args:
-        photos: Folder of class folders.
+        photos: Folder of class folders, from `link_corpus`.
         subsampling: 4:4:4, 4:2:2 or 4:2:0.
         quality: JPEG quality of the new files.
     """
@@ -94,7 +94,7 @@ def recode_corpus(photos: Path, subsampling: str, quality: int = 90) -> Path:
 def repeat_source(source: "Source", num_copies: int) -> "Source":
     """Return a source with every training image num_copies times, in ten classes.
 
-    Each copy has a name of its own.
+    The copies have different names.
     """
     examples = [
         replace(example, name=f"{number % 10}/{number}", label=number % 10)

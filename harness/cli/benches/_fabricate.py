@@ -1,7 +1,8 @@
 """Write made-up results for every stage of a recipe at full size, to time the code that reads them.
 
-Stages, keys, axes and grids are the recipe's. Numbers are random but plausible, and differ between
-models, targets, methods and seeds (`_fabricated_metrics`). A stage always gets the same numbers.
+Stages, keys, axes and grids follow from the recipe. Numbers are random but plausible, and differ
+between models, targets, methods and seeds (`_fabricated_metrics`). A stage gets the same numbers
+each time.
 """
 
 import json
@@ -34,7 +35,7 @@ def write_results(stages: Iterable[Stage], runs: Path, *, with_predictions: bool
     Stages that a shortlist skips get no result.
 
     Args:
-        stages: Stages, each after those it needs.
+        stages: Stages in an order in which each one follows the stages that it needs.
         runs: Runs folder.
         with_predictions: Write a file of predictions for each transfer, about 20 kB.
 
@@ -93,7 +94,7 @@ def _make(
         case "shortlist":
             metrics = _shortlist(stage, scores)
         case _:
-            metrics = {}  # no part of the report reads metrics of other kinds
+            metrics = {}  # the report reads no metrics of the remaining kinds of stages
     if stage.kind in ("pretrain", "transfer"):
         timing = metrics_of.timing(rng)
     return Result(
@@ -139,7 +140,7 @@ def _write_predictions(folder: Path, record: Result) -> None:
 
     test, num_classes = record.metrics["test"], record.metrics["num_classes"]
     random_state = np.random.default_rng(int(record.key[:8], 16))
-    count, targets = test["num_images"], np.random.default_rng(num_classes)  # equal for all models
+    count, targets = test["num_images"], np.random.default_rng(num_classes)  # same for all models
     arrays: dict[str, Any]
     if record.metrics["metric"] == "map11":
         present = targets.random((count, num_classes)) < 0.1

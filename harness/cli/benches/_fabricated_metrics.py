@@ -29,14 +29,15 @@ from writers.subset.base import num_of
 NUM_TEST_IMAGES = 2000  # of every target
 NUM_SOURCE_CLASSES = 1000
 IMAGES_PER_CLASS = 1281
-METHOD_GAINS = {"full": 1.0, "l2sp": 1.1, "scratch": -0.8, "logreg": 0.1}  # others: 0
+# Method -> term in the log-odds of its accuracy; 0 for methods that are not listed.
+METHOD_GAINS = {"full": 1.0, "l2sp": 1.1, "scratch": -0.8, "logreg": 0.1}
 CLASSES = tuple(f"n{index:08d}" for index in range(NUM_SOURCE_CLASSES))
 SCORE_NOISE = 0.1  # standard deviation of a score around the model's quality
 SPANS_MS = {"data_wait": 1.0, "copy": 0.5, "forward": 30.0, "backward": 60.0, "optimizer": 4.0}
 
 
 def quality(stage: Stage, rng: random.Random) -> float:
-    """Draw the log-odds of a model's ImageNet accuracy; seeds differ by noise only."""
+    """Draw the log-odds of a model's ImageNet accuracy; only noise differs between seeds."""
     axes = stage.axes
     setting = random.Random(
         str([axes.get(axis) for axis in ("model", "arch", "subset", "variant")])
@@ -68,7 +69,7 @@ def _scores(log_odds: float, num_images: int = NUM_TEST_IMAGES, metric: str = "t
 
 
 def _num_classes(stage: Stage) -> int:
-    """Number of classes of a target: drawn once per dataset, or 20 for multi-label targets."""
+    """Number of classes of a target: random but fixed per dataset; 20 for multi-label targets."""
     if stage.config.get("metric") in ("map11", "map50_11"):
         return 20
     return random.Random(stage.axes.get("target", stage.axes.get("dataset"))).randint(10, 200)
@@ -120,7 +121,7 @@ def pretrain(stage: Stage, quality: float) -> PretrainMetrics:
     """Make the metrics of a pretrain stage."""
     num_classes = len(_subset_classes(stage.needs["data"]))
     is_longer = stage.config["settings"].get("length") == "equal_steps"
-    # Trainings of equal images and steps would count as one model in the report.
+    # The report would count trainings with equal images and equal steps as one model.
     num_steps = 200_000 if is_longer else 150 * num_classes
     return {
         "val": _scores(quality, 50 * num_classes),

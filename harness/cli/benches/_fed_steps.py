@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from loaders.backend import Epoch, Loader
     from writers.beton.encoding import Encoding
 
-# Steps of a round before its clock starts; each slot of the loader is then used once.
+# Untimed steps at the start of a round: enough to use each slot of the loader once.
 FED_WARM_UP_STEPS = 4
 FORMATS = ("jpeg", "dct", "raw")
 
 
 @dataclass(frozen=True)
 class FedBy:
-    """Loaders that feed our steps.
+    """Options of the loaders that feed our training steps.
 
     Attributes:
         mode: Compile mode of the steps.
@@ -62,7 +62,7 @@ class FedBy:
         return cls(mode, tuple(formats.split(",")), tuple(map(int, numbers)))
 
     def names(self) -> dict[str, tuple[str, int]]:
-        """Map contenders to format and number of threads; a single one is `ours:fed`."""
+        """Map each contender's name to its format and threads; a lone contender is `ours:fed`."""
         pairs = [(name, number) for name in self.formats for number in self.threads]
         if len(pairs) == 1:
             return {"ours:fed": pairs[0]}
@@ -70,11 +70,11 @@ class FedBy:
 
 
 class FedByLoader:
-    """Our step on batches of a loader. Each round is a new epoch, which ends with the round.
+    """Train on batches from our loader. A round opens a new epoch and closes it at its end.
 
-    The loader therefore does no work while others are measured, and every batch of a round except
-    those of the warm-up is decoded within its time. A queue filled between rounds would hide that a
-    loader is too slow.
+    So the loader does no work while other contenders are measured, and every batch after the
+    warm-up is decoded while the clock runs. If the loader filled its queue between rounds, a round
+    would not show that the loader is too slow.
     """
 
     def __init__(self, learner: "TrainStep", loader: "Loader") -> None:
@@ -84,7 +84,7 @@ class FedByLoader:
         self._epoch: Epoch | None = None
 
     def step(self) -> None:
-        """Train on the next batch; only inside `round`."""
+        """Train on the next batch. Call it only inside `round`."""
         assert self._epoch is not None, "steps are taken in a round"
         self._learner.train_batch(*next(self._epoch))
 
@@ -123,7 +123,7 @@ def fed_steps(
         fed_by: Compile mode, formats and numbers of threads.
         corpus: Folder of JPEG files; None makes photo tiles.
         scratch: Folder of the betons.
-        num_images: Least number of images in a beton.
+        num_images: Smallest number of images in a beton; the corpus is repeated to reach it.
         stack: Closes the loaders.
         arch: Name of the network.
         resolution: Side of the crops in pixels.

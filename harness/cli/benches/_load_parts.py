@@ -1,4 +1,4 @@
-"""Parts of our decoding, and its scaling over cores: `harness bench load --parts`, `--scaling`."""
+"""Time the parts of our decoding, and its scaling over cores: `bench load --parts, --scaling`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,13 +12,13 @@ from writers.errors import UserError
 
 
 def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure and print the CPU time of the parts of a crop, and of several views; return all.
+    """Measure, print and return the CPU time of each part of a crop, and of one to three views.
 
     Args:
         work: Fields of `benchmarks.contender.Work`.
 
     Raises:
-        UserError: The measurement failed, such as without the C kernel.
+        UserError: The measurement failed, for example because the C kernel is missing.
     """
     from rich.table import Table
 
@@ -79,7 +79,7 @@ def measure_scaling(names: list[str], work: Mapping[str, Any], num_rounds: int) 
 def _without_contenders(
     name: str, work: Mapping[str, Any], found: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Build the record of a measurement that compares no contenders; without the user's folders."""
+    """Build the record of a measurement without contenders; omit paths of the user's folders."""
     about = environment.describe("cpu", environment.num_cores())
     kept = {key: value for key, value in work.items() if key not in ("corpus", "scratch")}
     return {"benchmark": name, "work": kept, "environment": about, **found}

@@ -39,7 +39,7 @@ def print_rates(record: dict[str, Any]) -> None:
 
 
 def plot_rates(measured: "dict[str, Measured]", file: Path) -> None:
-    """Draw medians as bars and rounds as dots."""
+    """Save a chart of images/s: a bar per contender for its median, and a dot per round."""
     from matplotlib.figure import Figure
 
     ordered = sorted(measured.items(), key=lambda item: item[1].median)

@@ -1,4 +1,4 @@
-"""Whole images with boxes against classification: `harness bench load --workload whole`."""
+"""Compare detection with classification on whole images: `bench load --workload whole`."""
 
 import statistics
 from collections.abc import Mapping
@@ -9,13 +9,14 @@ from harness.cli.benches._checkout import measure_in_checkout
 
 
 def measure_whole(work: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Measure and print the CPU time per pixel of detection against classification.
+    """Measure and print the CPU time per decoded pixel, for detection and for classification.
 
     Args:
         work: Fields of `benchmarks.contender.Work`.
 
     Returns:
-        A row per form: ns per pixel in each round, and the ratios within a round.
+        A row per storage form: ns per pixel in each round, and detection / classification in each
+        round.
 
     Raises:
         UserError: The measurement failed.

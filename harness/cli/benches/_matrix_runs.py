@@ -1,4 +1,4 @@
-"""Runs of a recipe in a scratch folder, for `harness bench matrix`."""
+"""Run and time a recipe in a scratch folder, for `harness bench matrix`."""
 
 import json
 import os
@@ -23,7 +23,7 @@ WATCH_EVERY_S = 0.1
 
 
 class MatrixRuns:
-    """Runs of a recipe in a scratch folder, each by the command line."""
+    """Run `harness` commands on a recipe, in a scratch folder, and time them."""
 
     def __init__(
         self, recipe_name: str, overrides: Sequence[str], scratch: Path, jobs: int | None
@@ -42,7 +42,7 @@ class MatrixRuns:
         }
 
     def overhead(self, number: int) -> dict[str, Any]:
-        """Run the recipe from nothing to the report; return its slot-seconds by purpose."""
+        """Run the recipe in empty folders, report included; return slot-seconds by purpose."""
         from harness.runner.launcher import LauncherSettings
         from harness.runner.slots import make_slots
 
@@ -79,7 +79,7 @@ class MatrixRuns:
         """Time `harness plan` and `harness run` of a matrix whose stages are all done.
 
         Args:
-            num_stages: Smallest number of stages; the recipe gets enough seeds.
+            num_stages: Smallest number of stages; the recipe gets as many seeds as that takes.
             templates: Results to copy, by kind and method, as `warm_up` returns them.
             num_rounds: Number of rounds.
 
@@ -130,7 +130,7 @@ class MatrixRuns:
             watch: Called with the command's process id every WATCH_EVERY_S seconds.
 
         Raises:
-            UserError: The command fails; with the end of its output.
+            UserError: The command failed. The message contains the end of its output.
         """
         from writers.errors import UserError
 
@@ -198,7 +198,7 @@ def one_epoch_settings(recipe_name: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _results(plan: "Matrix", folders: Folders) -> list[tuple["Stage", "Result"]]:
-    """Return the stages that have a result, with it."""
+    """Return each stage that has a result, with this result."""
     from harness.runner import result
 
     records = [(stage, result.load(stage.folder(folders.runs))) for stage in plan.stages]
@@ -206,9 +206,9 @@ def _results(plan: "Matrix", folders: Folders) -> list[tuple["Stage", "Result"]]
 
 
 def _write_result(stage: "Stage", templates: dict[Any, "Result"], runs: Path) -> None:
-    """Write a result as long as a real one of its kind.
+    """Write a made-up result with the size of a real result of this kind of stage.
 
-    It is not synced to the disk, because only reading is measured.
+    The file is not synced to the disk, because only reading is measured.
     """
     folder = stage.folder(runs)
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""NVIDIA's multi-process service, which lets kernels of several processes run side by side."""
+"""NVIDIA's multi-process service (MPS), which runs kernels of several processes at once."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def mps_daemon(folder: Path) -> Iterator[dict[str, str]]:
     """Run the service with its files in `folder`; yield the environment of its clients.
 
     Raises:
-        UserError: The driver's program is missing, or it does not start.
+        UserError: The driver's program for the service is missing or does not start.
     """
     if shutil.which(CONTROL) is None:
         raise UserError(f"There is no {CONTROL}.", "It is part of NVIDIA's driver.")
@@ -39,7 +39,7 @@ def mps_daemon(folder: Path) -> Iterator[dict[str, str]]:
     try:
         yield places
     finally:
-        with suppress(subprocess.TimeoutExpired):  # it waits for clients, if one remains
+        with suppress(subprocess.TimeoutExpired):  # it waits for its last client
             subprocess.run(
                 [CONTROL],
                 input="quit\n",

@@ -1,4 +1,4 @@
-"""Throughput of small stages that share a GPU, against one stage after another."""
+"""Compare the throughput of small stages that share a GPU with running one after another."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -42,15 +42,16 @@ def measure_packing(
 ) -> dict[str, Measured]:
     """Measure fine-tunes per second: warm workers that share the first GPU, and one warm worker.
 
-    With NVIDIA's multi-process service, if it starts, the workers share it once more.
+    Sharing is measured a second time under NVIDIA's multi-process service, if that starts.
 
     Args:
-        plan: The matrix, with SETTINGS. Its first fine-tune of method `full` runs with new seeds.
+        plan: The matrix, with SETTINGS. Its first fine-tune with method `full` is run repeatedly,
+            each time with a new seed.
         folders: Scratch folders.
         num_rounds: Number of rounds without a deadline.
-        deadline: `time.monotonic()` at which to be done.
+        deadline: Value of `time.monotonic()` by which to finish.
         on_round: Called after each round with the measurements so far.
-        absent: Receives the reason if the multi-process service does not start, or does not serve.
+        absent: Receives the reason if the multi-process service does not start or refuses clients.
 
     Raises:
         UserError: A stage fails.
@@ -104,7 +105,7 @@ def measure_packing(
             slots = [
                 slot if slot.low_priority else replace(slot, gpu=slots[0].gpu) for slot in slots
             ]
-            with variables(places):  # of the workers, which start here
+            with variables(places):  # environment of the workers that start here
                 launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
                 # The first stage of a kind runs alone, to be measured. Pass 2 warms all workers.
                 try:

@@ -22,7 +22,7 @@ class Goal:
         against: Contenders in the denominator; each round is compared with the best of them.
         must: Smallest acceptable ratio; None if the ratio is only reported.
         aim: Desired ratio; None if there is none beyond `must`.
-        title: Description for tables; empty for the names of both sides.
+        title: Description for tables; if it is empty, tables show the names of both sides.
     """
 
     ours: str
@@ -68,10 +68,10 @@ class Ratio:
 
 
 def compute_ratios(measured: Mapping[str, Measured], goals: Sequence[Goal]) -> list[Ratio]:
-    """Compute the ratio of each goal whose sides both ran.
+    """Compute the ratio of each goal if `ours` and at least one contender in `against` ran.
 
-    If some of the others did not run, the title names those that did, and the ratio is only
-    reported.
+    If only some contenders in `against` ran, the title names these, and the ratio is only reported:
+    it has no verdict.
     """
     results = []
     for goal in goals:
@@ -104,7 +104,7 @@ def make_record(
     rounds_planned: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Build what `--json FILE` holds: the environment, every round and every ratio.
+    """Build the content of `--json FILE`: the environment, every round and every ratio.
 
     Args:
         name: Name of the benchmark.
@@ -113,7 +113,8 @@ def make_record(
         ratios: Measured ratios.
         device: Device of the work, such as cpu or cuda:0.
         absent: Contender -> why it did not run.
-        rounds_complete: Number of complete rounds; None for that of the contenders.
+        rounds_complete: Number of complete rounds. None means the rounds of the contenders are
+            counted.
         rounds_planned: Number of planned rounds; None if all planned rounds are complete.
         more: Further fields.
     """

@@ -1,7 +1,8 @@
-"""Interleaved rounds: contenders take turns, so that a slow spell of the machine hits all of them.
+"""Interleaved rounds: contenders take turns, so that all suffer if the machine slows down.
 
-Rounds of one contender differ by 1 to 5 % on a quiet machine and by half on a busy one. Rounds next
-to each other in time differ less, so ratios within a round hold when rates do not.
+The rate of a contender varies between rounds by 1 to 5 % on an idle machine, and by 50 % on a busy
+one. Within a round the machine changes less, so ratios of rates within a round are reliable even if
+the rates are not.
 """
 
 import statistics
@@ -33,10 +34,10 @@ class Measured:
 
     Attributes:
         what: Description for tables.
-        unit: What is counted: images, MB, stages.
+        unit: Unit of the counted work: images, MB, stages.
         rates: Units per second, one value per round.
         details: Further measurements of each round.
-        opened: Measurements of the start, before the first round.
+        opened: Measurements from opening or warming up the contender, before the first round.
     """
 
     what: str
@@ -70,11 +71,11 @@ def plan_rounds(
     left_s: float,
     wanted: RoundPlan,
 ) -> RoundPlan:
-    """Return the rounds that fit into `left_s` seconds: as wanted, or shorter, or fewer.
+    """Plan rounds that fit into `left_s` seconds: as wanted, or else shorter, or else fewer.
 
-    Rounds get shorter down to MIN_STEPS steps before they get fewer. MIN_ROUNDS rounds of MIN_STEPS
-    steps are the least that is planned, even if they do not fit; `take_turns` then stops at the
-    deadline.
+    Rounds are shortened, but not below MIN_STEPS steps, before any is dropped. The plan has at
+    least MIN_ROUNDS rounds of MIN_STEPS steps, even if these do not fit; `take_turns` then stops at
+    the deadline.
 
     Args:
         step_s: Measured seconds of one step of each contender.
@@ -113,10 +114,10 @@ def take_turns(
     Args:
         contenders: Name -> function that runs one round and returns its rate.
         num_rounds: Number of rounds without a deadline.
-        progress: Called with the number of turns taken and of all turns.
+        progress: Called with the number of turns taken so far and the total number of turns.
         on_round: Called with the rates so far after each complete round, to save them.
-        deadline: `time.monotonic()` at which to be done. A round that would end later, judging by
-            the longest so far, is not started. The first round always runs.
+        deadline: Value of `time.monotonic()` by which to finish. A round is not started if one as
+            long as the longest so far would end later. The first round always runs.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)

@@ -12,12 +12,12 @@ from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_t
 from harness.cli.number_types import DeviceType
 from harness.cli.options import json_option
 
-# Fill caches, choose kernels, compile.
+# Untimed first steps of a contender, in which caches are filled and kernels chosen and compiled.
 WARM_UP_STEPS = 3
-# Steps that are timed under a time limit, to choose the number of steps in a round.
+# Steps that are timed before the rounds if there is a time limit, to choose the steps per round.
 SIZING_STEPS = 3
 
-Round = Callable[[], AbstractContextManager[None]]  # entered around a round, outside the clock
+Round = Callable[[], AbstractContextManager[None]]  # makes a context for each round, untimed
 
 _OPTIONS = (
     click.option(
@@ -92,23 +92,25 @@ def measure_steps(
 ) -> tuple[dict[str, Measured], RoundPlan]:
     """Time the steps of each contender, in turns.
 
-    A contender whose first steps fail, in a compiler or for lack of memory, is absent. Under a
-    deadline a few steps of each contender are timed first, and the rounds are sized by them. Their
-    rates are saved at once, because the compiler of the next contender may take all of the time;
-    rounds replace them. No contender is warmed up after half of the time, so that the rest is left
-    for measuring.
+    A contender is absent if its first steps fail, for example in a compiler or for lack of memory.
+
+    If there is a deadline, a few steps of each contender are timed after its warm-up, to choose the
+    length of the rounds. These rates are saved at once, because compiling the next contender may
+    take all of the time; rates of rounds replace them. After half of the time no other contender is
+    warmed up, so that there is time to measure.
 
     Args:
         steps: Contender -> description and function that takes one step. Contenders that turn out
-            to be absent are removed. An error of `plain` is raised.
+            to be absent are removed from it. An error in the contender `plain` is raised.
         device: Device of the steps. On a CPU, rates are per second of this process's CPU time.
         plan: Rounds without a deadline.
         batch_size: Images per step.
         absent: Receives the reason of each absent contender.
-        around: Contender -> context of each of its rounds, outside the clock.
-        deadline: `time.monotonic()` at which to be done.
-        on_round: Called after each warm-up under a deadline, and after each round, with what this
-            function returns, so far.
+        around: Contender -> function that makes a context, which is entered around each of its
+            rounds and is not timed.
+        deadline: Value of `time.monotonic()` by which to finish.
+        on_round: Called with the return values so far: after each round, and, if there is a
+            deadline, after each warm-up.
 
     Returns:
         The measurements and the planned rounds. `opened` has the seconds of the first steps, which
@@ -209,7 +211,7 @@ def measure_steps(
 def saver(
     make_record: Callable[[dict[str, Measured], RoundPlan], dict[str, Any]], json_file: Path | None
 ) -> Callable[[dict[str, Measured], RoundPlan], None]:
-    """Return an `on_round` that writes the record to json_file, so that a killed run leaves it."""
+    """Return a function for `on_round` that saves the record, in case the run is killed later."""
     from harness.cli.benches._record import save
 
     def on_round(measured: dict[str, Measured], plan: RoundPlan) -> None:
@@ -220,7 +222,7 @@ def saver(
 
 
 def finish(record: dict[str, Any], json_file: Path | None) -> None:
-    """Write the record to json_file, unless that is None, and print its tables."""
+    """Print the record as tables, and write it to json_file if that is not None."""
     from harness.cli.benches._record import markdown, save
 
     if json_file is not None:

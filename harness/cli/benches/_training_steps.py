@@ -1,4 +1,4 @@
-"""Training steps to compare: ours, ours fed by the loader, and those of a plain loop."""
+"""Training steps to compare: ours, in several variants, and the step of a plain loop."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -48,10 +48,10 @@ def our_step(
 def our_timed_step(
     arch: str, resolution: int, batch_size: int, eps: float, device: str
 ) -> "tuple[Callable[[], None], Round]":
-    """Return one of our steps, eager, with all spans of a training, and the context of its rounds.
+    """Return our eager step with all spans timed, as in a training, and a context for its rounds.
 
-    The spans are read after each round, outside the clock, as a training reads them once per epoch.
-    The arguments are those of `our_step`.
+    The context reads the spans after each round, untimed; a training reads them once per epoch.
+    For the arguments see `our_step`.
     """
     from harness.profiling.timer import Timer
     from harness.train.autotune import noise_batch
@@ -97,9 +97,9 @@ AUGMENTATIONS: dict[str, dict[str, object]] = {
 def our_augmented_step(
     arch: str, resolution: int, batch_size: int, eps: float, device: str, name: str
 ) -> Callable[[], None]:
-    """Return one of our steps, eager, on a batch with other augmentations each time.
+    """Return our eager step on one batch, which each step augments differently.
 
-    The arguments are those of `our_step`; name: key of AUGMENTATIONS.
+    For the arguments see `our_step`; name: key of AUGMENTATIONS.
     """
     from harness.train.autotune import augmented_step, noise_batch
     from loaders.augmentations import Augmentations
@@ -112,7 +112,7 @@ def our_augmented_step(
 
 
 def make_learner(arch: str, eps: float, device: str, timer: "Timer | None" = None) -> "TrainStep":
-    """Build a network with random weights and its optimizer and step, as the harness does.
+    """Build a network with random weights, its optimizer and its step, as the harness does.
 
     timer: receives the spans of the step; None measures nothing.
     """
@@ -142,7 +142,7 @@ def make_learner(arch: str, eps: float, device: str, timer: "Timer | None" = Non
 
 
 def training_flops_of(arch: str, resolution: int, eps: float) -> float | None:
-    """Return the floating-point operations of a training step per image; None if not counted."""
+    """Return the floating-point operations of a training step per image; None if unknown."""
     from harness.modeling import classifier
     from harness.modeling.flops import training_flops
 
@@ -166,9 +166,9 @@ def write_trace(step: Callable[[], None], folder: "Path", device: str) -> "Path"
 def plain_step(
     arch: str, resolution: int, batch_size: int, eps: float, device: str
 ) -> Callable[[], None]:
-    """Return a step as scripts have it: eager, channels-last, autocast, `.item()` for the log.
+    """Return a step as common scripts have it: eager, channels-last, autocast, `.item()` each time.
 
-    The arguments are those of `our_step`.
+    For the arguments see `our_step`.
     """
     import torch
     from torch.nn import functional

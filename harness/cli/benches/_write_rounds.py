@@ -17,7 +17,8 @@ from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
 from writers.subset.spec import Subset, everything
 
-# Name -> description, and settings. `+index`: with a restart index, which FFCV's writer lacks.
+# Name -> description, and settings of the encoding. `+index` adds a restart index, which FFCV's
+# writer cannot write.
 ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "passthrough": ("passthrough: the source's JPEG bytes", {"format": "passthrough"}),
     "passthrough+index": (
@@ -93,7 +94,7 @@ class WriteRounds:
         )
 
     def round(self, name: str) -> dict[str, Any]:
-        """Run one round of a contender (`ours:jpeg`, `copy:0.9`); then remove what it wrote."""
+        """Run one round of a contender (`ours:jpeg`, `copy:0.9`), and remove the files it wrote."""
         kind, _, argument = name.partition(":")
         out = self._scratch / "round.beton"
         run = {
@@ -181,7 +182,7 @@ class WriteRounds:
 
 @contextmanager
 def _timed() -> Iterator[dict[str, float]]:
-    """Fill in wall and CPU seconds; CPU time includes children that have ended."""
+    """Yield a dict that gets the block's wall and CPU seconds, with children that have ended."""
     times: dict[str, float] = {}
     started, cpu_started = time.perf_counter(), sum(os.times()[:4])
     yield times

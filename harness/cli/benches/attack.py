@@ -1,4 +1,4 @@
-"""Cost of a PGD training step relative to a clean one: ours, and in a plain loop."""
+"""Cost of a PGD training step relative to a clean step: in our code, and in a plain loop."""
 
 import statistics
 from pathlib import Path
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from harness.cli.benches._rounds import Measured, RoundPlan
 
 EPS = 3.0
-# Largest acceptable cost of a PGD-3 step in clean steps. Three input gradients of two thirds of a
-# pass each, and a whole pass, make 3.0.
+# Largest acceptable ratio of the times of a PGD-3 step and a clean step. The ideal ratio is 3.0:
+# three gradients of the input, each of which costs two thirds of a clean step, and a clean step.
 MAX_COST = 3.3
 
 
@@ -109,7 +109,7 @@ def command(
 
 
 def _costs(measured: "dict[str, Measured]") -> dict[str, list[float]]:
-    """Cost of a PGD-3 step in clean steps, round by round, of ours and of the plain loop."""
+    """Time of a PGD-3 step / time of a clean step in each round, for ours and the plain loop."""
     return {
         name: [
             clean / attacked

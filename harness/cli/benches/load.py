@@ -44,7 +44,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "whole": {"crop_scale": (1.0, 1.0)},
 }
 
-# Options, by their names in click, that --scaling or --parts do not use.
+# Click's names of options that have no effect with --scaling, and with --parts.
 UNUSED_BY_SCALING = frozenset({"against", "threads", "plot_file", "time_limit_s", "parts"})
 UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scaling"}
 
@@ -273,7 +273,7 @@ def command(
 
 
 def _opening_order(ours: Sequence[str], against: Sequence[str]) -> list[str]:
-    """Alternate ours and the others: under a time limit, the last ones may not be opened."""
+    """Alternate ours and the others, because a time limit may leave the last ones unopened."""
     pairs = zip_longest(ours, against)
     return [name for pair in pairs for name in pair if name is not None]
 
@@ -312,7 +312,7 @@ def _comparisons() -> "list[Goal]":
 
 
 def _first_batch_ratios(measured: "dict[str, Measured]") -> "list[Ratio]":
-    """Compare the time from opening a loader to its first batch, once per process."""
+    """Compare the time from opening a loader to its first batch; each process measures it once."""
     from harness.cli.benches._record import Ratio
 
     names = ("ours:dct", "ours:restart"), "ffcv:jpeg"

@@ -1,4 +1,4 @@
-"""Overhead of running a matrix of stages, time of a finished one, and GPU sharing of small ones."""
+"""Overhead of running a matrix, time to run a finished matrix again, and small stages on a GPU."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from harness.cli.path_types import PathType
 if TYPE_CHECKING:
     from harness.cli.benches._rounds import Measured
 
-# Largest acceptable values: overhead as a fraction of the slots' time, milliseconds for each stage
-# of a finished matrix that is run again, and seconds of `harness plan`.
+# Largest acceptable overhead, as a fraction of the slots' time; milliseconds per stage to run a
+# finished matrix again; and seconds of `harness plan`.
 MAX_OVERHEAD = 0.02
 MAX_FINISHED_MS = 50.0
 MAX_PLAN_S = 1.0
@@ -108,7 +108,7 @@ def command(
     absent: dict[str, str] = {}
 
     def record(packed: "dict[str, Measured]") -> dict[str, Any]:
-        """Build the record of everything measured so far; write it if a file was named."""
+        """Build the record of everything measured so far, and save it if --json is given."""
         rounds = results.get("overhead") or results.get("finished", {}).get("rounds", [])
         content = make_record(
             "matrix",

@@ -18,7 +18,8 @@ from harness.cli.path_types import PathType
 MAX_REPORT_S = 60.0
 MAX_MEMORY_BYTES = 2**30
 MAX_HTML_BYTES = 20_000_000
-MAX_PREDICTIONS = 2000  # transfers; more of them write no predictions, to save disk and time
+# If a recipe has more transfers, no predictions are written, to save disk space and time.
+MAX_PREDICTIONS = 2000
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class ReportCost:
     Attributes:
         recipe: name of the recipe.
         num_stages: stages of the recipe.
-        num_results: number of these with a result; a shortlist skips others.
-        num_predictions: transfers with predictions, which are read for tests on images.
+        num_results: stages with a result; a shortlist skips the other stages.
+        num_predictions: transfers with predictions, which the report reads for tests over images.
         report_s: wall time of the child process, with planning and imports, in seconds.
-        cpu_s: its CPU time in seconds.
-        peak_memory_bytes: its largest resident set.
-        html_bytes: size of the page.
+        cpu_s: CPU time of the child process in seconds.
+        peak_memory_bytes: largest resident set of the child process.
+        html_bytes: size of the report's page.
     """
 
     recipe: str
@@ -99,10 +100,10 @@ def measure(
     Args:
         recipe_name: Name or path of the recipe.
         overrides: `--set` values.
-        out: Folder that receives the report; None removes it.
+        out: Folder to write the report to. None means the report is deleted with the results.
 
     Raises:
-        UserError: The report fails; with the end of its output.
+        UserError: The report failed. The message contains the end of its output.
     """
     from harness.cli.benches._fabricate import write_results
     from harness.config.load import read
@@ -135,7 +136,8 @@ def measure(
     return cost
 
 
-# ru_maxrss of a child includes the memory of its parent before exec: start it from a small one.
+# The report is the child of a small process, because ru_maxrss of a child is at least the memory
+# that its parent used when it forked.
 _MEASURE = """
 import json, os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
@@ -159,5 +161,5 @@ def _run(arguments: list[str]) -> tuple[float, float, int]:
     if code != 0:
         last = " / ".join(ended.stderr.strip().splitlines()[-3:])
         raise UserError(f"harness {' '.join(arguments[:2])} failed: {last}")
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     return wall_s, cpu_s, peak * unit

@@ -198,7 +198,7 @@ def command(
             steps[f"ours:{name}"] = f"ours, {name}", step
 
         if fed_by is not None:
-            add(fed_mode)  # first: what fed steps are compared with
+            add(fed_mode)  # first, because fed steps are compared with it
             longest = max(num_steps, WARM_UP_STEPS, 0 if deadline is None else 1 + SIZING_STEPS)
             num_images = batch_size * (FED_WARM_UP_STEPS + longest)
             folder = (scratch or data_dir / "bench_load").expanduser().resolve()

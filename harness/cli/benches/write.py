@@ -142,7 +142,7 @@ def command(
         return run
 
     def record() -> dict[str, Any]:
-        """Build the record of the rounds so far; write it if a file was named."""
+        """Build the record of the rounds so far, and save it if --json is given."""
         rows = measured | {
             f"{name}:unsynced": _without_sync(measured[name])
             for name in FFCV_CONTENDERS
@@ -250,7 +250,7 @@ def _goals() -> "list[Goal]":
 
 
 def _without_sync(synced: "Measured") -> "Measured":
-    """Return the same rounds up to the end of the writer, without the sync."""
+    """Return the same rounds with times that end when the writer ends, before the sync."""
     from harness.cli.benches._rounds import Measured
 
     return Measured(

@@ -79,8 +79,9 @@ def confirm(planned: "Plan", folders: Folders, *, is_accepted: bool) -> None:
     """Record the inputs of a run; prompt first if finished stages would run again.
 
     Raises:
-        UserError: they would, stdin is not a terminal, and `is_accepted` is False.
-        click.Abort: the answer is no.
+        UserError: finished stages would run again, stdin is not a terminal, and `is_accepted` is
+            False.
+        click.Abort: the user answers no.
     """
     import sys
 

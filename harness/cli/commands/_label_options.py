@@ -82,7 +82,7 @@ def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _table(*, label_files: tuple[Path, ...], **settings: Any) -> "LabelTable | None":
-    """Make the settings. Raises UserError for options without effect."""
+    """Build the table of labels. Raises UserError for options that have no effect."""
     from writers.errors import UserError
 
     if not label_files:

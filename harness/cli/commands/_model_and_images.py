@@ -55,7 +55,7 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
 
 
 def load_file(path: Path) -> "tuple[Classifier, dict[str, Any]]":
-    """Load a model.pt. Raises UserError if it is another file, or weights are not finite."""
+    """Load a model.pt. Raises UserError for any other file, or if a weight is not finite."""
     from harness.modeling import classifier
     from writers.errors import UserError
 
@@ -82,7 +82,7 @@ def image_resolution(
     """Resolution in pixels of a model's images: the value of --resolution, or the model's own.
 
     Raises:
-        UserError: neither is known, or the network takes images of another size only.
+        UserError: neither is known, or the network accepts only images of another size.
     """
     from writers.errors import UserError
 
@@ -107,7 +107,7 @@ def write_betons(
     folders: Folders,
     splits: Collection[str] = SPLITS,
 ) -> dict[str, Path]:
-    """Write the betons of the dataset's `splits` that are missing or have other images.
+    """Write the betons of `splits` that do not exist or whose images differ from the dataset's.
 
     Returns:
         Split -> path.

@@ -18,7 +18,7 @@ def saved_calibration(folders: Folders) -> "Calibration | None":
     from harness.estimate import calibration
     from writers.errors import UserError
 
-    # Naming the device takes the driver's tool a moment: skip it without a calibration.
+    # nvidia-smi takes a moment to name the device. Do not call it if there is no calibration.
     if not (folders.runs / calibration.FILE_NAME).exists():
         return None
     try:
@@ -42,7 +42,7 @@ def gpu_hours(hours: float) -> str:
 
 
 def _machine(folders: Folders) -> "tuple[Machine, str, int]":
-    """Return what a stage of `harness run` computes on.
+    """Return the hardware that a stage of `harness run` uses.
 
     Returns:
         Machine, torch device, and number of CPU threads.

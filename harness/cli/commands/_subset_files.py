@@ -1,4 +1,4 @@
-"""New files of subsets and of scores, for the commands that write them."""
+"""Check the paths of subsets and scores before a command writes them."""
 
 import re
 from pathlib import Path

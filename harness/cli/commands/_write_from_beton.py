@@ -70,7 +70,7 @@ def write(
         New files with their manifests.
 
     Raises:
-        UserError: options without effect, no such beton, a damaged beton.
+        UserError: an option has no effect, or a beton does not exist or is damaged.
     """
     if check is False:
         raise UserError("--no-check has no effect with --from.", "Remove it.")

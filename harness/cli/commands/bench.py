@@ -16,7 +16,7 @@ class BenchGroup(click.Group):
         return names.names(BENCHES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """Import a benchmark. Raises UserError if there is none of this name."""
+        """Import a benchmark. Raises UserError if no benchmark has this name."""
         command: click.Command = names.find(BENCHES, cmd_name, "benchmark").command
         return verbosity.add_options(command)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MIN_DISK_BYTES = 5e9
 MIN_SHARED_MEMORY_BYTES = 1e9
-# Seconds are enough on a healthy machine; a first compilation on a slow one takes longer.
+# Time limit of a check. Most take seconds; the first compilation on a slow machine takes longer.
 TIMEOUT_S = 120
 
 
@@ -132,7 +132,7 @@ def _packages() -> Finding:
 
 
 def _import(what: str, code: str, fix: str) -> Finding:
-    """Run a line of Python in its own process; a problem if it fails."""
+    """Run a line of Python in its own process; report a problem if it fails."""
     try:
         process = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S
@@ -146,7 +146,7 @@ def _import(what: str, code: str, fix: str) -> Finding:
 
 
 def _decoder() -> Finding:
-    """Name the decoder in use. A slower one passes; outdated C extensions are a problem."""
+    """Name the decoder in use. A slow decoder passes; outdated C extensions are a problem."""
     from loaders import kernel, kernel_c
     from writers.jpeg import native
 

@@ -12,7 +12,7 @@ from harness.cli.options import folder_options
 from harness.system.folders import Folders, user_cache
 from writers.text_names import counted
 
-# Temporary files of killed writes: .model.pt.k3x_ab1q
+# Temporary files that remain if a process is killed while writing, such as .model.pt.k3x_ab1q.
 TEMPORARY = ".*.????????"
 
 
@@ -120,7 +120,7 @@ def command(
 def _keys(recipe_names: tuple[str, ...], overrides: tuple[str, ...], folders: Folders) -> set[str]:
     """Return the keys of all stages of the recipes, as written and with the overrides.
 
-    Includes those with the inputs of the last run, if inputs have changed since.
+    If inputs have changed since the last run, includes the keys that stages had in that run.
     """
     from harness.config.load import read
     from harness.runner import inputs
@@ -224,5 +224,5 @@ def _sizes(paths: list[Path]) -> dict[Path, int]:
         for stat in file_stats:
             file = stat.st_dev, stat.st_ino
             sizes[path] += stat.st_size if num_names[file] == stat.st_nlink else 0
-            num_names[file] = 0  # counted
+            num_names[file] = 0  # its other links add nothing
     return sizes

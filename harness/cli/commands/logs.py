@@ -50,14 +50,14 @@ def command(
     if as_json:
         _print_json(folder, text, num_lines, follow)
         return
-    # A log may quote any file: no escape sequence of it reaches the terminal.
+    # A log may quote any file, so do not send its escape sequences to the terminal.
     if shown := printable_lines(text.decode(errors="replace")).rstrip("\n"):
         click.echo("\n".join(shown.split("\n")[-num_lines:]) if num_lines else shown)
     elif not follow:
         console.err().print("The log is empty.")
     position, was_held, is_over = len(text), False, not follow
     while not is_over:
-        # Read before the log, so that the last lines are not missed.
+        # Check the lease before reading the log, so that the last lines are not missed.
         is_held = lease.is_held(folder)
         is_over = not is_held and (
             was_held or stage_state.has_result(folder) or (folder / stage_state.ERROR_FILE).exists()
@@ -123,7 +123,7 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
             else "List the stages of a recipe: harness plan RECIPE --stages"
         )
         raise UserError(f"No stage {name_or_key} has been started in {folders.runs}.", hint)
-    # Older versions of the code or of the settings leave stages of the same name.
+    # Stages that ran with older code or settings have the same name and other keys.
     if len(matches) > 1:
         newest_first = sorted(matches, key=lambda folder: -folder.stat().st_mtime)
         raise UserError(

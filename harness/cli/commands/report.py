@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.report.render.report import Report
     from harness.runner.result import Result
 
-MAX_PRINTED = 5  # results that the report leaves out; its page lists all
+MAX_PRINTED = 5  # left-out results that are printed; the report's page lists all
 Written = TypeVar("Written")
 
 
@@ -238,8 +238,8 @@ def _report_readable(
 ) -> "tuple[Report, Written]":
     """Collect and write the report without results that cannot be used.
 
-    Fields that an older version did not write may be missing; a result is left out if the report
-    fails without its field.
+    A result of an older version may lack a field. It is left out only if the report fails because
+    of that.
     """
     from harness.runner import metrics_types
 
@@ -282,7 +282,7 @@ def _collect(
     for stage in matrix.stages:
         record = results.get(stage.key)
         if stage.key in damaged:
-            # Relative, because people pass the page on.
+            # Relative paths, because the page may be published.
             left_out[stage.name] = damaged[stage.key].replace(f"{folders.runs}/", "")
         elif record is None and stage.key in skipped:
             not_chosen.append(stage.name)
@@ -306,7 +306,7 @@ def _collect(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Disable it in the block: millions of rows live to the end, and each pass visits them all."""
+    """Disable the garbage collector in the block: each pass would visit millions of live rows."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -318,9 +318,9 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def _blame_results(matrix: "Matrix", folders: Folders) -> Iterator[None]:
-    """Raise UserError for a failure of the block if a result lacks a field.
+    """If the block fails, raise UserError if a result lacks a field.
 
-    If every result is complete, the failure is a bug of the report, and is raised as it is.
+    If every result is complete, the failure is a bug of the report, and its exception propagates.
     """
     from harness.runner import metrics_types
 

@@ -143,7 +143,8 @@ def command(
 
     from harness.runner import fork_server
 
-    # Started first: it imports what workers need while this process reads the recipe.
+    # Start the fork server first, so that it imports modules for the workers while this process
+    # reads the recipe.
     forks_here = launcher == LOCAL and fork_server.is_supported()
     server = fork_server.ForkServer() if forks_here else None
     with server or nullcontext():
@@ -220,7 +221,7 @@ def _run(
     # Schedulers send SIGTERM; handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     terminal = console.err()
-    # Importing the report takes a second: do it next to the last stage, on a slot that is idle.
+    # Importing the report takes a second: do it while the last stage runs and other slots are idle.
     import_report = threading.Thread(
         target=importlib.import_module, args=("harness.report.render.page",), daemon=True
     )
@@ -356,7 +357,7 @@ def _print_failures(run: "Run") -> None:
     for key, message in run.failed.items():
         stage = run.pending[key]
         click.secho(f"  {stage.name}: {printable(message)}", fg="red", err=True)
-        # Missing if the disk refused that file too.
+        # The error file is missing if it could not be written, for example on a full disk.
         if (error := stage.folder(run.folders.runs) / stage_state.ERROR_FILE).exists():
             click.secho(f"    {error}", fg="red", err=True)
     click.secho("Run the same command again to retry them.", fg="red", err=True)

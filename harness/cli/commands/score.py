@@ -110,7 +110,7 @@ def command(
         else names.names("harness.transfer.scores")
     )
     for name in wanted:
-        score.find(name)  # raises before anything is written
+        score.find(name)  # unknown scores raise before anything is written
     select_gpu(device)
     classifier, about = load_model(model_name, folders)
     resolution = image_resolution(model_name, classifier, about, resolution)

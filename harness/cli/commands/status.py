@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.runner.stage_state import State
 
 WATCH_EVERY_S = 1.0
-MAX_ALIKE = 5  # stages of one kind and role; more are counted
+MAX_ALIKE = 5  # lines for stages of one kind and role; if there are more, they are only counted
 MAX_ROWS = 200  # models in the table
 # Text and style of each state.
 MARKS: "dict[State, tuple[str, str]]" = {

@@ -242,7 +242,7 @@ def rank(
     plan = LoaderPlan(
         beton.path,
         batch_size,
-        1,  # replaced by that of each model
+        1,  # replaced by the resolution of each model
         center_fraction=eval_crop,
         device=device,
         num_threads=environment.num_cores(),

@@ -1,4 +1,4 @@
-"""Rank source classes by one's own photographs: label mapping."""
+"""Rank source classes by how often a model predicts them for given photographs: label mapping."""
 
 import io
 import json
@@ -232,7 +232,7 @@ def _source_classes(surrogate: str, about: dict[str, Any], num_outputs: int) -> 
     """Names of the surrogate's classes, one per output of its head.
 
     Raises:
-        UserError: it has no head for them, or the names do not fit it.
+        UserError: the surrogate has no head for its classes, or their names do not fit the head.
     """
     from harness.config.base import repeated
     from writers.errors import UserError
@@ -390,7 +390,7 @@ def _print(
         f"cover {100 * covered / total:.1f} % of the images."
     )
     if num_kept > len(seen):
-        digits = max(2, len(str(len(ranked) - 1)))  # so many that the number of classes is exact
+        digits = max(2, len(str(len(ranked) - 1)))  # enough to keep the exact number
         click.echo(
             f"{num_kept - len(seen)} of them are seen in no image and are kept for their mean "
             f"probability; --keep {len(seen) / len(ranked):.{digits}f} keeps those that are seen."

@@ -1,14 +1,15 @@
 """Projected gradient ascent on pixels, for adversarial training and robust evaluation.
 
-Madry et al. 2018, with the semantics of the `robustness` library (Engstrom et al. 2019): steps are
-normalized per image, the sum is projected onto the eps-ball and clamped to [0, 1], and the model is
-in evaluation mode. There are three intended differences:
+The attack is that of Madry et al. 2018, computed as in the `robustness` library (Engstrom et al.
+2019): each step is normalized per image, the perturbed image is projected onto the eps-ball and
+clamped to [0, 1], and the model is in evaluation mode. It differs from that library on purpose in
+three points:
 
-- The loss is summed. A mean divides each image's gradient by the batch size, and float16 then
-  rounds it to zero.
-- A random L2 start is uniform in the ball by default, not on its surface.
-- The last iterate is returned by default. The best one, that library's default, costs one more
-  forward pass.
+- The loss is summed over the batch. A mean would divide each image's gradient by the batch size,
+  and float16 could round the quotient to zero.
+- By default, a random L2 start is uniform in the ball, not on its surface.
+- By default, the last iterate is returned. The library returns the iterate of highest loss, which
+  costs one more forward pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,24 +29,26 @@ Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float ima
 Norm = Literal["l2", "linf"]
 Start = Literal["none", "ball", "sphere"]
 TINY = 1e-10  # keeps the L2 step finite if a gradient is zero, as in `robustness`
-# Gradient at which each image's backward pass starts in fp16. bf16 has float32's exponents.
+# In fp16, the loss is scaled so that each image's backward pass starts with about this gradient.
+# bf16 needs no scaling: its exponent range is that of float32.
 FP16_SCALE = 256.0
-# Lower bound of 1 - p, so that no image is scaled by more than its inverse.
+# Lower bound of 1 - p. It limits an image's factor to FP16_SCALE / FP16_MIN_ERROR.
 FP16_MIN_ERROR = 2.0**-20
 
 
 def pgd_update(
     iterate: Tensor, gradient: Tensor, center: Tensor, norm: Norm, eps: float, step_size: float
 ) -> Tensor:
-    """Return the next iterate: normalized ascent, projection onto the ball, and clamp, in one call.
+    """Take a normalized ascent step, project onto the ball, clamp, and return the next iterate.
 
-    Equals `project(iterate + ascent(gradient, norm, step_size), center, norm, eps)` bit for bit on
-    a CPU. torch.compile turns it into few kernels; its result then differs in the last bits.
+    On a CPU the result equals `project(iterate + ascent(gradient, norm, step_size), center, norm,
+    eps)` bit for bit. torch.compile turns this function into a few kernels; the compiled result
+    differs in the last bits.
 
     Args:
         iterate: float32 [B, 3, R, R] in [0, 1].
         gradient: Gradient of the loss, of the same shape.
-        center: Images that were given.
+        center: Clean images, float32 [B, 3, R, R], around which the ball is centered.
         norm: Norm of the ball.
         eps: Radius of the ball in units of [0, 1] pixels.
         step_size: Length of the step in the same units.
@@ -75,9 +78,9 @@ def pgd(
     logits_of: Callable[[Tensor], Tensor] | None = None,
     update: PgdUpdate = pgd_update,
 ) -> Tensor:
-    """Find images of higher loss within `eps` of the given ones.
+    """Search within `eps` of the given images for images of higher loss.
 
-    The modes, buffers, parameters and gradients of the model do not change. Never waits for the
+    Does not change the model's modes, buffers, parameters or gradients, and never waits for the
     GPU.
 
     Args:
@@ -91,13 +94,13 @@ def pgd(
         random_start: Start in the ball (True or "ball") or on its surface ("sphere"; for linf, at
             its corners).
         best_iterate: True returns each image's iterate of highest loss, including the start, and
-            costs one more forward pass. False returns the last.
+            costs one more forward pass. False returns the last iterate.
         batch_norm: "train" uses the statistics of the attacked batch in each BatchNorm that is in
             training mode; "eval" uses running statistics.
         generator: Source of random starts, on the device of the images.
         precision: Number format of the passes.
-        zero_gradients: int64 scalar; the number of zero gradients is added to it. Low precision
-            causes them, and such an image does not move.
+        zero_gradients: int64 scalar, to which the number of gradients that are zero everywhere is
+            added. Low precision causes such gradients, and the step then does not move the image.
         logits_of: Compiled form of the model; None calls the model.
         update: `pgd_update`, or a compiled form of it.
 
@@ -141,7 +144,7 @@ class PgdAttack:
 
     Attributes:
         generator: Source of random starts.
-        zero_gradients: int64 scalar; the number of zero gradients is added to it.
+        zero_gradients: int64 scalar that counts gradients that are zero everywhere.
     """
 
     def __init__(
@@ -160,12 +163,12 @@ class PgdAttack:
 
         Args:
             model: The model that trains.
-            settings: Norm, number and length of steps, start.
+            settings: Norm, number and length of steps, and random start.
             eps: Radius in units of [0, 1] pixels; `settings.eps_of` adapts it to the resolution.
             precision: Number format of the passes.
             logits_of: The model, or a compiled form of it.
             generator: Source of random starts, on the device of the images.
-            zero_gradients: int64 scalar on that device.
+            zero_gradients: int64 scalar counter on that device.
             update: `pgd_update`, or a compiled form of it.
         """
         self._pgd_update = update
@@ -202,7 +205,7 @@ class PgdAttack:
 
 
 def no_attack(images: Tensor, labels: Tensor) -> Tensor:
-    """Return the images unchanged: training on clean images."""
+    """Return the images unchanged, for training on clean images."""
     return images
 
 
@@ -215,8 +218,9 @@ def best_of_restarts(
 ) -> Tensor:
     """Repeat an attack and keep each image's best result.
 
-    A misclassified image is better than a correct one; then the higher loss is better. A failure
-    therefore never replaces a success, unlike in `robustness`, which keeps the last restart.
+    A result that the model misclassifies is better than one that it classifies correctly. Among
+    equals, the higher loss is better. A failed restart thus never replaces a successful one, as it
+    can in `robustness`, which keeps the last restart.
 
     Args:
         attack: Runs `pgd` from a new random start; returns images [B, 3, R, R].
@@ -254,24 +258,24 @@ def _success_and_loss(
 def _loss_and_gradient(
     logits_of: Callable[[Tensor], Tensor], iterate: Tensor, labels: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Return each image's loss [B], and its gradient in float32, scaled per image with fp16."""
+    """Return each image's loss [B] and float32 gradient; with fp16, each gradient is scaled."""
     variable = iterate.detach().requires_grad_()  # shares memory; nothing below writes to it
     with torch.enable_grad():
         loss = _loss(logits_of, variable, labels, precision)
         scaled = loss * _fp16_scale(loss.detach()) if precision == "fp16" else loss
         (gradient,) = torch.autograd.grad(scaled.sum(), variable)
     if precision == "fp16":
-        # Overflow: no step in that pixel.
+        # A gradient that overflowed becomes 0, so the attack does not move that pixel.
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     return loss.detach(), gradient
 
 
 def _fp16_scale(loss: Tensor) -> Tensor:
-    """Return the factor [B] on each image's loss that keeps its gradients in float16's range.
+    """Return factors [B] for the images' losses that keep the gradients in float16's range.
 
-    The gradient of the true class's logit is 1 - p, with p = exp(-loss). For confident predictions
-    it is tiny, and underflows after a few layers. Steps have a fixed length, so each image can have
-    its own factor: the one that turns 1 - p into FP16_SCALE.
+    The loss has the gradient p - 1 at the true class's logit, with p = exp(-loss). If the model is
+    confident, 1 - p is tiny and the gradient underflows after a few layers of the backward pass.
+    Steps have a fixed length, so each image may have its own factor. It scales 1 - p to FP16_SCALE.
     """
     return FP16_SCALE / (-torch.expm1(-loss)).clamp(min=FP16_MIN_ERROR)
 
@@ -294,7 +298,8 @@ def ascent(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:
 def project(pixels: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
     """Project images onto the ball around `center`, then clamp them to [0, 1].
 
-    Clamping only shortens the distance to `center`. All images are [B, 3, R, R].
+    Clamped images stay in the ball: `center` is in [0, 1], so clamping only shortens the distance
+    to it. All images are [B, 3, R, R].
     """
     return within_ball(pixels - center, norm, eps).add_(center).clamp_(0, 1)
 
@@ -317,7 +322,7 @@ def _random_start(
     if norm == "linf":
         noise = torch.rand(center.shape, generator=generator, device=center.device) * 2 - 1
         noise = eps * (noise.sign() if on_surface else noise)
-    else:  # a random direction; in the ball, a radius distributed so that the volume is uniform
+    else:  # a random direction; in the ball, also a random radius that makes the points uniform
         noise = torch.randn(center.shape, generator=generator, device=center.device)
         noise *= eps / _norm(noise, 2)
         if not on_surface:
@@ -338,14 +343,14 @@ def _better(
 
 
 def _norm(images: Tensor, order: float) -> Tensor:
-    """Norm per image, [B, 1, 1, 1]. `images.flatten(1)` would copy channels_last images."""
+    """Compute the norm of each image, [B, 1, 1, 1], without copying channels_last images."""
     length: Tensor = torch.linalg.vector_norm(images, order, dim=(1, 2, 3), keepdim=True)
     return length
 
 
 @contextmanager
 def _constant_parameters(model: nn.Module) -> Iterator[None]:
-    """Skip the parameters' gradients in backward passes, about a third of the work."""
+    """Do not compute the parameters' gradients, which saves about a third of a step's work."""
     variables = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in variables:

@@ -21,7 +21,9 @@ from loaders.augmentations.batch import Stream, augment
 def noise_batch(
     batch_size: int, resolution: int, num_classes: int, device: str
 ) -> tuple[Tensor, Tensor]:
-    """Return noise shaped like a loader's batch, the same at each call.
+    """Return a batch of noise with the shapes and types of a loader's batch.
+
+    Each call returns the same values.
 
     Returns:
         Images, uint8 [batch_size, 3, resolution, resolution] in channels_last, and labels,
@@ -41,12 +43,12 @@ def augmented_step(
     augmentations: Augmentations | None,
     num_classes: int,
 ) -> Callable[[], None]:
-    """Return a function that trains on the batch, with other random augmentations at each call.
+    """Return a function that augments the batch with new random numbers and trains on it.
 
     Args:
-        learner: What trains.
-        batch: Images and labels, as of `noise_batch`.
-        augmentations: None trains on the batch as it is.
+        learner: Learner that trains.
+        batch: Images and labels, as `noise_batch` returns them.
+        augmentations: Augmentations of each call; None trains on the batch unchanged.
         num_classes: Number of classes of the labels.
     """
     if augmentations is None:
@@ -62,10 +64,11 @@ def augmented_step(
 
 @contextmanager
 def restore_after(learner: TrainStep, device: str | torch.device) -> Iterator[None]:
-    """Restore learner and random state after the block, except compile mode and micro-batches.
+    """Restore the learner and torch's random state when the block ends.
 
-    Steps inside the block do not involve other ranks: one of them may run out of memory, and must
-    not leave the others waiting.
+    The learner keeps the compile mode and the number of micro-batches that the block has set. Steps
+    in the block do not communicate with other ranks: if one rank runs out of memory, the others
+    must not wait for it.
     """
     saved = _copy_to_cpu(learner.state_dict())
     fork_rng = torch.random.fork_rng([device] if torch.device(device).type == "cuda" else [])
@@ -77,9 +80,9 @@ def restore_after(learner: TrainStep, device: str | torch.device) -> Iterator[No
 
 
 def _restore(learner: TrainStep, saved: dict[str, Any]) -> None:
-    """Load a copy of a saved state, except compile mode and micro-batches.
+    """Load a saved state, except the compile mode and the number of micro-batches.
 
-    torch's optimizers keep the tensors that they are given, and later steps change them.
+    Loads a copy, because torch's optimizers keep the loaded tensors and later steps change them.
     """
     kept = {
         "compile_mode": learner.compile_mode,
@@ -98,10 +101,10 @@ def choose_compile_mode(
 ) -> CompileMeasurement:
     """Choose and set the learner's compile mode.
 
-    `auto` takes the fastest of the eager step, the compiled one, on a GPU also the compiled one in
-    CUDA graphs, and each with the attack captured in a CUDA graph. Compiled results differ from
-    eager ones in the last bits, so with `auto` two machines may not agree bit for bit. A mode that
-    fails, runs out of memory, or whose first step differs from the eager one, is skipped.
+    `auto` times the modes that `compile_modes` lists and takes the fastest: eager and compiled, and
+    on a GPU also those with CUDA graphs of the whole model or of the attack. A mode is skipped if
+    it fails, runs out of memory, or if its first step differs from the eager one. Compiled results
+    differ from eager ones in the last bits, so with `auto` two machines may differ in these bits.
 
     Args:
         learner: What trains.
@@ -109,15 +112,15 @@ def choose_compile_mode(
         setting: `compile` in a recipe.
         device: Device of the learner.
         excluded: Modes that are not tried.
-        exclude: Called with the mode and the reason before CaptureFailedError is raised.
+        exclude: Called with the failed mode and the reason before CaptureFailedError is raised.
 
     Returns:
-        The chosen mode under `chosen`, and per tried mode its `compile_s`, `step_s` and
-        `deviation` from the eager step; or `failed` with the reason.
+        `chosen`, the chosen mode, and for each tried mode its `compile_s`, `step_s` and `deviation`
+        from the eager step, or `failed` with the reason.
 
     Raises:
-        UserError: `on`, and compilation failed.
-        CaptureFailedError: A mode failed, after which the process cannot use its GPU.
+        UserError: The setting is `on`, and compilation failed.
+        CaptureFailedError: A mode failed and left the GPU unusable for this process.
     """
     if setting == "off":
         return {"chosen": "eager"}
@@ -136,7 +139,8 @@ def choose_compile_mode(
             run = _first_step(learner, batch, device)
             if not (on_gpu and compilation.is_whole_graph(learner.compile_mode)):
                 return run
-            # Torch warms up in the first step, and records in the second: compare a replayed one.
+            # torch warms up in the first step and records the graphs in the second. The third step
+            # replays them, so it is the one to compare.
             learner.train_batch(*batch)
             _restore(learner, saved)
             replayed = _first_step(learner, batch, device)
@@ -159,7 +163,7 @@ def choose_compile_mode(
 
 
 def _first_step(learner: TrainStep, batch: tuple[Tensor, Tensor], device: str) -> FirstRun:
-    """Take a step from the restored state. Resets the learner's totals."""
+    """Take a step and measure its time, loss and length. Resets the learner's totals."""
     trained = [value for value in learner.model.parameters() if value.requires_grad]
     before = [value.detach().clone() for value in trained]
     seconds = time_step(lambda: learner.train_batch(*batch), device)
@@ -171,8 +175,8 @@ def _first_step(learner: TrainStep, batch: tuple[Tensor, Tensor], device: str) -
 def _release(learner: TrainStep, modes: Collection[str], chosen: str, on_gpu: bool) -> None:
     """Free the graphs of the modes that were not chosen.
 
-    Graphs of whole models are global state of torch, and are freed together. torch's cache on disk
-    makes it cheap to compile the chosen mode again.
+    Graphs of whole models are global state of torch, so they can only be freed together with all
+    compiled code. torch's cache on disk makes it cheap to compile the chosen mode again.
     """
     learner.compile("eager", 0)
     whole = set(filter(compilation.is_whole_graph, modes))
@@ -181,12 +185,12 @@ def _release(learner: TrainStep, modes: Collection[str], chosen: str, on_gpu: bo
 
 
 def compile_modes(on_gpu: bool, is_attacked: bool, num_micro_batches: int = 1) -> list[str]:
-    """Return the keys of `compilation.MODES` that may be fastest, the eager one first.
+    """Return the keys of `compilation.MODES` to try, in this order; eager is the first.
 
-    CUDA graphs of the whole model are left out if gradients are accumulated: torch then raises or
-    computes wrong gradients (pytorch#96693, pytorch#169545). Otherwise they are the last, because
-    their memory is freed by `compilation.reset` only. Modes that do not compile are the first,
-    because compiling takes minutes.
+    Modes that do not compile come first, because compiling takes minutes. CUDA graphs of the whole
+    model come last, because only `compilation.reset` frees their memory. They are left out if
+    gradients are accumulated: torch then raises or computes wrong gradients (pytorch#96693,
+    pytorch#169545).
     """
     modes = {
         name: (compilation.is_whole_graph(name), mode.torch_mode is not None)
@@ -199,7 +203,7 @@ def compile_modes(on_gpu: bool, is_attacked: bool, num_micro_batches: int = 1) -
 
 
 def _copy_to_cpu(state: Any) -> Any:
-    """Return a copy that shares no memory with the original, like a checkpoint."""
+    """Return a copy of a state, with its tensors on the CPU, that shares no memory with it."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):

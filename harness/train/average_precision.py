@@ -11,7 +11,7 @@ from writers.errors import UserError
 
 
 class MultiLabelCounts:
-    """Logits and labels of all images, kept because average precision needs their full order."""
+    """Keep the logits and labels of all images: average precision ranks all images at once."""
 
     def __init__(self) -> None:
         self._logits: list[Tensor] = []
@@ -31,10 +31,10 @@ class MultiLabelCounts:
         """Compute the scores of all images.
 
         Returns:
-            `map11`: mean of `eleven_point_ap` over the classes present in any image (the score of
-            VOC 2007). `map`: the same with `average_precision`. `top1`, `top5`: fractions of images
-            with a present class among the one or five highest logits. `loss`: mean in nats.
-            `num_images` and `num_correct`: counts.
+            `map11`: mean of `eleven_point_ap` over the classes that are present in any image (the
+            score of VOC 2007). `map`: mean of `average_precision` over these classes. `top1`,
+            `top5`: fraction of images with a present class among the one or five highest logits.
+            `loss`: mean in nats. `num_images` and `num_correct`: counts.
 
         Raises:
             UserError: no image was added, or none has a class.
@@ -73,11 +73,11 @@ class MultiLabelCounts:
         }
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return predictions in the order of images.
+        """Return predictions in the order in which images were added.
 
         Returns:
-            Class of the highest logit, int32 [N]; True if that class is present, bool [N]; logits,
-            float32 [N, K].
+            Class of the highest logit, int32 [N]; True if the image has that class, bool [N];
+            logits, float32 [N, K].
         """
         logits = torch.cat(self._logits)
         predicted = logits.argmax(1, keepdim=True)
@@ -92,9 +92,9 @@ class MultiLabelCounts:
 def eleven_point_ap(scores: np.ndarray, labels: np.ndarray) -> float:
     """Compute the eleven-point average precision (Everingham et al. 2010, eq. 1).
 
-    (1/11) sum over t in {0, 0.1, ..., 1} of the highest precision at a recall of at least t. Images
-    of equal score count together, so the order in the file has no effect. Recalls are compared as
-    integers, because 3/10 is below 3 * 0.1 in floating point.
+    It is the mean over t in {0, 0.1, ..., 1} of the highest precision at a recall of at least t.
+    Images of equal score are retrieved together, so the order of images has no effect. Recalls are
+    compared as integers, because 3/10 is below 3 * 0.1 in floating point.
 
     Args:
         scores: float [N].
@@ -115,10 +115,10 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _curve(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count images at or above each distinct score, highest first.
+    """Count the images at or above each of the S distinct scores, highest score first.
 
     Returns:
-        Images of the class, int64 [S], and all images, int64 [S].
+        Number of images of the class, int64 [S], and number of all images, int64 [S].
     """
     positive = labels[labels != 0] == 1
     scores = _replace_nan(scores[labels != 0], positive)
@@ -129,5 +129,5 @@ def _curve(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _replace_nan(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Replace NaN by the worst score, so that a diverged model is not right by accident."""
+    """Replace NaN by the worst possible score, so that a diverged model gets no credit."""
     return np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores)

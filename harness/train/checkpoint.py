@@ -1,6 +1,7 @@
-"""Checkpoints of an interruptible run: atomic writes, two kept, damaged ones skipped.
+"""Save and load checkpoints of a training that may be interrupted.
 
-A file is the sha256 of the rest, 32 bytes, followed by the output of `torch.save`. Any changed byte
+Files are written atomically. The last two are kept, and damaged ones are skipped. A file begins
+with the 32 bytes of the sha256 of the rest, which is the output of `torch.save`. Any changed byte
 is thus detected.
 """
 
@@ -32,7 +33,7 @@ class Checkpoints:
 
     Attributes:
         folder: Folder of the checkpoints.
-        device: Device whose random generator is saved, too.
+        device: Device whose random generator is saved with the state.
         every_s: Seconds between checkpoints.
         group: Ranks that train together.
     """
@@ -48,8 +49,8 @@ class LoadedCheckpoint:
     """The newest intact checkpoint.
 
     Attributes:
-        state: Its content; None if there is no checkpoint.
-        path: Its file.
+        state: The saved state; None if there is no intact checkpoint.
+        path: The checkpoint's file; None if there is none.
         damaged: One line for each newer checkpoint that was skipped.
     """
 
@@ -63,11 +64,11 @@ def save(folder: Path, number: int, state: dict[str, Any]) -> Path:
 
     Args:
         folder: Folder of the checkpoints.
-        number: Position among them; higher is newer.
+        number: Number of the checkpoint; higher is newer.
         state: Tensors and plain Python values.
 
     Returns:
-        The file.
+        Path of the written file.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -80,7 +81,7 @@ def save(folder: Path, number: int, state: dict[str, Any]) -> Path:
 
 
 def latest(folder: Path) -> LoadedCheckpoint:
-    """Load the newest intact checkpoint, and print the damaged ones that are skipped to stderr.
+    """Load the newest intact checkpoint. Damaged ones are skipped and reported on stderr.
 
     Unpickles tensors and plain Python values only.
     """
@@ -96,10 +97,10 @@ def latest(folder: Path) -> LoadedCheckpoint:
 
 
 def latest_for_rank(checkpoints: Checkpoints) -> LoadedCheckpoint:
-    """Load rank 0's newest checkpoint, with this rank's own state in it.
+    """Load the newest checkpoint of rank 0, and take this rank's own entries from it.
 
     Raises:
-        UserError: It was written by another number of ranks.
+        UserError: Another number of ranks wrote the checkpoint.
     """
     group = checkpoints.group
     if group.world_size == 1:
@@ -139,8 +140,8 @@ def clear(folder: Path) -> None:
 def random_state(device: str) -> dict[str, Any]:
     """Return the states of the global generators of torch, numpy and Python.
 
-    The state of numba's generator cannot be read. It is not used: loaders derive random numbers
-    from hashes.
+    numba's generator is not included: its state cannot be read, and nothing uses it, because
+    loaders derive random numbers from hashes.
 
     Args:
         device: Device whose generator is included.

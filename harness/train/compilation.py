@@ -1,4 +1,4 @@
-"""torch.compile for batches of the usual sizes. Other sizes run eagerly: recompiling costs more."""
+"""Compile models for given batch sizes. Other sizes run eagerly, because recompiling is slower."""
 
 import sys
 from collections.abc import Callable
@@ -29,13 +29,13 @@ MODES = {
     "captured_attack": CompileMode(None, True),
     "compiled_captured_attack": CompileMode("default", True),
 }
-# Graphs per function: one for each mode, kind of pass, batch size and resolution. Above torch's own
-# limit of 8 it silently computes eagerly.
+# Largest number of compiled graphs per function. There is one for each mode, kind of pass, batch
+# size and resolution. Above its own limit of 8, torch would silently compute eagerly.
 RECOMPILE_LIMIT = 64
 
 
 def uses_graphs(mode: str) -> bool:
-    """Return True if the mode captures CUDA graphs: of the attack, or of the whole model."""
+    """Return True if the mode captures the attack or the whole model in CUDA graphs."""
     return MODES[mode].in_cuda_graph or is_whole_graph(mode)
 
 
@@ -47,12 +47,12 @@ def is_whole_graph(mode: str) -> bool:
 def compiled_for(
     function: Callable[..., Tensor], sizes: frozenset[int], mode: str = "default"
 ) -> Callable[..., Tensor]:
-    """Return a function or model that is compiled for batches of these sizes, at the first call.
+    """Return a form of a function or model that is compiled at the first call of each batch shape.
 
-    A compiled model has the same weights, modes and hooks.
+    A compiled model shares the weights, modes and hooks of the original.
 
     Args:
-        function: Its first argument is a batch.
+        function: Function or model whose first argument is a batch.
         sizes: Batch or micro-batch sizes to compile for. Other batches are computed eagerly.
         mode: `mode` of torch.compile.
     """
@@ -70,7 +70,7 @@ def compiled_for(
 def reset() -> None:
     """Discard all compiled graphs.
 
-    Models of one class share one `forward`, so graphs of earlier models count against
+    Models of one class share one `forward`, so the graphs of earlier models would count towards
     RECOMPILE_LIMIT.
     """
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:

@@ -1,7 +1,7 @@
-"""The compile mode of a stage, kept in its folder so that a resumed run computes as before.
+"""Store the compile mode of a stage in its folder, so that a resumed run computes as before.
 
-A failed capture leaves the process without a usable GPU. Its mode is then excluded in the folder,
-and the stage is repeated in a new process.
+A failed capture of a CUDA graph leaves the process without a usable GPU. The file in the folder
+then excludes the compile mode that failed, and the stage is repeated in a new process.
 """
 
 import json
@@ -25,12 +25,12 @@ FILE_NAME = "compile.json"
 
 @dataclass(frozen=True)
 class CompileChoice:
-    """Content of the file.
+    """Content of the file FILE_NAME.
 
     Attributes:
-        measured: Times by mode, and the chosen mode; see `choose_compile_mode`. None before a
-            choice.
-        excluded: Modes that are not tried -> reason.
+        measured: Times by mode, and the chosen mode; see `choose_compile_mode`. None if no mode was
+            chosen yet.
+        excluded: Mode that is not tried -> reason.
     """
 
     measured: CompileMeasurement | None = None
@@ -47,7 +47,7 @@ def choose(
     """Set the learner's compile mode: the recorded one, or with `auto` the fastest.
 
     Args:
-        learner: What trains.
+        learner: Learner that trains.
         batch: Images and labels of the size to compile for.
         setting: `compile` in a recipe.
         device: Device of the learner.
@@ -84,11 +84,11 @@ def recorded_or(
     modes: Collection[str],
     folder: Path,
 ) -> CompileMeasurement:
-    """Return the recorded choice of a folder if its mode is available, or else measure.
+    """Return the choice that the folder records; measure if none is recorded or available.
 
     Args:
-        measure: Tries the modes. Receives those that are excluded, and what to call with a mode
-            and a reason before it raises because of a failed capture.
+        measure: Tries the modes and chooses one. Its arguments are the excluded modes, and a
+            function that it calls with a mode and a reason before it raises CaptureFailedError.
         modes: Keys of `compilation.MODES` that are available.
         folder: Folder of the stage.
 
@@ -100,25 +100,26 @@ def recorded_or(
     """
     recorded = read(folder)
     if recorded.measured is not None and recorded.measured["chosen"] in modes:
-        compilation.reset()  # as before a measurement: graphs of earlier stages
+        compilation.reset()  # discard graphs of earlier stages, as a measurement does
         return recorded.measured
     failures: dict[str, str] = {}
     try:
         return measure(recorded.excluded, failures.__setitem__)
     except Exception as error:
-        # The end of a block may have replaced the error: restoring the state needs the GPU, too.
+        # The error may not be CaptureFailedError: `restore_after` needs the GPU, too, and may have
+        # raised another error. So look at `failures`.
         for mode, reason in failures.items():
             raise restart_without(folder, mode, reason) from error
         raise
 
 
 def record(folder: Path, measured: CompileMeasurement) -> None:
-    """Write a choice to the stage's folder, for the attempts after this one."""
+    """Write a choice to the stage's folder, for later attempts of the stage."""
     write_json(folder / FILE_NAME, asdict(CompileChoice(measured, read(folder).excluded)))
 
 
 def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredError:
-    """Exclude a mode, and those with the same fault, in the folder; return the error to raise."""
+    """Record that a mode and those that would fail alike are excluded; return the error."""
     failed = compilation.MODES[mode]
     alike = [
         name
@@ -136,7 +137,7 @@ def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredErro
 
 
 def read(folder: Path) -> CompileChoice:
-    """Read the file of a stage's folder; a missing or damaged one counts as empty."""
+    """Read FILE_NAME in a stage's folder; a missing or damaged file counts as empty."""
     try:
         content = json.loads((folder / FILE_NAME).read_text())
         measured, excluded = content["measured"], content["excluded"]

@@ -5,30 +5,32 @@ from torch import Tensor
 
 from harness.train.attack import PgdAttack
 
-# Before a capture, as torch recommends: libraries choose kernels and allocate memory.
+# Calls of the attack before a capture, in which libraries choose kernels and allocate memory. torch
+# recommends such calls.
 NUM_WARM_UP_CALLS = 3
 
 
 class CaptureFailedError(RuntimeError):
-    """A capture failed. The process can no longer use its GPU reliably: it must be replaced."""
+    """A capture failed. The process can no longer use its GPU reliably and must be restarted."""
 
 
 class CudaGraphAttack:
-    """Attack that replays a CUDA graph for batches of the usual sizes; others run eagerly.
+    """Attack that replays a CUDA graph for batches of the given sizes and runs others eagerly.
 
-    A graph stores addresses. Batches are copied into static buffers, weights must be updated in
-    place (optimizers do), and the returned images are valid until the next call.
+    A graph reads and writes fixed addresses. Batches are therefore copied into static buffers,
+    weights must be updated in place (optimizers do), and the next call overwrites the returned
+    images.
     """
 
     def __init__(self, attack: PgdAttack, sizes: frozenset[int]) -> None:
-        """Prepare captures, which happen at the first batch of each shape.
+        """Prepare an attack that captures a graph at the first batch of each shape.
 
         Args:
             attack: The attack to capture.
             sizes: Batch or micro-batch sizes to capture.
         """
         self._attack, self._sizes = attack, sizes
-        # Shapes of images and labels -> graph, static images, static labels, attacked images.
+        # Joined shapes of images and labels -> graph, static images, static labels, attacked images
         self._graphs: dict[
             tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]
         ] = {}
@@ -41,14 +43,15 @@ class CudaGraphAttack:
             labels: int64 [B] or int8 [B, K].
 
         Raises:
-            CaptureFailedError: At the first batch of a shape.
+            CaptureFailedError: The capture at the first batch of a shape failed.
         """
         if len(images) not in self._sizes:
             return self._attack(images, labels)
-        # Trial steps have class numbers, and mixed images have probabilities.
+        # The shape of labels varies, too: trial steps have class numbers, mixed images have
+        # probabilities.
         shape = (*images.shape, *labels.shape)
         if shape not in self._graphs:
-            # Progressive resizing does not return to an earlier resolution.
+            # Free the graphs of another resolution: progressive resizing does not return to it.
             if any(captured[3] != images.shape[3] for captured in self._graphs):
                 self._graphs.clear()
             self._graphs[shape] = self._capture(images, labels)
@@ -61,12 +64,12 @@ class CudaGraphAttack:
     def _capture(
         self, images: Tensor, labels: Tensor
     ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
-        """Capture one batch shape. Random state and counters are unchanged afterwards."""
+        """Capture the attack for one batch shape; restore random state and counter afterwards."""
         attack = self._attack
         images, labels = images.clone(), labels.clone()
         random_state, count = attack.generator.get_state(), attack.zero_gradients.clone()
-        # Streams of a priority are a pool of 32 that are assigned in turn, so a stream of the
-        # default priority may be one of the loader's. Loaders do not use this priority.
+        # torch assigns the streams of each priority in turn from a pool of 32, so a new stream of
+        # the default priority may be one that the loader uses. Loaders do not use this priority.
         stream = torch.cuda.Stream(priority=-1)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -82,6 +85,6 @@ class CudaGraphAttack:
         try:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 attacked = attack(images, labels)
-        except Exception as error:  # the attack's, or CUDA's at the end of the capture
+        except Exception as error:  # raised by the attack, or by CUDA at the end of a capture
             raise CaptureFailedError(f"The capture of the attack failed: {error}") from error
         return graph, images, labels, attacked

@@ -1,13 +1,14 @@
 """Scores of detections: mean average precision at IoU 0.5, as PASCAL VOC 2007 defines it.
 
 The rules are those of VOC 2007's development kit (`VOCevaldet.m`; Everingham et al. 2010, section
-4.2). Within a class, detections are taken by falling score. Each is compared with the object of its
-image and class that it overlaps most, whether that object is already found or not. It is a true
-positive if the IoU is at least 0.5 and the object is not yet found, and a false positive otherwise.
-If that object is difficult, the detection does not count, and neither does the object.
+4.2). Within a class, detections are processed by falling score. Each detection is compared with one
+object: the object of its image and class that it overlaps most, even if an earlier detection has
+found that object. The detection is a true positive if the IoU is at least 0.5 and the object was
+not found before. It is ignored if the IoU is at least 0.5 and the object is difficult. In all other
+cases it is a false positive. Difficult objects are not counted.
 
-Boxes are left, top, right and bottom, where `right` and `bottom` are exclusive. The kit's corners
-are inclusive pixels and its widths are `right - left + 1`, so both give the same areas.
+Boxes are left, top, right and bottom, where right and bottom are exclusive. The kit uses inclusive
+corners and widths of `right - left + 1`, so both conventions give the same areas.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Objects:
         image: number of each object's image, int64 [G].
         boxes: left, top, right and bottom in pixels, float64 [G, 4].
         labels: class of each object, int64 [G].
-        difficult: bool [G].
+        difficult: True if the object is marked as difficult, bool [G].
     """
 
     image: Integers
@@ -45,12 +46,12 @@ class Objects:
 
 @dataclass(frozen=True)
 class Detected:
-    """Detections in images; arrays as in `Objects`.
+    """Detections in images.
 
     Attributes:
-        image: int64 [D].
-        boxes: float64 [D, 4].
-        labels: int64 [D].
+        image: number of each detection's image, int64 [D].
+        boxes: left, top, right and bottom in pixels, float64 [D, 4].
+        labels: predicted class, int64 [D].
         scores: confidence, higher is more certain, float64 [D].
     """
 
@@ -65,11 +66,11 @@ class ClassPrecision:
     """Average precisions of one class.
 
     Attributes:
-        eleven_point: mean over the recalls 0, 0.1, ..., 1 of the highest precision at that recall
-            or a higher one (VOC 2007).
-        area: area under the same envelope at all recalls (VOC 2010 and later).
-        num_objects: objects that are not difficult.
-        num_detections: detections that count.
+        eleven_point: mean over r = 0, 0.1, ..., 1 of the highest precision at a recall of at least
+            r (VOC 2007).
+        area: integral over all r of that highest precision (VOC 2010 and later).
+        num_objects: number of objects that are not difficult.
+        num_detections: number of detections that are true or false positives.
     """
 
     eleven_point: float
@@ -79,7 +80,7 @@ class ClassPrecision:
 
 
 class DetectionCounts:
-    """Detections and objects of all images, kept because average precision needs their order."""
+    """Keep the detections and objects of all images: average precision ranks all detections."""
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
@@ -95,8 +96,8 @@ class DetectionCounts:
         """Add an image.
 
         Args:
-            detected: boxes [D, 4], classes [D] and scores [D].
-            objects: boxes [G, 4], classes [G] and whether they are difficult [G].
+            detected: boxes [D, 4], classes [D] and scores [D] of the detections.
+            objects: boxes [G, 4], classes [G] and difficult flags [G] of the annotated objects.
 
         Raises:
             DivergedError: a box or a score of a detection is not finite.
@@ -112,7 +113,7 @@ class DetectionCounts:
         self._num_images += 1
 
     def by_class(self) -> list[ClassPrecision | None]:
-        """Compute the average precisions of each class; None if it has no object that counts."""
+        """Compute the average precisions of each class; None if all its objects are difficult."""
         return average_precisions(self.detected, self.objects, self._num_classes)
 
     def scores(self) -> Scores:
@@ -120,10 +121,11 @@ class DetectionCounts:
 
         Returns:
             `map50_11` and `map50`: means of `ClassPrecision.eleven_point` and `area` over classes
-            with an object that counts. `num_images`, `num_objects` and `num_detections`: counts.
+            with an object that is not difficult. `num_images`, `num_objects` and `num_detections`:
+            counts.
 
         Raises:
-            UserError: no image was added, or none has an object that counts.
+            UserError: no image was added, or no image has an object that is not difficult.
         """
         if not self._num_images:
             raise UserError("There is no image to score.", "Check that the split is not empty.")
@@ -143,7 +145,7 @@ class DetectionCounts:
 
     @property
     def detected(self) -> Detected:
-        """Detections in all images, image by image."""
+        """Return the detections in all images, image by image."""
         boxes, labels, scores = zip(*self._detected, strict=True)
         return Detected(
             _image_numbers(labels),
@@ -154,7 +156,7 @@ class DetectionCounts:
 
     @property
     def objects(self) -> Objects:
-        """Objects of all images, image by image."""
+        """Return the objects of all images, image by image."""
         boxes, labels, difficult = zip(*self._objects, strict=True)
         return Objects(
             _image_numbers(labels),
@@ -169,22 +171,22 @@ def average_precisions(
 ) -> list[ClassPrecision | None]:
     """Compute the average precisions of each class.
 
-    Detections of equal score count in the order in which they are given.
+    Detections of equal score are processed in the given order.
 
     Args:
         detected: detections in all images.
         objects: objects of all images.
-        num_classes: K.
+        num_classes: number of classes.
 
     Returns:
-        One entry per class; None if it has no object that is not difficult.
+        One entry per class; None if the class has no object that is not difficult.
     """
     best, best_iou = match(detected, objects)
     found = best_iou >= MIN_IOU
     counts = ~(found & objects.difficult[best]) if len(objects.labels) else np.ones_like(found)
     order = np.argsort(-detected.scores, kind="stable")
     order = order[counts[order]]
-    # The first detection of an object, by falling score, is the true positive.
+    # The detection of highest score that finds an object is the true positive.
     hits = order[found[order]]
     _, first = np.unique(best[hits], return_index=True)
     is_true = np.zeros(len(found), dtype=np.bool_)
@@ -198,11 +200,11 @@ def average_precisions(
 
 
 def match(detected: Detected, objects: Objects) -> tuple[Integers, Floats]:
-    """Find the object of equal image and class that each detection overlaps most.
+    """Find, for each detection, the object of its image and class that it overlaps most.
 
     Returns:
-        Index of the object, the first of several with equal IoU, int64 [D]; the IoU, float64 [D].
-        Both are 0 for a detection that overlaps no such object.
+        Index of the object, int64 [D], and the IoU, float64 [D]. If several objects have the same
+        IoU, the first one is taken. Both values are 0 if a detection overlaps no object.
     """
     best, best_iou = np.zeros(len(detected.labels), np.int64), np.zeros(len(detected.labels))
     if not len(objects.labels) or not len(detected.labels):
@@ -213,7 +215,7 @@ def match(detected: Detected, objects: Objects) -> tuple[Integers, Floats]:
     order = np.argsort(groups, kind="stable")
     start = np.searchsorted(groups[order], wanted, "left")
     num_rivals = np.searchsorted(groups[order], wanted, "right") - start
-    # All pairs of a detection and an object of its image and class, detection by detection.
+    # List all pairs of a detection and an object of its image and class, detection by detection.
     with_rivals = np.flatnonzero(num_rivals)
     num_rivals, start = num_rivals[with_rivals], start[with_rivals]
     if not len(with_rivals):
@@ -234,14 +236,14 @@ def match(detected: Detected, objects: Objects) -> tuple[Integers, Floats]:
 
 
 def intersection_over_union(boxes: Floats, others: Floats) -> Floats:
-    """Divide the area that two boxes share by the area that they cover.
+    """Compute the intersection over union of the i-th box of `boxes` and of `others`.
 
     Args:
         boxes: left, top, right and bottom, float64 [N, 4].
-        others: likewise.
+        others: left, top, right and bottom, float64 [N, 4].
 
     Returns:
-        float64 [N]; 0 for boxes that do not overlap.
+        float64 [N]; 0 if the boxes do not overlap.
     """
     sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
     shared = np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0.0)
@@ -256,11 +258,16 @@ def _areas(boxes: Floats) -> Floats:
 
 
 def _precision(is_true: np.ndarray, num_objects: int) -> ClassPrecision:
-    """Summarize the detections of a class, by falling score. is_true: bool [D]."""
+    """Compute the precisions of a class.
+
+    Args:
+        is_true: True for true positives, by falling score, bool [D].
+        num_objects: number of objects that are not difficult.
+    """
     num_true = is_true.cumsum()
     precision = num_true / np.arange(1, len(is_true) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    # As integers, because 3/10 is below 3 * 0.1 in floating point.
+    # Recalls are compared as integers, because 3/10 is below 3 * 0.1 in floating point.
     reached = 10 * num_true[:, None] >= np.arange(NUM_RECALLS) * num_objects
     return ClassPrecision(
         float(np.where(reached, precision[:, None], 0.0).max(0, initial=0.0).mean()),

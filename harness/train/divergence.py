@@ -17,7 +17,7 @@ class DivergedError(UserError):
 def check_finite_loss(loss: float, num_images: int) -> None:
     """Raise DivergedError if the mean loss of an evaluation is not finite.
 
-    Accuracies of such a model are meaningless.
+    The accuracies of a model whose loss is not finite are meaningless.
     """
     if not math.isfinite(loss):
         raise DivergedError(
@@ -43,11 +43,13 @@ class LossWatch:
         self.num_steps += 1
 
     def first_bad(self, tensors: Iterable[Tensor] = ()) -> int | None:
-        """Return the first step since the last `clear` that is not finite. Waits for the GPU.
+        """Return the first step since the last `clear` with a loss that is not finite.
+
+        Waits for the GPU.
 
         Args:
-            tensors: Weights. If one of them is not finite although every loss was, the last step is
-                returned.
+            tensors: Weights to check, too. If all losses are finite but a weight is not, the last
+                step is returned.
 
         Returns:
             Step number from 0; None if everything is finite.
@@ -58,7 +60,7 @@ class LossWatch:
         return first if first >= 0 else None
 
     def clear(self) -> None:
-        """Reset, and count steps from 0 again."""
+        """Forget all steps, and count from 0 again."""
         self._first.fill_(-1)
         self.num_steps = 0
 
@@ -73,7 +75,7 @@ class LossWatch:
 
 
 def weights(model: nn.Module) -> list[Tensor]:
-    """Return parameters and BatchNorm statistics: all that the outputs of a model depend on."""
+    """Return the parameters and BatchNorm statistics, on which the model's outputs depend."""
     return [
         tensor.detach()
         for tensor in (*model.parameters(), *model.buffers())

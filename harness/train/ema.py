@@ -1,6 +1,6 @@
-"""Exponential moving average of a model's weights during training.
+"""Keep an exponential moving average of a model's weights during training.
 
-Averages parameters and BatchNorm statistics. Integer counters are copied from the model.
+Parameters and BatchNorm statistics are averaged. Integer counters are copied from the model.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,18 @@ from torch import nn
 
 
 class EmaWeights:
-    """Averaged weights: `update` after each step, `swapped_in` to evaluate or save them."""
+    """Average of a model's weights.
+
+    Call `update` after each step, and evaluate or save the average inside `swapped_in`.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """Start the average at the model's current weights.
 
         Args:
             model: The model that trains.
-            decay: Weight of the old average per step. Early steps use (1 + n) / (10 + n) if that
-                is smaller, so that the random initial weights are forgotten.
+            decay: Factor on the old average at each step. Step n uses (1 + n) / (10 + n) if that is
+                smaller, so that early steps soon replace the random initial weights.
         """
         self._decay, self._num_steps = decay, 0
         self._live = [
@@ -32,14 +35,14 @@ class EmaWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Average the weights of another step. Does not wait for the GPU."""
+        """Include the model's current weights in the average. Does not wait for the GPU."""
         decay = min(self._decay, (1 + self._num_steps) / (10 + self._num_steps))
         torch._foreach_lerp_(self._mean, self._live, 1 - decay)
         self._num_steps += 1
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Put the averaged weights into the model inside the block; restore its own afterwards."""
+        """Put the average into the model inside the block; then restore the model's weights."""
         own = [tensor.detach().clone() for tensor in self._live]
         with torch.no_grad():
             torch._foreach_copy_(self._live, self._mean)
@@ -50,7 +53,7 @@ class EmaWeights:
                 torch._foreach_copy_(self._live, own)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the average and the number of steps in it."""
+        """Return the average and the number of updates."""
         return {"mean": self._mean, "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:

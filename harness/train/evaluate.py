@@ -1,4 +1,8 @@
-"""Evaluate a model in one pass over a split, clean or attacked, under several views at once."""
+"""Evaluate a model in one pass over a split, clean or attacked.
+
+A view selects the images that count and the classes that the model may predict. One pass scores
+several views.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +28,15 @@ from writers.errors import UserError
 
 @dataclass(frozen=True)
 class View:
-    """Which images of a pass count, and between which classes the model chooses.
+    """Selection of the images that count and the classes that the model may predict.
 
     Attributes:
-        labels: Count images of these classes only; None counts all.
-        logits: Choose between these classes only; None allows all.
-        groups: Coarse class of each class; predictions and labels become coarse classes. None keeps
-            the classes.
-        by: "sum" adds the probabilities of the classes of a group; "max" predicts the group of the
-            most likely class.
+        labels: Classes whose images count; None counts all images.
+        logits: Classes that the model may predict; None allows all.
+        groups: Coarse class of each class. Predictions and labels are mapped to coarse classes;
+            None scores the classes themselves.
+        by: How to predict a coarse class. "sum" adds the probabilities of its classes; "max" takes
+            the coarse class of the most likely class.
     """
 
     labels: tuple[int, ...] | None = None
@@ -48,22 +52,22 @@ class View:
         assert self.groups is None or self.labels is None, "groups need all classes"
 
     def restricts(self, num_classes: int) -> bool:
-        """True if only some of the `num_classes` logits are scored, or groups of them."""
+        """Return True if the view scores groups of logits, or fewer than `num_classes` logits."""
         return self.groups is not None or (
             self.logits is not None and len(set(self.logits)) < num_classes
         )
 
 
 class ScoredLogits(nn.Module):
-    """A model whose outputs are the logits that a view scores, as the target of an attack."""
+    """Wrapper of a model that outputs the logits that a view scores; an attack's target."""
 
     def __init__(self, model: nn.Module, view: View, num_classes: int, device: str) -> None:
-        """Wrap a model of `num_classes` classes on `device`."""
+        """Wrap a model with `num_classes` logits on `device`."""
         super().__init__()
         self.model, self._by = model, view.by
         self._choices = None if view.groups else torch.tensor(view.logits, device=device)
-        # Class -> its place among the scored logits. Classes that are not scored get place 0: the
-        # attack moves their images, which the view does not count.
+        # Class -> its index among the scored logits. Classes that are not scored get index 0. Their
+        # images are attacked, too, but the view does not count them.
         place = torch.zeros(num_classes, dtype=torch.int64, device=device)
         if view.groups:
             place = torch.tensor(view.groups, device=device)
@@ -80,7 +84,7 @@ class ScoredLogits(nn.Module):
         return group_logits(logits, self._place, self._num_groups, self._by)
 
     def labels(self, labels: Tensor) -> Tensor:
-        """Return the places of int64 labels [B] among the scored logits."""
+        """Map int64 labels [B] to their indices among the scored logits."""
         return self._place[labels]
 
 
@@ -92,12 +96,12 @@ class EvaluationPlan:
         device: Device of the model.
         precision: Number format of the passes.
         num_classes: Number of classes.
-        views: Name of each view, and the view.
-        attack: Attack that raises the loss over all logits, or None. It also attacks images that no
-            view counts, so that batches do not depend on views.
+        views: Name -> view.
+        attack: Attack that raises the loss; None evaluates clean images. It also attacks images
+            that no view counts, so that batches do not depend on views.
         eps: Radius of the attack in units of [0, 1] pixels.
-        attacked_logits: "scored" attacks the logits that each view scores; "all" attacks all logits
-            for all views.
+        attacked_logits: "scored" runs an attack on the logits that each view scores; "all" runs one
+            attack on all logits for all views.
         compile_mode: Key of `compilation.MODES` for the attack; see `choose_compile_mode`.
         group: Ranks that evaluate together.
     """
@@ -113,7 +117,7 @@ class EvaluationPlan:
     group: ProcessGroup = SINGLE_PROCESS
 
     def attack_on(self, loader: Loader) -> AttackPlan | None:
-        """Return the plan of the attack on the loader's batches; None without an attack."""
+        """Return the plan of the attack on the loader's batches; None if there is no attack."""
         if self.attack is None:
             return None
         batch_size = min(
@@ -147,17 +151,17 @@ def evaluate(
         model: Maps images to logits [B, plan.num_classes].
         loader: Loader of the split.
         plan: Views and attack.
-        keep_predictions: True for `Counts.predictions`.
-        zero_gradients: int64 scalar; the attack's number of zero gradients is added to it,
-            summed over the attacks. Such images do not move, and look robust.
-        after_batch: Called with the number of images of this rank that are finished.
+        keep_predictions: True keeps the predictions for `Counts.predictions`.
+        zero_gradients: int64 scalar, to which the number of zero gradients of all attacks is added.
+            An image with a zero gradient does not move, and may look robust.
+        after_batch: Called with the number of images that this rank has finished.
 
     Returns:
-        Counts by the name of the view, the same on all ranks.
+        Name of a view -> counts, the same on all ranks.
 
     Raises:
-        UserError: images have several labels, which `score` supports.
-        CaptureFailedError: a capture of the attack failed, in a mode with captures.
+        UserError: images have several labels; `score` supports them.
+        CaptureFailedError: the compile mode captures the attack, and a capture failed.
     """
     if loader.multi_label:
         raise UserError(
@@ -221,9 +225,9 @@ def choose_compile_mode(
     Args:
         model: As in `evaluate`.
         loader: As in `evaluate`.
-        folder: Folder of the stage, which records the choice of `auto`.
+        folder: Folder of the stage, in which the choice of `auto` is recorded.
         setting: `compile` in a recipe.
-        plan: Evaluation with an attack. Its compile mode does not matter.
+        plan: Evaluation with an attack. Its compile mode is not used.
     """
     targets, _ = _targets(model, plan)
     attack_plan = plan.attack_on(loader)
@@ -243,7 +247,7 @@ def choose_compile_mode(
 def _targets(
     model: nn.Module, plan: EvaluationPlan
 ) -> tuple[tuple[ScoredLogits | None, ...], dict[str, int]]:
-    """List the targets of the attack (None means all logits), and each view's place in the list."""
+    """List the targets of the attack (None is the model itself), and each view's index in it."""
     targets: list[ScoredLogits | None] = []
     places: dict[object, int] = {}
     target_of = {}
@@ -269,7 +273,7 @@ def group_logits(
         logits: [B, K].
         groups: int64 [K], the group of each class. No group is empty.
         num_groups: Number of groups.
-        by: "sum" returns the logit of the summed probability; "max" the highest logit of a group.
+        by: "sum" returns the logit of a group's summed probability, "max" its highest logit.
     """
     logits = logits.float()
     index = groups.expand_as(logits)
@@ -291,8 +295,7 @@ def score(
 ) -> Scores:
     """Score all images of the loader's epoch 0 without an attack.
 
-    Supports images with one label and with several. See `Counts.scores` and
-    `MultiLabelCounts.scores`.
+    Images may have one label or several. See `Counts.scores` and `MultiLabelCounts.scores`.
     """
     return count(
         model, loader, device=device, precision=precision, num_classes=num_classes
@@ -302,7 +305,7 @@ def score(
 def count(
     model: nn.Module, loader: Loader, *, device: str, precision: Precision, num_classes: int
 ) -> Counts | MultiLabelCounts:
-    """Return the counts that `score` reads, with predictions."""
+    """Evaluate all images as `score` does, and return counts that include predictions."""
     counts = (
         MultiLabelCounts()
         if loader.multi_label
@@ -323,11 +326,12 @@ def _logits_of_batches(
     zero_gradients: Tensor | None = None,
     targets: Sequence[ScoredLogits | None] = (None,),
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Yield the logits after the attack on each target, and the labels, of each batch.
+    """Yield, for each batch, the logits after the attack on each target, and the labels.
 
-    The labels are valid until the next batch.
+    The next batch may overwrite the labels.
     """
-    # The same random starts in each evaluation, and for each target.
+    # Each attack has a new generator, so random starts are equal in all evaluations and for all
+    # targets.
     attacks = [
         plan.attack_on(target or model, zero_gradients) if plan else None for target in targets
     ]

@@ -1,4 +1,4 @@
-"""The attack of an evaluation, in any compile mode, and the choice of the mode by trial runs."""
+"""Attack images during an evaluation, and choose the attack's compile mode by trial runs."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -20,7 +20,8 @@ from harness.train.loss import image_losses
 from harness.train.mode_trials import FirstRun, free_memory_of_trials, time_step, try_modes
 from harness.train.records import CompileMeasurement
 
-# Steps of the attack in a trial run. A mode changes the time of a step, not their number.
+# Steps of the attack in a trial run. A few suffice, because a compile mode changes the time of each
+# step and not their number.
 TRIAL_STEPS = 3
 
 
@@ -29,13 +30,13 @@ class AttackPlan:
     """Settings of an evaluation attack.
 
     Attributes:
-        settings: Norm, number and length of steps, start, restarts.
+        settings: Norm, number and length of steps, random start, and number of restarts.
         eps: Radius at the evaluated resolution, in units of [0, 1] pixels.
         precision: Number format of the passes.
         device: Device of the images.
         compile_mode: Key of `compilation.MODES`.
         batch_size: Images in a full batch on this rank. Batches of another size run eagerly.
-        rank: Seed of random starts: ranks hold different images.
+        rank: This process's rank, which seeds the random starts.
     """
 
     settings: AttackSettings
@@ -47,13 +48,13 @@ class AttackPlan:
     rank: int = 0
 
     def attack_on(self, model: nn.Module, zero_gradients: Tensor | None = None) -> Attack:
-        """Return the attack on a model, with random starts of its own.
+        """Return the attack on a model, with its own generator of random starts.
 
-        A captured attack returns images that are valid until its next call.
+        If the attack is captured in a CUDA graph, its next call overwrites the returned images.
 
         Args:
             model: Maps images to logits [B, K]; in evaluation mode.
-            zero_gradients: int64 scalar; the number of zero gradients is added to it.
+            zero_gradients: int64 scalar, to which the number of zero gradients is added.
         """
         torch_mode, in_cuda_graph = MODES[self.compile_mode]
         sizes = frozenset([self.batch_size])
@@ -61,7 +62,7 @@ class AttackPlan:
             zero_gradients = torch.zeros((), dtype=torch.int64, device=self.device)
         pgd_attack = PgdAttack(
             model,
-            self.settings.model_copy(update={"eps_at": None}),  # eps has been adapted
+            self.settings.model_copy(update={"eps_at": None}),  # eps is already adapted
             self.eps,
             precision=self.precision,
             logits_of=compiled_for(model, sizes, torch_mode) if torch_mode else model,
@@ -88,8 +89,8 @@ class AttackPlan:
 def attack_modes(on_gpu: bool) -> list[str]:
     """Return the keys of `compilation.MODES` that an evaluation attack may use, eager first.
 
-    CUDA graphs of the whole model are left out: the loop keeps results of one step over the next,
-    which torch's graphs overwrite. A captured attack has the same kernels in one graph.
+    CUDA graphs of the whole model are left out: the attack's loop still needs the results of a step
+    when the next step overwrites them. A captured attack runs the same kernels in one graph.
     """
     return [
         name
@@ -107,14 +108,14 @@ def choose_attack_mode(
 ) -> CompileMeasurement:
     """Choose the compile mode of an evaluation: the recorded one, or with `auto` the fastest.
 
-    `auto` attacks a batch with a few steps: eager, compiled, and on a GPU also in a CUDA graph. A
-    mode counts only if losses and lengths of its attack agree with those of the eager one. All
-    attacked models are tried together, so that the memory is that of the evaluation.
+    `auto` attacks a batch with a few steps in each mode: eager, compiled, and on a GPU also in a
+    CUDA graph. A mode is skipped if the loss, or the length of the perturbations, deviates from the
+    eager attack. Each run attacks all models, so that it needs as much memory as the evaluation.
 
     Args:
-        models: The models that are attacked: the evaluated one, or that restricted to some logits.
-        batch: Images, uint8 [B, 3, R, R], and the labels [B] for each model.
-        plan: The attack, with the size of the batch. Its compile mode does not matter.
+        models: Models to attack: the evaluated model, or wrappers with some of its logits.
+        batch: Images, uint8 [B, 3, R, R], and for each model the labels [B].
+        plan: The attack and the batch size. Its compile mode is not used.
         setting: `compile` in a recipe.
         folder: Folder of the stage. `compile_choice.record` writes the choice there.
 
@@ -123,7 +124,7 @@ def choose_attack_mode(
 
     Raises:
         RestartRequiredError: A capture failed. Its mode is excluded in the folder.
-        UserError: `on`, and compilation failed.
+        UserError: The setting is `on`, and compilation failed.
     """
     if setting == "off":
         return {"chosen": "eager"}
@@ -164,7 +165,7 @@ def choose_attack_mode(
         free_memory_of_trials(plan.device)
         return measured
 
-    compilation.reset()  # graphs of earlier stages of this process must not influence the choice
+    compilation.reset()  # graphs of this process's earlier stages must not influence it
     with eval_mode(models[0]), cudnn_benchmark(plan.device):
         if setting == "on":
             return measure((), lambda mode, reason: None)

@@ -1,9 +1,9 @@
-"""The training loop: batches through a learner, resumable bit for bit from any step.
+"""Train a learner on the batches of a loader; training can resume bit for bit from any step.
 
-Random properties of batches are a function of (seed, epoch, sample), so two numbers give the
-position in the data. A checkpoint holds these, the learner's state, and the states of the global
-generators, which dropout uses. If several ranks train together, each runs this loop on its part of
-every batch, and rank 0 writes.
+The random properties of batches depend on (seed, epoch, sample) only, so the numbers of the epoch
+and of the step give the position in the data. A checkpoint holds these numbers, the learner's
+state, and the states of the global random generators, which dropout uses. If several ranks train
+together, each rank runs this loop on its part of every batch, and rank 0 writes the checkpoints.
 """
 
 import time
@@ -24,7 +24,8 @@ from harness.train.schedule import learning_rate
 from loaders.backend import Loader
 from loaders.plan import LoaderPlan
 
-# Training that took longer is saved at its end, because the evaluation after it may be interrupted.
+# If training took more seconds than this, a checkpoint is also saved at its end, because the
+# evaluation that follows may be interrupted.
 FINAL_CHECKPOINT_S = 30.0
 PROGRESS_EVERY_S = 1.0
 NEVER_FINITE_HINT = (
@@ -32,7 +33,7 @@ NEVER_FINITE_HINT = (
     "CPU's kernels (run `harness doctor`). precision: float32 rules out the number format."
 )
 
-# Entries of a learner's state that are equal on all ranks; the others are saved for each rank.
+# Entries of a learner's state that are equal on all ranks. Other entries are saved for each rank.
 SHARED_STATE = ("model", "optimizer", "ema", "compile_mode")
 
 
@@ -42,10 +43,10 @@ class Clock:
 
     Attributes:
         train_s: Seconds of training, without checkpoints.
-        checkpoint_s: Seconds spent writing checkpoints, except the last one before each restart,
-            which cannot contain its own time.
+        checkpoint_s: Seconds spent writing checkpoints. The last checkpoint before each restart is
+            missing, because a checkpoint cannot contain the time of its own writing.
         num_steps: Training steps.
-        num_images: Images of all ranks.
+        num_images: Images trained on, over all ranks.
         zero_gradients: Number of zero input gradients of attacks.
         spans_s: Seconds per phase, see `harness.profiling.timer.SPANS`.
         num_restarts: Number of times that training was resumed.
@@ -64,17 +65,17 @@ class Clock:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Length of a training, and what changes with its steps.
+    """Length of a training, and the learning rates and resolutions over its steps.
 
     Attributes:
         schedule: Learning rate schedule.
         num_epochs: Length in epochs.
-        steps_per_epoch: Steps of an epoch, for num_epochs and the schedule; None takes a pass. With
-            shorter passes there are more of them, the last may end early, and the learning rate of
-            each step is that of the longer data.
-        num_steps: Length in steps instead of num_epochs; the schedule still counts epochs.
+        steps_per_epoch: Number of steps that `num_epochs` and the schedule count as an epoch; None
+            counts a pass over the data. If it is larger than a pass (a subset that trains as long
+            as the full data), there are more passes than epochs, and the last one may end early.
+        num_steps: Length in steps; replaces num_epochs. The schedule still counts epochs.
         resolution_at: Maps the epoch of the schedule, from 0, to the side of the images in pixels.
-            A pass keeps the resolution of its first step. None takes that of the loader's plan.
+            A pass keeps the resolution of its first step. None uses the loader plan's resolution.
     """
 
     schedule: ScheduleSettings
@@ -89,7 +90,7 @@ class Hooks:
     """Functions that a training loop calls at each step.
 
     Attributes:
-        stop_requested: Returns True if training must stop, on any rank.
+        stop_requested: Returns True if training must stop; one rank's request stops all ranks.
         progress: Receives `done`, `total`, `img_per_s` and `note`, at most once per second.
         after_step: Called after each step.
     """
@@ -114,25 +115,26 @@ def fit(
 ) -> Iterator[EpochRecord]:
     """Train, and yield a record per pass over the data, including passes before a resume.
 
-    A pass drops its last batch if a rank would get fewer than two images: BatchNorm has no variance
-    for one. The next pass has another order. In the last batch, ranks are weighted by their number
-    of images. The first step is checked for finite values at once (one wait for the GPU), later
-    ones at the end of a pass and before a checkpoint.
+    A pass drops its last batch if a rank would get fewer than two images of it, because BatchNorm
+    has no variance for one image. The next pass has another order, so it drops other images. In a
+    smaller last batch, gradients are weighted by each rank's number of images. The first step is
+    checked for finite values immediately, which waits for the GPU once; later steps are checked at
+    the end of a pass and before a checkpoint.
 
     Args:
-        learner: What trains.
+        learner: Learner that trains.
         loader: Loader of the training images.
         plan: Length, schedule and resolutions.
         timer: Receives the time of waiting for data; the learner adds its own phases.
         clock: Times and counts, restored on a resume.
-        checkpoints: Where to save, and to resume from; None does neither.
-        hooks: What is called at each step.
+        checkpoints: Where to save, and to resume from; None neither saves nor resumes.
+        hooks: Functions that are called at each step.
 
     Raises:
-        Stopped: At the first step after a stop request; a checkpoint is saved first.
-        DivergedError: The loss or a weight is not finite. The message has the step, the learning
+        Stopped: A stop was requested. A checkpoint is saved first.
+        DivergedError: The loss or a weight is not finite. The message names the step, the learning
             rate and the last good checkpoint.
-        UserError: A checkpoint is from another number of ranks.
+        UserError: The checkpoint was written by another number of ranks.
     """
     run = _Run(learner, loader, plan, timer, clock, checkpoints, hooks)
     run.resume()
@@ -157,9 +159,9 @@ def fit(
 
 
 def num_batches(plan: LoaderPlan, num_samples: int) -> int:
-    """Return the steps per pass.
+    """Return the number of steps per pass.
 
-    A last batch with fewer than two images per rank does not count, unless it is the only one.
+    A last batch with fewer than two images per rank is dropped, unless it is the only batch.
     """
     num_full, rest = divmod(num_samples, plan.batch_size)
     return max(1, num_full + int(rest >= 2 * plan.world_size and not plan.drop_last))
@@ -190,19 +192,19 @@ class _Run:
         self.step = 0
         self.records: list[EpochRecord] = []
         self._pass_s = self._pass_checkpoint_s = 0.0  # of the current pass
-        self._step_at_start = 0  # when the clock was started
+        self._step_at_start = 0  # value of `step` when the clock was started
         self._last_good: Path | None = None
         self._saved_at = self._started_at = self._shown_at = time.monotonic()
         self._saved_step: int | None = None
 
     @property
     def first_step(self) -> int:
-        """First step of the current pass."""
+        """Number of the first step of the current pass."""
         return sum(record["num_steps"] for record in self.records)
 
     @property
     def last_step(self) -> int:
-        """First step after the current pass."""
+        """Number of the first step after the current pass."""
         return min(self.num_steps, self.first_step + self._steps_per_pass)
 
     def resolution(self) -> int:
@@ -237,7 +239,7 @@ class _Run:
             )
 
     def save_or_stop(self) -> None:
-        """Save if it is time, and raise Stopped on a stop request that any rank had."""
+        """Save a checkpoint if one is due, and raise Stopped if any rank was asked to stop."""
         self._act(*self._flags.reduce(self._hooks.stop_requested(), self._save_is_due()))
 
     def _act(self, stop: bool, save: bool) -> None:
@@ -253,7 +255,7 @@ class _Run:
         )
 
     def _save(self) -> None:
-        """Save a checkpoint. Raises DivergedError instead of saving values that are not finite."""
+        """Save a checkpoint, or raise DivergedError if a value is not finite."""
         if self._checkpoints is None or self._saved_step == self.step:
             return
         self._check_finite()
@@ -345,7 +347,7 @@ class _Run:
     def _check_finite(self) -> None:
         """Raise DivergedError if the loss or a weight is not finite.
 
-        A first step that is not finite has other causes than the learning rate.
+        If the first step is already not finite, the message does not blame the learning rate.
         """
         bad = self._learner.first_bad_step()
         if bad is None:

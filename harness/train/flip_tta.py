@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 
 class FlipAverage(nn.Module):
-    """Average the logits of an image and its horizontal flip.
+    """Model that averages the logits of an image and of its horizontal flip.
 
-    Gradients, and thus attacks, flow through both passes.
+    Gradients flow through both passes, so attacks take both into account.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,7 +1,7 @@
-"""Noise of free adversarial training (Shafahi et al. 2019).
+"""Noise on the images in free adversarial training (Shafahi et al. 2019).
 
-One gradient updates both the weights and the noise. The noise is kept from batch to batch, as in
-the published code: a batch starts from the noise of the previous one.
+One backward pass gives the gradients that update the weights and the noise. As in the published
+code, each batch starts from the noise of the previous batch.
 """
 
 import torch
@@ -15,9 +15,9 @@ class FreeNoise:
     """Noise on the images of a batch.
 
     Attributes:
-        delta: float32 [B, 3, R, R]; None before the first batch. Reset to zero if the resolution
-            changes.
-        num_replays: Updates per batch.
+        delta: The noise, float32 [B, 3, R, R]; None before the first batch. It is reset to zero if
+            the resolution changes.
+        num_replays: Number of updates per batch.
     """
 
     def __init__(self, settings: AttackSettings, eps: float, zero_gradients: Tensor) -> None:
@@ -26,7 +26,7 @@ class FreeNoise:
         Args:
             settings: Norm, step length and number of replays.
             eps: Radius of the ball in units of [0, 1] pixels.
-            zero_gradients: int64 scalar; the number of zero gradients is added to it.
+            zero_gradients: int64 scalar, to which the number of zero gradients is added.
         """
         assert settings.replays is not None
         self.num_replays = settings.replays
@@ -34,7 +34,7 @@ class FreeNoise:
         self._settings, self._eps, self._zero_gradients = settings, eps, zero_gradients
 
     def add_to(self, pixels: Tensor) -> Tensor:
-        """Return new images in [0, 1]. pixels: float [B, 3, R, R] in [0, 1]."""
+        """Add the noise to pixels, float [B, 3, R, R] in [0, 1]; return new images in [0, 1]."""
         if (
             self.delta is None
             or self.delta.shape[1:] != pixels.shape[1:]
@@ -44,13 +44,14 @@ class FreeNoise:
         return (pixels + self.delta[: len(pixels)]).clamp_(0, 1)
 
     def ascend(self, gradient: Tensor) -> None:
-        """Move the noise along the gradient of the images that `add_to` returned, [B, 3, R, R].
+        """Move the noise along a gradient, and project it. Does not wait for the GPU.
 
-        Does not wait for the GPU.
+        Args:
+            gradient: Gradient [B, 3, R, R] of the loss at the images that `add_to` returned.
         """
         assert self.delta is not None
         eps = self._settings.eps_of(self._eps, gradient.shape[-1])
-        # fp16 overflow: no step in that pixel.
+        # A gradient that overflowed in fp16 becomes 0, so that pixel does not move.
         gradient = torch.nan_to_num(gradient.float(), nan=0.0, posinf=0.0, neginf=0.0)
         count_zero_gradients(gradient, self._zero_gradients)
         delta = self.delta[: len(gradient)]

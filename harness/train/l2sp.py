@@ -1,10 +1,11 @@
-"""L2-SP penalty: pulls weights toward their start values, or toward zero.
+"""L2-SP penalty, which pulls weights toward their start values or toward zero.
 
     alpha / 2 * |w_S - w_S start|^2  +  beta / 2 * |w_others|^2
 
-Li, Grandvalet and Davoine, ICML 2018, eq. 3. The gradient is added to that of the loss, so no graph
-is built for it. Only weights of convolutions and linear layers are penalized. The start values are
-not part of a checkpoint: a resumed run loads the same pretrained model.
+See Li, Grandvalet and Davoine, ICML 2018, eq. 3. The penalty's gradient is computed directly and
+added to the loss's gradient, without autograd. Only weights of convolutions and linear layers are
+penalized. Checkpoints do not hold the start values, because a resumed run loads the same pretrained
+model.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,12 +22,12 @@ class L2SPPenalty:
     def __init__(
         self, model: nn.Module, toward_start: Iterable[nn.Parameter], *, alpha: float, beta: float
     ) -> None:
-        """Remember the start values.
+        """Copy the start values.
 
         Args:
             model: The model before training.
-            toward_start: Weights that alpha pulls toward their start values; beta pulls all other
-                weights that train toward zero.
+            toward_start: Weights that `alpha` pulls toward their start values. `beta` pulls all
+                other trained weights toward zero.
             alpha: Strength of the pull toward the start.
             beta: Strength of the pull toward zero.
         """
@@ -41,7 +42,7 @@ class L2SPPenalty:
         """Add the penalty's gradient to `.grad`. Never waits for the GPU.
 
         Args:
-            unscale: Divides the gradients by the loss scale of fp16; called first.
+            unscale: Function that divides `.grad` by the loss scale of fp16. It is called first.
         """
         unscale()
         if self._transferred and self.alpha > 0:

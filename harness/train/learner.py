@@ -10,9 +10,9 @@ class Totals(TypedDict):
 
     Attributes:
         loss: Mean training loss in nats per image.
-        top1: Fraction of training images whose highest logit is at a correct class.
+        top1: Fraction of training images whose highest logit belongs to a correct class.
         num_images: Number of images.
-        zero_gradients: Number of input gradients of attacks that were zero everywhere.
+        zero_gradients: Number of input gradients in attacks that were zero everywhere.
     """
 
     loss: float
@@ -22,11 +22,11 @@ class Totals(TypedDict):
 
 
 class Learner(Protocol):
-    """Anything that learns from batches: one model, or several heads on one backbone."""
+    """Interface of what the loop trains: a model, or several heads on one backbone."""
 
     @property
     def peak_lr(self) -> float:
-        """Highest learning rate of the schedule; the lowest of them if several heads train."""
+        """Peak learning rate of the schedule; if several heads train, the lowest of their peaks."""
 
     def set_rate(self, fraction: float) -> None:
         """Set the learning rate of the next steps, as a fraction of the peak."""
@@ -51,7 +51,7 @@ class Learner(Protocol):
         """Return the totals since the last call, and reset them. Waits for the GPU."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that later steps and the next `totals` depend on."""
+        """Return the state that later steps and the next call of `totals` depend on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-import loaders.backends.ffcv  # noqa: F401 (half a second, before workers are forked)
+import loaders.backends.ffcv  # noqa: F401 (takes 0.5 s, so load it before forking)
 from harness.config.train import TrainSettings
 from harness.runner.context import StageContext
 from harness.system.array_files import Form, read_arrays
@@ -22,7 +22,7 @@ FORMS = {"positions": Form("i", has_rows=False), "labels": Form("i", has_rows=Fa
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
-    """Return the beton of a split, written by the stage that the context needs as `role`."""
+    """Return the path of a split's beton, which the needed stage `role` has written."""
     path: str = context.needs[role].metrics["splits"][split]["path"]
     return context.data / path
 
@@ -32,8 +32,8 @@ def in_view(plan: LoaderPlan, context: StageContext, role: str, split: str) -> L
 
     Args:
         plan: plan of the whole split.
-        context: the stage.
-        role: role of the needed stage; if it wrote betons of its own, the plan is unchanged.
+        context: context of the stage.
+        role: role of the needed stage. If that is not a view stage, the plan is unchanged.
         split: name of the split.
 
     Raises:
@@ -52,8 +52,9 @@ def choose_interpolation(
     """Return the interpolation of a model's input.
 
     Args:
-        setting: the recipe's.
-        about: description that is saved with the model, which "auto" follows; area if it has none.
+        setting: `interpolation` in a recipe.
+        about: metadata that is saved with the model. "auto" uses its interpolation, or area if it
+            names none.
     """
     chosen: Interpolation = about.get("interpolation") or "area" if setting == "auto" else setting
     return chosen
@@ -130,8 +131,9 @@ def held_out_part(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
 
     Args:
         plan: Plan of a whole split.
-        spec: {"per_class", "seed"} holds out this number of images per class; {"fold", "folds",
-            "seed"} holds out one of `folds` parts of each class. Images are drawn by id.
+        spec: {"per_class", "seed"} holds out `per_class` images of each class. {"fold", "folds",
+            "seed"} divides each class into `folds` parts and holds out the part `fold`, from 0.
+            The draw depends on the images' ids only.
     """
     beton = open_beton(plan.beton)
     place, _ = _place_in_class(beton.labels, beton.ids, spec["seed"])
@@ -142,7 +144,7 @@ def without_held_out(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
     """Return the plan without the held-out images. Arguments as in `held_out_part`.
 
     Raises:
-        UserError: no image of a class is left.
+        UserError: a class has no image left.
     """
     beton = open_beton(plan.beton)
     place, counts = _place_in_class(beton.labels, beton.ids, spec["seed"])
@@ -162,7 +164,7 @@ def without_held_out(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
 
 
 def _is_held_out(place: np.ndarray, spec: Mapping[str, int]) -> np.ndarray:
-    """Return bool [N]. place: int64 [N], see `_place_in_class`."""
+    """Return True for held-out images, bool [N]. place: int64 [N], see `_place_in_class`."""
     mask: np.ndarray = (
         place % spec["folds"] == spec["fold"] if "folds" in spec else place < spec["per_class"]
     )
@@ -170,7 +172,7 @@ def _is_held_out(place: np.ndarray, spec: Mapping[str, int]) -> np.ndarray:
 
 
 def sample_per_class_of_beton(beton: Path, num_images: int, seed: int) -> np.ndarray:
-    """Apply `sample_per_class` to the images of a file."""
+    """Call `sample_per_class` for the images of a beton."""
     opened = open_beton(beton)
     return sample_per_class(opened.labels, opened.ids, num_images, seed)
 
@@ -178,17 +180,17 @@ def sample_per_class_of_beton(beton: Path, num_images: int, seed: int) -> np.nda
 def sample_per_class(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int) -> np.ndarray:
     """Draw a class-balanced subsample.
 
-    Images are drawn by id, so each file that has them gives the same sample, and a smaller sample
-    is a subset of a larger one.
+    The draw depends on the images' ids only, so all betons of the same images give the same sample.
+    A smaller sample is a subset of a larger one.
 
     Args:
         labels: int64 [N].
         ids: uint64 [N].
-        num_images: Images per class; smaller classes are taken whole.
+        num_images: Images per class. Of a smaller class, all images are taken.
         seed: Seed of the draw.
 
     Returns:
-        Positions in rising order, int64 [M].
+        Positions of the M sampled images, in rising order, int64 [M].
 
     Raises:
         UserError: images have several labels.
@@ -205,10 +207,11 @@ def sample_per_class(labels: np.ndarray, ids: np.ndarray, num_images: int, seed:
 def _place_in_class(
     labels: np.ndarray, ids: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffle each class.
+    """Shuffle each class by its images' ids.
 
     Returns:
-        Place of each image in its shuffled class, int64 [N], and images per class, int64 [K].
+        Position of each image in its shuffled class, int64 [N]; number of images per class,
+        int64 [K].
     """
     by_draw = np.argsort(random_bits(seed, "few", ids), kind="stable")
     by_class = by_draw[np.argsort(labels[by_draw], kind="stable")]
@@ -219,13 +222,13 @@ def _place_in_class(
 
 
 def check_val_is_not_test(context: StageContext) -> None:
-    """Check that choosing on val is not choosing on test.
+    """Check that val and test are different images, so that val does not choose on test.
 
-    Compares the images' bytes, because each split numbers its images independently. Some datasets
-    have a few images twice, so up to half of val may be in test.
+    Compares digests of the images' bytes, because each split numbers its images independently. Some
+    datasets contain a few images twice, so up to half of val may also be in test.
 
     Raises:
-        UserError: more than half of the images of val are images of test.
+        UserError: more than half of the images of val are also in test.
     """
     val, test = (
         {digest.tobytes() for digest in open_beton(split_path(context, "data", split)).digests}

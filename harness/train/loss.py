@@ -5,21 +5,21 @@ from torch.nn import functional
 
 
 def has_one_label(labels: Tensor) -> bool:
-    """Return True for class numbers [B] and for probabilities [B, K]."""
+    """Return True if each image has one label: class numbers [B], or float probabilities [B, K]."""
     return labels.ndim == 1 or labels.is_floating_point()
 
 
 def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Compute the loss of each image, [B] in nats.
 
-    With several labels it is the sum of K binary cross-entropies, without those of difficult
-    classes. The gradient of a sum at a logit is `sigmoid - label`, and with one label it is
-    `softmax - label`: the same learning rates suit both.
+    With one label it is the cross-entropy. With several labels it is the sum, not the mean, of the
+    binary cross-entropies of all classes that are not difficult. The gradients at a logit are then
+    `softmax - label` and `sigmoid - label`, so the same learning rates suit both losses.
 
     Args:
         logits: float32 [B, K].
-        labels: int64 [B], or int8 [B, K]; 1 present, 0 difficult, -1 absent. float32 [B, K] are
-            probabilities of one label, as MixUp makes them.
+        labels: class numbers, int64 [B]; several labels, int8 [B, K], with 1 present, 0 difficult,
+            -1 absent; or probabilities of one label, as in MixUp, float32 [B, K].
         label_smoothing: Fraction of the target spread evenly over all classes.
     """
     if has_one_label(labels):
@@ -40,14 +40,14 @@ def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count the images that `is_correct` selects. Returns an int64 scalar on the device."""
+    """Count the correct images (see `is_correct`) in an int64 scalar on the device."""
     return is_correct(logits, labels).sum()
 
 
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each image's highest logit is at its class or one of its classes, bool [B].
+    """Return True for images whose highest logit belongs to one of their classes, bool [B].
 
-    The class of a mixed image is its most probable one. Arguments as in `image_losses`.
+    The class of a mixed image is its most probable class. Arguments as in `image_losses`.
     """
     predicted = logits.argmax(1)
     if labels.ndim == 1:

@@ -30,9 +30,9 @@ class Counts:
         Args:
             num_classes: Number of classes, K.
             device: Device of the logits.
-            labels: Count images of these classes only; None counts all.
-            logits: Choose between these classes only; None allows all.
-            keep_predictions: True for `predictions`.
+            labels: Classes whose images count; None counts all images.
+            logits: Classes that the model may predict; None allows all.
+            keep_predictions: True keeps what `predictions` returns.
         """
         self.num_classes = num_classes
         self._counted = None if labels is None else _member(labels, num_classes, device)
@@ -73,7 +73,7 @@ class Counts:
             self._is_correct.append(is_correct)
 
     def all_reduce_(self, group: ProcessGroup) -> None:
-        """Sum the counts over ranks, each of which has its part of every batch."""
+        """Sum the counts over ranks, each of which has counted its part of every batch."""
         group.all_reduce_(self._total, self._correct, self._num_top5, self._loss, self._probability)
         if self._predicted is not None and group.world_size > 1:
             self._predicted = [in_order(group.all_gather(self._predicted))]
@@ -83,8 +83,9 @@ class Counts:
         """Compute the scores of all images.
 
         Returns:
-            Fractions `top1`, `top5` (1 if K < 5) and `mean_per_class` (over classes that have
-            images); mean `loss` in nats; counts `num_images` and `num_correct`.
+            Fractions `top1` and `top5` (1 if K < 5); `mean_per_class`, the mean of the classes'
+            accuracies, without classes that have no images; mean `loss` in nats; counts
+            `num_images` and `num_correct`.
 
         Raises:
             UserError: no image was counted.
@@ -110,7 +111,7 @@ class Counts:
         }
 
     def per_class(self) -> tuple[Tensor, Tensor]:
-        """Return correct images and all images per class, int64 [K] each, on the CPU."""
+        """Return the numbers of correct and of all images per class, int64 [K], on the CPU."""
         return self._correct.cpu(), self._total.cpu()
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
@@ -124,10 +125,10 @@ class Counts:
         return torch.cat(self._predicted).cpu().numpy(), torch.cat(self._is_correct).cpu().numpy()
 
     def mean_probability(self) -> Tensor:
-        """Return the mean probability of the true class per class.
+        """Return, for each class, the mean probability that its images get for their true class.
 
         Returns:
-            float64 [K] on the CPU; 0 for classes without images.
+            float64 [K] on the CPU; 0 for a class without images.
         """
         return self._probability.cpu() / self._total.cpu().clamp(min=1)
 
@@ -136,8 +137,8 @@ def in_order(parts: Sequence[Sequence[Tensor]]) -> Tensor:
     """Interleave the batches of all ranks into the order of a single process.
 
     Args:
-        parts: Per rank, its part [b, ...] of each batch. The last batch may be missing on later
-            ranks.
+        parts: For each rank, its part [b, ...] of each batch. Later ranks may have no part of the
+            last batch.
     """
     batches = []
     for number, first in enumerate(parts[0]):
@@ -150,10 +151,10 @@ def in_order(parts: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _rank(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count the classes ranked before the true one, int64 [B].
+    """Count the classes that are ranked before the true class, int64 [B].
 
-    Equal logits, frequent in bf16, are ranked by class number, as by argmax. NaN is ranked first,
-    so that a diverged model is not right by accident.
+    Equal logits, which are frequent in bf16, are ranked by class number, as in `_argmax`. NaN is
+    ranked first, so that a diverged model gets no credit.
     """
     own = logits.gather(1, labels[:, None])
     number = torch.arange(logits.shape[1], device=logits.device)
@@ -162,7 +163,7 @@ def _rank(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _argmax(logits: Tensor) -> Tensor:
-    """Return the first of the highest logits, [B]. On a GPU argmax may return any of them."""
+    """Return the lowest index of the highest logit, [B]; on a GPU, argmax may return another."""
     number = torch.arange(logits.shape[1], device=logits.device)
     return number.where(logits == logits.amax(1, keepdim=True), logits.shape[1] - 1).amin(1)
 

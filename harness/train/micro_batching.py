@@ -1,8 +1,9 @@
-"""Batches that do not fit in memory: choose the number of micro-batches, and report what fits.
+"""Split batches that do not fit in memory, and report the batch size that fits.
 
-BatchNorm sees micro-batches, so their number is part of a result. With `accumulate: auto` a stage
-starts with the smallest number that fits. It may run out of memory later, because other processes
-use the device too. The stage is then retried with twice that number, which is stored in its folder.
+BatchNorm normalizes each micro-batch, so the number of micro-batches is part of a result. With
+`accumulate: auto` a stage starts with the smallest number that fits. If it runs out of memory
+later, because other processes use the device too, it is retried with twice that number, which is
+stored in its folder.
 """
 
 import gc
@@ -24,9 +25,9 @@ from harness.train.mode_trials import synchronize
 from harness.train.step import TrainStep
 from writers.errors import UserError
 
-# In the folder of a stage that ran out of memory: {"at_least": number of micro-batches}.
+# File in the folder of a stage that ran out of memory: {"at_least": number of micro-batches}.
 FILE_NAME = "parts.json"
-# Fraction of the GPU's memory below which the use by other processes is neglected.
+# Other processes are ignored if they use less than this fraction of the GPU's memory.
 MIN_OTHERS_FRACTION = 0.05
 
 Setting = int | Literal["auto"]
@@ -40,12 +41,12 @@ def choose_micro_batches(
     Args:
         learner: The training step to set up.
         setting: `accumulate` in a recipe. "auto" takes the smallest of 1, 2, 4, ... with which a
-            step fits in memory, and at least the number stored in `folder`.
-        batch: Images and labels of the size to come.
+            step fits in memory, but not less than the number stored in `folder`.
+        batch: Images and labels with the size of the batches to train on.
         folder: Folder of the stage.
 
     Raises:
-        UserError: not even pairs of images fit; BatchNorm needs two.
+        UserError: a step does not fit even with two images, the fewest that BatchNorm can use.
     """
     if setting != "auto":
         learner.use_micro_batches(setting)
@@ -70,14 +71,14 @@ def out_of_memory(
 
     Args:
         learner: The learner that ran out of memory.
-        batch: Noise of the size that failed; this rank's part if there are several ranks.
+        batch: Noise with the size of the batch that failed: this rank's part of it.
         folder: Folder of the stage.
         setting: `accumulate` in a recipe; None if the learner cannot split batches.
         num_processes: Number of ranks.
 
     Returns:
-        OutOfMemoryError if a retry may succeed, otherwise a UserError that names the largest
-        power-of-two fraction of the batch that fits.
+        OutOfMemoryError if a retry may succeed. Otherwise a UserError with the largest batch size
+        that fits, found by halving the batch.
     """
     images, labels = batch
     size, side = len(labels), images.shape[-1]
@@ -96,7 +97,7 @@ def out_of_memory(
     used = f" Other processes use {others_bytes / 1e9:.1f} GB." if others_bytes else ""
     or_split = "" if setting is None else ", or set accumulate: auto, which keeps both"
     num_fitting = size
-    # No collectives: other ranks may have had enough memory.
+    # Do not communicate: other ranks may have had enough memory and are not in this function.
     with learner.without_ddp() if isinstance(learner, TrainStep) else nullcontext():
         while num_fitting >= 4:
             num_fitting //= 2
@@ -126,7 +127,7 @@ def _read_minimum(folder: Path) -> int:
 
 
 def _bytes_of_others(device: torch.device) -> float:
-    """Return the GPU memory of other processes in bytes; 0 if negligible, or on a CPU."""
+    """Return the bytes of GPU memory that other processes use; 0 if negligible, or on a CPU."""
     if device.type != "cuda":
         return 0.0
     free, total = torch.cuda.mem_get_info(device)

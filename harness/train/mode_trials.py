@@ -1,8 +1,8 @@
 """Try the compile modes of a computation; choose the fastest one that agrees with the eager one.
 
 The computation is a training step (`harness.train.autotune`) or the attack of an evaluation
-(`harness.train.evaluation_attack`). A mode that fails, runs out of memory, or whose first run
-differs from the eager one, is skipped.
+(`harness.train.evaluation_attack`). A mode is skipped if it fails, runs out of memory, or if its
+first run differs from the eager one.
 """
 
 import gc
@@ -20,19 +20,19 @@ from writers.errors import UserError
 from writers.text_names import first_line
 
 NUM_TIMED = 3
-MAX_TIME_RATIO = 0.97  # a compiled run must take less than this fraction of an eager one
-# Largest deviation of a mode's first run from the eager one: of the loss, and of the length of the
-# change, as fractions. Directions are not compared: at random weights, rounding to bf16 alone turns
-# the update of ResNet-18 by 0.3 to 1.0 of its length, but changes its length by less than 0.04 and
-# the loss by less than 0.03 (24 images at 64 px, clean, L2 and linf, on a CPU).
+MAX_TIME_RATIO = 0.97  # a mode must take less than this fraction of the eager time
+# Largest relative difference from the eager run that is allowed in a mode's first run, for the loss
+# and for the length of the update. Directions are not compared: with random weights, rounding to
+# bf16 alone moves the update of ResNet-18 by 0.3 to 1.0 of its length, but changes the length by
+# less than 0.04 and the loss by less than 0.03 (24 images at 64 px, clean, L2 and linf, on a CPU).
 MAX_DEVIATION = 0.15
 
 
 class FirstRun(NamedTuple):
-    """Result of a first step, which must agree between modes.
+    """Result of a mode's first run. Loss and length must agree between modes.
 
     Attributes:
-        seconds: Time of the run, compilation included.
+        seconds: Time of the run, including compilation.
         loss: Mean loss.
         length: L2 norm of the change of all trained weights, or of the attacked images.
     """
@@ -57,21 +57,21 @@ def try_modes(
 
     Args:
         modes: Keys of `compilation.MODES`, the eager one first.
-        setting: `auto` chooses the fastest mode; `on` tries and chooses `compiled` alone.
+        setting: `auto` chooses the fastest mode; `on` tries only `compiled`, and chooses it.
         device: Device of the computation.
-        use: Restores the state before the first run, and sets the mode.
+        use: Sets a mode, and restores the state that each mode starts from.
         first: Runs the computation from the restored state.
-        again: Runs it once more, and returns the seconds.
+        again: Runs the computation again, and returns the seconds.
         excluded: Modes that are not tried.
-        exclude: Called with the mode and the reason before CaptureFailedError is raised.
+        exclude: Called with the failed mode and the reason before CaptureFailedError is raised.
 
     Returns:
-        The chosen mode under `chosen`, and per tried mode its `compile_s`, `step_s` and
-        `deviation` from the eager run; or `failed` with the reason.
+        `chosen`, the chosen mode, and for each tried mode its `compile_s`, `step_s` and `deviation`
+        from the eager run, or `failed` with the reason.
 
     Raises:
-        UserError: `on`, and compilation failed.
-        CaptureFailedError: A mode failed, after which the process cannot use its GPU.
+        UserError: The setting is `on`, and compilation failed.
+        CaptureFailedError: A mode failed and left the GPU unusable for this process.
     """
     measured: dict[str, ModeTimes] = {}
     eager: FirstRun | None = None
@@ -81,7 +81,7 @@ def try_modes(
         try:
             run = first()
             step_s = min(again() for _ in range(NUM_TIMED))
-        except Exception as error:  # compilers raise any exception; eager code runs without one
+        except Exception as error:  # a compiler may raise an exception of any type
             reason = first_line(error)[:200]
             is_fatal = setting == "on" or mode == "eager"
             if not is_fatal and _needs_new_process(error, device):
@@ -91,7 +91,7 @@ def try_modes(
                 raise
             if is_fatal:
                 raise UserError(f"torch.compile failed: {reason}", "Use compile: off.") from error
-            # An optional mode may need more memory than the eager one, which fits.
+            # An optional mode may need more memory than eager, and is then skipped.
             measured[mode] = {"failed": reason}
             continue
         measured[mode] = {"compile_s": max(0.0, run.seconds - step_s), "step_s": step_s}
@@ -108,7 +108,7 @@ def try_modes(
 
 
 def _fastest(measured: Mapping[str, ModeTimes]) -> str:
-    """Return the fastest mode, or `eager` if no other is faster by more than the noise."""
+    """Return the fastest mode, or `eager` if no other is faster by the factor MAX_TIME_RATIO."""
     limit = MAX_TIME_RATIO * measured["eager"]["step_s"]
     step_s = {mode: times["step_s"] for mode, times in measured.items() if "step_s" in times}
     fast = [mode for mode in step_s if mode != "eager" and step_s[mode] < limit]
@@ -116,7 +116,10 @@ def _fastest(measured: Mapping[str, ModeTimes]) -> str:
 
 
 def deviation(run: FirstRun, eager: FirstRun) -> float:
-    """Return the larger relative difference of loss and length; NaN or inf if one is not finite."""
+    """Return the larger of the relative differences of loss and length.
+
+    The result is NaN or inf if a value is not finite.
+    """
     pairs = ((run.loss, eager.loss), (run.length, eager.length))
     differences = [0.0 if a == b else abs(a - b) / max(abs(b), 1e-30) for a, b in pairs]
     return float("nan") if any(map(math.isnan, differences)) else max(differences)
@@ -126,7 +129,8 @@ def _needs_new_process(error: Exception, device: str) -> bool:
     """Return True if the failure of a mode has left the GPU unusable for this process.
 
     After a failed capture, torch's allocator keeps the graph's memory, and CUDA may refuse work.
-    After a kernel with an invalid memory access, also one that a compiler made, it refuses all.
+    After an invalid memory access in a kernel, such as a wrongly compiled one, CUDA refuses all
+    work.
     """
     if isinstance(error, CaptureFailedError):
         return True
@@ -137,12 +141,12 @@ def _needs_new_process(error: Exception, device: str) -> bool:
         torch.ones(1, device=device).sum().item()
         return torch.cuda.is_current_stream_capturing()
     except RuntimeError as refused:
-        # The traceback of `error` may still hold all of the memory.
+        # Out of memory twice is harmless: the traceback of `error` may still hold all memory.
         return not (is_out_of_memory(error) and is_out_of_memory(refused))
 
 
 def free_memory_of_trials(device: str) -> None:
-    """Free the memory of modes that were not chosen; it is not part of the peak of the work."""
+    """Free the memory of modes that were not chosen, and reset the peak memory statistics."""
     if torch.device(device).type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -150,7 +154,7 @@ def free_memory_of_trials(device: str) -> None:
 
 
 def time_step(step: Callable[[], object], device: str | torch.device) -> float:
-    """Return the seconds from the call until the device has finished."""
+    """Run a step, and return the seconds until the device has finished it."""
     start = time.perf_counter()
     step()
     synchronize(device)

@@ -1,4 +1,4 @@
-"""SGD with momentum, and the parameters that weight decay applies to."""
+"""Build SGD with momentum, and select the parameters that weight decay applies to."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -12,10 +12,10 @@ DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class Sgd(torch.optim.SGD):
-    """torch's SGD without the wrappers that exclude it from torch.compile.
+    """torch's SGD without the wrappers that exclude its methods from torch.compile.
 
-    The wrappers import the compiler at their first call, which takes 1.6 to 2.7 s on two CPU cores,
-    longer than a small fine-tune. Only the model's part of a step is compiled, never the optimizer.
+    At their first call the wrappers import the compiler, which takes 1.6 to 2.7 s on two CPU cores,
+    longer than a small fine-tuning. They are not needed, because the optimizer is never compiled.
     """
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
@@ -41,15 +41,17 @@ def make_sgd(
 ) -> torch.optim.SGD:
     """Build SGD over the parameters that require gradients.
 
-    Weights of convolutions and linear layers decay. Biases and normalization parameters decay only
-    with `settings.decay_norm_and_bias`. Parameters are selected by the type of their module, not by
-    name: a ResNet's `downsample.1` is a BatchNorm without "bn" in its name.
+    Weight decay applies to the weights of convolutions and linear layers, and to biases and
+    normalization parameters only with `settings.decay_norm_and_bias`. Parameters are selected by
+    the type of their module, not by name: a ResNet's `downsample.1` is a BatchNorm without "bn" in
+    its name.
 
     Args:
         model: The model.
         settings: Momentum and weight decay.
         lr: Learning rate.
-        lr_ratios: Learning rate of a parameter divided by `lr`; 1 if it is not listed.
+        lr_ratios: Parameter -> its learning rate divided by `lr`; 1 for a parameter that is not
+            listed.
     """
     weights = set(weights_of(model))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -66,7 +68,8 @@ def make_sgd(
     groups = {key: group for key, group in groups.items() if group}
     assert groups, "the model has no parameters to train"
     device = next(iter(groups.values()))[0].device
-    # Fused: one kernel per group, no synchronization with GradScaler, learning rate on the device.
+    # The fused form has one kernel per group, does not wait for the GPU with GradScaler, and reads
+    # the learning rate from the device.
     optimizer = Sgd(
         [
             {
@@ -83,8 +86,8 @@ def make_sgd(
         fused=True,
     )
     if settings.momentum:
-        # torch would allocate them at the first step, and leave them uninitialized if that step
-        # overflows with GradScaler.
+        # Allocate the momentum buffers now. torch would do so at the first step, and would leave
+        # them uninitialized if GradScaler finds an overflow in that step.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -93,13 +96,13 @@ def make_sgd(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate, times each group's ratio. Does not wait for the GPU."""
+    """Set each group's learning rate to `lr` times its ratio. Does not wait for the GPU."""
     for group in optimizer.param_groups:
-        # Checkpoints of older versions have no ratio.
+        # Groups in checkpoints of older versions have no ratio.
         group["lr"].fill_(group.get("lr_ratio", 1.0) * lr)
 
 
 def _move_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Move learning rates to the device: checkpoints are read on the CPU, and torch leaves them."""
+    """Move learning rates to the device: torch leaves those of a loaded checkpoint on the CPU."""
     for group in optimizer.param_groups:
         group["lr"] = group["lr"].to(device)

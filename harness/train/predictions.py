@@ -1,4 +1,4 @@
-"""Predictions and detections per image, for tests between models and for error analysis."""
+"""Save predictions and detections of each image, to compare models and to analyze errors."""
 
 import io
 from collections.abc import Mapping
@@ -17,7 +17,10 @@ KINDS = ("predicted", "correct", "scores")
 
 
 def save(folder: Path, loader: Loader, predictions: Mapping[str, tuple[np.ndarray, ...]]) -> str:
-    """Call `save_arrays` for the images of the loader's epoch 0, in the order of one process."""
+    """Call `save_arrays` for all images of the loader's epoch 0.
+
+    The arrays of `predictions` are in the order in which a single process reads the images.
+    """
     order = loader.samples.order(replace(loader.plan, rank=0, world_size=1), 0)
     return save_arrays(folder, loader.samples.ids[order], loader.samples.labels[order], predictions)
 
@@ -28,19 +31,19 @@ def save_arrays(
     labels: np.ndarray,
     predictions: Mapping[str, tuple[np.ndarray, ...]],
 ) -> str:
-    """Write FILE, arrays over N images.
+    """Write FILE, which holds arrays over N images.
 
     `sample`, uint64 [N], is the id of each image, the same in every beton that has the image.
-    `label` is its class in the model's order, int32 [N], or int8 [N, K] with several labels. For
-    each NAME in `predictions` there are `NAME_predicted`, int32 [N] (-1 if the view does not count
-    the image), and `NAME_correct`, bool [N]. With several labels there are also `NAME_scores`,
-    float32 [N, K], from which average precision is computed.
+    `label` is its class, numbered as in the model, int32 [N], or int8 [N, K] with several labels.
+    For each NAME in `predictions` there are `NAME_predicted`, the predicted class, int32 [N] (-1 if
+    the view does not count the image), and `NAME_correct`, bool [N]. With several labels there is
+    also `NAME_scores`, float32 [N, K], from which average precision is computed.
 
     Args:
         folder: Folder of the file.
         ids: uint64 [N].
         labels: int64 [N] or int8 [N, K].
-        predictions: Name of a view, and its arrays in the order of KINDS.
+        predictions: Name of a view -> its arrays in the order of KINDS.
 
     Returns:
         The name of the file.
@@ -53,18 +56,19 @@ def save_arrays(
 
 
 def save_detections(folder: Path, ids: np.ndarray, detected: Detected, objects: Objects) -> str:
-    """Write DETECTIONS_FILE, arrays over N images, their D detections and their G objects.
+    """Write DETECTIONS_FILE, which holds arrays over N images, D detections and G objects.
 
     `sample`, uint64 [N], is the id of each image, the same in every beton that has the image. Each
-    detection that the detector keeps has `image`, int32 [D], the place of its image in `sample`;
+    detection that the detector keeps has `image`, int32 [D], the index of its image in `sample`;
     `label`, int32 [D], its class from 0; `score`, float32 [D]; and `box`, float32 [D, 4]: left,
-    top, right and bottom in pixels of the image as it is stored. Each annotated object has
-    `object_image`, `object_label`, `object_box` and `object_difficult`, bool [G].
+    top, right and bottom in pixels of the stored image. Each annotated object has likewise
+    `object_image`, `object_label` and `object_box`, and also `object_difficult`, bool [G].
 
     Args:
         folder: Folder of the file.
         ids: uint64 [N].
-        detected: Detections in all images. Values are those of a float32 or bf16 computation.
+        detected: Detections in all images. Their values were computed in float32 or bf16, so
+            float32 holds them exactly.
         objects: Objects of all images.
 
     Returns:
@@ -85,9 +89,12 @@ def save_detections(folder: Path, ids: np.ndarray, detected: Detected, objects: 
 
 
 def read_detections(file: Path) -> tuple[np.ndarray, Detected, Objects]:
-    """Read what `save_detections` wrote: ids, uint64 [N], detections and objects.
+    """Read the file that `save_detections` wrote.
 
-    `harness.train.detection_scores.average_precisions` computes the reported scores from them.
+    `harness.train.detection_scores.average_precisions` computes the reported scores from it.
+
+    Returns:
+        Ids of the images, uint64 [N], detections and objects.
 
     Raises:
         OSError: the file is missing or cannot be read.

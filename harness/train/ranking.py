@@ -1,4 +1,4 @@
-"""Rank the classes of a beton by the accuracy of models, to remove the hardest from subsets."""
+"""Rank the classes of a beton by the accuracy of models, so that subsets can omit hard classes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class ClassScores:
     """Scores per class.
 
     Attributes:
-        ranking: Classes in the order of difficulty.
-        mean_probability: Mean probability of the true class.
-        num_images: Number of images that the scores are based on.
+        ranking: Classes, hardest first, and their accuracies.
+        mean_probability: Class -> mean probability that its images get for their true class.
+        num_images: Class -> number of its images that were predicted.
     """
 
     ranking: Ranking
@@ -41,9 +41,10 @@ def rank_classes(
     precision: Precision,
     begin_pass: Callable[[Loader], Callable[[int], None]] = lambda loader: lambda num_images: None,
 ) -> ClassScores:
-    """Rank classes by accuracy over the images of all plans, each predicted by its own model.
+    """Rank classes by accuracy over the images of all plans.
 
-    Ties are broken by the mean probability of the true class.
+    Each model predicts the images of its own plan. Ties are broken by the mean probability of the
+    true class.
 
     Args:
         models: Each model with the plan of the images that it predicts.

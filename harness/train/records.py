@@ -13,9 +13,9 @@ class EpochTiming(TypedDict):
     Attributes:
         train_s: Seconds of training, without checkpoints.
         checkpoint_s: Seconds spent writing checkpoints.
-        img_per_s: Images per second of `train_s`, over all ranks.
+        img_per_s: Images of all ranks divided by `train_s`.
         spans_s: Seconds per phase, see `harness.profiling.timer.SPANS`.
-        percentiles_ms: Percentiles per phase and of the whole step, in ms.
+        percentiles_ms: Percentiles of the time of each phase and of the whole step, in ms.
         eval_s: Seconds of the evaluation after this pass, if there was one.
     """
 
@@ -34,8 +34,9 @@ class EpochRecord(TypedDict):
         epoch: Number of the pass, from 1.
         lr: Learning rate of the first step.
         train_loss: Mean loss in nats.
-        train_top1: Fraction of training images classified correctly, as trained on.
-        num_images: Images of all ranks.
+        train_top1: Fraction of training images, augmented and attacked, that were classified
+            correctly.
+        num_images: Images trained on, over all ranks.
         num_steps: Optimizer steps.
         resolution: Side of the images in pixels.
         timing: Seconds and rates.
@@ -54,13 +55,13 @@ class EpochRecord(TypedDict):
 
 
 class ModeTimes(TypedDict, total=False):
-    """Measurements of trial runs in one compile mode: times, or the reason of a failure.
+    """Measurements of trial runs in one compile mode, or the reason why it failed.
 
     Attributes:
         compile_s: Seconds of compilation.
-        step_s: Seconds of a run afterwards, the shortest of a few.
-        deviation: From the eager run, as a fraction.
-        failed: Why the mode is skipped.
+        step_s: Seconds of the fastest of a few runs after compilation.
+        deviation: Relative difference from the eager run, see `mode_trials.deviation`.
+        failed: Reason why the mode is skipped.
     """
 
     compile_s: float
@@ -70,10 +71,10 @@ class ModeTimes(TypedDict, total=False):
 
 
 class CompileMeasurement(TypedDict, total=False):
-    """Trial runs of the compile modes that were tried, and the chosen mode.
+    """The chosen compile mode, and the measurements of each mode that was tried.
 
     Attributes:
-        chosen: Key of `harness.train.compilation.MODES`.
+        chosen: Key of `harness.train.compilation.MODES`. The other fields have such a key as name.
     """
 
     chosen: Required[str]

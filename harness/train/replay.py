@@ -1,4 +1,4 @@
-"""Throughput of training without data loading, measured by repeating one batch."""
+"""Measure the throughput of training without data loading, by repeating one batch."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from harness.train.mode_trials import synchronize
 MAX_REPLAY_S = 1.5
 MAX_REPLAY_FRACTION = 0.05  # of the training time
 MIN_REPLAY_STEPS = 3
-NUM_REPEATS = 2  # of a replay that is slower than the training itself
+NUM_REPEATS = 2  # additional measurements if a replay is slower than the training itself
 
 
 def replay_rate(
@@ -27,17 +27,17 @@ def replay_rate(
 ) -> float:
     """Measure training throughput without data loading, by repeating one batch.
 
-    A rate below that of the training itself is a disturbed measurement. It is repeated twice, and
-    the median counts, even if it is still below.
+    If the measured rate is below the rate of the training, something has disturbed it. Two more
+    measurements are then made, and the median of the three is returned.
 
-    Changes the weights; call it after the last evaluation.
+    Changes the weights, so call it after the last evaluation.
 
     Args:
-        learner: What trains.
+        learner: Learner that has trained.
         images: uint8 [B, 3, R, R], channels_last, on the training device.
         labels: int64 [B], or int8 [B, K] if images have several labels.
-        train_s: Seconds of training so far. At most MAX_REPLAY_FRACTION of it and MAX_REPLAY_S
-            are spent here.
+        train_s: Seconds of training so far. A measurement takes about MAX_REPLAY_FRACTION of it,
+            but not more than MAX_REPLAY_S, and at least MIN_REPLAY_STEPS steps.
         group: Ranks that train together; each repeats its part of the batch.
         num_images: Images of all ranks that trained in train_s; 0 if unknown.
 
@@ -45,7 +45,7 @@ def replay_rate(
         Images per second over all ranks.
     """
     images, labels = images.clone(), labels.clone()
-    learner.train_batch(images, labels)  # warm caches and cuDNN's choice of kernels
+    learner.train_batch(images, labels)  # fills caches, and lets cuDNN choose its kernels
     synchronize(images.device)
     rates = [_rate(learner, images, labels, train_s, group)]
     end_to_end = num_images / train_s if train_s > 0 else 0.0

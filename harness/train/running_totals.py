@@ -1,4 +1,4 @@
-"""Training loss, accuracy and counts, accumulated on the device and read once per epoch."""
+"""Accumulate training loss, accuracy and counts on the device, to read them once per epoch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ class RunningTotals:
 
     Attributes:
         watch: Remembers the first step whose loss was not finite.
-        zero_gradients: int64 scalar on the device; attacks add to it.
+        zero_gradients: int64 scalar on the device, to which attacks add their zero gradients.
     """
 
     def __init__(self, device: str) -> None:
@@ -28,7 +28,7 @@ class RunningTotals:
         self._num_images = 0
 
     def add_logits(self, logits: Tensor, labels: Tensor) -> None:
-        """Count correct images. logits: [B, K]; labels: int64 [B] or int8 [B, K]."""
+        """Count the correct images of a batch. logits: [B, K]; labels: int64 [B] or int8 [B, K]."""
         self._num_correct += num_correct(logits.detach(), labels)
 
     def add_step(self, losses: Sequence[Tensor], num_images: int) -> None:

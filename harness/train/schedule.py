@@ -10,14 +10,15 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a step.
 
-    Warmup rises linearly and reaches `peak` at the first step after it. Cosine and cyclic (linear)
-    schedules reach 0 at step `num_steps`, one step after the last, so no step has rate 0.
+    During warmup the rate rises linearly; it reaches `peak` at the first step after warmup. Cosine
+    and cyclic (linear) schedules would reach 0 at step `num_steps`, one step after the last, so no
+    step has rate 0.
 
     Args:
         settings: Kind of schedule and length of warmup.
         peak: Highest learning rate.
-        step: From 0 to num_steps - 1.
-        num_steps: Steps of the whole training.
+        step: Number of the step, from 0 to num_steps - 1.
+        num_steps: Number of steps of the whole training.
         steps_per_epoch: Steps per epoch of the schedule.
     """
     assert 0 <= step < num_steps and steps_per_epoch > 0, (step, num_steps, steps_per_epoch)

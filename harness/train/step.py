@@ -1,6 +1,6 @@
-"""Training steps: attack, forward pass, backward pass, update.
+"""Training steps: attack, forward pass, backward pass and update.
 
-Settings are resolved when a step is built. Taking a step never waits for the GPU.
+All settings are evaluated when a `TrainStep` is built. Taking a step never waits for the GPU.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from harness.train.loss import mean_loss
 from harness.train.optimizer import set_lr
 from harness.train.running_totals import RunningTotals
 
-RANK_SEED_STRIDE = 2**40  # between the seeds of neighboring ranks
+RANK_SEED_STRIDE = 2**40  # difference between the seeds of neighboring ranks
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class StepConfig:
         eps: Radius of the attack in units of [0, 1] pixels; 0 trains on clean images.
         seed: Seed of random starts of the attack; each rank derives its own.
         ema_decay: Decay per step of averaged weights; None keeps no average.
-        num_micro_batches: Parts of a batch whose gradients are accumulated. BatchNorm sees parts.
+        num_micro_batches: Number of parts into which a batch is split. Their gradients are
+            accumulated, and BatchNorm normalizes each part.
     """
 
     peak_lr: float
@@ -63,13 +64,14 @@ class TrainStep:
     """Learner that trains a whole model: one optimizer step per batch.
 
     Attributes:
-        model: The model, in the train or evaluation modes that it trains in.
+        model: The model. Each module is in the mode (train or evaluation) that it trains in.
         optimizer: Optimizer of the model's parameters.
-        config: The settings; `num_micro_batches` and `compile_mode` may have changed since.
-        attack: uint8 images and labels to attacked images; identity if training is clean.
+        config: Initial settings. The attribute `num_micro_batches` below may differ from it.
+        attack: Maps uint8 images and labels to attacked images, or, if training is clean, returns
+            the images unchanged.
         logits_of: The model, or a compiled form of it.
         compile_mode: Key of `compilation.MODES` in use.
-        num_micro_batches: Parts of a batch whose gradients are accumulated.
+        num_micro_batches: Number of parts into which a batch is split.
         excluded_modes: Compile modes that a checkpoint does not restore, because they failed.
     """
 
@@ -121,7 +123,7 @@ class TrainStep:
         self._totals.add_step(losses, len(labels))
 
     def _forward(self, images: Tensor, labels: Tensor, *, count_correct: bool = True) -> Tensor:
-        """Return the mean loss, a scalar. images: uint8, or float in [0, 1], [B, 3, R, R]."""
+        """Return the mean loss of [B, 3, R, R] images, uint8 or float in [0, 1], a scalar."""
         with self._timer.span("forward"):
             with autocast(self.config.precision, self.config.device, self.model):
                 outputs = self._ddp(images, self.logits_of)
@@ -161,11 +163,11 @@ class TrainStep:
 
     @property
     def is_attacked(self) -> bool:
-        """True if an attack precedes the forward pass: PGD or fast, but not free training."""
+        """True if each step runs an attack (PGD or fast); False for clean and free training."""
         return self.attack is not no_attack
 
     def compile(self, mode: str, batch_size: int) -> None:
-        """Choose how the next steps compute.
+        """Set the compile mode of the next steps.
 
         Args:
             mode: Key of `compilation.MODES`.
@@ -182,7 +184,7 @@ class TrainStep:
         self.attack = self._make_attack(sizes if in_cuda_graph else None)
 
     def _make_attack(self, graph_sizes: frozenset[int] | None) -> Attack:
-        """Return the timed attack. graph_sizes: batch sizes to capture; None captures none."""
+        """Return the timed attack. graph_sizes: batch sizes to capture; None does not capture."""
         config, timer = self.config, self._timer
         if config.attack is None or config.eps == 0 or config.attack.method == "free":
             return no_attack
@@ -210,9 +212,9 @@ class TrainStep:
 
     @contextmanager
     def without_ddp(self) -> Iterator[None]:
-        """Take steps without the other ranks inside the block.
+        """Train without the other ranks inside the block.
 
-        For trial steps, which may fail on one rank only and must not leave others waiting.
+        Use it for trial steps: if one rank fails, the others must not wait for it.
         """
         ddp, self._ddp = self._ddp, LocalForward()
         try:
@@ -226,20 +228,20 @@ class TrainStep:
         return self.config.ema_decay is not None
 
     def final_weights(self) -> AbstractContextManager[None]:
-        """Put the averaged weights into the model inside the block, if they are kept."""
+        """Put averaged weights, if they are kept, into the model inside the block."""
         return self._ema.swapped_in()
 
     def first_bad_step(self) -> int | None:
-        """Return the first step with a loss or weight that is not finite, on any rank."""
+        """Return the first step, on any rank, with a loss or weight that is not finite."""
         steps = self._group.all_gather(self._totals.watch.first_bad(weights(self.model)))
         return min((step for step in steps if step is not None), default=None)
 
     def totals(self) -> Totals:
-        """Return the totals since the last call over all ranks. Waits for the GPU."""
+        """Return the totals of all ranks since the last call, and reset them. Waits for the GPU."""
         return self._totals.read(self._group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights and states of optimizer, loss scale, random starts and totals."""
+        """Return the weights, and the states of optimizer, loss scale, random starts and totals."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -253,7 +255,7 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; later steps compute as those of the saved run."""
+        """Restore what `state_dict` returned; later steps then equal those of the saved run."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._ema.load_state_dict(state["ema"])
@@ -268,10 +270,10 @@ class TrainStep:
 class FreeTrainStep(TrainStep):
     """Free adversarial training (Shafahi et al. 2019): several updates per batch.
 
-    Each backward pass yields the gradients of the weights and of the noise on the images.
+    Each backward pass computes the gradients of both the weights and the noise on the images.
 
     Attributes:
-        noise: The noise, which is kept from batch to batch.
+        noise: Noise on the images. Each batch starts from the noise of the previous one.
     """
 
     def __init__(
@@ -312,7 +314,7 @@ class FreeTrainStep(TrainStep):
         self._totals.add_step([loss.detach()], len(labels))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of `TrainStep` and the noise; None before the first step."""
+        """Return the state of `TrainStep` and the noise, which is None before the first step."""
         return {**super().state_dict(), "noise": self.noise.delta}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -340,7 +342,7 @@ def make_step(
         config: The settings.
         timer: Receives the time of each phase of a step.
         group: Ranks that train the model together, on different images of each batch.
-        penalty: Adds its own gradients before each update.
+        penalty: Adds its gradients to those of the loss before each update.
     """
     is_free = config.attack is not None and config.attack.method == "free" and config.eps > 0
     kind = FreeTrainStep if is_free else TrainStep
@@ -350,9 +352,9 @@ def make_step(
 def micro_batches(
     images: Tensor, labels: Tensor, num_micro_batches: int
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Yield images, labels and `is_last` of each part of a batch.
+    """Split a batch, and yield the images and labels of each part, and True for the last part.
 
-    Each part has two images or more: BatchNorm has no variance for one.
+    Each part has at least two images, because BatchNorm has no variance for one image.
     """
     num_parts = max(1, min(num_micro_batches, len(labels) // 2))
     if num_parts == 1:

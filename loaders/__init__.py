@@ -1,10 +1,10 @@
 """Load batches of images and labels from beton files.
 
 `Loader(path, batch_size=...)` is for training code: it iterates, resumes and splits batches among
-ranks. `open_loader(plan)` returns the backend itself. Each module of `loaders/backends/` is a
-backend; `loaders.backend` defines their interface. The same plan and epoch give the same batches
-with every backend and any number of threads. Names are imported lazily: `import loaders` imports
-no torch.
+ranks. `open_loader(plan)` returns the plain loader of a backend. Each module of `loaders/backends/`
+is a backend; `loaders.backend` defines their interface. The same plan and epoch give the same
+batches with every backend and any number of threads. Names are imported lazily: `import loaders`
+does not import torch.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ __all__ = ["Augmentations", "Loader", "LoaderPlan", "open_loader"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: loaders.loader imports torch.
+    # Import on first use, because loaders.loader imports torch.
     if name == "Loader":
         from loaders.loader import Loader
 
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
 
 
 def open_loader(plan: "LoaderPlan") -> "backend.Loader":
-    """Open the loader of a plan.
+    """Open a loader with the backend and the settings of a plan.
 
     Backend `auto` selects `resident` if the decoded beton takes at most a quarter of the GPU's free
     memory, otherwise `ffcv`.

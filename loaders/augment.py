@@ -2,9 +2,10 @@
 
 Each sample has its own stream of random words (`writers/random_streams.py`), keyed by its id. Its
 crop is therefore the same for any number of threads, batch size, backend and file, and after a
-resume. Words of a sample: 0 the flip; 1 and 2, 3 and 4, ... 19 and 20 area and ratio of the ten
-tries; 21 left, 22 top. `loaders/backends/reference.py` has a slow version of the same, one sample
-at a time in Python integers.
+resume. A crop uses 23 words: word 0 decides the flip, words 1 to 20 give the area and the ratio of
+ten tries (two words per try), word 21 gives the left edge, and word 22 the top edge.
+`loaders/backends/reference.py` computes the same crops slowly: one sample at a time, with Python
+integers.
 """
 
 from dataclasses import dataclass
@@ -15,15 +16,15 @@ from loaders import kernel_c
 from loaders.plan import LoaderPlan
 from writers.random_streams import random_words, uniform, words_at
 
-NUM_TRIES = 10  # as torchvision.transforms.RandomResizedCrop.get_params
-NUM_WORDS = 1 + 2 * NUM_TRIES + 2
+NUM_TRIES = 10  # attempts to fit a box into the image, as in torchvision's RandomResizedCrop
+NUM_WORDS = 1 + 2 * NUM_TRIES + 2  # random words per crop
 _FIRST_WORDS = np.array([0, 1, 2, NUM_WORDS - 2, NUM_WORDS - 1])  # flip, first try, left, top
 _OTHER_TRIES = np.arange(3, NUM_WORDS - 2)
 
 BLOCK_BYTES = 2**23  # file bytes that are read together: FFCV's page size
-WINDOW_BLOCKS = 64  # blocks in memory at a time, 512 MiB
+WINDOW_BLOCKS = 64  # blocks per window; a window of 512 MiB is in memory at a time
 
-_ORDER_KEY = 0x6F72646572  # order and crops use unrelated random streams
+_ORDER_KEY = 0x6F72646572  # changes the seed, so that order and crops use unrelated streams
 _BLOCK_KEY = 0x626C6F636B
 
 
@@ -42,7 +43,7 @@ class Crops:
 
     @classmethod
     def none(cls) -> "Crops":
-        """Return zero crops."""
+        """Return the crops of an empty batch."""
         return cls(np.empty((0, 4), np.int64), np.empty(0, bool))
 
 
@@ -51,11 +52,11 @@ def choose_crops(
 ) -> Crops:
     """Choose plan.crops_per_image crops of each sample.
 
-    Random crops are chosen by the C kernel if there is one, without the GIL, otherwise by numpy.
-    Both draw the same numbers. They differ only if the two exponential functions round to
-    different sides of half a pixel, which no draw has shown.
+    The C kernel chooses random crops without the GIL; if it was not built, numpy does. Both use the
+    same random numbers. A box could differ only if the two exponential functions round to different
+    sides of half a pixel, which has never been observed.
 
-    View v of a sample uses the words from v * NUM_WORDS on, so the first view equals the crop of a
+    Crop v of a sample uses the words from v * NUM_WORDS on, so the first one equals the crop of a
     plan with one crop per image.
 
     Args:
@@ -117,7 +118,7 @@ def _choose_view(
 def random_order(seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
     """Return a random permutation of samples, int64 [N].
 
-    A subset keeps its relative order from the full set.
+    The samples of a subset keep the relative order that they have in the full set.
 
     Args:
         seed: seed of the plan.
@@ -161,9 +162,9 @@ def _random_boxes(
 ) -> np.ndarray:
     """Choose boxes as torchvision's RandomResizedCrop does.
 
-    The first of ten tries that fits, otherwise the largest centered box of an allowed ratio.
-    Usually the first try fits; further words are drawn only for the other samples. `draws` is
-    float64 [B, 5] in [0, 1), of _FIRST_WORDS.
+    Use the first of ten tries that fits into the image, otherwise the largest centered box of an
+    allowed ratio. Usually the first try fits; more words are drawn only for the other samples.
+    `draws` is float64 [B, 5] in [0, 1), computed from the words _FIRST_WORDS.
     """
     ratio = plan.crop_ratio
     box_widths, box_heights, found = _try_boxes(plan, draws[:, 1], draws[:, 2], widths, heights)
@@ -213,7 +214,7 @@ def _try_boxes(
 
 
 def _center_boxes(widths: np.ndarray, heights: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the centered square of `fraction` of the shorter side.
+    """Return centered squares whose side is `fraction` of the image's shorter side.
 
     FFCV truncates; here sizes and corners are rounded half to even, as in torchvision's
     center_crop.

@@ -12,17 +12,17 @@ from loaders.plan import LoaderPlan, whole_number
 from loaders.reader import Samples
 from writers.errors import UserError
 
-# Images [B, 3, R, R], channels_last, of the plan's dtype. Labels int64 [B], or int8 [B, K] for
-# multi-label files: 1 present, 0 difficult, -1 absent. Probabilities, float32 [B, K], if images are
-# mixed.
+# A batch is (images, labels). Images are [B, 3, R, R] in channels_last, of the plan's dtype. Labels
+# are int64 [B]; int8 [B, K] for multi-label files: 1 present, 0 difficult, -1 absent; or
+# probabilities, float32 [B, K], if images are mixed.
 Batch = tuple[torch.Tensor, torch.Tensor]
-DEBUG_FILL_VALUE = 77
+DEBUG_FILL_VALUE = 77  # pixel value that overwrites an expired batch
 
 
 class Epoch(ClosedOnExit):
     """One pass over the samples.
 
-    An iterator and a context manager that ends background work on exit.
+    It is an iterator, and a context manager that ends background work on exit.
 
     A batch is valid until the next one is requested; then its memory is reused. Clone tensors that
     must live longer.
@@ -42,13 +42,13 @@ class Epoch(ClosedOnExit):
         """End the epoch. May be called more than once."""
 
     def wait(self) -> Batch:
-        """Wait for the next batch, without what `finish` does with it."""
+        """Wait for the next batch, without the augmentations that `finish` applies."""
         return next(self)
 
     def finish(self, batch: Batch) -> Batch:
         """Apply the plan's augmentations to the batch that `wait` returned last.
 
-        `next` does both. Training calls them one after the other, to time them.
+        `next` calls `wait`, then `finish`. Training calls the two itself, to time each.
         """
         return batch
 
@@ -63,16 +63,16 @@ class Loader(ClosedOnExit):
         self.plan, self.samples = plan, samples
         self.skipped: dict[
             int, UserError
-        ] = {}  # place in the file -> why an image is left out (on_corrupt: skip)
+        ] = {}  # index in the file -> error of an image that on_corrupt: skip leaves out
 
     def epoch(self, epoch: int, resolution: int | None = None, start_batch: int = 0) -> Epoch:
-        """Start an epoch; closes the previous one.
+        """Start an epoch and close the previous one.
 
         Args:
             epoch: number of the epoch; with the plan's seed it decides order, crops and flips.
-            resolution: R of the batches. None means the plan's.
-            start_batch: batches to skip at the start, at no cost; the remaining batches are those
-                of the full epoch. `len(loader)` skips all.
+            resolution: R of the batches. None means the plan's resolution.
+            start_batch: batches to skip at the start, at no cost; the remaining batches equal those
+                of the full epoch. `len(loader)` skips all batches.
 
         Raises:
             UserError: start_batch is not in [0, len(loader)], or a number is not whole.
@@ -83,7 +83,7 @@ class Loader(ClosedOnExit):
 
     @abstractmethod
     def start(self, order: np.ndarray, epoch: int, resolution: int) -> Epoch:
-        """Start an epoch over given samples; closes the previous one.
+        """Start an epoch over given samples and close the previous one.
 
         Args:
             order: int64 positions of this rank's samples; slices of `plan.local_batch_size` are the
@@ -123,12 +123,12 @@ class Loader(ClosedOnExit):
         return self.samples.classes
 
     def __len__(self) -> int:
-        """Batches per epoch of this rank."""
+        """Number of batches of this rank in an epoch."""
         return self.samples.num_batches(self.plan)
 
 
 class PlainEpoch(Epoch):
-    """Epoch over a generator, for backends that make each batch on request."""
+    """Epoch that takes its batches from a generator, for backends without a background thread."""
 
     def __init__(self, batches: Iterator[Batch], poison: bool = False) -> None:
         self._batches, self._closed = batches, False
@@ -153,7 +153,7 @@ class PlainEpoch(Epoch):
 
 
 def check_single_crop(plan: LoaderPlan) -> None:
-    """Raise UserError if a plan has several crops per image, for backends that make one."""
+    """Raise UserError if a plan has several crops per image; for backends that make only one."""
     if plan.crops_per_image > 1:
         raise UserError(
             f"LoaderPlan.crops_per_image is {plan.crops_per_image}; the {plan.backend} backend "

@@ -1,4 +1,4 @@
-"""Context managers that release what they hold when their block ends."""
+"""Base class of context managers that release their resources when the block ends."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -10,7 +10,7 @@ class ClosedOnExit(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what it holds. May be called more than once."""
+        """Release all resources. May be called more than once."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,9 @@
 """Compile functions of several modules with numba, with a cache that sees changes in all of them.
 
-Numba's cache on disk notices a change in the file of the compiled function, but not in files of
-functions and constants that it uses. It then runs outdated machine code. The index of that cache
-has the values that a function closes over, though. `compiled` adds a digest of the other files to
-them.
+Numba's cache on disk notices a change in the file of the compiled function, but not in the files of
+functions and constants that this function uses. It then runs outdated machine code. However, the
+index of the cache includes the values that a function closes over. `compiled` therefore makes the
+function close over a digest of the other files.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from numba import njit
 
 
 def helper(function: Callable[..., Any]) -> Any:
-    """Apply njit to a function that is only called from compiled code, and is cached with it."""
+    """Apply njit to a function that only compiled code calls; it is cached with its caller."""
     options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(nogil=True, error_model="numpy", **options)(function)
 
 
 def compiled(make: Callable[[int], Callable[..., Any]], parts: Iterable[ModuleType]) -> Any:
-    """Apply njit to a function of parts in several modules.
+    """Apply njit to a function that uses code of several modules.
 
     The machine code is kept on disk if numba finds a writable folder; otherwise every process
-    compiles for itself.
+    compiles the function.
 
     Args:
-        make: Returns the function. It receives the version of the parts, at least 0, which the
-            function must use: numba ignores names that a function does not close over.
+        make: Called with the version of the parts, a number of at least 0; returns the function.
+            The function must use the version, because numba ignores names that it does not use.
         parts: Modules whose functions and constants the function uses, apart from its own module.
     """
     function = make(source_version(parts))

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Assemble the segments of a restart-indexed JPEG under a box; a part of the numba kernel."""
+"""Cut the segments under a box out of a restart-indexed JPEG; a part of the numba kernel."""
 
 from typing import Any
 
@@ -35,9 +35,9 @@ def cut_out(
 ):
     """Assemble the segments under the box into a JPEG in `part`.
 
-    Returns left, top, width and height of the part in pixels, its bytes and those of its header;
-    all 0 if the JPEG has no valid index. `source` and `target` are the addresses of the JPEG and of
-    `part`.
+    Returns left, top, width and height of the part in pixels, the number of bytes of the part, and
+    the number of bytes of its header; all are 0 if the JPEG has no valid index. `source` and
+    `target` are the addresses of the JPEG and of `part`.
     """
     none = (0, 0, 0, 0, 0, 0)
     footer = offset + size - _FOOTER_SIZE
@@ -64,8 +64,8 @@ def cut_out(
     ):
         return none
 
-    # The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and
-    # a table's number.
+    # The frame is FF C0, u16 length, 8, u16 height, u16 width, and the number of components. Each
+    # component has an id, sampling factors, and the number of its quantization table.
     num_components = np.int64(file[frame + 9])
     if (
         not (num_components == 1 or num_components == 3)

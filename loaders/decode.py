@@ -3,13 +3,14 @@
 `BatchDecoder.decode` is one call of the C kernel, which decodes the images of a batch on its own
 threads and does not hold the GIL. Without the C kernel the batch is split into short runs for a few
 Python threads; each run is one call of the numba kernel (loaders/kernel.py), also without the GIL.
-JPEGs are decoded to per-thread scratch images; of a JPEG with a restart index
-(writers/jpeg/restart_index.py) only the part under the crop is decoded. Raw images are read in
-place. The resize averages the exact area under each output pixel if an axis shrinks and is bilinear
-if it grows, each axis on its own.
+JPEGs are decoded to per-thread scratch images. If a JPEG has a restart index
+(writers/jpeg/restart_index.py), only the part under the crop is decoded. Raw images are read in
+place. The resize averages the exact area under each output pixel if an axis shrinks, and is
+bilinear if it grows; the two axes are independent.
 
-Numba's parallel loops are not used: with some threading layers two loaders must not enter numba's
-thread pool at once, it does not survive a fork, and it takes seconds more to compile.
+Numba's parallel loops are not used. With some threading layers, two loaders must not enter numba's
+thread pool at the same time; the pool does not survive a fork; and parallel loops take seconds more
+to compile.
 """
 
 import ctypes
@@ -26,7 +27,8 @@ from loaders.reader import Samples
 from writers.beton.encoding import DCT
 from writers.errors import UserError
 
-# More runs balance large and small images better; fewer have less overhead.
+# Runs of images per thread and batch. More runs balance large and small images better; fewer runs
+# have less overhead.
 _RUNS_PER_THREAD = 4
 
 
@@ -57,10 +59,10 @@ class BatchDecoder:
             num_threads: decoding threads.
             library: shared object that is linked to libturbojpeg, such as FFCV's.
             table: float16 [3, 256] of loaders.normalize. None means uint8 output.
-            conversion: float32 [2, 3] of loaders.normalize that computes the table. None means look
-                it up.
+            conversion: float32 [2, 3] of loaders.normalize, from which the C kernel computes the
+                table's values. None means that it reads the table.
             interpolation: filter of the resize.
-            content: uint8 buffer that `samples.offsets` index. None means the mapped file.
+            content: uint8 buffer that `samples.offsets` point into. None means the mapped file.
             scattered: read only the images passed to `prefetch`, with no read-ahead.
 
         Raises:
@@ -109,12 +111,12 @@ class BatchDecoder:
         """Decode a batch into `output`.
 
         Args:
-            positions: int64 [B], positions in the columns of samples.
+            positions: int64 [B], rows of the images in the columns of samples.
             crops: k crops of each image.
             output: [B, R, R, 3], or [B, k, R, R, 3]; uint8, or float16 with a table.
 
         Returns:
-            Row -> error, for images that do not decode; their pixels are undefined.
+            Row of the batch -> error, for images that do not decode; their pixels are undefined.
 
         Raises:
             MemoryError: an image is too large to decode; a note names the sample.
@@ -181,7 +183,7 @@ class BatchDecoder:
                     interpolation=self._interpolation,
                 )
             except Exception as error:
-                # For example a MemoryError: retry one image at a time to find the sample.
+                # After e.g. a MemoryError, retry one image at a time to find the sample.
                 rows = range(*run.indices(len(positions)))
                 if len(rows) == 1:
                     error.add_note(

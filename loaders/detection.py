@@ -1,8 +1,8 @@
 """Load whole images with the boxes of their objects, for detection.
 
-Images keep their stored sizes, so a batch is a list. Order and flips are the functions of (seed,
-epoch, sample) of `LoaderPlan`; boxes are mirrored with their image. The same plan and epoch give
-the same batches for any number of threads.
+Images keep their stored sizes, so a batch is a list. Order and flips are the same functions of
+(seed, epoch, sample) as with a `LoaderPlan`; boxes are mirrored with their image. The same plan and
+epoch give the same batches for any number of threads.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ from writers.beton.boxes import BoxTable
 from writers.beton.store import open_beton
 from writers.errors import UserError
 
-BATCHES_AHEAD = 2  # decoded while the consumer works
+BATCHES_AHEAD = 2  # batches that are decoded ahead while the consumer works
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class DetectionPlan:
 
     @property
     def of_images(self) -> LoaderPlan:
-        """Plan of the same samples in the same order, with the same flips."""
+        """LoaderPlan with the same samples, order and flips."""
         return LoaderPlan(
             self.beton,
             self.batch_size,
@@ -88,11 +88,11 @@ class DetectionBatch:
 
     Attributes:
         images: uint8 [3, H_i, W_i] of each image.
-        boxes: float32 [n_i, 4] of each image: left, top, right, bottom in its pixels; right and
-            bottom are exclusive. An image without objects has [0, 4].
-        labels: int64 [n_i], classes from 0.
-        difficult: bool [n_i].
-        ids: int64 [B], bits of the samples' ids.
+        boxes: float32 [n_i, 4] of each image: left, top, right, bottom in pixels of the image;
+            right and bottom are exclusive. An image without objects has [0, 4].
+        labels: int64 [n_i] of each image, classes from 0.
+        difficult: bool [n_i] of each image.
+        ids: int64 [B], the bits of the samples' uint64 ids.
     """
 
     images: list[torch.Tensor]
@@ -107,7 +107,7 @@ class DetectionBatch:
 
 
 class DetectionLoader(ClosedOnExit):
-    """Whole images and boxes of a beton; see `open_detection_loader`."""
+    """Loader of whole images and their boxes; see `open_detection_loader`."""
 
     def __init__(self, plan: DetectionPlan, samples: Samples, table: BoxTable) -> None:
         self.plan, self.samples = plan, samples
@@ -133,7 +133,7 @@ class DetectionLoader(ClosedOnExit):
 
         Args:
             number: number of the epoch; with the plan's seed it decides order and flips.
-            start_batch: batches to skip at the start, at no cost; the remaining batches are those
+            start_batch: batches to skip at the start, at no cost; the remaining batches equal those
                 of the full epoch.
 
         Raises:
@@ -148,7 +148,7 @@ class DetectionLoader(ClosedOnExit):
     def _batches(
         self, decoder: WholeImageDecoder, batches: list[np.ndarray], number: int
     ) -> Iterator[DetectionBatch]:
-        """Yield batches; a thread decodes the next ones."""
+        """Yield batches while a thread decodes the next batches."""
         waiting: deque[Future[DetectionBatch]] = deque()
         pool = ThreadPoolExecutor(1, "harness-detection")
         try:
@@ -190,7 +190,7 @@ def open_detection_loader(plan: DetectionPlan) -> DetectionLoader:
     """Open a loader of whole images with boxes.
 
     Raises:
-        UserError: the beton is missing or damaged, or has no boxes; an index is not in it.
+        UserError: the beton is missing or damaged, has no boxes, or lacks a sample of `indices`.
     """
     table = open_beton(plan.beton).box_table
     return DetectionLoader(plan, open_samples(plan.of_images), table)

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def"
 """Check the Huffman codes of a part of a restart-indexed JPEG as strictly as the C kernel.
 
-libjpeg-turbo accepts some damage without a warning: runs beyond the end of a block, values of more
-bits than a baseline image has, and unused bits before the last marker. `is_exact` refuses them, so
-that both kernels accept the same images. kernel_huffman.c has the same rules.
+libjpeg-turbo accepts some damage without a warning: runs beyond the end of a block, values with
+more bits than a baseline image may have, and unused bits before the last marker. `is_exact` refuses
+such parts, so that both kernels accept the same images. kernel_huffman.c has the same rules.
 """
 
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 from loaders.compile_numba import helper
 
 _LOOKUP_BITS, _NUM_TABLES = 10, 8  # tables: 4 of DC values, then 4 of AC values
-_MAX_DC_SIZE, _MAX_AC_SIZE = 11, 10  # bits of a value in a baseline image
-# A table: lookup of short codes; per length the first code beyond it and the offset of its symbols;
-# symbols; whether the table is valid.
+_MAX_DC_SIZE, _MAX_AC_SIZE = 11, 10  # largest number of bits of a value in a baseline image
+# Positions of the parts of a table, in int32 values: a lookup of short codes; for each code length,
+# the first code beyond this length; for each length, the offset of its symbols; the symbols; and
+# 1 if the table is valid.
 _BEYOND = 1 << _LOOKUP_BITS
 _OFFSET = _BEYOND + 18
 _SYMBOLS = _OFFSET + 18
@@ -31,7 +32,7 @@ def is_exact(part, part_size, header_size, scratch):
 
     Args:
         part: uint8, a JPEG of header, segments between restart markers, and end marker.
-        part_size: its bytes.
+        part_size: number of bytes of the JPEG in `part`.
         header_size: bytes before the first segment.
         scratch: int32 [SCRATCH_SIZE].
     """
@@ -52,9 +53,9 @@ def is_exact(part, part_size, header_size, scratch):
 
 @helper
 def _read_header(part, header_size, scratch):
-    """Read tables and frame; return restart interval, MCUs and blocks per MCU, or zeros.
+    """Read tables and frame; return restart interval, number of MCUs, and blocks per MCU, or zeros.
 
-    The blocks of an MCU are written to the end of `scratch`: component, DC table, AC table.
+    For each block of an MCU, component, DC table and AC table are written to the end of `scratch`.
     """
     none = (np.int64(0), np.int64(0), np.int64(0))
     for k in range(_NUM_TABLES):
@@ -87,7 +88,7 @@ def _read_header(part, header_size, scratch):
 
 @helper
 def _read_scan(part, frame, scan, scratch):
-    """Return MCUs and blocks per MCU of a scan of all components, or zeros."""
+    """Return the number of MCUs and of blocks per MCU if the scan has all components, or zeros."""
     none = (np.int64(0), np.int64(0))
     height = np.int64(part[frame + 5]) << 8 | np.int64(part[frame + 6])
     width = np.int64(part[frame + 7]) << 8 | np.int64(part[frame + 8])
@@ -105,7 +106,7 @@ def _read_scan(part, frame, scan, scratch):
             return none
         factors = np.int64(part[frame + 11 + 3 * found])
         if num_components == 1:
-            factors = np.int64(0x11)  # its MCUs are single blocks
+            factors = np.int64(0x11)  # MCUs of a single component are single blocks
         across, down = factors >> 4, factors & 15
         most_across, most_down = max(most_across, across), max(most_down, down)
         dc, ac = np.int64(part[here + 1]) >> 4, np.int64(part[here + 1]) & 15
@@ -142,7 +143,7 @@ def _read_tables(part, at, end, scratch):
 
 @helper
 def _make_table(part, at, table, is_dc, scratch):
-    """Return 1, or 0 for a table that no baseline image has."""
+    """Fill in a table; return 1, or 0 if no baseline image may have this table."""
     code, symbol = np.int64(0), np.int64(0)
     for k in range(_BEYOND):
         scratch[table + k] = 0
@@ -168,7 +169,8 @@ def _make_table(part, at, table, is_dc, scratch):
 @helper
 def _segment_end(part, part_size, position, interval, blocks_per_mcu, scratch):
     """Return the position of the marker after a segment, or -1 if its codes do not fill it."""
-    word, count, padding = np.uint64(0), np.int64(0), np.int64(0)  # bits; of them, beyond the end
+    # `word` holds `count` bits, of which the last `padding` are beyond the end of the segment.
+    word, count, padding = np.uint64(0), np.int64(0), np.int64(0)
     is_at_marker = False
     blocks = _NUM_TABLES * _TABLE
     for _ in range(interval):

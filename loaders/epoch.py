@@ -2,8 +2,8 @@
 
 Errors reach the consumer, a closed epoch leaves no thread or buffer, and a batch slot is not filled
 again before the GPU has read it. FFCV 1.0.2's own iterator blocks the consumer forever if its
-thread fails, and keeps thread and buffers if a loop is left early (libffcv/ffcv#345). It orders the
-copy to the GPU against streams only, not against its own next write to the slot.
+thread fails, and keeps thread and buffers if a loop is left early (libffcv/ffcv#345). It makes GPU
+streams wait for the copy to the GPU, but may overwrite the slot before the copy is done.
 """
 
 import os
@@ -21,7 +21,7 @@ from loaders.ffcv_parts import EpochIterator
 from writers.errors import UserError
 from writers.text_names import counted
 
-_POLL_S = 0.1  # interval of checks whether the other side has ended
+_POLL_S = 0.1  # seconds between checks that the other thread still runs
 
 
 class FfcvEpoch(Epoch):
@@ -34,17 +34,18 @@ class FfcvEpoch(Epoch):
         """Start the thread.
 
         Args:
-            loader: has the attributes that EpochIterator reads from FFCV's Loader, and `device`.
+            loader: object with the attributes that EpochIterator reads from FFCV's Loader, and
+                `device`.
             order: int64 positions of this rank's samples, passed to the decoders in batches.
         """
         self._process = os.getpid()
         self._thread = _EpochThread(loader, order)
-        # Not __del__: the thread itself keeps the iterator alive, and a finalizer also runs at the
-        # interpreter's exit.
+        # A finalizer instead of __del__ on the thread: a running thread keeps itself alive, and a
+        # finalizer also runs when the interpreter exits.
         self._end = weakref.finalize(self, self._thread.close)
 
     def __next__(self) -> Batch:
-        # A fork does not inherit the loader's thread: it would wait forever.
+        # A forked process has no such thread, so it would wait forever.
         if os.getpid() != self._process:
             raise RuntimeError(
                 "This epoch was begun in another process. Open a loader in the process that reads "
@@ -59,15 +60,16 @@ class FfcvEpoch(Epoch):
 
 
 class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
-    """FFCV's iterator, which is also its thread.
+    """Thread that decodes the batches of an epoch; FFCV's EpochIterator is a thread.
 
     The thread calls `run`; the consumer calls `get` and `close`.
     """
 
     def __init__(self, loader: Any, order: np.ndarray) -> None:
         self.device: torch.device = loader.device
-        num_slots = loader.batches_ahead + 2  # those in the queue, one being filled, one being used
-        # Events of each slot: its copy to the device is done; the consumer's work on it is done.
+        num_slots = loader.batches_ahead + 2  # queued slots, one being filled, one being used
+        # Events of each slot. `copied`: its copy to the device is done. `used`: the consumer's work
+        # on it is done.
         self.copied: list[torch.cuda.Event | None] = [None] * num_slots
         self.used: list[torch.cuda.Event | None] = [None] * num_slots
         self.current_slot: int | None = None  # slot that the consumer has now
@@ -78,7 +80,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
             super().__init__(loader, order)  # ends with self.start()
 
     def start(self) -> None:
-        # Slots are reused between epochs: wait for the work on their last batches.
+        # Slots are reused between epochs, so wait for the GPU's work on their last batches.
         if self.device.type == "cuda":
             self.cuda_streams = [torch.cuda.Stream(self.device) for _ in self.copied]
             for stream in self.cuda_streams:
@@ -95,7 +97,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                 for number, positions in enumerate(batches):
                     self.loader.prefetch(batches[number + 1 : number + 2])
                     slot = (first_slot + number) % len(self.copied)
-                    # FFCV's events make streams wait, but not the CPU that writes the slot.
+                    # FFCV's events make streams wait, but not this thread, which writes the slot.
                     # Not measured on a GPU yet.
                     if (copied := self.copied[slot]) is not None:
                         copied.synchronize()
@@ -107,7 +109,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                     if not self.put((slot, batch)):
                         return
             self.put(None)
-        except BaseException as error:  # the consumer is waiting for any outcome
+        except BaseException as error:  # without any outcome, the consumer would wait forever
             if not isinstance(error, UserError) and len(positions):
                 samples = self.loader.samples
                 first, last = samples.indices[positions[[0, -1]]]
@@ -118,9 +120,9 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
             self.put(error)
 
     def fill(self, number: int, positions: np.ndarray, slot: int) -> Batch:
-        """Decode these samples into a slot.
+        """Decode samples into a slot.
 
-        If corrupt ones are skipped, decode the others once more.
+        If damaged samples are skipped, the others are decoded again without them.
         """
         on_gpu = self.device.type == "cuda"
         with torch.cuda.stream(self.cuda_streams[slot]) if on_gpu else nullcontext():
@@ -141,8 +143,9 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
     def put(self, item: Any) -> bool:
         """Queue `item` for the consumer. Returns False if the consumer has closed the epoch.
 
-        `close` empties the queue, so a successful put does not mean that the epoch is open. The
-        next slot to fill may be the one that the consumer still uses.
+        The result is checked after queueing, because `close` empties the queue: `item` may have
+        found a place although the epoch is closed. The next slot must not be filled then, since the
+        consumer may still use it.
         """
         while not self.terminate_event.is_set():
             try:
@@ -158,7 +161,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
         Raises:
             StopIteration: the epoch has ended.
             RuntimeError: the epoch was closed early.
-            BaseException: the error of the thread.
+            BaseException: the error that ended the thread.
         """
         if self.ended:
             raise StopIteration
@@ -169,7 +172,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
             )
         if self.current_batch is not None:
             debug_fill(self.current_batch)
-        # After the debug fill, which is the last use of the slot.
+        # Record the event after the debug fill, which is the last use of the slot.
         if self.current_slot is not None and self.device.type == "cuda":
             self.used[self.current_slot] = torch.cuda.current_stream(self.device).record_event()
         item = self.next_item()
@@ -179,7 +182,8 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
             raise item or StopIteration
         batch: Batch
         self.current_slot, batch = item
-        # The next epoch begins with the slot after this one, so that it fills this one last.
+        # The consumer may still use this slot when the next epoch starts. That epoch begins with
+        # the slot after it, so it fills this slot last.
         self.loader.first_slot = (self.current_slot + 1) % len(self.copied)
         self.current_batch = batch if self.poison else None
         if self.device.type == "cuda":
@@ -196,7 +200,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                     return RuntimeError("The loader's thread ended without an error message.")
 
     def close(self) -> None:
-        """Stop the thread; wait for it and for its copies."""
+        """Stop the thread; wait for its end and for its copies to the device."""
         if not hasattr(self, "terminate_event"):  # FFCV's constructor failed
             return
         self.terminate_event.set()

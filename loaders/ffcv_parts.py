@@ -1,17 +1,17 @@
 """Import the parts of FFCV 1.0.2 that the loaders use, without FFCV's import side effects.
 
-1. `ffcv.fields.rgb_image` fills a numba dictionary of two entries, which compiles for 1.7 to 3.5 s
-   in every process (2 cores AMD EPYC, numba 0.68). FFCV only reads that dictionary from Python, so
-   a plain dict works.
+1. `ffcv.fields.rgb_image` fills a numba dictionary with two entries, which takes 1.7 to 3.5 s of
+   compilation in every process (2 cores of an AMD EPYC, numba 0.68). FFCV only reads that
+   dictionary from Python, so a plain dict works.
 2. `ffcv.pipeline.compiler` sets the thread counts of torch and numba to 1 for the whole process.
 3. `ffcv.loader.epoch_iterator` initializes CUDA, after which forked children cannot use a GPU, and
    creates streams even for loaders on a CPU. Here its flag for CUDA stays off; `loaders.epoch`
    creates the streams.
 
-FFCV's own loaders can run in the same process. They set `mutable` of numba's types of writable
-arrays to False, and numba shares a type between all functions. The hash of a signature with such an
-array then changes, so numba does not find it again: KeyError at the next signature of any function
-that was compiled before. Here FFCV's loaders get types of read-only arrays from the start.
+FFCV's own loaders can run in the same process. They set `mutable` to False on numba's types of
+writable arrays, which all functions share. This changes the hash of every signature with such an
+array, and numba no longer finds these signatures: the next call of a compiled function with a new
+signature raises KeyError. Here FFCV's loaders get types of read-only arrays from the start.
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ with _without_side_effects():
     from ffcv.pipeline.pipeline_spec import PipelineSpec
     from ffcv.pipeline.state import State
 
-LIBRARY = Path(ffcv._libffcv.__file__)  # holds imdecode
+LIBRARY = Path(ffcv._libffcv.__file__)  # FFCV's extension module, linked to libturbojpeg
 EpochIterator = epoch_iterator.EpochIterator
 
 

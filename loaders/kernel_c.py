@@ -13,16 +13,18 @@ from loaders.interpolation import Interpolation, number_of
 from writers.jpeg import native as kernel
 from writers.random_streams import MASK
 
-MODULE, VERSION = "loaders._kernel", 6  # as in kernel.h
-_NUM_ISAS = 6  # as in native/stages.h
-DAMAGED, OUT_OF_MEMORY = 1, 2  # error_codes, as in native/worker.h
-_FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)  # offsets ... heights
+MODULE, VERSION = "loaders._kernel", 6  # extension module, and its version as in kernel.h
+_NUM_ISAS = 6  # number of instruction sets, as in native/stages.h
+DAMAGED, OUT_OF_MEMORY = 1, 2  # values of error_codes, as in native/worker.h
+# Types of offsets, sizes, modes, widths and heights.
+_FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)
 
 
 def library() -> ctypes.CDLL | None:
     """Load the C kernel.
 
-    None if libjpeg-turbo's headers were missing at installation, or if the version differs.
+    Returns None if libjpeg-turbo's headers were missing at installation, or if the library has
+    another version than VERSION.
     """
     opened = kernel.open_library(MODULE, VERSION)
     if opened is not None:
@@ -50,7 +52,8 @@ def instruction_sets() -> tuple[str, ...]:
     opened = library()
     if opened is None:
         return ()
-    names = [opened.harness_isa_name(number) for number in range(_NUM_ISAS)]  # 0: the one in use
+    # Number 0 names the instruction set in use.
+    names = [opened.harness_isa_name(number) for number in range(_NUM_ISAS)]
     return tuple(dict.fromkeys(name.decode() for name in names if name is not None))
 
 
@@ -61,8 +64,8 @@ class StoredImages:
     Attributes:
         file: uint8, the whole beton.
         columns: offsets, sizes, modes, widths and heights in the C kernel's dtypes, contiguous.
-        addresses: addresses of the file and of each column. numpy needs about a microsecond to
-            return one.
+        addresses: addresses of the file and of each column. They are kept because numpy takes about
+            a microsecond to return an address.
     """
 
     file: np.ndarray
@@ -87,7 +90,8 @@ def stored_images(file: np.ndarray, *columns: np.ndarray) -> StoredImages:
 class Pool:
     """C threads that decode batches.
 
-    Closed by `close`, or when dropped. A forked process starts its own threads.
+    The threads end when `close` is called or the pool is dropped. A forked process starts its own
+    threads.
     """
 
     def __init__(self, num_threads: int, instruction_set: str | None = None) -> None:
@@ -128,14 +132,14 @@ class Pool:
 
         Args:
             images: the file's images.
-            positions: int64 [n], place of each image in the columns. None means 0, 1, 2, ...
+            positions: int64 [n], row of each image in the columns. None means 0, 1, 2, ...
             boxes: int64 [n * k, 4].
             flips: bool [n * k].
             output: [n, R, R, 3], or [n, k, R, R, 3]; uint8, or float16 with a table.
             error_codes: uint8 [n], set to 0, DAMAGED or OUT_OF_MEMORY.
             table: float16 [3, 256], or [0, 256] for uint8 output.
-            conversion: float32 [2, 3] that computes the table (loaders.normalize.conversion). None
-                means the table is read.
+            conversion: float32 [2, 3] of loaders.normalize.conversion, from which the table's
+                values are computed. None means that they are read from the table.
             interpolation: filter of the resize.
         """
         if not self.close.alive:  # its memory is freed
@@ -183,10 +187,10 @@ class Pool:
 
         Args:
             images: the file's images.
-            positions: int64 [n], place of each image in the columns.
+            positions: int64 [n], row of each image in the columns.
             flips: bool [n].
-            starts: int64 [n], place of each image's planes, uint8 [3, H, W], in `output`.
-            output: uint8, with room for all planes.
+            starts: int64 [n], index in `output` of each image's planes, uint8 [3, H, W].
+            output: uint8 [size], with room for all planes.
             error_codes: uint8 [n], set to 0, DAMAGED or OUT_OF_MEMORY.
         """
         if not self.close.alive:  # its memory is freed
@@ -251,8 +255,9 @@ def crop_chooser() -> Callable[..., None] | None:
             ids: uint64 [n], contiguous.
             widths: int64 [n], contiguous.
             heights: int64 [n], contiguous.
-            ranges: float64 [6]: smallest and largest share of the area, ratio, and its logarithm.
-            has_flips: whether to draw flips. If not, no crop is mirrored.
+            ranges: float64 [6]: smallest and largest fraction of the area, smallest and largest
+                ratio, and the logarithms of these two ratios.
+            has_flips: True draws flips; False mirrors no crop.
             boxes: int64 [n, k, 4].
             flips: bool [n, k].
         """
@@ -301,12 +306,13 @@ def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class PartTimes:
-    """CPU time of the parts of the kernel, in seconds of one thread.
+    """CPU time of the parts of the kernel on one thread, in seconds.
 
     Attributes:
         entropy: header and Huffman codes of JPEGs; 0 for other images.
-        transform: inverse DCT, for dct after unpacking the coefficients.
-        color: chroma upsampling and color conversion; of raw images, splitting colors.
+        transform: inverse DCT; for dct images, also unpacking the coefficients.
+        color: chroma upsampling and color conversion; for raw images, splitting the pixels into
+            color planes.
         resize: resize, flip and output.
     """
 

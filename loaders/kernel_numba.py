@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Decode with numba and FFCV's libjpeg-turbo; the kernel for installations without the C kernel.
+"""Decode with numba and FFCV's libjpeg-turbo, if the C kernel was not built.
 
 `decode_run` decodes a run of images without the GIL. If a JPEG has a restart index
 (writers/jpeg/restart_index.py), the segments under the crop are assembled into a small JPEG, which
@@ -29,11 +29,11 @@ from loaders.resize_numba import num_taps, resize
 from writers.beton.encoding import JPEG
 from writers.jpeg import restart_index, turbojpeg
 
-_ACCURATE = 4096  # TJFLAG_ACCURATEDCT: the pixels that Pillow and torchvision decode
+_ACCURATE = 4096  # TJFLAG_ACCURATEDCT gives the same pixels as Pillow and torchvision
 
-# A ctypes function would be a pointer inside the compiled code, which numba refuses to cache on
-# disk. A name is resolved again in every process. Pointers are int64 here, to allow pointer
-# arithmetic.
+# libturbojpeg's functions are called by name, which every process resolves again. ctypes functions
+# would be pointers inside the compiled code, which numba refuses to cache on disk. Pointers have
+# the type int64 here, so that code can add to them.
 _PREFIX = "harness_"
 _init_turbo: Any = types.ExternalFunction(_PREFIX + "tjInitDecompress", types.int64())
 _destroy_turbo: Any = types.ExternalFunction(_PREFIX + "tjDestroy", types.int32(types.int64))
@@ -87,12 +87,13 @@ def open_kernel(library: Path) -> Callable[..., None]:
         rows = np.stack(
             (offsets, sizes, is_jpeg, widths, heights, *boxes.T, flips), axis=1, dtype=np.int64
         )
-        # No image is decoded from 0 bytes, so these are damaged; their boxes must fit the scratch.
+        # Report JPEGs that are too large as damaged, by a size of 0 bytes. Their width, height and
+        # box are 1, so that they fit into the scratch memory.
         rows[is_jpeg & (widths * heights > turbojpeg.MAX_PIXELS), 1:9] = 0, 1, 1, 1, 0, 0, 1, 1
         num_pixels = np.max(rows[:, 3] * rows[:, 4], where=is_jpeg, initial=0)
         scratch = np.empty(3 * int(num_pixels), np.uint8)
-        # Read-only like the mapped file, so that numba compiles one version for both.
-        # libjpeg-turbo writes to it by address.
+        # Mark the array as read-only, like the mapped file, so that numba compiles one version for
+        # both. libjpeg-turbo writes to it by address.
         scratch.flags.writeable = False
         part, header_fields = (
             np.empty(np.max(sizes, where=is_jpeg, initial=0), np.uint8),
@@ -144,7 +145,7 @@ def open_kernel(library: Path) -> Callable[..., None]:
 def _is_damaged(jpeg: bytes, shape: tuple[int, int, int]) -> bool:
     """Return True if a libjpeg-turbo warning affects pixels.
 
-    The compiled code only detects that there is a warning.
+    The compiled code only detects that there was a warning, not which one.
     """
     try:
         pixels = turbojpeg.decode_rgb(jpeg)
@@ -163,10 +164,10 @@ def _decode(
     addresses,
     codes,
 ):
-    """Decode the box of a row of decode_run, or an area around it, to scratch.
+    """Decode an image to scratch: at least the area of its box, at most the whole image.
 
-    Returns left, top and bytes per row of the decoded area, and whether libjpeg-turbo had an error
-    or a warning.
+    `row` is a row of decode_run. Returns left, top and bytes per row of the decoded area, and True
+    if libjpeg-turbo had an error or a warning.
     """
     offset, size, width, height = row[0], row[1], row[3], row[4]
     left, top, box_width, box_height = row[5], row[6], row[7], row[8]
@@ -182,7 +183,7 @@ def _decode(
     ):
         return x, y, part_width * 3, False
     # No index, or an error: decode the whole image with libjpeg-turbo.
-    header_fields[0] = 0  # a header with a warning is read all the same
+    header_fields[0] = 0  # stays 0 after an error; a header with a warning is still read
     _read_header(turbo, source, size, at, at + 4, at + 8, at + 12)
     if header_fields[0] != width or header_fields[1] != height:
         return 0, 0, width * 3, True
@@ -191,7 +192,7 @@ def _decode(
 
 
 def _make_decode_run(version: int) -> Callable[..., None]:
-    """Return decode_run to be compiled. version: changes if a part changes."""
+    """Return decode_run to be compiled. version: a number that changes if a part changes."""
 
     def decode_run(
         file,
@@ -213,12 +214,12 @@ def _make_decode_run(version: int) -> Callable[..., None]:
     ):
         """Decode images to output [n, R * R * 3]; set has_error [n] on errors and warnings.
 
-        `rows` is int64 [n, 10]: offset and size in the file, whether it is a JPEG, width and
-        height; left, top, width and height of the box; and whether to flip. The other arguments
-        are scratch memory: `part` for the largest JPEG, `scratch` for its pixels, `header_fields`
-        for the output of tjDecompressHeader3, `addresses` of file, part, scratch and
-        header_fields; the rest is for `resize`. `kind`: number of the interpolation. `codes`:
-        scratch of is_exact.
+        `rows` is int64 [n, 10]: offset and size in the file; 1 for a JPEG; width and height; left,
+        top, width and height of the box; 1 to flip. `kind` is the number of the interpolation.
+        `addresses` has the addresses of `file`, `part`, `scratch` and `header_fields`. The other
+        arguments are scratch memory: `part` for the largest JPEG, `scratch` for its pixels,
+        `header_fields` for the output of tjDecompressHeader3, `codes` for is_exact, and the rest
+        for `resize`.
         """
         if version < 0:  # never: see loaders/compile_numba.py
             return
@@ -227,7 +228,8 @@ def _make_decode_run(version: int) -> Callable[..., None]:
             offset, is_jpeg, width = row[0], row[2], row[3]
             left, top, box_width, box_height, flip = row[5], row[6], row[7], row[8], row[9]
             if is_jpeg:
-                # A new decoder: an image without tables would use those of the previous one.
+                # Make a decoder per image, because an image without tables would use the tables of
+                # the previous image.
                 turbo = _init_turbo()
                 x, y, stride, has_error[i] = _decode(
                     turbo, file, row, part, header_fields, addresses, codes

@@ -8,7 +8,7 @@
         for images, labels in loader:
             ...
 
-The parameters follow those of `ffcv.loader.Loader` if they mean the same.
+Parameters that `ffcv.loader.Loader` has, too, have the same names here.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from writers.text_names import counted
 
 Transform = Callable[[torch.Tensor, torch.Tensor], Batch]
 
-# Parameters of FFCV's Loader and of torch's DataLoader that have another name or form here.
+# Parameter of FFCV's Loader or torch's DataLoader that this loader lacks -> what to do instead.
 _OF_OTHERS = {
     "pipelines": "Set augment, crop_scale, horizontal_flip, resolution, dtype, and transform.",
     "custom_fields": "Only images with labels are supported.",
@@ -134,14 +134,14 @@ class Loader(ClosedOnExit):
                 beton=Path(path).expanduser(),
                 batch_size=batch_size,
                 resolution=resolution,
-                order=_order(order),  # type: ignore[arg-type]  # LoaderPlan checks it
+                order=_order(order),  # type: ignore[arg-type]  # LoaderPlan checks the value
                 num_threads=_available_cores() if num_workers == -1 else num_workers,
                 seed=0 if seed is None else seed,
                 indices=indices,
                 drop_last=drop_last,
                 **further,
             )
-        if plan.device == "cuda":  # FFCV's parts need the number
+        if plan.device == "cuda":  # FFCV's parts need the index of the GPU
             plan = replace(plan, device=f"cuda:{torch.cuda.current_device()}")
         self._transform, self._reuse_memory = transform, reuse_memory
         self._opened = open_loader(plan)
@@ -175,8 +175,8 @@ class Loader(ClosedOnExit):
     def __iter__(self) -> Iterator[Batch]:
         """Start the next epoch, or the one that set_epoch or load_state_dict selected.
 
-        The epoch begins with its first batch: an iterator that is never used, such as that of a
-        trainer which checks its data, does not count. An epoch that was left early counts as
+        An epoch begins with its first batch, so an iterator from which no batch is read does not
+        count; some trainers make one to check their data. An epoch that was left early counts as
         ended. Only the newest iterator is valid.
         """
         if not self._is_positioned:

@@ -1,7 +1,7 @@
 """Normalize batches to float16 with a lookup table: one value for each of 256 levels and 3 colors.
 
-Every kernel that reads the table gives the same float16 values, and it can write them in the same
-pass as the resize. `loaders/backends/reference.py` computes each value instead.
+Every kernel that reads the table gives the same float16 values, and can write them in the same pass
+as the resize. `loaders/backends/reference.py` computes each value instead.
 """
 
 import numpy as np
@@ -34,7 +34,8 @@ def conversion(plan: LoaderPlan) -> np.ndarray | None:
     """Return shift and scale, float32 [2, 3], that reproduce the lookup table arithmetically.
 
     (level - shift) * scale in float32, rounded to float16, equals the table. CPUs compute this
-    faster than they look it up. None for uint8 plans, or if one of the 768 values differs.
+    faster than they read the table. Returns None for uint8 plans, and if one of the 768 values
+    would differ.
     """
     if plan.dtype == "uint8":
         return None
@@ -47,7 +48,7 @@ def conversion(plan: LoaderPlan) -> np.ndarray | None:
 
 
 def look_up(table: Tensor, levels: Tensor) -> Tensor:
-    """Map levels (uint8 [..., 3]) through the table, which is on the same device.
+    """Map levels (uint8 [..., 3]) to the table's values. The table must be on the same device.
 
     Returns the levels themselves if the table is empty.
     """

@@ -1,4 +1,4 @@
-"""Page-locked host memory, from which copies to a GPU do not block."""
+"""Allocate page-locked host memory, from which copies to a GPU do not block."""
 
 import warnings
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def pinned_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return an uninitialized tensor in page-locked memory.
 
-    If there is none, warn and return pageable memory. A copy from it is correct, but the thread
-    that submits it waits until it has ended.
+    If the memory cannot be page-locked, warn and return pageable memory. Copies from pageable
+    memory are correct, but the thread that starts a copy waits until the copy has ended.
     """
     try:
         return torch.empty(shape, dtype=dtype, pin_memory=True)

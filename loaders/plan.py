@@ -14,8 +14,8 @@ from loaders.interpolation import RESIZE_VERSION, Interpolation
 from writers.errors import UserError
 from writers.subset.spec import Subset
 
-MAX_LABELS = 1_000_000  # after relabeling; a class name is kept for each
-MAX_BATCH_BYTES = 2**46  # 70 TB; shapes of much larger arrays overflow
+MAX_LABELS = 1_000_000  # largest number of labels after relabeling; each has a class name in memory
+MAX_BATCH_BYTES = 2**46  # largest batch, 70 TB; shapes of much larger arrays overflow
 _WHOLE_NUMBERS = (
     "batch_size",
     "resolution",
@@ -35,9 +35,10 @@ Order = Literal["sequential", "random", "quasi_random", "balanced", "weighted"]
 class LoaderPlan:
     """Settings of a loader. The same plan and epoch give the same batches, in every backend.
 
-    Rank r of W takes samples r, r + W, r + 2 W, ... of each batch. At each step the ranks together
-    have the batch that a single process would have; over an epoch they have each sample once. If
-    the last batch has fewer samples than there are ranks, the highest ranks have one batch less.
+    Rank r of W ranks takes samples r, r + W, r + 2 W, ... of each batch. At each step, all ranks
+    together have the batch that a single process would have; in an epoch they have each sample
+    once. If the last batch has fewer samples than there are ranks, the highest ranks have one batch
+    less.
 
     Batches are uint8 by default: one byte per value is copied to the GPU, and the harness's models
     normalize their input, so that attacks work on pixels. With `dtype="float16"` the loader writes
@@ -61,19 +62,19 @@ class LoaderPlan:
         order: quasi_random reads a few pages of the file at a time. balanced draws each class
             equally often, and weighted each sample in proportion to its weight; an epoch has as
             many draws as there are samples (`loaders/sampling.py`).
-        weights: weighted only: array of a number per sample of the beton, or the path of a .npy or
-            CSV file (`loaders.sampling.read_weights`).
+        weights: weighted only: one number per sample of the beton, as an array or as the path of a
+            .npy or CSV file (`loaders.sampling.read_weights`).
         dtype: dtype of the images.
         mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
-        std: float16 only: standard deviation of red, green and blue, likewise.
+        std: float16 only: standard deviation of red, green and blue, for pixels in [0, 1].
         drop_last: drop the incomplete batch at the end.
         seed: seed of order, crops, flips and augmentations.
         subset: view of the samples that this subset selects, relabeled. None means no subset.
         indices: view of these samples of the beton, in this order. None means all samples.
         labels: new label of each label in the file; -1 drops the samples. None means labels as
             stored.
-        rank: index of this process among those that share each batch.
-        world_size: number of these processes.
+        rank: index of this process among the processes that share each batch.
+        world_size: number of processes that share each batch.
         device: device of the batches.
         num_threads: decoding threads.
         batches_ahead: batches that are prefetched.
@@ -251,7 +252,7 @@ class LoaderPlan:
 
     @property
     def has_scattered_order(self) -> bool:
-        """True if neighbors of an epoch are at unrelated places of the file."""
+        """True if consecutive samples of an epoch are at unrelated places of the file."""
         return self.order not in ("sequential", "quasi_random")
 
     @property
@@ -261,10 +262,10 @@ class LoaderPlan:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """Return a whole number as an int, also one of numpy or torch.
+    """Convert a whole number, also of numpy's or torch's types, to an int.
 
     Raises:
-        UserError: it is no whole number; the message begins with the name.
+        UserError: the value is not a whole number; the message begins with the name.
     """
     try:
         if not isinstance(value, (bool, np.bool_)):
@@ -294,7 +295,7 @@ def _pair(name: str, value: Any) -> tuple[float, float]:
 
 
 def _label_map(labels: Any) -> tuple[int, ...]:
-    """Return labels as ints."""
+    """Check new labels and return them as ints."""
     try:
         numbers = tuple(whole_number("a label", label) for label in labels)
     except (TypeError, UserError):
@@ -332,7 +333,7 @@ def _freeze(indices: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def _frozen(values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Return values as a read-only array that no caller can change; copies unless it is one."""
+    """Return values as a read-only array that no caller can change; copy them if necessary."""
     if isinstance(values, np.ndarray) and values.base is None and not values.flags.writeable:
         return values
     array = np.array(values)

@@ -12,7 +12,7 @@ LOW_SHARED_MEMORY_BYTES = 1e9
 
 
 def warnings(plan: LoaderPlan) -> list[str]:
-    """Return a sentence for each problem that will make the plan slow or fail, with a remedy."""
+    """Return a sentence, with a remedy, for each problem that makes the plan slow or fail."""
     found = []
     num_bytes, free = open_beton(plan.beton).path.stat().st_size, free_memory_bytes()
     if plan.backend == "ffcv" and plan.has_scattered_order and num_bytes > free:
@@ -46,7 +46,7 @@ def warnings(plan: LoaderPlan) -> list[str]:
 
 
 def slot_bytes(plan: LoaderPlan) -> int:
-    """Bytes of the batch slots of the ffcv backend."""
+    """Return the bytes of all batch slots of the ffcv backend."""
     value_bytes = 1 if plan.dtype == "uint8" else 2
     return (
         (plan.batches_ahead + 2)
@@ -59,13 +59,13 @@ def slot_bytes(plan: LoaderPlan) -> int:
 
 
 def shared_memory_bytes() -> int:
-    """Free bytes in /dev/shm; 2^63 if it does not exist, since nothing can use it then."""
+    """Return the free bytes in /dev/shm; 2^63 if it does not exist, as nothing can use it then."""
     folder = Path("/dev/shm")
     return shutil.disk_usage(folder).free if folder.is_dir() else 2**63
 
 
 def free_memory_bytes() -> int:
-    """Bytes that this process can still allocate, within its container's limit if it has one."""
+    """Return the bytes that this process can still allocate; a container's limit counts."""
     available = next(
         int(line.split()[1]) * 1024
         for line in Path("/proc/meminfo").read_text().splitlines()
@@ -80,7 +80,8 @@ def _container_memory() -> Iterator[tuple[int, int]]:
     Reclaimable file cache does not count as used. Yields nothing if there is no limit.
     """
     for folder, limit_file, used_file, cached in (
-        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),  # version 2
+        # cgroup version 2
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
         (
             Path("/sys/fs/cgroup/memory"),
             "memory.limit_in_bytes",

@@ -1,7 +1,8 @@
 """Read the samples that a plan selects from a beton, and the order of an epoch.
 
-Reads the tables of the file, no images. Files that FFCV would misread are rejected here: FFCV opens
-a half-written file without an error and takes the whole file for its table of images.
+Only the tables of the file are read, not the images. Files that FFCV would misread are rejected
+here: FFCV opens a half-written file without an error, and reads the whole file as if it were its
+table of images.
 """
 
 from dataclasses import dataclass
@@ -31,14 +32,15 @@ from writers.text_names import counted, preview
 class Samples:
     """Samples that a plan selects, as columns of equal length N in the order of the view.
 
-    With a weighted order an epoch draws some samples several times. The columns then have further
-    rows for second and later draws, M in all, which differ from the first in their ids only.
+    With a weighted order, an epoch draws some samples several times. The columns then have M > N
+    rows: rows after the first N are second and later draws. They differ from the first draw of the
+    same sample in their ids only.
 
     Attributes:
         path: the beton.
         classes: class names in label order, after relabeling.
         indices: int64 [N], index of each sample in the file.
-        ids: uint64 [N], keys of the random order and crops; equal in all files with the sample.
+        ids: uint64 [N], keys of the random order and crops. A sample has the same id in all files.
         labels: int64 [N] after relabeling; int8 [N, K] for multi-label files: 1 present,
             0 difficult, -1 absent.
         modes: uint8 [N], 0 JPEG, 1 raw, 2 dct.
@@ -46,7 +48,7 @@ class Samples:
         heights: int64 [N], pixels.
         offsets: int64 [N], first byte of the image in the file.
         sizes: int64 [N], bytes.
-        draws: how often each sample is drawn. None means once per epoch.
+        draws: draws of each sample per epoch. None means one.
     """
 
     path: Path
@@ -67,7 +69,7 @@ class Samples:
 
     @property
     def num_rows(self) -> int:
-        """Length of the columns: more than N with a weighted order."""
+        """Length of the columns: N, or more with a weighted order."""
         return len(self.indices)
 
     @property
@@ -76,7 +78,7 @@ class Samples:
         return self.labels.ndim == 2
 
     def num_batches(self, plan: LoaderPlan) -> int:
-        """Batches per epoch of this rank.
+        """Return the number of batches of this rank in an epoch.
 
         A set smaller than a batch gives one short batch even with drop_last, never zero batches.
         """
@@ -86,7 +88,7 @@ class Samples:
         return whole + (rest > plan.rank)
 
     def order(self, plan: LoaderPlan, epoch: int, start_batch: int = 0) -> np.ndarray:
-        """Return this rank's samples of an epoch from a batch on.
+        """Return this rank's samples of an epoch, from batch `start_batch` on.
 
         Samples that drop_last leaves out are not included.
 
@@ -134,9 +136,9 @@ class Samples:
         )
 
     def all_corrupt_error(self, num_images: int, last: UserError) -> UserError:
-        """Build the error for a batch of which on_corrupt: skip leaves no image.
+        """Build the error for a batch in which all images are damaged, for on_corrupt: skip.
 
-        Skipping the whole batch would put this rank's steps out of step with the other ranks.
+        If the whole batch were skipped, this rank would have fewer steps than the other ranks.
         """
         return UserError(
             f"Every image of a batch is damaged ({counted(num_images, 'image')}). {last.message}",
@@ -145,7 +147,7 @@ class Samples:
 
 
 def split_batches(plan: LoaderPlan, order: np.ndarray) -> list[np.ndarray]:
-    """Split the samples of an epoch into batches of this rank."""
+    """Split this rank's samples of an epoch into its batches."""
     return [
         order[start : start + plan.local_batch_size]
         for start in range(0, len(order), plan.local_batch_size)
@@ -221,7 +223,7 @@ def _weights(plan: LoaderPlan, beton: Beton, indices: np.ndarray, labels: np.nda
 
 
 def decoded_bytes(samples: Samples) -> int:
-    """Bytes of all samples as uint8 pixels at their stored sizes."""
+    """Return the bytes that all samples take as uint8 pixels at their stored sizes."""
     return int((3 * samples.widths * samples.heights).sum())
 
 
@@ -280,7 +282,7 @@ def _relabel(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return new labels (-1: not used) and class names.
 
-    A merged class joins the names of its parts with "+"; a class without parts has the name "".
+    A class that is merged from several has their names, joined with "+"; one without any has "".
     Multi-label arrays (int8 [N, K]) are returned unchanged.
     """
     if labels.ndim == 2:

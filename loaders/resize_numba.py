@@ -1,22 +1,22 @@
 # mypy: disable-error-code="no-untyped-def"
 """Resize a box of pixels in integers; a part of the numba kernel.
 
-The equations and the rounding are those of native/weights.c and native/resize.c.
+The equations and the rounding are the same as in native/weights.c and native/resize.c.
 """
 
 import numpy as np
 
 from loaders.compile_numba import helper
 
-_TAPS_WRITTEN_OUT = 3  # in _sum_columns
+_TAPS_WRITTEN_OUT = 3  # number of taps that _sum_columns unrolls
 _ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in native/stages.h
 _HALF_ACROSS, _HALF_DOWN = 2 ** (_ROUND_ACROSS - 1), 2 ** (_ROUND_DOWN - 1)
-_MOST_ACROSS = 255 * 128  # likewise
+_MOST_ACROSS = 255 * 128  # largest sum of the first axis, as in native/stages.h
 
 
 @helper
 def num_taps(source, target, kind):
-    """Maximal number of source pixels of an output pixel."""
+    """Return the largest number of source pixels that an output pixel depends on."""
     if kind:
         return max(_TAPS_WRITTEN_OUT, 2 * kind * max(source, target) // target + 1)
     return max(_TAPS_WRITTEN_OUT, source // target + 2)
@@ -24,7 +24,7 @@ def num_taps(source, target, kind):
 
 @helper
 def _filter_weight(kind, distance, unit):
-    """Return filter_weight of native/resize.c."""
+    """Compute the same value as filter_weight in native/resize.c."""
     if kind == 1:
         return max(unit - distance, 0)
     one = np.int64(1 << 14)
@@ -40,8 +40,8 @@ def _filter_weight(kind, distance, unit):
 def _taps(i, source, target, num_taps, shares, at, kind):
     """Return the first source pixel of output pixel i along one axis, and the number of taps.
 
-    Weights, zero-padded, are written to shares[at:]. native/weights.c (fill_weights) has the
-    equations: integers that sum to 2^14.
+    The weights are written to shares[at:], zero-padded: integers that sum to 2^14. fill_weights in
+    native/weights.c has the equations.
     """
     for k in range(num_taps):
         shares[at + k] = 0
@@ -92,12 +92,13 @@ def resize(
     result,
     kind,
 ):
-    """Resize a box to output [R * R * 3]: levels, or the table's values for them.
+    """Resize a box to output [R * R * 3]: levels, or the table's values of these levels.
 
     The box has `width` x `height` pixels from byte `origin` on; its rows are `stride` bytes apart.
-    Scratch memory: `starts` [R] and `shares` hold the first pixel and the weights of each output
-    column, then the weights of a row; `line` a padded row of the box; `ring` the resized rows that
-    are still needed; `result` an output row.
+    The other arrays are scratch memory. `starts` [R] and `shares` hold the first pixel and the
+    weights of each output column; after them, `shares` holds the weights of an output row. `line`
+    holds a padded row of the box, `ring` the resized rows that are still needed, and `result` an
+    output row.
     """
     resolution = len(starts)
     x_taps, y_taps = num_taps(width, resolution, kind), num_taps(height, resolution, kind)
@@ -133,7 +134,7 @@ def _memcpy_row(pixels, begin, line, size):
 def _sum_rows(ring, first, count, num_rows, shares, result):
     """Compute result[i] = sum over k of shares[k] * ring[first + k, i], rounded to levels.
 
-    The compiler vectorizes it.
+    The compiler vectorizes the loop.
     """
     row, share = ring[first % num_rows], shares[0]
     for i in range(len(result)):
@@ -150,7 +151,8 @@ def _sum_rows(ring, first, count, num_rows, shares, result):
 def _sum_columns(line, starts, shares, num_taps, result):
     """Compute each output pixel's weighted sum over `line`, in units of 1 / 128 level.
 
-    Three unrolled taps serve every box narrower than 2 R and are 1.5 times as fast as the loop.
+    Three unrolled taps suffice for every box narrower than 2 R, and are 1.5 times as fast as the
+    loop.
     Indices are unsigned because numba otherwise checks each one for being negative.
     """
     half, one, two, three = np.int32(_HALF_ACROSS), np.uint64(1), np.uint64(2), np.uint64(3)

@@ -1,10 +1,11 @@
-"""Weighted orders: an epoch draws as many samples as there are, some of them several times.
+"""Weighted orders: an epoch of N samples has N draws; some samples are drawn several times.
 
-Systematic sampling: a sample whose share of the weights is worth e draws per epoch has floor(e) or
-ceil(e) of them, and e on average. Samples are laid out by class, so that the same holds for the
-draws of each class. This varies less between epochs than independent draws. All draws are
-functions of (seed, epoch, sample ids) in integers. The second and later draws of a sample within an
-epoch have different ids, and thus other crops and augmentations.
+The draws are systematic samples. If a sample's weight is worth e draws per epoch, the sample is
+drawn floor(e) or ceil(e) times, and e times on average. Samples are laid out by class, so that the
+same holds for the draws of each class. The numbers of draws vary less between epochs than with
+independent draws. All draws are functions of (seed, epoch, sample ids) in integers. The second and
+later draws of a sample within an epoch have different ids, and therefore other crops and
+augmentations.
 """
 
 import csv
@@ -17,7 +18,7 @@ from writers.errors import UserError
 from writers.random_streams import random_words, sample_ids, seed_of
 from writers.text_names import counted
 
-UNIT = 2**32  # of a draw; N units of all weights fit in int64
+UNIT = 2**32  # units per draw; the units of N draws fit in int64
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Draws:
     """Samples and their possible draws. Row r < N is the first draw of sample r.
 
     Attributes:
-        units: int64 [N], draws per epoch in units of 1 / UNIT; they sum to N * UNIT.
+        units: int64 [N], mean number of draws per epoch, times UNIT; they sum to N * UNIT.
         layout_labels: int64 [N], classes by which samples are laid out.
         sample_of_row: int64 [M], M >= N: sample of each row.
-        first_more: int64 [N], row of the second draw of each sample; the next ones follow.
+        first_more: int64 [N], row of each sample's second draw; its later draws follow this row.
     """
 
     units: np.ndarray
@@ -43,7 +44,7 @@ def plan_draws(weights: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> Draw
     Args:
         weights: float64 [N], not negative, with a positive finite sum.
         ids: uint64 [N].
-        labels: int64 [N], or int8 [N, K], which are not used.
+        labels: int64 [N], or int8 [N, K]; the latter are not used.
     """
     by_id = np.argsort(ids, kind="stable")  # sums must not depend on the order of the samples
     sums = np.cumsum(weights[by_id])
@@ -62,7 +63,7 @@ def plan_draws(weights: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> Draw
 
 
 def row_ids(draws: Draws, ids: np.ndarray) -> np.ndarray:
-    """Return the id of each row, uint64 [M]: the sample's own for its first draw."""
+    """Return the id of each row, uint64 [M]. The first draw of a sample has the sample's id."""
     rows = np.arange(len(ids), len(draws.sample_of_row))
     samples = draws.sample_of_row[len(ids) :]
     copies = rows - draws.first_more[samples] + 1
@@ -74,7 +75,7 @@ def row_ids(draws: Draws, ids: np.ndarray) -> np.ndarray:
 
 
 def drawn_rows(draws: Draws, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
-    """Return the N rows that an epoch draws, int64, in an order that is not random.
+    """Return the N rows that an epoch draws, int64, without shuffling them.
 
     Args:
         draws: possible draws.
@@ -91,7 +92,7 @@ def drawn_rows(draws: Draws, seed: int, epoch: int, ids: np.ndarray) -> np.ndarr
     )
     points = np.arange(len(ids), dtype=np.int64) * UNIT + offset
     chosen = layout[np.searchsorted(ends, points, side="right")]
-    # Draws of a sample are adjacent: the number of each among them.
+    # Draws of a sample are adjacent in `chosen`. `copies` numbers them from 0.
     starts = np.flatnonzero(np.diff(chosen, prepend=-1))
     lengths = np.diff(starts, append=len(chosen))
     copies = np.arange(len(chosen)) - np.repeat(starts, lengths)
@@ -99,7 +100,7 @@ def drawn_rows(draws: Draws, seed: int, epoch: int, ids: np.ndarray) -> np.ndarr
 
 
 def balanced_weights(labels: np.ndarray, path: Path) -> np.ndarray:
-    """Return weights that give each class equal shares, float64 [N]. labels: int64 [N].
+    """Return weights with an equal sum in each class, float64 [N]. labels: int64 [N].
 
     Raises:
         UserError: images have several labels.

@@ -1,7 +1,8 @@
-"""Decode whole images of their stored sizes, as planes, into memory of their own.
+"""Decode whole images at their stored sizes, as color planes, into buffers that are reused.
 
-The C kernel decodes a batch on its own threads without the GIL. Without it Pillow decodes the same
-pixels on Python threads, more slowly, and dct images very slowly (`loaders/backends/reference.py`).
+The C kernel decodes a batch on its own threads without the GIL. If it was not built, Pillow decodes
+the same pixels on Python threads, more slowly, and dct images very slowly
+(`loaders/backends/reference.py`).
 """
 
 import mmap
@@ -18,28 +19,28 @@ from loaders import kernel_c
 from loaders.backends.reference import decode_sample
 from loaders.reader import Samples
 
-KEPT_BUFFERS = 4  # of batches that were released: two ahead, one in use, one being decoded
+KEPT_BUFFERS = 4  # free buffers that are kept: two batches ahead, one in use, one being decoded
 
 
 class _Buffers:
-    """Memory of batches, used again after all tensors of a batch are gone.
+    """Buffers of batches. A buffer is used again after all tensors of its batch are gone.
 
-    Fresh memory costs a page fault per 4 KiB, about half as much as decoding a dct image.
+    New memory would cost a page fault per 4 KiB, about half as much time as decoding a dct image.
     """
 
     def __init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=KEPT_BUFFERS)
 
     def take(self, size: int) -> torch.Tensor:
-        """Return uint8 [size] of undefined content."""
+        """Return a tensor uint8 [size] with undefined content."""
         try:
             buffer = self._free.popleft()  # thread-safe, as is `append`
         except IndexError:
             buffer = np.empty(0, np.uint8)
         if buffer.size < size:
-            buffer = np.empty(size + size // 4, np.uint8)  # sizes vary from batch to batch
+            buffer = np.empty(size + size // 4, np.uint8)  # more than now needed: sizes vary
         lease = buffer[:size]
-        # The tensor and its views own `lease`. It ends with the last of them.
+        # The tensor and its views keep `lease` alive. After the last of them, the buffer is free.
         weakref.finalize(lease, self._free.append, buffer).atexit = False
         return torch.from_numpy(lease)
 
@@ -84,12 +85,12 @@ class WholeImageDecoder:
         """Decode a batch.
 
         Args:
-            positions: int64 [B], positions in the columns of samples.
-            flips: bool [B], mirror the image horizontally.
+            positions: int64 [B], rows of the images in the columns of samples.
+            flips: bool [B], True mirrors the image horizontally.
 
         Returns:
-            uint8 [3, H, W] of each image, contiguous parts of one buffer. It is not written again
-            while one of them exists.
+            uint8 [3, H, W] of each image, contiguous parts of one buffer. The buffer is not written
+            again while one of these tensors exists.
 
         Raises:
             UserError: an image is damaged.

@@ -1,3 +1,3 @@
-"""Turn results into one HTML page: tables, figures and timing. Reads result.json files only."""
+"""Turn results into one HTML page: tables, figures and timing."""
 
 ANSWER_FILE = "answer.txt"  # in a report's folder: the answer in one sentence, for the terminal

@@ -1,4 +1,4 @@
-"""Augment a batch: all augmentations of the settings, in their order."""
+"""Augment a batch: apply all augmentations of the settings in order."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from loaders.augmentations.settings import Augmentations, ColorJitter
 from loaders.backend import Batch
 
 _JITTER_OPS = (color.brightness, color.contrast, color.saturation, color.hue)
-# On a CPU, so that intermediate values stay in its caches; on a GPU, to bound their memory.
+# Images that are augmented together, by type of device. On a CPU, intermediate values then stay in
+# the caches; on a GPU, the limit bounds their memory.
 _IMAGES_AT_ONCE = {"cpu": 16, "cuda": 256}
 
 
@@ -30,7 +31,7 @@ class Stream:
     ids: np.ndarray
 
     def part(self, rows: slice) -> "Stream":
-        """Return the stream of some rows."""
+        """Return the keys of some rows of the batch."""
         return Stream(self.seed, self.epoch, self.ids[rows])
 
     @property
@@ -42,18 +43,19 @@ class Stream:
 def augment(
     images: Tensor, labels: Tensor, settings: Augmentations, stream: Stream, num_classes: int
 ) -> Batch:
-    """Augment a batch; its memory is not changed.
+    """Augment a batch without changing the input tensors.
 
     Args:
-        images: uint8 [B, 3, R, R] in channels_last, or float32 in [0, 1], rounded to 255 levels.
+        images: uint8 [B, 3, R, R] in channels_last; or float32 in [0, 1], which is rounded to
+            multiples of 1 / 255.
         labels: int64 [B], or int8 [B, K] if nothing is mixed.
-        settings: what to do.
-        stream: random numbers.
+        settings: augmentations to apply.
+        stream: keys of the random numbers.
         num_classes: K.
 
     Returns:
-        uint8 images, [B, 3, R, R] in channels_last, and labels: probabilities, float32 [B, K], if
-        MixUp or CutMix is used, and the given ones otherwise.
+        Images, uint8 [B, 3, R, R] in channels_last, and labels. If MixUp or CutMix is used, labels
+        are probabilities, float32 [B, K]; otherwise they are returned as given.
     """
     if images.is_floating_point():
         images = (images * 255).round().clamp(0, 255).to(torch.uint8)
@@ -72,7 +74,7 @@ def augment(
 
 
 def _each(pixels: Tensor, settings: Augmentations, stream: Stream) -> Tensor:
-    """Apply the augmentations of single images. pixels: uint8 [N, H, W, 3]."""
+    """Apply the augmentations that change each image separately. pixels: uint8 [N, H, W, 3]."""
     if (rand := settings.randaugment) is not None:
         drawn = draws.rand_ops(rand, len(randaugment.ops_of(rand)), *stream.key)
         pixels = randaugment.apply(pixels, rand, drawn)

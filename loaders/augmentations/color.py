@@ -1,8 +1,8 @@
-"""Operations on colors: uint8 images [N, H, W, 3] to new ones, with a parameter per image.
+"""Change the colors of uint8 images [N, H, W, 3], with one parameter per image.
 
-Definitions are those of torchvision.transforms.v2 for uint8 images, which truncates. Sums are of
-integers and each float operation is a separate one, so that results depend neither on the device
-nor on the number of images or threads.
+The operations return new images. They follow torchvision.transforms.v2 for uint8 images, which
+truncates instead of rounding. Sums use integers, and float operations are not fused, so results
+depend neither on the device nor on the number of images or threads.
 """
 
 import torch
@@ -12,24 +12,24 @@ RED, GREEN, BLUE = 0.2989, 0.587, 0.114
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Multiply by factors, float64 [N]."""
+    """Multiply each image by its factor, float64 [N]."""
     return _truncated(images.float().mul_(_per_image(factors)))
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the image's mean gray."""
+    """Blend each image with its mean gray level."""
     sums = _gray(images).to(torch.int64).sum(dim=(1, 2, 3), keepdim=True)
     means = (sums.double() / (images.shape[1] * images.shape[2])).float()
     return _blend(images, means, factors)
 
 
 def saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the gray image."""
+    """Blend each image with its gray version."""
     return _blend(images, _gray(images), factors)
 
 
 def hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift the hue by a fraction of the color circle, in [-0.5, 0.5]."""
+    """Shift the hue of each image by a fraction of the color circle, in [-0.5, 0.5]."""
     pixels = images.float().div_(255)
     red, green, blue = pixels.unbind(-1)
     highest, lowest = pixels.amax(-1), pixels.amin(-1)
@@ -43,7 +43,7 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
     share = chroma / torch.where(highest == 0, 1.0, highest)  # saturation
     depth = highest * share
     shifted = []
-    for start in (5, 3, 1):  # of red, green and blue
+    for start in (5, 3, 1):  # positions of red, green and blue on the color circle, in sextants
         place = torch.remainder(angle + start, 6)
         ramp = torch.minimum(place, 4 - place).clamp_(0, 1)
         shifted.append(highest - depth * ramp)
@@ -52,7 +52,7 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the image after a 3x3 blur, except at the border."""
+    """Blend each image with its 3x3 blur; border pixels stay unchanged."""
     if min(images.shape[1:3]) <= 2:
         return images.clone()
     wide = images.to(torch.int32)
@@ -64,19 +64,19 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest bits, 0 to 8 per image."""
+    """Keep the `bits` highest bits of each value, 0 to 8 per image."""
     dropped = 2 ** (8 - bits.to(torch.int64))
     return images & (256 - dropped).to(torch.uint8)[:, None, None, None]
 
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Invert values from a threshold on, 0 to 256."""
+    """Invert values that are at least the image's threshold, 0 to 256."""
     limits = thresholds.to(torch.int32)[:, None, None, None]
     return torch.where(images >= limits, 255 - images, images)
 
 
 def solarize_add(images: Tensor, added: Tensor) -> Tensor:
-    """Add to values below 128."""
+    """Add a number per image to its values below 128, and clip the sums to [0, 255]."""
     more = images.to(torch.int16) + added.to(torch.int16)[:, None, None, None]
     return torch.where(images < 128, more.clamp_(0, 255).to(torch.uint8), images)
 
@@ -87,7 +87,7 @@ def invert(images: Tensor, _: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
-    """Stretch each color to 0 ... 255. A constant color is kept."""
+    """Stretch each color channel to 0 ... 255. A constant channel is kept."""
     lowest = images.amin(dim=(1, 2), keepdim=True)
     span = images.amax(dim=(1, 2), keepdim=True) - lowest
     scale = torch.where(span == 0, 1.0, span.float() * (1.0 / 255))
@@ -96,13 +96,13 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Equalize the histogram of each color, as Pillow."""
+    """Equalize the histogram of each color channel, as Pillow does."""
     num_images, height, width = images.shape[:3]
     levels = images.permute(0, 3, 1, 2).reshape(num_images * 3, -1).to(torch.int64)
     counts = torch.zeros((len(levels), 256), dtype=torch.int64, device=images.device)
     counts.scatter_add_(1, levels, torch.ones_like(levels))
     sums = counts.cumsum(1)
-    highest = sums.argmax(1, keepdim=True)  # the first sum of all pixels: the highest level
+    highest = sums.argmax(1, keepdim=True)  # highest level that occurs: its sum is the first full
     step = (height * width - counts.gather(1, highest)) // 255
     table = ((sums + step // 2) // step.clamp(min=1)).clamp_(0, 255)
     table = torch.cat([torch.zeros_like(table[:, :1]), table[:, :-1]], dim=1)
@@ -118,13 +118,13 @@ def add_color(images: Tensor, colors: Tensor) -> Tensor:
 
 
 def _gray(images: Tensor) -> Tensor:
-    """Return whole gray levels, float32 [N, H, W, 1]."""
+    """Return gray levels, rounded down to whole numbers, float32 [N, H, W, 1]."""
     red, green, blue = images.float().unbind(-1)
     return (red * RED + green * GREEN + blue * BLUE).floor_()[..., None]
 
 
 def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
-    """Return other + factor * (image - other), truncated: exact if both are equal."""
+    """Return other + factor * (image - other), truncated; this form is exact for equal pixels."""
     return _truncated((images.float() - others).mul_(_per_image(factors)).add_(others))
 
 

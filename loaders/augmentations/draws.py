@@ -1,9 +1,9 @@
-"""Random parameters of augmentations: functions of (seed, epoch, sample id), in numpy.
+"""Draw the random parameters of augmentations with numpy, as functions of (seed, epoch, sample id).
 
-Each augmentation has its own stream of random 64-bit words per sample: switching one on or off
-leaves the draws of the others unchanged. Normal and beta variables are computed from uniform ones
-by the inverse of their distribution functions. Positions and areas are fractions of the image, so
-the draws do not depend on the resolution.
+Each augmentation has its own stream of random 64-bit words per sample. If an augmentation is
+switched on or off, the draws of the other augmentations do not change. Normal and beta variables
+are computed from uniform variables by the inverse distribution function. Positions and areas are
+fractions of the image, so the draws do not depend on the resolution.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Jitter:
     """Color jitter of a batch.
 
     Attributes:
-        factors: float64 [B, 4], a factor for each of JITTER_OPS; for hue, a shift.
+        factors: float64 [B, 4], the factor of each operation in JITTER_OPS; for hue, the shift.
         order: int64 [B, 4], indices into JITTER_OPS in the order in which they are applied.
     """
 
@@ -38,7 +38,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class RandOps:
-    """Operations of RandAugment, [B, num_ops] each.
+    """Operations of RandAugment for a batch; all arrays are [B, num_ops].
 
     Attributes:
         ops: int64, index of the operation; -1 for none.
@@ -53,16 +53,16 @@ class RandOps:
 
 @dataclass(frozen=True)
 class Rectangles:
-    """Rectangles to erase, [B] each unless stated, independent of the size of the image.
+    """Rectangles to erase. Arrays are [B] unless stated, and do not depend on the image size.
 
-    The first of NUM_TRIES areas and ratios that fits into the image is used.
+    Of NUM_TRIES pairs of area and ratio, the first that fits into the image is used.
 
     Attributes:
         erased: bool, True if a rectangle of the image is erased.
         areas: float64 [B, NUM_TRIES], fraction of the image.
         ratios: float64 [B, NUM_TRIES], height / width.
         top: float64 in [0, 1), top edge, as a fraction of its possible positions.
-        left: float64 in [0, 1), left edge, likewise.
+        left: float64 in [0, 1), left edge, as a fraction of its possible positions.
         colors: float64 [B, 3], standard normal variables, for `fill: color`.
         keys: uint64, seed of the pixels, for `fill: noise`.
     """
@@ -78,13 +78,13 @@ class Rectangles:
 
 @dataclass(frozen=True)
 class Mixes:
-    """MixUp and CutMix, [B] each.
+    """Parameters of MixUp and CutMix; all arrays are [B].
 
     Attributes:
-        own: float64, weight of the image itself, 1 less that of its partner; 1 if it is not mixed.
+        own: float64, weight of the image; its partner has the weight 1 - own. 1 means not mixed.
         cuts: bool, True for CutMix, False for MixUp.
         top: float64 in [0, 1), center of CutMix's rectangle, as a fraction of the height.
-        left: float64 in [0, 1), likewise of the width.
+        left: float64 in [0, 1), center of CutMix's rectangle, as a fraction of the width.
     """
 
     own: np.ndarray
@@ -93,7 +93,7 @@ class Mixes:
     left: np.ndarray
 
     def part(self, rows: slice) -> "Mixes":
-        """Return the draws of some rows."""
+        """Return the parameters of some rows of the batch."""
         return Mixes(self.own[rows], self.cuts[rows], self.top[rows], self.left[rows])
 
 
@@ -110,7 +110,7 @@ def jitter(settings: ColorJitter, seed: int, epoch: int, ids: np.ndarray) -> Jit
 def lighting(std: float, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
     """Return the color to add to each sample, float64 [B, 3] for pixels in [0, 1]."""
     weights = _normal(_words(seed, "lighting", epoch, ids, 3)) * std
-    # Not a matrix product: BLAS may sum in another order for another number of samples.
+    # A matrix product would not do: BLAS may sum in an order that depends on the number of samples.
     colors: np.ndarray = (weights[:, None, :] * PCA_STD * PCA_COLORS).sum(axis=2)
     return colors
 
@@ -152,7 +152,7 @@ def rectangles(settings: RandomErasing, seed: int, epoch: int, ids: np.ndarray) 
 
 
 def mixes(settings: Augmentations, seed: int, epoch: int, ids: np.ndarray) -> Mixes:
-    """Draw for each sample: MixUp, CutMix or neither, and its parameters."""
+    """Draw for each sample whether MixUp, CutMix or neither is used, and the parameters."""
     words = _words(seed, "mixing", epoch, ids, 5)
     draws = uniform(words)
     share = settings.cutmix_share if settings.cutmix_share is not None else 0.5

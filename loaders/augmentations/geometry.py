@@ -1,24 +1,25 @@
-"""Affine maps of uint8 images [N, H, W, 3].
+"""Apply affine maps to uint8 images [N, H, W, 3].
 
-Coordinates are float64 and weights are applied in separate float32 operations, so that results
-depend neither on the device nor on the number of images.
+Coordinates are float64, and the float32 operations on pixels are not fused, so results depend
+neither on the device nor on the number of images.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Maps (x, y) of the result, from the top left corner, to the source: a x + b y + c, d x + e y + f.
-# [N, 6] in the order a b c d e f, with centers of pixels at 0.5, 1.5, ...
+# An affine map sends the point (x, y) of the result to the point (a x + b y + c, d x + e y + f) of
+# the source. Points are in pixels from the top left corner; pixel centers are at 0.5, 1.5, ...
+# The functions below return maps as float64 [N, 6], in the order a b c d e f.
 
 
 def shear_x(factors: np.ndarray) -> np.ndarray:
-    """Move rows by factor times their height."""
+    """Shift each row sideways by factor times its distance from the top."""
     return _maps(len(factors), b=factors)
 
 
 def shear_y(factors: np.ndarray) -> np.ndarray:
-    """Move columns by factor times their distance from the left side."""
+    """Shift each column up or down by factor times its distance from the left side."""
     return _maps(len(factors), d=factors)
 
 
@@ -45,13 +46,13 @@ def _maps(count: int, **entries: np.ndarray) -> np.ndarray:
 
 
 def resample(images: Tensor, maps: Tensor, *, bilinear: bool, fill: int) -> Tensor:
-    """Return the mapped images.
+    """Apply a map to each image.
 
     Args:
         images: uint8 [N, H, W, 3].
-        maps: float64 [N, 6], see above.
-        bilinear: False takes the nearest pixel.
-        fill: value of all colors outside the image.
+        maps: float64 [N, 6], as defined at the top of this module.
+        bilinear: True interpolates bilinearly; False takes the nearest pixel.
+        fill: value of all three colors outside the image.
     """
     _, height, width, _ = images.shape
     x = (torch.arange(width, dtype=torch.float64, device=images.device) + 0.5)[None, None, :]
@@ -72,7 +73,7 @@ def resample(images: Tensor, maps: Tensor, *, bilinear: bool, fill: int) -> Tens
 
 
 def _pixels(images: Tensor, x: Tensor, y: Tensor, fill: int) -> Tensor:
-    """Return the pixels at whole coordinates, float64 [N, H, W]; `fill` outside."""
+    """Return the pixels at whole coordinates x and y, float64 [N, H, W]; `fill` outside."""
     count, height, width, _ = images.shape
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     first = torch.arange(count, device=images.device)[:, None, None] * (height * width)

@@ -1,4 +1,4 @@
-"""Loader that augments the batches of a backend."""
+"""Wrap a backend's loader to augment its batches."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,10 +16,10 @@ from writers.errors import UserError
 
 
 class AugmentedLoader(Loader):
-    """Loader whose batches are those of a backend, augmented on their device."""
+    """Loader that takes the batches of a backend and augments them on their device."""
 
     def __init__(self, plan: LoaderPlan, open_backend: Callable[[LoaderPlan], Loader]) -> None:
-        """Open the loader of the backend.
+        """Open the backend's loader.
 
         Raises:
             UserError: images with several labels would be mixed, or a normalized value exceeds

@@ -87,7 +87,7 @@ def apply_op(
 def _torchvision(
     name: str, magnitudes: np.ndarray, signs: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Return the parameters of an operation, as torchvision.transforms.v2.RandAugment."""
+    """Return the parameters of an operation as torchvision.transforms.v2.RandAugment does."""
     level: np.ndarray = magnitudes / TORCHVISION_MAX_MAGNITUDE
     side = width if name == "translate_x" else height
     parameters: dict[str, np.ndarray] = {
@@ -106,7 +106,7 @@ def _torchvision(
 def _timm(
     name: str, magnitudes: np.ndarray, signs: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Return the parameters of an operation, as timm's RandAugment with `inc1`."""
+    """Return the parameters of an operation as timm's RandAugment with `inc1` does."""
     level: np.ndarray = magnitudes / 10
     side = width if name == "translate_x" else height
     parameters: dict[str, np.ndarray] = {

@@ -8,16 +8,17 @@ from torch.nn import functional
 from loaders.augmentations.draws import Mixes, Rectangles
 from writers.random_streams import GAMMA
 
-MEAN = np.array([0.485, 0.456, 0.406]) * 255  # of ImageNet's colors
+# Mean and standard deviation of red, green and blue in ImageNet, for levels in [0, 255].
+MEAN = np.array([0.485, 0.456, 0.406]) * 255
 STD = np.array([0.229, 0.224, 0.225]) * 255
-# Sum of 8 bytes: mean, and root of the variance.
+# Mean and standard deviation of the sum of 8 uniform random bytes.
 _BYTES_MEAN, _BYTES_STD = 1020, (8 * (256**2 - 1) / 12) ** 0.5
 
 
 def boxes_to_erase(drawn: Rectangles, height: int, width: int) -> np.ndarray:
     """Return top, left, bottom and right of the rectangles, int64 [N, 4].
 
-    The first of ten tries that is smaller than the image counts; without one the box is empty.
+    The first try that is smaller than the image is used. If no try is, the box is empty.
     """
     areas = drawn.areas * (height * width)
     heights = np.rint(np.sqrt(areas * drawn.ratios)).astype(np.int64)
@@ -33,7 +34,7 @@ def boxes_to_erase(drawn: Rectangles, height: int, width: int) -> np.ndarray:
 
 
 def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
-    """Return images with filled rectangles. fill: mean, color or noise."""
+    """Fill a rectangle of each image. fill: mean, color or noise."""
     height, width = images.shape[1:3]
     boxes = boxes_to_erase(drawn, height, width)
     rows = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
@@ -55,8 +56,8 @@ def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
 def partners(batch: Tensor) -> Tensor:
     """Return the partner of each row: the row half a batch away, cyclically.
 
-    If each of W ranks has every W-th row of a batch, the partner is on the same rank if 2 W divides
-    the batch size. Any such W then gives the same pairs.
+    Each of W ranks has every W-th row of a batch. If 2 W divides the batch size, a row and its
+    partner are on the same rank, so the pairs are the same for every such W.
     """
     return batch.roll(-(len(batch) // 2), 0)
 
@@ -66,11 +67,11 @@ def mix(images: Tensor, others: Tensor, drawn: Mixes) -> tuple[Tensor, Tensor]:
 
     Args:
         images: uint8 [N, H, W, 3].
-        others: partners, likewise.
-        drawn: how to mix.
+        others: partner of each image, uint8 [N, H, W, 3].
+        drawn: random parameters of the mix.
 
     Returns:
-        uint8 images, and the fraction of the image itself, float64 [N].
+        Mixed images, uint8 [N, H, W, 3], and the weight of the first image in each, float64 [N].
     """
     height, width = images.shape[1:3]
     boxes, fractions = _cutmix_boxes(drawn, height, width)
@@ -87,7 +88,7 @@ def mix_labels(labels: Tensor, own: Tensor, num_classes: int) -> Tensor:
 
     Args:
         labels: int64 [N].
-        own: fraction of the image itself, float64 [N].
+        own: weight of each image's own label, float64 [N]; its partner's label has the rest.
         num_classes: K.
     """
     classes = functional.one_hot(labels, num_classes).float()
@@ -95,7 +96,7 @@ def mix_labels(labels: Tensor, own: Tensor, num_classes: int) -> Tensor:
 
 
 def _cutmix_boxes(drawn: Mixes, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes, int64 [N, 4], and the fraction of the image itself, float64 [N]."""
+    """Return boxes, int64 [N, 4], and the fraction of each image outside its box, float64 [N]."""
     side = np.sqrt(1 - drawn.own)
     box_height, box_width = (
         np.trunc(height * side).astype(np.int64),
@@ -119,7 +120,7 @@ def _cutmix_boxes(drawn: Mixes, height: int, width: int) -> tuple[np.ndarray, np
 
 
 def _inside(boxes: np.ndarray, images: Tensor) -> Tensor:
-    """Return which pixels are in the boxes, bool [N, H, W, 1]."""
+    """Return a mask of the pixels in the boxes, bool [N, H, W, 1]."""
     top, left, bottom, right = (
         torch.from_numpy(np.ascontiguousarray(edge)).to(images.device, non_blocking=True)
         for edge in boxes.T
@@ -133,9 +134,9 @@ def _inside(boxes: np.ndarray, images: Tensor) -> Tensor:
 def _noise(keys: np.ndarray, height: int, width: int, device: torch.device) -> Tensor:
     """Return noise with ImageNet's mean and standard deviation, uint8 [N, H, W, 3].
 
-    A value is the sum of the 8 bytes of a random word, which is normal to within 0.006 in its
-    distribution function. Unlike a logarithm or a cosine it is equal on every device. The words are
-    those of `writers.random_streams`, in int64 arithmetic, which wraps around.
+    A value is the sum of the 8 bytes of a random word. Its distribution function differs from a
+    normal one by at most 0.006. Unlike a logarithm or a cosine, the sum is equal on every device.
+    The words equal those of `writers.random_streams`, computed in int64, which wraps around.
     """
     starts = torch.from_numpy(keys.view(np.int64)).to(device, non_blocking=True)
     steps = torch.arange(1, height * width * 3 + 1, device=device) * _signed(GAMMA)

@@ -14,13 +14,13 @@ Positive = Annotated[float, Field(gt=0)]
 TIMM_MAX_MAGNITUDE = 10
 TORCHVISION_MAX_MAGNITUDE = 30
 
-# robustness (MadryLab/robustness): the training of Salman et al. 2020.
+# Training of Salman et al. 2020, from the repository MadryLab/robustness.
 _SALMAN = {
     "color_jitter": {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1},
     "lighting": 0.05,
 }
-# The command line of Plested, Shen and Gedeon 2021: timm's `rand-m9-mstd0.5-inc1`, random erasing
-# 0.5 with noise in each pixel, and mixup 0.2.
+# Training of Plested, Shen and Gedeon 2021, from their command line: timm's `rand-m9-mstd0.5-inc1`,
+# random erasing with probability 0.5 and noise in each pixel, and mixup 0.2.
 _NON_BINARY = {
     "randaugment": {"ops": "timm", "magnitude": 9, "magnitude_std": 0.5, "probability": 0.5},
     "erasing": {"probability": 0.5, "fill": "noise"},
@@ -178,7 +178,7 @@ class Augmentations(_Model):
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `over` over `under`; mappings merge key by key."""
+    """Return `under` updated with `over`; nested mappings are merged key by key."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(under.get(key), Mapping)

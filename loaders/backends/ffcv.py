@@ -1,4 +1,4 @@
-"""FFCV's pipeline with our decoder: decode, crop, resize and flip in one pass, seeded per sample.
+"""Run FFCV's pipeline with our decoder, which decodes, crops, resizes and flips in one pass.
 
 FFCV provides the operation graph, the batch slots (pinned if there is a GPU), the copy to the
 device and the prefetch thread. Its `Loader` class is not used because of its constructor: it
@@ -48,7 +48,7 @@ def open_loader(plan: LoaderPlan) -> "FfcvLoader":
 
 
 class FfcvLoader(Loader):
-    """Loader that also acts as the loader of FFCV's EpochIterator."""
+    """Loader that can take the place of FFCV's own Loader in its EpochIterator."""
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
@@ -110,12 +110,12 @@ class FfcvLoader(Loader):
     def split_crops(self, batch: Batch) -> Batch:
         """Reshape a batch to [B, k, 3, R, R] if the plan has k > 1 crops per image."""
         images, labels = batch
-        if self.plan.crops_per_image > 1:  # [B, 3, k R, R]
+        if self.plan.crops_per_image > 1:  # the batch is [B, 3, k R, R]
             images = images.unflatten(2, (self.plan.crops_per_image, -1)).transpose(1, 2)
         return images, labels
 
     def corrupt_rows(self) -> dict[int, UserError]:
-        """Return row -> error of the last batch, for rows to skip.
+        """Map each row of the last batch that must be skipped to its error.
 
         Called on the decoding thread.
         """
@@ -150,19 +150,20 @@ class DecodeImages(Operation):  # type: ignore[misc]  # FFCV is untyped
         super().__init__()
         self.resolution = plan.resolution
         self.start(0, np.empty(0, np.int64))
-        self.corrupt_rows: dict[int, UserError] = {}  # by row of the batch decoded last
+        self.corrupt_rows: dict[int, UserError] = {}  # row of the batch decoded last -> error
         self._skipped = skipped
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
     def start(self, epoch: int, order: np.ndarray) -> None:
-        """Prepare the next epoch. `order` has all of its positions, int64."""
+        """Prepare the next epoch. `order`: int64 positions of all samples of the epoch."""
         self._epoch, self._order = epoch, order
         self._crops, self._crops_begin, self._num_taken = Crops.none(), 0, 0
 
     def _crops_of(self, positions: np.ndarray) -> Crops:
         """Return the crops of a batch.
 
-        Crops are chosen for many batches at once: for one batch, numpy's call overhead dominates.
+        Crops are chosen for many batches at once, because numpy's call overhead dominates the time
+        for a single batch.
         """
         begin, end = self._num_taken, self._num_taken + len(positions)
         if end > self._crops_begin + len(self._crops.flips) // self._plan.crops_per_image:
@@ -224,7 +225,8 @@ class DecodeImages(Operation):  # type: ignore[misc]  # FFCV is untyped
 class LookUpLabels(Operation):  # type: ignore[misc]
     """Map sample positions to labels: int64 [B], or int8 [B, K] for multi-label files.
 
-    FFCV's own decoders compile, read labels from the file, and return [B, 1] for integers.
+    FFCV's own decoders are not used: they need compilation, read labels from the file, and return
+    [B, 1] for integers.
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -270,12 +272,14 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
         return self.codegen_all(self.collect_requirements()[1])
 
     def codegen_stage(self, stage: Any, s_ix: int, *rest: Any) -> Any:
-        # FFCV compiles the functions of even stages in every process. Ours call a cached kernel.
+        # FFCV compiles the functions of even stages in every process, so pass an odd number: our
+        # functions call a kernel that is cached.
         """Generate a stage without compiling it."""
         return super().codegen_stage(stage, 2 * s_ix + 1, *rest)
 
     def allocate_memory(self, batch_size: int, num_slots: int) -> Any:
-        # FFCV allocates at every epoch; pinning gigabytes takes seconds (libffcv/ffcv#365).
+        # FFCV allocates new slots for every epoch, but pinning gigabytes takes seconds
+        # (libffcv/ffcv#365).
         """Return batch slots; reuses those of the last epoch if their shapes are equal."""
         wanted = batch_size, num_slots, self.collect_requirements()[0]
         if wanted != self._wanted:
@@ -291,13 +295,13 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
         return self._slots
 
     def _allocate(self, query: AllocationQuery, batch_size: int, num_slots: int) -> Any:
-        """Return slots on the device, or on the host as one array; page-locked for a GPU.
+        """Return slots on the device, or on the host as one array, which is page-locked for a GPU.
 
-        FFCV's own function page-locks slots of the CPU, too, and hides that it failed.
+        FFCV's own function also page-locks slots if there is no GPU, and hides failures.
 
-        Each slot on a device is a tensor of its own. Parts of one tensor would share its version:
-        a copy to another slot between a forward and its backward pass would look to autograd like
-        a change of the batch, and the backward pass would be refused.
+        Each slot on a device is a separate tensor. Parts of one tensor would share its version
+        counter: if another slot were written between a forward and its backward pass, autograd
+        would see a change of the batch and refuse the backward pass.
         """
         shape = (batch_size, *query.shape)
         if isinstance(query.dtype, torch.dtype):
@@ -315,7 +319,11 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
 
 
 def _has_scattered_reads(plan: LoaderPlan, samples: Samples) -> bool:
-    """Return True if read-ahead around an image would be evicted unused, or never needed."""
+    """Return True if read-ahead would waste reads.
+
+    That is so if the file does not stay in memory, and the plan reads it in a scattered order or
+    needs less than half of it.
+    """
     if samples.path.stat().st_size <= free_memory_bytes() / 2:
         return False
     spanned = int((samples.offsets + samples.sizes).max() - samples.offsets.min())
@@ -323,7 +331,7 @@ def _has_scattered_reads(plan: LoaderPlan, samples: Samples) -> bool:
 
 
 def _with_index(device: torch.device) -> torch.device:
-    """Return `cuda` with the index of the current GPU, which is a per-thread setting."""
+    """Add the index of the current GPU to `cuda`, because each thread has its own current GPU."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device

@@ -1,4 +1,4 @@
-"""Slow, simple reference: numpy and Pillow, one image at a time, in the consumer's thread.
+"""Slow, simple reference backend: numpy and Pillow, one image at a time, without threads.
 
 It shares only the choice of samples (`loaders.reader`) with the fast backends. Random numbers are
 Python integers, crops are chosen one sample at a time, Pillow decodes, and the resize multiplies by
@@ -111,7 +111,7 @@ def decode_sample(samples: Samples, position: int) -> np.ndarray:
 def choose_crop(
     plan: LoaderPlan, epoch: int, sample: int, width: int, height: int, view: int = 0
 ) -> tuple[Box, bool]:
-    """Return the box and the flip of one view of a sample.
+    """Return the box and the flip of one crop of a sample; `view` is the number of the crop.
 
     `loaders.augment` describes the use of each random word.
     """
@@ -145,10 +145,10 @@ def resize(
 ) -> np.ndarray:
     """Resize uint8 [H, W, 3] to uint8 [R, R, 3].
 
-    area: area average if an axis shrinks, bilinear if it grows.
+    `area` averages the area under each output pixel if an axis shrinks; it is bilinear if it grows.
 
-    Integer arithmetic: weights of 14 bits, across first to units of 1 / 128 level, then down.
-    `native/resize.c` is the definition.
+    The arithmetic is in integers, with weights of 14 bits: rows are resized first, to units of
+    1 / 128 level, then columns. `native/resize.c` is the definition.
     """
     weights = axis_weights if interpolation == "area" else partial(filter_weights, interpolation)
     down, across = weights(pixels.shape[0], resolution), weights(pixels.shape[1], resolution)
@@ -160,9 +160,9 @@ def resize(
 
 
 def exact_resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
-    """Resize in float64, rounding weights only once: float64 [R, R, 3].
+    """Resize with exact weights and without rounding: float64 [R, R, 3].
 
-    `resize` differs from it by at most one level.
+    The result of `resize` differs by at most one level.
     """
     down = exact_weights(pixels.shape[0], resolution)
     across = exact_weights(pixels.shape[1], resolution)
@@ -185,15 +185,17 @@ def normalize(pixels: np.ndarray, plan: LoaderPlan) -> np.ndarray:
 def axis_weights(source: int, target: int) -> np.ndarray:
     """Return the integer weights of an axis, int64 [target, source]; rows sum to 16384.
 
-    The sum of an output pixel's first k weights is the sum of its first k exact weights, rounded
-    half up.
+    For each k, the sum of an output pixel's first k weights is the sum of its first k exact
+    weights, rounded to the nearest integer (half up if the axis shrinks).
     """
     i, k = np.arange(target)[:, None], np.arange(source)[None, :]
-    if source > target:  # in units of 1 / target of a source pixel, of which each covers `source`
+    # The unit of length is 1 / target of a source pixel; an output pixel covers `source` units.
+    if source > target:
         begin, whole = i * source, source
         covered = np.clip(np.minimum(begin + source, (k + 1) * target) - begin, 0, None)
         sums = (2 * 16384 * covered + whole) // (2 * whole)
-    # in units of 1 / (2 target); the farther pixel's weight is rounded, the nearer's is the rest
+    # The unit is 1 / (2 target) of a source pixel. The weight of the second pixel is rounded half
+    # up, and the first pixel has the rest.
     else:
         center = np.clip((2 * i + 1) * source - target, 0, 2 * target * (source - 1))
         whole = 2 * target
@@ -205,14 +207,14 @@ def axis_weights(source: int, target: int) -> np.ndarray:
 def filter_weights(interpolation: Interpolation, source: int, target: int) -> np.ndarray:
     """Return the integer weights of Pillow's bilinear or bicubic filter, int64 [target, source].
 
-    Rows sum to 16384. Sums of the first k are rounded half up, as in `axis_weights`.
+    Rows sum to 16384. Sums of the first k weights are rounded half up.
     """
-    unit = 2 * max(source, target)  # the filter's distance 1, in 1 / (2 target) of a source pixel
+    unit = 2 * max(source, target)  # distance 1 of the filter, in 1 / (2 target) source pixels
     center = (2 * np.arange(target, dtype=np.int64)[:, None] + 1) * source
     distance = np.abs((2 * np.arange(source, dtype=np.int64)[None, :] + 1) * target - center)
     if interpolation == "bilinear":
         weights = np.maximum(unit - distance, 0)
-    else:  # Keys (1981), equation 4, with a = -1/2, of the distance in 1 / 2^14
+    else:  # Keys (1981), equation 4, with a = -1/2; t is the distance in units of 1 / 2^14
         one = 2**14
         t = np.minimum((distance * one + unit // 2) // unit, 2 * one)
         near = ((3 * t - 5 * one) * t * t + 2 * one**3) >> 19
@@ -239,9 +241,9 @@ def exact_weights(source: int, target: int) -> np.ndarray:
 
 
 def _words(seed: int, epoch: int, sample: int, view: int) -> list[int]:
-    """Return the 23 random words of a view, by splitmix64 as published.
+    """Return the 23 random words of a crop, computed by splitmix64 as published.
 
-    Equal to `writers.random_streams.random_words`.
+    They equal the words of `writers.random_streams.random_words`.
     """
     key = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + epoch) & _MASK)
     stream = _mix((key + (sample + 1) * 0x9E3779B97F4A7C15) & _MASK)

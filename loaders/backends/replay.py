@@ -1,7 +1,7 @@
 """Repeat the first batches of an epoch: training on real images without loading cost.
 
-The speedup of a run over `ffcv` is the most that faster loading could gain. `synthetic` needs no
-decoding at all, but a model learns nothing from its noise.
+The speedup of such a run over a run with `ffcv` is the most that faster loading could gain. The
+backend `synthetic` needs no decoding at all, but a model learns nothing from its noise.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def open_loader(plan: LoaderPlan) -> "ReplayLoader":
 class ReplayLoader(Loader):
     """Loader that cuts its batches from NUM_BATCHES labeled batches of the ffcv backend."""
 
-    _loaded: tuple[int, list[Batch]] | None = None  # and at which resolution
+    _loaded: tuple[int, list[Batch]] | None = None  # resolution, and batches at this resolution
     _running: PlainEpoch | None = None
 
     def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
@@ -60,7 +60,7 @@ class ReplayLoader(Loader):
             ]
             self.skipped.update(loader.skipped)
         longest = max(len(labels) for _, labels in kept)
-        # Drop a short batch at the end.
+        # Drop the last batch if it is shorter than the others.
         return [batch for batch in kept if len(batch[1]) == longest]
 
 

@@ -1,10 +1,10 @@
 """Decode the whole beton once to uint8 on the device; crop, resize and flip there per batch.
 
-For sets that fit into memory: the downstream datasets, CIFAR. It uses the same boxes and integer
-sums as the kernels of the ffcv backend (loaders/native/resize.c), so pixels are bit-equal for any
-batch size. Images of different sizes are packed contiguously; a batch gathers the pixels under its
-boxes. Once the loader is open, nothing here waits for the GPU. On a CPU the kernel resizes, many
-times faster than torch's gather.
+This backend is for sets that fit into memory, such as the downstream datasets and CIFAR. It uses
+the same boxes and integer sums as the kernels of the ffcv backend (loaders/native/resize.c), so
+pixels are bit-equal for any batch size. Images of different sizes are packed contiguously; a batch
+gathers the pixels under its boxes. Once the loader is open, nothing here waits for the GPU. On a
+CPU, the decoding kernel also resizes, many times faster than torch's gather.
 """
 
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ from loaders.reader import Samples, decoded_bytes, open_samples, split_batches
 from writers.beton.encoding import RAW
 from writers.errors import UserError
 
-# Pixels of a run of images, counted as R columns of the highest box each. Bounds the memory of a
-# batch to 40 bytes per pixel.
+# Largest number of pixels of a run of images that are resized together: number of images times R
+# times the height of the highest box. The temporary memory is at most 40 bytes per pixel.
 _RUN_PIXELS = 2**24
 _ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in loaders/native/stages.h
 _STAGED_BYTES = 2**26  # bytes that are decoded before each copy to the device
@@ -70,7 +70,7 @@ class ResidentLoader(Loader):
         damaged = self._decode_all()
         if damaged and plan.on_corrupt == "raise":
             raise next(iter(damaged.values()))
-        self._damaged = damaged  # by position
+        self._damaged = damaged  # position -> error
         self._kernel: BatchDecoder | None = None
         if self._device.type == "cpu":
             decoded = replace(
@@ -169,10 +169,10 @@ class ResidentLoader(Loader):
         return staged.to(self._device, non_blocking=True)
 
     def _decode_all(self) -> dict[int, UserError]:
-        """Fill `_pixels`. Returns position -> error of images that do not decode."""
+        """Fill `_pixels`; return position -> error for images that do not decode."""
         samples, first_pixels = self.samples, self._first_pixels
         sizes = samples.widths * samples.heights
-        runs = first_pixels * 3 // _STAGED_BYTES  # of images, about _STAGED_BYTES each
+        runs = first_pixels * 3 // _STAGED_BYTES  # run of each image; a run has _STAGED_BYTES
         decoder, damaged = BatchDecoder(samples, 1, LIBRARY), {}
         with ThreadPoolExecutor(self.plan.num_threads) as threads:
             for run in np.split(np.arange(samples.num_rows), np.flatnonzero(np.diff(runs)) + 1):
@@ -210,8 +210,8 @@ def resize_boxes(
     Args:
         pixels: pixels of all images, uint8 [pixels, 3].
         boxes: int64 [n, 7]: first pixel and width of the image; left, top, width and height of the
-            box; whether to mirror it.
-        most: width of the widest box and height of the highest. The caller passes them, because
+            box; 1 to mirror it, otherwise 0.
+        most: width of the widest box and height of the highest box. The caller passes them, because
             reading them from the device would wait for the GPU.
         resolution: R.
         interpolation: filter of the resize.
@@ -250,7 +250,7 @@ def taps(
 ) -> tuple[Tensor, Tensor]:
     """Return first source pixel and weights of each output pixel, for n axes.
 
-    Equal to fill_weights in loaders/native/weights.c.
+    The values equal those of fill_weights in loaders/native/weights.c.
 
     Args:
         sources: int64 [n], source pixels of each axis, at most `most`.
@@ -259,8 +259,8 @@ def taps(
         interpolation: filter of the resize.
 
     Returns:
-        First source pixel, int64 [n, target]; weights of it and the following ones, int32
-        [n, target, k], zero-padded, which sum to 2^14.
+        First source pixel, int64 [n, target], and the weights of k source pixels from this one on,
+        int32 [n, target, k]. The weights are zero-padded and sum to 2^14.
     """
     if interpolation != "area":
         return _filter_taps(sources, target, most, interpolation)
@@ -270,7 +270,7 @@ def taps(
     shrinking_starts = begin // target
     pixel = shrinking_starts[:, :, None] + offset
     covered = ((begin + source)[:, :, None].minimum((pixel + 1) * target)) - begin[:, :, None]
-    shrinking = (covered * _ONE + source[:, :, None] // 2) // source[:, :, None]  # their sums
+    shrinking = (covered * _ONE + source[:, :, None] // 2) // source[:, :, None]  # sums of weights
 
     center = (2 * place + 1) * source - target  # in units of 1 / (2 target)
     center = center.clamp(min=0).minimum(2 * target * (source - 1))
@@ -288,8 +288,8 @@ def taps(
 def _filter_taps(
     sources: Tensor, target: int, most: int, interpolation: Interpolation
 ) -> tuple[Tensor, Tensor]:
-    """Like `taps`, for bilinear and bicubic; equal to fill_filter in loaders/native/resize.c."""
-    support = number_of(interpolation)  # of the filter, in units of its distance 1
+    """Compute `taps` for bilinear and bicubic, as fill_filter in loaders/native/resize.c does."""
+    support = number_of(interpolation)  # distance from which on weights are 0: 1 or 2
     source, place = sources[:, None], torch.arange(target, device=sources.device)
     unit, center = 2 * source.clamp(min=target), (2 * place + 1) * source
     starts = ((center - support * unit - target).div(2 * target, rounding_mode="floor") + 1).clamp(
@@ -319,8 +319,8 @@ def decode_whole(
 ) -> UserError | None:
     """Decode one image at its own size into `target`, uint8 [pixels, 3].
 
-    Returns the error if it does not decode. The decoder makes squares, so square boxes of scale 1
-    tile the image.
+    Returns the error if the image does not decode. The decoder makes square crops, so the image is
+    covered with square boxes that keep their size.
     """
     image = target.reshape(-1, width, 3)
     height = len(image)
@@ -337,7 +337,7 @@ def decode_whole(
 
 
 def _runs(boxes: np.ndarray, resolution: int) -> Iterator[tuple[slice, int, int]]:
-    """Yield runs of boxes that fit _RUN_PIXELS, with the largest width and height of each.
+    """Yield runs of boxes that fit into _RUN_PIXELS, with the largest width and height of each run.
 
     A run has at least one box.
     """

@@ -1,4 +1,4 @@
-"""Noise images, generated once, with the beton's labels: training without loading cost."""
+"""Return noise images, generated once, with the beton's labels: training without loading cost."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def open_loader(plan: LoaderPlan) -> "SyntheticLoader":
 class SyntheticLoader(Loader):
     """Loader that returns the same random images in every batch.
 
-    A short batch has the first ones.
+    A short batch has the first of these images.
     """
 
     _images: torch.Tensor | None = None

@@ -1,1 +1,1 @@
-"""A static leaderboard of one or more recipes' results, which other people's rows can join."""
+"""Build a static leaderboard from the results of recipes, and merge rows of other people."""

@@ -33,17 +33,18 @@ SCHEMA: Literal["harness-board-1"] = "harness-board-1"
 MAX_BYTES = 128 * 2**20
 MAX_ROWS = 200_000
 MAX_RECIPES = 10_000
-MAX_RECIPE_TEXT = 10_000  # characters of one text of a recipe
-MAX_DEPTH = 20  # as in recipes
+MAX_RECIPE_TEXT = 10_000  # largest number of characters in a string of a recipe
+MAX_DEPTH = 20  # largest nesting depth of a recipe, as for recipe files
 FIX = "Ask for a new export, or remove the file from --merge."
 
 
 @dataclass(frozen=True)
 class Export:
-    """Rows with the resolved recipes that they came from, by digest.
+    """Rows, and the resolved recipes that the rows come from.
 
     Attributes:
-        name: file that it was read from, for messages.
+        name: file that the rows were read from, for messages.
+        recipes: digest of a recipe -> its settings.
     """
 
     name: str
@@ -70,7 +71,7 @@ def _portable(value: Any) -> Any:
 
 
 def to_json(rows: tuple[BoardRow, ...], recipes: Mapping[str, Any]) -> Iterator[str]:
-    """Iterate over the lines of the file: one row per line, so that differences are readable."""
+    """Iterate over the lines of the file; each row is a line, so that differences are readable."""
     names = field_names()
     yield f'{{"schema": "{SCHEMA}",\n"recipes": {{'
     for index, name in enumerate(sorted(recipes)):
@@ -101,10 +102,10 @@ def read(path: Path) -> Export:
 
 
 def parse(data: bytes, name: str) -> Export:
-    """Check the content of a file.
+    """Check and read the content of a file.
 
     Args:
-        data: at most MAX_BYTES.
+        data: content, at most MAX_BYTES.
         name: name of the file, for messages.
 
     Raises:
@@ -143,7 +144,7 @@ def _row(record: Any, number: int, name: str) -> BoardRow:
     try:
         return BoardRow(**record)
     except ValidationError as error:
-        # The message does not repeat the value, which may be long or made to mislead.
+        # The message does not repeat the value, which may be long or crafted to mislead.
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(
@@ -154,8 +155,8 @@ def _row(record: Any, number: int, name: str) -> BoardRow:
 def _recipe_problem(recipe_digest: str, recipe: Any) -> str:
     """Describe what is wrong with a recipe; "" if nothing is.
 
-    `base` and `scales` would read other files or change the settings; resolved recipes have
-    neither.
+    `base` and `scales` are refused: they would read other files or change the settings, and
+    resolved recipes have neither.
     """
     if not isinstance(recipe, dict):
         return "must be a mapping of settings"

@@ -26,7 +26,7 @@ VIEW = "common_masked"  # the report's source accuracy: predictions restricted t
 
 
 def board_rows(recipe: Recipe, results: Collection, recipe_digest: str, by: str) -> list[BoardRow]:
-    """Make a row of every transfer, and of every accuracy on the common source classes.
+    """Make one row per transfer and per accuracy on the common source classes.
 
     Models and data that are equal under two names count once, as in the report.
 
@@ -63,7 +63,7 @@ class _Provenance:
     def transfer_row(self, row: TransferRow) -> BoardRow:
         result = self._results.by_key[row.key]
         model = None if row.is_scratch else self._results.model(result)
-        # The report's row has the numbers; digests and costs are added.
+        # The numbers come from the report's row; digests and costs are added.
         return _row(
             result,
             **self._model_fields(result, model),
@@ -159,7 +159,7 @@ class _Provenance:
 
 
 def _row(result: Result, **fields: Any) -> BoardRow:
-    """Make a row of a result's numbers.
+    """Make a row from the numbers of a result.
 
     Raises:
         UserError: a number is impossible, because the result was edited or damaged.
@@ -183,7 +183,7 @@ def _task_fields(facts: TaskFacts) -> dict[str, Any]:
 
 
 def _measured(result: Result) -> dict[str, Any]:
-    """Cost and versions of the stage that measured the score."""
+    """Return cost and versions of the stage that measured the score."""
     environment = result.environment
     packages = environment.get("packages") or {}
     return {
@@ -201,6 +201,6 @@ def _measured(result: Result) -> dict[str, Any]:
 
 
 def _energy(result: Result) -> float | None:
-    """Watt-hours of the GPU during the stage; None if not measured."""
+    """Return the watt-hours that the GPU used during the stage; None if not measured."""
     energy: float | None = (result.timing.get("gpu") or {}).get("energy_wh")
     return energy

@@ -1,6 +1,6 @@
-"""Digests of a model and of a task: equal if two people measured the same thing.
+"""Compute digests of models and tasks, which are equal if two people measured the same thing.
 
-They are made of settings and of the contents of files, not of names or of places of files.
+Digests depend on settings and on the contents of files, not on names or paths.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _ATTACK = ("norm", "eps", "steps", "step_size", "resolution", "restarts", "logit
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model up to its seed, and the digests that describe it. "" means unknown."""
+    """Digests of a model: `digest` identifies the model up to its seed. "" means unknown."""
 
     digest: str
     weights_sha256: str = ""
@@ -27,7 +27,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task, the settings of its method, and the digest of its test images ("" if unknown)."""
+    """Digests of a task, of its method's settings, and of its test images ("" if unknown)."""
 
     digest: str
     protocol_digest: str
@@ -56,9 +56,9 @@ def model_facts(results: Collection, model: Result) -> ModelFacts:
 
 
 def scratch_facts(transfer: Result) -> ModelFacts:
-    """Identify a network that starts from random weights, by its architecture.
+    """Identify a network that starts from random weights by its architecture.
 
-    If the result of a model is missing, its key identifies it.
+    If the transfer does not name an architecture, the key of its model identifies the network.
     """
     start = transfer.config.get("arch") or transfer.needs.get("model", transfer.key)
     return ModelFacts(digest({"kind": "scratch", "arch": start}))
@@ -102,7 +102,8 @@ def evaluation_facts(results: Collection, evaluation: Result, attack: str) -> Ta
         settings = (evaluation.config.get("settings") or {}).get("attack")
         protocol |= {"attack": {name: record.get(name) for name in _ATTACK}, "settings": settings}
     task = {"classes": sorted(evaluation.metrics["common_classes"]), "files": files}
-    # Every task on source classes is in one table, so its settings are those of the task.
+    # One table has all tasks on source classes, so they share a protocol digest; the settings are
+    # part of the task's digest.
     return TaskFacts(
         digest({**task, **protocol}),
         digest({"kind": "source"}),
@@ -123,7 +124,7 @@ def _features_of(results: Collection, transfer: Result) -> Result | None:
 
 
 def _view_of_features(results: Collection, features: Result) -> dict[str, Any]:
-    """Settings by which features were extracted; None if they are the model's own."""
+    """Return the settings of a features stage; None for values that are the model's own."""
     settings = _without(features.config, "splits", "batch_size")
     model = results.by_key.get(features.needs.get("model", ""))
     if model is not None and model.kind == "pretrain":

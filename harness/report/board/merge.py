@@ -1,9 +1,9 @@
 """Merge rows from several recipes and people. The order of the sources does not matter.
 
-* The same measurement, in two files, is one row: the copy with more values.
-* Another measurement of the same model, task and seed is a repetition: both rows are kept, the mean
-  counts as one run, and the board marks runs whose scores differ.
-* Rows that describe one digest by different facts cannot both be true: an error.
+* If two files have the same measurement, the copy with more values is kept.
+* Another measurement of the same model, task and seed is a repetition: both rows are kept, their
+  mean counts as one run, and the board marks runs whose scores differ.
+* If two rows give different facts for the same digest, they cannot both be true. This is an error.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,10 +20,10 @@ _TASK_FACTS = ("protocol_digest", "kind", "metric", "num_test_images", "num_targ
 
 @dataclass(frozen=True)
 class Merged:
-    """Rows of all sources, in an order that does not depend on that of the sources.
+    """Rows of all sources, sorted, so that the order of the sources does not matter.
 
     Attributes:
-        num_duplicates: rows that another source had, too.
+        num_duplicates: number of rows that were dropped because another source has them, too.
     """
 
     rows: tuple[BoardRow, ...]
@@ -35,7 +35,7 @@ def merge(exports: Iterable[Export]) -> Merged:
     """Merge exports.
 
     Raises:
-        UserError: two rows contradict each other in what a digest stands for.
+        UserError: two rows give different facts for the same digest.
     """
     rows: dict[tuple[object, ...], BoardRow] = {}
     recipes: dict[str, Any] = {}
@@ -68,10 +68,10 @@ def _check(
     place: str,
     facts: tuple[str, ...],
 ) -> None:
-    """Compare a row with the first row of the same digest.
+    """Compare the facts of a row with those of the first row that has the same digest.
 
     Raises:
-        UserError: they have different facts.
+        UserError: the facts differ.
     """
     first, first_place = seen.setdefault(digest, (row, place))
     for name in facts:
@@ -83,5 +83,5 @@ def _check(
 
 
 def _preference(row: BoardRow) -> tuple[object, ...]:
-    """Prefer the copy with a name and with more values; the rest of the order is fixed."""
+    """Sort key that prefers the copy with a name and with more values; ties have a fixed order."""
     return (not row.by, num_unknown(row), *sort_key(row))

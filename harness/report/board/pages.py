@@ -1,4 +1,8 @@
-"""Format a board's pages. They load nothing: styles and scripts are inline, named by digest."""
+"""Format the pages of a board.
+
+Pages load no other files: styles and scripts are inline, and a page lists their digests, so that
+browsers run no others.
+"""
 
 import base64
 import hashlib
@@ -22,7 +26,7 @@ from harness.report.board.tables import (
 from harness.report.render.table_html import table_line
 from writers.text_names import printable_lines
 
-MAX_ROWS = 1000  # of a table in a page; longer ones slow down the browser
+MAX_ROWS = 1000  # largest number of rows of a table in a page; longer tables slow browsers down
 _FOLDER = Path(__file__).parent
 _SETTINGS = ("methods", "pretrain", "variants", "evaluate", "subsets", "ranking", "targets")
 
@@ -145,7 +149,7 @@ class Pages:
     def _facts(
         self, rows: Sequence[BoardRow], *, with_targets: bool = True
     ) -> list[tuple[str, str]]:
-        """Counts of what the rows cover."""
+        """Return name and value of the facts below the title, such as the number of models."""
         models = {row.model_digest for row in rows}
         trained = {(row.model_digest, row.unit) for row in rows if row.pretrained_here}
         people = sorted({row.by for row in rows if row.by})
@@ -163,7 +167,7 @@ class Pages:
 
 
 def _finalize(value: object) -> object:
-    """Replace control characters of free text; markup is ours."""
+    """Replace control characters in free text; markup of this package stays as it is."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return printable_lines(str(value)) if is_text else value
 

@@ -1,4 +1,4 @@
-"""The command that repeats the runs of one row."""
+"""Build the command that repeats the runs of one row."""
 
 import json
 import re
@@ -12,7 +12,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
 
 
 def recipe_file(digest: str, recipe: Mapping[str, Any]) -> str:
-    """Return the name of a recipe's file in the site; a name that is not plain is left out."""
+    """Return the name of a recipe's file in the site; the recipe's name is part of it if plain."""
     name = str(recipe.get("name", ""))
     return f"{name}-{digest}.json" if _NAME.fullmatch(name) else f"recipe-{digest}.json"
 
@@ -28,23 +28,23 @@ def command(
 ) -> str:
     """Return a shell command that runs the recipe's stages of one row.
 
-    For an accuracy on source classes, it runs the models of `subsets` with their transfers: the
-    classes that are shared depend on all of them.
+    For an accuracy on source classes, the command runs the models of all `subsets` with their
+    transfers, because the shared classes depend on all of these subsets.
 
-    The command is made of checked fields of the row, each quoted for the shell. Nothing that a
-    file contains is used as a command.
+    The command consists of checked fields of the row, each quoted for the shell. No text of a file
+    is used as a command.
 
     Args:
         row: the row.
         recipe: settings of its recipe; None if the recipe was not exported.
         whole_model: repeat the method on all targets and with all seeds.
         targets: targets of the whole model; empty means all of the recipe.
-        subsets: subsets whose source accuracy was measured as that of the row; empty means all of
-            the recipe.
-        sources: a source row of each subset of the recipe.
+        subsets: subsets whose source accuracy was compared with the row's; empty means all of the
+            recipe.
+        sources: subset of the recipe -> one of its rows on source classes.
 
     Returns:
-        "" without a recipe.
+        The command; "" if there is no recipe.
     """
     if recipe is None:
         return ""
@@ -62,9 +62,9 @@ def _overrides(
     subsets: Sequence[str],
     sources: Mapping[str, BoardRow],
 ) -> Sequence[str]:
-    """Exclude all models of the recipe, and include the point of the row.
+    """Return overrides that exclude all models of the recipe and include those of the row.
 
-    The recipe's own exclusions are replaced, so the targets and subsets that they left are named.
+    The recipe's own `exclude` is replaced, so the targets and subsets that it left are named.
     """
     models = [name for name in (_name_of(model) for model in _list(recipe, "models")) if name]
     archs = _list(recipe, "archs") or (["resnet18"] if recipe.get("subsets") else [])
@@ -87,7 +87,7 @@ def _overrides(
         del point["subset"]
         if subsets and recipe.get("exclude"):
             point["subset"] = list(subsets)
-            # The shared classes depend on these, which the recipe has with other settings only.
+            # The shared classes also depend on subsets that the recipe runs with other settings.
             compared = _list(_mapping(recipe, "evaluate"), "common") or sorted(sources)
             others = [sources[name] for name in compared if name in sources.keys() - {*subsets}]
     points = [point, *(_model_point(other) for other in others)]
@@ -104,7 +104,7 @@ def _model_point(row: BoardRow) -> dict[str, Any]:
 
 
 def _idle(row: BoardRow, recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Settings of the recipe that have no effect on one model, which would be an error."""
+    """Yield settings that have no effect if only this model is run: recipes may not have them."""
     evaluate, pretrain = _mapping(recipe, "evaluate"), _mapping(recipe, "pretrain")
     if (row.model or row.eps) and evaluate.get("eps_of_clean"):
         yield "evaluate.eps_of_clean"
@@ -132,6 +132,6 @@ def _list(recipe: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _name_of(entry: Any) -> str:
-    """Name of a subset or a model, which may be written as a string."""
+    """Return the name of a subset or model of a recipe, which may be just a string."""
     name = entry.get("name") if isinstance(entry, dict) else entry
     return name if isinstance(name, str) else ""

@@ -14,8 +14,8 @@ from harness.config.base import Fraction, Metric
 from harness.matrix.stage import canonical
 from writers.text_names import printable
 
-MAX_TEXT = 200  # characters of a name
-DIGEST_LENGTH = 16  # hex digits
+MAX_TEXT = 200  # largest number of characters of a name
+DIGEST_LENGTH = 16  # hex digits of a digest
 _SEPARATOR = r"(?:^|(?<=[\s\"'`=:;,(\[{<]))"
 _ABSOLUTE = re.compile(rf"{_SEPARATOR}(?:file:/*)?(?:~[\w.-]*|[A-Za-z]:|\\)?[/\\](?=[^\s/\\])\S*")
 _UPWARDS = re.compile(r"(?:^|(?<=[/\\]))\.\.(?=[/\\]|$)")
@@ -33,7 +33,7 @@ def without_paths(text: str) -> str:
 
 
 def publishable(value: object) -> str:
-    """Return text of a result in the form that a row accepts: one line, no paths, not too long."""
+    """Convert text of a result to the form that a row accepts: one line, no paths, not too long."""
     return without_paths(printable(str(value)))[:MAX_TEXT].strip() if value is not None else ""
 
 
@@ -55,7 +55,7 @@ def _check_time(text: str) -> str:
 
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_text)]
 Digest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGEST_LENGTH}}}$")]
-Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{0,128}$")]  # of files and stages; "" if unknown
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{0,128}$")]  # digest or key; "" if unknown
 Whole = Annotated[int, Field(ge=0, le=2**53)]
 Amount = Annotated[float, Field(ge=0, le=1e12)]
 Time = Annotated[
@@ -72,15 +72,15 @@ class BoardRow:
     Scores are fractions in [0, 1]. None means not measured, "" unknown or not applicable.
 
     Attributes:
-        model_digest: identifies the model up to its seed: settings and digests of its data, or
-            digest of its weights.
-        task_digest: identifies what was measured: images of the target, metric and settings.
+        model_digest: identifies the model up to its seed, by its settings and the digests of its
+            data, or by the digest of its weights.
+        task_digest: identifies what was measured, by images of the target, metric and settings.
         protocol_digest: identifies the method's settings, on any target.
-        seed: of pretraining; for loaded models, of the transfer.
-        kind: transfer, or source: accuracy on the source classes that all models share.
-        method: label of the method; for `source`: clean, or the attack.
+        seed: seed of pretraining; for loaded models, seed of the transfer.
+        kind: `transfer`, or `source` for accuracy on the source classes that all models share.
+        method: label of the method; for `source`, `clean` or the attack.
         score: the target's own metric on the test images.
-        pretrained_here: the model was trained by the recipe, so that each seed is another model.
+        pretrained_here: True if the recipe trained the model, so that each seed is another model.
         pretrain_s: seconds of pretraining, times the number of its processes.
         transfer_s: seconds of the transfer with its grid; for `source`, of the evaluation.
         recipe: digest of the resolved recipe; "" if it is not exported.
@@ -145,7 +145,7 @@ class BoardRow:
 
     @property
     def unit(self) -> int:
-        """Number of the replicate: a pretrained model. A loaded model is one, with any seed."""
+        """Number of the pretrained model: its seed, or 0 for a loaded model with any seed."""
         return self.seed if self.pretrained_here else 0
 
 
@@ -156,9 +156,9 @@ def field_names() -> tuple[str, ...]:
 
 
 def measurement(row: BoardRow) -> tuple[object, ...]:
-    """Identify one execution of a stage: equal for two copies of one measurement.
+    """Identify one execution of a stage; the result is equal for two copies of one measurement.
 
-    Labels are left out, and so is what other stages add later, such as the source accuracy.
+    It has no labels, and no values that other stages add later, such as the source accuracy.
     """
     numbers = row.score, row.top1, row.mean_per_class, row.transfer_s
     return (*row.run, row.key, row.started_at, *numbers)
@@ -170,12 +170,12 @@ def num_unknown(row: BoardRow) -> int:
 
 
 def sort_key(row: BoardRow) -> tuple[str, ...]:
-    """Order rows in the same way for everybody: by what they are, then by all their values."""
+    """Sort key that gives everybody the same order: by kind, model and task, then all values."""
     names = (row.kind, row.method, row.target, row.subset, row.variant, row.arch, row.model)
     values = [canonical(getattr(row, name)) for name in field_names()]
     return (*names, f"{row.eps:020.9f}", f"{row.seed:020d}", *values)
 
 
 def digest(value: Any) -> str:
-    """Digest of plain JSON: the first hex digits of a SHA-256."""
+    """Return the digest of plain JSON: the first hex digits of its SHA-256."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:DIGEST_LENGTH]

@@ -26,7 +26,7 @@ PAGES = "index.html", "protocol.html"
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """One number of a table. `target` is "" for the mean over the ranking's common targets."""
+    """One score of a ranking. `target` is "" for the mean over the ranking's common targets."""
 
     ranking: str
     protocol_digest: str
@@ -126,7 +126,7 @@ def _remove_old(folder: Path, names: Sequence[str]) -> None:
 
 
 def _files(content: Board, merged: Merged) -> Iterator[tuple[str, Iterable[str | bytes]]]:
-    """Iterate over names and contents; the rows come first, because they are the content."""
+    """Iterate over names and contents of files; the rows are first, as they are the content."""
     yield exported.FILE_NAME, exported.to_json(merged.rows, merged.recipes)
     yield "rows.csv", to_csv(BoardRow, content.rows)
     has_parquet = importlib.util.find_spec("pyarrow") is not None

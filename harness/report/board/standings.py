@@ -18,7 +18,7 @@ from harness.report.data.records import format_eps
 from harness.report.stats.intervals import SeedMean, seed_mean
 from harness.report.stats.leaderboard import largest_block
 
-SHORT = 8  # hex digits of a digest that are shown
+SHORT = 8  # number of hex digits of a digest that are shown
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Standing:
 
     Attributes:
         rank: 1 is the best mean; None without a mean.
-        mean: over the ranking's common targets; None if the model lacks one of them.
+        mean: mean over the ranking's common targets; None if the model lacks one of them.
         scores: digest of a task -> mean over pretrained models.
-        rows: runs of this ranking.
+        rows: the model's runs in this ranking.
     """
 
     model_digest: str
@@ -86,11 +86,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All models that one method, with one setting, was measured on.
+    """All models with a score of one method with the same settings.
 
     Attributes:
         name: id in the page.
-        tasks: columns.
+        tasks: columns of the table.
         common: tasks that the mean is taken over; empty if there is no mean.
     """
 
@@ -139,8 +139,8 @@ class Board:
 
     Attributes:
         names: digest of a model -> its name.
-        compared: `comparison` of a row on source classes -> subsets that its recipe
-            compared, sorted.
+        compared: result of `comparison` for a row on source classes -> subsets that the row's
+            recipe compared, sorted.
         sources: recipe -> subset -> its row on source classes with the smallest eps and seed.
     """
 
@@ -155,7 +155,7 @@ class Board:
 
 
 def comparison(row: BoardRow, *, any_seed: bool) -> tuple[object, ...]:
-    """Identify the models whose accuracy on shared source classes a recipe compared."""
+    """Return a key that is equal for the rows on source classes that a recipe compared."""
     seed = None if any_seed else row.seed
     return row.kind, row.recipe, row.variant, row.arch, row.eps, seed
 
@@ -208,12 +208,12 @@ def board(merged: Merged) -> Board:
 
 
 def seed_means(rows: Iterable[BoardRow]) -> SeedMean:
-    """Mean of a model's scores on one task, over pretrained models."""
+    """Average the scores of a model on one task over pretrained models."""
     return seed_mean(_by_unit(rows).values())
 
 
 def _by_unit(rows: Iterable[BoardRow]) -> dict[int, float]:
-    """Pretrained model -> its mean score; repetitions of a run count once."""
+    """Return number of a pretrained model -> its mean score; repetitions of a run count once."""
     by_seed: dict[int, dict[int, list[float]]] = {}
     for row in rows:
         by_seed.setdefault(row.unit, {}).setdefault(row.seed, []).append(row.score)
@@ -277,13 +277,13 @@ def _ranking(
 def _common_tasks(
     tasks: Sequence[Task], by_task: Mapping[str, Mapping[str, Sequence[BoardRow]]]
 ) -> tuple[Task, ...]:
-    """Targets of the largest part of the ranking without gaps."""
+    """Return the tasks of the largest part of the ranking in which every model has every task."""
     measured = np.array([[task.digest in groups for task in tasks] for groups in by_task.values()])
     return tuple(tasks[column] for column in largest_block(measured)[1])
 
 
 def _mean(groups: Sequence[Sequence[BoardRow]]) -> SeedMean | None:
-    """Mean over targets within each pretrained model, then over these models.
+    """Average over targets within each pretrained model, then over these models.
 
     Models that lack a target are left out; None if no model is left.
     """
@@ -316,12 +316,12 @@ def _ranked(standings: Sequence[Standing], tasks: Sequence[Task]) -> Iterable[St
 
 
 def _ranking_of(row: BoardRow) -> tuple[str, str]:
-    """Transfers are compared if their settings are equal; source accuracies have one table."""
+    """Return the key of a row's ranking: transfers with equal settings, or source accuracies."""
     return (row.kind, row.protocol_digest if row.kind == "transfer" else row.target)
 
 
 def _place_of_ranking(item: tuple[tuple[str, str], list[BoardRow]]) -> tuple[bool, int, str]:
-    """Transfers first, the largest ranking first."""
+    """Sort key of rankings: transfers first, then the ranking with the most rows."""
     (kind, name), group = item
     return kind == "source", -len(group), name
 
@@ -340,7 +340,7 @@ def _target_of(row: BoardRow) -> tuple[str, str, str]:
 
 
 def _target_pages(rows: Iterable[BoardRow]) -> dict[tuple[str, str, str], str]:
-    """Target -> name of its page: the plain part of its label, and a digest."""
+    """Return target -> name of its page: the plain part of its label, and a digest."""
     pages = {}
     for row in rows:
         if (target := _target_of(row)) not in pages:
@@ -349,7 +349,7 @@ def _target_pages(rows: Iterable[BoardRow]) -> dict[tuple[str, str, str], str]:
 
 
 def _slug(label: str, identity: tuple[str, ...]) -> str:
-    """Name of a page or an id: the plain part of a label, and a digest that makes it unique."""
+    """Return the name of a page or an id: the plain part of a label, and a digest of `identity`."""
     kept = (c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in label)
     plain = "".join(kept).strip("-_")[:60].rstrip("-_")
     return "-".join(filter(None, [plain, digest(list(identity))[:SHORT]]))
@@ -378,7 +378,7 @@ def _targets(
 
 
 def _model_names(rows: Sequence[BoardRow]) -> dict[str, str]:
-    """Name each model by its label, or by the parts in which trained models differ."""
+    """Name loaded models by their label, and trained models by the axes in which they differ."""
     firsts: dict[str, BoardRow] = {}
     for row in rows:
         firsts.setdefault(row.model_digest, row)
@@ -408,7 +408,7 @@ def _unique(labels: Mapping[Any, str], digest_of: Callable[[Any], str]) -> dict[
 
 
 def _grouped(rows: Iterable[BoardRow], key: Callable[[BoardRow], Any]) -> dict[Any, list[BoardRow]]:
-    """Group rows, in their order."""
+    """Group rows by a key; groups and rows keep their order."""
     groups: dict[Any, list[BoardRow]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)

@@ -1,4 +1,4 @@
-"""Tables of a board's pages."""
+"""Build the tables of a board's pages."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ class BoardTable:
 
     Attributes:
         name: id in the page.
-        lines: cells of each line, and its attributes: its id, and the values to filter by.
+        lines: cells and HTML attributes of each line: its id, and the values to filter by.
     """
 
     name: str
@@ -106,8 +106,8 @@ def runs_table(
         board: the board.
         ranking: the ranking.
         tasks: the ranking's tasks on the target.
-        rows: runs, of which the first `max_rows` are shown.
-        max_rows: longer tables slow down the browser.
+        rows: the runs.
+        max_rows: number of runs to show; longer tables slow browsers down.
     """
     digests = {task.digest: task for task in tasks}
     found = [row for row in rows if row.task_digest in digests]
@@ -247,7 +247,7 @@ def _count_cell(standing: Standing) -> Cell:
 
 
 def _cost_columns(standings: Sequence[Standing]) -> Iterator[tuple[Column, list[Cell]]]:
-    """Costs of pretraining one model, with those of one transfer below."""
+    """Yield columns with the cost of pretraining one model, and below it the cost of a transfer."""
     on_gpu = any(row.gpu or row.pretrain_gpu for one in standings for row in one.rows)
     hint = "of pretraining one model; below, of one transfer with its grid"
     yield (
@@ -266,7 +266,7 @@ def _cost_columns(standings: Sequence[Standing]) -> Iterator[tuple[Column, list[
 
 
 def _minutes_cell(standing: Standing, on_gpu: bool) -> Cell:
-    """Minutes of a GPU; those of a CPU only if there are no others, and not sorted among them."""
+    """Format GPU-minutes, or CPU minutes if the model has no others; these are sorted last."""
     pretrain, transfer = (
         standing.cost(f"{stage}_s", on=device if standing.uses(device) else None)
         for stage, device in (("pretrain", "pretrain_gpu"), ("transfer", "gpu"))
@@ -305,7 +305,7 @@ def _format(value: float) -> str:
 
 
 def _versions_cell(rows: Sequence[BoardRow]) -> Cell:
-    """Most frequent versions, and how many others there are."""
+    """Format the most frequent versions, and the number of other ones."""
     versions = Counter((row.torch, row.harness) for row in rows)
     (torch, harness), _ = max(versions.items(), key=lambda item: (item[1], item[0]))
     more = f" and {len(versions) - 1} more" if len(versions) > 1 else ""
@@ -317,7 +317,7 @@ def _versions_cell(rows: Sequence[BoardRow]) -> Cell:
 
 
 def _digests_cell(row: BoardRow) -> Cell:
-    """Short digest of the model; all digests and versions open by a click."""
+    """Format the short digest of the model; a click shows all digests and versions."""
     facts = [
         ("model", row.model_digest),
         ("task", row.task_digest),
@@ -338,7 +338,7 @@ def _digests_cell(row: BoardRow) -> Cell:
 
 
 def _replay_cell(board: Board, row: BoardRow, of_model: Sequence[BoardRow] = ()) -> Cell:
-    """Command of a row, or of all rows of its model."""
+    """Format the command that repeats a row, or all rows of its model."""
     text = command(
         row,
         board.recipes.get(row.recipe),
@@ -351,7 +351,7 @@ def _replay_cell(board: Board, row: BoardRow, of_model: Sequence[BoardRow] = ())
 
 
 def _facets(rows: Sequence[BoardRow]) -> dict[str, str]:
-    """Values that the page filters by."""
+    """Return the values that the page filters by."""
     row = rows[0]
     return {
         "data-subset": row.subset,

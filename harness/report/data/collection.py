@@ -1,4 +1,4 @@
-"""The results of one recipe, sorted by kind and in the recipe's order, with the model of each."""
+"""Sort the results of one recipe by kind and in the recipe's order, and find the model of each."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +48,8 @@ class Collection:
     def kinds(self) -> list[str]:
         """Kinds of stages that have results, roughly in the order in which a recipe runs them.
 
-        Sorted by the median, over stages of a kind, of the longest chain of needs.
+        A stage comes after the longest chain of stages that it needs. Kinds are sorted by the
+        median length of this chain over their stages.
         """
         num_before: dict[str, int] = {}  # key -> stages on the longest chain of needs
 
@@ -66,7 +67,7 @@ class Collection:
         return self._by_kind.get(kind, [])
 
     def distinct(self, kind: str) -> list[Result]:
-        """Results of one kind of stage, without those of models that repeat an earlier one."""
+        """Results of one kind of stage, without models that repeat an earlier model."""
         if not self.repeated_models:
             return self.of(kind)
         repeated = {repeat.result.key for repeat in self.repeated_models}
@@ -83,13 +84,13 @@ class Collection:
 
     @cached_property
     def repeated_models(self) -> list[Repeat]:
-        """Models that are equal to an earlier one under another key."""
+        """Models that equal an earlier model with another key."""
         betons = {result.key: result for result in self.of("write")}
         return repeated_models(self.pretrained, betons)
 
     @cached_property
     def repeated_betons(self) -> list[Repeat]:
-        """Subsets of the source whose files are those of an earlier one under another key."""
+        """Subsets of the source whose files equal those of an earlier subset with another key."""
         label = self.recipe.source.label if self.recipe.source else None
         return repeated_betons(
             result for result in self.of("write") if result.axes.get("dataset") == label
@@ -97,19 +98,19 @@ class Collection:
 
     @cached_property
     def transfers(self) -> list[Result]:
-        """Transfers, without those of repeated models and of models that only score classes."""
+        """Transfers, without repeated models and models that are trained only to score classes."""
         return [result for result in self.distinct("transfer") if "role" not in result.axes]
 
     @cached_property
     def evaluations(self) -> list[Result]:
-        """Evaluations of the models that the recipe trains, without those of repeated models."""
+        """Evaluations of the models that the recipe trains, except of repeated models."""
         return [result for result in self.distinct("evaluate") if "model" not in result.axes]
 
     @cached_property
     def measured(self) -> dict[str, Result]:
         """Key of a loaded model -> its evaluation on the source.
 
-        It is the first one if the recipe names the same weights twice, in different views.
+        If the recipe names the same weights twice, with different views, the first one counts.
         """
         return {
             result.needs.get("model", ""): result
@@ -121,8 +122,8 @@ class Collection:
     def planned(self) -> frozenset[PlannedModel]:
         """Every model that the recipe evaluates, finished or not.
 
-        Models with equal settings are one model, under the axes of the first. So are models of
-        `repeated_models`, which are equal under different settings.
+        Models with equal settings count as one model, with the axes of the first. So do the models
+        of `repeated_models`, which are equal although their settings differ.
         """
         repeated = {_planned_model(repeat.result.axes) for repeat in self.repeated_models}
         return self._planned - repeated
@@ -131,7 +132,8 @@ class Collection:
     def _planned(self) -> frozenset[PlannedModel]:
         if self.recipe.source is None:
             return frozenset()
-        # Models that only score classes are not evaluated; planning hundreds of them takes long.
+        # Plan few of the models that only score classes: they are not evaluated, and there may be
+        # hundreds.
         few = self.recipe.selection.model_copy(
             update={"influence": InfluenceSettings(num_models=4)}
         )
@@ -198,7 +200,7 @@ class Collection:
     def network(self, result: Result) -> str:
         """Architecture of a transferred model, without its library, weights and tag.
 
-        `torchvision/resnet50@IMAGENET1K_V1`, `timm/resnet50.a1_in1k` and `resnet50` are one.
+        `torchvision/resnet50@IMAGENET1K_V1` and `timm/resnet50.a1_in1k` both give `resnet50`.
         """
         model = self.model(result)
         adopted = model.metrics.get("arch") if model is not None and model.kind == "adopt" else None
@@ -206,9 +208,9 @@ class Collection:
         return name.rpartition("/")[2].partition("@")[0].partition(".")[0]
 
     def training(self, result: Result) -> str:
-        """Kind of training of a loaded model, as the recipe or its weights state it; "" if unknown.
+        """Kind of training of a loaded model, as stated by the recipe or by its weights.
 
-        Networks that start from random weights have none.
+        It is "" if unknown, for models that the recipe trains, and for random weights.
         """
         model = self.model(result)
         if model is None or model.kind != "adopt":
@@ -223,8 +225,8 @@ class Collection:
     def source_accuracy(self, model: Result) -> float | None:
         """Top-1 on source classes that all models share; None if unknown.
 
-        Loaded models have the accuracy that was measured on the source, or else their published
-        ImageNet accuracy; trained ones have the accuracy on the common classes.
+        For loaded models it is the accuracy measured on the source, or else their published
+        ImageNet accuracy. For trained models it is the accuracy on the common classes.
         """
         if model.kind == "adopt":
             published: float | None = model.metrics.get("imagenet_top1")
@@ -280,7 +282,7 @@ class Collection:
             for result in written.values()
             if result.axes.get("dataset") == self.recipe.source.label and "role" not in result.axes
         }
-        # Equal subsets share one write stage, which has the name of only one of them.
+        # Equal subsets share one write stage, which has the name of only one subset.
         for model in self.pretrained:
             if model.needs.get("data") in written:
                 by_subset[model.axes["subset"]] = tuple(

@@ -9,15 +9,15 @@ from harness.runner.result import Result
 
 
 class PackedEntries(Sequence[dict[str, Any]]):
-    """A list of plain dictionaries, stored compressed; each read makes new copies."""
+    """A list of plain dictionaries, packed into bytes; each read makes new copies."""
 
     def __init__(self, entries: Sequence[dict[str, Any]]) -> None:
         """Pack entries of plain JSON."""
-        # Equal keys are written once. Compressing saves half of the memory, and costs more time
-        # than all tables of the report.
+        # marshal writes equal keys once. Compression would save another half of the memory, but
+        # would take more time than all tables of the report.
         self._packed = marshal.dumps(list(entries))
         self._length = len(entries)
-        # Counted here, because unpacking a million entries takes a second.
+        # Count now, because unpacking a million entries takes a second.
         self.num_diverged = _num_diverged(entries)
 
     def __len__(self) -> int:
@@ -68,8 +68,8 @@ class Compactor:
     def compact(self, record: Result, stage: Stage) -> Result:
         """Return the record with the settings, axes and name of its stage.
 
-        The settings are equal, because they are part of the key. The axes and the name may be
-        those of another recipe.
+        The settings of both are equal, because they are part of the key. The record may have the
+        axes and the name of another recipe.
         """
         text = str(record.environment)
         metrics = {name: self._shared(value) for name, value in record.metrics.items()}

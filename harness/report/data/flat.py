@@ -1,4 +1,4 @@
-"""Records as plain columns, for data frames and Parquet."""
+"""Turn records into plain columns, for data frames and Parquet."""
 
 import dataclasses
 import io
@@ -13,7 +13,7 @@ Record = dict[str, Scalar]
 
 def field_names(kind: type) -> tuple[str, ...]:
     """Return the fields of a dataclass or of a named tuple, in order."""
-    names: tuple[str, ...] | None = getattr(kind, "_fields", None)  # of a named tuple
+    names: tuple[str, ...] | None = getattr(kind, "_fields", None)  # named tuples have it
     return names or tuple(field.name for field in dataclasses.fields(kind))
 
 

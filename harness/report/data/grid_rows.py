@@ -1,4 +1,4 @@
-"""Validation scores of every configuration that a transfer tried."""
+"""Collect the validation scores of every configuration that a transfer tried."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ class Grid:
     """Configurations of one transfer.
 
     Attributes:
-        shared: a row with the fields that all of its rows share; the others are None or False.
+        shared: row with the fields that all rows of the grid share; its other fields are None or
+            False.
         entries: settings, scores and diagnostics of each configuration, as in the result.
         chosen: grid axis -> selected value.
         metric: the target's metric.
@@ -28,14 +29,14 @@ class Grid:
     metric: str
 
     def points(self) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-        """Iterate over the setting of each configuration, and its scores; none if it diverged."""
+        """Iterate over setting and scores of each configuration; {} if the training diverged."""
         for entry in self.entries:
-            # An entry also holds its score and diagnostics; the axes are those of the selected one.
+            # An entry also has scores and diagnostics. `chosen` has the names of the grid's axes.
             setting = {axis: value for axis, value in entry.items() if axis in self.chosen}
             yield setting, entry["val"] or {}
 
     def rows(self) -> list[GridRow]:
-        """List a row per configuration."""
+        """Return a row per configuration."""
         return [
             self.shared._replace(
                 lr=setting.get("lr"),
@@ -58,7 +59,7 @@ class GridRows(Sized, Iterable[GridRow]):
     """
 
     def __init__(self, results: Collection) -> None:
-        """Keep the results."""
+        """Keep the results, without making rows."""
         self._results, self._transfers = results, results.transfers
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class GridRows(Sized, Iterable[GridRow]):
         return map(self._grid_of, self._transfers)
 
     def groups(self, min_axes: int) -> Iterator[tuple[str, str, list[GridRow]]]:
-        """Iterate over target, method and rows of grids with at least `min_axes` axes."""
+        """Iterate over target, method and rows; only of grids with at least `min_axes` axes."""
         groups: dict[tuple[str, str], list[Result]] = {}
         for result in self._transfers:
             if len(chosen_setting(result.metrics)) >= min_axes:

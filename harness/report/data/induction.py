@@ -1,9 +1,9 @@
 """Select the data of induction (Huh et al. 2016).
 
-The question is whether models trained on coarse classes separate fine ones. Nothing is trained on
-the fine classes. The measure is kNN accuracy: the fraction of a target's images whose nearest
-neighbor in the frozen model's features has the same class. The pretraining images are (nearly)
-the same for all models; only their labels become coarser.
+The question is whether models that were trained on coarse classes separate fine classes. Nothing is
+trained on the fine classes. The measure is kNN accuracy: the fraction of a target's images whose
+nearest neighbor in the frozen model's features has the same class. The pretraining images are
+(nearly) the same for all models; only their labels differ in coarseness.
 """
 
 from collections import Counter
@@ -14,12 +14,14 @@ from harness.config.axes import AxisSelection
 from harness.config.recipe import Recipe
 from harness.report.data.records import KNN, ScoreRow, under_every_variant
 
-SAME_IMAGES = 0.95  # of the largest number of images of any subset
+# Subsets have (nearly) the same images if their number of images is at least this fraction of the
+# largest subset's.
+SAME_IMAGES = 0.95
 
 
 @dataclass(frozen=True)
 class Induction:
-    """One architecture on one target that no model is trained on.
+    """kNN accuracies of one architecture on one target, on which no model is trained.
 
     The rows differ in the number of source classes. A model that stands for several variants
     appears under each of them.
@@ -31,7 +33,7 @@ class Induction:
 
     @property
     def lines(self) -> list[tuple[str, float]]:
-        """(variant, eps) of each line of the figure: those with at least two class counts."""
+        """(variant, eps) of each line of the figure; a line has at least two numbers of classes."""
         points = dict.fromkeys((row.variant, row.eps, row.num_classes) for row in self.rows)
         counts = Counter((variant, eps) for variant, eps, _ in points)
         return [line for line, count in counts.items() if count > 1]

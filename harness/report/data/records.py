@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from harness.config import methods
 
-KNN = "knn"  # score of the nearest neighbor: an accuracy, unlike the other scores
+KNN = "knn"  # name of the nearest-neighbor score, which is an accuracy, unlike the other scores
 
 
 class ModelId(NamedTuple):
-    """Identifies a model up to its seed. Loaded models have `model` only, trained ones the rest."""
+    """Identifies a model up to its seed: `model` for a loaded model, the rest for a trained one."""
 
     model: str
     arch: str
@@ -70,10 +70,10 @@ class AccuracyRow:
             whether the prediction is restricted to the common classes.
         attack: `clean` or `adversarial`.
         attack_eps: radius of the evaluation attack; None if clean.
-        num_answers: number of classes that the prediction may be; chance is 1 / num_answers.
+        num_answers: number of classes that can be predicted; chance is 1 / num_answers.
         same_variants: other variants of the recipe that resolve to this same model.
-        attacked_logits: `scored` if the attack is on the logits that the view scores, `all` if it
-            is on all logits of the model; "" if clean.
+        attacked_logits: `scored` if the attack used only the logits that the view scores, `all` if
+            it used all logits of the model; "" if clean.
     """
 
     arch: str
@@ -103,10 +103,10 @@ class CoarseRow:
     Attributes:
         subset: the model's pretraining subset.
         labels: name of the subset whose labels are predicted.
-        num_labels: how many of these labels the model can predict. A model trained on some of the
-            classes may cover only some of the labels.
-        by: `sum` or `max` of the fine classes' probabilities; `own` if the labels are the model's
-            own classes.
+        num_labels: number of these labels that the model can predict. A model that was trained on
+            some of the classes may cover only some of the labels.
+        by: `sum` or `max` if the fine classes' probabilities are combined in this way; `own` if the
+            labels are the model's own classes.
         attack: `clean` or `adversarial`.
     """
 
@@ -147,22 +147,23 @@ class TransferRow:
         num_classes: classes of the source subset; None if unknown.
         metric: the target's metric: top1, mean_per_class, map11 or map50_11.
         num_answers: classes of the target; None for multi-label targets and for detection.
-        top1: None for detection; likewise top5.
+        top1: top-1 accuracy; None for detection, as is top5.
         mean_per_class: None for multi-label targets and for detection.
         lr: chosen learning rate; None if the method has none.
         num_diverged: configurations of the grid that diverged.
         selected_on: split on which the configuration was selected.
         selected_score: the target's metric on that split.
         map11: 11-point mean average precision of multi-label targets, otherwise None.
-        map50_11: that of detections at an IoU of 0.5, otherwise None; map50 is at all recalls.
+        map50_11: 11-point mean average precision of detections at an IoU of 0.5, otherwise None;
+            map50 uses all recalls.
         per_class: training images per target class; None means all.
         steps: training steps; None means the method's epochs decide.
-        source_accuracy: top-1 on the source classes that all models share, for loaded models the
+        source_accuracy: top-1 on the source classes that all models share; for loaded models, the
             measured or else the published ImageNet accuracy; None if unknown.
         chosen: the selected value of every axis of the grid.
         network: architecture without its library and weights; "" if unknown.
         training: kind of training of a loaded model, such as self-supervised; "" if unknown.
-        num_parameters: of the source model, with its head; None if unknown.
+        num_parameters: parameters of the source model, with its head; None if unknown.
     """
 
     arch: str
@@ -212,7 +213,7 @@ class TransferRow:
 
     @property
     def is_head_only(self) -> bool:
-        """True if the backbone stayed as it was."""
+        """True if the backbone was not trained."""
         return _is_head_only(self.kind)
 
     @property
@@ -234,7 +235,7 @@ class TransferRow:
 
     @property
     def logit(self) -> float:
-        """Logit of the score, as `summaries.logit` computes it, without numpy's overhead."""
+        """Logit of the score, equal to `summaries.logit` but without numpy's overhead."""
         margin = 0.5 / self.num_images
         fraction = min(max(self.score, margin), 1 - margin)
         return math.log(fraction / (1 - fraction))
@@ -243,12 +244,12 @@ class TransferRow:
 class GridRow(NamedTuple):
     """Validation scores of one configuration that was tried for a TransferRow.
 
-    A named tuple is made in a quarter of the time of a frozen dataclass.
+    Making a named tuple takes a quarter of the time of a frozen dataclass.
 
     Attributes:
-        val_top1: None if the run diverged; likewise the other scores.
+        val_top1: top-1 on val; None if the run diverged, as are the other scores.
         chosen: True for the configuration that was selected.
-        val_score: the target's metric.
+        val_score: the target's metric on val.
         setting: grid axis -> value.
         key: key of the transfer stage.
     """
@@ -283,7 +284,7 @@ class ScoreRow:
         num_images: target training images that the score was computed from.
         num_classes: classes of the source subset.
         num_answers: classes of the target.
-        num_parameters: of the model, with its head; None if unknown.
+        num_parameters: parameters of the model, with its head; None if unknown.
     """
 
     arch: str
@@ -315,11 +316,12 @@ class SourceAccuracyRow:
     """Top-1 of one loaded model on the source's classes, as published and as measured here.
 
     Attributes:
-        published: None if unknown.
-        measured: None if the model was not measured; likewise num_images, resolution, eval_crop.
-        num_images: val images of the source that it was measured on.
-        resolution: of the measurement, in pixels per side.
-        not_measured: why it was not measured; "" if it was.
+        published: published ImageNet top-1; None if unknown.
+        measured: top-1 measured here. If the model was not measured, this field, num_images,
+            resolution and eval_crop are None.
+        num_images: number of val images of the source in the measurement.
+        resolution: resolution of the measurement, in pixels per side.
+        not_measured: reason why the model was not measured; "" if it was.
     """
 
     model: str
@@ -344,7 +346,8 @@ class ClassRow:
     """One source class.
 
     Attributes:
-        rank: 1 is the hardest; None if the recipe has no ranking. Likewise accuracy and num_images.
+        rank: 1 is the hardest class. If the recipe has no ranking, this field, accuracy and
+            num_images are None.
         removed_by: subsets that lack the class, in the recipe's order.
     """
 
@@ -371,7 +374,7 @@ def format_eps(eps: float) -> str:
 def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
     """Select each method's rows with the most images per class and the most steps per target.
 
-    These are the end points of the curves; all other comparisons use only them.
+    These rows are the end points of the curves; comparisons other than curves use only these rows.
     """
     rows = list(rows)
     largest: dict[tuple[str, str], tuple[float, float]] = {}
@@ -382,7 +385,7 @@ def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
 
 
 def under_every_variant(rows: Iterable[Row]) -> list[Row]:
-    """Repeat each row once for every other variant that resolves to the same model.
+    """Add a copy of each row for every other variant that resolves to the same model.
 
     Comparisons within a variant then find the model under each of its variants.
     """

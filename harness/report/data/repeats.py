@@ -1,8 +1,8 @@
 """Find betons and models that are equal under different keys.
 
-Two subsets may select the same images, and two variants may be the same training: an equal number
-of steps is an equal number of epochs if no image is missing. Such models would count twice, and
-their differences of zero would dilute an effect.
+Two subsets may select the same images. Two variants may be the same training: equal steps and equal
+epochs are the same if no image is missing. Such models would count twice, and their differences of
+zero would dilute an effect.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,19 +13,19 @@ from harness.runner.result import Result
 
 
 class Repeat(NamedTuple):
-    """A model or beton that is equal to an earlier one."""
+    """A model or beton that equals an earlier one."""
 
     result: Result
     first: Result
 
 
 def repeated_betons(betons: Iterable[Result]) -> list[Repeat]:
-    """Find write stages whose files are those of an earlier one, by their digests."""
+    """Find write stages whose files have the same digests as those of an earlier write stage."""
     return _repeats((beton, _files(beton)) for beton in betons)
 
 
 def repeated_models(models: Iterable[Result], betons: Mapping[str, Result]) -> list[Repeat]:
-    """Find models that had the images, the settings and the steps of an earlier one.
+    """Find models that were trained with the same images, settings and steps as an earlier model.
 
     Args:
         models: results of pretraining.
@@ -35,7 +35,7 @@ def repeated_models(models: Iterable[Result], betons: Mapping[str, Result]) -> l
 
 
 def describe(repeats: Iterable[Repeat]) -> list[str]:
-    """Name each pair once, by the axes that differ: `b is a`."""
+    """Describe each pair once, as `b is a`, by the axes in which the two differ."""
     pairs = []
     for repeat in repeats:
         axes, first = repeat.result.axes, repeat.first.axes
@@ -70,7 +70,7 @@ def _files(beton: Result) -> object | None:
 
 
 def _training(model: Result, betons: Mapping[str, Result]) -> object | None:
-    """Identify images, settings and steps; None if one of them is unknown."""
+    """Return a key of images, settings and steps; None if one of them is unknown."""
     data = betons.get(model.needs.get("data", ""))
     files = None if data is None else _files(data)
     num_steps = model.metrics.get("num_steps")

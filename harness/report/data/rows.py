@@ -31,7 +31,7 @@ class ModelAxes(TypedDict):
 
 
 class SourceFacts(TypedDict):
-    """Facts about a model's pretraining. None means unknown."""
+    """Facts about the pretraining of a model. None means unknown."""
 
     num_classes: int | None
     num_source_images: int | None
@@ -40,7 +40,7 @@ class SourceFacts(TypedDict):
 
 
 def accuracy_rows(results: Collection) -> list[AccuracyRow]:
-    """Accuracies of all evaluations, for each attack and view that was evaluated."""
+    """Return the accuracies of all evaluations, for each attack and view."""
     rows = []
     for result in results.evaluations:
         num_classes = _source_facts(results, result)["num_classes"]
@@ -70,11 +70,12 @@ def accuracy_rows(results: Collection) -> list[AccuracyRow]:
 
 
 def coarse_rows(results: Collection) -> list[CoarseRow]:
-    """Accuracies on coarser labels (Huh et al. 2016) of all evaluations that have them.
+    """Return the accuracies on coarser labels (Huh et al. 2016) of all evaluations that have them.
 
-    The validation images of a subset with coarser labels are classified by its own model and by
-    every model of finer classes. A fine model predicts the coarse class with the highest summed
-    probability (`sum`), or the coarse class of its most likely fine class (`max`).
+    The validation images of a subset with coarser labels are classified by the subset's own model
+    and by every model with finer classes. A model with finer classes predicts the coarse class with
+    the highest summed probability (`sum`), or the coarse class of its most likely fine class
+    (`max`).
     """
     return [
         CoarseRow(
@@ -97,7 +98,7 @@ def coarse_rows(results: Collection) -> list[CoarseRow]:
 
 
 def transfer_rows(results: Collection) -> list[TransferRow]:
-    """Test scores of all transfers."""
+    """Return the test scores of all transfers."""
     rows = []
     for result in results.transfers:
         metrics, test = result.metrics, result.metrics["test"]
@@ -136,7 +137,7 @@ def transfer_rows(results: Collection) -> list[TransferRow]:
 
 
 def score_rows(results: Collection) -> list[ScoreRow]:
-    """Transferability scores of all models; scores without a value have no row."""
+    """Return the transferability scores of all models; scores without a value have no row."""
     rows = []
     for result in results.distinct("score"):
         axes, facts = model_axes(results, result), _source_facts(results, result)
@@ -158,7 +159,7 @@ def score_rows(results: Collection) -> list[ScoreRow]:
 
 
 def class_rows(results: Collection) -> list[ClassRow]:
-    """Every known source class, hardest first if there is a ranking, otherwise in label order."""
+    """Return every known source class, hardest first, or in label order if there is no ranking."""
     ranking = next(iter(results.of("rank")), None)
     ranked, accuracy, num_images = (
         ranking.metrics[name] if ranking else {} for name in ("classes", "accuracy", "num_images")
@@ -182,7 +183,7 @@ def class_rows(results: Collection) -> list[ClassRow]:
 
 
 def model_axes(results: Collection, result: Result) -> ModelAxes:
-    """Values that identify the model of a result."""
+    """Return the values that identify the model of a result."""
     axes = result.axes
     return {
         "arch": axes.get("arch", ""),
@@ -215,6 +216,6 @@ def _source_facts(results: Collection, result: Result) -> SourceFacts:
 def chosen_setting(metrics: Mapping[str, Any]) -> dict[str, object]:
     """Map each grid axis of a transfer to its selected value.
 
-    Older results record the learning rate only.
+    Older results have the learning rate only.
     """
     return dict(metrics.get("chosen") or {"lr": metrics["lr"]})

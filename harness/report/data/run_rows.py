@@ -1,4 +1,4 @@
-"""Records about the runs: timing, written files, finished and unfinished stages, environment."""
+"""Make records about the runs: timing, written files, stages and environment."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ class TimingRow:
         verdict: one sentence about the bottleneck.
         val_top1: accuracy of a pretrained model on val; None for other kinds.
         wall_s: seconds of the whole stage.
-        energy_wh: energy of the GPU meanwhile, in watt-hours; None if not measured.
+        energy_wh: energy that the GPU used during the stage, in watt-hours; None if not measured.
         gpu: name of the GPU, "" on a CPU.
         gpu_memory_bytes: peak of the memory reserved on the GPU; None on a CPU.
     """
@@ -105,7 +105,8 @@ class UnfinishedRow:
     """A stage without a usable result.
 
     Attributes:
-        reason: main line of its error, or why its result is left out; "" if it has not failed.
+        reason: main line of the stage's error, or the reason why its result is left out; "" if the
+            stage has not failed.
     """
 
     stage: str
@@ -113,7 +114,7 @@ class UnfinishedRow:
 
 
 def timing_rows(results: Collection) -> list[TimingRow]:
-    """Timing of every stage that recorded its steps, by kind."""
+    """Return the timing of every stage that recorded its steps, grouped by kind."""
     rows = []
     for kind in results.kinds:
         for result in results.of(kind):
@@ -154,7 +155,7 @@ def timing_rows(results: Collection) -> list[TimingRow]:
 
 
 def beton_rows(results: Collection) -> list[BetonRow]:
-    """Every written file, one row per split."""
+    """Return every written file, one row per split."""
     return [
         BetonRow(
             dataset=str(result.axes.get("dataset", "")),
@@ -172,7 +173,7 @@ def beton_rows(results: Collection) -> list[BetonRow]:
 
 
 def stage_rows(results: Collection) -> list[StageRow]:
-    """Every finished stage, by kind in the order in which a recipe runs them."""
+    """Return every finished stage, by kind, in the order in which a recipe runs the kinds."""
     return [
         StageRow(
             kind=kind,
@@ -188,8 +189,8 @@ def stage_rows(results: Collection) -> list[StageRow]:
 
 
 def environment_rows(results: Collection) -> list[EnvironmentRow]:
-    """Every recorded fact with its values, sorted by name, the most frequent value first."""
-    # Results of a large recipe share the objects of equal environments.
+    """Return every recorded fact with its values, sorted by name, the most frequent value first."""
+    # Results of a large recipe share the objects of equal environments, so count objects.
     shared = {id(result.environment): result.environment for result in results}
     num_stages = Counter(id(result.environment) for result in results)
     counts: dict[str, Counter[str]] = {}

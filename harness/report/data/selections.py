@@ -1,4 +1,4 @@
-"""Subsets that were selected by scores: which targets took part, and the scores of classes."""
+"""Collect the subsets that were selected by scores: targets that took part, scores of classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class SelectionRow:
     """A subset that is selected by scores.
 
     Attributes:
-        methods: methods of scoring.
+        methods: methods that scored the classes.
         seen: targets whose train and val images took part in the selection.
         unseen: targets of the subset's transfers that took no part.
-        num_classes: classes of its models. None means no model is finished.
-        num_images: training images of its models. None means no model is finished.
+        num_classes: classes of the subset's models. None means no model is finished.
+        num_images: training images of the subset's models. None means no model is finished.
     """
 
     subset: str
@@ -31,7 +31,7 @@ class SelectionRow:
 
 @dataclass(frozen=True)
 class ClassScoreRow:
-    """Score of a class for targets, among the highest or the lowest.
+    """One of the highest or lowest scores of classes for targets.
 
     Attributes:
         low_95: lower end of the 95 % interval. None if the method gives no interval.
@@ -48,7 +48,7 @@ class ClassScoreRow:
 
 
 def selection_rows(results: Collection) -> list[SelectionRow]:
-    """One row for each subset of the recipe that needs scores."""
+    """Return a row for each subset of the recipe that needs scores."""
     transferred: dict[str, dict[str, None]] = {}
     for result in results.transfers:
         transferred.setdefault(result.axes.get("subset", ""), {})[result.axes["target"]] = None

@@ -1,1 +1,1 @@
-"""From images to betons: datasets, class subsets, encodings, beton files and their manifests."""
+"""Turn images into betons: datasets, class subsets, encodings, beton files, their manifests."""

@@ -1,4 +1,4 @@
-"""Check a dataset's raw files: counts per split and class, and that each image decodes."""
+"""Check a dataset's raw files: count images per split and class, and decode each image."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ from writers.errors import UserError
 from writers.source import Example, Source
 from writers.text_names import counted
 
-AHEAD = 16  # images that each thread may be ahead of the report
+AHEAD = 16  # images per thread that may be decoded ahead of the reported one
 
 
 @dataclass(frozen=True)
 class RawReport:
     """Result of a check.
 
-    `class_counts` has, per split, the images of each class in label order; for several labels per
-    image, the images in which the class is present.
+    `class_counts` maps a split to the number of images of each class, in label order. If images
+    have several labels, an image counts for each class that is present in it.
     """
 
     class_counts: dict[str, list[int]]
@@ -39,9 +39,9 @@ def check_raw(
     num_threads: int = 1,
     progress: Progress | None = None,
 ) -> RawReport:
-    """Count and decode everything. Problems name the split, the classes or the file.
+    """Count and decode all images. Each problem names the split, the classes or the file.
 
-    `classes` must be present.
+    It is a problem if one of `classes` is missing.
     """
     counts = {split: _class_counts(source, examples) for split, examples in source.splits.items()}
     num_images = {split: len(examples) for split, examples in source.splits.items()}
@@ -62,7 +62,8 @@ def expected_images(
 ) -> Iterator[tuple[str, int, int]]:
     """Yield split, images found and images published.
 
-    A split that is not published was drawn from train, and is added to it.
+    If a split is not in the published dataset, it was drawn from train, and its images count as
+    images of train.
     """
     published = spec.sizes(protocol)
     for split, expected in published.items():
@@ -75,10 +76,11 @@ def expected_images(
 
 
 def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> list[str]:
-    """Describe differences from the published counts for the manifest, if they are accepted.
+    """Describe, for the manifest, how the images differ from the published counts.
 
     Raises:
-        UserError: they are not accepted. Comparable results need the same images.
+        UserError: there are differences, and `accept` is False. Results are comparable only if the
+            images are the same.
     """
     num_images = {split: len(examples) for split, examples in source.splits.items()}
     differences = [] if spec.often_partial else list(_count_problems(source, spec, num_images))
@@ -121,7 +123,7 @@ def _class_counts(source: Source, examples: Sequence[Example]) -> list[int]:
 
 
 def _image_problems(source: Source, examples: Sequence[Example], num_threads: int) -> Iterator[str]:
-    """Yield for each image its problem, or ''; in order."""
+    """Yield the problem of each image in order, or '' if it has none."""
     waiting: deque[Future[str]] = deque()
     with ThreadPoolExecutor(num_threads, "harness-check") as pool:
         try:
@@ -136,7 +138,7 @@ def _image_problems(source: Source, examples: Sequence[Example], num_threads: in
 
 
 def _image_problem(source: Source, example: Example) -> str:
-    if example.key in source.damaged:  # known: the writer skips it
+    if example.key in source.damaged:  # known to be damaged: the writer skips the image
         return ""
     try:
         data = source.read(example)

@@ -1,9 +1,10 @@
-"""Contract of datasets, one per file of `writers/datasets/`.
+"""Contract of datasets. Each file of `writers/datasets/` is one dataset.
 
-A file has `SPEC`, a `DatasetSpec`, and `open(path: Path, settings: SplitSettings) -> Source`, which
-opens the raw files at `path`: a folder or an archive. It draws missing splits as `settings` state.
-Optional: `open_all(paths, settings)` opens several paths as one dataset. `writers.source` has
-`open_source` for trees of class folders, and `writers.formats` readers of other layouts.
+A file defines `SPEC`, a `DatasetSpec`, and `open(path: Path, settings: SplitSettings) -> Source`,
+which opens the raw files at `path`, a folder or an archive, and draws missing splits according to
+`settings`. It may define `open_all(paths, settings)`, which opens several paths as one dataset. To
+implement `open`, use `open_source` of `writers.source` for trees of class folders, and the readers
+of `writers.formats` for other layouts.
 """
 
 from collections.abc import Sequence
@@ -33,14 +34,14 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Download:
-    """A file of a dataset as published. `harness download` downloads it."""
+    """A published file of a dataset. `harness download` downloads it."""
 
     file: str  # path relative to the dataset's folder
-    url: str = ""  # empty if the host is gone or needs an account: the user places the file
+    url: str = ""  # empty if the host no longer exists or needs an account: the user gets the file
     checksum: str = ""  # "md5:..." or "sha256:...", empty if none is published
     num_bytes: int | None = None
-    unpack: bool = False  # unpack into the archive's folder
-    inside: str = ""  # earlier file from which it is unpacked
+    unpack: bool = False  # unpack the file into its own folder
+    inside: str = ""  # earlier file of `downloads` that this one is unpacked from
 
 
 @dataclass(frozen=True)
@@ -49,39 +50,40 @@ class DatasetSpec:
 
     name: str
     title: str
-    # map11: 11-point mean average precision for several labels per image
-    # map50_11: the same for boxes of objects, at an intersection over union of 0.5
+    # map11: mean average precision at 11 recalls, for several labels per image
+    # map50_11: mean average precision at 11 recalls, for boxes at an intersection over union of 0.5
     metric: Literal["top1", "mean_per_class", "map11", "map50_11"]
     num_classes: int | None = None  # None means the number of class folders
     split_sizes: dict[str, int] = field(default_factory=dict)  # official splits, if any
     license: str = ""
     citation: str = ""
-    where: str = ""  # how to get it
-    protocols: tuple[str, ...] = ()  # further splits, keys of `PROTOCOLS`
+    where: str = ""  # how to get the dataset
+    protocols: tuple[str, ...] = ()  # further named splits, keys of `PROTOCOLS`
     default_protocol: str | None = None  # None means the splits as published
-    # sizes of protocols whose splits differ from split_sizes; {} allows any
+    # protocol -> images per split, if they differ from split_sizes; {} allows any sizes
     protocol_sizes: dict[str, dict[str, int]] = field(default_factory=dict)
-    protocol_classes: dict[str, int] = field(default_factory=dict)  # if it differs from num_classes
-    folder: str = ""  # folder of raw files shared by several datasets, by default `name`
-    downloads: tuple[Download, ...] = ()  # its files; the module documents accepted layouts
-    generated: bool = False  # generated on first use
-    version: int | None = None  # of generated images; None for others
-    often_partial: bool = False  # do not check counts: parts of it are legitimate
+    # protocol -> number of classes, if it differs from num_classes
+    protocol_classes: dict[str, int] = field(default_factory=dict)
+    folder: str = ""  # folder of raw files, if several datasets share it; by default `name`
+    downloads: tuple[Download, ...] = ()  # published files; the module documents accepted layouts
+    generated: bool = False  # images are generated on first use
+    version: int | None = None  # version of generated images; None for other datasets
+    often_partial: bool = False  # do not check counts: people often use a part of the dataset
 
     def sizes(self, protocol: str | None) -> dict[str, int]:
-        """Images per split under a protocol."""
+        """Return the published number of images per split under a protocol."""
         sizes = self.protocol_sizes.get(protocol or "", self.split_sizes)
         return (
             {**sizes, "train": NUM_TRAIN, "val": NUM_VAL} if protocol == VTAB and sizes else sizes
         )
 
     def classes(self, protocol: str | None) -> int | None:
-        """Number of classes under a protocol."""
+        """Return the published number of classes under a protocol."""
         return self.protocol_classes.get(protocol or "", self.num_classes)
 
 
 def spec_of(name: str) -> DatasetSpec:
-    """Return the specification. Raises UserError with similar names for an unknown dataset."""
+    """Return a dataset's specification. Raises UserError with similar names if it is unknown."""
     spec: DatasetSpec = names.find("writers.datasets", name, "dataset").SPEC
     return spec
 
@@ -96,12 +98,13 @@ def open_dataset(
 
     Args:
         name: name in `writers/datasets`.
-        path: folder or archive, or several.
+        path: folder or archive, or a list of them.
         settings: how to draw missing splits.
-        labels: table of the images' labels. None means that the images' layout has them.
+        labels: table of the images' labels. None means that labels follow from the layout.
 
     Raises:
-        UserError: unknown name or protocol, missing or unexpected files, or val equal to test.
+        UserError: the name or protocol is unknown, files are missing or unexpected, or val equals
+            test.
     """
     paths = [Path(path)] if isinstance(path, Path | str) else list(path)
     module = names.find("writers.datasets", name, "dataset")
@@ -155,13 +158,13 @@ def _open_with_labels(
     return open_labeled(paths[0], labels, settings, paths[0].name.split(".")[0])
 
 
-COMPARED = 16  # number of images to compare
+COMPARED = 16  # images of val that are compared with test
 
 
 def _refuse_test_as_val(source: Source, path: Path) -> None:
-    """Refuse mirrors with the test set as both val/ and test/.
+    """Raise UserError if val and test are the same images, as in some mirrors.
 
-    Hyper-parameters must not be chosen on the test set.
+    Hyper-parameters would be chosen on the test set.
     """
     val, test = (
         {example.name: example for example in source.splits.get(split, [])}

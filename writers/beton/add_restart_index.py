@@ -1,4 +1,4 @@
-"""Store the JPEGs of a beton in a form that loaders read faster, with equal pixels."""
+"""Convert the JPEGs of a beton, with equal pixels: to restart-indexed JPEGs, to dct, and back."""
 
 import os
 from collections import deque
@@ -24,13 +24,13 @@ AHEAD_PER_THREAD = 4
 def add_index(
     from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
 ) -> Manifest:
-    """Write `from_file` again with a restart index in each JPEG that can have one.
+    """Write a copy of `from_file` with a restart index in each JPEG that can have one.
 
     Memory: 64 images per thread.
 
     Raises:
-        UserError: the beton does not open, has no JPEG without an index, or has a damaged one; or
-            a disk error as in `write_split`.
+        UserError: the beton does not open, all its JPEGs have an index already, or a JPEG is
+            damaged; or a disk error as in `write_split`.
     """
     beton = open_beton(from_file)
     if beton.manifest.encoding.restart_index or not beton.manifest.num_jpeg:
@@ -51,10 +51,10 @@ def add_index(
 def to_dct(
     from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
 ) -> Manifest:
-    """Write `from_file` again with JPEGs as coefficients (writers/dct), without decoding.
+    """Write a copy of `from_file` with JPEGs as dct blobs (writers/dct), without decoding pixels.
 
-    A JPEG that the dct format cannot store gets a restart index instead. Memory and errors as
-    `add_index`.
+    A JPEG that the dct format cannot store gets a restart index instead. Memory and errors are
+    those of `add_index`.
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_jpeg:
@@ -74,9 +74,9 @@ def to_dct(
 def to_jpeg(
     from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
 ) -> Manifest:
-    """Write `from_file` again with coefficients as JPEGs of the same pixels, with a restart index.
+    """Write a copy of `from_file` with dct blobs as JPEGs of the same pixels, with a restart index.
 
-    Memory and errors as `add_index`.
+    Memory and errors are those of `add_index`.
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_dct:
@@ -102,10 +102,10 @@ def _rewritten(
     progress: Progress | None,
     converts: int = JPEG,
 ) -> Manifest:
-    """Rewrite a beton.
+    """Write a copy of a beton in which the images of mode `converts` are converted.
 
-    `changed` are settings of the new encoding; `stored` returns the new mode and bytes of an image
-    of mode `converts`. Other images are copied.
+    `stored` maps the bytes of such an image to its new mode and bytes. Images of other modes are
+    copied unchanged. `changed` holds the encoding settings that differ in the copy.
     """
     manifest = beton.manifest
     if manifest.multi_label:
@@ -170,7 +170,7 @@ _KEPT = (
 def _images(
     beton: Beton, stored: Callable[[bytes], tuple[int, bytes]], num_threads: int, converts: int
 ) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield mode, bytes and digest of each image in file order; `num_threads` work ahead."""
+    """Yield mode, bytes and digest of each image in file order; threads convert ahead."""
     rows, sizes = beton.rows, beton.sizes
 
     def work_through(begin: int) -> list[tuple[int, bytes, bytes]]:

@@ -1,8 +1,8 @@
-"""Give a beton that stock FFCV wrote a manifest, by one scan and without changing the file.
+"""Write a manifest for a beton that stock FFCV wrote. The beton is read once and not changed.
 
-Digests and ids of the samples, which our own files contain, go to a file next to the manifest. An
-id is made of the image's digest, so it does not depend on the order in the file; equal images are
-numbered.
+Our own betons contain a digest and an id per sample. For an adopted beton these go to a file next
+to the manifest. An id is derived from the image's digest, so it does not depend on the order of the
+file. If several images are equal, their ids also depend on a running number.
 """
 
 import hashlib
@@ -73,11 +73,11 @@ def adopt(
         file: the beton; it is only read.
         split: train, val or test.
         name: name of the dataset.
-        classes: names in label order. None numbers the classes.
-        out_file: a symbolic link to `file`, next to which the manifest is written; for folders
-            that cannot be written. None writes next to `file`.
+        classes: names in label order. None means that the classes are named by their numbers.
+        out_file: symbolic link to `file` that is created with the manifest next to it. Use it if
+            the folder of `file` is not writable. None means that the manifest is next to `file`.
         num_threads: threads that read.
-        progress: called with numbers of samples.
+        progress: called with the number of samples done and in total.
 
     Raises:
         UserError: the file is not a complete beton of images and integer labels, has a manifest
@@ -134,7 +134,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _tables(file: Path, handle: int) -> tuple[bytes, np.ndarray, np.ndarray, int]:
-    """Read and check header with fields, rows (SAMPLE [N]) and blobs (BLOB [N])."""
+    """Read and check the tables: header and fields, rows (SAMPLE [N]), blobs (BLOB [N])."""
     num_bytes = os.fstat(handle).st_size
     head = os.pread(handle, FIRST_ROW, 0)
     if len(head) < FIRST_ROW:
@@ -225,7 +225,7 @@ def _sizes(file: Path, rows: np.ndarray, blobs: np.ndarray) -> np.ndarray:
 
 
 def _ids(digests: np.ndarray) -> np.ndarray:
-    """Distinct ids, uint64 [N]: of the digest, and of its number among equal ones."""
+    """Derive a distinct id, uint64 [N], from each digest and its number among equal digests."""
     seen: Counter[bytes] = Counter()
     ids = np.empty(len(digests), np.uint64)
     for number, row in enumerate(digests):
@@ -237,7 +237,10 @@ def _ids(digests: np.ndarray) -> np.ndarray:
 
 
 def _publish(file: Path, out_file: Path | None, samples: bytes, manifest: Manifest) -> None:
-    """Write the samples' file and the link first; the manifest makes the beton complete."""
+    """Write the link and the file of digests and ids, and last the manifest.
+
+    The beton is complete as soon as its manifest exists.
+    """
     target = out_file or file
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -263,7 +266,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _read_all(handle: int, size: int, offset: int) -> bytes:
-    """Read these bytes; one system call may read fewer. Fewer at the end of the file."""
+    """Read `size` bytes, in several system calls if needed; fewer only at the end of the file."""
     parts = []
     while size and (part := os.pread(handle, min(size, 2**30), offset)):
         parts.append(part)

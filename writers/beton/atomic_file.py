@@ -1,13 +1,14 @@
 """Publish a new beton atomically: complete under its final name with its manifest, or not at all.
 
-It is written under a temporary name in the same folder. When it is complete and on the disk, an
-older beton of that name is removed, the manifest is renamed, and then the beton. A kill at any
-point leaves neither an incomplete beton nor one with another's manifest. The next writer removes
-the temporary file of a killed one.
+The beton is written under a temporary name in the same folder. When it is complete and on the disk,
+an older beton of the same name is removed, the new manifest is renamed, and then the new beton. If
+the process is killed at any point, no incomplete beton remains, and no beton has the manifest of
+another one. The next writer removes the temporary file that a killed writer left.
 
-The temporary file is a lease: its name has its host, and its writer renews its modification time.
-On one host a lock shows whether the writer lives. The file of another host, or one on a file system
-without locks, is removed only after its time has expired. A writer that sees another one stops.
+The temporary file is a lease: its name identifies the host, and its writer renews its modification
+time. A writer on the same host is recognized by the lock that it holds. A temporary file of another
+host, or one on a file system without locks, is removed only after its time has expired. If a writer
+finds another active writer, it raises an error.
 """
 
 import contextlib
@@ -47,23 +48,25 @@ class NewBeton:
         _sync_folder(self.out_file.parent)
 
     def publish_link(self, manifest: Manifest, file: Path, handle: int) -> bool:
-        """Hard-link another beton's file, open as `handle`, to this name.
+        """Publish a hard link to `file`, another beton that is open as `handle`.
 
-        Both names are equal: no beton is changed in place, and either may be removed or replaced.
+        The two names are independent: no beton is changed in place, and either name may be removed
+        or replaced.
 
         Returns:
             False if linking is impossible. Raises OSError.
         """
         linked = _temporary_link(self.temporary)
         write_durably(_temporary_manifest(self.temporary), as_json(manifest))
-        # no writer locks the link: until it has its final name, it looks stale
+        # No writer holds a lock on the link: until it has its final name, it looks like the file
+        # of a killed writer.
         with locked(self.out_file.parent):
             try:
                 os.link(file, linked)
             except OSError:
                 # another file system, no support for links, another owner, or the file is gone
                 return False
-            if not os.path.samestat(os.fstat(handle), linked.stat()):  # it was replaced
+            if not os.path.samestat(os.fstat(handle), linked.stat()):  # `file` was replaced
                 linked.unlink()
                 return False
             linked.replace(self.temporary)
@@ -85,9 +88,9 @@ class NewBeton:
 
 @contextlib.contextmanager
 def new_beton(out_file: Path) -> Iterator[NewBeton]:
-    """Context with a new file, to be published as `out_file`.
+    """Open a new temporary file inside the block, to be published as `out_file`.
 
-    Removed if an exception leaves the block.
+    If the block raises, the file is removed.
 
     Raises:
         UserError: another writer of that name is active, the folder is not writable, or the disk is
@@ -123,7 +126,7 @@ def _renew_until(stopped: threading.Event, handle: int) -> None:
 
 def _open_temporary(out_file: Path) -> tuple[int, Path]:
     """Open a new file in the folder of `out_file`, locked while it is open."""
-    # otherwise another writer could take it for stale before it is locked
+    # Without the folder's lock, another writer could remove the new file before it is locked.
     with locked(out_file.parent):
         name = f".{out_file.name}.{_this_host()}-{secrets.token_hex(8)}.writing"
         temporary = out_file.with_name(name)
@@ -131,7 +134,8 @@ def _open_temporary(out_file: Path) -> tuple[int, Path]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            # After its own file exists: of two hosts that start together, one sees the other.
+            # Look for other writers only after the own file exists: if two hosts start together,
+            # at least one finds the file of the other.
             _remove_stale(out_file, temporary)
         except BaseException:
             os.close(handle)
@@ -163,12 +167,12 @@ def _is_active(handle: int, path: Path, own: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if f".{_this_host()}-" in path.name:
-            return False  # its process has ended: it would hold the lock
+            return False  # a living writer of this host would hold the lock
     except BlockingIOError:
         return True
     except OSError:  # a file system without locks
         pass
-    os.utime(own)  # by the clock of the file system
+    os.utime(own)  # to compare two times by the clock of the file system
     return own.stat().st_mtime - os.fstat(handle).st_mtime < EXPIRES_S
 
 

@@ -1,8 +1,9 @@
-"""Boxes of objects in a beton: a blob per sample, next to the image, which stock FFCV can read.
+"""Boxes of objects in a beton: one more blob per sample, in a field that stock FFCV can read.
 
 A blob is little-endian float32 [n, 6]: left, top, right, bottom, class, difficult. Sides are pixels
 of the stored image; right and bottom are exclusive. An image without objects has one row of zeros
-with class -1, because FFCV finds blobs by their offsets, which empty blobs would share.
+with class -1, because FFCV identifies blobs by their offsets, and an empty blob would have the same
+offset as the next one.
 """
 
 import io
@@ -19,7 +20,7 @@ COLUMNS = 6
 VALUE = np.dtype("<f4")
 ROW_BYTES = COLUMNS * VALUE.itemsize
 NO_OBJECT = -1  # class of the only row of an image without objects
-TOLERANCE_PX = 1.0  # boxes may exceed the image by as much; they are clipped
+TOLERANCE_PX = 1.0  # pixels by which a box may exceed the image; it is then clipped
 
 
 class BoxError(ValueError):
@@ -39,16 +40,19 @@ class BoxTable:
     starts: np.ndarray
 
     def of(self, number: int) -> np.ndarray:
-        """Boxes of a sample, float32 [n, 6]."""
+        """Return the boxes of a sample, float32 [n, 6]."""
         if not 0 <= number < len(self.starts) - 1:
             raise IndexError(f"there is no sample {number}")
         return self.values[self.starts[number] : self.starts[number + 1]]
 
     def of_many(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes of several samples, float32 [M, 6], one sample after the other; and their counts.
+        """Return the boxes of several samples, one sample after the other, and their counts.
 
         Args:
             numbers: samples, int64 [n].
+
+        Returns:
+            Boxes, float32 [M, 6], and the number of boxes of each sample, int64 [n].
         """
         counts = self.starts[numbers + 1] - self.starts[numbers]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -67,15 +71,15 @@ def blob_of(
 
     Args:
         boxes: boxes in pixels of the image file.
-        image: bytes of the image file, of which the size is read if `is_resized`.
+        image: bytes of the image file. Its width and height are read only if `is_resized`.
         size: width and height of the stored image.
-        is_resized: the stored image may have another size than the file.
-        annotated_size: width and height of the image file that the boxes refer to. None means that
-            they are unknown.
+        is_resized: the stored image may differ in size from the file.
+        annotated_size: width and height of the image file according to the annotation. None means
+            that they are unknown.
 
     Raises:
-        BoxError: a box is empty or outside of the image, or the image has another size than the
-            boxes refer to.
+        BoxError: a box is empty or outside of the image, or the image does not have the annotated
+            size.
     """
     if not boxes:
         return np.array([0, 0, 0, 0, NO_OBJECT, 0], VALUE).tobytes()
@@ -103,7 +107,7 @@ def check_boxes(
 
 
 def check_size(annotated: tuple[float, float] | None, found: tuple[int, int]) -> None:
-    """Raise BoxError if an annotation is of an image of another width and height."""
+    """Raise BoxError if the annotated width and height are not those of the image."""
     if annotated is None or annotated == found:
         return
     turned = annotated[::-1] == found
@@ -145,7 +149,7 @@ def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classe
 
 
 def check_places(rows: np.ndarray, limits: tuple[int, int]) -> None:
-    """Raise ValueError if blobs of rows are outside of these offsets, or no rows of boxes."""
+    """Raise ValueError if a blob of boxes is outside of these offsets or has an impossible size."""
     offsets, sizes = rows["boxes_offset"], rows["boxes_size"]
     begin, end = (np.uint64(limit) for limit in limits)
     fits = (sizes > 0) & (sizes % ROW_BYTES == 0)
@@ -163,13 +167,13 @@ def _check_values(
     rows: np.ndarray,
     num_classes: int,
 ) -> None:
-    """Raise ValueError if a box is not in its image or has no class."""
+    """Raise ValueError if a box is not within its image, or its class or flag is invalid."""
     left, top, right, bottom, label, difficult = values.T
     # comparisons with NaN are False
     fits = (left >= 0) & (left < right) & (right <= rows["width"][owners])
     fits &= (top >= 0) & (top < bottom) & (bottom <= rows["height"][owners])
     fits &= np.isin(label, np.arange(num_classes)) & np.isin(difficult, (0, 1))
-    # an image without objects has one row
+    # the row that marks an image without objects must be the image's only row
     alone = np.bincount(owners, minlength=len(rows))[owners] == 1
     fits |= ~is_object & alone
     if not fits.all():
@@ -178,7 +182,7 @@ def _check_values(
 
 
 def _check_inside(values: np.ndarray, size: tuple[int, int]) -> None:
-    """Raise BoxError if a box exceeds an image of this width and height, or has no pixel in it."""
+    """Raise BoxError if a box extends beyond an image of this size, or covers no pixel of it."""
     width, height = size
     for number, (left, top, right, bottom) in enumerate(values[:, :4].tolist(), start=1):
         for axis, low, high, side in (("x", left, right, width), ("y", top, bottom, height)):
@@ -191,7 +195,7 @@ def _check_inside(values: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def _size_of(image: bytes) -> tuple[int, int]:
-    from PIL import Image  # opening a beton does not need it
+    from PIL import Image  # imported here: opening a beton does not need it
 
     with Image.open(io.BytesIO(image)) as opened:
         return opened.size

@@ -1,6 +1,6 @@
-"""The dataset card of betons: content, origin, digests and license notes, as Markdown.
+"""Write the dataset card of betons in Markdown: content, origin, digests and license notes.
 
-It is made of the manifests alone, so that equal files have equal cards.
+A card depends on the manifests only, so that equal files have equal cards.
 """
 
 import re
@@ -13,7 +13,7 @@ from writers.dataset import DatasetSpec, spec_of
 from writers.errors import UserError
 from writers.text_names import counted, printable
 
-MAX_CLASSES = 50  # longer tables of classes are folded
+MAX_CLASSES = 50  # a table of more classes is folded (<details>)
 # An underscore within a word is not markup.
 MARKUP = re.compile(r"[|`*<>\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 UNKNOWN_TERMS = "The terms of the images are not recorded; ask the person who made them."
@@ -79,7 +79,7 @@ def card(files: Sequence[tuple[Path, Manifest]]) -> str:
 def _spec(dataset: str) -> DatasetSpec | None:
     try:
         return spec_of(dataset)
-    except UserError:  # of another version, or of an adopted file
+    except UserError:  # the manifest is of another version or of an adopted file
         return None
 
 

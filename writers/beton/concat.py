@@ -1,4 +1,4 @@
-"""Concatenate several splits into one beton without decoding, to fit on train and val together."""
+"""Join several splits in one beton without decoding, for example to fit on train and val."""
 
 import os
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def _copy(beton: Beton, layout: Layout, handle: int) -> None:
             offset = layout.place(size)
             write_at(handle, os.pread(file.fileno(), size, int(row["offset"])), offset)
             label = int(row["label"])
-            if labels.ndim == 2:  # labels are a blob of their own
+            if labels.ndim == 2:  # several labels per image: they are a separate blob
                 own = labels[number].tobytes()
                 label = layout.place(len(own))
                 write_at(handle, own, label)

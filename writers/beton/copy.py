@@ -1,10 +1,11 @@
 """Copy the samples of a subset from one beton to another without decoding.
 
-The result equals, byte for byte, the file written from the images. The order in a file is a draw by
-sample ids: a subset's order is that of the whole with gaps. Both files are processed front to back.
-The kernel copies runs of samples that are adjacent in both. Digests are copied as well, so that a
-damaged image stays detectable. Exception to equality: if images were skipped when the source was
-written, its first page may start later, because of the space reserved for their rows.
+The result equals, byte for byte, the file written from the images. The order of a file is drawn
+from the sample ids, so a subset keeps the order of the whole dataset, and both files are processed
+front to back. Samples that are adjacent in both files are copied together by the operating system.
+Digests are copied, too, so that damage of an image remains detectable. There is one exception to
+equality: if images were skipped when the input was written, its first page may start later, because
+space was reserved for the rows of these images.
 
 Memory: 96 bytes per sample of either file, and 1 MB.
 """
@@ -26,19 +27,19 @@ from writers.errors import UserError
 from writers.subset.spec import Subset
 
 CHUNK_BYTES = 2**20
-MAX_COPY_BYTES = 64 * 2**20  # approximate bytes copied between progress reports
+MAX_COPY_BYTES = 64 * 2**20  # approximate limit of bytes copied between two progress reports
 
 
 def copy_subset(
     from_file: Path, subset: Subset, out_file: Path, *, progress: Progress | None = None
 ) -> Manifest:
-    """Copy the samples of `subset`, relabeled, and write a manifest that names the source.
+    """Copy the samples of `subset` with their new labels; the manifest names the input beton.
 
-    Image bytes are not checked; `verify` checks either file.
+    Image bytes are not checked; use `verify` on either file.
 
     Raises:
-        UserError: as `write_split`, and if the beton does not open or its images have several
-            labels.
+        UserError: the beton does not open, its images have several labels, or any error of
+            `write_split`.
     """
     beton = open_beton(from_file)
     _refuse_what_cannot_be_copied(beton, out_file)
@@ -133,7 +134,7 @@ def copy_samples(
         for end in _run_ends(origins, offsets, sizes):
             if progress is not None:
                 progress(begin, len(sizes))
-            if check:  # just before they are copied: read from the disk once
+            if check:  # just before the copy, so that the disk is read only once
                 check_samples(beton, positions[begin:end], file.fileno())
             _copy_run(
                 file.fileno(),
@@ -150,7 +151,7 @@ def copy_samples(
 
 
 def open_samples(beton: Beton) -> BinaryIO:
-    """Open the file for reading samples. Raises BetonChangedError if it is gone."""
+    """Open the file for reading samples. Raises BetonChangedError if it no longer exists."""
     try:
         return beton.path.open("rb", buffering=0)
     except OSError as error:
@@ -178,7 +179,7 @@ def check_samples(
 
 
 def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> list[int]:
-    """Find the ends of runs of samples that are adjacent in both files, of limited size."""
+    """Find the ends of runs: samples that are adjacent in both files, up to MAX_COPY_BYTES."""
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
     apart |= np.diff(np.cumsum(sizes) // MAX_COPY_BYTES) > 0
     return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]
@@ -207,7 +208,7 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
             errno.EBADF,
         ):
             raise
-        # a file system without copy_file_range
+        # the file system does not support copy_file_range
         data = os.pread(source, min(count, CHUNK_BYTES), origin)
         write_at(target, data, offset)
         num_copied = len(data)
@@ -217,7 +218,7 @@ def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) 
 
 
 def _inherited(manifest: Manifest) -> dict[str, Any]:
-    """Manifest fields that the copy inherits."""
+    """Return the manifest fields that a copy inherits."""
     same = (
         "dataset",
         "split",
@@ -234,7 +235,7 @@ def _inherited(manifest: Manifest) -> dict[str, Any]:
 def _skipped(
     manifest: Manifest, subset: Subset, old_labels: np.ndarray, labels: np.ndarray
 ) -> list[dict[str, str]]:
-    """Unreadable images of the subset's classes, with their new class names."""
+    """List the skipped images of the subset's classes, with their new class names."""
     pairs = set(zip(old_labels.tolist(), labels.tolist(), strict=True))
     renamed = {manifest.classes[old]: subset.classes[new] for old, new in pairs}
     return [

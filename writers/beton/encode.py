@@ -1,9 +1,9 @@
 """Encode an image file as a blob of a beton, with the settings of `writers.beton.encoding`.
 
-libjpeg-turbo decodes JPEG files, at reduced size if they are much too large. Its warnings about
-pixels that depend on damaged data are errors, as in the loaders. A JPEG that becomes a smaller JPEG
-stays in its color planes, without conversion to RGB and with half the values to resize. Pillow
-reads other files.
+libjpeg-turbo decodes JPEG files, at reduced size if they are much larger than needed. If it warns
+that pixels depend on damaged data, that is an error, as in the loaders. A JPEG that is stored as a
+smaller JPEG is resized in its color planes: no conversion to RGB, and half as many values to
+resize. Pillow reads all other files.
 """
 
 import io
@@ -28,7 +28,7 @@ from writers.jpeg.restart_index import (
     read_frame,
 )
 
-# pixels: images up to this longer side are stored raw; JPEG would cost accuracy and save little
+# Longer side in pixels up to which images are stored raw: JPEG would cost accuracy and save little.
 SMALL = 96
 
 
@@ -40,7 +40,7 @@ class Blob:
     width: int
     height: int
     data: bytes
-    is_scaled: bool = False  # values were scaled by their own range
+    is_scaled: bool = False  # pixel values were scaled by the image's own range
 
 
 class UnreadableError(Exception):
@@ -60,13 +60,13 @@ def encode(
     Args:
         data: bytes of the file.
         encoding: settings.
-        chance: the image's draw in [0, 1), for `mixed`.
-        check: read all coded data of a JPEG that is stored byte for byte, which finds what a
-            decoder would find. Otherwise only its markers are checked.
-        lenient: encode a JPEG with warnings again as Pillow decodes it.
+        chance: random number of the image in [0, 1), which decides between JPEG and raw in `mixed`.
+        check: if a JPEG is stored byte for byte, read all its coded data, which finds all damage
+            that a decoder would find. False checks only its markers.
+        lenient: decode the image by Pillow, which tolerates slight damage, and encode it again.
 
     Raises:
-        UnreadableError: not a complete image.
+        UnreadableError: the file is not a complete image.
     """
     if lenient or data[:2] != b"\xff\xd8":
         pixels = _rgb_by_pillow(data)
@@ -94,13 +94,13 @@ def check_image(data: bytes, *, lenient: bool = False) -> None:
 
 def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) -> Blob:
     frame = read_frame(data)
-    if frame is None:  # CMYK, 12 bits etc.
+    if frame is None:  # CMYK, 12 bits and other kinds that cannot have a restart index
         turbojpeg.check(data)
         return _encode_pixels(_rgb_by_pillow(data).rgb, encoding, chance)
     size = frame.width, frame.height
     fitted = _fitted(size, encoding.max_resolution)
     if encoding.format == "passthrough" and fitted == size:
-        if encoding.restart_index:  # which decodes
+        if encoding.restart_index:  # adding the index also reads all coded data
             return _jpeg_blob(data, size, encoding)
         if check:
             check_coded_data(data)
@@ -108,7 +108,7 @@ def _encode_jpeg(data: bytes, encoding: Encoding, chance: float, check: bool) ->
             check_markers(data, frame.scan)
         return Blob(JPEG, *size, data)
     if encoding.format == "dct" and fitted == size:
-        return _jpeg_blob(data, size, encoding)  # which reads all of it
+        return _jpeg_blob(data, size, encoding)  # this also reads all coded data
     denominator = _denominator(size, fitted)
     if (
         _as_jpeg(fitted, encoding, chance)
@@ -133,7 +133,7 @@ def _encode_pixels(
 ) -> Blob:
     """Encode pixels, uint8 [H, W, 3].
 
-    `size` is the target size if it does not follow from theirs.
+    `size` is the stored width and height. None derives them from the pixels and `max_resolution`.
     """
     height, width, _ = pixels.shape
     width, height = fitted = size or _fitted((width, height), encoding.max_resolution)
@@ -157,7 +157,7 @@ def _jpeg_blob(jpeg: bytes, size: tuple[int, int], encoding: Encoding) -> Blob:
 
 
 def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int]:
-    """Width and height after shrinking the longer side to max_resolution."""
+    """Return width and height after the longer side is shrunk to max_resolution."""
     if max_resolution is None or max(size) <= max_resolution:
         return size
     width, height = (max(1, round(side * max_resolution / max(size))) for side in size)
@@ -165,9 +165,10 @@ def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int
 
 
 def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
-    """Scale denominator for decoding a JPEG at no less than twice the target size.
+    """Return the largest scale denominator that decodes a JPEG at twice the target size or more.
 
-    Dropping high frequencies differs from averaging; at twice the size the difference is small.
+    Decoding at a reduced size drops high frequencies instead of averaging pixels. At twice the
+    target size the difference is small.
     """
     return next(
         part
@@ -178,10 +179,10 @@ def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
 
 
 def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes | None:
-    """Shrink planes to an image at 4:2:0, or return None if one would have to grow.
+    """Shrink planes to an image at 4:2:0, or return None if a plane would have to grow.
 
-    A chroma pixel covers several luma pixels of the source and of the result; the last may exceed
-    the border.
+    A chroma pixel covers several luma pixels, in the source and in the result. The last one of a
+    row or column may extend beyond the border.
     """
     width, height = size
     across, down = image.factors
@@ -205,10 +206,10 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
 
 
 def _rgb_by_pillow(data: bytes) -> Pixels:
-    """Decode by Pillow. Raises UnreadableError."""
+    """Decode an image file by Pillow. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
-            # warnings about transparent palettes and damaged EXIF, which are not used
+            # ignore warnings about transparent palettes and damaged EXIF, which are not used
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
                 if problem := turbojpeg.size_problem(*image.size):

@@ -1,4 +1,4 @@
-"""Settings of how a beton stores images; `writers.beton.encode` applies them."""
+"""Settings that define how a beton stores images; `writers.beton.encode` applies them."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 JPEG, RAW = 0, 1  # modes of an image in FFCV's format
-DCT = 2  # not FFCV's: coefficients of a JPEG (writers/dct)
-MAX_SIDE = 65535  # 16 bits in the format
+DCT = 2  # our own mode, unknown to FFCV: quantized coefficients of a JPEG (writers/dct)
+MAX_SIDE = 65535  # largest width or height in pixels: the format stores 16 bits
 PRESET = re.compile(
     r"(?P<max_resolution>\d+)_(?P<compress_probability>[01](?:\.\d+)?)_(?P<jpeg_quality>\d+)"
 )
@@ -39,13 +39,13 @@ class Encoding(BaseModel):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     # `mixed`: fraction of images stored as JPEG
     compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    # JPEGs of which loaders decode only the crop (writers/jpeg/restart_index.py)
+    # add an index with which loaders decode only the crop of a JPEG (writers/jpeg/restart_index.py)
     restart_index: bool = True
 
     @model_validator(mode="before")
     @classmethod
     def _with_index(cls, value: Any) -> Any:
-        """Default: an index if JPEGs are encoded here. `passthrough` keeps a file's bytes."""
+        """Set the default: an index, except for `passthrough`, which keeps the bytes of files."""
         if not isinstance(value, dict) or value.get("restart_index") is not None:
             return value
         return value | {"restart_index": value.get("format", "jpeg") in ("jpeg", "mixed", "dct")}
@@ -53,7 +53,7 @@ class Encoding(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, value: Any) -> Any:
-        if isinstance(value, float):  # YAML allows underscores in numbers
+        if isinstance(value, float):  # YAML allows underscores in numbers, as in 500_0.5
             raise ValueError(
                 'write a preset in quotes, "500_0.50_90": without them YAML reads a number'
             )
@@ -74,10 +74,10 @@ class Encoding(BaseModel):
         return settings | {"format": "mixed"}
 
     def over(self, base: "Encoding") -> "Encoding":
-        """Take the settings that this one leaves out from `base`, as far as they have an effect."""
+        """Return this encoding, with settings that are not set taken from `base` if they apply."""
         own = self.model_dump(include=self.model_fields_set)
         if "format" not in own and own.get("restart_index"):
-            del own["restart_index"]  # the default of another format
+            del own["restart_index"]  # it may be the default of a format that `base` replaces
         left_out = {"restart_index"} if "format" in own else set()
         chosen = own.get("format", base.format)
         left_out |= {"jpeg_quality"} if chosen == "raw" else set()

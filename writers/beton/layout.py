@@ -1,9 +1,9 @@
-"""Layout of a beton, a function of the samples only: equal samples make equal files.
+"""Layout of a beton. It depends on the samples only, so that equal samples give equal files.
 
 FFCV's format, version 2, little endian: a header; a descriptor per field; a row per sample; zeros
-up to a full page; pages of blobs, none of which crosses a page, with zeros between them; a table of
-the blobs up to the end of the file. A digest of each sample's bytes and the sample ids precede the
-table, where FFCV does not read. A beton with boxes has a third field, of FFCV's bytes.
+up to a full page; pages of blobs, with zeros between them (no blob crosses the end of a page); a
+table of the blobs up to the end of the file. The digests and ids of the samples are stored before
+the table, where FFCV does not read. A beton with boxes has a third field, of FFCV's type for bytes.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ SAMPLE = np.dtype(
         "itemsize": 24,
     }
 )
-# a row of a beton with boxes: offset and size of the blob of boxes follow (FFCV's BytesField)
+# Row of a beton with boxes: SAMPLE, then offset and size of the blob of boxes (FFCV's BytesField).
 BOXED_SAMPLE = np.dtype(
     {
         "names": ["mode", "width", "height", "offset", "label", "boxes_offset", "boxes_size"],
@@ -45,26 +45,27 @@ BOXED_SAMPLE = np.dtype(
 )
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 ID = np.dtype("<u8")
-DIGEST_BYTES = 16  # the first bytes of a sha256
+DIGEST_BYTES = 16  # bytes of a sample's digest: the first 16 of a sha256
 NUM_FIELDS = 2
 FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
 BOXED_FIRST_ROW = FIRST_ROW + FIELD.itemsize
-# FFCV's type numbers of an RGB image, an integer, bytes, an array of fixed shape
+# FFCV's numbers of field types: RGB image, integer, bytes, array of fixed shape
 IMAGE_TYPE, INTEGER_TYPE, BYTES_TYPE, ARRAY_TYPE = 2, 1, 3, 4
-CUSTOM_TYPE = 255  # a field type that FFCV refuses: images of which some are dct blobs
+CUSTOM_TYPE = 255  # field type of images if some are dct blobs; stock FFCV refuses it
 # shape entries of FFCV's NDArrayField
 ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")])
 
-PAGE_SIZE = 8 * 2**20  # FFCV's default
-SMALL_PAGE_SIZE = 2 * 2**20  # its minimum, for few samples, whose first page is mostly padding
+PAGE_SIZE = 8 * 2**20  # bytes; FFCV's default
+SMALL_PAGE_SIZE = 2 * 2**20  # FFCV's minimum; saves padding if there are less than FEW_SAMPLES
 FEW_SAMPLES = 10_000
 
 
 class Layout:
     """Layout of up to `capacity` samples: rows, offsets and page size.
 
-    `num_labels` is K if each sample has a label per class; these are a blob of their own, and so
-    are the boxes of a sample if it `has_boxes`. Takes 96 bytes per sample.
+    `num_labels` is K if each sample has a label per class; None means one label per sample. The
+    labels of such a sample are a separate blob, and so are its boxes if `has_boxes`. Memory: 96
+    bytes per sample.
     """
 
     def __init__(
@@ -83,12 +84,11 @@ class Layout:
         self.end = _round_up(rows_end, self.page_size)
 
     def place(self, size: int) -> int:
-        """Return the offset for the next blob.
+        """Return the offset of the next blob, which has `size` bytes.
 
-        After the last, or on the next page if it would cross one.
-
-        A blob larger than a page doubles the page size until it fits. Earlier offsets stay valid,
-        because a larger page consists of whole smaller ones.
+        It follows the last blob, or starts a new page if it would cross the end of the page. If a
+        blob is larger than a page, the page size doubles until the blob fits. Earlier offsets stay
+        valid, because a larger page consists of whole smaller pages.
         """
         self.page_size = max(self.page_size, 1 << (size - 1).bit_length())
         if self.end // self.page_size != (self.end + size - 1) // self.page_size:
@@ -113,8 +113,8 @@ class Layout:
     ) -> None:
         """Add a sample whose image is at `offset`.
 
-        `label` is its class, or the offset of its labels. `boxes` is the offset of its boxes and
-        their number of bytes; None means that the file has no boxes.
+        `label` is its class, or the offset of its labels if it has several. `boxes` is offset and
+        size in bytes of its boxes; None means that the file has no boxes.
         """
         assert len(digest) == DIGEST_BYTES
         self._digests += digest
@@ -131,7 +131,7 @@ class Layout:
     @property
     def rows(self) -> np.ndarray:
         """SAMPLE [N], or BOXED_SAMPLE [N]."""
-        # zeros: a row has gaps, and the file must not depend on old memory
+        # zeros: rows have gaps, whose bytes must not depend on earlier contents of the memory
         rows = np.zeros(self.num_samples, self._row)
         for name, column in self._columns.items():
             rows[name] = np.frombuffer(column, column.typecode)
@@ -139,11 +139,11 @@ class Layout:
 
     @property
     def pages_end(self) -> int:
-        """Offset of the digests."""
+        """End of the last page; the digests start here."""
         return _round_up(self.end, self.page_size)
 
     def write_tables(self, handle: int) -> int:
-        """Write everything but blobs, the header last, and return the file size. Raises OSError."""
+        """Write all tables, the header last, and return the file size. Raises OSError."""
         blobs = np.empty(len(self._blobs["size"]), BLOB)
         for name, column in self._blobs.items():
             blobs[name] = np.frombuffer(column, column.typecode)
@@ -166,7 +166,7 @@ class Layout:
 
 
 def digest_of(*blobs: bytes | memoryview) -> bytes:
-    """Digest of a sample's image, and of its labels and boxes if they are blobs."""
+    """Return the digest of a sample: of its image, then its labels and boxes if they are blobs."""
     digest = hashlib.sha256()
     for blob in blobs:
         digest.update(blob)
@@ -194,12 +194,12 @@ def header_of(
 def fields_of(
     num_labels: int | None, *, has_dct: bool = False, has_boxes: bool = False
 ) -> np.ndarray:
-    """Descriptors of image, label and boxes, FIELD [2], or [3] with boxes.
+    """Return the descriptors of image, label and boxes, FIELD [2], or [3] with boxes.
 
     Args:
-        num_labels: K if each sample has a label per class (int8 [K]).
-        has_dct: some images are dct blobs. Stock FFCV would decode them as pixels; it refuses a
-            custom field.
+        num_labels: K if each sample has a label per class (int8 [K]); None means one label.
+        has_dct: some images are dct blobs. Their field has a custom type, which stock FFCV refuses;
+            otherwise it would take the blobs for pixels.
         has_boxes: each sample has boxes, in a field of bytes.
     """
     fields = np.zeros(NUM_FIELDS + has_boxes, FIELD)
@@ -223,7 +223,7 @@ def fields_of(
 
 
 def write_at(handle: int, data: bytes, offset: int) -> None:
-    """Write all bytes; one system call may write fewer. Raises OSError."""
+    """Write all bytes at `offset`, in several system calls if needed. Raises OSError."""
     view = memoryview(data)
     while view:
         num_written = os.pwrite(handle, view, offset)

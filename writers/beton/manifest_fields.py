@@ -11,7 +11,7 @@ from writers.beton.store import Manifest, file_digests
 from writers.source import Example, Source
 from writers.subset.spec import Subset
 
-CREATED_BY = "harness writers 6"  # raise it if the same input would give other bytes
+CREATED_BY = "harness writers 6"  # increase the number if the same input gives different bytes
 FILE_FIELDS = (
     "num_samples",
     "num_jpeg",
@@ -28,7 +28,7 @@ FILE_FIELDS = (
 
 
 def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
-    """Return the fields FILE_FIELDS, which follow from the complete temporary file."""
+    """Return the fields FILE_FIELDS of the manifest, computed from the complete temporary file."""
     rows = layout.rows
     return {
         "num_samples": len(rows),
@@ -53,7 +53,7 @@ def manifest_of(
     skipped: Sequence[dict[str, str]],
     file: dict[str, Any],
 ) -> Manifest:
-    """Make the sealed manifest of a beton.
+    """Make the manifest of a beton, with its digest.
 
     Args:
         source: images of the dataset.
@@ -61,9 +61,9 @@ def manifest_of(
         subset: classes and labels of the beton.
         encoding: how images are stored.
         seed: seed of the order and of the draws of a mixed encoding.
-        examples: chosen examples, with those that were skipped.
+        examples: chosen examples, including skipped ones.
         skipped: name, class and reason of each skipped image.
-        file: fields from `file_fields`.
+        file: result of `file_fields`.
     """
     left_out = {entry["name"] for entry in skipped}
     counts = example_counts(

@@ -1,12 +1,12 @@
 """Convert images of any pixel type to 8 bits per channel, by a fixed rule and never by clipping.
 
     16-bit integers        v // 257
-    32-bit integers        up to 255 unchanged, up to 65535 as 16 bits, otherwise by their range
-    floating point         [0, 1] times 255, otherwise by their range
+    32-bit integers        up to 255 unchanged, up to 65535 as 16 bits, otherwise by range
+    floating point         [0, 1] times 255, otherwise by range
     other types            Pillow's conversion to RGB
 
-By their range: the smallest value becomes 0 and the largest 255, linearly. A constant image has no
-range and becomes black. NaN and infinite values are refused.
+"By range" maps the smallest value of the image to 0 and the largest to 255, linearly. A constant
+image becomes black. NaN and infinite values are refused.
 """
 
 from typing import NamedTuple
@@ -22,8 +22,8 @@ class Pixels(NamedTuple):
 
     Attributes:
         rgb: uint8 [H, W, 3].
-        is_scaled: True if values were scaled by their own range, so that brightness differs
-            between images.
+        is_scaled: True if values were converted by range: equal values of two images may then get
+            different brightness.
     """
 
     rgb: np.ndarray
@@ -42,7 +42,7 @@ def to_rgb(image: Image.Image) -> Pixels:
 
 
 def _integers(values: np.ndarray, *, is_16_bits: bool) -> Pixels:
-    """Convert int32 [H, W]; files of PNG and PPM hold 16 bits at most."""
+    """Convert int32 [H, W]. `is_16_bits` is True for PNG and PPM, which hold at most 16 bits."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > MAX_16_BITS:
         return _by_range(values)

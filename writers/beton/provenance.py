@@ -1,10 +1,10 @@
 """Record the raw files of a beton and how they were split.
 
-A manifest contains nothing that depends on clock or machine, so it cannot show whether the raw
-files have changed. A separate record, `train.beton.origin.json`, does. Raw files count as unchanged
-if names, sizes and modification times are equal, as in make, rsync and git. If two origins are
-equal, images of the same name are the same file and need not be decoded again
-(`writers/beton/reuse.py`). A beton without a record is valid; its origin is unknown.
+A manifest does not depend on clock or machine, so it cannot show whether the raw files have
+changed. A separate record, `train.beton.origin.json`, shows it. Raw files count as unchanged if
+their names, sizes and modification times are equal, as in make, rsync and git. If two origins are
+equal, images of the same name are the same file, and need not be decoded again
+(`writers/beton/reuse.py`). A beton without a record is valid, but its origin is unknown.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from writers.source import Source, SplitSettings
 
 
 class Origin(BaseModel):
-    """Origin of a beton.
+    """Origin of a beton: its raw files and the settings that assign images to splits and labels.
 
-    If two are equal, images of the same name and split have the same bytes.
+    If two origins are equal, images of the same name and split have the same bytes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -38,8 +38,8 @@ class Origin(BaseModel):
     split_seed: int
     protocol: str | None
     files: str  # sha256 of names, sizes and modification times of all source files
-    folders: str | None = None  # rules for folders, unless they are the default
-    labels: str | None = None  # digest of the table of labels and its settings, if there is one
+    folders: str | None = None  # rules for folders; None means the default rules
+    labels: str | None = None  # digest of the table of labels and its settings; None without one
 
 
 def open_with_origin(
@@ -48,15 +48,16 @@ def open_with_origin(
     settings: SplitSettings,
     labels: LabelTable | None = None,
 ) -> tuple[Source, Origin | None]:
-    """Call `open_dataset` and return the origin of its images, or None if unreadable.
+    """Call `open_dataset`, and return its result and the origin of the images.
 
-    The state is taken before anything is read: files that change while a beton is written count as
-    changed later. Raises UserError as `open_dataset` does.
+    The origin is None if a file cannot be read. The state of the files is recorded before any of
+    them is read, so that files that change while a beton is written count as changed. Raises
+    UserError as `open_dataset` does.
     """
     files = _state(paths)
     table = digest_of_table(labels) if labels is not None else None
     source = open_dataset(name, paths, settings, labels)
-    if files is None:  # generated on first use
+    if files is None:  # opening may have generated the files
         files = _state(paths)
     if files is None:
         return source, None
@@ -86,7 +87,7 @@ def record(file: Path, manifest: Manifest, origin: Origin | None) -> None:
 
 
 def recorded(file: Path, manifest: Manifest) -> Origin | None:
-    """Return the origin of the beton with this manifest, or None."""
+    """Return the recorded origin of the beton with this manifest, or None if there is none."""
     try:
         content: dict[str, Any] = json.loads(record_path(file).read_text())
         return (
@@ -105,7 +106,7 @@ def recorded(file: Path, manifest: Manifest) -> Origin | None:
 
 
 def inherit(from_file: Path, file: Path) -> None:
-    """Give a copy the origin of its source, if it is known. Raises UserError, OSError."""
+    """Record for a copy the origin of its source, if it is known. Raises UserError, OSError."""
     manifest = read_manifest(file)
     original = read_manifest(from_file)
     if manifest.copied_from == {"file": from_file.name, "sha256": original.sha256}:
@@ -113,12 +114,12 @@ def inherit(from_file: Path, file: Path) -> None:
 
 
 def record_path(file: Path) -> Path:
-    """Path of the record next to a beton, `<name>.origin.json`."""
+    """Return the path of the record next to a beton, `<name>.origin.json`."""
     return file.with_name(f"{file.name}.origin.json")
 
 
 def _state(paths: Sequence[Path]) -> str | None:
-    """Return the state of the source files, or None if a path is missing or unreadable."""
+    """Return the digest of the files at the paths, or None if a path is missing or unreadable."""
     digest = hashlib.sha256()
     try:
         for number, path in enumerate(paths):

@@ -1,13 +1,18 @@
 """Reuse samples of an existing beton if the result equals the file written from the images.
 
-A beton is only used if all of this holds: its record has the same raw files and splits
-(`writers/beton/provenance.py`); its manifest has the same encoding and code version; it has the ids
-of all needed images, in the same order; a few images encoded again give the same bytes with today's
-libraries; and the digest of each used sample is right. Labels come from the source, so the beton's
-classes do not matter. Only those few images are decoded.
+A beton is reused only if all of these conditions hold:
+
+- its record has the same raw files and splits (`writers/beton/provenance.py`),
+- its manifest has the same encoding and code version,
+- it contains all needed images by id, in the same order,
+- NUM_REENCODED images that are encoded again with the installed libraries give the same bytes,
+- the digest of each used sample is right.
+
+Labels come from the source, so the classes of the reused beton do not matter. No other images are
+decoded.
 
 If the whole file is needed, it is hard-linked; otherwise samples are copied. A link is as safe as a
-copy: no beton is changed in place, and deleting or rewriting one name keeps the other.
+copy, because no beton is changed in place: if one name is removed or replaced, the other remains.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,15 +36,15 @@ from writers.source import Example, Source, ids_of
 from writers.subset.spec import Subset
 
 NUM_REENCODED = 16
-SEED = 0  # seed of the order and of mixed encodings, `write_split`'s default
+SEED = 0  # seed of the order and of mixed encodings; equal to the default of `write_split`
 
 
 @dataclass(frozen=True)
 class Reused:
-    """A written beton and the one that its samples come from."""
+    """Result of a reuse: the manifest of the new beton, and the path of the reused beton."""
 
     manifest: Manifest
-    beton: Path  # source of the samples
+    beton: Path  # the reused beton
 
 
 def reuse_samples(
@@ -54,16 +59,16 @@ def reuse_samples(
     progress: Progress | None = None,
     log: Callable[[str], None] = print,
 ) -> Reused | None:
-    """Write `out_file` like `write_split`, from a beton in a subfolder of `folder`.
+    """Write `out_file` as `write_split` would, from a beton in a subfolder of `folder`.
 
-    The manifest equals that of `write_split`. `log` receives a message if a beton is damaged or
-    disappears; the next one is then tried.
+    The manifest equals the one that `write_split` makes. If a beton is damaged or disappears, `log`
+    receives a message, and the next beton is tried.
 
     Returns:
-        None if no beton can be used, and for images with several labels.
+        None if no beton can be used, or if images have several labels.
 
     Raises:
-        UserError: as `write_split`, for classes without images and for the disk.
+        UserError: a class has no images, or there is a disk error, as in `write_split`.
     """
     if source.multi_label or origin is None:
         return None
@@ -81,7 +86,7 @@ def reuse_samples(
 def _candidates(
     folder: Path, source: Source, split: str, encoding: Encoding, origin: Origin
 ) -> list[tuple[Path, Manifest]]:
-    """Betons with the same images and encoding according to their records, smallest first."""
+    """List betons of the same images and encoding according to their records, smallest first."""
     candidates = []
     for path in sorted(folder.glob(f"*/{split}.beton")):
         try:
@@ -156,9 +161,9 @@ def _reuse(
 
 
 def _positions(beton: Beton, ids: np.ndarray) -> np.ndarray | None:
-    """Positions of samples by id (uint64 [M]): int64 [M], ascending.
+    """Return the positions (int64 [M], ascending) of the samples with these ids (uint64 [M]).
 
-    None if some are missing or in another order.
+    None if a sample is missing, or if the samples are in another order.
     """
     order = np.argsort(beton.ids, kind="stable")
     place = np.minimum(np.searchsorted(beton.ids, ids, sorter=order), len(order) - 1)
@@ -192,7 +197,7 @@ def _encodes_to(
                 strict=True,
             )
         )
-    except (UnreadableError, OSError):  # writing from the images reports which, and why
+    except (UnreadableError, OSError):  # writing from the images then reports image and reason
         return False
 
 

@@ -1,4 +1,4 @@
-"""Choose the images of a split that a subset takes, with their labels and order."""
+"""Choose the images of a split that belong to a subset, with their labels and order."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,19 +14,20 @@ from writers.text_names import counted, preview
 
 
 def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
-    """Choose the examples of a split that a beton gets.
+    """Choose the examples of a split that are written to a beton.
 
     Args:
         source: images of the dataset.
         split: train, val or test.
         subset: classes, labels and images to take.
-        seed: seed of the order, which depends on the names of the images only.
+        seed: seed of the order, which depends only on it and the names of the images.
 
     Returns:
         Examples with the subset's labels, in the order of the file.
 
     Raises:
-        UserError: unknown split, a training class without images, or two images of the same name.
+        UserError: the split is unknown, a training class has no images, or two images have the same
+            name.
     """
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
@@ -62,7 +63,10 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
 
 
 def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
-    """Describe the classes without images; "" if there are none."""
+    """Describe the classes without images that are an error; "" if there are none.
+
+    In val and test, a class may be without images, unless all are.
+    """
     empty = np.flatnonzero(counts == 0).tolist()
     if counts.any() and not (split == "train" and empty):
         return ""
@@ -76,7 +80,7 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def example_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
-    """Count examples per class, int64 [K]; with several labels, those that have the class."""
+    """Count examples per class, int64 [K]; with several labels, a class counts if it is present."""
     if examples and examples[0].labels is not None:
         is_present = np.array([example.labels for example in examples]) == 1
         return np.asarray(is_present.sum(0))

@@ -1,9 +1,9 @@
-"""A beton on disk: one file in FFCV's format and its manifest; opened only if they agree.
+"""A beton on disk: one file in FFCV's format, and its manifest. It opens only if the two agree.
 
-FFCV's format has no checksum, name or class list. Here the file's tables contain a digest of each
-sample's bytes (`writers/beton/layout.py`); the manifest contains the digest of the tables, and one
-of itself. Opening a beton therefore verifies labels, ids and sizes, and `verify` also verifies each
-image.
+FFCV's format has no checksum, name or class list. Our tables therefore contain a digest of each
+sample's bytes (`writers/beton/layout.py`). The manifest contains a digest of the tables and a
+digest of its own fields. Opening a beton thus verifies labels, ids and sizes; `verify` also
+verifies each image.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ from writers.errors import UserError
 from writers.labels.kinds import BOXES, MANY_LABELS, ONE_LABEL, LabelKind
 from writers.regular_file import open_regular
 
-SMALL_FILE = 64 * 2**20  # file size up to which a manifest has the plain sha256 of the file
+SMALL_FILE = 64 * 2**20  # bytes up to which `sha256` in the manifest is that of the whole file
 
-Progress = Callable[[int, int], None]  # done, total
+Progress = Callable[[int, int], None]  # called with the number done and the total number
 
 
 class Manifest(BaseModel):
@@ -54,40 +54,42 @@ class Manifest(BaseModel):
     split: str
     num_samples: int
     classes: list[str]  # label k is classes[k]
-    multi_label: bool = False  # a label per class: 1 present, -1 absent, 0 difficult
-    # each image has boxes of objects, whose classes are those above; omitted from the digest if
-    # False, as in older manifests
+    multi_label: bool = False  # images have a label per class: 1 present, -1 absent, 0 difficult
+    # images have boxes of objects, with the classes above; the digest omits this field if it is
+    # False, because older manifests do not have it
     has_boxes: bool = False
-    # samples per class; with several labels, samples in which it is present
+    # samples per class; with several labels per image, samples in which the class is present
     class_counts: list[int]
     encoding: Encoding
-    protocol: str | None = None  # splits: salman, kornblith, vtab; None means the dataset's own
+    protocol: str | None = None  # name of the splits, such as vtab; None means the dataset's own
     differences: list[str] = []  # accepted differences from the published counts
     source: str  # name of the folder or archive of the images
-    copied_from: dict[str, str] | None = None  # source beton of copied samples: file, sha256
+    copied_from: dict[str, str] | None = None  # beton that samples were copied from: file, sha256
     subset: dict[str, Any]  # name, num_classes, digest
-    seed: int  # seed of the order and of `mixed`
+    seed: int  # seed of the order and of the `mixed` encoding
     num_jpeg: int
     num_raw: int
-    num_dct: int = 0  # stored as coefficients; omitted from the digest if 0, as in older manifests
+    # images stored as dct blobs; the digest omits this field if it is 0, as for `has_boxes`
+    num_dct: int = 0
     max_width: int
     max_height: int
-    # known to be damaged, or skipped by --on-error skip: name, class, reason
+    # images known to be damaged, or skipped by --on-error skip: name, class, reason
     skipped: list[dict[str, str]]
     # files and records of the source that were not read: reason, count, names of the first ones
     omitted: list[dict[str, Any]] = []
     page_size: int
     bytes: int
-    sha256: str  # of the file up to 64 MiB; of its tables if it is larger
-    tables_sha256: str  # of everything before and after the pages, with a digest per sample
+    sha256: str  # digest of the file up to SMALL_FILE bytes; of its tables if it is larger
+    tables_sha256: str  # digest of all bytes before and after the pages
     created_by: str
-    # FFCV wrote the file: digests and ids are in `samples_path`; omitted from the digest if False
+    # FFCV wrote the file, and digests and ids are in `samples_path`; the digest omits this field if
+    # it is False, as for `has_boxes`
     adopted: bool = False
     digest: str  # sha256 of all of the above
 
     @classmethod
     def sealed(cls, **fields: Any) -> Self:
-        """Make a manifest with its digest."""
+        """Make a manifest from its fields and add its digest."""
         unsealed = cls.model_construct(**fields, digest="").model_dump(mode="json")
         return cls.model_validate(unsealed | {"digest": _digest_of(unsealed)})
 
@@ -125,12 +127,12 @@ class Manifest(BaseModel):
 
     @property
     def blobs_per_sample(self) -> int:
-        """An image, its labels if there are several, and its boxes if it has them."""
+        """Number of blobs of a sample: its image, its several labels if any, its boxes if any."""
         return 1 + self.multi_label + self.has_boxes
 
     @property
     def rows_end(self) -> int:
-        """End of the rows, which follow header and descriptors of the fields."""
+        """Offset after the last row; header, field descriptors and rows come before it."""
         row = row_dtype(has_boxes=self.has_boxes)
         return first_row(has_boxes=self.has_boxes) + self.num_samples * row.itemsize
 
@@ -143,7 +145,7 @@ class Manifest(BaseModel):
 
     @property
     def pages_end(self) -> int:
-        """End of the images and offset of the digests, just before the ids."""
+        """End of the last page. The digests start here, followed by the ids."""
         if self.adopted:
             return self.table_offset
         return self.ids_offset - self.num_samples * DIGEST_BYTES
@@ -151,15 +153,15 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Beton:
-    """A beton whose manifest, size and tables agree; `writers.beton.verify` checks its images."""
+    """An open beton. Manifest, size and tables agree; `writers.beton.verify` checks the images."""
 
     path: Path
     manifest: Manifest
     rows: np.ndarray  # SAMPLE [N], or BOXED_SAMPLE [N] if the manifest has_boxes
     digests: np.ndarray  # digests of the samples, uint8 [N, 16] (`layout.digest_of`)
-    # uint64 [N] in file order, from the images' names (`writers/random_streams.py`)
+    # sample ids, uint64 [N] in file order, derived from image names (`writers/random_streams.py`)
     ids: np.ndarray
-    blobs: np.ndarray  # blobs of images, of several labels and of boxes: BLOB, in any order
+    blobs: np.ndarray  # table of all blobs (images, labels, boxes): BLOB, in any order
 
     @property
     def labels(self) -> np.ndarray:
@@ -171,7 +173,7 @@ class Beton:
         labels = self.rows["label"].astype(np.int64)
         if not self.manifest.multi_label:
             return labels
-        num_classes = len(self.manifest.classes)  # a row has the offset of its labels
+        num_classes = len(self.manifest.classes)  # `label` of a row is the offset of its labels
         last = self.manifest.table_offset - num_classes
         if (labels < self.manifest.rows_end).any() or (labels > last).any():
             raise damaged(self.path, "labels are outside of it")
@@ -189,7 +191,7 @@ class Beton:
         fits = (blobs["offset"][place] == offsets) & (
             blobs["sample"][place] == np.arange(len(offsets))
         )
-        # no overflow
+        # written so that no sum of uint64 overflows
         fits &= (offsets <= table_offset) & (
             sizes <= table_offset - np.minimum(offsets, table_offset)
         )
@@ -201,7 +203,7 @@ class Beton:
 
     @property
     def has_boxes(self) -> bool:
-        """True if each image has boxes of objects, possibly zero of them."""
+        """True if the beton has boxes; an image may still have zero boxes."""
         return self.manifest.has_boxes
 
     @cached_property
@@ -227,25 +229,26 @@ class Beton:
             raise damaged(self.path, str(error)) from error
 
     def boxes(self, number: int) -> np.ndarray:
-        """Boxes of a sample: left, top, right, bottom, class and difficult, float32 [n, 6].
+        """Return a sample's boxes, float32 [n, 6]: left, top, right, bottom, class, difficult.
 
-        Pixels of the stored image; right and bottom are exclusive. Raises UserError as `box_table`.
+        Sides are in pixels of the stored image; right and bottom are exclusive. Raises UserError as
+        `box_table`.
         """
         return self.box_table.of(number)
 
 
 def manifest_path(path: Path) -> Path:
-    """Path of the manifest next to a beton, `<name>.json`."""
+    """Return the path of the manifest next to a beton, `<name>.json`."""
     return path.with_name(path.name + ".json")
 
 
 def samples_path(path: Path) -> Path:
-    """Path of digests and ids of an adopted beton, `<name>.samples`, next to its manifest."""
+    """Return the path of an adopted beton's digests and ids: `<name>.samples`, by its manifest."""
     return path.with_name(path.name + ".samples")
 
 
 def open_beton(path: Path | str) -> Beton:
-    """Open a beton; reads only its tables, 72 bytes per sample.
+    """Open a beton. Only its tables are read, 72 bytes per sample.
 
     Raises:
         UserError: file and manifest do not match, or one is missing.
@@ -303,7 +306,7 @@ def open_beton(path: Path | str) -> Beton:
 def file_digests(
     path: Path, num_samples: int, pages_end: int, *, has_boxes: bool = False
 ) -> dict[str, Any]:
-    """Manifest fields of a complete file: `bytes`, `sha256`, `tables_sha256`."""
+    """Return the manifest fields `bytes`, `sha256` and `tables_sha256` of a complete file."""
     row_bytes = row_dtype(has_boxes=has_boxes).itemsize
     rows_end = first_row(has_boxes=has_boxes) + num_samples * row_bytes
     with path.open("rb") as file:
@@ -332,7 +335,7 @@ def damaged(path: Path, what: str) -> UserError:
 def has_fields_of(beton: Beton) -> bool:
     """Return True if the file's descriptors match its manifest."""
     manifest = beton.manifest
-    if manifest.adopted:  # their names are free
+    if manifest.adopted:  # FFCV lets users choose the names of fields, so only types are compared
         found = np.fromfile(beton.path, FIELD, NUM_FIELDS, offset=HEADER.itemsize)
         return bool(found["type"].tolist() == [IMAGE_TYPE, INTEGER_TYPE])
     expected = fields_of(

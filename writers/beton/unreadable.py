@@ -1,4 +1,4 @@
-"""The error for images that cannot be read, and the file that lists all of them."""
+"""The error for images that cannot be read, and a file with all of them if they are many."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ MAX_OFFENDERS = 20  # unreadable images listed in a message
 
 
 def unreadable_list(out_file: Path) -> Path:
-    """File that lists all unreadable images if a message cannot."""
+    """Return the path of the file that lists all unreadable images if a message is too short."""
     return out_file.with_name(f"{out_file.name}.unreadable.txt")
 
 
 def unreadable(offenders: Sequence[str], out_file: Path) -> UserError:
-    """Make the error that lists unreadable images; write all of them to a file if many."""
+    """Make the error that lists unreadable images; if there are many, write all to a file."""
     lines = sorted(offenders)
     shown = "\n  ".join(lines[:MAX_OFFENDERS])
     if len(lines) > MAX_OFFENDERS:

@@ -20,7 +20,7 @@ from writers.errors import UserError
 from writers.jpeg import turbojpeg
 from writers.text_names import counted
 
-WINDOW_BYTES = 64 * 2**20  # bytes of the file read at once
+WINDOW_BYTES = 64 * 2**20  # bytes of the file that are read at once
 SAMPLES_AT_ONCE = 64  # samples per task of a thread
 
 
@@ -39,9 +39,9 @@ def verify(
 
     Args:
         path: the beton.
-        progress: called with numbers of samples.
-        part: (2, 8) checks the second eighth of the samples, so that eight machines can share the
-            work.
+        progress: called with the number of samples done and in total.
+        part: (2, 8) checks the second of eight parts of the samples; eight machines can then share
+            the work.
         num_threads: None uses all cores.
 
     Memory: two windows of 64 MiB (or two samples if they are larger), and the images that are
@@ -123,11 +123,12 @@ def _read(handle: int, begin: int, end: int) -> memoryview:
 
 @dataclass(frozen=True)
 class _StoredLabels:
-    """Labels that are blobs, as part of the digests.
+    """Labels that are stored as blobs, which the digests of the samples include.
 
     Attributes:
-        labels: int8 [N, K]. None means one label per image, which the row has.
-        is_readable: False if labels or boxes are outside of the file. Digests cannot be compared.
+        labels: int8 [N, K]. None means one label per image, which is in the row.
+        is_readable: False if labels or boxes are outside of the file, so that digests cannot be
+            compared.
     """
 
     labels: np.ndarray | None
@@ -141,12 +142,12 @@ class _StoredLabels:
             if beton.has_boxes:
                 check_places(beton.rows, (beton.manifest.rows_end, beton.manifest.pages_end))
             return cls(beton.labels, is_readable=True)
-        except (UserError, ValueError):  # reported by the checks of labels and boxes
+        except (UserError, ValueError):  # the checks of labels and boxes report the problem
             return cls(None, is_readable=False)
 
 
 def _box_blobs(beton: Beton, handle: int, numbers: np.ndarray) -> dict[int, memoryview]:
-    """Bytes of the boxes of samples; {} if the beton has none."""
+    """Read the bytes of the samples' boxes, by sample number; {} if the beton has no boxes."""
     if not beton.has_boxes:
         return {}
     offsets, sizes = beton.rows["boxes_offset"], beton.rows["boxes_size"]
@@ -166,7 +167,7 @@ def _problems(
     begin: int,
     numbers: np.ndarray,
 ) -> list[str]:
-    """Problems of some samples, whose images are in `data`, read from offset `begin`."""
+    """List the problems of samples. `data` has their images, read from offset `begin`."""
     problems = []
     for number in numbers.tolist():
         row = beton.rows[number]
@@ -190,7 +191,7 @@ def _problems(
 
 
 def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
-    """Check padding between tables and samples, and at page ends."""
+    """Check that the padding between blobs and at the ends of pages is zero."""
     blobs = beton.blobs[np.argsort(beton.blobs["offset"], kind="stable")]
     pages_end = beton.manifest.pages_end
     ends = np.concatenate(

@@ -1,9 +1,9 @@
-"""Write one split of a dataset as a beton; the same images always give the same bytes.
+"""Write one split of a dataset as a beton. The same images always give the same bytes.
 
-Threads read and encode a few images at a time (Pillow and libjpeg-turbo release the GIL); the
-calling thread appends in order, so that the bytes do not depend on the number of threads.
+Threads read and encode a few images at a time (Pillow and libjpeg-turbo release the GIL). The
+calling thread appends them in order, so that the bytes do not depend on the number of threads.
 
-Memory: up to 48 encoded images per thread, those being decoded, and 96 bytes per sample.
+Memory: up to 48 encoded images and one decoded image per thread, and 96 bytes per sample.
 """
 
 import os
@@ -35,7 +35,7 @@ from writers.subset.spec import Subset
 from writers.text_names import counted
 
 IMAGES_AT_ONCE = 16  # images per task of a thread
-AHEAD_PER_THREAD = 3  # tasks encoded ahead per thread
+AHEAD_PER_THREAD = 3  # tasks per thread that may be encoded ahead of the writing
 SCALED = "images with values outside the usual ranges, scaled each by its own range"
 TURNED = "images with an EXIF orientation, which is not applied"
 
@@ -54,32 +54,32 @@ def write_split(
     check: bool = True,
     warn: Callable[[str], None] | None = None,
 ) -> Manifest:
-    """Write the images of `split` of the subset's classes to `out_file`, with a manifest.
+    """Write the images of a split that belong to `subset` to `out_file`, with a manifest.
 
     Args:
         source: images of the dataset.
         split: train, val or test.
         subset: classes, labels and images to write.
         encoding: how images are stored.
-        out_file: the beton; the manifest is next to it.
+        out_file: the beton; the manifest is written next to it.
         seed: seed of the order in the file and of the draws of a mixed encoding.
         num_threads: None uses all cores.
-        progress: called with numbers of samples.
+        progress: called with the number of samples done and in total.
         on_error: "skip" skips unreadable images and lists them in the manifest.
-        check: read all coded data of JPEGs that are stored byte for byte; otherwise only their
+        check: if JPEGs are stored byte for byte, read all their coded data. False checks only their
             markers.
-        warn: receives a line per remark on images: values scaled by their own range, and EXIF
-            orientations, which are not applied.
+        warn: receives a line about images whose values were scaled by their own range, and a line
+            about images with an EXIF orientation, which is not applied.
 
     Raises:
-        UserError: unreadable images, a training class without images, a folder that is not
-            writable, another active writer of that name, or a full disk. Only the list of
-            unreadable images remains, if there are many.
+        UserError: images are unreadable, a training class has no images, the folder is not
+            writable, another process is writing `out_file`, or the disk is full. No file remains,
+            except a list of the unreadable images if there are many.
     """
     out_file = Path(out_file)
     examples = chosen(source, split, subset, seed)
     with new_beton(out_file) as new:
-        if unreadable_list(out_file).exists():  # of an earlier attempt
+        if unreadable_list(out_file).exists():  # left by an earlier attempt
             unreadable_list(out_file).unlink()
         with DiskWriter(new.handle) as disk:
             layout, skipped, remarks = _write_samples(
@@ -120,7 +120,7 @@ def _write_samples(
     on_error: str,
     check: bool,
 ) -> tuple[Layout, list[dict[str, str]], OmissionLog]:
-    """Write the pages; return the skipped images, and remarks on others."""
+    """Write the pages; return the layout, the skipped images, and remarks for `warn`."""
     num_labels, has_boxes = len(source.classes) if source.multi_label else None, source.has_boxes
     layout = Layout(len(examples), num_labels, has_boxes=has_boxes)
     skipped: list[dict[str, str]] = []
@@ -163,7 +163,7 @@ def _write_samples(
                 blob.digest,
                 (offsets[2], len(blob.stored[2])) if has_boxes else None,
             )
-        # the file is lost; read the rest to list all unreadable images
+        # after an unreadable image the file is useless: only read the rest, to list all of them
         if on_error == "skip" or not offenders:
             _write_pieces(new.handle, pieces)
             disk.advance(layout.end)
@@ -180,7 +180,7 @@ def _write_samples(
 
 
 def _write_pieces(handle: int, pieces: Sequence[tuple[int, bytes]]) -> None:
-    """Write pieces at their offsets; adjacent ones in one call."""
+    """Write pieces at their offsets. Adjacent pieces are written in one call."""
     first = 0
     for index, (offset, data) in enumerate(pieces, start=1):
         if index == len(pieces) or pieces[index][0] != offset + len(data):
@@ -203,7 +203,7 @@ def _encoded(
     num_threads: int,
     check: bool,
 ) -> Iterator[tuple[Sequence[Example], list["_Ready | UnreadableError"]]]:
-    """Yield runs of examples with their encoded images in order; `num_threads` work ahead."""
+    """Yield groups of examples with their encoded images in order; threads encode ahead."""
 
     def work(example: Example, chance: float) -> _Ready | UnreadableError:
         if reason := source.damaged.get(example.key):
@@ -219,7 +219,7 @@ def _encoded(
             return UnreadableError(str(error))
         except OSError as error:
             return UnreadableError(f"it cannot be read: {error.strerror or error}")
-        except Exception as error:  # a bug, or no memory left
+        except Exception as error:  # a bug, or memory is exhausted
             error.add_note(f"While {source.where(example)} was read and encoded.")
             raise
 
@@ -249,7 +249,7 @@ class _Ready:
     mode: int
     width: int
     height: int
-    stored: tuple[bytes, ...]  # its image, its labels if it has several, and its boxes
+    stored: tuple[bytes, ...]  # blobs: the image, its labels if it has several, its boxes if any
     digest: bytes
     is_scaled: bool
     is_turned: bool

@@ -9,17 +9,18 @@ from types import TracebackType
 from typing import Self
 
 BYTES_AT_ONCE = 8 * 2**20  # bytes between asynchronous flushes (Linux)
-BYTES_AT_ONCE_WAITED = 128 * 2**20  # elsewhere: each wait also costs a journal entry
-SYNC_FILE_RANGE_WRITE = 2  # Linux: start, do not wait
+BYTES_AT_ONCE_WAITED = 128 * 2**20  # on other systems, which wait and write a journal entry
+SYNC_FILE_RANGE_WRITE = 2  # Linux's flag: start writing, do not wait
 
 
 class DiskWriter:
-    """A thread that flushes, so that the writer does not wait for the disk.
+    """A thread that flushes a file, so that the writer does not wait for the disk.
 
     with DiskWriter(handle) as disk:
-        ...                     # write; then, again and again:
-        disk.advance(end)       # up to here it is written
-        disk.finish()           # returns when all of it is on the disk
+        while ...:
+            ...                 # write some bytes
+            disk.advance(end)   # report that the file is written up to `end`
+        disk.finish()           # wait until the whole file is on the disk
     """
 
     def __init__(self, handle: int) -> None:
@@ -53,7 +54,7 @@ class DiskWriter:
         """
         if self._error is not None:
             raise self._error
-        if end < self._sent + self._bytes_at_once:  # nothing to do: do not wake the thread
+        if end < self._sent + self._bytes_at_once:  # too few bytes: do not wake the thread
             return
         with self._changed:
             self._written = end
@@ -91,7 +92,7 @@ class DiskWriter:
             return not self._left and not self._complete
 
     def _send(self, begin: int, end: int) -> None:
-        """Flush asynchronously; errors are reported by the last fsync."""
+        """Start to flush these bytes. The fsync at the end reports errors."""
         if (sync_file_range := _sync_file_range()) is None:
             os.fdatasync(self._handle)
         else:
@@ -100,7 +101,7 @@ class DiskWriter:
 
 @cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Linux's sync_file_range without the GIL, or None on other systems."""
+    """Return Linux's sync_file_range, which runs without the GIL; None on other systems."""
     function = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if function is not None:
         function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]

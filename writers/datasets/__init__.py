@@ -1,4 +1,4 @@
-"""Catalog of datasets. A name is a file with `SPEC` and `open`.
+"""Catalog of datasets. Each file is a dataset with `SPEC` and `open` (see `writers/dataset.py`).
 
-`--dataset pets` is `writers/datasets/pets.py`.
+`--dataset pets` selects `writers/datasets/pets.py`.
 """

@@ -1,7 +1,7 @@
 """CLEVR for VTAB's tasks, from CLEVR_v1.0.zip or its unpacked folder.
 
-Train is the official train less a tenth, drawn by seed, that becomes val. Test is the official val,
-because the official test has no labels.
+A tenth of the official train, drawn by seed, becomes val; the rest is train. Test is the official
+val, because the official test has no labels.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 Reads the HDF5 file (with h5py) or the .npz. Eight pixels are packed into a byte: 377 MB in memory
 instead of 3 GB. White is 255. There is no official split. VTAB takes 80, 10 and 10 % in the order
-of TensorFlow Datasets; here a fixed draw, class by class, has the same counts.
+of TensorFlow Datasets. Here splits of the same sizes are drawn class by class, with a fixed seed.
 """
 
 import zipfile
@@ -31,7 +31,7 @@ SPLIT_SIZES = {"train": 589_824, "val": 73_728, "test": 73_728}
 LICENSE = "Apache-2.0"
 CITATION = "Matthey et al. 2017, dSprites: disentanglement testing sprites dataset"
 WHERE = f"https://github.com/google-deepmind/dsprites-dataset: {STEM}.hdf5 or .npz"
-SLAB = 4096  # images per chunk
+SLAB = 4096  # images read at once
 
 
 def open_dsprites(
@@ -42,9 +42,9 @@ def open_dsprites(
     num_values: int,
     classes: Sequence[str],
 ) -> Source:
-    """Open dSprites with one factor as label, its values grouped into equal ranges.
+    """Open dSprites with one factor as label. Its values are grouped into equal ranges.
 
-    Columns: 0 color, 1 shape, 2 scale, 3 orientation, 4 x, 5 y.
+    `factor` is 0 for color, 1 for shape, 2 for scale, 3 for orientation, 4 for x, 5 for y.
     """
     file = find(path, f"{STEM}.hdf5") or find(path, f"{STEM}.npz")
     if file is None:
@@ -91,7 +91,7 @@ def _open_npz(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
     try:
         with np.load(
             file, allow_pickle=False
-        ) as content:  # do not read the member `metadata`: it would be unpickled
+        ) as content:  # never read the member `metadata`, which is a pickle
             return content["latents_classes"], _slabs(file)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(

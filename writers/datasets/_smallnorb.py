@@ -1,9 +1,8 @@
 """Small NORB for VTAB's tasks: gray images of toys, 96 x 96, from two cameras.
 
-Reads six .mat files, gzipped or not.
-Only the left camera's image is used, as in VTAB. Train is the official training set; val and test
-are halves of the official test set. VTAB takes its first half in the order of TensorFlow Datasets;
-here it is a fixed draw, class by class.
+Reads six .mat files, gzipped or not. Only the left camera's image is used, as in VTAB. Train is the
+official training set; val and test are halves of the official test set. VTAB's val is the first
+half in the order of TensorFlow Datasets. Here the half is drawn class by class, with a fixed seed.
 """
 
 import gzip
@@ -24,7 +23,7 @@ STEMS = {
     "train": "smallnorb-5x46789x9x18x6x2x96x96-training",
     "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
 }
-CHECKSUMS = {  # bytes and sha256, as TensorFlow Datasets has them
+CHECKSUMS = {  # number of bytes and sha256, from TensorFlow Datasets
     "train-dat": (131_896_188, "5ffd6272a07d32695ee1082a26a41a93a37aab8c28da047f8c34ed348d214873"),
     "train-info": (71_052, "de7eb932ebe7a4ee16217fead60660d0eb3d23632c2f4d1c51f88c501c17bf32"),
     "test-dat": (130_799_817, "cf7104eed3e51174d2f65b66d1e5878b9da233b886f161b0d88f4510ba2c7474"),
@@ -42,7 +41,7 @@ CITATION = (
     "to pose and lighting"
 )
 WHERE = f"{URL}: the -dat and -info files of training and testing, as .mat.gz or .mat"
-# dtype by the first four bytes of a file
+# first four bytes of a file, as an integer -> dtype
 TYPES: dict[int, np.dtype] = {
     0x1E3D4C55: np.dtype("u1"),
     0x1E3D4C54: np.dtype("<i4"),
@@ -54,7 +53,7 @@ def open_smallnorb(
 ) -> Source:
     """Open small NORB with a column of -info as label.
 
-    Columns: 1 elevation, 2 azimuth. Values are multiples of `step`.
+    Column 1 is the elevation and column 2 the azimuth. Values are multiples of `step`.
     """
     if all(_find(path, split, "dat") is None for split in STEMS):
         return open_source(path, settings, name=name, classes=classes)

@@ -9,7 +9,7 @@ from writers.formats.files import Files
 
 AGAIN = "Download the archive again."
 
-Key = TypeVar("Key", str, tuple[str, int])  # an image, or a person: image and object number
+Key = TypeVar("Key", str, tuple[str, int])  # name of an image; or image and number of an object
 
 
 class Voc:
@@ -20,12 +20,12 @@ class Voc:
 
         Args:
             files: files of the release.
-            first_list: path of a list below the outer folders.
-            path: place of the release, for messages.
-            accepted: hint of messages: the layouts that are read.
+            first_list: path of a list that every release has, below the outer folders.
+            path: folder or archive of the release, for messages.
+            accepted: description of the accepted layouts, for hints in messages.
 
         Raises:
-            UserError: no file has this path.
+            UserError: there is no such list.
         """
         self.files, self.names, self.accepted = files, set(files.names()), accepted
         self._path = path
@@ -41,12 +41,12 @@ class Voc:
 
         Args:
             lists: paths of the lists in label order.
-            parse: returns key and mark of a line's fields; raises ValueError with the form of a
-                line if they have another one.
-            what: what a line names, for messages, such as "images".
+            parse: returns key and mark from a line's fields. If the fields are not as expected, it
+                raises ValueError with a description of the expected line.
+            what: noun for the keys in messages, such as "images".
 
         Returns:
-            Marks in label order, by key, sorted.
+            Key -> marks in label order; keys are sorted.
 
         Raises:
             UserError: a list is missing or damaged, or the lists have different keys.
@@ -92,7 +92,7 @@ class Voc:
         return marks
 
     def reason(self, error: UserError, name: str) -> str:
-        """Return an error's message without the place of the release on this machine.
+        """Return an error's message with the file's name instead of its full path.
 
         Args:
             error: error about a file.
@@ -101,7 +101,7 @@ class Voc:
         return error.message.replace(self.files.where(self.prefix + name), name)
 
     def check_present(self, wanted: Sequence[str], what: str) -> None:
-        """Raise UserError if one of the files `wanted` below the outer folders is missing."""
+        """Raise UserError if one of the `wanted` files, below the outer folders, is missing."""
         if missing := [name for name in wanted if self.prefix + name not in self.names]:
             raise UserError(
                 f"{self._path}: {len(missing)} of the {len(wanted)} {what} are missing, such as "
@@ -111,7 +111,7 @@ class Voc:
 
 
 def _parse_image(fields: Sequence[str]) -> tuple[str, int]:
-    """Image of a line such as `000012`, and a mark that means nothing."""
+    """Parse a line such as `000012`; return the image and a mark that is not used."""
     if len(fields) != 1 or "/" in fields[0]:
         raise ValueError("an image")
     return fields[0], 1

@@ -10,11 +10,11 @@ from writers.errors import UserError
 from writers.formats.files import Files
 from writers.text_names import printable
 
-MAX_ANNOTATION = 1 << 20  # bytes; those of VOC have less than 50,000
+MAX_ANNOTATION = 1 << 20  # bytes of a file that is read; VOC's annotations have less than 50,000
 
 
 class Box(NamedTuple):
-    """Pixels of an image from `left` and `top` up to `right` and `bottom`, which are not in it."""
+    """A box in pixels of an image. `right` and `bottom` are exclusive."""
 
     left: float
     top: float
@@ -29,7 +29,7 @@ class AnnotatedObject(NamedTuple):
         name: name of its class.
         box: its box.
         is_difficult: its difficult flag.
-        image_size: width and height of the image by the annotation.
+        image_size: width and height of the image according to the annotation.
     """
 
     name: str
@@ -41,12 +41,12 @@ class AnnotatedObject(NamedTuple):
 def read_annotation(
     files: Files, name: str, only: Collection[str] | None = None
 ) -> dict[int, AnnotatedObject]:
-    """Map the number of each object in an annotation, from 1, to the object.
+    """Read an annotation: map the number of each object, from 1, to the object.
 
     Args:
         files: files of the release.
         name: name of the annotation.
-        only: classes to read; objects of others are skipped unread. None means all.
+        only: classes to read; other objects are skipped without being checked. None means all.
 
     Raises:
         UserError: the file is damaged, or a box is empty or outside of the image.
@@ -56,10 +56,10 @@ def read_annotation(
         data = files.read(name)
         if len(data) > MAX_ANNOTATION:
             raise ValueError(f"it has {len(data):,} bytes, more than {MAX_ANNOTATION:,}")
-        if b"<!" in data:  # VOC's have no declarations of entities
+        if b"<!" in data:  # VOC's annotations do not declare entities, which can be harmful
             raise ValueError("it has a comment, CDATA or a declaration, which VOC's do not have")
-        # A text is parsed as it is: an encoding that the file declares has no effect. UTF-16 would
-        # hide declarations, and other encodings are unknown or no encodings of text.
+        # Decode here, so that the parser ignores the encoding that the file declares: UTF-16 could
+        # hide a declaration from the check above, and other encodings may be unknown.
         root = ElementTree.fromstring(data.decode("utf-8-sig", "replace"))
         if root.tag != "annotation":
             raise ValueError("it is not an annotation of VOC")
@@ -86,10 +86,10 @@ def _object(
     xmin, ymin, xmax, ymax = (
         _number_in(thing, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
     )
-    # The first pixel is 1, and the last one is in the box.
+    # VOC counts pixels from 1 and includes the last one.
     box = Box(xmin - 1, ymin - 1, xmax, ymax)
     for low, high, side in ((box.left, box.right, width), (box.top, box.bottom, height)):
-        # one pixel more than the image on either side is a rounding of the annotators
+        # annotators' rounding may exceed the image by one pixel on either side
         if not (low >= -1 and low < high and high <= side + 1 and max(low, 0) < min(high, side)):
             raise ValueError(f"object {number} is from {low + 1:g} to {high:g} of {side:g} px")
     return AnnotatedObject(name, box, difficult == "1", (width, height))

@@ -28,14 +28,15 @@ def read_splits(
 ) -> list[list[Example]]:
     """Read the images of splits with their boxes, sorted by name.
 
-    The labels of an image, 1, 0 and -1, derive from its boxes: a class is present (1) if one of its
-    objects is not difficult, and difficult (0) if all of them are.
+    The labels of an image follow from its boxes: a class is present (1) if at least one of its
+    objects is not difficult, difficult (0) if all its objects are, and otherwise absent (-1).
 
     Args:
         voc: files of the release.
         splits: names of image sets, such as trainval.
         classes: names in label order.
-        damaged: receives the reason by key of each image with a damaged annotation; None raises.
+        damaged: receives key and reason of each image with a damaged annotation. None raises
+            UserError instead.
 
     Raises:
         UserError: a list, an image or an annotation is missing or damaged, an image is in two

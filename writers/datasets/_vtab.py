@@ -11,10 +11,10 @@ NUM_TRAIN, NUM_VAL = 800, 200
 
 
 def vtab_1k(splits: dict[str, list[Example]], seed: int, name: str) -> dict[str, list[Example]]:
-    """Draw VTAB-1k's splits by name.
+    """Draw the 800 training and 200 validation images of VTAB-1k, from names and seed.
 
     The benchmark takes the first images of TensorFlow Datasets' shards, which need that library.
-    Like the benchmark's, the draw is not stratified, but every class has an image in train.
+    Both choices are not stratified, but here every class has an image in train.
 
     Raises:
         UserError: a split has fewer images than needed.
@@ -42,7 +42,7 @@ def _few(
         examples[index]
         for index in random_bits(seed, "vtab", ids_of(examples)).argsort(kind="stable")
     ]
-    # the first of each class
+    # if every class must occur: the first image of each class
     chosen = {example.label: example for example in reversed(order)} if every_class else {}
     first = set(chosen.values())
     rest = [example for example in order if example not in first]

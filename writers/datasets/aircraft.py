@@ -1,8 +1,8 @@
 """FGVC-Aircraft: 100 variants of airplanes; fgvc-aircraft-2013b/data/ with images/ and lists.
 
-Train is the official train and val together (6,667) less a seeded draw that becomes val; `official`
-keeps the two apart. Bounding boxes are ignored. The banner of 20 pixels at the bottom of each image
-is kept, as in the papers.
+A part of the official train and val (6,667 together), drawn by seed, becomes val; the rest is
+train. `official` keeps the two apart. Bounding boxes are ignored. The banner of 20 pixels at the
+bottom of each image is kept, as in the papers.
 """
 
 from pathlib import Path

@@ -12,7 +12,7 @@ from writers.datasets import aircraft
 from writers.source import Source, SplitSettings
 from writers.synthetic.reencode import RedrawnFiles
 
-BANNER = 20  # pixels
+BANNER = 20  # height of the banner in pixels
 
 SPEC = replace(
     aircraft.SPEC,

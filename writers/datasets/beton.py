@@ -31,8 +31,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
     """Open the betons at one path.
 
     Raises:
-        UserError: there is no beton, one has no manifest or is damaged, or their classes, kinds of
-            labels or splits do not fit.
+        UserError: there is no beton, a beton has no manifest or is damaged, or classes, kinds of
+            labels or splits of the betons do not match.
     """
     files = _files(path)
     if not files:
@@ -77,7 +77,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def label_kind(path: Path) -> LabelKind | None:
-    """Read from manifests which kind of labels the betons at a path have.
+    """Read the kind of labels of the betons at a path from their manifests.
 
     Returns:
         None if a manifest is missing or damaged, or if they differ; `open` reports why.
@@ -96,7 +96,7 @@ def _files(path: Path) -> list[Path]:
 def _examples(beton: Beton, split: str) -> list[Example]:
     classes, seen = beton.manifest.classes, defaultdict[int, int](int)
     labels, kind = beton.labels, beton.manifest.label_kind
-    # Splits are drawn by the first class that is present.
+    # With several labels, missing splits are drawn by the first class that is present.
     first = labels.tolist() if kind == ONE_LABEL else labels.argmax(1).tolist()
     examples = []
     for number, (label, sample_id) in enumerate(zip(first, beton.ids.tolist(), strict=True)):
@@ -144,7 +144,7 @@ class _BetonFiles:
             data = os.pread(handle, int(self._sizes[split][int(number)]), int(row["offset"]))
         finally:
             os.close(handle)
-        if row["mode"] == RAW:  # as PPM, which is a header and the pixels
+        if row["mode"] == RAW:  # return a PPM file: a header and the pixels
             return f"P6 {row['width']} {row['height']} 255\n".encode() + data
         try:
             return dct.to_jpeg(data) if row["mode"] == DCT else data

@@ -1,15 +1,14 @@
-"""Birdsnap.
+"""Birdsnap: 500 species of North American birds.
 
-500 species of North American birds; images.txt, species.txt, test_images.txt and
-images/<Species>/*.jpg.
+Reads images.txt, species.txt, test_images.txt and images/<Species>/*.jpg.
 
-The images are links, and many are dead. Existing images are read; `--accept-counts` writes them.
-Labels follow species.txt even if a species has no image left.
+The dataset is a list of links, and many no longer work. The images that exist are read;
+`--accept-counts` is needed to write them. Labels follow species.txt even if a species has no image.
 
     kornblith   test is test_images.txt (2,443), train the rest of images.txt (47,386 of 49,829)
-    salman      four fifths of the images that could still be fetched are train (32,677), one fifth
-                test (8,171). Their copy has train/ and test/; from the lists the split is a fixed
-                draw, class by class
+    salman      train has four fifths (32,677) and test one fifth (8,171) of the images that Salman
+                et al. could download. Their copy has train/ and test/; if only the lists exist, the
+                split is drawn class by class, with a fixed seed
 
 Val is drawn from train by seed. Boxes and parts are ignored.
 """

@@ -1,11 +1,10 @@
-"""Caltech-256.
+"""Caltech-256: 257 classes, including the clutter class, of 80 to 827 images each.
 
-257 classes with the clutter class, 80 to 827 images each;
-256_ObjectCategories/NNN.name/NNN_MMMM.jpg.
+Reads 256_ObjectCategories/NNN.name/NNN_MMMM.jpg.
 
 The first 60 images per class by name are train (Salman et al. 2020), the rest test; val is drawn
 from train. Files that are not images and nested folders (198.spider/RENAME2, 056.dog/greg) are
-skipped. `carved` splits by fraction, for a source.
+skipped. The protocol `carved` splits by fraction, if the dataset is used for pretraining.
 """
 
 import re

@@ -1,10 +1,10 @@
-"""Stanford Cars.
+"""Stanford Cars: 196 classes, each a make, model and year.
 
-196 makes, models and years; cars_train/, cars_test/, devkit/*.mat and
-cars_test_annos_withlabels.mat.
+Reads cars_train/, cars_test/, devkit/*.mat and cars_test_annos_withlabels.mat. The original host no
+longer exists, so the class folders of mirrors, train/<class>/*.jpg and test/<class>/*.jpg, are
+read, too.
 
-Train is the official one less a seeded draw that becomes val. The original host is gone; class
-folders of mirrors, train/ and test/<class>/*.jpg, are read as well. Bounding boxes are ignored.
+A part of the official train, drawn by seed, becomes val. Bounding boxes are ignored.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ SPEC = DatasetSpec(
     where="cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat (ai.stanford.edu no "
     "longer has them; mirrors "
     "do), or a mirror's train/ and test/<class>/*.jpg",
-    downloads=(  # bytes and sha256 as TensorFlow Datasets has them
+    downloads=(  # number of bytes and sha256 from TensorFlow Datasets
         Download(
             "cars_train.tgz",
             "",
@@ -94,7 +94,7 @@ def _listing(lists: Lists, name: str, folder: str, classes: list[str]) -> list[t
     labels = [int(number) - 1 for number in annotations["class"].tolist()]  # 1-based in the file
     check_labels(labels, len(classes), name)
     images = [str(image).strip() for image in annotations["fname"].tolist()]
-    # some mirrors have the folder twice
+    # some mirrors nest the folder in a folder of the same name
     if f"{lists.prefix}{folder}/{folder}/{images[0]}" in lists.names:
         folder = f"{folder}/{folder}"
     return [

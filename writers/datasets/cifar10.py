@@ -1,6 +1,6 @@
-"""CIFAR-10: ten classes of 32 x 32 images; cifar-10-python.tar.gz, packed or unpacked. Stored raw.
+"""CIFAR-10: ten classes of 32 x 32 images; reads cifar-10-python.tar.gz, packed or unpacked.
 
-Val is drawn from train by seed.
+Images are stored as raw pixels. Val is drawn from train by seed.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""CIFAR-100: 100 fine classes of 32 x 32 images; cifar-100-python.tar.gz, packed or unpacked.
+"""CIFAR-100: 100 fine classes of 32 x 32 images; reads cifar-100-python.tar.gz, packed or unpacked.
 
-Stored as raw pixels, because training on JPEGs of these small images costs ten points of accuracy.
-Val is drawn from train with the seed of the settings.
+Images are stored as raw pixels, because training on JPEGs of such small images costs ten points of
+accuracy. Val is drawn from train by seed.
 """
 
 from pathlib import Path

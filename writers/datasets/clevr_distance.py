@@ -1,7 +1,7 @@
 """CLEVR, distance of the closest object: six ranges. VTAB's task `closest_object_distance`.
 
-The distance is the third of an object's `pixel_coords`; the ranges are those of
-google-research/task_adaptation (data/clevr.py) and exclude their lower ends.
+The distance is the third of an object's `pixel_coords`. The ranges are those of
+google-research/task_adaptation (data/clevr.py); they exclude their lower ends.
 """
 
 from bisect import bisect_left

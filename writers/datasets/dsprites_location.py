@@ -1,4 +1,4 @@
-"""dSprites, horizontal position: 32 positions in sixteen ranges. VTAB's `label_x_position`."""
+"""dSprites, horizontal position: 32 positions in 16 ranges. VTAB's task `label_x_position`."""
 
 from pathlib import Path
 

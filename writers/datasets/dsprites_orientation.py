@@ -1,7 +1,4 @@
-"""dSprites, orientation.
-
-40 angles in sixteen ranges (of two and three). VTAB's `label_orientation`.
-"""
+"""dSprites, orientation: 40 angles in 16 ranges. VTAB's task `label_orientation`."""
 
 from pathlib import Path
 

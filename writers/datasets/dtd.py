@@ -1,10 +1,10 @@
-"""Describable Textures.
+"""Describable Textures: 47 classes.
 
-47 classes; dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
+Reads dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
 
-Uses the first fold, as the papers do: train1 and val1 together are train (3,760) less a seeded draw
-that becomes val; test1 is test. `official` keeps train1 and val1 apart, and `vtab` draws its 800
-and 200 from them.
+The first fold is used, as in the papers. A part of train1 and val1 (3,760 together), drawn by seed,
+becomes val; the rest is train; test1 is test. `official` keeps train1 and val1 apart. `vtab` draws
+its 800 and 200 images from them.
 """
 
 from pathlib import Path

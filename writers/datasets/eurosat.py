@@ -1,9 +1,9 @@
-"""EuroSAT.
+"""EuroSAT: 27,000 satellite images of ten kinds of land, 64 x 64.
 
-27,000 satellite images of ten kinds of land, 64 x 64; 2750/<class>/*.jpg, or EuroSAT.zip.
+Reads 2750/<class>/*.jpg or EuroSAT.zip.
 
-There is no official split. VTAB takes 60, 20 and 20 % in the file order of TensorFlow Datasets;
-here a fixed draw, class by class, has the same counts.
+There is no official split. VTAB takes 60, 20 and 20 % in the file order of TensorFlow Datasets.
+Here splits of the same sizes are drawn class by class, with a fixed seed.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Oxford Flowers: 102 kinds; jpg/image_NNNNN.jpg with imagelabels.mat and setid.mat.
 
-Train is the official train and val together (the small sets `trnid` and `valid`, 10 images per
-class each) less a seeded draw that becomes val; test is `tstid`. `official` keeps train and val
-apart, and `vtab` draws its 800 and 200 from them. Some copies swap train and test; this reader does
-not.
+A part of the official train and val (the small sets `trnid` and `valid`, 10 images per class each),
+drawn by seed, becomes val; the rest is train; test is `tstid`. `official` keeps train and val
+apart. `vtab` draws its 800 and 200 images from them. Some copies of the dataset swap train and
+test; here they are not swapped.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ SPEC = DatasetSpec(
     ),
 )
 
-CLASSES = [f"{number:03}" for number in range(1, 103)]  # the sets give image numbers
+CLASSES = [f"{number:03}" for number in range(1, 103)]  # the files number classes, without names
 
 
 def open(path: Path, settings: SplitSettings) -> Source:

@@ -1,4 +1,4 @@
-"""Your own images in class folders, packed in any form that `writers/sources/` reads."""
+"""Your own images in class folders, or in any other form that `writers/sources/` reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,5 +20,5 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
-    """Open the images at several paths, which hold splits or parts of them."""
+    """Open the images at several paths, each of which holds a split or a part of one."""
     return open_source(paths, settings, name=paths[0].name.split(".")[0])

@@ -1,6 +1,6 @@
 """Food-101: 101 dishes; food-101/images/<class>/<id>.jpg and food-101/meta/{train,test}.txt.
 
-Train, noisy by design, is the official one less a seeded draw that becomes val.
+A part of the official train, drawn by seed, becomes val. The labels of train are noisy by design.
 """
 
 from pathlib import Path

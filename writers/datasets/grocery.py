@@ -1,7 +1,4 @@
-"""Grocery Store Dataset.
-
-81 kinds of fruit, vegetables and packages, photographed with phones in shops.
-"""
+"""Grocery Store: 81 kinds of fruit, vegetables and packages, photographed with phones in shops."""
 
 from pathlib import Path
 

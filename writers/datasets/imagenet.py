@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), 1000 classes, in each form that `writers/sources/` reads.
+"""ImageNet (ILSVRC 2012), 1000 classes, in any form that `writers/sources/` reads.
 
     train/<wnid>/*.JPEG  val/<wnid>/*.JPEG                      a tree, or a .tar or .zip of it
     ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar            as distributed by image-net.org
@@ -6,8 +6,8 @@
     data/train-*.parquet  data/validation-*.parquet             the hub's ILSVRC/imagenet-1k
     imagenet1k-train-*.tar  imagenet1k-validation-*.tar         the hub's timm/imagenet-1k-wds
 
-All forms give the same betons byte for byte if the image files are the same. Some copies of
-ImageNet were re-encoded.
+All forms give the same betons, byte for byte, if the image files are the same. They are not the
+same in some copies of ImageNet, which were encoded again.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
     """Open ImageNet from one or more sources. Labels follow the sorted WordNet ids.
 
-    A source may lack classes; a subset that needs them raises UserError.
+    Classes may be missing. A subset that needs a missing class raises UserError.
     """
     own = replace(settings, val=0.0)  # val is the official one, never drawn from train
     source = open_source(

@@ -1,9 +1,10 @@
-"""KITTI, distance of the closest vehicle: three ranges, or none. VTAB's `closest_vehicle_distance`.
+"""KITTI, distance of the closest vehicle: four classes. VTAB's task `closest_vehicle_distance`.
 
-Reads data_object_image_2.zip, data_object_label_2.zip and devkit_object.zip, packed or unpacked.
-Frames of one drive look alike, so drives are split instead of frames, as in TensorFlow Datasets
-(kitti.py, 3.1): a tenth of the drives is test and a tenth val, by numpy's seed 123. The devkit maps
-frames to drives. Bounding boxes are ignored.
+The classes are three ranges of distance, and no vehicle. Reads data_object_image_2.zip,
+data_object_label_2.zip and devkit_object.zip, packed or unpacked. Frames of one drive look alike,
+so drives are split instead of frames, as in TensorFlow Datasets (kitti.py, 3.1): a tenth of the
+drives is test and a tenth val, drawn by numpy with seed 123. The devkit maps frames to drives.
+Bounding boxes are ignored.
 """
 
 from bisect import bisect_left
@@ -59,7 +60,7 @@ SPEC = DatasetSpec(
     ),
 )
 
-# meters along the camera's axis; task_adaptation, data/kitti.py
+# limits of the ranges in meters along the camera's axis, from task_adaptation, data/kitti.py
 THRESHOLDS = (
     -100.0,
     8.0,
@@ -101,7 +102,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def _label(text: str, where: str) -> int:
     """Compute the label from lines of 15 fields.
 
-    The first field is the kind of object, the last but one its distance along the camera's axis.
+    The first field is the kind of object. The second last is its distance along the camera's axis.
     """
     closest = NO_VEHICLE
     try:
@@ -126,7 +127,7 @@ def _split_of_frames(read: Callable[[str], str]) -> Mapping[str, str]:
         ]
     except (ValueError, IndexError) as error:
         raise UserError(f"{PARTS[3]} is damaged: {error}.", "Fetch the devkit again.") from error
-    random, share = np.random.RandomState(123), max(1, len(set(of_frame)) // 10)  # as TFDS
+    random, share = np.random.RandomState(123), max(1, len(set(of_frame)) // 10)  # as in TFDS
     test = set(random.choice(sorted(set(of_frame)), share, replace=False).tolist())
     val = set(random.choice(sorted(set(of_frame) - test), share, replace=False).tolist())
     return {

@@ -1,6 +1,6 @@
 """Patch Camelyon: 96 x 96 patches of lymph nodes, with or without tumor tissue in the center.
 
-Reads six unpacked HDF5 files with h5py; uses the official train, valid and test.
+Reads six unpacked HDF5 files with h5py. Splits are the official train, valid and test.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from writers.text_names import counted
 
 PREFIX = "camelyonpatch_level_2_split_"
 URL = "https://zenodo.org/record/2546921/files/"
-CHECKSUMS = {  # of the .h5.gz: bytes and sha256, as TensorFlow Datasets has them
+CHECKSUMS = {  # number of bytes and sha256 of each .h5.gz, from TensorFlow Datasets
     "train_x": (6_421_353_462, "d619e741468a7ab35c7e4a75e6821b7e7e6c9411705d45708f2a0efc8960656c"),
     "train_y": (21_378, "b74126d2c01b20d3661f9b46765d29cf4e4fba6faba29c8e0d09d406331ab75a"),
     "valid_x": (805_965_320, "f82ee1670d027b4ec388048d9eabc2186b77c009655dae76d624c0ecb053ccb2"),

@@ -1,8 +1,8 @@
 """Oxford-IIIT Pets: 37 breeds of cats and dogs; images/*.jpg and annotations/{trainval,test}.txt.
 
-Train is the official trainval less a seeded draw that becomes val. Twelve images are damaged or not
-RGB JPEGs (`ODD`): they are decoded by Pillow and encoded again. Segmentations and boxes are
-ignored.
+A part of the official trainval, drawn by seed, becomes val; the rest is train. Twelve images
+(`ODD`) are damaged or are not RGB JPEGs: they are decoded by Pillow and encoded again.
+Segmentations and boxes are ignored.
 """
 
 from pathlib import Path
@@ -44,7 +44,8 @@ SPEC = DatasetSpec(
     ),
 )
 
-# Corrupt according to TensorFlow Datasets: cut short, with extra bytes, not JPEG, or transparent.
+# Images listed as corrupt by TensorFlow Datasets: cut short, with extra bytes, not JPEG, or
+# transparent.
 ODD = {
     *(f"Egyptian_Mau_{number}" for number in (14, 139, 145, 156, 167, 177, 186, 191)),
     "Abyssinian_5",

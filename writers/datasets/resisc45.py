@@ -1,10 +1,9 @@
-"""RESISC45.
+"""RESISC45: 31,500 aerial images of 45 kinds of scenes, 256 x 256.
 
-31,500 aerial images of 45 scenes, 256 x 256; NWPU-RESISC45/<class>/*.jpg, unpacked from its RAR
-archive.
+Reads NWPU-RESISC45/<class>/*.jpg, unpacked from the official RAR archive.
 
-There is no official split. VTAB takes 60, 20 and 20 % in the file order of TensorFlow Datasets;
-here a fixed draw, class by class, has the same counts.
+There is no official split. VTAB takes 60, 20 and 20 % in the file order of TensorFlow Datasets.
+Here splits of the same sizes are drawn class by class, with a fixed seed.
 """
 
 from pathlib import Path

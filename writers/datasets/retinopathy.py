@@ -1,9 +1,10 @@
 """Diabetic retinopathy: photographs of the retina, five grades; Kaggle's files, unpacked.
 
     train/*.jpeg  trainLabels.csv           35,126 images
-    test/*.jpeg   retinopathy_solution.csv  Usage Public: val, 10,906; Private: test, 42,670
+    test/*.jpeg   retinopathy_solution.csv  10,906 images with Usage Public, which are val, and
+                                            42,670 with Usage Private, which are test
 
-VTAB applies a contrast filter (`btgraham-300`); here the images are unfiltered.
+VTAB applies a contrast filter (`btgraham-300`), which is not applied here.
 """
 
 import csv

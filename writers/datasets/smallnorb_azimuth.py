@@ -1,4 +1,4 @@
-"""Small NORB, azimuth of the camera: eighteen angles, 20 degrees apart. VTAB's `label_azimuth`."""
+"""Small NORB, azimuth of the camera: 18 angles, 20 degrees apart. VTAB's task `label_azimuth`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Small NORB, elevation of the camera: nine angles, 5 degrees apart. VTAB's `label_elevation`."""
+"""Small NORB, elevation of the camera: 9 angles, 5 degrees apart. VTAB's task `label_elevation`."""
 
 from pathlib import Path
 

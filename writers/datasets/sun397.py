@@ -1,13 +1,13 @@
-"""SUN397.
+"""SUN397: 397 kinds of places.
 
-397 kinds of places; SUN397/<a>/<class>[/<sub>]/sun_*.jpg with ClassName.txt, and the ten
-partitions' lists.
+Reads SUN397/<a>/<class>[/<sub>]/sun_*.jpg with ClassName.txt, and the lists of the ten partitions.
 
-Uses the first partition, as the papers do: 50 images per class for train and 50 for test; val is
-drawn from train. Some files named .jpg are BMP, PNG or GIF and are decoded as such. Two cannot be
-decoded (`UNREADABLE`): the writer skips them and lists them in the manifest. `vtab` uses the lists
-of TensorFlow Datasets, sun397_tfds_{tr,va,te}.txt of its package, which you place in the same
-folder.
+The first partition is used, as in the papers: 50 images per class for train and 50 for test; val is
+drawn from train. Some files named .jpg are BMP, PNG or GIF, and are decoded as what they are. Two
+images (`UNREADABLE`) cannot be decoded: the writer skips them and lists them in the manifest.
+
+`vtab` uses the lists sun397_tfds_{tr,va,te}.txt from the package of TensorFlow Datasets. Place them
+in the same folder.
 """
 
 from dataclasses import replace
@@ -54,7 +54,7 @@ VTAB_LISTS = {
     "test": "sun397_tfds_te.txt",
 }
 
-# Found by TensorFlow Datasets.
+# Images that cannot be decoded, as found by TensorFlow Datasets.
 UNREADABLE = ("sun_bhenjvsvrtumjuri", "sun_aophkoiosslinihb")
 
 
@@ -99,12 +99,12 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _class_of(line: str) -> str:
-    """Class of a path: `/a/apse/indoor/sun_x.jpg` is of class apse/indoor."""
+    """Return the class of an image: apse/indoor for `/a/apse/indoor/sun_x.jpg`."""
     return line.strip("/").split("/", 1)[1].rsplit("/", 1)[0]
 
 
 def _at_its_images(lists: Lists, image: str) -> Lists:
-    """Find the root that contains a listed image: lists may be next to the images or above them."""
+    """Return the lists with the root of the images, which may be in a folder below the lists."""
     there = next(
         (name for name in sorted(lists.names) if name.endswith(f"/{image}") or name == image), None
     )

@@ -2,8 +2,8 @@
 
 Reads train_32x32.mat and test_32x32.mat; label 10 is the digit 0.
 
-Val is drawn from train by seed; a tenth, class by class, is within a few images of VTAB's 7,326.
-The extra set is not used.
+Val is drawn from train by seed, class by class. By default it is a tenth of train, about as many
+images as VTAB's 7,326. The extra set is not used.
 """
 
 from pathlib import Path

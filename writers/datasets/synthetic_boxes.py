@@ -27,7 +27,8 @@ SPEC = DatasetSpec(
 def open(path: Path, settings: SplitSettings) -> Source:
     """Open the dataset at `path`; `writers/dataset.py` describes this function.
 
-    It is generated first if it does not exist. Raises UserError if `path` holds something else.
+    The dataset is generated first if it does not exist. Raises UserError if `path` holds other
+    files.
     """
     from writers.synthetic.boxed_scenes import CLASSES, write_scenes
     from writers.synthetic.generate import make_folder

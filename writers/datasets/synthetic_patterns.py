@@ -1,6 +1,7 @@
 """Generated dark objects with patterns, 8 classes from olive to blue: a small target.
 
-Frozen features of models trained on synthetic_things fit it only if the hard classes are included.
+Frozen features of a model pretrained on synthetic_things transfer to this target only if the hard
+classes were included.
 """
 
 from pathlib import Path
@@ -29,7 +30,7 @@ SPEC = DatasetSpec(
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open the generated images below `path`; generate missing ones."""
+    """Open the dataset at `path`; `writers/dataset.py` describes this function."""
     from writers.synthetic.generate import open_synthetic
 
     return open_synthetic(path, settings, pictures())

@@ -1,9 +1,9 @@
-"""PASCAL VOC 2007, classification: 20 classes, several per image; 11-point mean average precision.
+"""PASCAL VOC 2007, classification: 20 classes, several per image; mean average precision.
 
-Reads the two official tars, a tar of both, or the unpacked VOCdevkit/VOC2007. A label is 1 if the
-class is present, 0 if all of its objects are difficult, -1 if it is absent
-(ImageSets/Main/*_trainval.txt and *_test.txt). Difficult labels are ignored in training and in the
-score. Bounding boxes are ignored; `voc2007_detection` reads them.
+Reads the two official tars, a tar of both, or the unpacked VOCdevkit/VOC2007. Labels come from
+ImageSets/Main/*_trainval.txt and *_test.txt: 1 if the class is present, 0 if all of its objects are
+difficult, -1 if it is absent. Difficult labels are ignored in training and in the score, which is
+the average precision at 11 recalls. Bounding boxes are ignored; `voc2007_detection` reads them.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ ACCEPTED = (
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open VOC 2007. Train is the official trainval less a seeded draw that becomes val."""
+    """Open VOC 2007. A part of the official trainval, drawn by seed, becomes val."""
     voc = Voc(open_files_of(path, _wanted), f"{LISTS}{CLASSES[0]}_trainval.txt", path, ACCEPTED)
     train, test = (_examples(voc, split) for split in ("trainval", "test"))
     return Source(
@@ -88,7 +88,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def open_files_of(path: Path, is_read: Callable[[str], bool]) -> Files:
-    """Open those files of the release that `is_read` selects: a folder, a tar, or the two tars.
+    """Open the files of a release that `is_read` selects, in a folder, a tar, or the two tars.
 
     Raises:
         UserError: there is no such path, or an archive is damaged.
@@ -103,7 +103,7 @@ def _wanted(path: str) -> bool:
 
 
 def _examples(voc: Voc, split: str) -> list[Example]:
-    """Images of a split, sorted.
+    """List the images of a split, sorted.
 
     Raises:
         UserError: lists are missing, damaged or do not match the images.
@@ -123,7 +123,7 @@ def _example(image: str, labels: tuple[int, ...]) -> Example:
 
 
 def _parsed(fields: Sequence[str]) -> tuple[str, int]:
-    """Image and label of a line such as `000012 -1`."""
+    """Parse a line such as `000012 -1`; return image and label."""
     if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
         raise ValueError("an image and one of -1, 0 and 1")
     return fields[0], int(fields[1])

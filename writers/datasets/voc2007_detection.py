@@ -1,11 +1,11 @@
-"""PASCAL VOC 2007, detection: boxes of 20 classes; 11-point mean average precision at IoU 0.5.
+"""PASCAL VOC 2007, detection: boxes of 20 classes; mean average precision at IoU 0.5, 11 recalls.
 
 Reads the two official tars, a tar of both, or the unpacked VOCdevkit/VOC2007: the image sets
-ImageSets/Main/trainval.txt and test.txt, and the annotation of each image. Annotations
-count pixels from 1 and include the last one; boxes here count from 0 and exclude it. Difficult
-objects are marked.
+ImageSets/Main/trainval.txt and test.txt, and the annotation of each image. Annotations count pixels
+from 1 and include the last one; boxes here count from 0 and exclude it. Difficult objects are
+marked.
 
-Each image also has the label per class of `voc2007`, made of its boxes, for classification.
+For classification, each image also has a label per class as in `voc2007`, computed from its boxes.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ ACCEPTED = (
 
 
 def open(path: Path, settings: SplitSettings) -> Source:
-    """Open VOC 2007. A seeded part of the official trainval becomes val; the rest is train.
+    """Open VOC 2007. A part of the official trainval, drawn by seed, becomes val.
 
     Raises:
         UserError: lists, images or annotations are missing, damaged, or do not match.

@@ -2,19 +2,20 @@
 
 Reads VOCtrainval_11-May-2012.tar or the unpacked VOCdevkit/VOC2012. An example is a person:
 ImageSets/Action/<action>_<split>.txt has the lines `<image> <object> <1 or -1>`, and the annotation
-of the image has the box of the object. Train is the official train less a seeded draw that becomes
-val; test is the official val, because the labels of the official test are not published.
+of the image has the box of the object. A part of the official train, drawn by seed, becomes val;
+the rest is train. Test is the official val, because the labels of the official test are not
+published.
 
 The image is cropped to the person's box, enlarged by CONTEXT about its center and cut at the edges
-of the image. (Huh et al. do not state their crop.) Crops are encoded again, so `passthrough` has no
-effect on them.
+of the image. (Huh et al. do not describe their crop.) Crops are encoded again, so `passthrough` has
+no effect on them.
 
-People who do none of the ten actions, `other` in the annotations, are negatives of all ten, as in
-the challenge, which trains and scores no classifier of `other`.
+People who do none of the ten actions (`other` in the annotations) are negatives for all ten, as in
+the challenge, in which `other` is not a class.
 
-Hyper-parameters are chosen by `map11`, the 11-point mean average precision, as for VOC 2007. Results
-also have `map`, at all recalls, which the challenge has used since 2010: compare that one with the
-published results of 2012.
+Hyper-parameters are chosen by `map11`, the mean average precision at 11 recalls, as for VOC 2007.
+Results also have `map`, at all recalls, which the challenge has used since 2010. Compare `map` with
+the published results of 2012.
 """
 
 import math
@@ -33,7 +34,7 @@ from writers.source import Example, Source, SplitSettings, carve
 from writers.synthetic.reencode import redrawn
 
 TAR = "VOCtrainval_11-May-2012.tar"
-CONTEXT = 1.2  # width and height of a crop, relative to the box
+CONTEXT = 1.2  # ratio of the sides of a crop to the sides of the box
 
 SPEC = DatasetSpec(
     name="voc2012_actions",
@@ -98,20 +99,20 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 class People:
-    """Crops of people as files: `JPEGImages/2010_006215.jpg#1` is the first object of an image."""
+    """Crops of people as files. `JPEGImages/2010_006215.jpg#1` is the image's object number 1."""
 
     def __init__(self, files: Files, prefix: str) -> None:
         """Wrap the files of VOC below `prefix`."""
         self._files, self._prefix = files, prefix
         self.boxes: dict[str, Box] = {}
-        self.sizes: dict[str, tuple[float, float]] = {}  # of the images, by their annotations
+        self.sizes: dict[str, tuple[float, float]] = {}  # annotated width and height of the image
 
     def names(self) -> Sequence[str]:
         """List the people."""
         return list(self.boxes)
 
     def read(self, name: str) -> bytes:
-        """Return the crop of a person, lossless. Raises OSError if Pillow cannot decode it."""
+        """Return a person's crop as a lossless file. Raises OSError if Pillow cannot decode it."""
         file, _, number = name.rpartition("#")
 
         def crop(image: Image.Image) -> Image.Image:
@@ -156,9 +157,10 @@ def _wanted(path: str) -> bool:
 def _examples(
     voc: Voc, split: str, people: People, damaged: MutableMapping[str, str] | None
 ) -> list[Example]:
-    """People of a split, sorted; their boxes are added to `people`.
+    """List the people of a split, sorted, and add their boxes to `people`.
 
-    Reasons of damaged annotations are added to `damaged`, by key; None raises.
+    `damaged` receives key and reason of each person with a damaged annotation. None raises
+    UserError instead.
     """
     lists = [f"{LISTS}{action}_{split}.txt" for action in ACTIONS]
     by_person = voc.read_marks(lists, _parsed, "people")
@@ -195,7 +197,7 @@ def _examples(
 
 
 def _parsed(fields: Sequence[str]) -> tuple[tuple[str, int], int]:
-    """Person (image and object number) and mark of a line such as `2010_006215 1 -1`."""
+    """Parse a line such as `2010_006215 1 -1`; return person (image, object number) and mark."""
     if len(fields) != 3 or not _is_number(fields[1]) or fields[2] not in ("-1", "1"):
         raise ValueError("an image, the number of an object, and 1 or -1")
     return (fields[0], int(fields[1])), int(fields[2])

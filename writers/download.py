@@ -1,11 +1,12 @@
-"""Download a dataset's files: resume, verify, rename; unpack archives likewise.
+"""Download a dataset's files, verify them, and unpack archives.
 
-    voc2007/VOCtest_06-Nov-2007.tar.part        received so far; the next attempt appends
-    voc2007/VOCtest_06-Nov-2007.tar             complete: published size and checksum
-    dmlab/.dmlab.tar.gz.unpacked                marks that the archive is unpacked and may be
-        deleted
+    voc2007/VOCtest_06-Nov-2007.tar.part        incomplete file, which the next attempt continues
+    voc2007/VOCtest_06-Nov-2007.tar             complete file with the published size and checksum
+    dmlab/.dmlab.tar.gz.unpacked                marks that the archive is unpacked; it may then be
+                                                deleted
 
-Checksums are torchvision's if it has them. Its downloader is not used: it cannot resume.
+Checksums are those of torchvision if it has them. Torchvision's downloader is not used, because it
+cannot resume.
 """
 
 import gzip
@@ -38,10 +39,10 @@ def fetch(download: Download, folder: Path, progress: Progress | None = None) ->
     Args:
         download: the file and its checksum.
         folder: created if missing.
-        progress: called with numbers of bytes.
+        progress: called with the number of bytes received and in total.
 
     Returns:
-        False if it already existed.
+        False if the file already existed.
 
     Raises:
         UserError: the host lacks the file; the connection ended (the next call resumes); or the
@@ -63,7 +64,7 @@ def fetch(download: Download, folder: Path, progress: Progress | None = None) ->
 
 
 def is_there(download: Download, folder: Path) -> bool:
-    """Return True if the file, or its unpacked content, exists. Does not verify content."""
+    """Return True if the file, or its unpacked content, exists. The content is not verified."""
     target = folder / download.file
     return target.exists() or (download.unpack and _marker(target).exists())
 
@@ -73,7 +74,7 @@ def _fetch(download: Download, target: Path, progress: Progress | None) -> None:
         raise UserError(f"{target} must be placed there by hand: no host serves it.")
     part = target.with_name(target.name + ".part")
     while True:
-        # Without a checksum a file that changed between two attempts would not be detected.
+        # Resume only if there is a checksum: it shows if the file changed between two attempts.
         before = part.stat().st_size if download.checksum and part.exists() else 0
         if _receive(download, part, before, progress):
             break
@@ -120,7 +121,10 @@ def _copy(
     total: int | None,
     progress: Progress | None,
 ) -> int:
-    """Return the file's size afterwards. A broken connection ends the copy without an error."""
+    """Copy the response to the file and return the file's size.
+
+    A broken connection ends the copy without an error.
+    """
     while True:
         try:
             data = response.read(CHUNK)
@@ -137,9 +141,9 @@ def _copy(
 
 
 def _check(download: Download, file: Path, target: Path) -> None:
-    """Raise UserError unless the file is the published one.
+    """Raise UserError unless `file` has the published size and checksum.
 
-    Removes a .part, but keeps a file under its final name.
+    A wrong .part is removed; a file under its final name is kept.
     """
     problem, num_bytes = "", file.stat().st_size
     if download.num_bytes not in (None, num_bytes):
@@ -162,7 +166,7 @@ def _check(download: Download, file: Path, target: Path) -> None:
 
 
 def _unpack(archive: Path) -> None:
-    """Unpack into the archive's folder; names appear only after everything is unpacked."""
+    """Unpack into the archive's folder. The files appear only after all of them are unpacked."""
     scratch = archive.with_name(f".{archive.name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -192,9 +196,9 @@ def _unpack(archive: Path) -> None:
 
 
 def _unpack_tar(archive: Path, folder: Path) -> None:
-    """Unpack files and folders only.
+    """Unpack only files and folders, without links.
 
-    Not by tarfile's filters: they came with Python 3.11.4, and Debian 12 has 3.11.2.
+    tarfile's filters are not used: they need Python 3.11.4, and Debian 12 has 3.11.2.
     """
     with tarfile.open(archive) as packed:
         for member in packed:

@@ -1,4 +1,4 @@
-"""The error that a user can fix: one or two red lines, exit code 2, no traceback."""
+"""The error for problems that a user can fix. It is shown as one or two red lines (exit code 2)."""
 
 
 class UserError(Exception):

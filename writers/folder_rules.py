@@ -10,14 +10,14 @@ SplitFolders = Literal["auto", "never"]
 
 @dataclass(frozen=True)
 class FolderRules:
-    """How the folders of a tree are read.
+    """Rules that decide which folders of a tree are splits and which are classes.
 
     Attributes:
-        split_folders: auto: folders named train, val, test and the like are splits. never: they are
-            classes.
-        class_level: level of the class folders; 1 is directly below the splits, or at the top
-            without splits. Folders of other levels are ignored. None means 1, and refuses a tree
-            whose top folders all have the same subfolders.
+        split_folders: "auto" takes folders named train, val, test or a synonym as splits; "never"
+            takes them as classes.
+        class_level: level of the class folders; 1 is directly below the splits, or at the top if
+            there are no splits. Other levels are ignored. None means 1, but then a tree whose top
+            folders all have the same subfolders is refused.
     """
 
     split_folders: SplitFolders = "auto"
@@ -25,18 +25,21 @@ class FolderRules:
 
     @property
     def is_default(self) -> bool:
-        """Return True if names of folders decide everything."""
+        """Return True if these are the default rules, by which only names of folders count."""
         return self == BY_NAME
 
     def split_of(self, folder: str) -> str | None:
-        """Return the split of a folder, or None."""
+        """Return the split that a folder's name stands for, or None."""
         return split_of(folder) if self.split_folders == "auto" else None
 
     def class_and_image(self, path: str) -> tuple[str, str] | None:
-        """Return the class of an image and its path without the class; None outside of classes.
+        """Return the class of an image and its path below the class folder.
 
         Args:
             path: path below the split.
+
+        Returns:
+            None if the image is not in a class folder.
         """
         *folders, image = path.split("/")
         at = (self.class_level or 1) - 1
@@ -45,4 +48,4 @@ class FolderRules:
         return folders[at], "/".join([*folders[:at], *folders[at + 1 :], image])
 
 
-BY_NAME = FolderRules()  # names of folders decide everything
+BY_NAME = FolderRules()  # the default: only names of folders count

@@ -1,4 +1,4 @@
-"""Images that a kind of source has found at one path, and those of several paths joined."""
+"""Images that a kind of source has found at a path. Images of several paths can be joined."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from writers.formats.files import Files
 from writers.omissions import Omission, OmissionLog
 from writers.split_names import NO_SPLIT, split_of
 
-# key -> class, and path below the class folder: ("cat", "1.jpg")
+# Key of an image -> its class, and its path below the class folder: ("cat", "1.jpg").
 Images = Mapping[str, tuple[str, str]]
 
 
@@ -19,16 +19,19 @@ class FoundImages:
 
     files: Files
     splits: Mapping[str, Images]
-    prefix: str = ""  # prefix of the keys in `files`
-    # keys of images by split whose names have no class; a dataset may know their labels
+    prefix: str = ""  # name in `files` = prefix + key
+    # split -> keys of images outside class folders, whose labels the dataset may provide
     unlabeled: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omissions: Sequence[Omission] = ()
-    # key -> its classes, if images may have several; `splits` then has the first one
+    # key -> classes, if images may have several; `splits` then has the first class
     labels: Mapping[str, Sequence[str]] | None = None
 
 
 def joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
-    """Join the images of several paths. A path without splits is of the split in its name."""
+    """Join the images of several paths.
+
+    If a path has no splits, its images belong to the split that the path's name contains.
+    """
     if len(parts) == 1:
         return next(iter(parts.values()))
     splits: dict[str, dict[str, tuple[str, str]]] = {}

@@ -1,6 +1,6 @@
 """Convert JPEGs to dct blobs and back without decoding pixels.
 
-The conversion is in C; `reference.py` reads blobs without it.
+The conversion is written in C; `reference.py` is a reader in Python for comparison.
 """
 
 import ctypes
@@ -11,22 +11,22 @@ from writers.jpeg import native as kernel
 from writers.jpeg.restart_index import DamagedJpegError
 
 MAGIC = b"hdct"
-_DONE, _NOT_CONVERTED = 0, 1  # as in jpeg/libjpeg.h
+_DONE, _NOT_CONVERTED = 0, 1  # return codes, as in jpeg/libjpeg.h
 
 
 class DamagedBlobError(Exception):
-    """The bytes are not an intact dct blob; the message names the damage."""
+    """The bytes are not an intact dct blob; the message describes the damage."""
 
 
 def from_jpeg(jpeg: bytes) -> bytes | None:
-    """Convert a JPEG to a blob of the same coefficients, hence the same pixels.
+    """Convert a JPEG to a blob of the same coefficients, and therefore of the same pixels.
 
-    Equal coefficients give equal bytes. Supports baseline and progressive JPEGs of at least 8
-    pixels width, gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 and 4:2:0.
+    Equal coefficients give equal bytes. Supported are baseline and progressive JPEGs at least 8
+    pixels wide, gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0.
 
     Returns:
-        The blob, or None if the format cannot hold the image: other colors and samplings, 12 bits,
-        or coefficients that no photograph encoder writes.
+        The blob, or None if the format cannot hold the image: it has other colors or samplings, 12
+        bits, or coefficients that encoders do not write for photographs.
 
     Raises:
         DamagedJpegError: libjpeg reports an error or a warning.

@@ -1,7 +1,7 @@
-"""Slow, simple reference decoder of `dct` blobs in Python integers and numpy, after blob.h.
+"""Slow, simple reference decoder of `dct` blobs in Python integers and numpy, as blob.h defines.
 
-It reads coefficients bit by bit. Inverse DCT, upsampling and color conversion follow the same
-papers as the C code (loaders/native/idct.c and upsample_color.c), for whole images.
+It reads coefficients bit by bit and decodes whole images. Inverse DCT, upsampling and color
+conversion follow the same papers as the C code (loaders/native/idct.c and upsample_color.c).
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 HEADER, RUN = 20, 16
-BITS = (0, 1, 2, 3, 4, 5, 7, 11)  # bits of a value, by the code of its group
+BITS = (0, 1, 2, 3, 4, 5, 7, 11)  # bits per value, indexed by the code of the value's group
 WIDE = 7
 _GAMMA, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 
 
 def zigzag() -> np.ndarray:
-    """Position in a block (natural order) of each zigzag coefficient, int64 [64]."""
+    """Return the position in natural order of each coefficient in zigzag order, int64 [64]."""
     diagonals = [[(y, d - y) for y in range(8) if 0 <= d - y < 8] for d in range(15)]
     places = [
         place for d, line in enumerate(diagonals) for place in (line if d % 2 else line[::-1])
@@ -30,7 +30,7 @@ class Coefficients:
     Attributes:
         width: pixels.
         height: pixels.
-        halved: whether chroma is subsampled across, down.
+        halved: whether chroma is subsampled horizontally, and whether vertically.
         tables: quantization table of each component, int16 [64], natural order.
         blocks: blocks of each component, int16 [rows, columns, 64], natural order.
     """
@@ -74,7 +74,7 @@ def read(blob: bytes) -> Coefficients:
 
 
 def checksum_of(start: bytes) -> int:
-    """Checksum of the bytes before the first row; its own four bytes count as 0."""
+    """Compute the checksum of the bytes before the first row; its own four bytes count as 0."""
     start = start[:12] + bytes(4) + start[16:]
     total = 0
     for at in range(0, len(start), 8):
@@ -162,7 +162,7 @@ def decode_rgb(blob: bytes) -> np.ndarray:
 def _upsampled(plane: np.ndarray, image: Coefficients) -> np.ndarray:
     """Upsample chroma to the image's resolution, int64.
 
-    Triangle filter along each subsampled axis; the border is repeated.
+    Each subsampled axis is filtered by a triangle; the border is repeated.
     """
     across, down = image.halved
     plane = plane.astype(np.int64)
@@ -186,12 +186,12 @@ def _upsampled(plane: np.ndarray, image: Coefficients) -> np.ndarray:
 
 
 def _samples(blocks: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Inverse DCT of int16 [rows, columns, 64] to uint8 [8 rows, 8 columns].
+    """Apply the inverse DCT to int16 [rows, columns, 64]; return uint8 [8 rows, 8 columns].
 
-    The accurate integer transform of idct.c.
+    This is the accurate integer transform, as in idct.c.
     """
     rows, columns, _ = blocks.shape
-    values = (blocks * table).reshape(rows, columns, 8, 8)  # 16 bits: wraps
+    values = (blocks * table).reshape(rows, columns, 8, 8)  # products wrap to 16 bits
     shifted = np.repeat(values[..., :1, :] << 2, 8, axis=-2)
     only_first_row = ~blocks.reshape(rows, columns, 8, 8)[..., 1:, :].any(axis=(-1, -2))
     first = _transformed(values, 11, axis=-2)
@@ -204,7 +204,7 @@ def _samples(blocks: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _transformed(values: np.ndarray, bits: int, axis: int) -> np.ndarray:
-    """Apply one pass of the inverse DCT to int16 values; sums of two of them wrap to 16 bits."""
+    """Apply one pass of the inverse DCT to int16 values; sums of two values wrap to 16 bits."""
     r = np.moveaxis(values, axis, 0)
     z3, z4, plus, minus = r[7] + r[3], r[5] + r[1], r[0] + r[4], r[0] - r[4]
     wide = [line.astype(np.int64) for line in r]

@@ -1,1 +1,1 @@
-"""Containers and lists: tars, zips, TFRecords, MATLAB files, arrays, split lists."""
+"""Readers of containers and lists: tars, zips, TFRecords, MATLAB files, arrays, split lists."""

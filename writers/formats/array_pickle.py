@@ -1,4 +1,4 @@
-"""Read pickles of NumPy arrays in plain containers, without loading any other class."""
+"""Read pickles of NumPy arrays in lists and dicts. No other class is loaded."""
 
 import io
 import pickle
@@ -14,11 +14,11 @@ ALLOWED = {
 
 
 def loads(data: bytes) -> Any:
-    """Unpickle, Python 2's format included.
+    """Read a pickle, also one of Python 2.
 
     Raises:
-        pickle.UnpicklingError: the pickle names another class. A damaged pickle raises other
-            errors.
+        pickle.UnpicklingError: the pickle contains another class. If it is damaged, other errors
+            may be raised.
     """
     return _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
 

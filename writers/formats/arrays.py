@@ -1,7 +1,6 @@
 """Images in arrays (CIFAR's pickles, .mat, .npz, HDF5) as files of a source.
 
-Each image becomes a PPM when it is read: a line of text and the pixels, without loss and at little
-cost.
+When an image is read, it is returned as a PPM file: a line of text and the pixels, without loss.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +22,9 @@ class ArrayFiles:
         """Wrap arrays.
 
         Args:
-            parts: per part the number of images, and a thread-safe function from an image's index
+            parts: part -> number of images, and a thread-safe function that maps an image's index
                 to its pixels, uint8 [H, W] or [H, W, 3].
-            origin: the archive, for error messages.
+            origin: name of the archive, for error messages.
         """
         self._parts, self._origin = parts, origin
 
@@ -55,7 +54,7 @@ def to_ppm(pixels: np.ndarray) -> bytes:
 
 
 def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> list[Example]:
-    """Examples of one part of `ArrayFiles`, in the array's order."""
+    """Make the examples of one part of `ArrayFiles`, in the array's order."""
     return [
         Example(f"{part}/{number:07d}", label, f"{classes[label]}/{part}{number:07d}")
         for number, label in enumerate(labels)
@@ -65,7 +64,7 @@ def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> 
 def open_hdf5(file: Path, name: str) -> Any:
     """Open the array `name` of an HDF5 file without reading it.
 
-    The library h5py reads slices, one thread at a time.
+    The returned object reads slices by h5py, one thread at a time.
 
     Raises:
         UserError: h5py is missing, or the file is damaged or has no such array.

@@ -1,4 +1,4 @@
-"""Read YAML of bounded size, so that no file causes a long wait, full memory or a traceback."""
+"""Read YAML of bounded size: no file can cause a long wait, exhaust memory or raise a traceback."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,16 +10,16 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from writers.text_names import counted
 
-MAX_BYTES = 2 * 2**20  # the parser takes about 10 s for one MB
-MAX_NODES = 200_000  # with each alias expanded
+MAX_BYTES = 2 * 2**20  # size of the text; the parser takes about 10 s for one MB
+MAX_NODES = 200_000  # number of values, with each alias expanded
 MAX_DEPTH = 30
-MAX_OPEN_BRACKETS = 200  # the parser's time grows with their square
+MAX_OPEN_BRACKETS = 200  # the parser's time grows with the square of this number
 BRACKET = re.compile(r"[\[\]{}]")
-MAX_BITS = 1024  # of a whole number; Python refuses to print those of more than 14,000
+MAX_BITS = 1024  # bits of a whole number; Python refuses to print more than about 14,000
 
 
 class BadYamlError(Exception):
-    """The text is not YAML, or too much of it; `line` counts from 1, None if unknown."""
+    """The text is not YAML, or exceeds a limit. `line` counts from 1 and is None if unknown."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)
@@ -54,7 +54,7 @@ def parse_yaml(text: str) -> Any:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         problem = " ".join((error.problem or "is not YAML").split())[:200]
-        if problem.startswith("but "):  # the other half of the sentence, which has no place
+        if problem.startswith("but "):  # the first half of the sentence is in `context`
             problem = f"{' '.join((error.context or '').split())[:200]}, {problem}".lstrip(", ")
         raise BadYamlError(problem, line) from error
     except YAMLError as error:
@@ -63,7 +63,7 @@ def parse_yaml(text: str) -> Any:
         raise BadYamlError("it is nested too deeply, or contains itself") from error
     except Exception as error:  # the parser raises other types for odd values, such as dates
         problem = "it has a value that cannot be read"
-        if isinstance(error, ValueError):  # other errors describe the parser's own code
+        if isinstance(error, ValueError):  # texts of other errors are about the parser's code
             problem += f": {' '.join(str(error).split())[:200]}"
         raise BadYamlError(problem) from error
     waiting: list[tuple[Any, int]] = [(document, 0)]
@@ -84,7 +84,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _most_open_brackets(text: str) -> int:
-    """Largest number of brackets that are open at once, those in texts and comments included."""
+    """Return the largest number of brackets that are open at once, also in strings and comments."""
     opened = most = 0
     for found in BRACKET.finditer(text):
         opened = opened + 1 if found[0] in "[{" else max(0, opened - 1)

@@ -14,7 +14,7 @@ from writers.formats.layout_search import check_labels
 def read_batches(
     path: Path, folder: str, archive: str, names: list[str]
 ) -> list[dict[str, Any]] | None:
-    """Read the batches below `path`/`folder` or in the archive.
+    """Read the batches in the folder `folder` or in the archive below `path`.
 
     Returns:
         The batches, or None if neither exists.

@@ -1,4 +1,4 @@
-"""Files below a folder or in an archive, by name: listed once, then read by several threads."""
+"""Read files below a folder or in an archive by name: list them once, read them in any thread."""
 
 import os
 import zipfile
@@ -19,7 +19,7 @@ SYSTEM_FOLDERS = frozenset(
 SYSTEM = "hidden and system folders"
 CIRCULAR = "links to a folder around them"
 ZIP_BEGIN = b"PK\3\4"
-# First bytes of files that people download, and what they are
+# First bytes of packed files that people download -> description of the format
 PACKED = {
     b"\x1f\x8b": "compressed by gzip",
     b"BZh": "compressed by bzip2",
@@ -58,22 +58,22 @@ def open_files(
     keep: Callable[[str], bool] | None = None,
     on_skipped: OnSkipped = lambda name, reason: None,
 ) -> ListedFiles:
-    """List files below a folder or in an uncompressed tar or a zip.
+    """List the files below a folder, or in an uncompressed tar or a zip.
 
     Args:
         path: folder or archive.
-        keep: returns True for the paths to list. None keeps images.
+        keep: returns True for the paths to list. None means images.
         on_skipped: called for each folder that is not entered.
 
     Raises:
-        UserError: the path is something else.
+        UserError: the path is not a folder, a tar or a zip.
     """
     path = Path(path)
     try:
         if path.is_dir():
             return FolderFiles(path, keep or is_image, on_skipped)
         if path.is_file():
-            # checks the end of the file, so a tar may be both
+            # `is_zipfile` looks at the end of a file: it is also True for a tar that ends in a zip
             is_zip = not looks_like_tar(path) and zipfile.is_zipfile(path)
             if not is_zip:
                 _refuse_packed(path)
@@ -89,7 +89,7 @@ def open_files(
 
 
 def _refuse_packed(path: Path) -> None:
-    """Raise UserError if a file begins as an archive or a compressed file that is not read."""
+    """Raise UserError if a file is an archive or a compressed file of a kind that is not read."""
     with path.open("rb") as file:
         begin = file.read(8)
     for magic, kind in PACKED.items():
@@ -100,15 +100,15 @@ def _refuse_packed(path: Path) -> None:
 
 
 def is_system_folder(name: str) -> bool:
-    """Return True for hidden folders and those of file systems and programs."""
+    """Return True for hidden folders, and for folders that systems and programs add."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def shards_in(folder: Path, extension: str) -> list[Path]:
-    """Files with an extension in a folder, its data/ or its split folders, sorted.
+    """List the files with an extension in a folder, its data/ or its split folders, sorted.
 
-    Files next to other folders are skipped: a table or an archive in a tree of class folders is not
-    data.
+    If a place has other folders, too, its files are skipped: a table or an archive in a tree of
+    class folders is not a shard.
     """
     places = [
         folder,
@@ -167,7 +167,7 @@ class FolderFiles:
 
 
 class JoinedFiles:
-    """Several folders or archives as one. If two have a file of the same name, the first wins."""
+    """Several folders or archives as one. If two have a file of one name, the first is read."""
 
     def __init__(self, parts: Sequence[Files]) -> None:
         self._part_of = {name: part for part in reversed(parts) for name in part.names()}
@@ -191,10 +191,10 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _walk(root: str, on_skipped: OnSkipped) -> Iterator[str]:
-    """Files below a folder, except those in hidden and system folders.
+    """List the files below a folder, except those in hidden and system folders.
 
     Raises:
-        UserError: a pipe, socket or device with the name of an image; reading it may never end.
+        UserError: a pipe, socket or device has the name of an image. Reading it may never end.
     """
     for name, entry in entries_below(root, is_system_folder, on_skipped):
         if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
@@ -208,9 +208,9 @@ def entries_below(
     is_skipped: Callable[[str], bool],
     on_skipped: OnSkipped = lambda name, reason: None,
 ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Iterate over everything below a folder but folders, with names relative to it.
+    """Yield all entries below a folder that are not folders, with names relative to `root`.
 
-    The entries of each folder are ordered by name. Circular links are left out.
+    The entries of each folder are ordered by name. Circular links are not followed.
 
     Args:
         root: the folder.
@@ -238,7 +238,7 @@ def entries_below(
 
 
 class _Level(NamedTuple):
-    """A folder that is being walked: device and inode, entries that remain, prefix of names."""
+    """A folder on the way to the current entry: device and inode, remaining entries, prefix."""
 
     identity: tuple[int, int]
     entries: Iterator["os.DirEntry[str]"]

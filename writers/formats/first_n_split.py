@@ -1,4 +1,4 @@
-"""Split a tree by a number of training images per class; the rest is test."""
+"""Split a tree of class folders: a fixed number of images per class is train, the rest is test."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -26,7 +26,7 @@ def first_of_each(
 ) -> Source:
     """Open the tree at `path` with `number` images per class in train.
 
-    A tree that has splits keeps them. Val is drawn from train.
+    If the tree has splits, they are kept. Val is drawn from train.
 
     Args:
         path: tree of class folders, or an archive of one.
@@ -34,7 +34,7 @@ def first_of_each(
         name: name of the dataset.
         number: training images per class. None splits by the fractions of `settings`.
         exclude: class folders to ignore.
-        drawn: take images by a fixed draw, independent of the seed, instead of the first by name.
+        drawn: draw the training images, with a fixed seed, instead of taking the first by name.
         classes: known classes in label order. None uses the sorted folder names.
 
     Raises:
@@ -45,7 +45,7 @@ def first_of_each(
     )
     if source.splits["val"] or source.splits["test"]:
         return with_own_splits(source, settings)
-    # stray files are in nested folders
+    # images in nested folders are stray files
     images = [example for example in source.splits["train"] if example.name.count("/") == 1]
     if number is None:
         source.splits = carve(images, [], [], settings)

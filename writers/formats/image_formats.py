@@ -1,13 +1,12 @@
-"""The raster formats that are read: their file extensions, and how their content begins.
+"""The image formats that are read: their file extensions and their first bytes.
 
-A file with one of `IMAGE_EXTENSIONS` is an image. A file with another extension is an image if its
-first bytes are those of a format in this list, unless its extension belongs to another kind of
-file.
+A file with one of `IMAGE_EXTENSIONS` is an image. A file with another extension is an image if it
+begins like one of these formats, unless the extension is in `OTHER_EXTENSIONS`.
 """
 
 import re
 
-# by Pillow's name of the format; JPEG includes MPO, which cameras write
+# Pillow's name of a format -> file extensions. JPEG includes MPO, which cameras write.
 EXTENSIONS_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png", ".apng"),
@@ -23,7 +22,7 @@ EXTENSIONS_OF = {
 IMAGE_EXTENSIONS = tuple(
     extension for extensions in EXTENSIONS_OF.values() for extension in extensions
 )
-# Files with these extensions accompany images and are not opened to look for one.
+# Files with these extensions often accompany images. They are not opened to see if they are one.
 OTHER_EXTENSIONS = frozenset(
     f".{extension}"
     for extensions in (
@@ -35,7 +34,7 @@ OTHER_EXTENSIONS = frozenset(
     )
     for extension in extensions
 )
-MAX_IMAGE_BYTES = 2**30  # of a file; larger ones are not read
+MAX_IMAGE_BYTES = 2**30  # size of an image file; larger files are not read
 HEAD_BYTES = 32  # bytes that `format_of` needs
 
 _BMP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
@@ -56,7 +55,7 @@ _STARTS = (
 
 HEIC, JPEG_XL = "a HEIC image or a video", "a JPEG XL image"
 UNREAD_IMAGES = (HEIC, JPEG_XL)
-_OTHER_STARTS = (  # in lower case
+_OTHER_STARTS = (  # first bytes in lower case, and what the file is
     (b"<!doctype html", "an HTML page, as from a failed download"),
     (b"<html", "an HTML page, as from a failed download"),
     (b"<svg", "an SVG drawing"),
@@ -68,7 +67,7 @@ _OTHER_STARTS = (  # in lower case
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the format of a file by its first HEAD_BYTES, or None if it is none of the list."""
+    """Return the format of a file by its first HEAD_BYTES, or None if it is not read here."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
@@ -81,9 +80,9 @@ def format_of(head: bytes) -> str | None:
 
 
 def other_format_of(head: bytes) -> str | None:
-    """Return what a file is, by its first HEAD_BYTES, if people often take it for an image.
+    """Describe a file that people often take for a readable image, by its first HEAD_BYTES.
 
-    None if it is a format that is read, or an unknown one.
+    None if the format is read here, or unknown.
     """
     if head[4:8] == b"ftyp":
         return None if head[8:12] in (b"avif", b"avis") else HEIC
@@ -94,7 +93,7 @@ def other_format_of(head: bytes) -> str | None:
 
 
 def is_image(path: str) -> bool:
-    """Return True for a path with an image's extension; hidden files are not images."""
+    """Return True for a path with an image's extension, unless it is a hidden file."""
     return path.lower().endswith(IMAGE_EXTENSIONS) and not path.rsplit("/", 1)[-1].startswith(".")
 
 

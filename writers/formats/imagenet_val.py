@@ -1,8 +1,8 @@
-"""Labels of ImageNet's 50,000 validation images, whose archive only numbers them.
+"""Labels of ImageNet's 50,000 validation images. Their archive has numbers instead of labels.
 
-The list `writers/imagenet_val.txt` is part of the package (made by
-`writers/tools/make_imagenet_val.py`). It equals the list in ImageNet's development kit, which is
-read instead if it is present.
+The package has the labels in `writers/imagenet_val.txt` (made by
+`writers/tools/make_imagenet_val.py`). They equal those in ImageNet's development kit, which is read
+instead if it is present.
 """
 
 import io
@@ -27,22 +27,22 @@ GROUND_TRUTH, SYNSETS = "data/ILSVRC2012_validation_ground_truth.txt", "data/met
 
 
 def image_name(number: int) -> str:
-    """File name of an image by its number, 1 to 50,000."""
+    """Return the file name of the image with a number, 1 to 50,000."""
     return f"ILSVRC2012_val_{number:08d}.JPEG"
 
 
 def shipped() -> list[str]:
-    """WordNet ids from the package: image number n is at index n - 1."""
+    """Return the WordNet ids from the package; the id of image number n is at index n - 1."""
     classes = imagenet_classes()
     digits = "".join(line for line in FILE.read_text().splitlines() if not line.startswith("#"))
     return [classes[int(digits[place : place + 2], 32)] for place in range(0, len(digits), 2)]
 
 
 def val_classes(keys: Collection[str], paths: Sequence[Path]) -> dict[str, str]:
-    """Map the official validation images among these keys to WordNet ids, by their file names.
+    """Map the keys of official validation images to WordNet ids, by their file names.
 
-    Labels come from Kaggle's LOC_val_solution.csv if it is in a given folder or up to three folders
-    above it, otherwise from the package.
+    Other keys are left out. Labels come from Kaggle's LOC_val_solution.csv if it is in one of
+    `paths` or up to three folders above it, otherwise from the package.
 
     Raises:
         UserError: the CSV is not Kaggle's, or lacks an image.
@@ -68,8 +68,8 @@ def val_classes(keys: Collection[str], paths: Sequence[Path]) -> dict[str, str]:
 def _read_solution(path: Path) -> dict[str, str]:
     """Read Kaggle's lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272`.
 
-    Other programs may have written it again: with quotes, other ends of lines, further columns, or
-    `.JPEG` after the names. The header states the order of the columns.
+    If another program has saved the file, it may have quotes, other line ends, further columns, or
+    `.JPEG` after the names. The header defines the order of the columns.
     """
     known, of_image = set(imagenet_classes()), {}
     rows = read_rows(path)
@@ -94,14 +94,17 @@ def _read_solution(path: Path) -> dict[str, str]:
 
 
 def of_devkit(path: Path) -> list[str]:
-    """WordNet ids from the development kit's archive. Raises UserError if it is incomplete."""
+    """Read the WordNet ids of the images from the development kit's archive, in order of number.
+
+    Raises UserError if the archive is incomplete.
+    """
     from scipy.io import loadmat
 
     try:
         with tarfile.open(path, "r:gz") as archive:
             synsets = loadmat(io.BytesIO(_member(archive, SYNSETS)), squeeze_me=True)["synsets"]
             numbers = _member(archive, GROUND_TRUTH).split()
-        # the others are nodes above the 1000 classes
+        # synsets with children are nodes above the 1000 classes
         leaves = synsets[synsets["num_children"] == 0]
         wnid = dict(zip(leaves["ILSVRC2012_ID"].tolist(), leaves["WNID"].tolist(), strict=True))
         return [wnid[int(number)] for number in numbers]

@@ -7,13 +7,13 @@ from writers.errors import UserError
 from writers.source import Example, SplitSettings, carve
 from writers.text_names import counted
 
-DEPTHS = ("", "*/", "*/*/")  # the folder itself, and folders added by archives and torchvision
+DEPTHS = ("", "*/", "*/*/")  # depths to search: archives and torchvision add up to two folders
 
 
 def find(path: Path, name: str) -> Path | None:
-    """Find the file or folder `name`, which may have several parts, at or below `path`.
+    """Find the file or folder `name` at or below `path`, at most two folders deep.
 
-    Searches at most two folders deep.
+    `name` may be a path of several parts. Returns None if it is not found.
     """
     if path.name == name and path.exists():
         return path
@@ -24,7 +24,7 @@ def find(path: Path, name: str) -> Path | None:
 
 
 def need(path: Path, name: str, hint: str) -> Path:
-    """Like `find`, but raise UserError if it is missing."""
+    """Find a file or folder as `find` does. Raises UserError if it is missing."""
     match = find(path, name)
     if match is None:
         raise UserError(f"{path} has no {name}.", hint)
@@ -32,15 +32,16 @@ def need(path: Path, name: str, hint: str) -> Path:
 
 
 def shares(val: float, test: float) -> SplitSettings:
-    """Draw a fixed split that does not depend on the seed and fractions of the user.
+    """Return settings for a fixed split, which does not depend on the user's seed and fractions.
 
-    For datasets without splits whose benchmark uses counts in another library's file order.
+    It is for datasets without official splits, for which a benchmark takes the first images in the
+    file order of another library.
     """
     return SplitSettings(val=val, test=test, seed=0)
 
 
 def halve(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Draw two fixed halves, class by class."""
+    """Draw two halves, class by class, with a fixed seed."""
     splits = carve(list(examples), [], [], shares(0.5, 0))
     return splits["val"], splits["train"]
 

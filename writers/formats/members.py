@@ -1,4 +1,4 @@
-"""Checks of the members of an archive: names and sizes that no image has."""
+"""Refuse members of an archive whose names or sizes an image cannot have."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from writers.text_names import MAX_PATH
 
 
 def check_name(archive: Path, name: str) -> None:
-    """Raise UserError if a name is longer than the path of a file."""
+    """Raise UserError if a name is longer than the path of a file can be."""
     if len(name) > MAX_PATH:
         raise UserError(
             f"{archive}: a name has {len(name):,} characters, more than the path of a file.",
@@ -17,7 +17,7 @@ def check_name(archive: Path, name: str) -> None:
 
 
 def check_size(archive: Path, name: str, num_bytes: int) -> None:
-    """Raise UserError if a member is larger than an image."""
+    """Raise UserError if a member is larger than MAX_IMAGE_BYTES."""
     if num_bytes > MAX_IMAGE_BYTES:
         raise UserError(
             f"{archive}: {name} has {num_bytes:,} bytes; an image of more than "
@@ -27,10 +27,10 @@ def check_size(archive: Path, name: str, num_bytes: int) -> None:
 
 
 def twice(archive: Path, name: str) -> UserError:
-    """Return the error for a name that an archive has twice."""
+    """Make the error for an archive that contains a name twice."""
     return UserError(f"{archive} has {name} twice.", "It is unclear which one to use; remove one.")
 
 
 def outside(archive: Path, name: str) -> UserError:
-    """Return the error for a name that leaves the archive."""
+    """Make the error for a name that points outside the archive, such as `../1.jpg`."""
     return UserError(f"{archive} names a file outside itself: {name}", "Do not trust this archive.")

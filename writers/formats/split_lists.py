@@ -1,4 +1,4 @@
-"""Datasets with one folder of images and lists of the splits."""
+"""Read datasets that have one folder of images and a list of images per split."""
 
 import re
 import zipfile
@@ -26,7 +26,7 @@ class Lists:
     files: Files
     names: frozenset[str]  # paths relative to the given path
     prefix: str  # the root, relative to the given path
-    where: str  # the path, and how to get what is missing, for errors
+    where: str  # the given path, and how to get missing files, for errors
 
     def text(self, name: str) -> str:
         """Read a list as text. Raises UserError if it is missing or not text."""
@@ -60,9 +60,9 @@ class Lists:
         *,
         val: Listing = (),
     ) -> Source:
-        """Make a source of the lists.
+        """Make a source from the lists.
 
-        A missing val is drawn from train, class by class; test never is.
+        If `val` is empty, val is drawn from train, class by class. Test is never drawn.
 
         Raises:
             UserError: a listed image is missing, in two splits, or of an unknown class.
@@ -87,9 +87,9 @@ class Lists:
         return Source(name, path.name, list(classes), splits, self.files, self.prefix)
 
     def refuse_strangers(self, folder: str, class_folders: Collection[str]) -> None:
-        """Raise UserError if an image below `folder` is of none of the classes.
+        """Raise UserError if an image below `folder` is in none of the class folders.
 
-        `folder` ends in / or is empty.
+        `folder` is empty or ends in /.
         """
         root, known = self.prefix + folder, set(class_folders)
         for name in sorted(self.names):
@@ -127,7 +127,7 @@ class Lists:
 
 
 def open_lists(path: Path, marker: str, spec: DatasetSpec) -> Lists | None:
-    """Find the layout whose root has the file `marker`, in a folder, a tar or a zip.
+    """Find the official layout, whose root has the file `marker`, in a folder, a tar or a zip.
 
     In a folder, the publisher's .tar and .zip archives are read like unpacked folders.
 
@@ -155,9 +155,9 @@ def class_folders(
     missing: str,
     classes: Sequence[str] | None = None,
 ) -> Source:
-    """Open a mirror's tree with train/ and test/ if the official file `missing` is absent.
+    """Open a mirror's tree with train/ and test/, because the official file `missing` is absent.
 
-    If there is no test/, val/ or valid/ is the test set, as in fast.ai's and Salman's copies.
+    If there is no test/, val/ or valid/ is the test set, as in the copies of fast.ai and Salman.
     """
     refuse_packed(path, spec)
     try:
@@ -177,7 +177,7 @@ def class_folders(
 
 
 def refuse_packed(path: Path, spec: DatasetSpec) -> None:
-    """Raise UserError if the path only has an archive that must be unpacked."""
+    """Raise UserError if the path has an archive that must be unpacked first."""
     places = (
         [path]
         if path.is_file()
@@ -207,7 +207,7 @@ def with_own_splits(source: Source, settings: SplitSettings) -> Source:
 
 
 def _archives(path: Path, spec: DatasetSpec) -> list[Path]:
-    """The publisher's archives in the folder `path` that are readable without unpacking."""
+    """List the publisher's archives in the folder `path` that can be read without unpacking."""
     names = [
         download.file
         for download in spec.downloads

@@ -1,8 +1,8 @@
-"""Read tar archives without unpacking: names and offsets of their members are listed once.
+"""Read tar archives without unpacking: list names and offsets of members once, then read by offset.
 
-`tarfile` keeps a kilobyte per member and accepts an archive that ends between two members. Here the
-list of the official ImageNet training tar costs about 200 bytes per member, and an archive without
-its end mark is refused.
+`tarfile` needs a kilobyte per member and accepts an archive that was cut between two members. Here
+a member takes about 200 bytes (measured with ImageNet's training tar), and an archive without its
+end mark is refused.
 """
 
 import os
@@ -16,19 +16,19 @@ from writers.formats.members import check_name, check_size, outside, twice
 from writers.text_names import decoded
 
 BLOCK = 512
-WINDOW = 4096  # bytes read at once: a header, and an extended header before it
+WINDOW = 4096  # bytes read at once; enough for a header with an extended header before it
 REGULAR = b"0\0" + b"7"  # types of files: regular, old format without types, contiguous
 FOLDER = b"5"
-# links, devices, folders, pipes: no content, regardless of the size in their header
+# types of links, devices, folders, pipes: they have no content, even if the header has a size
 WITHOUT_DATA = b"123456"
 SIZE_BITS, OFFSET_BITS = 32, 56
-MAX_EXTENDED_BYTES = 2**20  # names and attributes of one member; paths are at most 4 KiB
+MAX_EXTENDED_BYTES = 2**20  # bytes of names and attributes of a member; paths have at most 4 KiB
 
 
 class Member(NamedTuple):
     """A member of an archive."""
 
-    name: str  # normalized: / as separator, no part is empty, `.` or `..`
+    name: str  # normalized: separated by /, without parts that are empty, `.` or `..`
     kind: bytes  # type in the header
     offset: int  # offset of its first byte in the file that contains the archive
     size: int  # bytes
@@ -96,7 +96,7 @@ def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
     """List the members whose names `keep` accepts.
 
     Raises:
-        UserError: one is a link, and as `members` does.
+        UserError: a listed member is a link, or any error of `members`.
     """
     files = TarFiles()
     with path.open("rb", buffering=0) as archive:
@@ -178,7 +178,7 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
             long_name = decoded(read(data, size).rstrip(b"\0"))
         elif kind == b"x":
             long_name, long_size = _extended(read(data, size), path, long_name)
-        elif kind not in b"gK":  # a global header, or a link's long target
+        elif kind not in b"gK":  # skip global headers and long targets of links
             yield Member(_checked(name, path), kind, data, size)
             long_name, long_size = "", -1
 
@@ -186,7 +186,7 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
 def _refuse_further_archive(handle: int, path: Path, offset: int, end: int) -> None:
     """Raise UserError if a member follows the end mark, as in archives that were joined by `cat`.
 
-    Anything else after it is padding.
+    All other bytes after the end mark are padding.
     """
     while offset < end:
         window = os.pread(handle, min(MAX_EXTENDED_BYTES, end - offset), offset)
@@ -210,7 +210,7 @@ _FETCH = "Download it again, or pack it again without compression."
 
 
 class _Window:
-    """Read adjacent bytes from the disk at once."""
+    """Read bytes through a buffer of WINDOW bytes, to save system calls."""
 
     def __init__(self, handle: int, end: int) -> None:
         self._handle, self._end = handle, end
@@ -227,9 +227,9 @@ class _Window:
 
 
 def _checksum_fits(header: bytes) -> bool:
-    """Check the sum of the header's bytes, with its own field as spaces.
+    """Check the sum of the header's bytes, in which the checksum's own field counts as spaces.
 
-    Some old programs summed signed bytes.
+    Sums of signed bytes are accepted, too: some old programs wrote them.
     """
     try:
         stated = _number(header[148:156])
@@ -280,7 +280,7 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
         while records:
             digits, rest = records.split(b" ", 1)
             length = int(digits) if digits.isdigit() else 0
-            # A record that does not cover its own length would be read again and again.
+            # A record that is shorter than its own length field would be read again and again.
             if not len(digits) + 2 < length <= len(records):
                 raise ValueError(f"a record has the length {digits!r}")
             keyword, value = rest[: length - len(digits) - 2].split(b"=", 1)
@@ -302,7 +302,7 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
 
 
 def _checked(name: str, path: Path) -> str:
-    """Normalize a name: remove `./` and the like."""
+    """Normalize a name: remove empty parts and `.`. Raises UserError for `..`."""
     check_name(path, name)
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:

@@ -1,6 +1,6 @@
 """Read TFRecord files of tf.train.Example without TensorFlow.
 
-One pass finds the offset of each value.
+A file is read once to find the offset of each value.
 
 A file is a sequence of records: length (8 bytes), checksum (4), data, checksum (4). The data are a
 protocol buffer: Example { Features features = 1 }, Features { map<string, Feature> feature = 1 },
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BYTES = 2  # protocol buffers' wire type of length-delimited fields
+BYTES = 2  # wire type of length-delimited fields in protocol buffers
 
 
 class DamagedRecordError(Exception):
@@ -58,8 +58,8 @@ class PlacesInFiles:
 def read_examples(file: Path) -> Iterator[dict[str, Place | int]]:
     """Read the first value of each feature of each record.
 
-    Bytes are returned as a range in the file, integers as numbers; floats are skipped. Raises
-    DamagedRecordError.
+    Byte strings are returned as their place in the file, and integers as numbers; floats are
+    skipped. Raises DamagedRecordError.
     """
     if not file.stat().st_size:
         return
@@ -109,7 +109,7 @@ def _first_value(
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, first and last byte of each field of a message of length-delimited fields."""
+    """Yield number, begin and end of each field of a message of length-delimited fields."""
     while start < end:
         tag, start = _varint(data, start, end)
         if tag & 7 != BYTES:
@@ -122,7 +122,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
 
 
 def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    """Decode a varint (seven bits per byte, lowest first); return it and its end."""
+    """Decode a varint (seven bits per byte, lowest first); return its value and its end."""
     value = 0
     for place in range(start, min(end, start + 10)):
         value |= (data[place] & 0x7F) << (7 * (place - start))

@@ -1,7 +1,7 @@
-"""Read a zip archive without unpacking, such as CLEVR's 19 GB and KITTI's 12 GB.
+"""Read a zip archive without unpacking, such as those of CLEVR (19 GB) and KITTI (12 GB).
 
-Its table is read once. Members are then read by offset from several threads, which `zipfile`
-serializes.
+The table of the archive is read once. Threads then read members by offset at the same time;
+`zipfile` would let them wait for each other.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from writers.errors import UserError
 from writers.formats.members import check_name, check_size, outside, twice
 
 ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11
-# bytes by which deflate may lengthen a file: 5 per block of at most 64 KiB
+# limit of the bytes that deflate may add to a file, which are 5 per block of at most 64 KiB
 MAX_OVERHEAD = 2**20
-MAX_HEAD_OVERHEAD = 4096  # bytes of deflate's tables that may precede the first bytes of a file
-# signature, ..., lengths of the name and of the extra field after it
+MAX_HEAD_OVERHEAD = 4096  # limit of the bytes of deflate's tables before the first content
+# Signature; 22 bytes that are not used; lengths of the name and of the extra field after it.
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -31,7 +31,8 @@ class ZipFiles:
         """Read the table of an archive.
 
         Raises:
-            UserError: damaged, paths outside the archive, or a compression other than deflate.
+            UserError: the archive is damaged, a path points outside it, or a compression other than
+                deflate is used.
         """
         self._path = path
         self._members: dict[str, zipfile.ZipInfo] = {}
@@ -76,7 +77,7 @@ class ZipFiles:
         member = self._members[name]
         if member.compress_size > member.file_size + MAX_OVERHEAD:
             raise OSError(f"the archive is damaged at {name}")
-        # The stated size bounds the memory, not the content.
+        # Read at most one byte more than the stated size, so that memory is bounded.
         data = self._begin(name, member.compress_size, member.file_size + 1)
         if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
             raise OSError(f"the archive is damaged at {name}")
@@ -90,7 +91,7 @@ class ZipFiles:
     def _begin(self, name: str, num_stored: int, max_bytes: int) -> bytes:
         """Decompress the first `num_stored` bytes of a member, to at most `max_bytes`.
 
-        Bytes that are not compressed are all returned. Raises OSError.
+        If the member is not compressed, all of these bytes are returned. Raises OSError.
         """
         member = self._members[name]
         with self._path.open("rb", buffering=0) as archive:
@@ -113,10 +114,10 @@ class ZipFiles:
 
 
 def _name(member: zipfile.ZipInfo) -> str:
-    """Path of a member with / as separator.
+    """Return the path of a member with / as separator.
 
-    Windows programs write backslashes. macOS writes UTF-8 without the flag for it, which `zipfile`
-    then decodes as code page 437.
+    Windows programs write backslashes. macOS writes UTF-8 without the flag for it, and `zipfile`
+    then decodes the name as code page 437; this is corrected.
     """
     name = member.filename
     if not member.flag_bits & UTF8_FLAG and not name.isascii():

@@ -1,1 +1,1 @@
-"""JPEG: restart index, markers, resizing, and the C library that does it."""
+"""JPEGs: restart index, markers, resizing, and the C library that implements them."""

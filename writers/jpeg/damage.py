@@ -1,21 +1,21 @@
-"""Judge whether a JPEG file is damaged, by its coded data and without computing pixels.
+"""Check whether a JPEG is damaged by reading its coded data, without computing pixels.
 
-libjpeg's errors and warnings arise while it reads markers and entropy-coded data, never while it
-computes pixels. Reading coefficients therefore gives the verdict of a full decode.
+All errors and warnings of libjpeg occur while it reads markers and entropy-coded data, never while
+it computes pixels. Reading the coefficients therefore finds the same damage as a full decode.
 """
 
 import ctypes
 
 from writers.jpeg import native, turbojpeg
 
-MESSAGE_BYTES = 200  # as in restart.c
+MESSAGE_BYTES = 200  # size of the buffer for a message, as in restart.c
 
 
 def check_coded_data(jpeg: bytes) -> None:
     """Read all coded data of a JPEG.
 
     Raises:
-        turbojpeg.JpegError: damage, exactly if `turbojpeg.check` raises it.
+        turbojpeg.JpegError: the data are damaged. `turbojpeg.check` raises for the same files.
     """
     library = native.library()
     if library is None:

@@ -1,20 +1,21 @@
-"""Check a JPEG marker by marker up to its end: damage that is visible without decoding."""
+"""Check the markers of a JPEG up to its end, to find damage without decoding."""
 
 import re
 
 from writers.jpeg import native
 from writers.jpeg.restart_index import DamagedJpegError
 
-# in coded data 0xFF is followed by 0x00; before a marker it may be repeated
+# A marker is 0xFF and a byte other than 0x00 and 0xFF: coded data have 0x00 after 0xFF, and 0xFF
+# may be repeated before a marker.
 MARKER = re.compile(rb"\xff[^\x00\xff]")
-CUT_SHORT, OUT_OF_ORDER = -1, -2  # as in markers.c
+CUT_SHORT, OUT_OF_ORDER = -1, -2  # return codes, as in markers.c
 
 
 def check_markers(jpeg: bytes, scan: int) -> None:
-    """Check a JPEG marker by marker from its first scan to its end. Raises DamagedJpegError.
+    """Check all markers of a JPEG from its first scan to its end. Raises DamagedJpegError.
 
-    Finds truncation, segments beyond the end, markers that are illegal in a scan, and missing or
-    repeated restart markers. Data between two markers is not decoded.
+    This finds truncation, segments that extend beyond the end, markers that are illegal in a scan,
+    and missing or repeated restart markers. Data between two markers are not decoded.
     """
     library = native.library()
     marker = (
@@ -28,7 +29,7 @@ def check_markers(jpeg: bytes, scan: int) -> None:
 
 
 def check_slowly(jpeg: bytes, position: int) -> int:
-    """Python version of markers.c, used if the C library was not built.
+    """Check markers as markers.c does, in Python; used if the C library was not built.
 
     Returns:
         0, CUT_SHORT, OUT_OF_ORDER, or the marker that is illegal in a scan.

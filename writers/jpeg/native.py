@@ -1,6 +1,6 @@
-"""Call the package's C library: faster versions of Python code, and restart indices.
+"""Call the package's C library, which adds restart indices and replaces slow Python code.
 
-Its functions run without the GIL.
+The functions of the library run without the GIL.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ import importlib.util
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_uint, c_uint64, c_ulong, c_void_p
 from pathlib import Path
 
-MODULE, VERSION = "writers._kernel", 2  # as in version.c
+MODULE, VERSION = "writers._kernel", 2  # the version is also in version.c
 SUFFIX = ".abi3.so"  # py-limited-api in pyproject.toml: one build serves every Python from 3.11 on
 REINSTALL = (
     "Install a C compiler and libjpeg-turbo's headers (Debian: gcc libjpeg-dev), then reinstall "
@@ -60,7 +60,7 @@ _ARGUMENTS = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Load the library, or return None if it was not built or is from other sources."""
+    """Load the library, or return None if it was not built or has another version."""
     opened = open_library(MODULE, VERSION)
     if opened is not None:
         for name, arguments in _ARGUMENTS.items():
@@ -69,10 +69,10 @@ def library() -> ctypes.CDLL | None:
 
 
 def library_file(module: str) -> Path | None:
-    """Path of the shared object built as `module` ("package.name"); None if it was not built.
+    """Return the path of the shared object built as `module` ("package.name"), or None.
 
-    A file with a suffix of one Python version (`.cpython-311-...so`) is an older build. It would
-    shadow the new one in Python's own search, so the search here takes `.abi3.so` only.
+    A file for a single Python version (`.cpython-311-...so`) is an older build. Python's own search
+    would prefer it, so only `.abi3.so` is searched for here.
     """
     package, _, name = module.rpartition(".")
     spec = importlib.util.find_spec(package)
@@ -82,9 +82,9 @@ def library_file(module: str) -> Path | None:
 
 
 def open_library(module: str, version: int) -> ctypes.CDLL | None:
-    """Load the shared object built as `module`; None if missing or of another `version`.
+    """Load the shared object built as `module`; None if it is missing or has another version.
 
-    A checkout that was updated without reinstallation has an old library; so has one whose build
+    The library is outdated if the sources were updated without a reinstallation, or if the build
     failed, which the installation ignores.
     """
     file = library_file(module)
@@ -97,11 +97,11 @@ def open_library(module: str, version: int) -> ctypes.CDLL | None:
         OSError,
         AttributeError,
     ):
-        # a dependency is missing, or it has no version yet
+        # a dependency is missing, or the library is so old that it has no version
         return None
 
 
 def is_outdated(module: str, version: int) -> bool:
-    """Return True if `module` was built but is of another version."""
+    """Return True if `module` was built, but has another version."""
     built = library_file(module) is not None or importlib.util.find_spec(module) is not None
     return built and open_library(module, version) is None

@@ -1,4 +1,4 @@
-"""EXIF orientation of a JPEG, which betons do not apply, as torchvision's `ImageFolder`.
+"""Read the EXIF orientation of a JPEG. Betons do not apply it, nor does torchvision.
 
 Format: Exif 2.3 (CIPA DC-008), sections 4.5.2 and 4.6.4.
 """
@@ -6,7 +6,7 @@ Format: Exif 2.3 (CIPA DC-008), sections 4.5.2 and 4.6.4.
 import struct
 
 UPRIGHT = 1
-HEADER_BYTES = 2**16  # of a JPEG, in which cameras write EXIF
+HEADER_BYTES = 2**16  # first bytes of a JPEG, in which cameras write EXIF
 MARK = b"Exif\0\0"
 TAG, SHORT = 0x0112, 3
 MAX_ENTRIES = 256
@@ -26,6 +26,6 @@ def orientation(jpeg: bytes) -> int:
             entry = struct.unpack_from(f"{order}HHIH", tiff, table + 2 + 12 * number)
             if entry[:2] == (TAG, SHORT):
                 return int(entry[3]) if 1 <= entry[3] <= 8 else UPRIGHT
-    except struct.error:  # cut short, or an offset outside
+    except struct.error:  # EXIF is cut short, or an offset is outside of it
         return UPRIGHT
     return UPRIGHT

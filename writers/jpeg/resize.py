@@ -1,7 +1,7 @@
-"""Shrink images by averaging exactly the area under each output pixel (OpenCV's INTER_AREA).
+"""Shrink images: an output pixel is the mean of the area it covers, as in OpenCV's INTER_AREA.
 
-Integer arithmetic, so that every machine gives the same bytes: 12 bits per axis for a pixel's
-weight.
+All arithmetic is in integers, so that every machine gives the same bytes. The weight of a pixel has
+12 bits per axis.
 """
 
 import numpy as np
@@ -21,9 +21,9 @@ def shrink_into(
 ) -> None:
     """Fill `output` (uint8 [h, w, C]) from `pixels` (uint8 [H, W, C]); rows may be strided.
 
-    Output pixel (x, y) covers step_x[0] / step_x[1] source pixels starting at x times that,
-    likewise in y. The step is given instead of W / w because the last column of a chroma plane
-    covers half a pixel if the width is odd. Pixels beyond the border repeat the border.
+    Output pixel x covers s = step_x[0] / step_x[1] source pixels, from x * s on; the same holds for
+    y. The step is an argument, because it may differ from W / w: if the width of an image is odd,
+    the last column of a chroma plane counts half. Pixels beyond the border repeat the border.
     """
     assert (
         pixels.dtype == output.dtype == np.uint8

@@ -7,18 +7,18 @@ import numpy as np
 from numba import njit
 
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-_ONE = 1 << 12  # sum of an output pixel's weights along one axis: 8 + 12 + 12 bits fit into 32
+_ONE = 1 << 12  # sum of a pixel's weights along an axis: 8 bits of level + 2 x 12 fit into 32
 
 
 def shrink_into(
     output: np.ndarray, pixels: np.ndarray, step_x: tuple[int, int], step_y: tuple[int, int]
 ) -> None:
-    """See `writers.jpeg.resize.shrink_into`."""
+    """Shrink an image; `writers.jpeg.resize.shrink_into` describes the arguments."""
     _shrink(output, np.ascontiguousarray(pixels), *step_x, *step_y)
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Apply njit, cached on disk if a folder for it is writable."""
+    """Compile by njit, with a cache on disk if its folder is writable."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
@@ -28,19 +28,19 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 @_compiled
 def _shares(source: int, target: int, numerator: int, denominator: int) -> _Arrays:
-    """Compute, per output pixel of an axis, its source pixels and their weights.
+    """Compute the source pixels of each output pixel along an axis, and their weights.
 
-    Returns first source pixel, number of source pixels, and weights in units of _ONE.
+    Returns the first source pixel, the number of source pixels, and their weights (sum _ONE).
     """
     starts, counts = np.empty(target, np.int64), np.empty(target, np.int64)
     shares = np.zeros((target, max(3, numerator // denominator + 2)), np.uint32)
     for i in range(target):
-        # in units of 1 / denominator of a source pixel
+        # begin and end in units of 1 / denominator of a source pixel
         begin, end = i * numerator, (i + 1) * numerator
         first = min(begin // denominator, source - 1)
         last = min((end - 1) // denominator, source - 1)
         starts[i], counts[i] = first, last - first + 1
-        # Round cumulative sums: weights then add up, and none is off by more than one.
+        # Round cumulative sums: the weights then add up to _ONE, and each is off by at most one.
         previous = 0
         for k in range(last - first + 1):
             covered = end if first + k == last else min(end, (first + k + 1) * denominator)
@@ -66,7 +66,7 @@ def _shrink(
     x_starts, x_counts, x_shares = _shares(
         pixels.shape[1], output.shape[1], x_numerator, x_denominator
     )
-    # an output row, as wide as the source
+    # sums over the source rows of one output row, as wide as the source
     line = np.zeros((pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32)
     for y in range(output.shape[0]):
         for k in range(y_counts[y]):
@@ -104,7 +104,7 @@ def _sum_columns(
 def _sum_columns_of_three(
     row: np.ndarray, line: np.ndarray, starts: np.ndarray, shares: np.ndarray
 ) -> None:
-    """Unrolled version for up to three rows: faster if images shrink to at least half.
+    """Unrolled version for up to three source pixels; faster if images shrink to half or more.
 
     Indices are unsigned because numba otherwise checks each for being negative.
     """

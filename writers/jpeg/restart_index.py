@@ -1,17 +1,18 @@
 """Restart-indexed JPEGs: the same pixels, stored so that a part of the image can be decoded alone.
 
-`add_restart_index` recodes a JPEG's coefficients without loss in one baseline scan. Decoding can
-start after each restart marker, which follows every few MCUs (blocks of all components for 8 x 8 to
-32 x 16 pixels). An index of the segments follows the end of the image, where decoders stop reading,
-so the result is an ordinary JPEG. Huffman tables optimized for the image compensate for the
-markers. Metadata (EXIF, ICC profile, comments) is removed: no reader of a beton uses it, and it
-would be copied with each decode.
+`add_restart_index` recodes a JPEG's coefficients without loss in one baseline scan. It writes a
+restart marker after every few MCUs (an MCU holds the blocks of all components for 8 x 8 to 32 x 16
+pixels), and decoding can start after each marker. An index of the segments between markers follows
+the end of the image, where decoders stop reading, so the result is an ordinary JPEG. Huffman tables
+are optimized for the image, which saves about as many bytes as the markers cost. Metadata (EXIF,
+ICC profile, comments) is removed: no reader of a beton uses it, and each decode would copy it.
 
 The index, little endian, after the end-of-image marker:
-    u16 [num_segments]  bytes of each segment, including the marker after it (RSTn; for the last,
-        EOI)
-    FOOTER              see below
-`loaders/decode.py` and `loaders/kernel.c` read it.
+    u16 [num_segments]  bytes of each segment, including the marker after it (RSTn, or EOI after the
+                        last segment)
+    FOOTER              defined below
+
+`loaders/decode.py` and `loaders/kernel.c` read the index.
 """
 
 import ctypes
@@ -32,16 +33,17 @@ FOOTER = np.dtype(
     [
         ("num_segments", "<u4"),
         ("frame", "<u4"),  # offset of the SOF marker
-        # offset of the first segment, the end of the header that each decode copies
+        # offset of the first segment; each decode copies the header before it
         ("scan", "<u4"),
-        ("interval", "<u2"),  # MCUs per segment; divides the MCUs of a row
+        ("interval", "<u2"),  # MCUs per segment; a divisor of the MCUs per row
         ("version", "<u2"),
         ("checksum", "<u4"),  # CRC-32 of header, lengths and the fields above
         ("magic", "S8"),
     ]
 )
-MAX_HEADER = 4096  # bytes; `add_restart_index` writes about 600
-BLOCKS_WANTED = 12  # 8 x 8 blocks per segment, two MCUs of 4:2:0: fewer cost bytes, more cost time
+MAX_HEADER = 4096  # limit of the header's bytes; `add_restart_index` writes about 600
+# 8 x 8 blocks per segment, two MCUs of 4:2:0. Fewer make files larger, more make loading slower.
+BLOCKS_WANTED = 12
 MAX_BLOCKS_IN_MCU = 10  # limit of the standard for a scan of several components
 
 
@@ -50,14 +52,15 @@ class DamagedJpegError(Exception):
 
 
 def add_restart_index(jpeg: bytes) -> bytes:
-    """Return a JPEG of the same pixels with a restart index; deterministic and idempotent.
+    """Return a JPEG of the same pixels with a restart index.
 
-    Supports gray, YCbCr and RGB images, baseline and progressive, with any subsampling that fits
-    one scan. Others (CMYK, arithmetic coding, 12 bits, incomplete progressive images) are returned
+    The same input gives the same bytes, and a JPEG that has an index remains the same. Supported
+    are gray, YCbCr and RGB images, baseline and progressive, with any subsampling that fits in one
+    scan. Other JPEGs (CMYK, arithmetic coding, 12 bits, incomplete progressive images) are returned
     unchanged.
 
     Raises:
-        DamagedJpegError: libjpeg cannot read it to the end without a warning.
+        DamagedJpegError: libjpeg cannot read the JPEG to its end without a warning.
         UserError: the package was installed without its C parts.
     """
     frame = read_frame(jpeg)
@@ -70,7 +73,7 @@ def add_restart_index(jpeg: bytes) -> bytes:
 
 
 def encode_indexed(image: Planes, quality: int) -> bytes:
-    """Like `add_restart_index(turbojpeg.encode_planes(...))`, without coding twice."""
+    """Encode planes as `add_restart_index(turbojpeg.encode_planes(...))`, in one pass."""
     gray = len(image.planes) == 1
     interval = interval_of(-(-image.width // (8 if gray else 16)), 1 if gray else 6)
     coded = _coded(
@@ -107,13 +110,17 @@ class Frame:
 
 @functools.cache
 def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
-    """MCUs per segment: the divisor of a row's MCUs nearest to BLOCKS_WANTED, as a ratio."""
+    """Return the MCUs per segment.
+
+    Of the divisors of a row's MCUs, it is the one whose blocks have the ratio nearest to 1 to
+    BLOCKS_WANTED.
+    """
     divisors = [number for number in range(1, mcus_per_row + 1) if mcus_per_row % number == 0]
     return min(divisors, key=lambda number: abs(math.log(number * blocks_per_mcu / BLOCKS_WANTED)))
 
 
 def read_frame(jpeg: bytes) -> Frame | None:
-    """Read the header, or return None for a JPEG that `add_restart_index` does not change.
+    """Read the header of a JPEG; return None if `add_restart_index` does not support the JPEG.
 
     Raises DamagedJpegError if there is no header, or if the image has too many pixels.
     """
@@ -121,8 +128,8 @@ def read_frame(jpeg: bytes) -> Frame | None:
         raise DamagedJpegError("it does not begin as a JPEG does")
     position, frame = 2, None
     while True:
-        # Fill bytes (0xFF) may precede a marker; some cameras write other bytes, which libjpeg
-        # skips.
+        # Skip fill bytes (0xFF) before a marker, and, as libjpeg does, other bytes that some
+        # cameras write there.
         position = jpeg.find(b"\xff", position)
         while 0 <= position < len(jpeg) - 3 and jpeg[position + 1] in (0x00, 0xFF):
             position = jpeg.find(b"\xff", position + 1)
@@ -152,8 +159,8 @@ def read_frame(jpeg: bytes) -> Frame | None:
 
 def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None:
     if marker > 0xC2 or len(content) < 6 or content[0] != 8 or content[5] not in (1, 3):
-        # not baseline, extended or progressive with Huffman codes; not 8 bits; not 1 or 3
-        # components
+        # the coding is not Huffman-coded baseline, extended or progressive, or there are not 8 bits
+        # or not 1 or 3 components
         return None
     if len(content) != 6 + 3 * content[5]:
         raise DamagedJpegError("its frame has the wrong length")
@@ -168,7 +175,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
     if problem := turbojpeg.size_problem(width, height):
         raise DamagedJpegError(problem)
     if len(factors) == 1:
-        # a scan of one component has MCUs of one block, regardless of the sampling factors
+        # in a scan of one component, an MCU is one block, whatever its sampling factors
         factors = [(1, 1)]
     blocks = sum(across * down for across, down in factors)
     if blocks > MAX_BLOCKS_IN_MCU:
@@ -179,7 +186,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
 
 
 def _with_index(jpeg: bytes, interval: int) -> bytes:
-    """Append the index. After the header, `jpeg` has only restart markers and the end marker."""
+    """Append the index. `jpeg` must have no markers after its header but restarts and the end."""
     frame = read_frame(jpeg)
     assert frame is not None and frame.num_mcus % interval == 0
     coded = np.frombuffer(jpeg, np.uint8, offset=frame.scan)
@@ -187,7 +194,7 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
     lengths = np.diff(markers + 2, prepend=0)
     assert len(markers) == frame.num_mcus // interval and markers[-1] + 2 == len(coded)
     if frame.scan > MAX_HEADER or lengths.max() > 0xFFFF:
-        return jpeg  # still an ordinary JPEG
+        return jpeg  # without an index it is still an ordinary JPEG
     table = lengths.astype("<u2").tobytes()
     footer = np.zeros(1, FOOTER)
     footer[0] = (len(lengths), frame.offset, frame.scan, interval, VERSION, 0, MAGIC)

@@ -1,7 +1,7 @@
 """Call libjpeg-turbo's TurboJPEG API, which reports warnings and reads and writes color planes.
 
-Pillow drops libjpeg's warnings and only returns RGB pixels. FFCV links to libturbojpeg, so it is
-available wherever FFCV runs. Calls release the GIL.
+Pillow hides libjpeg's warnings and returns only RGB pixels. FFCV links to libturbojpeg, so that it
+is available wherever FFCV runs. Calls release the GIL.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ import numpy as np
 from writers.errors import UserError
 from writers.jpeg import native
 
-# harmless by itself: some cameras pad files like this
+# warning that is harmless by itself: some cameras pad files with such bytes
 EXTRANEOUS = "extraneous bytes before marker"
-# by TJSAMP: horizontal, vertical
+# TJSAMP -> subsampling of chroma, horizontal and vertical
 CHROMA_FACTORS = {
     0: (1, 1),
     1: (2, 1),
@@ -30,8 +30,8 @@ CHROMA_FACTORS = {
     5: (4, 1),
 }
 TJSAMP_UNNAMED, TJSAMP_420, TJSAMP_GRAY = -1, 2, 3
-UNNAMED_SAMPLING = "Could not determine subsampling"  # an error of tjDecompressHeader3
-MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
+UNNAMED_SAMPLING = "Could not determine subsampling"  # error text of tjDecompressHeader3
+MAX_PIXELS = 178_956_970  # pixels of an image: Pillow's limit against decompression bombs
 TJCS_YCBCR, TJCS_GRAY, TJCS_CMYK, TJCS_YCCK = 1, 2, 3, 4
 TJPF_RGB, TJPF_CMYK = 0, 11
 TJFLAG_ACCURATEDCT = 4096
@@ -54,7 +54,7 @@ class JpegError(Exception):
 def check(data: bytes) -> tuple[int, int]:
     """Decode a JPEG completely and return width and height.
 
-    Raises JpegError for errors and for warnings on which pixels depend.
+    Raises JpegError for errors, and for warnings after which pixels may be wrong.
     """
     height, width, _ = _decode(data, 1).shape
     return width, height
@@ -140,7 +140,7 @@ def _library() -> Any:
     library: Any = None
     for name in ("libturbojpeg.so.0", "libturbojpeg.dylib", *_ffcv_libraries()):
         try:
-            # symbols of libturbojpeg are found through a library that links to it
+            # FFCV's library gives access to the symbols of libturbojpeg, because it links to it
             library = ctypes.CDLL(name)
             break
         except OSError:
@@ -166,7 +166,7 @@ def _ffcv_libraries() -> Iterator[str]:
 
 @contextmanager
 def _handle(initialize: str) -> Iterator[ctypes.c_void_p]:
-    """Create a handle per call: threads cannot share one, and it costs microseconds."""
+    """Open a handle inside the block. Each call opens its own: threads cannot share a handle."""
     handle = ctypes.c_void_p(getattr(_library(), initialize)())
     try:
         yield handle
@@ -199,7 +199,8 @@ def _decode(data: bytes, denominator: int) -> np.ndarray:
 def _header(handle: ctypes.c_void_p, data: bytes) -> tuple[int, int, int, int]:
     """Read width, height, TJSAMP and TJCS. Raises JpegError.
 
-    TurboJPEG names only some of the legal sampling factors, but decodes all of them to RGB.
+    TJSAMP is TJSAMP_UNNAMED for sampling factors without a name. TurboJPEG decodes these to RGB,
+    too.
     """
     numbers = [ctypes.c_int() for _ in range(4)]
     failed = _library().tjDecompressHeader3(
@@ -227,16 +228,16 @@ def _words(handle: ctypes.c_void_p) -> str:
 
 
 def _damage(handle: ctypes.c_void_p, data: bytes) -> str:
-    """Return the error or warning of a failed call, or '' if no pixel depends on it.
+    """Return the error or warning of a failed call, or '' if all pixels are right nevertheless.
 
-    libjpeg-turbo only reports its first warning. If that may be harmless, libjpeg finds the later
-    ones.
+    libjpeg-turbo reports only its first warning. If that warning may be harmless, the file is
+    checked again by libjpeg, which also reports later warnings.
     """
     words = _words(handle)
     if EXTRANEOUS not in words:
         return words
     library = native.library()
-    if library is None:  # nothing follows the end marker, unless it is in place of a restart marker
+    if library is None:  # harmless before the end marker, if no restart marker can be missing
         return "" if words.endswith("0xd9") and b"\xff\xdd" not in data else words
     message = ctypes.create_string_buffer(200)
     library.harness_find_damage(data, len(data), message)
@@ -255,10 +256,10 @@ def _new_planes(width: int, height: int, sampling: int) -> tuple[np.ndarray, ...
 
 
 def addresses(planes: Sequence[np.ndarray]) -> Any:
-    """Addresses of the planes as a C array of three pointers."""
+    """Return the addresses of the planes as a C array of three pointers."""
     return (ctypes.c_void_p * 3)(*(plane.ctypes.data for plane in planes))
 
 
 def strides(planes: Sequence[np.ndarray]) -> Any:
-    """Bytes per row of the planes as a C array of three ints."""
+    """Return the bytes per row of the planes as a C array of three ints."""
     return (ctypes.c_int * 3)(*(plane.strides[0] for plane in planes))

@@ -200,7 +200,11 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                     return RuntimeError("The loader's thread ended without an error message.")
 
     def close(self) -> None:
-        """Stop the thread; wait for its end and for its copies to the device."""
+        """Stop the thread; wait for its end and, once, for its copies to the device.
+
+        FFCV's finalizer calls it again when the thread is collected. That may be during the capture
+        of a CUDA graph, which waiting for the GPU would make invalid.
+        """
         if not hasattr(self, "terminate_event"):  # FFCV's constructor failed
             return
         self.terminate_event.set()
@@ -210,7 +214,8 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                     self.output_queue.get_nowait()  # so that a waiting `put` returns at once
             except Empty:
                 self.join(_POLL_S)
-        for copied in self.copied:
+        for slot, copied in enumerate(self.copied):
+            self.copied[slot] = None
             if copied is not None:
                 copied.synchronize()
 

@@ -13,6 +13,7 @@ from loaders.augmentations import Augmentations
 from loaders.interpolation import RESIZE_VERSION, Interpolation
 from writers.errors import UserError
 from writers.subset.spec import Subset
+from writers.text_names import counted
 
 MAX_LABELS = 1_000_000  # largest number of labels after relabeling; each has a class name in memory
 MAX_BATCH_BYTES = 2**46  # largest batch, 70 TB; shapes of much larger arrays overflow
@@ -163,7 +164,7 @@ class LoaderPlan:
         batch_bytes = self.batch_size * self.crops_per_image * 3 * self.resolution**2
         if batch_bytes > MAX_BATCH_BYTES:
             raise UserError(
-                f"There is not enough memory for a batch of {self.batch_size:,} images of "
+                f"There is not enough memory for a batch of {counted(self.batch_size, 'image')} of "
                 f"{self.resolution:,} pixels per side, which takes {batch_bytes / 1e12:,.0f} TB.",
                 "Use a smaller batch size or resolution.",
             )

@@ -340,8 +340,8 @@ def load_weights(
     else:
         if head.out_features != head.in_features:
             raise UserError(
-                f"{arch} computes scores of {head.in_features:,} classes and has no head that "
-                f"could give {head.out_features:,}.",
+                f"{arch} computes scores of {counted(head.in_features, 'class')} and has no head "
+                f"that could give {head.out_features:,}.",
                 "Give the classes of the training with --classes; --classes none drops them.",
             )
         with torch.no_grad():

@@ -101,6 +101,14 @@ def test_a_backward_pass_may_follow_copies_to_the_other_slots(faked, plan, monke
     assert weight.grad is not None
 
 
+def test_an_ended_epoch_may_be_collected_during_a_capture(faked, plan):
+    with open_loader(replace(plan, device="cuda:0")) as loader:
+        epoch = loader.epoch(0)
+        assert len(list(epoch)) == 8
+        with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=torch.cuda.Stream()):
+            epoch._thread.__del__()
+
+
 # Closing the broken loader also raises, here or when it is collected later.
 BROKEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -83,7 +83,7 @@ def test_the_measured_accuracy_is_that_of_a_loop_over_the_images(
         (
             {"classes": ["color0", "blue", "color2"]},
             3,
-            "the model lacks 1 of the source's 3 classes by name, such as color1",
+            "the model lacks 1 of the 3 classes of the source, such as color1",
         ),
     ],
 )

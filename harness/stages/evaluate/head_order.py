@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from harness.modeling.classifier import Classifier
+from writers.text_names import counted
 
 
 def order_head(model: Classifier, about: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -25,14 +26,14 @@ def order_head(model: Classifier, about: Mapping[str, Any], classes: Sequence[st
     own: list[str] = list(about.get("classes") or classes)
     num_outputs = model.head.out_features
     if not num_outputs == len(own) == len(classes):
-        return f"the model has {num_outputs:,} classes, and the source has {len(classes):,}"
+        return f"the model has {counted(num_outputs, 'class')}, and the source has {len(classes):,}"
     if own == list(classes):
         return ""
     place = {name: index for index, name in enumerate(own)}
     if unknown := [name for name in classes if name not in place]:
         return (
-            f"the model lacks {len(unknown):,} of the source's {len(classes):,} classes by name, "
-            f"such as {unknown[0]}"
+            f"the model lacks {len(unknown):,} of the {counted(len(classes), 'class')} of the "
+            f"source, such as {unknown[0]}"
         )
     order = [place[name] for name in classes]
     with torch.no_grad():

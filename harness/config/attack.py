@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from harness.config.base import Count, Positive, Settings
 
-# Defaults of each method that differ from the field's; those in _FIXED cannot be changed.
+# Method -> defaults that differ from those of the fields. A recipe cannot change those in _FIXED.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "fast": {"steps": 1, "random_start": "ball", "best_iterate": False, "batch_norm": "train"},
@@ -33,29 +33,29 @@ _RELATIVE_STEPS: Mapping[str, float] = MappingProxyType({"fast": 1.25, "free": 1
 class AttackSettings(Settings):
     """Attack in [0, 1] pixel space: per-sample normalized step, projection, clamp, as `robustness`.
 
-    `eps` is an axis of the recipe, not a setting of the attack: a radius in [0, 1] pixel units.
+    `eps`, a radius in [0, 1] pixel units, is an axis of the recipe and not a setting of the attack.
 
     `pgd` (Madry et al. 2018) is the reference. `fast` (Wong et al. 2020) takes one step of 1.25 eps
     from a random start in the ball. `free` (Shafahi et al. 2019) trains `replays` times on each
     batch and moves the images by the gradient of the same backward pass. An epoch then costs
-    `replays` clean epochs: divide `epochs` and `step_epochs` by it.
+    `replays` clean epochs: divide `epochs` and `step_epochs` by `replays`.
 
-    Both were published for linf. One-step training can lose all robustness within an epoch or two
-    (catastrophic overfitting). Causes are long steps, a start that does not cover the ball, and
-    long training at small rates; for l2, a start on the sphere. Only an evaluation with more steps
-    shows it. `free` is harder to tune. No published model used them for l2 at large eps: treat them
-    as experiments, and check the evaluation under 20-step PGD.
+    `fast` and `free` were published for linf. One-step training can lose all robustness within an
+    epoch or two (catastrophic overfitting). Causes are long steps, a start that does not cover the
+    ball, and long training at small rates; for l2, a start on the sphere. Only an evaluation with
+    more steps shows the loss. `free` is harder to tune. No published model used either of them for
+    l2 at large eps: treat them as experiments, and check the evaluation under 20-step PGD.
 
     Attributes:
         DEFAULT_STEPS: steps of `pgd`. Salman et al. 2020 use 3, with a relative step size of 2/3.
         step_size: length of a step, in [0, 1] pixel units. None means relative_step_size * eps.
         relative_step_size: step size divided by eps. None means 2.5 / steps; 1.25 for `fast`, 1 for
             `free`.
-        random_start: uniform in the ball, or uniform on its surface.
+        random_start: start of the attack: uniform in the ball, or uniform on its surface.
         best_iterate: keep the iterate with the highest loss, as `robustness` does, at the cost of
-            one more forward pass. False: keep the last.
-        batch_norm: BatchNorm statistics during the attack: running ones (eval), or the batch's
-            (train).
+            one more forward pass. False: keep the last iterate.
+        batch_norm: BatchNorm statistics during the attack: running statistics (eval), or those of
+            the batch (train).
         replays: steps of `free` on each batch. None means 4.
         eps_at: resolution that eps is given for; eps scales with the resolution. None means eps is
             the same at every resolution.
@@ -77,7 +77,7 @@ class AttackSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_defaults(cls, settings: Any) -> Any:
-        """Set the method's defaults, so that a default that is written out changes nothing."""
+        """Set the method's defaults, so that writing out a default changes nothing."""
         if not isinstance(settings, dict):
             return settings
         method = settings.get("method", "pgd")
@@ -124,16 +124,16 @@ class AttackSettings(Settings):
     def eps_of(self, eps: float, resolution: int) -> float:
         """Radius at `resolution` pixels per side.
 
-        An L2 norm over all pixels grows with the side. Scaling eps by the side keeps the change per
-        pixel the same: 3 at 224 pixels is 2.14 at 160.
+        For equal changes per pixel, the L2 norm over all pixels grows in proportion to the side.
+        Scaling eps by the side keeps the change per pixel the same: 3 at 224 pixels is 2.14 at 160.
         """
         return eps * resolution / self.eps_at if self.eps_at else eps
 
     @property
     def num_passes(self) -> float:
-        """Cost of the attack in a training step, in clean steps.
+        """Cost of the attack in a training step, as a multiple of the cost of a clean step.
 
-        A gradient of the pixels alone costs two thirds of a clean step.
+        Computing only the gradient of the pixels costs two thirds of a clean step.
         """
         if self.method == "free":
             return (self.replays or 1) - 1.0
@@ -144,8 +144,8 @@ class EvaluationAttack(AttackSettings):
     """PGD with 20 steps of 2.5 eps / 20, as in the evaluations of Engstrom et al. 2019.
 
     Attributes:
-        restarts: attacks of each image, from different random starts. An image counts as robust if
-            it withstands all of them.
+        restarts: number of attacks on each image, from different random starts. An image counts as
+            robust if it withstands all of them.
     """
 
     DEFAULT_STEPS: ClassVar[int] = 20

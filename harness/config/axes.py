@@ -3,11 +3,11 @@
     exclude: [{subset: [in900-random, "budget-*"], eps: [1, 3]}, {target: sun397, method: full}]
     include: [{arch: resnet50, subset: in1000, eps: 0}]
 
-An axis that an entry does not name matches all of its values. `*` in a name stands for any text;
-names with it select among the recipe's own. `exclude` is applied first, so `include` may bring back
-a part. An entry drops or adds models with everything that depends on them; an entry that names a
-target or a method drops or adds transfers. `selection: unseen` matches the transfers of a subset to
-targets other than those that it was selected for.
+If an entry does not name an axis, it matches all values of that axis. `*` in a name stands for any
+text; such a pattern selects among the names in the recipe. `exclude` is applied first, so `include`
+may add some excluded points again. An entry drops or adds models with everything that depends on
+them; an entry that names a target or a method drops or adds transfers only. `selection: unseen`
+matches transfers to targets other than those for which the model's subset was selected.
 """
 
 import fnmatch
@@ -19,9 +19,9 @@ from typing import Any
 from harness.config.recipe import PointSettings, Recipe
 
 Axes = dict[str, Any]
-# Axes of pretraining; the last one changes fastest.
+# Axes of pretraining, in the order of expansion: the last axis changes fastest.
 PRETRAIN = ("subset", "arch", "variant", "eps", "seed")
-# Axes on which an included point may have values that the recipe's lists lack.
+# Axes for which `include` may add values that are not in the recipe's lists.
 FREE = ("arch", "eps", "seed")
 
 
@@ -59,7 +59,7 @@ class AxisSelection:
                     yield point
 
     def num_models(self) -> int:
-        """Upper bound of the number of models: points that `exclude` drops count too."""
+        """Upper bound of the number of models; counts also the points that `exclude` drops."""
         if "subset" not in self.values:
             return 0
         axes = [axis for axis in PRETRAIN if axis in self.values]
@@ -79,8 +79,8 @@ class AxisSelection:
     def includes(self, axes: Axes) -> bool:
         """Return whether a point is selected.
 
-        axes: values that identify a model; with a target also its transfers to that target; with
-            a method a single transfer.
+        axes: values that identify a model; with a target added, all transfers of the model to that
+            target; with a method added as well, a single transfer.
         """
         if self._is_product:
             return True
@@ -111,20 +111,20 @@ class AxisSelection:
         return idle
 
     def _described(self, axes: Axes) -> Axes:
-        """Add whether a transfer is to a target that its subset was selected for."""
+        """Add the axis `selection`: whether the subset was selected for the transfer's target."""
         targets = self._targets_of.get(axes.get("subset", ""))
         if targets is None or "target" not in axes:
             return axes
         return {**axes, "selection": "seen" if axes["target"] in targets else "unseen"}
 
     def _points(self, entry: Axes) -> Iterator[Axes]:
-        """Iterate over the points that an entry matches, with the axes that it names."""
+        """Iterate over the points that an entry matches."""
         for axes in self._axes_of_points(entry):
             for values in product(*(entry.get(axis, self.values[axis]) for axis in axes)):
                 yield self._described(dict(zip(axes, values, strict=True)))
 
     def _axes_of_points(self, entry: Axes) -> Iterator[Sequence[str]]:
-        """Iterate over the axes of the adopted and of the pretrained models of an entry."""
+        """Iterate over the axes of the entry's points: of adopted, then of pretrained models."""
         needed = {*entry, "target"} if "selection" in entry else {*entry}
         transfer_axes = [axis for axis in ("target", "method") if axis in needed]
         for model_axes in (("model",), PRETRAIN):
@@ -138,9 +138,10 @@ class AxisSelection:
         )
 
     def _adds(self, entry: Axes, axes: Axes) -> bool:
-        """Return whether an included entry adds a point.
+        """Return whether an entry of `include` adds a point.
 
-        The target and method of an entry do not matter to a model, which is needed either way.
+        If the point is a model, the entry's target and method do not matter, because every transfer
+        needs its model.
         """
         if any(axis not in axes for axis in entry if axis not in ("target", "method")):
             return False
@@ -169,7 +170,7 @@ def axes_of(recipe: Recipe) -> dict[str, Sequence[Any]]:
 def unknown_values(
     recipe: Recipe, entry: PointSettings, *, added: bool
 ) -> Iterator[tuple[str, Any, Sequence[Any]]]:
-    """Find values that an entry names and the recipe does not have.
+    """Find values in an entry that are not values of the recipe's axes.
 
     Yields:
         Axis, value, and the recipe's values of the axis.
@@ -190,9 +191,9 @@ def unknown_values(
 
 
 def _values_of(entry: PointSettings, known: Mapping[str, Collection[Any]]) -> Axes:
-    """Axes of an entry, with ordered values that are found in constant time.
+    """Map the axes of an entry to their values: ordered, with lookup in constant time.
 
-    A name with `*` stands for all values of the axis that it matches.
+    A name with `*` is replaced by all values of the axis that match it.
     """
     return {
         axis: dict.fromkeys(

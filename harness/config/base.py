@@ -10,18 +10,19 @@ from pydantic_core import PydanticCustomError
 from writers.text_names import preview
 
 JSON = dict[str, Any]
-Metric = Literal["top1", "mean_per_class", "map11", "map50_11"]  # chooses on val, and is reported
+# Metric that chooses settings on val, and that reports show.
+Metric = Literal["top1", "mean_per_class", "map11", "map50_11"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]  # torch takes 64 bits; ranks add to it
+Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]  # torch takes 64 bits; ranks add to the seed
 
-MAX_LABEL = 100  # characters; a file name may have 255 bytes
+MAX_LABEL = 100  # characters of a name; names of files may have 255 bytes
 
 
 def check_text(text: str) -> str:
-    """Return a text that can be printed on one line. Raises ValueError for any other."""
+    """Return the text if it fits on one printed line; otherwise raise ValueError."""
     if not text.strip() or text != text.strip():
         raise ValueError("a name must not begin or end with a space, and must not be empty")
     if not text.isprintable():
@@ -32,9 +33,9 @@ def check_text(text: str) -> str:
 
 
 def check_label(text: str) -> str:
-    """Return a name that is not a path. Raises ValueError for any other.
+    """Return the name if it is not a path; otherwise raise ValueError.
 
-    `writers.text_names.file_name` derives file names from it.
+    `writers.text_names.file_name` derives file names from the name.
     """
     check_text(text)
     if text.startswith((".", "-", "/", "\\")) or ".." in text.replace("\\", "/").split("/"):
@@ -52,24 +53,24 @@ OneLine = Annotated[str, AfterValidator(check_text)]
 
 
 class Settings(BaseModel):
-    """Frozen settings; an unknown key is an error, and so is a setting without effect.
+    """Frozen settings. An unknown key is an error, and so is a setting that has no effect.
 
-    Validators are built at first use, because most commands need few of them.
+    Validators are built when they are first used, because most commands use few of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def without_effect(self) -> dict[str, str]:
-        """Map each field that has no effect with the others to the reason.
+        """Map each field that the values of other fields make useless to the reason.
 
-        Such a field is refused if it is set, and is left out of `resolved`.
+        Such a field must not be set, and `resolved` leaves it out.
         """
         return {}
 
     def resolved(self) -> JSON:
         """Dump every setting that has an effect, defaults included.
 
-        The result reads back as equal settings.
+        Validating the result gives equal settings.
         """
         settings = self.model_dump(mode="json", exclude=set(self.without_effect()))
         for name in settings:

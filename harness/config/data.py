@@ -28,22 +28,23 @@ class DataSettings(Settings):
         val: fraction of train that becomes val, stratified and seeded, if the dataset has no val.
         test: fraction of train that becomes test, if the dataset has no test (targets only).
         protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
-        accept_counts: write the dataset although its counts differ from those published; the
+        accept_counts: write the dataset although its counts differ from the published counts; the
             manifest records the differences.
-        on_error: what to do if images cannot be read, or have annotations that are damaged or of an
-            image of another size. fail: write none. skip: leave them out; the manifest lists them
-            with the reasons.
-        metric: None means the dataset's own metric (`folder`: top1; `beton`: that of its labels).
-        encoding: how images are stored. Settings that are left out, or all if it is None, are the
-            recipe's.
-        labels: table of the labels, for `folder`: a file, a list of files, or settings, relative to
-            $HARNESS_RAW. None means that the images' folders, or the records of shards, are the
-            labels. Several labels per image (targets only) are declared by `several: true` of the
-            table, or by `metric: map11`.
+        on_error: what to do if an image cannot be read, or if its annotation is damaged or belongs
+            to an image of another size. fail: write nothing. skip: leave the image out; the
+            manifest lists such images with the reasons.
+        metric: None means the dataset's own metric (`folder`: top1; `beton`: the metric that fits
+            its labels).
+        encoding: how images are stored. Settings that are not given here, or all if this is None,
+            are taken from the recipe.
+        labels: for `folder`: table of the labels: a file, a list of files, or settings, relative to
+            $HARNESS_RAW. None means that the labels are the folders of the images, or are in the
+            records of shards. If images have several labels (targets only), set `several: true` in
+            the table, or `metric: map11`.
         split_folders: for `folder`. auto: folders named train, val, test and the like are splits.
             never: they are classes.
         class_level: for `folder`: level of the class folders; 1 is directly below the splits. None
-            means 1; ambiguous folders are then an error.
+            means 1, but it is then an error if the level is ambiguous.
     """
 
     dataset: str = "folder"
@@ -87,11 +88,11 @@ class DataSettings(Settings):
 
     @property
     def own_metric(self) -> Metric:
-        """Metric of the dataset, unless the recipe sets another.
+        """Metric of the dataset if the recipe sets none.
 
-        For any folder of images it depends on whether they have several labels, which the recipe
-        declares by `metric` or by `labels`. `harness.config.label_kinds` sets the metric of betons
-        from their manifests.
+        The metric of a `folder` depends on whether an image may have several labels, which the
+        recipe declares by `metric` or by `labels`. `harness.config.label_kinds` sets the metric of
+        betons from their manifests.
         """
         if self.is_beton and self.metric is not None and kind_of_metric(self.metric) != ONE_LABEL:
             return self.metric
@@ -112,7 +113,7 @@ class DataSettings(Settings):
 
     @property
     def has_boxes(self) -> bool:
-        """True if images have boxes of objects, which only detection reads."""
+        """True if images have boxes of objects. Only methods of detection read them."""
         return self.own_metric == "map50_11"
 
     @property

@@ -1,4 +1,4 @@
-"""Explanations of pydantic errors to the author of a recipe."""
+"""Explain pydantic's errors to the author of a recipe."""
 
 import difflib
 import json
@@ -26,7 +26,7 @@ TYPES = {
     "dict": "a mapping",
     "model": "a mapping",
 }
-# Models that are also written without a mapping.
+# Model -> form, other than a mapping, in which a recipe may write it.
 SHORT_FORMS = {
     "ModelSettings": "a name",
     "SubsetSpec": "a name",
@@ -50,12 +50,13 @@ def mistakes_of(
 ) -> list[tuple[Place, str]]:
     """List the mistakes that pydantic found, one per place.
 
-    A value that fits no member of a union has an error per member, and a list is also too short if
-    its items are wrong. The innermost places count; errors of one place become one sentence.
+    If a value fits no member of a union, pydantic reports an error for each member. If items of a
+    list are wrong, it also reports that the list is too short. So errors of a place are dropped if
+    there are errors inside of it, and all errors of one place become one sentence.
 
     Args:
         error: raised by a model of the recipe.
-        values: the recipe's plain values, or those below the place.
+        values: plain values, which contain the validated ones at the place `below`.
         below: place of the model in `values`.
     """
     found: dict[Place, list[ErrorDetails]] = {}
@@ -73,7 +74,7 @@ def mistakes_of(
 def _of_fitting_members(
     details: Sequence[ErrorDetails], below: Place, values: dict[str, Any]
 ) -> list[ErrorDetails]:
-    """Leave out errors of members of a union whose keys do not fit, if those of another one do."""
+    """Drop errors of union members whose keys do not fit, if the keys of another member do."""
     members: dict[tuple[int | str, ...], dict[int | str, bool]] = {}  # union -> member -> fits
     for detail in details:
         for union, member in _members_in(detail["loc"], below, values):
@@ -93,7 +94,7 @@ def _of_fitting_members(
 def _members_in(
     loc: tuple[int | str, ...], below: Place, values: Any
 ) -> Iterator[tuple[tuple[int | str, ...], int | str]]:
-    """Iterate over the members of unions of mappings in a location: place of the union, member."""
+    """Find the union members that a pydantic location names; yield (place of the union, member)."""
     for part in below:
         values = values[part]
     for position, part in enumerate(loc):
@@ -107,7 +108,7 @@ def _members_in(
 def _sentence(details: Sequence[ErrorDetails], place: Place, values: dict[str, Any]) -> str:
     """Explain all errors of one place in a sentence."""
     wanted = list(dict.fromkeys(filter(None, map(_wanted, details))))
-    # An error that is no mismatch explains more than those of the other members.
+    # An error of another sort than "must be X" explains more than the mismatches of union members.
     others = [detail for detail in details if _wanted(detail) is None]
     if others or len(wanted) == 1:
         return explain((others or details)[0], place, values)
@@ -122,7 +123,7 @@ def _sentence(details: Sequence[ErrorDetails], place: Place, values: dict[str, A
 def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
     """Turn one pydantic error into a sentence for the author of the recipe.
 
-    place: location of the error, by the keys of the recipe's `values`.
+    place: place of the error in `values`.
     """
     kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
@@ -163,7 +164,7 @@ def _wanted(detail: ErrorDetails) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """Show a value of a recipe: as YAML if it is short, or its kind."""
+    """Format a value of a recipe: as YAML if it is short, otherwise by its type."""
     if isinstance(value, str):
         return f"'{value}'" if len(value) < MAX_SHOWN else f"'{value[:MAX_SHOWN]}...'"
     text = json.dumps(value)
@@ -173,7 +174,7 @@ def _shown(value: Any) -> str:
 def recipe_place(loc: tuple[int | str, ...], values: Any) -> Place:
     """Convert the location of a pydantic error to a place in the recipe.
 
-    Parts that name validators or members of a union are dropped.
+    Drops the parts of the location that name validators or members of a union.
     """
     place: Place = ()
     for position, part in enumerate(loc):
@@ -196,7 +197,7 @@ def recipe_place(loc: tuple[int | str, ...], values: Any) -> Place:
 
 
 def place_of(detail: ErrorDetails, values: Any) -> Place:
-    """Place of an error in the recipe; a setting without effect is named in the error's context."""
+    """Place of an error in the recipe. The error's context may name a setting without effect."""
     field = detail.get("ctx", {}).get("field") if detail["type"] == "no_effect" else None
     return recipe_place(detail["loc"], values) + ((field,) if field is not None else ())
 
@@ -214,7 +215,8 @@ def _keys_below(annotation: Any, place: Place) -> list[str]:
         inner = [
             model.model_fields[part].annotation for model in models if part in model.model_fields
         ]
-        # Otherwise the part is an index, or the label of a variant: it is unwrapped already.
+        # If no model has the field, the part is an index or the label of a variant. `_models` finds
+        # the models inside lists and mappings, so the annotation stays.
         annotation = inner[0] if inner else annotation
     return sorted({name for model in _models(annotation) for name in model.model_fields})
 

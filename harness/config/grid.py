@@ -1,4 +1,4 @@
-"""Points of a method's grid: their settings, and which of them survive successive halving."""
+"""Points of a method's grid: their settings, and how many survive each rung of halving."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from harness.config.transfer import Halving, MethodSettings, Reduced, TransferSe
 
 Point = dict[str, float | str]  # axis -> value
 
-AFTER_TRAINING = ("eval_crop",)  # axes whose values are compared without training again
+AFTER_TRAINING = ("eval_crop",)  # axes whose values are compared on one trained model
 WITH_LR = ("weight_decay", "decay_ratio")
-ASSUMED_IMAGES = 10_000  # size of a target, to compare steps with epochs
+ASSUMED_IMAGES = 10_000  # assumed size of a target, to convert steps to epochs
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Trial:
 
     Attributes:
         number: index in the grid.
-        settings: those of the point; `optimizer.lr` is its learning rate.
+        settings: settings with the point's values; `optimizer.lr` is its learning rate.
     """
 
     number: int
@@ -35,9 +35,9 @@ class Trial:
 
 
 def trials(settings: TransferSettings) -> list[Trial]:
-    """List the points that train under the policy, in the order of the grid.
+    """List the points that the policy trains, in the order of the grid.
 
-    The learning rate changes slowest.
+    In this order the learning rate changes slowest.
     """
     axes = {
         "lr": settings.rates,
@@ -48,7 +48,7 @@ def trials(settings: TransferSettings) -> list[Trial]:
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     numbers = range(len(points))
     if isinstance(settings.policy, Reduced) and settings.policy.reduced < len(points):
-        import numpy as np  # planning does without it otherwise
+        import numpy as np  # imported here, because other plans do not need it
 
         from writers.random_streams import random_bits
 
@@ -74,12 +74,12 @@ def feature_roles(settings: MethodSettings) -> list[str]:
 
 
 def num_configs(settings: TransferSettings) -> int:
-    """Number of configurations that val chooses among."""
+    """Number of configurations of which the best on val is chosen."""
     return len(trials(settings)) * len(crops(settings))
 
 
 def settings_of(settings: TransferSettings, point: Point) -> TransferSettings:
-    """Settings of one point, with the values of its axes."""
+    """Return the settings with the values of one point."""
     lr = float(point["lr"])
     optimizer = {"lr": lr}
     if "weight_decay" in point:
@@ -93,7 +93,7 @@ def settings_of(settings: TransferSettings, point: Point) -> TransferSettings:
 
 
 def shares(settings: TransferSettings) -> list[Fraction]:
-    """Fractions of the training length, by rung; the last is 1."""
+    """Fractions of the full training length, one per rung of halving; the last is 1."""
     if not isinstance(settings.policy, Halving):
         return [Fraction(1)]
     factor, rungs = settings.policy.halving.factor, settings.policy.halving.rungs
@@ -101,13 +101,13 @@ def shares(settings: TransferSettings) -> list[Fraction]:
 
 
 def num_promoted(settings: TransferSettings, num_survivors: int) -> int:
-    """Number of points of a rung that train in the next one."""
+    """Number of points that are trained in the next rung, if this rung has `num_survivors`."""
     assert isinstance(settings.policy, Halving)
     return max(1, math.ceil(num_survivors / settings.policy.halving.factor))
 
 
 def passes(settings: TransferSettings) -> float:
-    """Approximate passes over a target's images, of the whole search."""
+    """Approximate number of passes over a target's images in the whole search."""
     survivors = [_epochs(trial.settings) for trial in trials(settings)]
     total = 0.0
     for share in shares(settings):
@@ -118,7 +118,7 @@ def passes(settings: TransferSettings) -> float:
 
 
 def by_length(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Group the trials of equal length, in their order."""
+    """Group trials with equal training length; keeps their order."""
     groups: dict[tuple[object, int], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.settings.steps, trial.settings.epochs), []).append(trial)

@@ -1,4 +1,4 @@
-"""Refuse inputs of a recipe that are pipes, devices, or of another kind than their setting names.
+"""Check that each input of a recipe is a file or a folder, as its setting requires, not a pipe.
 
 Settings that name a file or a folder are marked with `writers.regular_file.InputPath`. Nothing is
 opened here: opening a pipe would block, and a device may never end.
@@ -18,12 +18,12 @@ from writers.dataset import spec_of
 from writers.errors import UserError
 from writers.regular_file import InputPath, fault_of
 
-# The setting that is relative to `weights_dir`; others are relative to the raw folder.
+# This setting is relative to `weights_dir`. All other paths are relative to the raw folder.
 CHECKPOINT = "checkpoint"
 
 
 def check(recipe: Recipe, raw: Path) -> None:
-    """Check every input that a recipe names. Absent ones are reported elsewhere.
+    """Check every input that a recipe names. Ignores missing inputs, which are reported elsewhere.
 
     Args:
         recipe: the recipe.
@@ -68,7 +68,7 @@ def _inputs(recipe: Recipe, raw: Path) -> Iterator[tuple[Place, Path, InputPath]
 
 
 def _below(folder: Path, name: str) -> Path:
-    """Join a folder and a name; `fault_of` expands "~", and reports an unknown user."""
+    """Join a folder and a name. Keeps "~user", which `fault_of` expands or reports as unknown."""
     return Path(name) if name.startswith("~") else folder / name
 
 

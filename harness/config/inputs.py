@@ -18,13 +18,13 @@ from harness.config.zoo_names import is_pattern
 from writers.dataset import spec_of
 from writers.labels.settings import LabelTable
 
-if TYPE_CHECKING:  # workers import this module, and need no recipe
+if TYPE_CHECKING:  # workers import this module, but never read a recipe
     from harness.config.recipe import Recipe
 
 # Name of an input -> digest of its contents. Inputs whose contents are unknown are left out.
 Contents = Mapping[str, str]
 NO_CONTENTS: Contents = {}
-# Contents of published weights, unless the file of a loaded model has been replaced.
+# Contents of published weights, unless the file has changed since the model was first loaded.
 PUBLISHED = "published"
 
 
@@ -36,7 +36,7 @@ class Images:
 
     @property
     def name(self) -> str:
-        """Name in `Contents`: equal for equal images, with any splits and encoding."""
+        """Name in `Contents`. It does not depend on splits or encoding, only on the images."""
         data = self.data
         rules: list[JSON] = []
         if data.labels is not None:
@@ -55,7 +55,7 @@ class Images:
         return raw_path(self.data, raw)
 
     def table(self, raw: Path) -> LabelTable | None:
-        """Table of their labels, if there is one."""
+        """Table of the images' labels, if there is one."""
         return label_table(self.data, raw)
 
 
@@ -100,7 +100,7 @@ class PublishedWeights:
         return f"weights of {self.model.name}"
 
     def path(self, raw: Path) -> Path:
-        """Folder that contains the file. Its name is known after the model was adopted."""
+        """Folder that contains the file. The file's name is known only after the adopt stage."""
         return raw / Path(self.weights_dir).expanduser()
 
 
@@ -127,7 +127,7 @@ class ClassList:
 
 @dataclass(frozen=True)
 class BetonLabels:
-    """Kind of labels of a beton. It follows from its images, so that it is no input of its own."""
+    """Kind of labels of a beton. Not an `Input`, because the beton's contents determine it."""
 
     data: DataSettings
 

@@ -1,7 +1,7 @@
-"""Set the metrics of betons by the kinds of their labels, which are known when a plan is made.
+"""Set the metrics of betons by the kind of their labels, which becomes known when a plan is made.
 
-A beton has one label per image, several labels, or boxes of objects. Its manifest decides, and the
-kind is part of `Contents`, so that recipes are expanded without reading files.
+The images of a beton have one label each, several labels, or boxes of objects. This is read from
+the beton's manifest into `Contents`, so that expanding a recipe reads no files.
 """
 
 from harness.config import target_checks
@@ -17,10 +17,10 @@ METRICS: dict[str, Metric] = {MANY_LABELS: "map11", BOXES: "map50_11"}
 
 
 def with_label_kinds(recipe: Recipe, contents: Contents) -> Recipe:
-    """Return the recipe with the metric of each beton that fits its labels.
+    """Return the recipe in which the metric of each beton fits its labels.
 
-    A beton that cannot be read has the kind that its `metric` declares. Without `metric` it has
-    boxes if all methods of the recipe need them, and otherwise one label per image.
+    If a beton cannot be read, its `metric` declares its kind of labels. If it has no `metric`, it
+    is assumed to have boxes if all methods of the recipe need boxes, or else one label per image.
     """
     if not any(True for _ in beton_labels(recipe)):
         return recipe
@@ -43,7 +43,7 @@ def check_label_kinds(recipe: Recipe, contents: Contents) -> None:
         contents: contents of its inputs.
 
     Raises:
-        UserError: a metric or a method does not fit; has one line per mistake.
+        UserError: a metric or a method does not fit. The message has one line per mistake.
     """
     if not any(True for _ in beton_labels(recipe)):
         return
@@ -64,7 +64,7 @@ def check_label_kinds(recipe: Recipe, contents: Contents) -> None:
         mistakes or target_checks.unfit_datasets(known) or target_checks.unfit_pairs(known, unknown)
     )
     if mistakes:
-        # A method without a target has the same reason as a target without a method.
+        # If a target fits no method, do not report too that the method fits no target.
         first = [mistake for mistake in mistakes if mistake[0][0] != "methods"] or mistakes
         lines = (f"{recipe.name}: {'.'.join(map(str, place))}: {what}" for place, what in first)
         raise UserError("\n".join(lines))

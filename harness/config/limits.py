@@ -1,7 +1,7 @@
-"""Sizes of a recipe, counted from the lengths of its lists before anything is expanded.
+"""Check the size of a recipe, by the lengths of its lists, before anything is expanded.
 
-Lists multiply: 3,000 subsets with 3,000 seeds are 9,000,000 models. Points that `exclude` drops
-count too, because they are visited.
+Lists multiply: 3,000 subsets with 3,000 seeds are 9,000,000 models. Points that `exclude` drops are
+counted, because expanding visits them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ from harness.config.recipe import DEFAULT_FOLDS, Recipe
 from harness.config.transfer import FANNED_OUT, MethodSettings
 from writers.text_names import counted
 
-MAX_ENTRIES = 10_000  # of a list or mapping of the recipe, such as seeds
+MAX_ENTRIES = 10_000  # entries of a list or mapping in the recipe, such as `seeds`
 MAX_STAGES = 500_000  # expanding takes about 30 s and 600 MB
-MAX_PAIRS = 5_000_000  # of a model and a subset that it is compared on: about 15 s
-MAX_COMPARISONS = 20_000_000  # of points with entries of `exclude` and `include`: about 15 s
+MAX_PAIRS = 5_000_000  # pairs of a model and a subset that it is compared on: about 15 s
+MAX_COMPARISONS = 20_000_000  # comparisons of points with `exclude` and `include`: about 15 s
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Term:
     """Stages of one sort.
 
     Attributes:
-        count: upper bound of their number.
-        lengths: lists that multiply to it.
+        count: upper bound of the number of stages.
+        lengths: lengths of the lists whose product `count` is.
     """
 
     count: int
@@ -77,7 +77,7 @@ def check(recipe: Recipe) -> str | None:
 
 
 def terms_of(recipe: Recipe) -> list[Term]:
-    """Count the stages of a recipe by sort; equal stages, which merge later, count each."""
+    """Count the stages of a recipe by sort. Equal stages are merged later; here each one counts."""
     return [*_pretrained(recipe), *_adopted(recipe), *_of_selections(recipe)]
 
 

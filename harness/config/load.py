@@ -4,10 +4,11 @@
     scales: {tiny: {pretrain: {epochs: 1}}} # other sizes; chosen by `scale: tiny` or --set
     scale=tiny
 
-The base, its chosen scale, the file, the file's scale and each --set override each other in this
-order: a scale of the base does not replace what the file sets. Mappings merge, other values
-replace, and null restores the default. The chosen scale becomes part of the recipe's name, so that
-reports do not mix results of different scales. Every mistake is reported with its file and line.
+Values are merged in this order, later over earlier: the base, the base's chosen scale, the file,
+the file's chosen scale, each --set. So a scale of the base does not replace what the file sets.
+Mappings merge, other values replace, and null restores the default. The chosen scale becomes part
+of the recipe's name, so that reports do not mix results of different scales. Every mistake is
+reported with its file and line.
 """
 
 import copy
@@ -30,7 +31,7 @@ from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
 from writers.regular_file import fault_of
 
 LOGGER = logging.getLogger(__name__)
-FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes with a bare name
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes that are given by name
 RELATIVE = "A path is relative to the file that names it."
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
@@ -48,7 +49,7 @@ class Tree:
     origins: dict[Place, str] = field(default_factory=dict)
 
     def origin(self, place: Place) -> str:
-        """Return the source of `place`, or of the nearest place around it."""
+        """Return the source of `place`, or of the innermost known place that contains it."""
         while place not in self.origins and place:
             place = place[:-1]
         return self.origins.get(place, "recipe")
@@ -64,8 +65,8 @@ def read(
     Args:
         path_or_name: a file, or a name in `recipes/`.
         overrides: settings to change, such as "pretrain.epochs=1".
-        names_folder: keeps the names of library models between commands; None looks them up, which
-            imports the library.
+        names_folder: folder that caches the names of library models between commands. None means
+            no cache: the library is imported to look them up.
 
     Raises:
         UserError: lists every mistake, one per line: `file:line: key: what is wrong`.
@@ -73,7 +74,7 @@ def read(
     files = _read_files(find(path_or_name))
     tree = _merged(files)
     for override in overrides:
-        # The scale comes first: the others override it.
+        # Apply the choice of the scale before all other overrides, which override its settings.
         if override.partition("=")[0].strip() == "scale":
             _override(tree, override)
     tree = _scaled(tree, files)
@@ -89,7 +90,7 @@ def read(
 
 
 def _inherited_hint(message: str, files: Sequence[Tree]) -> str:
-    """Explain how to change a setting of a base; "" if every mistake is in the recipe itself."""
+    """Explain how to change a setting of a base; "" if no mistake is in a base."""
     own, *bases = [file.origins[()] for file in reversed(files)]
     inherited = any(line.startswith(f"{base}:") for line in message.split("\n") for base in bases)
     return (
@@ -103,7 +104,7 @@ def find(path_or_name: str | Path) -> Path:
     """Find a recipe's file.
 
     Raises:
-        UserError: there is no such file or recipe; names similar ones.
+        UserError: there is no such file or recipe. The message names similar recipes.
     """
     path = Path(path_or_name).expanduser()
     if path.is_file():
@@ -126,9 +127,9 @@ def available() -> list[str]:
 
 
 def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
-    """Read `path` and the files that it is based on, the first base first.
+    """Read `path` and the chain of its bases. The innermost base comes first, `path` last.
 
-    A `base:` is a path relative to its file, or the name of a recipe.
+    `base:` is a path relative to the file that contains it, or the name of a recipe.
     """
     if path.resolve() in below:
         raise UserError(
@@ -159,9 +160,9 @@ def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
 
 
 def _merged(files: Sequence[Tree], scale: str | None = None) -> Tree:
-    """Merge files, each with its own settings of the scale, so that a file overrides its base.
+    """Merge files, so that a file overrides its base. Each file adds its settings of the scale.
 
-    `name` is not inherited.
+    `name` is not inherited from a base.
     """
     merged = Tree({}, {(): files[-1].origins[()]})
     for file in files:
@@ -171,7 +172,7 @@ def _merged(files: Sequence[Tree], scale: str | None = None) -> Tree:
         _merge(merged, values, file.origins, ())
         scales = file.values.get("scales")
         settings = scales.get(scale) if isinstance(scales, dict) else None
-        # `_check_scales` reports a value that is not a mapping, unless a later file replaces it.
+        # Skip a value that is not a mapping. `_check_scales` reports it unless it is replaced.
         if isinstance(settings, dict):
             prefix = ("scales", scale)
             origins = {
@@ -182,11 +183,11 @@ def _merged(files: Sequence[Tree], scale: str | None = None) -> Tree:
 
 
 def _scaled(tree: Tree, files: Sequence[Tree]) -> Tree:
-    """Return the settings with the chosen scale, without the other scales.
+    """Merge the settings of the chosen scale, and remove `scales`.
 
     Args:
-        tree: the merged files, with the choice of the scale.
-        files: the files.
+        tree: the merged files and overrides, which choose the scale.
+        files: the files that were merged, in order.
 
     Raises:
         UserError: there is no such scale, or `scales` is not a mapping of settings.
@@ -300,7 +301,7 @@ def _scalar(value: Any, origin: str) -> Any:
 
 
 def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place: Place) -> None:
-    """Merge `values` over `under` at `place`.
+    """Merge `values` over `under` at `place`, in place.
 
     Mappings merge, other values replace, and null restores the default.
     """
@@ -379,7 +380,7 @@ def _at(values: Any, place: Place) -> Any:
 
 
 def _short(path: Path) -> str:
-    """Return the path relative to the current folder, if it is below that."""
+    """Return the path relative to the current folder, if the path is below that folder."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

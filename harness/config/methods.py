@@ -19,7 +19,7 @@ def settings_model(name: str) -> type[MethodSettings]:
     """Import the settings model of a method.
 
     Raises:
-        UserError: there is no such method; names similar ones.
+        UserError: there is no such method. The message names similar methods.
     """
     wanted = names.normalize(name)
     if wanted not in available():
@@ -34,5 +34,5 @@ def available() -> list[str]:
 
 
 def any_needs_features(methods: Iterable[MethodSettings]) -> bool:
-    """Return whether one of the methods works on a model's features instead of its weights."""
+    """Return True if a method works on a model's features instead of its weights."""
     return any(method.NEEDS == "features" for method in methods)

@@ -10,7 +10,7 @@ from harness.config.zoo_names import is_pattern
 from loaders.interpolation import Interpolation
 from writers.regular_file import InputPath, fault_of
 
-LIST_EXTENSIONS = (".txt", ".yaml", ".yml")  # of files of classes; other values are names
+LIST_EXTENSIONS = (".txt", ".yaml", ".yml")  # `classes` with such an ending is a file, not a name
 Constants = tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
 
 
@@ -26,20 +26,21 @@ class ModelSettings(Settings):
         checkpoint: file, relative to the recipe's weights_dir.
         arch: architecture of the checkpoint. None means `name`.
         classes: classes of the checkpoint's head: a subset with a class list. None means the head
-            is of no use.
-        eps: radius of its adversarial training.
+            is not used.
+        eps: radius of the model's adversarial training.
         average: load the exponential average of the weights, if the file has one.
         by_order: match tensors by order and shape instead of name.
-        part: copy of the network in the file, by a part of its tensors' names such as `encoder_k`.
-            None means the copy that the method's authors evaluate.
-        training: kind of training, by which the report groups models. None means that of the
-            file's layout or the weights' name.
-        mean: mean of pixels in [0, 1]. None means that of the file, or else that of the library.
-        std: standard deviation of the same pixels. None as for `mean`.
-        resolution: pixels per side, instead of that of the methods and of `features`.
-        eval_crop: center crop, instead of that of `features`. None means the model's own.
-        interpolation: filter of the resize. None means that of the library's published weights.
-        imagenet_top1: published accuracy. None means the one that torchvision or timm states.
+        part: selects one copy of the network if the file has several: a part of the names of its
+            tensors, such as `encoder_k`. None means the copy that the method's authors evaluate.
+        training: kind of training, by which the report groups models. None means it is recognized
+            by the layout of the file or the name of the weights.
+        mean: mean of pixels in [0, 1]. None means the mean in the file, or else the library's.
+        std: standard deviation of pixels in [0, 1]. None as for `mean`.
+        resolution: pixels per side; replaces `resolution` of the methods and of `features`.
+        eval_crop: center crop; replaces `eval_crop` of `features`. None means the model's own.
+        interpolation: filter of the resize. None means the filter of the library's published
+            weights.
+        imagenet_top1: published accuracy. None means the accuracy that torchvision or timm states.
         limit: use only the first models that match the pattern, sorted by name.
     """
 
@@ -89,7 +90,7 @@ class ModelSettings(Settings):
         """Dump the settings that decide the weights, not how images are shown to the model."""
         settings = self.resolved()
         others = ["resolution", "eval_crop", "limit", "training"]
-        others += ["part"] if self.part is None else []  # absent, as before the setting existed
+        others += ["part"] if self.part is None else []  # absent, so that old keys stay valid
         return {name: settings[name] for name in settings if name not in others}
 
     @model_validator(mode="after")

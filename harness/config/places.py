@@ -1,4 +1,4 @@
-"""Places of a recipe as its author wrote them, before subsets with `each` are written out."""
+"""Map places in a recipe whose subsets with `each` are expanded back to places in its file."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +17,12 @@ Origin = Callable[[Place], str]  # place in the recipe -> file:line
 
 @dataclass(frozen=True)
 class Places:
-    """Places of a recipe whose subsets with `each` are written out.
+    """Convert places after the expansion of `each` to places as the recipe is written.
 
     Attributes:
-        origin: file and line of a place as the recipe is written.
-        made_from: index of the entry that each subset is made from. None means its own.
+        origin: returns file and line of a place as the recipe is written.
+        made_from: for each expanded subset, the index of the entry that it comes from. None means
+            that nothing was expanded.
     """
 
     origin: Origin
@@ -30,7 +31,8 @@ class Places:
     def lines(self, mistakes: Iterable[tuple[Place, str]]) -> list[str]:
         """Format mistakes as one line each, with the places as the recipe is written.
 
-        Equal lines are listed once, and so are mistakes of one place in the subsets of an `each`.
+        Equal lines are listed once. Mistakes at one place in several subsets of an `each` are also
+        listed once.
         """
         found: dict[object, str] = {}
         for place, what in mistakes:
@@ -53,7 +55,7 @@ class Places:
 
 
 def with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[str, Any], Places]:
-    """Write out subsets with `each`; places in them remain those of the entry.
+    """Expand subsets with `each`; return the values, and `Places` that lead back to the entries.
 
     Raises:
         UserError: `each` is wrong.

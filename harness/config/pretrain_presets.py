@@ -6,10 +6,10 @@ from typing import Any
 
 from writers import names
 
-# ffcv-imagenet's rn18_configs (libffcv/ffcv-imagenet, commit 4dd291a): epochs -> epochs in which
-# the resolution rises from 160 to 192 pixels. Reported there for an A100: 66.9, 68.8, 70.0, 70.6,
-# 71.3 and 72.4 % top-1. Two deliberate differences: weight decay excludes biases and all norms
-# (ffcv-imagenet: only norms with "bn" in their name), and the last, partial batch is kept.
+# Number of epochs -> first and last epoch in which the resolution rises from 160 to 192 pixels:
+# rn18_configs of libffcv/ffcv-imagenet, commit 4dd291a, which reports 66.9, 68.8, 70.0, 70.6, 71.3
+# and 72.4 % top-1 on an A100. Two deliberate differences: weight decay excludes biases and all
+# norms (ffcv-imagenet: only norms with "bn" in their name), and the last, partial batch is kept.
 _FFCV_RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 88: (65, 76)}
 
 
@@ -68,7 +68,7 @@ def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Merge a recipe's settings over the values of their `preset`, key by key.
 
     Raises:
-        UserError: there is no such preset; names similar ones.
+        UserError: there is no such preset. The message names similar presets.
     """
     own = {key: value for key, value in settings.items() if key != "preset"}
     if "preset" not in settings:
@@ -80,7 +80,7 @@ def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `over` over `under`; mappings merge key by key."""
+    """Return `under` with the values of `over`; mappings merge key by key."""
     changes = {
         key: merged(under[key], value)
         if isinstance(value, dict) and isinstance(under.get(key), dict)

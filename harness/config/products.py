@@ -1,10 +1,10 @@
-"""Descriptions of lists whose lengths multiply to too many combinations."""
+"""Describe lists in a recipe that have too many combinations."""
 
 from collections.abc import Mapping
 
 Lengths = Mapping[str, int]  # name of a list -> number of its values
 
-MAX_SHOWN = 4  # lists in a message
+MAX_SHOWN = 4  # lists that a message names
 
 
 def too_many(count: int, what: str, lengths: Lengths, limit: int) -> str:
@@ -12,9 +12,9 @@ def too_many(count: int, what: str, lengths: Lengths, limit: int) -> str:
 
     Args:
         count: the product.
-        what: what is counted, in the plural.
-        lengths: the lists.
-        limit: the largest number that is accepted.
+        what: plural noun for what is counted.
+        lengths: lengths of the lists.
+        limit: largest accepted product.
     """
     longest = sorted(
         ((length, name) for name, length in lengths.items() if length > 1),

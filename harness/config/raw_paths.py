@@ -9,7 +9,7 @@ from harness.config.data import DataSettings
 from writers import names
 from writers.labels.settings import LabelTable
 
-if TYPE_CHECKING:  # workers import this module, and need no recipe
+if TYPE_CHECKING:  # workers import this module, but never read a recipe
     from harness.config.recipe import Recipe
 
 
@@ -30,7 +30,7 @@ def raw_folder(dataset: str) -> str:
 
 
 def missing(recipe: "Recipe", raw: Path, labels: Collection[str]) -> dict[str, str]:
-    """Map the labels of datasets without images in `raw` to a line on where to get them."""
+    """Map the label of each dataset whose images are missing to a line on how to get them."""
     missing_data = {}
     for _, data in recipe.datasets:
         spec = import_module(f"writers.datasets.{data.dataset}").SPEC

@@ -45,7 +45,7 @@ from writers.regular_file import InputPath
 from writers.subset.spec import SubsetSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=MAX_LABEL)]
-DEFAULT_FOLDS = 5  # of a ranking on train
+DEFAULT_FOLDS = 5  # number of folds of train, for a ranking with `split: train`
 Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -54,13 +54,13 @@ class RankingSettings(Settings):
 
     Attributes:
         split: images that score the classes. held_out: a part of train that the reference model
-            does not train on, so that val stays unused for the results. train: all of train, fold
-            by fold, each scored by a model that trained on the other folds.
+            does not train on, so that val is used only for results. train: all of train, fold by
+            fold: each fold is scored by a model that trained on the other folds.
         per_class: for `held_out`: images of each class. None means 50, as in ImageNet's val.
         folds: for `train`: number of folds. None means 5.
-        seed: seed of the reference model. It must not be in `seeds`, so that the model differs
-            from those of the results.
-        epochs: None means those of `pretrain`.
+        seed: seed of the reference model. It must not be in `seeds`, so that the reference model
+            is none of the models that are compared.
+        epochs: epochs of the reference model. None means `epochs` of `pretrain`.
     """
 
     split: Literal["val", "train", "held_out"] = "val"
@@ -70,7 +70,7 @@ class RankingSettings(Settings):
     epochs: Count | None = None
 
     def without_effect(self) -> dict[str, str]:
-        """Settings of another split."""
+        """Settings that only another `split` uses."""
         reasons = {}
         if self.split != "held_out":
             reasons["per_class"] = "has an effect with split: held_out only"
@@ -80,9 +80,9 @@ class RankingSettings(Settings):
 
     @property
     def held_out(self) -> list[dict[str, int]]:
-        """List the part of train that each reference model does not train on.
+        """List, for each reference model, the part of train that it does not train on.
 
-        A part is a number of images of each class, or a fold, drawn with the seed.
+        The part is a number of images of each class, or a fold, drawn with the seed.
         """
         if self.split == "held_out":
             return [{"per_class": self.per_class or 50, "seed": self.seed}]
@@ -95,13 +95,12 @@ class EvaluateSettings(Settings):
 
     Attributes:
         eps_of_clean: attack clean models too, at this eps. None means they are not attacked.
-        attacked_logits: scored: the attack on a view raises the loss over the logits that the view
-            scores, for example those of the common classes. all: one attack on all logits serves
-            all views; masked accuracies then look more robust than they are.
-        compile: torch.compile and CUDA graphs for the attack, as in `pretrain`. None means that of
-            `pretrain`.
-        common: subsets whose shared classes all models are compared on. None means all subsets but
-            those with coarser labels.
+        attacked_logits: scored: each view, such as the common classes, has its own attack, which
+            raises the loss over the logits that the view scores. all: one attack on all logits is
+            used for all views; masked accuracies then look more robust than they are.
+        compile: torch.compile and CUDA graphs for the attack. None means `compile` of `pretrain`.
+        common: all models are compared on the classes that these subsets share. None means all
+            subsets except those with coarser labels.
     """
 
     attack: EvaluationAttack = EvaluationAttack()
@@ -114,7 +113,7 @@ class EvaluateSettings(Settings):
     def resolved_for(self, eps: float, compile_in_training: str) -> JSON:
         """Dump every setting that has an effect on evaluating a model that was trained at eps.
 
-        `common` is left out: the stage has the subsets' roles in its place.
+        Leaves out `common`: the config of the stage lists the roles of these subsets instead.
 
         Args:
             eps: Radius of the attack in training.
@@ -131,15 +130,15 @@ class EvaluateSettings(Settings):
 
 
 class FeatureSettings(Settings):
-    """How a frozen model is shown a target's images, for scores and methods that work on features.
+    """View in which a frozen model sees a target's images, for scores and methods on features.
 
     Attributes:
-        resolution: pixels per side. None means that of evaluation in `pretrain`; for a pretrained
-            model, its own.
+        resolution: pixels per side. None means the resolution of evaluation in `pretrain`, or for
+            a pretrained model its own resolution.
         eval_crop: center crop, as a fraction of the shorter side. None as for `resolution`.
         interpolation: filter of the resize. auto: the model's own.
-        precision: precision of every features stage. bf16 keeps 3 digits, so that nearest
-            neighbors may change.
+        precision: precision of every features stage. bf16 keeps 3 digits, so nearest neighbors may
+            change.
     """
 
     resolution: Count | None = None
@@ -150,10 +149,10 @@ class FeatureSettings(Settings):
 
 
 class ShortlistSettings(Settings):
-    """The best of the recipe's `models`, and the methods that run for them only.
+    """Choose the best of the recipe's `models`, and run the listed `methods` for these only.
 
     Attributes:
-        by: a score of the recipe, or a variant of one: knn, knn_k5, hscore_shrunk.
+        by: a score of the recipe, or a variant of a score: knn, knn_k5, hscore_shrunk.
         best: number of models, by mean rank over all targets.
     """
 
@@ -165,11 +164,11 @@ class ShortlistSettings(Settings):
 class PointSettings(Settings):
     """Points of the matrix, selected by a value, or a list of values, of some of its axes.
 
-    An axis that is not named matches all of its values. `*` in a name stands for any text.
+    If an axis is not named, all of its values match. `*` in a name stands for any text.
 
     Attributes:
-        selection: transfers of a subset that was selected for targets. seen: to one of these
-            targets. unseen: to another target.
+        selection: for subsets that were selected for certain targets: seen: transfers to these
+            targets. unseen: transfers to other targets.
     """
 
     subset: Names | None = None
@@ -212,22 +211,24 @@ class Recipe(Settings):
     """A study: sources, subsets, robustness, targets and methods.
 
     Attributes:
-        absent: parts of the published study that the recipe lacks; reports list them.
-        scale: one of the recipe's `scales`, which override the rest of it.
-        source: None means that nothing is pretrained; the recipe uses `models` only. Without
-            `subsets`, nothing is pretrained either: the models are measured on its images.
+        absent: parts of the published study that the recipe does not have; reports list them.
+        scale: name of the entry of `scales` that overrides other settings of the recipe.
+        source: dataset for pretraining. None means that nothing is pretrained; the recipe uses
+            `models` only. If there are no `subsets`, nothing is pretrained either, and the source's
+            images only serve to measure `models`.
         selection: models that score classes and images for subsets.
-        in_place: subsets are read from the betons of the whole source. False: each has betons of
-            its own, which take more disk space.
-        variants: an axis of training; in a recipe, each overrides `pretrain`.
+        in_place: subsets are read from the betons of the whole source. False: each subset is
+            written to betons of its own, which take more disk space.
+        variants: an axis of training: label -> settings that override `pretrain`.
         models: pretrained models.
         weights_dir: folder of weights, relative to $HARNESS_RAW.
-        source_accuracy: accuracy of `models` on the source. published: the one that `imagenet_top1`
-            or the library states. measured: each model is also evaluated on the source's val
-            images, clean, with its own normalization, resolution and crop (those of its entry if
-            it is a checkpoint), and with `features.batch_size` and `features.precision`. Models
-            without a classifier for the source's classes are not measured.
-        methods: label -> settings, of the model that the method declares
+        source_accuracy: accuracy of `models` on the source. published: the accuracy that
+            `imagenet_top1` or the library states. measured: each model is also evaluated on the
+            source's val images, clean, with its own normalization, resolution and crop (for a
+            checkpoint: those of its entry), and with `features.batch_size` and
+            `features.precision`. Models without a classifier for the source's classes are not
+            measured.
+        methods: label -> settings. Each method declares its own settings
             (`harness.config.methods`).
         scores: names in `harness/transfer/scores`, computed for every model and target.
         exclude: points of the axes to leave out (`harness/config/axes.py`).
@@ -268,7 +269,7 @@ class Recipe(Settings):
 
     @property
     def datasets(self) -> list[tuple[tuple[str | int, ...], DataSettings]]:
-        """Places and settings of the source, if the recipe has one, and of the targets."""
+        """List (place, settings) of the source, if there is one, and of each target."""
         source = [(("source",), self.source)] if self.source is not None else []
         return [*source, *((("targets", i), data) for i, data in enumerate(self.targets))]
 
@@ -353,7 +354,7 @@ class Recipe(Settings):
         return self
 
     def _check_selection(self) -> None:
-        """Check that selections name targets of the recipe, and that their settings are used."""
+        """Check that selections name targets of the recipe and have no settings without effect."""
         labels = dict.fromkeys(target.label for target in self.targets)
         for subset in self.subsets:
             for name in subset.selection_targets:
@@ -425,13 +426,13 @@ class Recipe(Settings):
 
 
 def _typed_dict(models: Mapping[str, type[MethodSettings]]) -> Any:
-    """Make a type of dictionaries with these keys, whose values are instances of these models."""
+    """Make a type of dictionary with these keys; each value is an instance of the key's model."""
     make: Any = TypedDict
     return make("Methods", dict(models))
 
 
 def _with_name(label: str, entry: Any) -> Any:
-    """The settings of a method as a mapping, with the method's name in it."""
+    """Return the settings of a method as a mapping that includes the method's name."""
     if isinstance(entry, MethodSettings):
         entry = entry.model_dump(exclude_unset=True)
     if not isinstance(entry, Mapping):

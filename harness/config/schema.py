@@ -2,8 +2,8 @@
 
     python -m harness.config.schema > recipes/recipe.schema.json
 
-The first line of a recipe names it: `# yaml-language-server: $schema=recipe.schema.json`. The
-schema accepts every valid recipe; reading a recipe checks more than a schema can express.
+The first line of a recipe names the schema: `# yaml-language-server: $schema=recipe.schema.json`.
+The schema accepts every valid recipe; reading a recipe checks more than a schema can express.
 """
 
 import json
@@ -27,8 +27,8 @@ JSON = dict[str, Any]
 def schema() -> JSON:
     """Build the schema of a recipe's file.
 
-    A file may leave out a part of a setting, or set it to null, because its base and its scale are
-    merged later.
+    In the schema no key is required and every value may be null, because a file is merged with its
+    base and its scale before it is checked.
     """
     recipe = Recipe.model_json_schema()
     settings: JSON = recipe["properties"]
@@ -86,7 +86,7 @@ def schema() -> JSON:
 
 
 def _methods(definitions: JSON) -> list[JSON]:
-    """Add a definition for the settings of each method; returns references to them."""
+    """Add a definition for the settings of each method; return references to the definitions."""
     models = [settings_model(name) for name in available()]
     _, more = models_json_schema([(model, "validation") for model in models])
     definitions |= more["$defs"]
@@ -113,7 +113,7 @@ def _label_table(definition: JSON) -> JSON:
 
 
 def _subset(definitions: JSON) -> JSON:
-    """Schema of a subset: a name, or a mapping of a name and of steps or a list of steps."""
+    """Schema of a subset: a name, or a mapping with a name and either steps or a list of steps."""
     steps = {key: _step(key, definitions) for key in STEPS}
     steps |= {old: steps[new] for old, new in EARLIER_NAMES.items()}
     single_steps = [

@@ -10,14 +10,14 @@ from harness.config.train import PretrainSettings
 
 
 class SurrogateSettings(Settings):
-    """Model that label and feature mapping, and prototypes, show images to.
+    """Model whose outputs for images label mapping, feature mapping and prototypes use.
 
     Attributes:
         model: a pretrained model with the source's classes. None means that the recipe trains one,
             clean, on all classes.
-        seed: seed of the trained model. It is none of `seeds`, so that it differs from the models
-            of the results.
-        epochs: of the trained model. None means those of `pretrain`.
+        seed: seed of the trained model. It must not be in `seeds`, so that this model is none of
+            the models that are compared.
+        epochs: epochs of the trained model. None means `epochs` of `pretrain`.
     """
 
     model: ModelSettings | None = None
@@ -25,18 +25,18 @@ class SurrogateSettings(Settings):
     epochs: Count | None = None
 
     def without_effect(self) -> dict[str, str]:
-        """Settings of training, if the model is pretrained."""
+        """Settings of training have no effect if the model is pretrained."""
         if self.model is None:
             return {}
         return dict.fromkeys(("seed", "epochs"), "has no effect on a pretrained model")
 
 
 class EarlySettings(Settings):
-    """Trainings whose first epochs score images: EL2N after the last of them, forgetting in all.
+    """Short trainings that score images: EL2N after the last epoch, forgetting over all epochs.
 
     Attributes:
-        epochs: epochs of the schedule of `pretrain` that are trained.
-        seeds: scores are averaged over the trainings with these seeds.
+        epochs: number of epochs after which training ends; the schedule is that of `pretrain`.
+        seeds: one training per seed; scores are averaged over them.
     """
 
     epochs: Annotated[int, Field(ge=2)] = 4
@@ -44,15 +44,15 @@ class EarlySettings(Settings):
 
 
 class InfluenceSettings(Settings):
-    """Models on random halves of the classes, whose accuracies give influences.
+    """Models that train on random halves of the classes; influences follow from their accuracies.
 
     Attributes:
-        num_models: number of models; model k has the half that is drawn with seed + k.
-        seed: seed of the first half, and of its model.
-        arch: None means the first of `archs`.
+        num_models: number of models; model k trains on the half that is drawn with seed + k.
+        seed: seed of the first half, and of the model on it.
+        arch: architecture of these models. None means the first of `archs`.
         pretrain: training of these models. None means `pretrain` of the recipe.
-        method: a method of the recipe by its label, or any method, with its default settings. Its
-            accuracy on val counts.
+        method: method that transfers these models: the label of a method of the recipe, or the name
+            of any other method, with its default settings. Influences use its accuracy on val.
     """
 
     num_models: Annotated[int, Field(ge=4)] = 200
@@ -78,7 +78,7 @@ class SelectionSettings(Settings):
     batch_size: Count = 256
 
     def check_used(self, methods: set[str]) -> None:
-        """Raise ValueError for a part that is set and that none of the methods of scoring uses."""
+        """Raise ValueError if a field is set that none of these methods of scoring uses."""
         users = {
             "surrogate": {"label_mapping", "feature_mapping", "prototypes"},
             "early": {"el2n", "forgetting"},

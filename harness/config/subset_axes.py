@@ -1,12 +1,13 @@
-"""Subsets of a recipe that are written once for several values, such as shares and targets.
+"""Expand subsets that a recipe defines once for several values, such as fractions and targets.
 
     subsets:
       - each: {keep: [0.9, 0.8], target: all}
         name: label-mapping-{target}-{keep}
         label_mapping: {target: "{target}", keep: "{keep}"}
 
-makes a subset for every combination of the values. `target: all` are the recipe's targets. A text
-that is only a name in braces becomes the value itself, so that a number remains a number.
+makes a subset for every combination of the values. `target: all` stands for all targets of the
+recipe. A text that is only a name in braces becomes the value itself, so that a number stays a
+number.
 """
 
 import re
@@ -19,12 +20,12 @@ from harness.config.products import too_many
 from writers.errors import UserError
 
 EACH = "each"
-MAX_SUBSETS = 10_000  # of one entry
+MAX_SUBSETS = 10_000  # combinations of one entry
 _NAME = re.compile(r"\{([a-z_]+)\}")
 
 
 def expand(entry: Any, targets: Sequence[str]) -> list[Any]:
-    """Replace an entry that has `each` by its combinations; any other remains as it is.
+    """Return the combinations of an entry that has `each`; any other entry is returned unchanged.
 
     Args:
         entry: one of the recipe's `subsets`, as a plain value.

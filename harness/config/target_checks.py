@@ -10,7 +10,7 @@ from writers.labels.kinds import ONE_LABEL, kind_of_metric
 
 
 def unfit_datasets(recipe: Recipe) -> list[tuple[Place, str]]:
-    """Find datasets with several labels per image as source, and unfit metrics and protocols."""
+    """Find sources with several labels per image, and metrics or protocols that do not fit."""
     mistakes: list[tuple[Place, str]] = []
     for place, data in recipe.datasets:
         spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
@@ -63,7 +63,7 @@ def unfit_pairs(recipe: Recipe, unknown: Collection[str] = ()) -> list[tuple[Pla
 
     Args:
         recipe: the recipe.
-        unknown: labels of targets that may or may not have boxes.
+        unknown: labels of targets of which it is unknown whether they have boxes.
     """
     mistakes: list[tuple[Place, str]] = []
     methods = {label: settings.NEEDS_BOXES for label, settings in recipe.methods.items()}

@@ -12,8 +12,8 @@ from harness.config.base import JSON, Count, Fraction, NotNegative, Positive, Se
 from loaders.augmentations import Augmentations
 from loaders.interpolation import Interpolation
 
-# Micro-batches per batch; BatchNorm uses the statistics of each. "auto": the smallest number that
-# fits in memory.
+# Number of micro-batches per batch. BatchNorm uses the statistics of each micro-batch. "auto": the
+# smallest number that fits in memory.
 Parts = Count | Literal["auto"]
 
 
@@ -21,12 +21,12 @@ class ScheduleSettings(Settings):
     """SGD with momentum, and a learning-rate curve that is set per step.
 
     Attributes:
-        warmup_epochs: epochs of linear warmup from 0. For `cyclic`: the epoch of the peak.
+        warmup_epochs: epochs of linear warmup from 0. For `cyclic`: the epoch with the peak rate.
         step_epochs: for `step`: epochs between two multiplications by step_factor.
         step_at: for `step`: fractions of training at which the rate is multiplied, instead of
             step_epochs.
-        decay_norm_and_bias: False: weight decay applies to weights of convolutions and linear
-            layers only.
+        decay_norm_and_bias: weight decay also applies to norms and biases. False: it applies only
+            to the weights of convolutions and linear layers.
     """
 
     lr: Positive = 0.5
@@ -49,7 +49,7 @@ class ScheduleSettings(Settings):
         return self
 
     def without_effect(self) -> dict[str, str]:
-        """Settings of the step schedule, with another schedule."""
+        """Settings of the step schedule have no effect on other schedules."""
         if self.schedule == "step":
             return {}
         reason = "has an effect with schedule: step only"
@@ -63,16 +63,16 @@ class TrainSettings(Settings):
         resolution: pixels per side, in training.
         eval_resolution: pixels per side, in evaluation. None means as in training.
         eval_crop: center crop of evaluation, as a fraction of the shorter side.
-        crop_scale: RandomResizedCrop: range of the area, as a fraction of the image's.
+        crop_scale: RandomResizedCrop: range of the area, as a fraction of the image's area.
         crop_ratio: RandomResizedCrop: range of the aspect ratio.
         augment: augmentations after crop and flip, in training: a preset, or a mapping. Attacks
             start from augmented images.
-        interpolation: filter of every resize, in training and evaluation. auto: that of published
-            weights; area for models that are trained here.
+        interpolation: filter of every resize, in training and evaluation. auto: the filter of
+            published weights, or area for models that are trained here.
         flip_tta: evaluate with the mean of the logits of each image and its mirror image.
         precision: precision of training, and of every evaluation of the trained model. `evaluate`
-            and `rank` use that of `pretrain`, a transfer that of its method. auto: bf16 on a GPU
-            that computes it natively, float32 otherwise; always float32 on a CPU.
+            and `rank` use the precision of `pretrain`; a transfer uses the precision of its method.
+            auto: bf16 on a GPU that computes bf16 natively, float32 otherwise and on a CPU.
     """
 
     epochs: Count = 16
@@ -91,7 +91,7 @@ class TrainSettings(Settings):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
 
     def resolved(self) -> JSON:
-        """Dump every setting that has an effect; of augmentations only those that are set."""
+        """Dump every setting that has an effect. Augmentations that are not set are left out."""
         settings = super().resolved()
         if self.augment is None:
             settings.pop("augment", None)
@@ -101,16 +101,16 @@ class TrainSettings(Settings):
 
 
 class ProgressiveSettings(Settings):
-    """Progressive resizing, as ffcv-imagenet.
+    """Progressive resizing, as in ffcv-imagenet.
 
     Training uses `start_resolution` up to the first epoch of `ramp`, and the full `resolution` from
-    the second. In between, the resolution rises linearly and is rounded to a multiple of
+    its last epoch. In between, the resolution rises linearly and is rounded to a multiple of
     `multiple`.
 
     Attributes:
-        start_resolution: pixels per side.
+        start_resolution: pixels per side in the first epochs.
         ramp: first and last epoch of the rise, counted from 0.
-        multiple: pixels.
+        multiple: every resolution is a multiple of this number of pixels.
     """
 
     start_resolution: Count
@@ -145,13 +145,13 @@ class PretrainSettings(TrainSettings):
         ema_decay: decay per step of the average of the weights, which is then the model.
         compile: torch.compile. auto: use it if a measurement at the start shows a speedup.
         eval_every: epochs between two evaluations on val. None means evaluate at the end only.
-        sync_batch_norm: BatchNorm over the whole batch if several GPUs share it. False: over the
-            part of each GPU.
+        sync_batch_norm: if several GPUs share a batch, BatchNorm uses the statistics of the whole
+            batch. False: it uses those of each GPU's part.
         channels: widths of the stages, for architectures with configurable widths (resnet10).
         order: quasi_random reads a few pages at a time, for betons larger than memory. balanced
-            draws each class equally often; an epoch has as many images as before.
-        length: what subsets have in common: the number of epochs, or the number of steps, which is
-            that of the whole source.
+            draws each class equally often; the number of images per epoch stays the same.
+        length: what is equal in the trainings on all subsets: the number of epochs, or the number
+            of steps (that of a training on the whole source).
     """
 
     attack: AttackSettings = AttackSettings()
@@ -215,8 +215,8 @@ class PretrainSettings(TrainSettings):
 
         Args:
             attacked: training is adversarial.
-            all_images: the model trains on all images of the source, possibly with coarser labels;
-                an equal number of epochs and an equal number of steps are then the same.
+            all_images: the model trains on all images of the source, possibly with coarser labels.
+                `length` then has no effect.
         """
         settings = self.resolved()
         if not attacked:

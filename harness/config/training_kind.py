@@ -6,8 +6,8 @@ from typing import Literal, get_args
 TrainingKind = Literal["supervised", "semi-supervised", "self-supervised", "language-supervised"]
 TRAINING_KINDS: tuple[TrainingKind, ...] = get_args(TrainingKind)
 
-# Words in the names of timm's weights. Weights that were fine-tuned on labels afterwards keep the
-# kind of their pretraining.
+# Word in a name of timm's weights -> kind of training. If weights were pretrained without labels
+# and then fine-tuned with labels, they keep the kind of their pretraining.
 _WORDS: dict[str, TrainingKind] = {
     "ssl": "semi-supervised",  # Yalniz et al. 2019
     "swsl": "semi-supervised",
@@ -44,11 +44,12 @@ _WORDS: dict[str, TrainingKind] = {
 def kind_of_weights(name: str, *, has_head: bool) -> TrainingKind | None:
     """Return the kind of training of published weights by the last known word in their name.
 
-    The tag at the end describes the weights better than the architecture: EVA was trained on masked
-    images, and `eva_giant_patch14_224.clip_ft_in1k` on texts.
+    The last word counts, because the tag at the end describes the weights, and the architecture may
+    not: `eva` stands for training on masked images, but `eva_giant_patch14_224.clip_ft_in1k` was
+    trained on texts.
 
     Args:
-        name: as in a recipe: `torchvision/resnet50`, `timm/vit_small_patch16_224.dino`.
+        name: name as in a recipe: `torchvision/resnet50`, `timm/vit_small_patch16_224.dino`.
         has_head: whether the weights include a classifier.
 
     Returns:

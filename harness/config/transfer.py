@@ -19,8 +19,8 @@ BnStats = Literal["frozen", "update"]
 Whole = Annotated[int, Field(ge=0)]
 Crop = Annotated[float, Field(gt=0, le=1)]
 Role = Literal["model", "features"]
-FANNED_OUT = ("per_class", "steps")  # a list of values makes one stage per value
-MAX_POINTS = 10_000  # of a grid: they are listed in 0.4 s
+FANNED_OUT = ("per_class", "steps")  # settings of which a list makes one stage per value
+MAX_POINTS = 10_000  # points of a grid; listing them takes 0.4 s
 
 
 class GridSettings(Settings):
@@ -28,7 +28,7 @@ class GridSettings(Settings):
 
     TRAINING_AXES: ClassVar[tuple[str, ...]] = ("epochs", "steps", "eval_crop")
 
-    # Chosen on val among the crops of each trained point, without training again.
+    # Each trained point is evaluated on val with every crop, without training again.
     eval_crop: Annotated[tuple[Crop, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
@@ -58,7 +58,7 @@ def _check_rivals(grid: Settings, first: str, second: str) -> None:
 
 
 class TrainingGrid(GridSettings):
-    """Axes of every method that trains. The axis `lr` may be written as `lrs` of the method."""
+    """Axes of every method that trains. The axis `lr` may also be given as the setting `lrs`."""
 
     lr: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     epochs: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
@@ -74,7 +74,7 @@ class DecayGrid(TrainingGrid):
     """Axes of methods with weight decay.
 
     Attributes:
-        decay_ratio: weight decay times learning rate; the weight decay is ratio / lr.
+        decay_ratio: weight decay times learning rate; sets the weight decay to decay_ratio / lr.
     """
 
     weight_decay: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
@@ -89,9 +89,9 @@ class DecayGrid(TrainingGrid):
 class HalvingSettings(Settings):
     """Successive halving.
 
-    In the first rung all points train for 1 / factor^(rungs - 1) of the length. The best 1 / factor
-    of them on val then train from the start for `factor` times as long, and so on. The points of
-    the last rung train in full; one of them is chosen.
+    In the first rung all points train for 1 / factor^(rungs - 1) of the full length. The fraction
+    1 / factor that is best on val then trains again from the start, `factor` times as long, and so
+    on. In the last rung points train for the full length, and val chooses one of them.
     """
 
     factor: Annotated[int, Field(ge=2)] = 3
@@ -99,7 +99,7 @@ class HalvingSettings(Settings):
 
 
 class Reduced(Settings):
-    """Train a random subset of the grid, of `reduced` points: equal for all models."""
+    """Train `reduced` random points of the grid; the points are the same for all models."""
 
     reduced: Count
     seed: int = 0
@@ -118,18 +118,20 @@ class MethodSettings(Settings):
     """Settings of every transfer method.
 
     Attributes:
-        NEEDS: role of the stage that the method starts from. None means it uses nothing of the
-            source.
-        NEEDS_BOXES: the method needs targets with boxes of objects. Others need targets without.
-        RUNS_STAGE: the method has `run` for a whole stage, instead of `candidates`. So has every
-            method whose settings are not `TransferSettings`.
-        TRAINS_HEAD_ONLY: the backbone stays as it is, so that the method is cheap. Reports compare
-            its accuracy with that of methods that train more.
+        NEEDS: role of the stage that the method starts from. None means the method does not use the
+            source model.
+        NEEDS_BOXES: the method needs targets with boxes of objects. All other methods need targets
+            without boxes.
+        RUNS_STAGE: the method's module has `run` for a whole stage, instead of `candidates`. So has
+            every method whose settings are not `TransferSettings`.
+        TRAINS_HEAD_ONLY: the method does not change the backbone, so it is cheap. Reports compare
+            its accuracy with the accuracy of methods that train more.
         method: name of a folder in `harness/transfer/methods`. None means the method's label.
-        per_class: training images of each class, nested draws; a list makes a stage of each value.
-            Everything is fitted on these images. Val only chooses settings, also with `refit`.
+        per_class: number of training images of each class; larger draws contain smaller ones. A
+            list makes a stage of each value. Everything is fitted on these images. Val only chooses
+            settings, even with `refit`.
         eval_crop: center crop, as a fraction of the shorter side.
-        per_target: dataset -> settings that differ for it.
+        per_target: dataset -> settings that differ for this dataset.
     """
 
     NEEDS: ClassVar[Role | None] = "model"
@@ -144,22 +146,22 @@ class MethodSettings(Settings):
     per_target: dict[str, JSON] = Field(default_factory=dict)
 
     def without_effect(self) -> dict[str, str]:
-        """Settings that an axis of the grid sets."""
+        """A setting has no effect if an axis of the grid sets it."""
         axes = self.grid.axes().keys() & type(self).model_fields.keys()
         return super().without_effect() | {
             axis: "has no effect: the axis of the grid sets it; keep one of them" for axis in axes
         }
 
     def resolved(self) -> JSON:
-        """Dump the settings of one stage, without the method's name and other targets."""
+        """Dump the settings of one stage, without the method's name and `per_target`."""
         settings = super().resolved()
         return {name: settings[name] for name in settings if name not in ("method", "per_target")}
 
     def for_target(self, dataset: str) -> Self:
-        """Merge the settings that differ for a dataset.
+        """Return the settings for a dataset, with its entry of `per_target`.
 
         Raises:
-            ValidationError: they do not fit the others.
+            ValidationError: the entry does not fit the other settings.
         """
         own = self.per_target.get(dataset)
         if not own:
@@ -176,7 +178,7 @@ class TransferSchedule(ScheduleSettings):
     """Learning-rate curve of a transfer; the peak rates are the method's `lrs`."""
 
     def without_effect(self) -> dict[str, str]:
-        """The learning rate."""
+        """The learning rate has no effect, because `lrs` sets it."""
         reason = "has no effect: the learning rates of a transfer method are its `lrs`"
         return super().without_effect() | {"lr": reason}
 
@@ -184,18 +186,20 @@ class TransferSchedule(ScheduleSettings):
 class TransferSettings(MethodSettings, TrainSettings):
     """Settings of methods that train with SGD.
 
-    Every point of the grid trains, val chooses one, and test is read once, with the chosen model.
+    Every point of the grid is trained, the best on val is chosen, and test is evaluated once, with
+    the chosen model.
 
     Attributes:
-        TRAINS_TOGETHER: points of equal length train at once, on one forward pass of the backbone.
-        steps: optimizer steps, in place of epochs; a list makes a stage of each value.
+        TRAINS_TOGETHER: points of equal length train at once and share the backbone's forward pass.
+        steps: optimizer steps, instead of epochs; a list makes a stage of each value.
         train_crop: random: RandomResizedCrop. center: the largest central square, with which
             crop_scale and crop_ratio have no effect.
         lrs: peak learning rates of the grid.
-        grid: further axes.
+        grid: further axes of the grid.
         refit: train the chosen point again on train and val together, and test that model.
-        order: balanced draws each class equally often; an epoch has as many images as before.
-        bn_stats: BatchNorm statistics of the source stay, or follow the target's images.
+        order: balanced draws each class equally often; the number of images per epoch stays the
+            same.
+        bn_stats: keep the BatchNorm statistics of the source, or update them on the target.
     """
 
     TRAINS_TOGETHER: ClassVar[bool] = False
@@ -215,7 +219,7 @@ class TransferSettings(MethodSettings, TrainSettings):
     bn_stats: BnStats = "update"
 
     def without_effect(self) -> dict[str, str]:
-        """Settings of random crops, and of the length of training in other units."""
+        """Add settings of random crops, and the lengths of training that another one replaces."""
         reasons = super().without_effect()
         if self.train_crop == "center":
             reason = "has an effect with train_crop: random only"
@@ -232,9 +236,9 @@ class TransferSettings(MethodSettings, TrainSettings):
         return reasons
 
     def resolved(self) -> JSON:
-        """Dump the settings of one stage; learning rates are always in `lrs`."""
+        """Dump the settings of one stage. Learning rates are in `lrs`, also if `grid` sets them."""
         settings = super().resolved()
-        if self.order == "random":  # left out, so that keys from before this setting stay valid
+        if self.order == "random":  # keeps keys from before this setting existed
             settings.pop("order", None)
         settings["lrs"] = list(self.rates)
         settings["grid"].pop("lr", None)
@@ -274,22 +278,22 @@ class TransferSettings(MethodSettings, TrainSettings):
         return grid.passes(self)
 
 
-# Pairs of settings that set the same thing.
+# Pairs of settings that exclude each other, because both set the same thing.
 RIVALS = (
     ("epochs", "steps"),
     ("weight_decay", "decay_ratio"),
     ("lrs", "lr"),
     ("step_epochs", "step_at"),
 )
-STEP_SCHEDULE = ("step_epochs", "step_at", "step_factor")  # without effect on other schedules
+STEP_SCHEDULE = ("step_epochs", "step_at", "step_factor")  # no effect on other schedules
 
 
 def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
-    """Merge settings of a method, as a recipe has them; mappings merge key by key.
+    """Merge `over` over `under`: plain settings of a method. Mappings merge key by key.
 
-    A setting of `under` is dropped if `over` sets the same thing in another way: steps replace
-    epochs, an axis of the grid replaces the setting of its name, and another schedule replaces the
-    settings of steps.
+    A setting of `under` is dropped if `over` sets the same thing in another way: `steps` replaces
+    `epochs`, an axis of the grid replaces the setting with its name, and another schedule replaces
+    the settings of the step schedule.
     """
     replaced = set(_names(over))
     replaced |= {name for pair in RIVALS if replaced & set(pair) for name in pair}
@@ -312,10 +316,10 @@ def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
 
 
 def completed(entry: Mapping[str, Any], model: type[MethodSettings]) -> JSON:
-    """Take what a partial `optimizer` of a recipe leaves out from the method's default one.
+    """Complete a partial `optimizer` of a recipe with values of the method's default optimizer.
 
     Args:
-        entry: settings of a method, as a recipe has them.
+        entry: plain settings of a method.
         model: settings model of the method.
     """
     field = model.model_fields.get("optimizer")
@@ -327,7 +331,7 @@ def completed(entry: Mapping[str, Any], model: type[MethodSettings]) -> JSON:
 
 
 def _names(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Keys, with those of the grid and of the optimizer."""
+    """Iterate over the keys of the settings, of their grid and of their optimizer."""
     for key, value in settings.items():
         yield key
         if key in ("grid", "optimizer") and isinstance(value, Mapping):

@@ -1,6 +1,6 @@
 """Published settings of transfer: `methods: {full: {preset: NAME}}` in a recipe.
 
-Values that a paper leaves open, or that are cited from memory of an appendix, are marked.
+Comments mark values that a paper leaves open, and values of an appendix cited from memory.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from writers import names
 
 
 def _log_spaced(first: float, last: float, count: int) -> list[float]:
-    """Space values equally in the logarithm: 10^first to 10^last, equal on every machine."""
+    """Return logarithmically spaced values from 10^first to 10^last, the same on every machine."""
     step = (last - first) / (count - 1)
     return [float(f"{10 ** (first + step * number):.6g}") for number in range(count)]
 
 
 # Salman et al. 2020, "Do Adversarially Robust ImageNet Models Transfer Better?"
-# (microsoft/robust-models-transfer, cea2c37): all rows of its table of best parameters share these.
-# There, test chooses the rate and the epoch; here, val chooses the rate.
+# (microsoft/robust-models-transfer, cea2c37): values that all rows of its table of best parameters
+# share. The authors choose rate and epoch on test; here the rate is chosen on val.
 _SALMAN = {
     "epochs": 150,
     "batch_size": 64,
@@ -36,10 +36,10 @@ _SALMAN = {
     },
 }
 
-# Kornblith, Shlens and Le 2019, "Do Better ImageNet Models Transfer Better?", as SimCLR's appendix
-# B.8 repeats it: 7 learning rates, and 7 ratios of weight decay to the inverse of the rate, and no
-# decay. Val chooses; the chosen point trains on train and val together. The cosine schedule is
-# cited from memory.
+# Kornblith, Shlens and Le 2019, "Do Better ImageNet Models Transfer Better?", as repeated in
+# appendix B.8 of SimCLR: 7 learning rates; weight decay of 7 values divided by the rate, or none.
+# Val chooses a point, which trains again on train and val together. The cosine schedule is cited
+# from memory.
 _NESTEROV = {
     "schedule": "cosine",
     "momentum": 0.9,
@@ -55,7 +55,7 @@ _KORNBLITH = {
     "optimizer": _NESTEROV,
     "grid": {"lr": _log_spaced(-4, -1, 7), "decay_ratio": [0.0, *_log_spaced(-6, -3, 7)]},
 }
-# From random weights, in SimCLR's version (the original's number of steps was not checked).
+# Training from random weights, as in SimCLR (the number of steps in the original was not checked).
 _KORNBLITH_SCRATCH = {
     **_KORNBLITH,
     "steps": 40_000,
@@ -87,11 +87,11 @@ def _fast(epochs: int, lr: float, crop: str) -> dict[str, Any]:
     return {"epochs": epochs, "lrs": [lr], "train_crop": crop}
 
 
-# The same group with FFCV (MadryLab/data-transfer, d51a141): epochs, peak rate and training crop
-# per dataset; the rate rises linearly until epoch 5, and falls again. They drop the last batch,
-# which leaves one step per epoch for Flowers; no batch is dropped here. DTD is not in their table;
-# it gets the most frequent values. CIFAR's images are not cropped: all 32 pixels are resized to
-# 224, bilinearly here, while they repeat each pixel.
+# Settings of MadryLab/data-transfer (d51a141), which uses FFCV: dataset -> epochs, peak rate and
+# training crop. The rate rises linearly until epoch 5, and then falls. The authors drop the last
+# batch, which leaves one step per epoch for Flowers; no batch is dropped here. DTD is not in their
+# table; it gets the most frequent values. CIFAR's images are not cropped: all 32 pixels are resized
+# to 224, bilinearly here; the authors repeat each pixel.
 _FAST = {
     **_fast(24, 0.2, "random"),
     "batch_size": 1024,
@@ -126,7 +126,7 @@ _FAST = {
     },
 }
 
-# These move BatchNorm statistics with every method, also if it freezes the weights.
+# Presets that update BatchNorm statistics with every method, even if the method freezes weights.
 _STATISTICS_MOVE = ("salman", "fast")
 
 METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -143,15 +143,15 @@ METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
     """Merge a recipe's settings of a method over the values of their `preset`.
 
-    A value that the recipe sets in another way is not taken from the preset: steps replace epochs,
-    and an axis of the grid replaces the setting of its name.
+    A value of the preset is dropped if the recipe sets the same thing in another way: `steps`
+    replaces `epochs`, and an axis of the grid replaces the setting with its name.
 
     Args:
         settings: settings of the method, as in the recipe.
         label: name of the method, unless the settings name it.
 
     Raises:
-        UserError: there is no such preset; names similar ones.
+        UserError: there is no such preset. The message names similar presets.
     """
     own = {key: value for key, value in settings.items() if key != "preset"}
     if "preset" not in settings:
@@ -178,7 +178,7 @@ def _freezes_statistics(method: str) -> bool:
 
 
 def _remaining(entry: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a preset for one target, without those that the recipe sets for all targets."""
+    """Drop, from a preset's settings for one target, those that the recipe sets for all targets."""
     merged = merge_settings(entry, own)
     return {
         key: merged[key]

@@ -28,8 +28,8 @@ from writers.errors import UserError
 from writers.subset.spec import SubsetSpec
 from writers.text_names import counted
 
-MAX_MISTAKES = 30  # that are listed
-MAX_UNKNOWN = 5  # unknown values of an entry of `exclude` or `include` that are listed
+MAX_MISTAKES = 30  # mistakes that a message lists
+MAX_UNKNOWN = 5  # unknown values that a message lists for an entry of `exclude` or `include`
 
 
 def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = None) -> Recipe:
@@ -38,10 +38,10 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
     Args:
         values: plain values, as read.
         origin: returns file and line of a place in the recipe.
-        names_folder: keeps the names of library models, see `zoo_names.matching`.
+        names_folder: folder that caches the names of library models; see `zoo_names.matching`.
 
     Raises:
-        UserError: has one line per mistake.
+        UserError: the recipe has mistakes. The message has one line per mistake.
     """
     values, places = with_subsets_of_each(values, origin)
     if too_long := [((name,), what) for name, what in limits.too_long(values)]:
@@ -51,8 +51,8 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
     mistakes += wrong_presets
     recipe = None
     try:
-        # Strict mode, so that "16" is not a number and 1 is not a boolean; JSON, so that a list may
-        # become a tuple.
+        # In strict mode "16" is not a number and 1 is not a boolean. From JSON, strict mode still
+        # accepts a list for a tuple.
         recipe = Recipe.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         known = {place for place, _ in mistakes}
@@ -65,7 +65,7 @@ def check(values: dict[str, Any], origin: Origin, names_folder: Path | None = No
             for variant in values.get("variants", ())
         }
         mistakes += [(place, what) for place, what in found if not _inside(place, known)]
-    except UserError as error:  # raised by a validator of the writers
+    except UserError as error:  # raised in a validator of `writers`
         if not mistakes:
             mistakes.append(((), str(error).replace("\n", " ")))
     if recipe is not None:
@@ -108,7 +108,7 @@ def _check_size(recipe: Recipe, mistakes: list[tuple[Place, str]], places: Place
 
 
 def _error(mistakes: Sequence[tuple[Place, str]], places: Places) -> UserError:
-    """List mistakes, one per line, each once."""
+    """Make the error that lists each mistake once, one per line."""
     lines = places.lines(mistakes)
     if (left_out := len(lines) - MAX_MISTAKES) > 1:
         lines = [
@@ -122,7 +122,7 @@ def _with_presets(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
     """Merge presets into the values, and `pretrain` into each variant.
 
     Returns:
-        The values, and mistakes in presets.
+        The values, and the mistakes found in presets.
     """
     mistakes: list[tuple[Place, str]] = []
 
@@ -164,7 +164,7 @@ def _with_presets(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
         values = {
             **values,
             "methods": {
-                label: {"method": available()[0]}  # so that the rest of the recipe is checked
+                label: {"method": available()[0]}  # a stand-in, so that the rest is checked
                 if label in wrong or method_name(label, own) not in available()
                 else own
                 for label, own in expanded.items()
@@ -266,9 +266,9 @@ def _wrong_subsets(values: dict[str, Any]) -> list[tuple[Place, str]]:
 
 
 def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
-    """Find attack settings without effect because nothing is attacked.
+    """Find attack settings that have no effect because nothing is attacked.
 
-    Not checked if eps is overridden with --set, as in a quick run with `--set eps=[0]`.
+    Finds none if --set overrides eps, as in a quick run with `--set eps=[0]`.
     """
     if origin(("eps",)).startswith("--set"):
         return []
@@ -306,7 +306,7 @@ def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
 
 
 def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
-    """Find entries of `exclude` and `include` with unknown values, or that change nothing."""
+    """Find entries of `exclude` and `include` that have unknown values or change nothing."""
     mistakes: list[tuple[Place, str]] = []
     for key in ("exclude", "include"):
         for number, entry in enumerate(getattr(recipe, key)):
@@ -330,7 +330,7 @@ def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
 
 
 def _wrong_for_target(recipe: Recipe) -> list[tuple[Place, str]]:
-    """Find settings of a method for one dataset that do not fit the others."""
+    """Find entries of `per_target` that do not fit the method's other settings."""
     mistakes: list[tuple[Place, str]] = []
     for label, settings in recipe.methods.items():
         for dataset, own in settings.per_target.items():

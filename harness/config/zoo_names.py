@@ -1,6 +1,6 @@
 """Names of torchvision's and timm's classifiers, and patterns of names.
 
-Imports neither library unless a pattern is looked up for the first time.
+A library is imported only when a pattern is looked up and its names are not in the cache.
 """
 
 import fnmatch
@@ -46,9 +46,9 @@ def matching(pattern: str, limit: int | None = None, names_folder: Path | None =
 
     Args:
         pattern: pattern with the library's prefix.
-        limit: return only this many of the first names. None means all.
-        names_folder: keeps the names of each installed library in a file: importing torchvision or
-            timm takes seconds and 600 MB. None keeps nothing.
+        limit: largest number of names to return. None means all.
+        names_folder: folder that caches the names of each installed library in a file, because
+            importing torchvision or timm takes seconds and 600 MB. None means no cache.
 
     Raises:
         UserError: no classifier matches.
@@ -61,7 +61,7 @@ def matching(pattern: str, limit: int | None = None, names_folder: Path | None =
         )
     network, weights = split_weights(inner)
     published = _published(library, names_folder)
-    # The default weights have no name in a recipe.
+    # A recipe names the default weights by the network alone.
     matches = [
         f"{library}/{name}@{weights}" if weights else f"{library}/{name}"
         for name in fnmatch.filter(published, network)
@@ -80,10 +80,10 @@ _NAMES: TypeAdapter[dict[str, list[str]]] = TypeAdapter(dict[str, list[str]])
 
 
 def _published(library: str, names_folder: Path | None) -> dict[str, list[str]]:
-    """Map the classifiers with published weights to the names of the weights; timm's have none.
+    """Map each classifier with published weights to the names of its weights (none for timm).
 
-    The file of an installed library has its place, time and version, and the version of the
-    harness, in its name. Files of other versions are never read.
+    The name of the cache file contains the path, time and version of the installed library and the
+    version of the harness, so that files of other versions are never read.
     """
     spec = importlib.util.find_spec(library)
     if names_folder is None or spec is None or spec.origin is None:

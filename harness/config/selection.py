@@ -10,7 +10,7 @@ from harness.config.train import PretrainSettings
 
 
 class SurrogateSettings(Settings):
-    """Model whose outputs for images label mapping, feature mapping and prototypes use.
+    """Model that computes the scores of label mapping, feature mapping and prototypes.
 
     Attributes:
         model: a pretrained model with the source's classes. None means that the recipe trains one,

@@ -1,6 +1,6 @@
-"""Time steps of a network on noise, with the code and on the device of the stages.
+"""Time training and evaluation steps on random images, with the code and device that stages use.
 
-A step of `harness.matrix.workload` is built with random weights, or with those of an existing
+A step of `harness.matrix.workload` is built with random weights, or with the weights of an existing
 model. The result is the median of NUM_TIMED steps after one warm-up step. No data are loaded.
 """
 
@@ -37,8 +37,8 @@ def measure(
         num_threads: Number of CPU threads.
 
     Yields:
-        Each step with its seconds, or with the reason why it cannot be timed, such as missing
-        memory or weights.
+        Each step with its seconds, or with the reason why it cannot be timed, for example that it
+        does not fit in memory or that weights are missing.
 
     Raises:
         UserError: torch cannot use the device.
@@ -75,7 +75,7 @@ def _seconds(step: JSON, context: StageContext) -> float | str:
             return statistics.median(time_step(run_step, context.device) for _ in range(NUM_TIMED))
     except UserError as error:
         return error.message
-    except Exception as error:  # other libraries raise many classes; plan without this step
+    except Exception as error:  # libraries raise many types; plan without this step
         if is_out_of_memory(error):
             return "there is not enough memory"
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -3,7 +3,7 @@
     {"schema_version": 1, "steps": [
         {"device": NAME, "torch": VERSION, "step": {...}, "step_s": 0.021}, ...]}
 
-The file holds rows of all machines that share the folder of runs; each reads its own.
+The file has rows of all machines that share the folder of runs; each machine reads its own rows.
 """
 
 import json
@@ -25,7 +25,7 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that times of steps belong to.
+    """Machine on which steps were timed.
 
     Attributes:
         device: Name of the GPU, or of the CPU with the number of threads of a stage.
@@ -80,7 +80,7 @@ def read(runs: Path, machine: Machine) -> Calibration:
 
 
 def add(runs: Path, machine: Machine, step: JSON, step_s: float) -> None:
-    """Save a measurement; replaces an earlier one of the same step, and a damaged file."""
+    """Save a measurement. Replaces an earlier measurement of the step, and a damaged file."""
     try:
         rows = _rows(runs)
     except UserError:

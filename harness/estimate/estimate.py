@@ -1,10 +1,10 @@
 """Estimate time and disk space of the unfinished stages from results on disk.
 
-A stage is compared with finished stages of the same kind, model, resolution, data and method, for
-any seed, subset and eps, and scaled by `StageKind.work`. Times are those of the machines that
-measured them. A stage without a similar finished one is estimated from steps timed on this machine
-(`harness plan --calibrate`), and is otherwise unknown. What such stages take on a known GPU can be
-predicted (`harness.estimate.prediction`).
+The estimate for a stage is the median of finished stages with the same kind, model, resolution,
+data and method (and any seed, subset and eps), scaled by `StageKind.work`. These times are valid
+for the machines that measured them. If there is no such finished stage, the estimate is computed
+from steps timed on this machine (`harness plan --calibrate`). Without these, the time is unknown,
+but the time on a known GPU can be predicted (`harness.estimate.prediction`).
 """
 
 import statistics
@@ -26,7 +26,7 @@ class Estimate:
     """Estimate for the unfinished stages.
 
     Attributes:
-        hours: Hours of all stages with a known time, one after another.
+        hours: Sum of the hours of all stages with a known time.
         num_unknown: Number of stages with neither a similar finished stage nor a calibration.
         disk_bytes: Bytes of betons and models.
         num_unknown_disk: Number of stages with files of unknown size.
@@ -58,7 +58,7 @@ def estimate(
 ) -> Estimate:
     """Estimate the unfinished stages.
 
-    Reads a sample of the results of each kind.
+    Reads at most `result.MAX_SAMPLED` results of each kind.
 
     Args:
         left: Unfinished stages by key.
@@ -110,7 +110,7 @@ def measured_rates(left: dict[str, Stage], runs: Path) -> dict[CostKey, float]:
 def unmeasured(
     left: dict[str, Stage], runs: Path, calibration: Calibration
 ) -> list[dict[str, Any]]:
-    """Return the steps to time for the unfinished stages without a similar finished one.
+    """Return the steps to time, for unfinished stages to which no finished stage is similar.
 
     Args:
         left: Unfinished stages by key.
@@ -143,7 +143,7 @@ def _measured(
                 size = _num_bytes(done, folder, record)
                 sizes.setdefault(cost_key(done), []).append(size)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # written with another schema; its consumer raises
+                continue  # another schema: skip it here; code that needs the result raises
     return (
         {cost_key: statistics.median(values) for cost_key, values in rates.items()},
         {cost_key: round(statistics.median(values)) for cost_key, values in sizes.items()},
@@ -151,7 +151,7 @@ def _measured(
 
 
 def expected_runs(stage: Stage) -> float:
-    """Return the expected number of runs: below 1 if a gate chooses some of the stages."""
+    """Return the expected number of runs: below 1 if a gate lets only some of its stages run."""
     return 1.0 if stage.gated_by is None else _chosen_fraction(stage.gated_by)
 
 
@@ -160,7 +160,7 @@ def _chosen_fraction(gate: Stage) -> float:
 
 
 def cost_key(stage: Stage) -> CostKey:
-    """Return what stages of similar cost have in common: kind, model, data, method, resolution."""
+    """Return a key that stages of similar cost share: kind, model, data, method, resolution."""
     settings = stage.config.get("settings", {})
     data = stage.config.get("data", {})
     return (

@@ -1,7 +1,8 @@
 """Number of images in each split that a write stage writes. Imports no torch.
 
-Read from its result, or else from the documented size of its dataset. A subset of a dataset that is
-not on disk is resolved on a hypothetical source with the same number of images in each class.
+The numbers are read from the stage's result, or else follow from the documented size of the
+dataset. A subset of a dataset that is not on disk is resolved on a made-up source, in which all
+classes have equally many images.
 """
 
 import json
@@ -42,7 +43,7 @@ class ImageCounts:
         return self._known[write.key]
 
     def _documented(self, config: dict[str, Any]) -> Counts | None:
-        """Count once what differs in seeds and targets only, which hardly change the counts."""
+        """Use one count for configs that differ only in seeds and targets: they hardly matter."""
         similar = canonical(_without(config, ("name", "seed", "target")))
         if similar not in self._similar:
             self._similar[similar] = _documented(config)
@@ -57,7 +58,7 @@ def _written(folder: Path) -> Counts | None:
             len(metrics["classes"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # not written yet, or damaged; the consumer raises
+        return None  # not written yet, or damaged; code that needs the result raises
 
 
 def _without(value: Any, names: tuple[str, ...]) -> Any:
@@ -88,7 +89,7 @@ def _documented(config: dict[str, Any]) -> Counts | None:
 def _add_carved(
     sizes: dict[str, int], data: DataSettings, splits: list[str]
 ) -> dict[str, int] | None:
-    """Add splits that are taken from train (`writers.source.carve`); None without train."""
+    """Add splits that are taken from train (`writers.source.carve`); None if there is no train."""
     if "train" not in sizes:
         return None
     shares = {"val": data.val, "test": data.test}
@@ -107,7 +108,7 @@ def _subset_counts(
     Classes that the subset names keep their names; the others get made-up ones.
 
     Raises:
-        UserError: A step needs the real names, such as those of WordNet nodes.
+        UserError: A step needs the real names of classes, for example to find WordNet nodes.
     """
     listed = [
         name for step in subset.all_steps if isinstance(step, Listed) for name in step.classes
@@ -118,7 +119,7 @@ def _subset_counts(
         if spec.name == "imagenet"
         else tuple(dict.fromkeys([*listed, *invented]))[:num_classes]
     )
-    # Which classes are the hardest does not change how many remain.
+    # Any order of the classes gives the same number of remaining classes.
     any_order = Ranking(classes, {}, "", "")
     counts = {name: sizes["train"] // num_classes for name in classes}
     ids_of_train = np.arange(sizes["train"], dtype=np.uint64) if subset.requests else np.zeros(0)

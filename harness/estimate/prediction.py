@@ -1,11 +1,12 @@
-"""Predict the seconds of a stage on an H100, which have not been measured. Imports no torch.
+"""Predict the seconds of a stage on an H100 by a roofline model, not measured. Imports no torch.
 
-A roofline: a step takes as long as its memory traffic or its convolutions do at REACHED of the
-GPU's rates, or as long as the loader takes for its images. `network_costs.csv` has the operations
-and activations of networks, counted by `python -m benchmarks.network_costs`.
+A step takes the longest of three times: for its memory traffic and for its convolutions, at the
+fraction REACHED of the GPU's rates, and for the loader to load its images. `network_costs.csv` has
+the operations and activations of networks, counted by `python -m benchmarks.network_costs`.
 
 Checked against a published run: ffcv-imagenet's ResNet-18 on one A100 takes 35.0 minutes for 16
-epochs and 187 for 88; predicted with that GPU's bandwidth are 35.5 and 189.5 (tests/estimate).
+epochs and 187 minutes for 88. With that GPU's bandwidth, this module predicts 35.5 and 189.5
+minutes (tests/estimate).
 """
 
 import csv
@@ -41,7 +42,7 @@ class NetworkCost:
     """Cost of a forward pass of one image.
 
     Attributes:
-        resolution: R of the image, in pixels.
+        resolution: Side of the image in pixels.
         flop: Floating-point operations; a multiply-add counts as two.
         activations: Elements that convolutions and matrix products write.
     """
@@ -54,25 +55,25 @@ class NetworkCost:
 H100 = Gpu("H100 SXM", 3.0e12, 474e12)
 USABLE_BANDWIDTH = 0.9
 REACHED = 0.4  # fraction of the roofline that training reaches; published runs: 0.4 to 0.6
-STAGE_S = 15.0  # start and end of a stage that uses the GPU
+STAGE_S = 15.0  # seconds for start and end of a stage that uses the GPU
 LOADER_IMG_PER_S = 27_000.0  # crops of indexed JPEG on 16 CPU cores, docs/benchmarks.md
-# Memory traffic in bytes per activation, in 16 bits, if every operation reads and writes memory:
-# fitted to the table of docs/benchmarks.md (ResNet-18 and ResNet-50 agree within 8 %).
+# Memory traffic per activation in bytes, for 16-bit steps that are not compiled. Fitted to the
+# table of docs/benchmarks.md (ResNet-18 and ResNet-50 agree within 8 %).
 FORWARD_BYTES, TRAINING_BYTES, ATTACK_STEP_BYTES = 13.0, 41.0, 34.0
-FUSED = 0.7  # of the traffic remains in compiled steps
-FLOAT32 = 2.0  # times the traffic, and times the seconds of a convolution (TF32)
+FUSED = 0.7  # fraction of the traffic that remains in compiled steps
+FLOAT32 = 2.0  # factor for the traffic and for the seconds of convolutions (TF32)
 VOC_ASPECT = 4 / 3
-# Share of a network's operations and activations in its last stage, which Faster R-CNN (C4) runs
-# on each region as on an image at 224 px.
+# Fraction of a network's operations and activations that is in its last stage. Faster R-CNN (C4)
+# runs this stage on each region, which costs as much as on an image of 224 pixels.
 LAST_STAGE_FLOP, LAST_STAGE_ACTIVATIONS = 0.22, 0.055
-FPN = 1.5  # cost of a network with a feature pyramid and heads, in that of the network
+FPN = 1.5  # cost of a network with feature pyramid and heads, relative to the network alone
 
 
 class Predictor:
     """Predicted seconds of stages on one GPU."""
 
     def __init__(self, workloads: Workloads, gpu: Gpu = H100) -> None:
-        """Predict for a GPU, from the steps of each stage and the images through each."""
+        """Create the predictor; `workloads` lists the steps of each stage and their images."""
         self.gpu = gpu
         self._workloads = workloads
         self._is_generated: dict[str, bool] = {}
@@ -82,7 +83,7 @@ class Predictor:
 
         Returns:
             0 for a stage that uses no GPU. None if the network or the number of images is unknown,
-            or the images are generated: such recipes run on a CPU.
+            or if the images are generated, because such recipes run on a CPU.
         """
         if self._reads_generated(stage):
             return None
@@ -100,7 +101,7 @@ class Predictor:
         return total_s
 
     def _reads_generated(self, stage: Stage) -> bool:
-        """True if a stage, or one that it needs, reads generated images."""
+        """True if the stage, or a stage that it needs, reads generated images."""
         if stage.key not in self._is_generated:
             data = stage.config.get("data")
             self._is_generated[stage.key] = (
@@ -165,7 +166,7 @@ def _network_of(step: dict[str, Any]) -> str:
 def _scales(
     step: dict[str, Any], settings: dict[str, Any], cost: NetworkCost
 ) -> tuple[float, float]:
-    """Operations and activations of an image of the step, in those of the table's resolution."""
+    """Factors of operations and of activations per image, relative to the row of the table."""
     if "short_side" not in settings:
         area = ((settings.get("resolution") or cost.resolution) / cost.resolution) ** 2
         return area, area

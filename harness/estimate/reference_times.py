@@ -1,8 +1,9 @@
-"""Seconds of a stage on a reference machine, as a start for the estimate of the remaining time.
+"""Seconds of a stage on a reference machine: where the estimate of the remaining time starts.
 
-Measured in runs of the demo on two idle cores of an Intel Xeon, torch 2.14.1, one thread per stage:
-the start of a stage, a forward pass of the demo's network, and the drawing of generated images. On
-other machines and for other networks, only the ratios between stages count. Imports no torch.
+The constants were measured in runs of the demo, on two idle cores of an Intel Xeon, torch 2.14.1,
+one thread per stage: the start of a stage, a forward pass of the demo's network, and drawing of
+generated images. On other machines and for other networks only the ratios between stages matter.
+Imports no torch.
 """
 
 from collections.abc import Iterable
@@ -15,20 +16,20 @@ from harness.matrix.stage import Stage
 from harness.matrix.workload import Counts, Workload
 from writers.dataset import spec_of
 
-# Time of a step, in forward passes: of training, of an attack in training, and of an attack in
-# evaluation, which is faster because BatchNorm computes no statistics.
+# Times of steps, as multiples of the time of a forward pass: a training step, a step of an attack
+# in training, and a step of an attack in evaluation (faster: BatchNorm computes no statistics).
 TRAINING_PASSES, ATTACK_PASSES, EVALUATED_ATTACK_PASSES = 3.0, 2.2, 1.6
 UNIT_RESOLUTION = 224
 TRAININGS = ("pretrain", "transfer", "detection_training")  # kinds of steps
 
-TRAINING_START_S, START_S = 0.4, 0.05  # start of a stage that trains, of any other stage
-# Added to the first stage with a network, and to the first one without, because imports of the code
-# of other kinds of stages run at the same time.
+TRAINING_START_S, START_S = 0.4, 0.05  # start of a stage that trains, and of any other stage
+# Extra seconds of the first stage with a network, and of the first stage without a network, because
+# the code of other kinds of stages is imported at the same time.
 COLD_S, IMPORTS_S = 2.0, 8.0
-PASS_S = 0.00565  # forward pass of the demo's network, of one image at UNIT_RESOLUTION
-IMAGE_S = 0.0035  # to draw or read, decode and encode one image
-COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # to copy samples of another beton: per beton, per image
-OTHER_S = 0.1  # a stage with neither images nor a network
+PASS_S = 0.00565  # forward pass of the demo's network on one image at UNIT_RESOLUTION
+IMAGE_S = 0.0035  # draw or read, decode and encode one image
+COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # copy samples of another beton: per beton, per image
+OTHER_S = 0.1  # per unit of `StageKind.work`, for a stage with neither images nor a network
 NETWORK = ("resnet10", (16, 32, 64, 128))  # the demo's network: architecture, channels
 
 
@@ -38,10 +39,10 @@ class Reference:
 
     Attributes:
         start_s: Start of the stage, before its progress counts.
-        body_s: The rest.
-        has_network: The work is that of a network.
-        is_measured: The reference machine has run such stages. Otherwise the seconds compare with
-            those of similar stages only.
+        body_s: Rest of the stage.
+        has_network: The time is spent in a network.
+        is_measured: The reference machine has run such stages. Otherwise the seconds are only
+            comparable with those of similar stages.
     """
 
     start_s: float
@@ -56,11 +57,11 @@ class Reference:
 
 
 def of_network(stage: Stage, workloads: Iterable[Workload]) -> Reference:
-    """Return the seconds of a stage whose work is that of a network.
+    """Return the seconds of a stage that spends its time in a network.
 
     Args:
         stage: The stage.
-        workloads: Its steps and the images through each.
+        workloads: Steps of the stage, with the number of images in each.
     """
     heads_only, workloads = trains_heads_only(stage), list(workloads)
     passes = sum(_forward_passes(workload, heads_only=heads_only) for workload in workloads)
@@ -85,7 +86,7 @@ def of_write(stage: Stage, counts: Counts | None) -> Reference:
 
 
 def of_other(stage: Stage) -> Reference:
-    """Return the seconds of any other stage: proportional to its work, in unknown units."""
+    """Return the seconds of any other stage, which are only proportional to its work."""
     return Reference(0.0, OTHER_S * stage.spec.work(stage.config), False, False)
 
 
@@ -108,7 +109,7 @@ def _network_of(stage: Stage) -> tuple[str, tuple[int, ...]] | None:
 
 
 def _forward_passes(workload: Workload, *, heads_only: bool) -> float:
-    """Forward passes of images at UNIT_RESOLUTION."""
+    """Work in units of PASS_S: forward passes of an image at UNIT_RESOLUTION."""
     step = workload.step
     settings: dict[str, Any] = step.get("settings") or {}
     attack = step.get("attack") or (settings.get("attack") if step.get("attacked") else None) or {}

@@ -1,9 +1,11 @@
 """Estimate the remaining time of a run from the stages that it has finished so far.
 
-Each stage has seconds on a reference machine (`harness.estimate.reference_times`). Finished stages,
-and the progress of running ones, give the ratio to them: that of equal model, data and method;
-of equal kind and network; of equal kind; of any network; of this machine. The stages that are left
-are then put on the slots in the order in which the run starts them. Imports no torch.
+`harness.estimate.reference_times` gives the seconds of each stage on a reference machine. Finished
+stages, and the progress of running stages, give ratios of measured seconds to reference seconds.
+A waiting stage takes its reference seconds times the ratio of the most similar stages: those with
+the same model, data and method; else the same kind and network; else the same kind; else any
+network. Waiting stages are then assigned to slots in the order in which the run starts them.
+Imports no torch.
 """
 
 import heapq
@@ -18,21 +20,22 @@ from harness.estimate.reference_times import Reference
 from harness.estimate.workload import Workloads
 from harness.matrix.stage import Stage
 
-MIN_FRACTION = 0.02  # of a running stage, before its progress counts
+# The progress of a running stage is used from this fraction of its work and these seconds.
+MIN_FRACTION = 0.02
 MIN_ELAPSED_S = 1.0
-MIN_SECONDS = 1e-3  # of a stage on the reference machine
-PRIOR_SHARE = 0.05  # of the run, that the reference machine's speed counts as
-MAX_PLACED = 3000  # stages that are put on slots one by one
+MIN_SECONDS = 1e-3  # smallest seconds of a stage on the reference machine
+PRIOR_SHARE = 0.05  # weight of the reference machine's speed, as a fraction of the run's time
+MAX_PLACED = 3000  # stages that are assigned to slots one by one
 MACHINE = "machine"
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stage that runs.
+    """A stage that runs now.
 
     Attributes:
         elapsed_s: seconds since its start.
-        fraction: done so far, in [0, 1]; 0 if unknown.
+        fraction: fraction of its work that is done, in [0, 1]; 0 if unknown.
     """
 
     stage: Stage
@@ -41,7 +44,7 @@ class Running:
 
     @property
     def is_predictable(self) -> bool:
-        """True if the progress predicts the end."""
+        """True if the stage's end can be predicted from its progress."""
         return (
             self.stage.spec.counts_once
             and self.fraction >= MIN_FRACTION
@@ -51,7 +54,7 @@ class Running:
 
 @dataclass(frozen=True)
 class _Ratio:
-    """Ratio of measured seconds to those on the reference machine, of similar stages."""
+    """Ratio of measured seconds to reference seconds, over stages that are similar."""
 
     num_stages: int = 0
     seconds: float = 0.0
@@ -65,13 +68,13 @@ class _Ratio:
         )
 
     def near(self, wider: float | None, most_s: float) -> float:
-        """Ratio of these stages, with that of less similar ones counted as one stage more.
+        """Ratio of these stages, in which the ratio of less similar stages counts as one stage.
 
-        So one exceptional stage does not decide.
+        So a single exceptional stage does not determine the ratio.
 
         Args:
-            wider: ratio of less similar stages; None without such.
-            most_s: seconds on the reference machine that `wider` counts at most.
+            wider: ratio of less similar stages; None if there is none.
+            most_s: largest weight of `wider`, in seconds on the reference machine.
         """
         if wider is None:
             return self.seconds / self.reference_s
@@ -80,7 +83,7 @@ class _Ratio:
 
 
 class RemainingTime:
-    """Measured seconds of the stages of one run, compared with a reference machine."""
+    """Estimate of the remaining seconds of one run; learns from each stage that ends."""
 
     def __init__(
         self,
@@ -95,10 +98,10 @@ class RemainingTime:
         Args:
             pending: stages of the run by key, in the order of the recipe.
             runs: folder of stages.
-            urgency: `Matrix.urgency`: of the stages that may start, the largest is the first. None
-                means the order of the recipe.
-            on_cpu: the stages run on a CPU, so that the reference machine's seconds are a first
-                estimate before a stage has ended.
+            urgency: `Matrix.urgency`: of the stages that may start, the most urgent starts first.
+                None means they start in the order of the recipe.
+            on_cpu: the stages run on a CPU, so the seconds on the reference machine are used as a
+                first estimate before any stage has ended.
         """
         workloads, images = Workloads(runs), ImageCounts(runs)
         earlier = measured_rates(dict(pending), runs)
@@ -132,7 +135,7 @@ class RemainingTime:
         self._count(self._ratios, stage.key, wall_s, reference_s)
 
     def _cold_s(self, reference: Reference) -> float:
-        """Seconds that the first stage takes longer on the reference machine."""
+        """Extra seconds on the reference machine if the stage is the first of its sort."""
         is_known = self._on_cpu and reference.is_measured
         if not is_known or reference.has_network in self._is_warm:
             return 0.0
@@ -179,7 +182,7 @@ class RemainingTime:
         return max(0.0, expected - one.elapsed_s)
 
     def _with(self, running: Iterable[Running]) -> dict[Hashable, _Ratio]:
-        """Ratios by kinship, with what running stages show so far."""
+        """Add the running stages, as far as they have come, to the ratios of finished stages."""
         ratios = dict(self._ratios)
         for one in running:
             reference = self._reference[one.stage.key]
@@ -201,12 +204,12 @@ class RemainingTime:
             ratios[similar] = ratios.get(similar, _Ratio()).with_stage(seconds, reference_s)
 
     def _expected_cold(self, key: str, ratios: Mapping[Hashable, _Ratio]) -> float | None:
-        """Seconds that a running stage takes, with what the first of its like takes longer."""
+        """Total seconds of a running stage, with the extra seconds of a first stage."""
         expected = self._expected(key, ratios)
         return None if expected is None else expected + self._cold_s(self._reference[key])
 
     def _expected(self, key: str, ratios: Mapping[Hashable, _Ratio]) -> float | None:
-        """Seconds that a stage takes; None if nothing similar is known."""
+        """Total seconds of a stage; None if no similar stage is known."""
         exact, *similar = self._kinship[key]
         if exact not in ratios and key in self._earlier:
             return self._earlier[key]
@@ -220,11 +223,11 @@ class RemainingTime:
     def _last_end(
         self, takes: Mapping[str, float], left: Mapping[str, float], num_slots: int
     ) -> float:
-        """Seconds until the last stage ends, if each slot takes the most urgent stage.
+        """Seconds until the last stage ends, if each free slot takes the most urgent ready stage.
 
         Args:
-            takes: seconds of each waiting stage.
-            left: seconds that each running stage still takes.
+            takes: total seconds of each waiting stage.
+            left: remaining seconds of each running stage.
             num_slots: number of stages that run at the same time.
         """
         if len(takes) > MAX_PLACED:
@@ -265,8 +268,8 @@ def _reference(stage: Stage, workloads: Workloads, images: ImageCounts) -> Refer
 
 
 def _kinship(stage: Stage, reference: Reference, *, on_cpu: bool) -> tuple[Hashable, ...]:
-    """List keys that the stage shares with similar ones, the most specific first."""
-    # A stage that copies from another one, such as the beton of a subset, takes less time.
+    """List keys that the stage shares with similar stages, the most specific key first."""
+    # A stage that copies samples from another beton, as for a subset, takes less time.
     copies = bool(stage.needs)
     network = stage.axes.get("arch"), stage.axes.get("model")
     keys: list[Hashable] = [(*cost_key(stage), copies), (stage.kind, *network, copies)]

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-SHARE = 0.03  # of the run's time, after which a change is displayed by 63 %
+SHARE = 0.03  # time constant of the smoothing, as a fraction of the run's total time
 
 
 @dataclass
@@ -12,7 +12,7 @@ class Smoothed:
 
     Attributes:
         total_s: Smoothed total; None before the first estimate.
-        at_s: Time of the last estimate since the start of the run.
+        at_s: Time of the last estimate, in seconds since the start of the run.
     """
 
     total_s: float | None = None

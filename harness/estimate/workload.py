@@ -1,7 +1,7 @@
 """Workloads of stages: kinds of steps, and the number of images in each. Imports no torch.
 
-`StageKind.workloads` lists those of a kind of stage; `harness/estimate/calibrate.py` times the
-steps. The head takes a negligible part of a step, so the number of classes does not matter.
+`StageKind.workloads` lists the workloads of a stage; `harness/estimate/calibrate.py` times the
+steps. The head takes a negligible part of a step, so steps do not depend on the number of classes.
 """
 
 import json
@@ -14,7 +14,7 @@ from harness.matrix.workload import Counts, Workload
 
 
 class Workloads:
-    """Workloads of stages, computed once for stages that differ only in their seed."""
+    """Compute the workloads of stages, once for all stages that differ only in their seed."""
 
     def __init__(self, runs: Path) -> None:
         self._images = ImageCounts(runs)

@@ -1,1 +1,1 @@
-"""From a recipe to the stages that it needs: a directed acyclic graph, keyed by content."""
+"""Expand a recipe into its stages: a directed acyclic graph whose nodes are keyed by content."""

@@ -2,9 +2,9 @@
 
     write -> (reference -> rank) -> pretrain -> evaluate, transfer, features -> score
 
-A pure function of the recipe and of the contents of its inputs, without disk or torch. Equal stages
-merge by key. Settings without effect on a stage are left out of its config, so that a change in the
-recipe changes only the stages that depend on it.
+`expand` is a pure function of the recipe and of the contents of its inputs. It uses neither the
+disk nor torch. Stages with equal keys are merged. The config of a stage contains only settings that
+have an effect on it, so a change in the recipe changes only the stages that depend on the change.
 """
 
 from collections.abc import Iterable
@@ -87,8 +87,8 @@ def expand(recipe: Recipe, contents: Contents = NO_CONTENTS) -> Matrix:
     stages: dict[str, Stage] = {}
     for stage in _stages(recipe, contents):
         known = stages.get(stage.key)
-        # A reference model may equal a model of the recipe. Reports look for the axes of the
-        # latter.
+        # A reference model may be equal to a model of the recipe. Keep the stage of the recipe's
+        # model, because reports need its axes.
         if known is None or ("role" in known.axes and "role" not in stage.axes):
             stages[stage.key] = stage
     return Matrix(recipe, tuple(_without_unneeded(list(stages.values()))), contents)
@@ -141,7 +141,8 @@ def _images_to_measure_on(
 ) -> Stage:
     """Make the stage that writes the source's val images, which `models` are measured on.
 
-    The stage that writes train and val with all classes serves if the stages of `trained` need it.
+    If the stages of `trained` need the stage that writes train and val with all classes, return
+    that one.
     """
     whole = _whole_source(recipe, source, contents)
     if any(stage.key == whole.key for stage in _without_unneeded(list(trained))):
@@ -156,7 +157,7 @@ def _pretrained(
     targets: list[tuple[DataSettings, Stage]],
     contents: Contents,
 ) -> Iterable[Stage]:
-    """Expand every model that the recipe pretrains, with its needs and everything that uses it."""
+    """Expand every model that the recipe pretrains, the stages it needs, and all that use it."""
     encoding = encoding_of(source, recipe)
     ranking = None
     whole = _all_classes(source, recipe.subsets)
@@ -277,7 +278,7 @@ def _whole_source(recipe: Recipe, source: DataSettings, contents: Contents) -> S
 def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetSpec | None:
     """Find a subset of the recipe that lists every class of the dataset, such as in1000.
 
-    Its data are those of the whole dataset.
+    This subset can be read from the data of the whole dataset.
     """
     known = spec_of(source.dataset).num_classes
     return next(
@@ -304,8 +305,9 @@ def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
 def _comparison(subsets: list[SubsetSpec], common_names: tuple[str, ...] | None) -> JSON:
     """Settings of an evaluate stage that depend on the recipe's subsets.
 
-    `common` lists the roles of the subsets whose shared classes models are compared on, unless
-    these are all subsets. `coarse` maps the roles of subsets with coarser labels to their names.
+    `common` lists the roles of some subsets: models are compared on the classes that these share.
+    It is absent if these are all subsets. `coarse` maps the roles of subsets with coarser labels to
+    their names.
     """
     coarse = {
         f"common_{index}": subset.name

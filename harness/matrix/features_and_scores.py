@@ -15,7 +15,7 @@ from writers.split_names import SPLITS
 
 
 class Scores:
-    """Scores of every model of a recipe, if the recipe has `scores`."""
+    """Make the score stages of a recipe's models; there are none if it has no `scores`."""
 
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
         """Prepare the configs.
@@ -23,7 +23,7 @@ class Scores:
         targets: targets, with the stages that write their data.
         """
         self._features = Features(recipe)
-        # Scores compare features with labels of whole images.
+        # Leave out targets with boxes: scores compare features with labels of whole images.
         self._targets = [
             (target, data) for target, data in targets if recipe.scores and not target.has_boxes
         ]
@@ -50,7 +50,7 @@ class Features:
     """Features stages of a recipe."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Choose the splits: all if a method works on features, train for scores alone."""
+        """Choose the splits: all if a method works on features, or else train, for scores."""
         self._settings, self._trained = recipe.features, recipe.pretrain
         self._configs: dict[tuple[bool, float | None], SharedConfig] = {}
         self._splits = SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
@@ -71,7 +71,7 @@ class Features:
             target: the dataset.
             data: stage that writes the dataset.
             name_suffix: end of the stage's name.
-            eval_crop: instead of the recipe's.
+            eval_crop: center crop. None means the recipe's.
         """
         place = model.kind == "pretrain", eval_crop
         if place not in self._configs:

@@ -19,8 +19,8 @@ class LeftOut:
     """Pairs that are left out for one reason.
 
     Attributes:
-        reason: why.
-        pairs: a method or "scores", and the label of a target.
+        reason: reason that holds for all pairs.
+        pairs: each is a method or "scores", and the label of a target.
     """
 
     reason: str
@@ -36,7 +36,7 @@ def left_out(recipe: Recipe) -> list[LeftOut]:
     """List the pairs of a recipe that have no stage because they do not fit, by reason.
 
     Args:
-        recipe: the recipe of a matrix, in which the metrics of betons are set.
+        recipe: the recipe of a matrix, in which the metrics of betons are already set.
     """
     by_reason: dict[str, list[tuple[str, str]]] = {}
     for label, settings in recipe.methods.items():

@@ -25,7 +25,7 @@ from harness.matrix.stage import Stage
 from harness.matrix.transfers import Transfers
 from loaders import interpolation
 
-# Kind of input -> setting of an adopt stage with its digest.
+# Type of input -> setting of an adopt stage that has the digest of such an input.
 FILES: dict[type, str] = {
     Checkpoint: "weights_file",
     PublishedWeights: "weights_file",
@@ -71,7 +71,7 @@ def stages_of_models(
             shared if own is recipe else (Transfers(own, targets), Scores(own, targets))
         )
         stages = [*scores.stages_for(model, name_suffix=settings.name)]
-        for seed in recipe.seeds:  # of new heads, and of the order of images
+        for seed in recipe.seeds:  # seed of new heads, and of the order of images
             name_suffix = f"{settings.name}/seed{seed}" if several_seeds else settings.name
             seeded = replace(model, axes={**axes, "seed": seed})
             stages += transfers.stages_for(seeded, seed=seed, name_suffix=name_suffix)
@@ -102,7 +102,7 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
 def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) -> dict[str, Any]:
     """Config of an adopt stage: the settings that determine the weights, not the views of images.
 
-    Packaged weights are in no folder.
+    `weights_dir` is None for packaged weights.
     """
     packaged = settings.checkpoint is None and "/" not in settings.name
     digests = {
@@ -120,8 +120,8 @@ def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) ->
 def _evaluate_config(features: FeatureSettings, model: ModelSettings) -> dict[str, Any]:
     """Config of an evaluate stage of a pretrained model: clean, and in the model's own view.
 
-    A resolution or crop of None means that of the model's metadata. A checkpoint's entry may set
-    them; published weights are measured as their accuracy was published.
+    If resolution or crop is None, the value in the model's metadata is used. An entry may set them
+    for a checkpoint only: published weights are measured in the view of their published accuracy.
     """
     is_checkpoint = model.checkpoint is not None
     return {

@@ -1,4 +1,4 @@
-"""Stages that write data, train and rank by reference models. Imports no torch."""
+"""Stages that write data, train models, and rank classes by reference models. Imports no torch."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ JSON = dict[str, Any]
 
 
 def encoding_of(data: DataSettings, recipe: Recipe) -> Encoding:
-    """Encoding of a dataset: its own settings over the recipe's."""
+    """Encoding of a dataset: the dataset's own settings override the recipe's."""
     return data.encoding.over(recipe.encoding) if data.encoding else recipe.encoding
 
 
@@ -54,7 +54,7 @@ def write(
 
 
 def references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
-    """Map roles to the clean models on all classes whose accuracies rank the classes.
+    """Map roles to the reference models: clean, on all classes; their accuracies rank the classes.
 
     No model ranks images that it was trained on.
     """
@@ -98,12 +98,12 @@ def rank(recipe: Recipe, models: dict[str, Stage], all_data: Stage) -> Stage:
 
 
 def _held_out(ranking: RankingSettings) -> JSON:
-    """Setting of the part that the reference model does not train on, if there is one part."""
+    """Setting for the part that the reference model does not train on, if there is one model."""
     return {"held_out": ranking.held_out[0]} if ranking.split == "held_out" else {}
 
 
 class PretrainConfigs:
-    """Configs of pretrain stages. The settings are dumped once per combination, not per stage."""
+    """Make configs of pretrain stages; stages with equal settings share one dump of them."""
 
     def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
         self._pretrain = recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})
@@ -126,9 +126,9 @@ class PretrainConfigs:
 
 
 def view_settings(settings: PretrainSettings) -> JSON:
-    """Resolution, crop, resize and precision in which a pretrained model is evaluated.
+    """Resolution, crop, resize and precision in which a trained model is evaluated.
 
-    The precision is that of training; "auto" is passed on.
+    The precision is the same as in training, and may still be "auto".
     """
     return {
         "resolution": settings.eval_resolution or settings.resolution,

@@ -4,8 +4,7 @@
     early trainings -> select                  EL2N, forgetting
     views -> models -> transfers -> select     influence
 
-Scores for a target are computed on its train and val images. Stages are shared by key, as those of
-rankings are.
+Scores for a target are computed on its train and val images. Subsets share stages with equal keys.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +42,7 @@ def subset_stage(
 
 
 class Selections:
-    """Stages of a recipe that compute scores, by request."""
+    """Make the stages that score classes and images for subsets; subsets share them."""
 
     def __init__(
         self,
@@ -57,15 +56,15 @@ class Selections:
         Args:
             recipe: the recipe.
             all_data: stage that writes the whole source.
-            targets: with the stages that write their data.
+            targets: targets, with the stages that write their data.
             contents: contents of the recipe's inputs.
         """
         self._recipe, self._all_data, self._contents = recipe, all_data, contents
         self._targets = {target.label: (target, data) for target, data in targets}
         self._settings = recipe.selection
         self._features = Features(recipe)
-        self._stages: dict[str, Stage] = {}  # every stage, by key, in the order of needs
-        self._selects: dict[ScoreRequest, Stage] = {}  # subsets of different size share them
+        self._stages: dict[str, Stage] = {}  # by key; each follows the stages that it needs
+        self._selects: dict[ScoreRequest, Stage] = {}  # subsets of several sizes share a stage
 
     def needs_of(self, subset: SubsetSpec) -> dict[str, Stage]:
         """Return the select stages that a subset needs, by role."""
@@ -231,7 +230,7 @@ class Selections:
 
 
 def _half(seed: int) -> SubsetSpec:
-    """Random half of the classes of the model with this seed."""
+    """Random half of the classes, drawn with this seed."""
     return SubsetSpec.model_validate(
         {"name": f"half-{seed}", "half": {"of": "random", "which": "A", "seed": seed}}
     )

@@ -1,6 +1,6 @@
 """A stage: one unit of work, keyed by the hash of its settings and of the stages that it needs.
 
-Equal stages have equal keys, also across recipes, so that recipes share results. The folder
+Equal stages have equal keys, even in different recipes, so that recipes share results. The folder
 `$HARNESS_RUNS/stages/<kind>/<key>` contains `stage.json` (what to do), `progress.json`, the stage's
 own files, and finally `result.json` (done) or `error.txt` (failed).
 """
@@ -57,8 +57,9 @@ class Stage:
         needs: role -> needed stage.
         axes: point of the recipe's axes, for reports; not part of the key.
         name: readable name for messages and reports; not part of the key.
-        gated_by: shortlist that must contain the stage's model; not part of the key.
-        package: package of the kind.
+        gated_by: shortlist stage; this stage runs only if the shortlist contains its model. Not
+            part of the key.
+        package: package that declares the kind.
     """
 
     kind: str
@@ -95,7 +96,7 @@ class Stage:
         return hashed.hexdigest()[:20]
 
     def gated(self, gate: "Stage") -> "Stage":
-        """Return the same stage, with a gate. A quarter of the time of `dataclasses.replace`."""
+        """Return the same stage with a gate; takes a quarter of `dataclasses.replace`'s time."""
         return Stage(
             self.kind, self.config, self.needs, self.axes, self.name, gate, package=self.package
         )
@@ -119,7 +120,7 @@ class Stage:
 
 
 def specs_of(stages: Iterable[Stage]) -> dict[str, StageKind]:
-    """Map each kind of the stages to its declaration; for loops over 100,000 stages."""
+    """Map each kind of stage to its declaration. In loops over 100,000 stages this saves time."""
     specs: dict[str, StageKind] = {}
     for stage in stages:
         if stage.kind not in specs:
@@ -128,7 +129,7 @@ def specs_of(stages: Iterable[Stage]) -> dict[str, StageKind]:
 
 
 class SharedConfig(dict[str, Any]):
-    """Read-only settings that thousands of stages share; serialized once."""
+    """Read-only settings that thousands of stages share, so that they are serialized only once."""
 
     @cached_property
     def text(self) -> str:
@@ -140,7 +141,7 @@ class SharedConfig(dict[str, Any]):
         return {}
 
     def hashed(self, kind: str, version: int) -> "hashlib._Hash":
-        """Return a hash that has read a key's text up to the needs; the caller may update it."""
+        """Return a new hash of the key's text before the needs, for the caller to continue."""
         place = kind, version
         if place not in self._hashed:
             self._hashed[place] = hashlib.sha256(_start_of_key(kind, version, self).encode())
@@ -172,8 +173,8 @@ def _start_of_key(kind: str, version: int, config: dict[str, Any]) -> str:
 def canonical(value: Any) -> str:
     """Serialize plain JSON without spaces, with sorted keys.
 
-    Takes a third of the time of `json.dumps` for ten thousand stages, because shared settings are
-    serialized once.
+    For ten thousand stages it takes a third of the time of `json.dumps`, because it serializes
+    shared settings once.
     """
     kind = type(value)
     if kind is str:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 STAGES_PACKAGE = "harness.stages"
 
 
-# Where `harness status` shows a stage: in the row of its model, or in a line of its own, above.
+# Place of a stage in `harness status`: in the row of its model, or in a separate line above.
 StatusPlace = Literal["models", "preparation"]
 
 
 def constant_work(config: Mapping[str, Any]) -> float:
-    """Work of a stage that passes over its images once."""
+    """Return 1: the work of a stage that passes over its images once."""
     return 1.0
 
 
@@ -40,22 +40,23 @@ class StageKind:
             results, so that old results are not reused.
         needs_gpu: the stage uses a GPU if there is one.
         multi_process: several processes can run the stage together, one per GPU.
-        tolerates_failed_needs: the stage runs although stages that it needs have failed, and runs
-            again when they succeed.
+        tolerates_failed_needs: the stage runs even if stages that it needs have failed, and runs
+            again after they succeed.
         on_demand: the stage is dropped from the matrix if no other stage needs it.
         makes_model: the stage leaves a model, which evaluations and transfers use.
         in_status: where `harness status` shows the stage; None means it is not shown.
-        input_settings: settings with a digest of files that no stage writes: images of the axis
-            `dataset`, or weights of the axis `model`. Empty if the stage reads no such files.
-        outputs: files in the stage's folder that other stages read.
+        input_settings: names of settings that are digests of files that no stage writes: images of
+            a dataset, or weights of a model. Empty if the stage reads no such files.
+        outputs: names of files in the stage's folder that other stages read.
         recorded_outputs: (metrics, stage folder, data folder) -> files that other stages read,
-            with their size in bytes (None means any size). None means `outputs` are all.
+            with their size in bytes (None means any size). If `recorded_outputs` is None, these
+            are the files of `outputs`.
         work: config -> amount of computation, in passes over the images. Used to start long
             paths first, and to scale measured times.
-        workloads: (stage, image counts by role) -> steps that the time estimate adds up.
-            None means the time of such a stage cannot be estimated from steps.
-        counts_once: the progress of a running stage counts its whole work once, so that it predicts
-            the end. Other kinds count each pass or split by itself.
+        workloads: (stage, image counts by role) -> steps whose times the estimate adds up. None
+            means that the time of such a stage cannot be estimated from steps.
+        counts_once: the progress of a running stage counts up once for its whole work, so its end
+            can be predicted. Other kinds start a new count for each pass or split.
         is_incomplete: metrics -> True if the stage ran without some of its needs, so that the next
             run repeats it. None means never.
         chosen_fraction: config of a gate (`Stage.gated_by`) -> expected fraction of the gated
@@ -96,7 +97,7 @@ class StageKind:
             data: the folder of betons, $HARNESS_DATA.
 
         Raises:
-            KeyError, TypeError, AttributeError: the metrics are not those of this kind.
+            KeyError, TypeError, AttributeError: the metrics belong to another kind.
         """
         files: dict[Path, int | None] = {folder / name: None for name in self.outputs}
         if self.recorded_outputs is not None:
@@ -110,10 +111,10 @@ def find(kind: str, package: str = STAGES_PACKAGE) -> StageKind:
 
     Args:
         kind: name of a package in `package`.
-        package: searched first, before `harness.stages`.
+        package: package that is searched before `harness.stages`.
 
     Raises:
-        UserError: there is no such kind; names similar ones.
+        UserError: there is no such kind. The message names similar kinds.
     """
     for searched in dict.fromkeys((package, STAGES_PACKAGE)):
         module = f"{searched}.{kind}.spec"
@@ -121,7 +122,7 @@ def find(kind: str, package: str = STAGES_PACKAGE) -> StageKind:
             spec: StageKind = importlib.import_module(module).SPEC
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the spec exists; something that it imports does not
+                raise  # the spec exists; a module that it imports is missing
         else:
             return spec
     raise names.unknown("kind of stage", kind, names.names(STAGES_PACKAGE))

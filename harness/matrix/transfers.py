@@ -13,18 +13,18 @@ from harness.matrix.stage import SharedConfig, Stage
 from loaders import interpolation
 
 JSON = dict[str, Any]
-# Axes of a model that remain for a method that uses none of its weights.
+# Axes that a transfer takes from its model if the method uses none of the model's weights.
 SOURCE_AXES = ("arch", "seed")
 
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """One method on one target, at one point of the axes that are fanned out.
+    """One method on one target, at one point of the axes in `FANNED_OUT`.
 
     Attributes:
         needs: role of the stage that the method starts from.
         crops: role of the needed features -> their crop. None means the recipe's own.
-        name: first parts of the names of its stages.
+        name: beginning of the names of its stages.
     """
 
     target: DataSettings
@@ -38,7 +38,7 @@ class _Point:
 
 
 class Transfers:
-    """Transfers of every model of a recipe. Settings are dumped once, not per model."""
+    """Make the transfer stages of a recipe's models; settings are dumped once, not per model."""
 
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
         """Prepare the configs.
@@ -60,7 +60,7 @@ class Transfers:
         for point in self._points:
             axes = point.axes
             config = self._config(point, seed)
-            # All models of one architecture share a method that needs none of their weights.
+            # If a method needs no weights, all models of one architecture share its transfers.
             if point.needs is None and model.kind == "pretrain":
                 own = {axis: model.axes[axis] for axis in SOURCE_AXES}
                 own_suffix = "/".join(
@@ -102,7 +102,7 @@ class Transfers:
         """Config of a point's transfers; one object for all models with equal seeds."""
         if (point, seed) not in self._configs:
             if point.needs == "features":
-                # Only the draw of images has a seed.
+                # The seed has no effect except on the draw of images.
                 own = {"seed": seed} if "per_class" in point.axes else {}
             else:
                 own = {"seed": seed, "resize_version": interpolation.RESIZE_VERSION}

@@ -1,4 +1,4 @@
-"""Work of a stage, for the time estimate: kinds of steps, and the images through each."""
+"""Work of a stage, for the time estimate: kinds of steps, and the number of images in each."""
 
 import json
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ class Workload:
 
     @cached_property
     def key(self) -> str:
-        """Equal for equal steps."""
+        """Key of the step; equal steps have equal keys."""
         return step_key(self.step)
 
 
 def step_key(step: dict[str, Any]) -> str:
-    """Serialize a step, so that measured times can be stored by it."""
+    """Serialize a step, as a key for measured times."""
     return json.dumps(step, sort_keys=True)

@@ -1,9 +1,10 @@
 """Find the blocks of any network in forward order, and group them into stages.
 
-timm's networks define groups of names (`group_matcher`). For others the module tree decides: lists
-of modules are opened and each entry is a block; among plain layers each one with a weight matrix
-starts a block. A stage is a run of blocks with the same width and resolution, found by a forward
-pass. If only one such run follows the stem (vision transformers), each block is a stage.
+timm's networks define their blocks as groups of names (`group_matcher`). In other networks the
+blocks follow from the module tree: each entry of a list of modules is a block, and among plain
+layers each layer with a weight matrix starts a block. A stage is a sequence of blocks whose outputs
+have the same shape, found by a forward pass. If there is only one stage after the stem, as in
+vision transformers, each block is a stage.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,25 +17,26 @@ from torch import Tensor, nn
 
 from harness.modeling.module_modes import eval_mode
 
-MIN_RESOLUTION = 224  # smaller images shrink to one pixel before the last block
+MIN_RESOLUTION = 224  # pixels: smaller images shrink to one pixel before the last block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# A list of blocks with more than this fraction of a module's weights is split in its place.
+# If a list of blocks holds more than this fraction of a module's weights, the module is divided
+# into the blocks of the list and its other layers.
 MIN_BLOCK_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
 class Block:
-    """Names in the backbone's state_dict that belong together: parameters and buffers."""
+    """A block of a network: the names of its parameters and buffers in the state_dict."""
 
     names: tuple[str, ...]
 
     def parameters(self, backbone: nn.Module) -> list[nn.Parameter]:
-        """Parameters of the block, in the backbone's order."""
+        """Return the parameters of the block, in the backbone's order."""
         own = set(self.names)
         return [parameter for name, parameter in backbone.named_parameters() if name in own]
 
     def layers(self, backbone: nn.Module) -> list[nn.Module]:
-        """Modules that own the names."""
+        """Return the modules that own the block's parameters and buffers."""
         return [
             backbone.get_submodule(owner)
             for owner in dict.fromkeys(name.rpartition(".")[0] for name in self.names)
@@ -42,7 +44,7 @@ class Block:
 
 
 def blocks_of(backbone: nn.Module) -> list[Block]:
-    """Blocks from input to features. Each parameter and buffer is in exactly one."""
+    """List the blocks from input to features. Each parameter and buffer is in exactly one block."""
     names = [
         *(name for name, _ in backbone.named_parameters()),
         *(name for name, _ in backbone.named_buffers()),
@@ -94,7 +96,7 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
 
 
 def module_of(backbone: nn.Module, block: Block) -> nn.Module:
-    """Module whose output is the block's output: the block itself, or its last layer."""
+    """Return the module whose output is the block's output: the block, or its last layer."""
     owners = [name.split(".")[:-1] for name in block.names]
     shared_names = [
         parts[0]
@@ -117,7 +119,11 @@ def _blocks_by_timm(backbone: nn.Module, names: list[str]) -> list[list[str]]:
 
 
 def _blocks_by_module_tree(backbone: nn.Module) -> Iterator[list[str]]:
-    """Attach norms and single parameters to the layer before them, or after them at the front."""
+    """Yield the names of each block.
+
+    Norms and single parameters belong to the layer before them. If they come first in the network,
+    they belong to the first layer.
+    """
     matrices = {
         name
         for name, parameter in backbone.named_parameters()
@@ -133,7 +139,7 @@ def _blocks_by_module_tree(backbone: nn.Module) -> Iterator[list[str]]:
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[list[str]]:
-    """State names below an opened module, layer by layer and block by block."""
+    """Yield the names of parameters and buffers of each layer and each block in a module."""
     yield [
         prefix + name
         for name, _ in (
@@ -158,7 +164,7 @@ def _is_container(module: nn.Module) -> bool:
     if type(module) in CONTAINERS:
         return True
     if isinstance(module, CONTAINERS):
-        # A convolution and its norm are one block.
+        # Subclasses with plain layers only, such as a convolution and its norm, are one block.
         return not all(_is_layer(child) for child in with_weights)
     return any(
         _is_list_of_blocks(child) and _count(child) > MIN_BLOCK_FRACTION * _count(module)

@@ -1,19 +1,19 @@
-"""Anti-aliased convolutions: a 3x3 binomial filter before each strided one (Zhang 2019).
+"""Blur before strided convolutions, with a 3x3 binomial filter, to avoid aliasing (Zhang 2019).
 
-Placed as in ffcv-imagenet.
+The filters are placed as in ffcv-imagenet.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MIN_CHANNELS = 16  # input channels: the first convolution, on pixels, is unchanged
+MIN_CHANNELS = 16  # input channels; excludes the first convolution, whose inputs are pixels
 
 
 class BlurredConv2d(nn.Conv2d):
-    """A convolution of a blurred input.
+    """Convolution that blurs its input first.
 
-    Weights keep their names, so they load into a plain network.
+    Its weights have the same names as without blurring, so a network without it can load them.
     """
 
     blur: Tensor
@@ -27,7 +27,7 @@ class BlurredConv2d(nn.Conv2d):
 
 
 def add_blur_pool(network: nn.Module) -> int:
-    """Blur before each strided convolution of at least MIN_CHANNELS inputs, in place.
+    """Replace, in place, each strided convolution that has at least MIN_CHANNELS input channels.
 
     Returns:
         Number of convolutions that were replaced.

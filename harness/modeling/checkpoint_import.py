@@ -15,10 +15,11 @@ from writers.errors import UserError
 from writers.subset.spec import named
 from writers.text_names import counted
 
-# Numbers of the modules with weights among the children of torchvision's ResNet.
+# Children of torchvision's ResNet that have weights -> number among all children.
 RESNET_CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
-MOCO_V3_HEADS = 12  # of ViT-Small and ViT-Base; those of timm have 6 and 12
+# Attention heads of MoCo v3's ViT-Small and ViT-Base. In timm, they have 6 and 12 heads.
+MOCO_V3_HEADS = 12
 
 
 def import_checkpoint(
@@ -37,28 +38,36 @@ def import_checkpoint(
 ) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier and the metadata to save with it.
 
-    The weights are the largest part of the file that fits the architecture, under any prefix. If
-    a self-supervised method's file has several copies of the network, they are those that its
-    authors evaluate. The metadata lists the other tensors as `left_out`.
+    The weights are the largest group of tensors with a common prefix that fits the architecture.
+    If the file of a self-supervised method has several copies of the network, the copy that the
+    method's authors evaluate is taken. The metadata lists all other tensors as `left_out`.
 
-    A linear layer outside the network counts as its head if it has the network's features as inputs
-    and as many outputs as there are classes (linear evaluations: `head.fc_cls`, `classifier`). If
-    the file has a self-supervised layout, a layer within the network, such as
-    `online_encoder.net.fc`, does not count: such training leaves it at its initial values. A
-    head with another number of outputs, such as the 4 of rotation, is left out if the file has a
-    self-supervised layout, and is an error in other files. A file with nothing but the backbone is
-    imported without a head.
+    A linear layer outside the network, such as `head.fc_cls` or `classifier` of a linear
+    evaluation, is taken as the head if it has one input per feature and one output per class. If
+    the file has a self-supervised layout, a head inside the network, such as
+    `online_encoder.net.fc`, is ignored, because self-supervised training does not change its
+    initial values. A head with another number of outputs, such as the 4 outputs of rotation, is
+    left out if the file has a self-supervised layout, and is an error in other files. If a file has
+    nothing but the backbone, the model is imported without a head.
 
     Args:
         path: safetensors or torch file.
-        classes: name of a subset, or class names in label order. None ignores a head in the file
-            (that of self-supervised training); the metadata then has `has_head` False.
-        part: part of the names of the wanted copy, such as `encoder_k`, instead of that choice.
-        drop_foreign_head: import without a head if the file has none for these classes. A file of
-            a self-supervised method is always treated so.
+        arch: as in `harness.modeling.classifier.build`.
+        classes: name of a subset, or class names in label order. None ignores a head in the file,
+            such as one of self-supervised training; `has_head` in the metadata is then False.
+        eps: radius of the adversarial training, for the metadata.
+        resolution: side of the images in pixels, for the metadata; None uses the library's.
+        mean: mean per channel of pixels in [0, 1]; see below.
+        std: standard deviation per channel; see below.
+        average: read the exponential moving average of the weights.
+        by_order: match tensors by their order instead of their names.
+        part: part of the tensors' names, such as `encoder_k`, that chooses another copy of the
+            network.
+        drop_foreign_head: import without a head if the file has no head for these classes. This is
+            always done for files of self-supervised methods.
 
-    Normalization is the given one, otherwise the file's (robustness library), otherwise that
-    published by the library.
+    The normalization is `mean` and `std` if they are given, otherwise the file's if it has one
+    (files of the robustness library), otherwise the architecture's.
 
     Raises:
         UserError: weights, architecture and classes do not match.
@@ -134,7 +143,7 @@ def import_checkpoint(
 
 
 def _only(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Return the tensors whose names have a part. Raises UserError if none has."""
+    """Return the tensors whose names contain a part. Raises UserError if there are none."""
     found = {
         name: tensor for name, tensor in weights.items() if checkpoint_layouts.has_part(name, part)
     }
@@ -148,7 +157,7 @@ def _only(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def _check_input_channels(match: Match, own: dict[str, Any]) -> None:
-    """Refuse weights for another number of input channels. Raises UserError."""
+    """Raise UserError if the weights are for another number of input channels."""
     first = next(iter(own), "")
     tensor = match.tensors.get(first)
     if tensor is None or len(own[first]) != 4 or tensor.ndim != 4:
@@ -165,9 +174,10 @@ def _check_input_channels(match: Match, own: dict[str, Any]) -> None:
 def _check_attention_heads(
     arch: str, network: zoo.Network, layout: checkpoint_layouts.Layout | None
 ) -> None:
-    """Refuse MoCo v3's ViT-Small for a network with other heads. Raises UserError.
+    """Raise UserError if MoCo v3's weights are for another number of attention heads.
 
-    The shapes of its weights do not depend on the number of heads: its features would be wrong.
+    The shapes of the weights do not depend on this number, so the weights would load without an
+    error, and the features would be wrong.
     """
     blocks = getattr(network.backbone, "blocks", None)
     if layout is None or layout.method != "MoCo v3" or not blocks:
@@ -187,9 +197,10 @@ def _match(
     network: zoo.Network | None,
     preferred: str,
 ) -> Match:
-    """Match tensor names: those of the library, or for `archs/` their own or torchvision's.
+    """Match the names in the file with the library's, or, for `archs/`, with ours or torchvision's.
 
-    A torchvision ResNet's modules may be numbered, as in `nn.Sequential(*resnet.children())`.
+    The file may also number a torchvision ResNet's modules, as in
+    `nn.Sequential(*resnet.children())`.
     """
     torchvision = {
         name: name if network else name.removeprefix("backbone.").replace("head.", "fc.")
@@ -213,7 +224,7 @@ def _match(
 
 
 def _numbered(name: str) -> str:
-    """Name of a tensor of a torchvision ResNet by the number of its module: 4.0.conv1.weight."""
+    """Replace the first part of a torchvision ResNet's name by its number: 4.0.conv1.weight."""
     first, _, rest = name.partition(".")
     return f"{RESNET_CHILDREN[first]}.{rest}" if first in RESNET_CHILDREN else name
 
@@ -240,10 +251,10 @@ def _separate_head(
     """Match the head with a layer outside the network, such as `head.fc_cls`.
 
     Returns:
-        None if no layer has the head's shapes.
+        The match with that layer as head; None if no layer has the head's shapes.
 
     Raises:
-        UserError: several layers have them.
+        UserError: several layers have the head's shapes.
     """
     shapes = {name.rpartition(".")[2]: tuple(own[name]) for name in head}
     if len(shapes.get("weight", ())) != 2 or "bias" not in shapes:
@@ -251,7 +262,7 @@ def _separate_head(
     dropped = {match.sources[name] for name in head if name in match.sources}
     within = [
         source.split(".")[-2:-1] for source in dropped
-    ]  # heads of other copies of the network
+    ]  # names of heads of other copies of the network
     layers = [
         name.removesuffix("weight")
         for name in match.left_out
@@ -263,7 +274,7 @@ def _separate_head(
             for kind, shape in shapes.items()
         )
     ]
-    # solo-learn trains a second classifier on the features of the averaged network.
+    # Ignore solo-learn's second classifier, which is trained on the averaged network's features.
     layers = [name for name in layers if name.removeprefix("momentum_") not in {*layers} - {name}]
     if len(layers) > 1:
         raise UserError(
@@ -294,7 +305,7 @@ def _mismatch(
     match: Match,
     missing: Sequence[str],
 ) -> UserError:
-    """Make the error for weights of another network; its hint names the option that helps."""
+    """Build the error for weights that do not fit, with a hint at the option that may help."""
     shapes = [tuple(tensor.shape) for tensor in weights.values()]
     is_same_order = shapes == [tuple(shape) for shape in own.values()]
     return UserError(
@@ -326,7 +337,7 @@ def _build(arch: str, num_classes: int) -> tuple[Classifier, zoo.Network | None]
 def _expected_shapes(
     model: Classifier, network: zoo.Network | None, has_head: bool
 ) -> dict[str, Any]:
-    """Names and shapes that the weights must have, in module order."""
+    """Return the names and shapes that the weights must have, in module order."""
     if network is None:
         return {
             name: tensor.shape
@@ -342,7 +353,7 @@ def _expected_shapes(
 
 
 def _load_ours(arch: str, model: Classifier, tensors: dict[str, Any], has_head: bool) -> None:
-    """Load weights of `archs/`, by their own names or torchvision's, whose head is `fc`."""
+    """Load weights into a model of `archs/`, by its own names or torchvision's (head `fc`)."""
     renamed = {
         name
         if name.startswith(("backbone.", "head."))

@@ -1,8 +1,9 @@
 """Layouts of published self-supervised checkpoints, recognized by the names of their tensors.
 
-Such a file often holds two copies of the network, of which the method's authors evaluate one, and a
-projection instead of a classifier. A file of a linear evaluation has the same names and a
-classifier: `harness.modeling.checkpoint_import` keeps it if it fits the given classes.
+A self-supervised checkpoint often holds two copies of the network, one of which the method's
+authors evaluate, and a projection instead of a classifier. A checkpoint of a linear evaluation has
+the same names and also a classifier, which `harness.modeling.checkpoint_import` keeps if it fits
+the given classes.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,11 +20,12 @@ class Layout:
 
     Attributes:
         method: name of the method, or of the program that wrote the file.
-        part: part of the names of the network that the authors evaluate. "" means that its names
-            have no such part.
-        has: parts that the names of a file have: each is a first part, without wrappers, or the
-            beginning of a name such as `head.fc_cls`.
-        has_one_of: as `has`; one of them is enough. Empty means none is needed.
+        part: part of a name, such as `encoder_q`, that only the copy of the network has that the
+            authors evaluate; "" if there is no such part.
+        has: beginnings of names, without wrappers, such as `backbone` or `head.fc_cls`. A file must
+            have all of them.
+        has_one_of: beginnings of names. A file must have at least one of them, unless this is
+            empty.
     """
 
     method: str
@@ -38,11 +40,12 @@ def _layout(method: str, part: str, *others: str, one_of: tuple[str, ...] = ()) 
 
 PROJECTIONS = ("projector", "projection", "projection_head", "proj_head", "predictor")
 
-# The first layout that fits counts. Sources: the published code of each method.
+# Layouts in order: the first that fits a file is taken. The names are from the published code of
+# each method.
 LAYOUTS = (
     _layout("MoCo v3", "base_encoder", "momentum_encoder"),
     _layout("MoCo v3", "base_encoder", "predictor"),
-    _layout("MoCo", "encoder_q"),  # versions 1 and 2; OpenSelfSup's, too
+    _layout("MoCo", "encoder_q"),  # versions 1 and 2, and OpenSelfSup's MoCo
     _layout("DINO", "teacher", "student"),
     _layout("DINO", "teacher_backbone", "student_backbone"),  # Lightly
     _layout("BYOL", "online_encoder"),
@@ -53,7 +56,7 @@ LAYOUTS = (
     _layout("SwAV", "", "prototypes", "projection_head"),
     _layout("MMSelfSup", "backbone", "target_generator"),
     _layout("VISSL", VISSL_TRUNK),
-    # solo-learn's and Lightly's files of other methods have these names, too.
+    # Files of other methods by solo-learn and Lightly have these names, too.
     _layout("Barlow Twins or VICReg", "backbone", "projector"),
     _layout("SimCLR", "encoder", "projector"),
     _layout("SimCLR", "encoder", "projection"),  # Lightning Bolts
@@ -62,16 +65,17 @@ LAYOUTS = (
     _layout("SimCLR", "convnet", one_of=PROJECTIONS),
     _layout("SimCLR", "resnet", one_of=(*PROJECTIONS, "resnet.fc.0", "head")),
     _layout("solo-learn", "backbone", "momentum_backbone"),  # DINO without a projector
-    # Rotation, jigsaw, NPID, DeepCluster, ODC and SimCLR of OpenSelfSup and MMSelfSup.
+    # OpenSelfSup's and MMSelfSup's rotation, jigsaw, NPID, DeepCluster, ODC and SimCLR.
     _layout("OpenSelfSup", "backbone", one_of=("neck", "memory_bank", "head.fc_cls")),
 )
 
 
 def recognize(names: Collection[str]) -> Layout | None:
-    """Return the layout of a file with tensors of these names, or None for any other file.
+    """Return the layout of a file, or None if it is not a known self-supervised checkpoint.
 
     Args:
-        names: names of tensors; those of several mappings in a file begin with the mapping's key.
+        names: names of the file's tensors. If the file has several mappings of tensors, each name
+            begins with the key of its mapping.
     """
     known = {part for name in names for part in _identifying_parts(name)}
     return next(
@@ -86,7 +90,7 @@ def recognize(names: Collection[str]) -> Layout | None:
 
 
 def _identifying_parts(name: str) -> Iterator[str]:
-    """First part of a name without wrappers, its beginnings, and VISSL's part."""
+    """Yield the beginnings of a name, of one to three parts without wrappers, and VISSL's part."""
     parts = [part for part in name.split(".")[:-1] if part not in (*WRAPPERS, "state_dict")]
     yield from (".".join(parts[:length]) for length in range(1, 4))
     if VISSL_TRUNK in parts:
@@ -94,11 +98,11 @@ def _identifying_parts(name: str) -> Iterator[str]:
 
 
 def has_part(name: str, part: str) -> bool:
-    """Return whether a name, or a prefix of names such as `module.encoder_q.`, contains a part.
+    """Return True if a name, or a prefix of names such as `module.encoder_q.`, contains a part.
 
     Args:
-        name: name of a tensor, or a prefix, which ends at a dot or is empty.
-        part: one or more parts of a name, such as `encoder_q` or `online_encoder.net`. The last
-            part of a tensor's name does not count.
+        name: name of a tensor, or a prefix, which is empty or ends with a dot.
+        part: one or more parts of a name, such as `encoder_q` or `online_encoder.net`. It is not
+            compared with the last part of a tensor's name.
     """
     return f".{part}." in f".{name}"

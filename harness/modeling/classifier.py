@@ -1,9 +1,9 @@
-"""A classifier from pixels to logits, with normalization inside.
+"""Classifier that normalizes pixels and maps them to logits.
 
-The catalog is `harness/modeling/archs/`. Each file has `build(num_classes, channels) ->
-(backbone, D)`; the backbone maps normalized images [B, 3, R, R] to pooled features [B, D].
-Normalizing inside the model lets an attack work in pixel space. Names with a slash are networks of
-torchvision and timm (`harness/modeling/zoo.py`).
+The model contains the normalization so that an attack works in pixel space. The architectures are
+in `harness/modeling/archs/`. Each file has `build(num_classes, channels) -> (backbone, D)`, and the
+backbone maps normalized images [B, 3, R, R] to pooled features [B, D]. Names with a slash are
+networks of torchvision and timm (`harness/modeling/zoo.py`).
 """
 
 import io
@@ -27,19 +27,19 @@ from writers.text_names import first_line
 
 
 class Architecture(Protocol):
-    """Contract of a file of `harness/modeling/archs/`."""
+    """Interface of a file of `harness/modeling/archs/`."""
 
     def build(self, num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
         """Return the backbone and its number of features.
 
         Args:
-            num_classes: outputs of the head, which is not part of the backbone.
-            channels: widths of the stages, or None for the default.
+            num_classes: number of outputs of the head, which is not part of the backbone.
+            channels: widths of the stages; None uses the default widths.
         """
 
 
 class Classifier(nn.Module):
-    """`backbone`, then the linear `head`. Takes uint8 pixels or floats in [0, 1]."""
+    """Normalization, `backbone` and linear `head`. Takes uint8 pixels or floats in [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.head = nn.Linear(feature_dim, num_classes)
-        self.fixed_size: int | None = None  # resolution in pixels if the backbone takes no other
+        self.fixed_size: int | None = None  # the only resolution in pixels that the backbone takes
         self.dropout = 0.0  # dropout probability of the features before the head
         self.auxiliary: AuxiliaryHead | None = None  # a second head, only in training
         self.register_buffer("mean", torch.tensor(zoo.IMAGENET_MEAN).view(1, 3, 1, 1))
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map pixels [B, 3, R, R] to logits [B, K].
 
-        In training with an auxiliary head, return a pair with the auxiliary logits.
+        In training with an auxiliary head, return the logits and the auxiliary logits.
         """
         features = self.features(images)
         if self.dropout:
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
         return output
 
     def features(self, images: Tensor) -> Tensor:
-        """Map pixels [B, 3, R, R] to the features [B, D] that the head takes."""
+        """Map pixels [B, 3, R, R] to features [B, D], the input of the head."""
         if images.dtype == torch.uint8:
             images = images.float().div_(255)
         features: Tensor = self.backbone((images - self.mean) / self.std)
@@ -89,13 +89,13 @@ def build(
 
     Args:
         arch: name of a file of `archs/`, or torchvision/NAME or timm/NAME.
-        num_classes: K.
-        channels: widths of the stages, if the architecture has a choice.
-        blur_pool: blur before strided convolutions.
+        num_classes: number of classes.
+        channels: widths of the stages, if they can be chosen; None uses the default widths.
+        blur_pool: blur before strided convolutions, see `add_blur_pool`.
         batch_norm_scale: False fixes the scale of each BatchNorm at 1.
 
     Raises:
-        UserError: unknown `arch`, or a setting without effect on it.
+        UserError: `arch` is unknown, or a setting has no effect on it.
     """
     if "/" in arch:
         if channels is not None:
@@ -118,7 +118,7 @@ def build(
 
 
 def from_network(network: zoo.Network, num_classes: int) -> Classifier:
-    """Build a classifier on a network of the zoo, with that network's normalization."""
+    """Build a classifier from a network of the zoo, with the network's own normalization."""
     model = Classifier(network.backbone, network.feature_dim, num_classes)
     model.fixed_size = network.resolution if network.is_fixed_size else None
     set_normalization(model, network.mean, network.std)
@@ -134,10 +134,11 @@ def set_normalization(model: Classifier, mean: Sequence[float], std: Sequence[fl
 def replace_head(model: Classifier, num_classes: int, generator: torch.Generator) -> None:
     """Replace the head by a new one for `num_classes`.
 
-    It is initialized like nn.Linear, from `generator` (on the CPU).
+    The new head has nn.Linear's distribution of weights, drawn from `generator`, which is on the
+    CPU.
     """
     old = model.head.weight
-    # Does not touch the global generator.
+    # Skip nn.Linear's own initialization, which would draw from the global generator.
     head = torch.nn.utils.skip_init(nn.Linear, model.feature_dim, num_classes)
     bound = model.feature_dim**-0.5
     with torch.no_grad():
@@ -152,7 +153,7 @@ def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
     Args:
         path: file to write.
         model: model on any device.
-        about: plain values; at least "arch", and "channels" if they were chosen.
+        about: metadata of plain values: at least "arch", and "channels" if they were chosen.
     """
     buffer = io.BytesIO()
     weights = {
@@ -170,7 +171,7 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
     Unpickles tensors and plain values only.
 
     Raises:
-        UserError: the file is missing, damaged, or of another program.
+        UserError: the file is missing or damaged, or another program wrote it.
     """
     try:
         with open_regular(path) as file:

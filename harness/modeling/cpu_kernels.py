@@ -1,17 +1,17 @@
-"""Avoid two kinds of convolution kernels of torch on CPUs that are wrong.
+"""Avoid two kinds of wrong convolution kernels that torch uses on CPUs.
 
 Measured with torch 2.14.1 (oneDNN 3.12.0) on a Xeon with AVX-512, batches of 13 images,
 channels_last, two threads:
 
-* A 1x1 convolution of stride 2 with fewer than 16 input channels: its backward pass writes outside
-  its memory, in float32 and bf16. The process crashes (SIGSEGV, SIGABRT), or later results are
-  wrong. Limited to AVX2, the weights' gradient is wrong for fewer than 8 channels. See
-  uxlfoundation/oneDNN#6035.
-* A 3x3, 5x5 or 7x7 convolution of stride 2 whose input has one pixel, in bf16: the weights'
-  gradient holds uninitialized memory.
+* 1x1 convolutions of stride 2 with fewer than 16 input channels, in float32 and bf16. The backward
+  pass writes outside its memory: the process crashes (SIGSEGV, SIGABRT), or later results are
+  wrong. If oneDNN is limited to AVX2, the gradient of the weights is wrong for fewer than 8
+  channels. See uxlfoundation/oneDNN#6035.
+* 3x3, 5x5 and 7x7 convolutions of stride 2 on an input of one pixel, in bf16. The gradient of the
+  weights contains uninitialized memory.
 
-No error was seen with one thread, without channels_last, with stride 1 or limited to SSE4.1.
-Forward passes are right. `harness doctor` repeats the comparison on this machine
+No error was seen with one thread, without channels_last, with stride 1, or with oneDNN limited to
+SSE4.1. Forward passes are right. `harness doctor` repeats the comparison on this machine
 (harness/cli/cpu_check.py).
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-BLOCK = 16  # channels that oneDNN's kernels take at once; narrower convolutions are affected
+BLOCK = 16  # channels that a kernel processes at once; convolutions with fewer are affected
 
 
 class SafeConvolutions(TorchFunctionMode):
@@ -39,8 +39,8 @@ class SafeConvolutions(TorchFunctionMode):
 def may_be_affected(model: nn.Module) -> bool:
     """Return False only if no convolution of the model can use a wrong kernel in float32.
 
-    A module with its own weights that is neither torch's nor a Conv2d may call a convolution
-    function, so it counts as affected.
+    Modules with weights of their own count as affected unless they are torch's or a Conv2d, because
+    they may call a convolution function.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -64,14 +64,18 @@ def conv2d(
 ) -> Tensor:
     """Compute torch.conv2d without the kernels that are wrong on CPUs.
 
-    A narrow strided 1x1 convolution takes every s-th pixel first and then has stride 1, which is
-    the same sum. A strided convolution in bf16 or fp16 of a map that is one pixel wide or high is
-    computed in float32 and rounded afterwards.
+    A strided 1x1 convolution with few channels is computed with stride 1 on every s-th pixel, which
+    gives the same sums. A strided convolution in bf16 or fp16, of a map that is one pixel wide or
+    high, is computed in float32 and then rounded.
 
     Args:
-        input: [B, C, H, W], on any device; only CPU tensors are treated differently.
-        padding: "same" is left to torch, which refuses it with a stride.
+        input: [B, C, H, W] on any device; the workarounds apply to CPU tensors only.
         weight: [K, C / groups, h, w].
+        bias: [K], or None.
+        stride: as in torch.conv2d.
+        padding: as in torch.conv2d, which refuses "same" with a stride.
+        dilation: as in torch.conv2d.
+        groups: as in torch.conv2d.
 
     Returns:
         [B, K, H', W'] in the dtype that torch.conv2d returns.

@@ -1,8 +1,8 @@
 """Write a classifier in the formats of other programs: torchvision, timm, ONNX.
 
-A state dict takes normalized pixels, as the library's own weights do; the model card has mean and
-standard deviation. An ONNX file takes pixels in [0, 1] and contains the normalization. The logits
-of what was written are compared with the classifier's before the folder is complete.
+A network with an exported state dict takes normalized pixels, like the library's own weights; the
+model card gives mean and standard deviation. An ONNX file contains the normalization and takes
+pixels in [0, 1]. After writing, the logits of the written file are compared with the classifier's.
 """
 
 import importlib.util
@@ -23,20 +23,20 @@ from writers.errors import UserError
 Format = Literal["torchvision", "timm", "onnx"]
 
 OPSET = 18
-TOLERANCE = 1e-4  # of logits; relative to the largest one if that exceeds 1
+TOLERANCE = 1e-4  # allowed difference of logits; relative to the largest logit if that exceeds 1
 NUM_TEST_IMAGES = 3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that another program reads.
+    """Exported file.
 
     Attributes:
-        file: the weights or the ONNX file.
+        file: path of the weights or the ONNX file.
         usage: lines of Python that load the file and compute logits of `images`, a float tensor
             [N, 3, R, R] in [0, 1].
-        max_difference: largest absolute difference of logits from the classifier's, on random
-            images. None means that onnxruntime is not installed, so that nothing was compared.
+        max_difference: largest absolute difference between the file's logits and the classifier's,
+            on random images. None means that they were not compared: onnxruntime is not installed.
     """
 
     file: Path
@@ -61,13 +61,13 @@ def export(
     Args:
         model: a model on the CPU; it is set to evaluation mode.
         about: metadata that was saved with the model; `arch` is read.
-        form: torchvision or timm for a state dict, onnx for a graph.
-        folder: created if needed.
-        resolution: R of the images that are compared, in pixels.
+        form: torchvision or timm writes a state dict, onnx writes a graph.
+        folder: folder of the file; created if needed.
+        resolution: side of the images for the comparison, in pixels.
 
     Raises:
-        UserError: the library has no such network, the network was changed (blur_pool), a package
-            is missing, or the logits differ by more than TOLERANCE.
+        UserError: the library does not have the network, the network was changed (blur_pool), a
+            package is missing, or the logits differ by more than TOLERANCE.
     """
     model.eval()
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _to_state_dict(
     expected = theirs.network.state_dict()
     for name, tensor in model.head.state_dict().items():
         target = f"{theirs.head_name}.{name}"
-        if target in expected:  # a 1x1 convolution is a linear layer, too
+        if target in expected:  # if their head is a 1x1 convolution, reshape our linear weights
             tensor = tensor.reshape(expected[target].shape)
         weights[target] = tensor.detach().contiguous().clone()
     try:
@@ -104,7 +104,7 @@ def _to_state_dict(
             "Use --format onnx, which takes every network.",
         ) from error
     mean, std = _normalization(model)
-    # Not save_file, whose files only their owner may read.
+    # Do not use save_file: only the owner may read its files.
     write_atomically(file, save(weights, {"arch": arch, "mean": str(mean), "std": str(std)}))
     theirs.network.load_state_dict(load_file(file))
     with torch.no_grad():
@@ -160,7 +160,7 @@ def _library_model(arch: str, library: str, num_classes: int) -> _LibraryModel:
 
 
 def _both() -> tuple[str, ...]:
-    """Networks whose tensors have the same names in torchvision and timm."""
+    """List the networks whose tensors have the same names in torchvision and timm."""
     return ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
@@ -169,7 +169,7 @@ def _is_in_timm(name: str) -> bool:
 
 
 def _normalization(model: Classifier) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation per color, rounded to what float32 distinguishes."""
+    """Return mean and standard deviation per channel, rounded to float32's precision."""
     return tuple(  # type: ignore[return-value]
         [float(f"{value:.7g}") for value in buffer.flatten().tolist()]
         for buffer in (model.mean, model.std)
@@ -203,7 +203,7 @@ def _to_onnx(model: Classifier, file: Path, images: Tensor) -> Exported:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        # Another batch size than the one that was traced.
+        # Use another batch size than the traced one, to check that any size works.
         parts = [
             torch.from_numpy(session.run(None, {"images": part.numpy()})[0])
             for part in (images[:1], images[1:])
@@ -218,10 +218,10 @@ def _to_onnx(model: Classifier, file: Path, images: Tensor) -> Exported:
 
 
 def _compare(model: Classifier, images: Tensor, logits: Tensor, file: Path) -> float:
-    """Return the largest difference from the model's logits.
+    """Return the largest absolute difference between `logits` and the model's logits.
 
     Raises:
-        UserError: it exceeds TOLERANCE. The file is removed.
+        UserError: the difference exceeds TOLERANCE. The file is removed.
     """
     with torch.no_grad():
         expected = model(images)

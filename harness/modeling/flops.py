@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and peak rates of GPUs."""
+"""Count the floating-point operations of a training step, and look up peak rates of GPUs."""
 
 import copy
 from typing import Any
@@ -12,8 +12,8 @@ from torch.utils.flop_counter import flop_registry
 from harness.config.attack import AttackSettings
 from harness.modeling.precision import Precision
 
-# Dense tensor-core FLOP/s of 16-bit formats with 32-bit accumulation, from NVIDIA's data sheets;
-# the first matching name counts.
+# Part of a GPU's name -> dense tensor-core FLOP/s of 16-bit formats with 32-bit accumulation, from
+# NVIDIA's data sheets. The first entry that matches is taken.
 PEAKS = (
     ("H100 PCIe", 756e12),
     ("H100 NVL", 835e12),
@@ -35,21 +35,22 @@ FP16_ONLY = ("V100-SXM2", "Tesla T4")
 def training_flops(
     model: nn.Module, resolution: int, attack: AttackSettings | None
 ) -> float | None:
-    """Floating-point operations of one training step per image; a multiply-add counts as two.
+    """Count the floating-point operations of a training step per image.
 
-    Counts convolutions and matrix products of a forward pass of one black image through a copy on
-    the CPU. (The "meta" device computes nothing but imports all of torch.compile, which takes
-    longer.) The gradients of weights and of inputs count as one such pass each: torch's own count
-    of backward passes treats depthwise convolutions as dense (torch 2.15: five times too much for
-    an EfficientNet).
+    Counts the convolutions and matrix products in a forward pass of one black image through a copy
+    of the model on the CPU; a multiply-add counts as two operations. (The "meta" device would
+    compute nothing, but imports all of torch.compile, which takes longer.) The gradients of weights
+    and of inputs are assumed to need as many operations as a forward pass each. torch's own count
+    of backward passes treats depthwise convolutions as dense, which gives five times too many for
+    an EfficientNet (torch 2.15).
 
     Args:
         model: the network.
-        resolution: R, in pixels.
-        attack: attack in training, or None for clean training.
+        resolution: side of the images, in pixels.
+        attack: attack in training; None for clean training.
 
     Returns:
-        FLOPs per image, or None if the model cannot run on the CPU.
+        Operations per image, or None if the model cannot run on the CPU.
     """
     forward = inference_flops(model, resolution)
     return (
@@ -60,10 +61,13 @@ def training_flops(
 
 
 def inference_flops(model: nn.Module, resolution: int) -> float | None:
-    """Floating-point operations of a forward pass per image, or None."""
+    """Count the floating-point operations of a forward pass per image.
+
+    Returns None if the model cannot run on the CPU. A multiply-add counts as two operations.
+    """
     twin = copy.deepcopy(model).to("cpu").eval()
     try:
-        # With gradients: without them attention uses kernels that have no FLOP formula.
+        # Enable gradients: without them, attention uses kernels that have no FLOP formula.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:  # type: ignore[no-untyped-call]
             twin(torch.zeros(1, 3, resolution, resolution))
     except (NotImplementedError, RuntimeError) as error:
@@ -75,7 +79,7 @@ def inference_flops(model: nn.Module, resolution: int) -> float | None:
 
 
 class FlopCounter(TorchDispatchMode):
-    """Count like torch's FlopCounterMode, by its formulas, without importing torch.compile."""
+    """Count with the formulas of torch's FlopCounterMode, without importing torch.compile."""
 
     num_flops = 0
 
@@ -91,10 +95,15 @@ class FlopCounter(TorchDispatchMode):
 
 
 def peak_flops(gpu: str, precision: Precision) -> float | None:
-    """Nominal peak FLOP/s of a GPU.
+    """Return the nominal peak FLOP/s of a GPU.
+
+    Args:
+        gpu: name of the GPU, as torch reports it.
+        precision: number format of the computation.
 
     Returns:
-        None if the GPU is unknown, and for float32, which has several rates.
+        None if the GPU is unknown, has no rate for bf16, or if the precision is float32, which has
+        several rates.
     """
     if precision == "float32":
         return None

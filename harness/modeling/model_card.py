@@ -1,11 +1,11 @@
-"""The model card of an exported model: what it is, how to load it, what it was trained on."""
+"""Write the model card of an exported model: its description, usage, data and metrics."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MAX_CLASSES = 50  # longer lists are shortened; classes.txt has all
+MAX_CLASSES = 50  # the card lists at most this number; classes.txt lists all
 _NUMBERS = ("num_train_images", "num_steps", "num_parameters", "precision")
 
 
@@ -28,12 +28,12 @@ def card(
     Args:
         name: name of the stage or model.
         about: metadata that was saved with the weights.
-        file: the exported file; its sha256 is written.
-        usage: Python lines that load it.
+        file: the exported file; the card contains its sha256.
+        usage: lines of Python that load the file.
         input_text: one sentence about the pixels that the file expects.
-        max_difference: largest difference of logits; None if not compared.
+        max_difference: largest difference of the file's logits; None if they were not compared.
         metrics: metrics of the training stage; empty if the model was not trained here.
-        inputs: file -> sha256 of the data that the model was trained on.
+        inputs: data file that the model was trained on -> sha256.
         license_notes: one sentence per dataset or source of weights.
         recipe: the recipe as JSON; "" if unknown.
         view: one sentence about the pixels of the evaluated images; "" if unknown.

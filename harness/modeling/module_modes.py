@@ -1,4 +1,4 @@
-"""Temporary train and evaluation modes that are restored module by module."""
+"""Set train and evaluation modes temporarily, and restore the mode of each module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,10 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, and restore the mode of each module afterwards.
+    """Put the model in evaluation mode inside the block, and then restore each module's mode.
 
-    `model.train()` would instead restart the statistics of a BatchNorm that a method has frozen.
+    Calling `model.train()` afterwards would not do: it would put a BatchNorm that a method has
+    frozen into training mode, and its statistics would change.
     """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -27,7 +28,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def cudnn_benchmark(device: str) -> Iterator[None]:
-    """Enable cudnn.benchmark inside the block; worthwhile if batch shapes are constant."""
+    """Enable cudnn.benchmark inside the block. It helps if batch shapes are constant."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or torch.device(device).type == "cuda"
     try:
@@ -40,7 +41,8 @@ def cudnn_benchmark(device: str) -> Iterator[None]:
 def attack_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Iterator[None]:
     """Set the modules' modes for an attack inside the block.
 
-    With `train`, a BatchNorm in training mode uses batch statistics without updating its own.
+    With `train`, each BatchNorm in training mode normalizes by the batch's statistics, but does not
+    update its running statistics.
     """
     trained = [
         module

@@ -1,7 +1,7 @@
-"""Load an existing model by name: published weights, weights in a package, or a file.
+"""Load a pretrained model from published weights, from weights in a package, or from a file.
 
 Nothing is downloaded. Weights of torchvision and timm are searched in the recipe's `weights_dir`,
-under their published file name or as NAME with one of EXTENSIONS, and in those libraries' caches.
+under their published file name or NAME plus one of EXTENSIONS, and in the libraries' caches.
 """
 
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ class PretrainedModel:
 
     model: Classifier
     about: dict[str, Any]  # metadata for `harness.modeling.classifier.save`
-    imagenet_top1: float | None = None  # as published, in [0, 1]
+    imagenet_top1: float | None = None  # published accuracy, in [0, 1]
     imagenet_top5: float | None = None
-    license: str | None = None  # of the weights, as published
+    license: str | None = None  # published license of the weights
     training: TrainingKind | None = "supervised"  # None means unknown
 
 
 def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedModel:
-    """Load a model that exists.
+    """Load the pretrained model that the settings name.
 
     Raises:
-        UserError: the weights are missing (lists the places searched) or do not match.
+        UserError: the weights are missing (the message lists the places searched) or do not match.
     """
     if settings.checkpoint is not None:
         file = weights_dir / Path(settings.checkpoint).expanduser()
@@ -118,5 +118,5 @@ def _load_from_library(settings: ModelSettings, weights_dir: Path) -> Pretrained
 
 
 def num_parameters(model: torch.nn.Module) -> int:
-    """Count the parameters of a model."""
+    """Return the number of values in all parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,8 +1,9 @@
-"""ImageNet accuracy that timm publishes for its weights.
+"""Look up the ImageNet accuracy that timm publishes for its weights.
 
-timm's package has no results. `timm_imagenet.csv` holds the columns model, img_size, crop_pct, top1
-and top5 of results/results-imagenet.csv in huggingface/pytorch-image-models, commit 4e5207c.
-Accuracies are on ImageNet's 50,000 validation images.
+timm's package does not include its results. `timm_imagenet.csv` therefore holds the columns model,
+img_size, crop_pct, top1 and top5 of results/results-imagenet.csv in
+huggingface/pytorch-image-models, commit 4e5207c. The accuracies were measured on ImageNet's 50,000
+validation images.
 """
 
 import csv
@@ -15,12 +16,13 @@ FILE = Path(__file__).with_name("timm_imagenet.csv")
 
 @dataclass(frozen=True)
 class PublishedAccuracy:
-    """Accuracy of published weights at one input.
+    """Published accuracy of weights at one resolution and crop.
 
     Attributes:
-        resolution: pixels per side.
-        crop_fraction: center crop, as a fraction of the shorter side.
-        top1: in [0, 1], as top5.
+        resolution: side of the images, in pixels.
+        crop_fraction: side of the center crop, as a fraction of the shorter side.
+        top1: top-1 accuracy, in [0, 1].
+        top5: top-5 accuracy, in [0, 1].
     """
 
     resolution: int
@@ -32,15 +34,15 @@ class PublishedAccuracy:
 def timm_accuracy(
     name_and_tag: str, resolution: int, crop_fraction: float
 ) -> PublishedAccuracy | None:
-    """Return the accuracy of timm's weights at the input nearest to the given one.
+    """Return the accuracy of timm's weights at the published resolution and crop nearest to these.
 
     Args:
-        name_and_tag: such as `inception_v3.tv_in1k`.
-        resolution: pixels per side.
-        crop_fraction: center crop, as a fraction of the shorter side.
+        name_and_tag: name of timm's weights, such as `inception_v3.tv_in1k`.
+        resolution: side of the images, in pixels.
+        crop_fraction: side of the center crop, as a fraction of the shorter side.
 
     Returns:
-        None if timm has published no result.
+        The accuracy; None if timm has not published a result.
     """
     return min(
         _published().get(name_and_tag, ()),

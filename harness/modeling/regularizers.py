@@ -1,7 +1,7 @@
 """Regularizers of Kornblith et al. 2019: BatchNorm without a scale, and an auxiliary head.
 
-A BatchNorm without a scale stays so in transfers. The auxiliary head is dropped after pretraining.
-Dropout before the head is part of the Classifier.
+A BatchNorm without a scale also has none in transfers. The auxiliary head is used in pretraining
+only. Their third regularizer, dropout before the head, is part of `Classifier`.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from harness.modeling.module_modes import eval_mode
 from writers.errors import UserError
 
 AUX_WEIGHT = 0.4  # weight of the auxiliary loss, as in TF-slim's Inception v3
-# side of the image that finds the widths; smaller ones may vanish before the last block
+# Side, in pixels, of the image that finds the widths. A smaller image may shrink to nothing before
+# the last block.
 _RESOLUTION = 224
 
 
@@ -33,7 +34,7 @@ def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
     for module in norms:
         ones = torch.ones_like(module.weight, requires_grad=False)
         del module.weight
-        # A buffer: saved and loaded as before, but not trained.
+        # A buffer is saved and loaded under the same name, but not trained.
         module.register_buffer("weight", ones)
     if not norms:
         raise UserError(
@@ -43,16 +44,17 @@ def fix_batch_norm_scale(network: nn.Module, arch: str) -> None:
 
 
 class AuxiliaryHead(nn.Module):
-    """A linear classifier on the mean of the backbone's features half-way through its blocks.
+    """Linear classifier on the spatial mean of the backbone's features after half of its blocks.
 
-    GoogLeNet's auxiliary head has two more layers; the shorter path of the gradient is the same.
+    GoogLeNet's auxiliary head has two more layers. Both heads give the early layers a shorter path
+    to a loss.
     """
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
-        """Draw weights from torch's global generator.
+        """Build the head, with weights from torch's global generator.
 
         Raises:
-            UserError: the backbone has no [B, C, H, W] features half-way.
+            UserError: the backbone has no [B, C, H, W] features after half of its blocks.
         """
         super().__init__()
         blocks = blocks_of(backbone)

@@ -1,7 +1,7 @@
 """Read weights from safetensors or torch files, with common wrappers and prefixes removed.
 
-Nothing in a file is executed. In torch files that hold more than tensors and plain values (those of
-the robustness library contain training objects), each foreign class is replaced by an inert object.
+Nothing in a file is executed. If a torch file holds more than tensors and plain values, as the
+training objects in files of the robustness library, an inert object replaces each foreign object.
 """
 
 import math
@@ -23,7 +23,7 @@ from writers.raw_files import content_digest
 from writers.regular_file import open_regular
 from writers.text_names import counted, first_line
 
-# Keys of a mapping of tensors in a file, in order of preference.
+# Keys under which files store their mapping of tensors, in order of preference.
 WEIGHT_KEYS = (
     "state_dict",
     "model_state_dict",
@@ -38,14 +38,16 @@ WEIGHT_KEYS = (
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 MAX_DEPTH = 6
 ZIP_BEGIN = b"PK\x03\x04"
-MAX_UNPACKED = 2  # bytes of the members of a zip per byte of the file
+MAX_UNPACKED = 2  # largest ratio of the unpacked size of a zip file to its own size
 TORCH_BEGINS = (ZIP_BEGIN, b"\x80")  # a zip, or a pickle of protocol 2 and later
-CHANNELS = 3  # of images
-MAX_NAME = 2000  # characters of a tensor's name; matching takes their square
-FLOATING = ("weight", "bias", "running_mean", "running_var")  # last parts of names
+CHANNELS = 3  # number of color channels, the length of mean and std
+MAX_NAME = 2000  # largest length of a tensor's name: the time of matching grows with its square
+# Last parts of the names of tensors that must be floating-point.
+FLOATING = ("weight", "bias", "running_mean", "running_var")
 NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim")
 PREFIXES = tuple(f"{part}." for part in checkpoint_layouts.WRAPPERS)
-# The robustness library's second copy and its normalization.
+# Beginnings of names that are not weights of the network: the robustness library's second copy of
+# the network, and normalizations.
 LEFT_OUT = (
     "attacker.",
     "normalizer.",
@@ -55,7 +57,14 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by name without prefixes, and the normalization stored in the file, if any."""
+    """Content of a file of weights.
+
+    Attributes:
+        tensors: name without prefixes -> tensor.
+        mean: mean per channel of the normalization in the file; None if it has none.
+        std: standard deviation per channel, or None.
+        sha256: digest of the file.
+    """
 
     tensors: dict[str, Tensor]
     mean: tuple[float, ...] | None
@@ -68,7 +77,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
 
     Args:
         path: the file.
-        average: read the exponential moving average instead.
+        average: read the exponential moving average of the weights instead of the weights.
 
     Raises:
         UserError: the file is missing, damaged, or has no weights.
@@ -104,7 +113,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
 def by_order(
     weights: Mapping[str, Tensor], names_and_shapes: Mapping[str, torch.Size]
 ) -> dict[str, Tensor]:
-    """Rename tensors by order, for a network with the same modules under other names.
+    """Rename the i-th tensor to the i-th name, for files that have other names for the modules.
 
     Raises:
         UserError: the number of tensors or a shape differs.
@@ -128,13 +137,13 @@ def by_order(
 
 
 def check_values(tensors: Mapping[str, Tensor]) -> None:
-    """Check that tensors are weights that a network computes with.
+    """Check that the weights among the tensors are finite floating-point numbers.
 
     Args:
-        tensors: the tensors that are loaded, by name.
+        tensors: name -> tensor to load.
 
     Raises:
-        UserError: weights are whole numbers, as in quantized files, or not finite.
+        UserError: weights are integers, as in quantized files, or not finite.
     """
     for name, tensor in tensors.items():
         is_weight = name.rpartition(".")[2] in FLOATING
@@ -155,10 +164,10 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
-    """Check how the file begins, so that one of another kind is neither read nor digested.
+    """Check the first bytes of the file before the whole file is read.
 
     Raises:
-        UserError: it does not begin as a file of weights.
+        UserError: the file does not begin like a file of weights.
         OSError: it cannot be read, or is a pipe, a device or a folder.
     """
     with open_regular(path) as file:
@@ -177,10 +186,12 @@ def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
 
 
 def check_unpacked_size(file: BinaryIO) -> None:
-    """Check that a zip file needs about as much memory as it has bytes, as those of torch do.
+    """Check that a zip file is not much larger when unpacked. torch's zip files are uncompressed.
+
+    Does not report incomplete zip files; torch does when it reads them.
 
     Raises:
-        ValueError: its members are much larger. torch reports incomplete zip files.
+        ValueError: the unpacked size is more than MAX_UNPACKED times the file's size.
     """
     num_bytes = file.seek(0, os.SEEK_END)
     try:
@@ -203,7 +214,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
     try:
         return load_file(path)
-    except Exception as error:  # safetensors raises other types for types of tensors it lacks
+    except Exception as error:  # for unknown dtypes, safetensors raises other exceptions
         raise UserError(
             f"{path} is not a complete safetensors file: {first_line(error)[:200]}",
             "Save it again, or download it again.",
@@ -214,7 +225,7 @@ def _torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        pass  # holds more than tensors, or is not a torch file
+        pass  # the file holds more than tensors, or is not a torch file
     except Exception as error:  # torch raises many exception types for a damaged file
         raise _damaged_error(path, error) from error
     try:
@@ -233,9 +244,9 @@ def _damaged_error(path: Path, error: Exception) -> UserError:
 
 
 class _Inert:
-    """Replacement of an object whose class is not loaded.
+    """Placeholder for an object whose class is not loaded.
 
-    Accepts all unpickling calls and ignores them.
+    It accepts and ignores all calls that unpickling makes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
@@ -255,8 +266,8 @@ class _Inert:
 class _Unpickler(pickle._Unpickler):
     """Unpickle tensors and plain containers; everything else becomes _Inert.
 
-    Extends the Python implementation. The one in C allocates memory for the largest memo index in
-    the file, up to 64 GiB for a file of 10 bytes.
+    Extends the Python implementation of pickle. The C implementation allocates memory for the
+    largest memo index that a file names, up to 64 GiB for a file of 10 bytes.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -285,10 +296,11 @@ _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
 
 
 def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | None:
-    """Find the mapping of tensors in a file, under one of the usual keys or under any other.
+    """Find the mapping of tensors in a file, under one of WEIGHT_KEYS or under another key.
 
-    If there are several under other keys (`student` and `teacher`), the names of their tensors
-    begin with the key. Mappings deeper than MAX_DEPTH are not read: a file may contain itself.
+    If there are several mappings under other keys (`student` and `teacher`), they are joined, and
+    each tensor's name begins with its key. Mappings that are nested deeper than MAX_DEPTH are not
+    read, because a file may contain itself.
     """
     if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return None
@@ -298,7 +310,7 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
     if average:
         return None
     tensors = _plain_tensors(content)
-    if depth and not tensors:  # such as the `trunk` and `heads` of VISSL's `model`
+    if depth and not tensors:  # nested mappings, such as VISSL's `model` with `trunk` and `heads`
         parts = {str(key): _plain_tensors(value) for key, value in content.items()}
         return _joined(parts) or None
     if len(tensors) > 1 or depth:
@@ -315,21 +327,21 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
 
 
 def _plain_tensors(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of a mapping; empty for other objects."""
+    """Return the tensors of a mapping; an empty one if the object is not a mapping of tensors."""
     if not isinstance(content, Mapping):
         return {}
     return {str(name): value.detach() for name, value in content.items() if _is_plain(value)}
 
 
 def _joined(mappings: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Join mappings of tensors; the names begin with the key of the mapping."""
+    """Join several mappings of tensors. Each name then begins with the key of its mapping."""
     return {
         f"{key}.{name}": value for key, inner in mappings.items() for name, value in inner.items()
     }
 
 
 def _is_plain(value: Any) -> bool:
-    """Return True for a tensor of real numbers that a network can hold."""
+    """Return True if the value is a plain tensor of real numbers."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -359,7 +371,7 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _constant(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...] | None:
-    """Values of the normalization per channel; None if the file has none."""
+    """Return the normalization's values per channel; None if the file does not have them."""
     if name not in tensors:
         return None
     number = tensors[name].numel()

@@ -1,4 +1,4 @@
-"""Find the tensors of a network in a file that has more, under longer names."""
+"""Find the tensors of a network in a file that may have more tensors and longer names."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from harness.modeling.checkpoint_layouts import has_part
 
-COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it
+COUNTER = "num_batches_tracked"  # BatchNorm's counter of batches, which old files lack
 
 
 @dataclass(frozen=True)
 class Match:
-    """Part of a file that fits a network.
+    """Tensors of a file that fit a network.
 
     Attributes:
-        tensors: tensors by the network's names.
-        missing: names of the network that the file lacks, without batch counters.
+        tensors: the network's name -> tensor of the file.
+        missing: names of the network's tensors that the file lacks, except batch counters.
         left_out: names in the file that are not used, sorted.
-        sources: name in the file of each tensor.
+        sources: the network's name -> name in the file.
     """
 
     tensors: dict[str, Tensor]
@@ -32,14 +32,15 @@ class Match:
 def largest_match(
     weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], preferred: str = ""
 ) -> Match:
-    """Match names after the one prefix that fits the most tensors, by shape and then by name.
+    """Find the prefix of names in the file with which the most tensors fit the network.
 
-    Prefixes end at a dot: `net.`, `backbone.`, `encoder.module.`. If two prefixes fit equally many
-    tensors, the one with the preferred part counts, and then the shorter one.
+    A prefix ends with a dot: `net.`, `backbone.`, `encoder.module.`; it may also be empty. The best
+    prefix has the most tensors of equal name and shape, then the most of equal name, then the
+    preferred part, then the fewest characters.
 
     Args:
-        weights: tensors of the file.
-        shapes: names and shapes of the network.
+        weights: name in the file -> tensor.
+        shapes: the network's name -> shape.
         preferred: part of a prefix, such as `encoder_q`; "" prefers none.
     """
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # prefix -> equal shapes, names

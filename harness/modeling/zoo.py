@@ -1,13 +1,13 @@
-"""Classifiers of torchvision and timm by name, split into backbone and linear head.
+"""Build classifiers of torchvision and timm by name, divided into backbone and linear head.
 
-`torchvision/resnet50` has torchvision's default weights, and
-`torchvision/resnet50@IMAGENET1K_V1` those of that name. A tag of timm names its weights:
-`timm/inception_v3.tf_in1k`.
+`torchvision/resnet50` has torchvision's default weights. `torchvision/resnet50@IMAGENET1K_V1` has
+torchvision's weights IMAGENET1K_V1. In `timm/inception_v3.tf_in1k`, timm's tag names the weights.
 
-There is no list of architectures. The network is built for an unusual number of classes; the one
-layer with that many outputs is the head, and its input are the features. A 1x1 convolution after
-the pooling (BiT, DPN, DLA) is a linear layer. If it comes before the pooling (SqueezeNet), its
-head has no input features, and the pooled class maps of ImageNet's 1000 classes are used instead.
+There is no list of architectures. To find the head, the network is built for an unusual number of
+classes. The only layer with that number of outputs is the head, and its inputs are the features.
+The head may be a 1x1 convolution. After the pooling (BiT, DPN, DLA) it is a linear layer. Before
+the pooling (SqueezeNet) it has no pooled features as input, so the features are then the pooled
+class maps of ImageNet's 1000 classes.
 """
 
 import re
@@ -27,8 +27,9 @@ from writers.text_names import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-WITH_AUXILIARY = ("googlenet", "inception_v3")  # auxiliary classifiers, used in training only
-# Name prefixes of torchvision's networks with a fixed resolution.
+# Networks of torchvision with auxiliary classifiers, which are used in training only.
+WITH_AUXILIARY = ("googlenet", "inception_v3")
+# First parts of the names of torchvision's networks that take images of one resolution only.
 FIXED_SIZE = (
     "vit_",
     "maxvit_",
@@ -40,7 +41,7 @@ _IMAGENET = 1000
 
 @dataclass(frozen=True)
 class Network:
-    """A network without its head, and the input of its published weights."""
+    """A network without its head, and the preprocessing that its published weights need."""
 
     backbone: nn.Module  # normalized images [B, 3, R, R] -> features [B, D]
     feature_dim: int  # D
@@ -58,9 +59,9 @@ class PretrainedWeights:
     """Weights that a library publishes for a name."""
 
     file_names: tuple[str, ...]  # possible file names, at least one
-    caches: tuple[Path, ...]  # the library's cache
+    caches: tuple[Path, ...]  # folders of the library's cache
     url: str | None
-    num_classes: int  # 0 if the weights have no head, as those of self-supervised training
+    num_classes: int  # 0 if the weights have no head, as after self-supervised training
     # Renames the file's tensors to the network's names.
     rename_keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     imagenet_top1: float | None = None  # in [0, 1]
@@ -72,7 +73,7 @@ def build(arch: str) -> Network:
     """Build a network with random weights.
 
     Raises:
-        UserError: unknown name, or a network without a linear head.
+        UserError: the name is unknown, or the network has no linear head.
     """
     library, _, name = arch.partition("/")
     if library not in LIBRARIES or not name:
@@ -84,7 +85,7 @@ def pretrained_weights(arch: str) -> PretrainedWeights:
     """Return the metadata of published weights, without reading them.
 
     Raises:
-        UserError: unknown name, or no published weights.
+        UserError: the name is unknown, or it has no published weights.
     """
     library, _, name = arch.partition("/")
     if library not in LIBRARIES or not name:
@@ -109,7 +110,7 @@ def _torchvision_pretrained(name_and_weights: str) -> PretrainedWeights | None:
     def rename_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         auxiliary = ("aux", "AuxLogits.") if name in WITH_AUXILIARY else ()
         tensors = {key: value for key, value in tensors.items() if not key.startswith(auxiliary)}
-        if name.startswith("densenet"):  # from before module names had to be identifiers
+        if name.startswith("densenet"):  # old names, with dots inside the names of modules
             tensors = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
         return tensors
 
@@ -125,10 +126,10 @@ def _torchvision_pretrained(name_and_weights: str) -> PretrainedWeights | None:
 
 
 def _torchvision_weights(name_and_weights: str) -> Any:
-    """Return the named weights of a torchvision network, or its default ones, or None.
+    """Return the named weights of a torchvision network, or else its default weights, or None.
 
     Raises:
-        UserError: unknown network or weights.
+        UserError: the network or the weights are unknown.
     """
     from torchvision import models
 
@@ -175,7 +176,7 @@ def _timm_pretrained(name: str) -> PretrainedWeights | None:
     file_names += [config.url.rpartition("/")[2]] if config.url else []
 
     def rename_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename keys by timm's own conversion."""
+        """Rename keys with timm's own conversion."""
         network = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}
         )
@@ -201,8 +202,8 @@ def _from_torchvision(name_and_weights: str) -> Network:
     from torchvision import models
 
     name, _ = split_weights(name_and_weights)
-    # transform_input: the published weights use another normalization, applied by the network
-    # itself.
+    # transform_input: the network itself converts to the other normalization that the published
+    # weights need.
     auxiliary = {"init_weights": True, "aux_logits": False, "transform_input": True}
     options: dict[str, Any] = auxiliary if name in WITH_AUXILIARY else {}
     weights = _torchvision_weights(name_and_weights)
@@ -290,7 +291,7 @@ def _without_head(
 
 
 def _sees_one_place(make: Callable[[int], nn.Module], name: str, resolution: int) -> bool:
-    """Return True if the layer's input is pooled to one position per image, judged by shapes."""
+    """Return True if the layer's input has one position per image, according to its shape."""
     with torch.device("meta"), torch.no_grad():
         network = make(_UNLIKELY).eval()
         places: list[torch.Size] = []
@@ -306,16 +307,17 @@ def load_weights(
 ) -> None:
     """Load weights with the library's names into backbone and head.
 
-    A head without biases gets biases of 0. Batch counters, which old files lack, are set to 0.
+    If the weights' head has no biases, they are set to 0. Batch counters, which old files lack, are
+    set to 0, too.
 
     Args:
+        arch: name of the network, for messages.
         network: the backbone and the name of its head.
-        weights: tensors by name.
-        arch: for messages.
-        head: None if the head of the weights is not wanted.
+        head: the head; None does not load a head.
+        weights: the library's name -> tensor.
 
     Raises:
-        UserError: the weights do not match; the message lists keys.
+        UserError: the weights do not match. The message lists the keys that differ.
     """
     in_head = {
         key for key in weights if network.head_name and key.rpartition(".")[0] == network.head_name
@@ -334,7 +336,7 @@ def load_weights(
         return
     if network.head_name:
         own = {key.rpartition(".")[2]: weights[key] for key in in_head}
-        if "weight" in own and own["weight"].shape[2:] == (1, 1):  # of a 1x1 convolution
+        if "weight" in own and own["weight"].shape[2:] == (1, 1):  # from a 1x1 convolution
             own["weight"] = own["weight"].flatten(1)
         load_strictly(arch, head, {"bias": torch.zeros(head.out_features)} | own)
     else:
@@ -353,7 +355,7 @@ def load_strictly(arch: str, module: nn.Module, weights: dict[str, Tensor]) -> N
     """Load tensors by name.
 
     Raises:
-        UserError: the names or shapes differ from the module's; lists the first few.
+        UserError: names or shapes differ from the module's. The message lists the first few.
     """
     own = module.state_dict()
     lacking = sorted(own.keys() - weights.keys())

@@ -11,9 +11,9 @@ SAMPLE_EVERY_S = 1.0
 
 
 class GpuMonitor:
-    """Context that samples a GPU; read `summary()` afterwards.
+    """Context that samples a GPU. Call `summary()` after the block.
 
-    Measures nothing on a CPU or without NVML.
+    Takes no samples on a CPU or without NVML.
     """
 
     def __init__(self, device: str) -> None:
@@ -27,7 +27,8 @@ class GpuMonitor:
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
-            # a numbered device does not initialize CUDA; its allocator fails before that
+            # Initialize CUDA first: resetting the statistics of a device such as "cuda:1" does not,
+            # and fails without it.
             torch.cuda.init()
             torch.cuda.reset_peak_memory_stats(self._device)
             self._open()
@@ -46,13 +47,14 @@ class GpuMonitor:
         self._seconds = time.monotonic() - self._started_at
         if self._thread.ident is not None:
             self._thread.join()
-            # Ended before the first sample; NVML averages over some tenths of a second.
+            # The block was shorter than SAMPLE_EVERY_S. A sample now still describes it, because
+            # NVML averages over some tenths of a second.
             if not self._samples:
                 self._sample()
             self._nvml.nvmlShutdown()
 
     def mean_utilization(self) -> float | None:
-        """Fraction of the time in which a kernel of any process ran; None if not measured."""
+        """Return the fraction of time in which a kernel of any process ran; None if unknown."""
         return (
             sum(sample[0] for sample in self._samples) / len(self._samples)
             if self._samples
@@ -60,13 +62,13 @@ class GpuMonitor:
         )
 
     def max_memory_reserved(self) -> int:
-        """Peak memory in bytes that torch has reserved."""
+        """Return the peak of the memory that torch has reserved, in bytes."""
         return torch.cuda.max_memory_reserved(self._device)
 
     def summary(self) -> dict[str, Any] | None:
-        """Means over the samples, or None on a CPU.
+        """Return means over the samples, or None on a CPU.
 
-        Without NVML: only name and memory, from torch.
+        Without samples, the summary has only the GPU's name and torch's peak memory.
         """
         if self._device.type != "cuda":
             return None
@@ -85,7 +87,7 @@ class GpuMonitor:
             "sm_clock_min_mhz": min(clock),
             "memory_peak_bytes": max(memory),
             "power_w": sum(power) / count,
-            # Includes other processes on this GPU.
+            # The energy includes that of other processes on this GPU.
             "energy_wh": sum(power) / count * self._seconds / 3600,
             "num_samples": count,
         }
@@ -107,7 +109,7 @@ class GpuMonitor:
             pass
 
     def _sample(self) -> bool:
-        """Take a sample. Returns False if the GPU does not report it, as during a reset."""
+        """Take a sample. Return False if the GPU does not report values, as during a reset."""
         nvml, handle = self._nvml, self._handle
         try:
             self._samples.append(
@@ -124,5 +126,5 @@ class GpuMonitor:
 
 
 def _uuid(device: torch.device) -> str:
-    """UUID in NVML's form: GPU indices of NVML ignore CUDA_VISIBLE_DEVICES."""
+    """Return the UUID in NVML's form. NVML's GPU indices ignore CUDA_VISIBLE_DEVICES."""
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

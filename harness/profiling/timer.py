@@ -1,8 +1,8 @@
-"""Time spans of training steps without synchronizing with the GPU.
+"""Time the phases of training steps without synchronizing with the GPU.
 
-On a GPU a span is a pair of CUDA events, read once per epoch; on a CPU it is a difference of one
-clock. Idle time of the GPU between steps is split into waiting for the loader (`data_wait`) and
-waiting for the batch's copy to the device (`copy`).
+A phase is called a span. On a GPU its time is measured by a pair of CUDA events, which are read
+once per epoch; on a CPU by a clock. Idle time of the GPU between steps is divided into waiting for
+the loader (`data_wait`) and waiting for the batch's copy to the device (`copy`).
 """
 
 import time
@@ -14,45 +14,48 @@ import torch
 
 SPANS = ("data_wait", "copy", "augment", "attack", "forward", "backward", "optimizer")
 PERCENTILES = (50, 90, 99)
-LOW_PEAK_SHARE = 0.25  # fraction of the peak below which kernels are too small or too many
+# Below this fraction of the GPU's peak FLOP/s, `verdict` suggests larger or fewer kernels.
+LOW_PEAK_SHARE = 0.25
 NO_IMAGES = "Fits cached features: no images are loaded."
 _PLACE = {name: place for place, name in enumerate(SPANS)}
 _WAIT, _COPY = _PLACE["data_wait"], _PLACE["copy"]
 
 
 class Timer:
-    """Sum named spans, step by step. Spans do not nest."""
+    """Measure the time of named spans in each step. Spans must not be nested."""
 
     def __init__(self, device: str, *, enabled: bool = True) -> None:
         """Create a timer.
 
         Args:
             device: "cpu" or a CUDA device.
-            enabled: False measures nothing, to find the cost of measuring.
+            enabled: False measures nothing; use it to find the cost of measuring.
         """
         self.enabled = enabled
         self._on_gpu = torch.device(device).type == "cuda"
         self._pool: list[torch.cuda.Event] = []
         self._pending: list[tuple[int, int, torch.cuda.Event, torch.cuda.Event, float]] = []
-        self._steps: list[list[float]] = []  # seconds of this epoch's steps, [steps, SPANS]
+        self._steps: list[list[float]] = []  # seconds per span of this epoch's steps
         self._current = [0.0] * len(SPANS)
         self.seconds = dict.fromkeys(SPANS, 0.0)  # summed over completed epochs
 
     def span(self, name: str) -> AbstractContextManager[None]:
-        """Time the block under `name`, one of SPANS. An exception discards the span."""
+        """Measure the block as the span `name` of SPANS. An exception discards the measurement."""
         if not self.enabled:
             return nullcontext()
         return (_DeviceSpan if self._on_gpu else _HostSpan)(self, _PLACE[name])
 
     def end_step(self) -> None:
-        """End the step."""
+        """Store the spans of the current step, and begin the next step."""
         self._steps.append(self._current)
         self._current = [0.0] * len(SPANS)
 
     def end_epoch(self) -> dict[str, Any]:
-        """Return the epoch's `spans_s`, and PERCENTILES in ms of a step and of each span.
+        """Return the times of the epoch, and begin the next epoch. Waits for the GPU.
 
-        Waits for the GPU.
+        Returns:
+            `spans_s`: span -> seconds in the whole epoch. `percentiles_ms`: for a whole step and
+            for each span, PERCENTILES over the steps, in ms.
         """
         steps = self._read()
         self._steps = []
@@ -66,7 +69,7 @@ class Timer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint within an epoch. Waits for the GPU."""
+        """Return the state for a checkpoint within an epoch. Waits for the GPU."""
         return {"steps": self._read(), "seconds": dict(self.seconds)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -74,7 +77,7 @@ class Timer:
         self._steps, self.seconds = state["steps"].tolist(), dict(state["seconds"])
 
     def clear(self) -> None:
-        """Reset, for another training."""
+        """Forget all times, so that another training can be measured."""
         self._read()
         self._steps, self._current, self.seconds = [], [0.0] * len(SPANS), dict.fromkeys(SPANS, 0.0)
 
@@ -113,7 +116,7 @@ class _HostSpan:
 
 
 class _DeviceSpan:
-    """Span on a GPU. Reuses events: creating one costs more than recording it."""
+    """Span on a GPU. Reuses events, because creating an event costs more than recording it."""
 
     def __init__(self, timer: Timer, place: int) -> None:
         self._timer, self._place = timer, place
@@ -172,19 +175,19 @@ def summary(
 
     Args:
         spans_s: span -> seconds, summed over the training.
-        num_steps: optimizer steps.
+        num_steps: number of optimizer steps.
         num_images: images trained on; 0 for a method that fits cached features.
-        train_s: wall time of the training loop only, in seconds; rates divide by it.
+        train_s: seconds of the training loop alone. Rates are divided by it.
         eval_s: seconds spent on evaluation.
         checkpoint_s: seconds spent on checkpoints.
         startup_s: seconds before the first step.
         replay_img_per_s: images/s with one repeated batch; None if it was not measured.
         flops: FLOPs of the whole training; None if unknown.
-        peak_flops_per_s: peak of the device; None if unknown.
+        peak_flops_per_s: nominal peak FLOP/s of the device; None if unknown.
 
     Returns:
-        The record. Its `gpu_fed` is the end-to-end rate divided by the replay rate: above 1 if the
-        replay was slower. `peak_share` is the achieved fraction of the peak.
+        The record. `gpu_fed` is the training's rate in images/s divided by `replay_img_per_s`; it
+        is above 1 if the replay was slower. `peak_share` is the achieved fraction of the peak.
     """
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0
@@ -217,7 +220,13 @@ def summary(
 
 
 def verdict(waits: float, copies: float = 0.0, peak_share: float | None = None) -> str:
-    """Summarize waits for the loader and for copies, and suggest a change."""
+    """Describe in a sentence how long training waits for data, and suggest a change.
+
+    Args:
+        waits: fraction of the training time spent waiting for the loader.
+        copies: fraction spent waiting for copies to the GPU.
+        peak_share: achieved fraction of the GPU's peak FLOP/s; None if unknown.
+    """
     if waits + copies < 0.05:
         busy = f"The loader keeps the model busy {100 * (1 - waits - copies):.0f} % of the time"
         if peak_share is None:

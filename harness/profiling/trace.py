@@ -6,11 +6,14 @@ import torch
 from torch.profiler import ProfilerActivity
 
 FILE = "trace.json"
-SKIPPED_STEPS = 3  # warm-up: caches fill and kernels are chosen
+SKIPPED_STEPS = 3  # warm-up steps, in which caches fill and kernels are chosen
 
 
 class StepTrace:
-    """Record `num_steps` steps after the warm-up and write FILE into the folder; 0 records none."""
+    """Record `num_steps` steps after the warm-up, and write FILE into the folder.
+
+    If `num_steps` is 0, nothing is recorded or written.
+    """
 
     def __init__(self, folder: Path, num_steps: int, device: str) -> None:
         self._path, self._num_steps, self._step = folder / FILE, num_steps, 0

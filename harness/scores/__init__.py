@@ -1,6 +1,6 @@
-"""Public names of the transferability scores: `harness.scores.<name>.score`.
+"""Make the transferability scores available as `harness.scores.<name>.score`.
 
-The implementation is `harness/transfer/scores/`.
+The implementations are in `harness/transfer/scores/`.
 """
 
 import importlib

@@ -1,5 +1,5 @@
 """Kinds of stages, one package each.
 
-`<kind>/spec.py` declares the kind without importing torch (`harness.matrix.stage_kind`);
-`<kind>/run.py` has `run(context) -> Outcome`, the work itself.
+`<kind>/spec.py` declares the kind without importing torch (see `harness.matrix.stage_kind`).
+`<kind>/run.py` has `run(context) -> Outcome`, which does the work.
 """

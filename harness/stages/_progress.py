@@ -1,4 +1,4 @@
-"""Progress of a pass over images, and requests to stop between its batches."""
+"""Report the progress of a pass over images, and stop it between batches on request."""
 
 import time
 
@@ -10,29 +10,30 @@ REPORT_EVERY_S = 0.5
 
 
 class PassProgress:
-    """Callback after each batch: reports progress, and stops the pass on request.
+    """Callback that is called after each batch, reports progress, and stops the pass on request.
 
-    A stopped pass keeps nothing; it starts from the beginning when the stage runs again.
+    A stopped pass saves nothing. When the stage runs again, the pass starts from the beginning.
     """
 
     def __init__(self, context: StageContext, loader: Loader, note: str) -> None:
-        """Start a pass over `loader`. note: what `harness status` shows."""
+        """Start a pass over `loader`. note: text that `harness status` shows."""
         self._context, self._note, self._total = context, note, loader.num_samples
         self._started = self._reported = time.monotonic()
         full_batches, rest = divmod(loader.num_samples, loader.plan.batch_size)
         self._flags = AsyncFlags(context.group)
-        # The last ranks get no images of a last batch that is smaller than the group.
+        # If the last batch has fewer images than there are ranks, the last ranks do not get it, so
+        # they do not take part in a reduction after it.
         self._num_reductions_left = full_batches + (rest >= context.group.world_size)
 
     def __call__(self, num_images: int) -> None:
-        """Report `num_images` of this process so far.
+        """Report that this process has finished `num_images` so far.
 
         Raises:
-            Stopped: any process was asked to stop. All processes raise after the same batch.
+            Stopped: a process was asked to stop. All processes raise this after the same batch.
         """
         if self._num_reductions_left > 0:
             self._num_reductions_left -= 1
-            # The last reduction must complete: nothing would wait for it later.
+            # Wait for the last reduction to complete, because no later call would wait for it.
             is_last = self._num_reductions_left == 0
             reduce = self._flags.reduce_now if is_last else self._flags.reduce
             if any(reduce(self._context.stop_requested())):

@@ -1,4 +1,4 @@
-"""Resolve the subset of a stage with the ranking and scores that it needs, and record it."""
+"""Resolve the subset of a stage with the needed ranking and scores, and describe it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ def resolve_subset(
     class_counts: Mapping[str, int],
     context: StageContext,
 ) -> Subset:
-    """Resolve a subset on the source's classes.
+    """Determine the source's classes or images that belong to a subset.
 
     Args:
         config: the subset as plain JSON.
         classes: classes of the source in label order.
-        class_counts: training images per class.
+        class_counts: class -> number of training images.
         context: context of the stage, with the needed ranking and scores.
     """
     ranking, ranked = None, context.needs.get("ranking")

@@ -1,8 +1,9 @@
-"""Steps that `harness plan --calibrate` times, with the code and on the device of the stages.
+"""Find the steps that `harness plan --calibrate` times with the stages' own code and device.
 
-`StageKind.workloads` names a step in its field `step`. The module `timed_steps.py` of a kind holds
-`STEPS`: name -> function (step, context) -> context manager of a function without arguments, which
-runs one step on noise. The step that several kinds share is here.
+A workload that `StageKind.workloads` yields describes its step in the field `step`. The module
+`timed_steps.py` of a kind has a dictionary `STEPS` from the names of steps to functions. Such a
+function takes (step, context) and returns a context manager. This gives a function without
+arguments, which runs one step on noise. The step `forward_pass`, which several kinds have, is here.
 """
 
 import importlib
@@ -27,9 +28,9 @@ from writers import names
 JSON = dict[str, Any]
 RunStep = Callable[[], None]
 TimedStep = Callable[[JSON, StageContext], AbstractContextManager[RunStep]]
-# The head takes a negligible part of a step.
+# Any number of classes will do, because the head takes a negligible part of a step.
 NUM_CLASSES = 100
-# The time of an attack does not depend on its radius.
+# Any radius above 0 will do, because the time of an attack does not depend on it.
 EPS = 1.0
 
 
@@ -37,7 +38,7 @@ def find_step(name: str) -> TimedStep:
     """Return the function that prepares a step.
 
     Raises:
-        UserError: No kind of stage has such a step; names similar ones.
+        UserError: No kind of stage has this step. The message lists similar names.
     """
     steps: dict[str, TimedStep] = dict(STEPS)
     for kind in names.names(STAGES_PACKAGE):
@@ -51,7 +52,7 @@ def find_step(name: str) -> TimedStep:
 
 @contextmanager
 def forward_pass(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Forward pass of a batch."""
+    """Prepare a step: a forward pass of a batch."""
     model, own_resolution = load_model(step["model"], context)
     resolution = model.fixed_size or step["resolution"] or own_resolution
     assert resolution is not None
@@ -62,13 +63,13 @@ def forward_pass(step: JSON, context: StageContext) -> Iterator[RunStep]:
 
 
 def load_model(about: JSON, context: StageContext) -> tuple[Classifier, int | None]:
-    """Build a model on the device.
+    """Build the model that a workload describes, on the device.
 
     Returns:
-        The model and its own resolution in pixels, None if it has none.
+        The model and its own resolution in pixels, which may be None.
 
     Raises:
-        UserError: Its weights are missing.
+        UserError: The weights are missing.
     """
     if "model" in about:
         adopted = pretrained.load_pretrained(

@@ -1,4 +1,4 @@
-"""Parts of workloads that several kinds of stages share."""
+"""Build parts of workloads that several kinds of stages share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ JSON = dict[str, Any]
 def forward_pass(
     model: JSON, resolution: int | None, batch_size: int, precision: str, num_images: float
 ) -> Workload:
-    """Forward passes of images through a model. resolution None means the model's own."""
+    """Return a workload of forward passes. If `resolution` is None, it is the model's own."""
     return Workload(
         {
             "step": "forward",
@@ -27,7 +27,7 @@ def forward_pass(
 
 
 def num_held_out(part: Mapping[str, int], counts: Counts) -> int:
-    """Training images that a reference model does not train on."""
+    """Return the number of training images that are held out from a reference model."""
     train = counts.splits["train"]
     return (
         round(train / part["folds"])
@@ -37,14 +37,14 @@ def num_held_out(part: Mapping[str, int], counts: Counts) -> int:
 
 
 def num_views(flip_tta: bool) -> int:
-    """Forward passes per image of an evaluation."""
+    """Return the number of forward passes per image in an evaluation."""
     return 2 if flip_tta else 1
 
 
 def model_of(stage: Stage) -> JSON:
     """Describe the model that a stage writes, as far as the time of a step depends on it."""
     if "settings" not in stage.config:
-        return stage.config  # a pretrained model is described by its name
+        return stage.config  # the config of an adopt stage names its model
     settings = stage.config["settings"]
     return {
         "arch": stage.config["arch"],

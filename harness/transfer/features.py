@@ -1,4 +1,4 @@
-"""Features of a source model on a target's images, and probabilities of its own classes."""
+"""Compute a source model's features of a target's images, and probabilities of its classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Features:
-    """Features of N images, in the loader's order."""
+    """Outputs of a model for N images, in the loader's order."""
 
     features: np.ndarray  # float32 [N, D]
-    probs: np.ndarray | None  # float32 [N, C] over the source's classes, or None if it has none
-    labels: np.ndarray  # int64 [N] of the target, or int8 [N, K] if images have several labels
+    probs: np.ndarray | None  # float32 [N, C] over the source's classes, or None
+    labels: np.ndarray  # the target's, int64 [N], or int8 [N, K] with several labels
     ids: np.ndarray  # uint64 [N]
 
     def save(self, file: Path) -> None:
-        """Write atomically; equal arrays give equal bytes."""
+        """Write a file atomically. Equal arrays give equal bytes."""
         arrays = {"features": self.features, "labels": self.labels, "ids": self.ids}
         arrays |= {} if self.probs is None else {"probs": self.probs}
         write_arrays(file, arrays)
@@ -50,7 +50,7 @@ class Features:
 
 
 def file_of(folder: Path, split: str) -> Path:
-    """File of a split's features in a `features` stage."""
+    """Return the path of a split's features in the folder of a `features` stage."""
     return folder / f"{split}.npz"
 
 
@@ -65,11 +65,15 @@ def extract(
 ) -> Features:
     """Run the model over the loader's epoch 0 in evaluation mode.
 
-    The softmax uses float32 logits: half precision gives zeros.
+    The softmax is computed in float32: in half precision, small probabilities would become 0.
 
     Args:
+        model: source model on the device.
+        loader: loader of the target's images.
+        device: device of the model.
+        precision: number format of the forward passes.
         has_head: False if the model's head was never trained; `probs` is then None.
-        after_batch: called with the number of images done.
+        after_batch: called after each batch with the number of finished images.
     """
     collected: list[list[Tensor]] = []
     pending: Callable[[], list[Tensor]] | None = None
@@ -87,7 +91,7 @@ def extract(
             outputs = [batch_labels, seen.float()]
             if logits is not None:
                 outputs.append(logits.float().softmax(dim=1))
-            # Wait for the previous batch only: the GPU computes this one meanwhile.
+            # Wait for the previous batch only, while the GPU computes this one.
             previous, pending = pending, _start_copy(outputs, device)
             if previous is not None:
                 collected.append(previous())
@@ -101,9 +105,10 @@ def extract(
 
 
 def _start_copy(tensors: Sequence[Tensor], device: str) -> Callable[[], list[Tensor]]:
-    """Start to copy tensors to the CPU; return a function that waits for the copies.
+    """Start to copy tensors to the CPU; return a function that waits for and returns the copies.
 
-    The tensors may be overwritten after the call: on a GPU, later work is ordered after the copies.
+    The caller may overwrite the tensors after the call, because the GPU runs later work after the
+    copies.
     """
     if torch.device(device).type != "cuda":
         copies = [tensor.clone() for tensor in tensors]
@@ -116,6 +121,6 @@ def _start_copy(tensors: Sequence[Tensor], device: str) -> Callable[[], list[Ten
 
     def wait() -> list[Tensor]:
         copied.synchronize()
-        return [tensor.clone() for tensor in staged]  # page-locked memory is scarce
+        return [tensor.clone() for tensor in staged]  # free the page-locked memory
 
     return wait

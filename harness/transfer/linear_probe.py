@@ -1,6 +1,6 @@
-"""Linear probe: logistic regression on frozen features, with the penalty chosen on val.
+"""Linear probe: logistic regression on frozen features.
 
-Scored once on test.
+The penalty is chosen on val. The chosen fit is scored once, on test.
 """
 
 from typing import Any
@@ -13,18 +13,18 @@ from harness.transfer import logistic_regression
 from harness.transfer.features import Features
 from writers.errors import UserError
 
-HELD_OUT = 0.2  # fraction of train that selects the penalty if there is no val
+HELD_OUT = 0.2  # fraction of train that is held out to select the penalty if there is no val
 
 
 def linear_probe(
     train: Features, val: Features | None, test: Features | None, *, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Return top-1 and mean per class on test, with the penalty and remarks on the fits.
+    """Return top-1 and mean per-class accuracy on test, the penalty, and remarks on the fits.
 
-    Features are standardized by the statistics of the fitted images.
+    Features are standardized by the mean and deviation of the images of the fit.
 
     Raises:
-        UserError: no test split, or images with several labels.
+        UserError: there is no test split, or images have several labels.
     """
     if test is None:
         raise UserError(
@@ -80,9 +80,9 @@ def linear_probe(
 def _split(
     train: Features, val: Features | None
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], str]:
-    """Return the images to fit on, those that select the penalty, and the name of the latter.
+    """Return the images to fit on, the images that select the penalty, and their split's name.
 
-    val selects the penalty even if it lacks some of the classes.
+    val selects the penalty even if it lacks some classes.
     """
     if val is not None:
         return (train.features, train.labels), (val.features, val.labels), "val"

@@ -1,14 +1,15 @@
-"""Logistic regression on features along a path of L2 penalties (Kornblith, Shlens and Le 2019).
+"""Fit logistic regressions on features with a series of L2 penalties (Kornblith et al. 2019).
 
-Multinomial, or one binary fit per class if images have several labels. The loss is the cross
-entropy summed over images plus lambda / 2 times the squared weights; biases are not penalized. In
-scikit-learn's terms C = 1 / lambda. The path goes from the strongest to the weakest penalty; each
-fit starts from the previous one. Each fit reports its largest gradient and a bound on the distance
-of its loss from the optimum, because a solver that does not move looks like one that converged.
+The regression is multinomial, or has one binary fit per class if images have several labels. The
+objective is the cross-entropy summed over images, plus lambda / 2 times the sum of squared weights;
+biases are not penalized. scikit-learn's C is 1 / lambda. Penalties are fitted from the strongest to
+the weakest, and each fit starts from the previous solution. A solver that is stuck looks like one
+that has converged, so each fit reports its largest gradient, and an upper bound on the difference
+between its loss and the optimum.
 
-Newton's method in float64: a small Hessian is solved directly, a large one by preconditioned
-conjugate gradients. L-BFGS, which the paper uses, reaches the same optimum, but with weak penalties
-not within a thousand iterations.
+The solver is Newton's method in float64. The linear system with the Hessian is solved directly if
+it is small, and otherwise by preconditioned conjugate gradients. The paper's solver, L-BFGS, has
+the same optimum, but with weak penalties it does not reach it within a thousand iterations.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,30 +23,31 @@ from harness.transfer.methods.logreg.settings import LAMBDAS
 from writers.errors import UserError
 from writers.text_names import counted
 
-MAX_GRADIENT = 1e-6  # per image
-MAX_GAP = 1e-7  # nats per image
+# A fit has converged if its largest gradient and its gap, both per image, are below these.
+MAX_GRADIENT = 1e-6
+MAX_GAP = 1e-7  # nats
 MAX_STEPS = 200  # Newton iterations
-MAX_PRODUCTS = 250  # products with the Hessian per step
-MAX_SOLVED_SIZE = 2000  # number of weights up to which the Hessian is built and solved
-SHRINK, MIN_DECREASE = 0.5, 1e-4  # halvings of a step in the line search
+MAX_PRODUCTS = 250  # products with the Hessian in a Newton iteration
+MAX_SOLVED_SIZE = 2000  # number of weights up to which the Hessian is built and solved directly
+SHRINK, MIN_DECREASE = 0.5, 1e-4  # line search: factor on the step, and Armijo's constant
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights [D, K] and biases [K] for one penalty."""
+    """Solution for one penalty, with weights [D, K] and biases [K]."""
 
     penalty: float
     weights: Tensor
     biases: Tensor
-    loss: float  # of the whole objective
-    largest_gradient: float  # per image
-    # per image: bound on the distance to the optimum, by strong convexity in the weights
+    loss: float  # value of the objective, penalty included
+    largest_gradient: float  # largest absolute value of the gradient, per image
+    # Upper bound, per image, on the loss minus the optimum, by strong convexity in the weights.
     gap: float
-    num_iterations: int  # passes over the features
+    num_iterations: int  # number of passes over the features
 
     @property
     def converged(self) -> bool:
-        """True if gradient and gap are below their limits."""
+        """True if `largest_gradient` and `gap` are below MAX_GRADIENT and MAX_GAP."""
         return self.largest_gradient <= MAX_GRADIENT and self.gap <= MAX_GAP
 
     def logits(self, features: Tensor) -> Tensor:
@@ -67,16 +69,24 @@ class Standardization:
 
 @dataclass(frozen=True)
 class SelectedFit:
-    """Fit on all training images with the penalty chosen by validation."""
+    """The final fit, with the penalty that validation chose.
+
+    Attributes:
+        fit: fit on all training images.
+        scores: penalty -> score on the held-out images.
+        path: fits of all penalties on train only.
+        at_the_edge: True if the chosen penalty is the largest or smallest one, so that a penalty
+            outside the range might be better.
+    """
 
     fit: Fit
-    scores: dict[float, float]  # penalty -> score on the held-out images
-    path: list[Fit]  # on train only
-    at_the_edge: bool  # the best penalty is at an end of the path: a longer path might be better
+    scores: dict[float, float]
+    path: list[Fit]
+    at_the_edge: bool
 
     @property
     def converged(self) -> dict[float, bool]:
-        """True per penalty of the path if its fit converged."""
+        """Map each penalty of the path to True if its fit has converged."""
         return {fitted.penalty: fitted.converged for fitted in self.path}
 
 
@@ -101,7 +111,9 @@ def fit_path(
     Args:
         features: [N, D], on any device.
         labels: int64 [N], or int8 [N, K] with 1 present, 0 difficult (ignored), -1 absent.
-        stop: called before each fit; may raise.
+        num_classes: K.
+        penalties: values of lambda.
+        stop: called before each fit; raises to stop.
     """
     problem = _Problem(features, labels, num_classes)
     fits = []
@@ -125,10 +137,10 @@ def select_penalty(
     refit_on_val: bool = True,
     stop: Callable[[], None] = lambda: None,
 ) -> SelectedFit:
-    """Fit on train, choose the penalty by `score(logits, labels)` on val, fit on both.
+    """Fit on train, choose the penalty by `score(logits, labels)` on val, and fit on both.
 
-    Of equal scores the stronger penalty is chosen. With `refit_on_val=False` the fit on train is
-    the result.
+    If scores are equal, the stronger penalty is chosen. `refit_on_val=False` skips the second fit,
+    and the result is the fit on train.
     """
     path = fit_path(*train, num_classes, penalties, stop=stop)
     scores = {fitted.penalty: score(fitted.logits(val[0]), val[1]) for fitted in path}
@@ -144,8 +156,8 @@ def select_penalty(
 class _Problem:
     """Images of a fit, with features rotated so that they are uncorrelated.
 
-    The penalty is the same in any orthonormal basis, and the Hessian is then close to its diagonal.
-    A column of ones stands for the biases.
+    A rotation does not change the penalty, and brings the Hessian close to a diagonal matrix. The
+    biases are the weights of an additional column of ones.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
@@ -166,7 +178,7 @@ class _Problem:
             self.targets = functional.one_hot(labels, num_classes).double()
 
     def rotate(self, fit: Fit) -> Tensor:
-        """Return a fit's weights and biases in this basis, [D + 1, K]."""
+        """Return a fit's weights and biases in the rotated basis, [D + 1, K]."""
         return torch.cat([self.basis.T @ fit.weights, fit.biases[None]])
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -180,39 +192,39 @@ class _Problem:
         return logits.softmax(1) if self.labels.ndim == 1 else logits.sigmoid()
 
     def logit_gradient(self, probabilities: Tensor) -> Tensor:
-        """Gradient of the loss with respect to the logits, [N, K]."""
+        """Return the gradient of the loss with respect to the logits, [N, K]."""
         logit_gradient = probabilities - self.targets
         return logit_gradient if self.labels.ndim == 1 else logit_gradient * self.is_counted
 
     def hessian_product(self, probabilities: Tensor, change: Tensor) -> Tensor:
-        """Second derivative in the direction `change` of the logits, [N, K]."""
+        """Multiply the Hessian with respect to the logits by a `change` of the logits, [N, K]."""
         if self.labels.ndim == 2:
             return self.is_counted * probabilities * (1 - probabilities) * change
         weighted = probabilities * change
         return weighted - probabilities * weighted.sum(1, keepdim=True)
 
     def without_shift(self, step: Tensor) -> Tensor:
-        """Remove the component common to all classes, which a softmax ignores.
+        """Remove the component that is equal for all classes, which a softmax ignores.
 
-        Along it only the penalty has curvature; a step with such a component would need ten
-        thousand products with the Hessian to lose it.
+        Only the penalty has curvature along this component, so conjugate gradients would need ten
+        thousand products with the Hessian to remove it from a step.
         """
         return step - step.mean(1, keepdim=True) if self.labels.ndim == 1 else step
 
     def diagonal(self, probabilities: Tensor) -> Tensor:
-        """Diagonal of the Hessian of the loss, [D + 1, K]."""
+        """Return the diagonal of the Hessian of the loss, [D + 1, K]."""
         own = probabilities * (1 - probabilities)
         return self.squares.T @ (own if self.labels.ndim == 1 else own * self.is_counted)
 
 
 def _minimize(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, Tensor]:
-    """Return the fit and its weights in the problem's basis, biases last.
+    """Minimize the objective; return the fit, and its weights in the rotated basis, biases last.
 
-    All values are per image, so that tolerances do not depend on N.
+    All values are divided by N, so that tolerances do not depend on it.
     """
     features, num_images = problem.features, len(problem.features)
     penalties = torch.full_like(weights, penalty / num_images)
-    penalties[-1] = 0  # biases
+    penalties[-1] = 0  # biases are not penalized
 
     def objective(at: Tensor, logits: Tensor) -> float:
         return float(problem.loss(logits) / num_images + (penalties * at.square()).sum() / 2)
@@ -243,7 +255,7 @@ def _minimize(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
             if tried <= value + MIN_DECREASE * length * slope or length < 1e-8:
                 break
             length *= SHRINK
-        if tried >= value and length < 1e-8:  # only rounding is left
+        if tried >= value and length < 1e-8:  # only rounding errors are left
             break
         weights, logits, value = weights + length * step, logits + length * moved, tried
     fit = Fit(
@@ -259,17 +271,18 @@ def _minimize(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, 
 
 
 def _gap(gradient: Tensor, penalty: float, num_images: int) -> float:
-    """Bound on the loss above the optimum: |gradient|^2 / (2 lambda), per image."""
+    """Bound the objective minus its optimum by |gradient|^2 / (2 lambda), per image."""
     return float(gradient.square().sum()) * num_images / (2 * penalty)
 
 
 def _solve_newton(
     problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor
 ) -> tuple[Tensor, int] | None:
-    """Solve for the Newton step directly.
+    """Compute the Newton step by building the Hessian and solving the linear system.
 
     Returns:
-        The step and the passes over the features, or None if rounding makes the Hessian singular.
+        The step and the number of passes over the features; None if rounding makes the Hessian
+        singular.
     """
     features, (num_rows, num_classes) = problem.features, gradient.shape
     hessian = gradient.new_zeros(num_rows, num_classes, num_rows, num_classes)
@@ -284,7 +297,8 @@ def _solve_newton(
             hessian[:, first, :, other], hessian[:, other, :, first] = block, block
     flat = hessian.reshape(gradient.numel(), gradient.numel())
     flat.diagonal().add_(penalties.flatten())
-    # A shift of all biases changes nothing, and the gradient has no such component.
+    # An equal shift of all biases does not change a softmax, so the Hessian is singular along it.
+    # The gradient has no such component, so curvature can be added there.
     if problem.labels.ndim == 1:
         flat.reshape(hessian.shape)[-1, :, -1, :] += 1 / num_classes
     factor, failed = torch.linalg.cholesky_ex(flat)
@@ -298,10 +312,10 @@ def _solve_newton(
 def _newton_step(
     problem: _Problem, probabilities: Tensor, gradient: Tensor, penalties: Tensor
 ) -> tuple[Tensor, int]:
-    """Approximate the Newton step, and count passes over the features.
+    """Approximate the Newton step by conjugate gradients, and count passes over the features.
 
-    Conjugate gradients, preconditioned by the Hessian's diagonal, until the residual is small
-    relative to the gradient (Nocedal and Wright 2006, algorithm 7.1).
+    They are preconditioned by the Hessian's diagonal, and stop if the residual is small relative to
+    the gradient (Nocedal and Wright 2006, algorithm 7.1).
     """
     features, num_images = problem.features, len(problem.features)
     diagonal = problem.diagonal(probabilities) / num_images + penalties
@@ -319,7 +333,7 @@ def _newton_step(
             + penalties * direction
         )
         curvature = float((direction * curved).sum())
-        if curvature <= 0:  # only by rounding: the loss is convex
+        if curvature <= 0:  # a rounding error, because the loss is convex
             break
         length = descent / curvature
         step = step + length * direction

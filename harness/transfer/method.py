@@ -1,7 +1,7 @@
-"""Contract of transfer methods: how points of a grid train, starting from a pretrained model.
+"""Interface of transfer methods, which train the points of a grid from a pretrained model.
 
-Each method is a package of `harness/transfer/methods/`: `settings.py` has the method's settings and
-imports no torch; `method.py` implements `Method` or `StageMethod`.
+Each method is a package of `harness/transfer/methods/`. Its `settings.py` has the method's settings
+and does not import torch; its `method.py` implements `Method` or `StageMethod`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,17 @@ class TransferSetup:
     """Starting point of every trial of a transfer.
 
     Attributes:
-        load: returns the pretrained model with a new head, on the device; equal at every call.
-        scratch: returns the same architecture with random weights from the stage's seed; equal at
-            every call.
-        bn_stats: frozen: BatchNorm uses, and keeps, the source's statistics.
+        load: returns the pretrained model with a new head, on the device. Every call returns the
+            same weights.
+        scratch: returns the same architecture with random weights from the stage's seed. Every call
+            returns the same weights.
+        settings: settings of the transfer, before the values of a trial are applied.
+        bn_stats: "frozen" means that BatchNorm uses the source's statistics and does not change
+            them.
+        steps_per_epoch: steps of a pass over the training images.
+        device: device that trains.
+        precision: number format of the passes.
+        timer: receives the time of each phase of a step.
     """
 
     load: Callable[[], Classifier]
@@ -51,9 +58,9 @@ class TrainedModels:
     """A learner, and the models that it trains.
 
     Attributes:
-        learner: trains all trials at once.
-        models: returns a model for each trial that has not diverged. Models may share modules, so
-            use one at a time.
+        learner: learner that trains all trials at once.
+        models: returns a model for each trial that has not diverged. The models may share modules,
+            so use only one at a time.
     """
 
     learner: Learner
@@ -61,24 +68,24 @@ class TrainedModels:
 
 
 class Method(Protocol):
-    """Interface of `harness/transfer/methods/<name>/method.py`, if the method trains."""
+    """Interface of `harness/transfer/methods/<name>/method.py` if the method trains a learner."""
 
     def candidates(self, setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-        """Prepare trials of equal length: several if `TRAINS_TOGETHER`, otherwise one."""
+        """Prepare trials of equal length: one, or several if `TRAINS_TOGETHER` is True."""
 
 
 class StageMethod(Protocol):
-    """Interface of `harness/transfer/methods/<name>/method.py`, if it runs the whole stage."""
+    """Interface of `harness/transfer/methods/<name>/method.py` if it runs the whole stage."""
 
     def run(self, context: StageContext) -> Outcome:
         """Run the whole transfer stage."""
 
 
 def find(name: str) -> Method:
-    """Import a method that trains.
+    """Import a method that trains a learner.
 
     Raises:
-        UserError: there is no such method; names similar ones.
+        UserError: there is no such method. The message lists similar names.
     """
     return cast(Method, _import(name))
 
@@ -87,7 +94,7 @@ def find_stage_method(name: str) -> StageMethod:
     """Import a method that runs the whole stage.
 
     Raises:
-        UserError: there is no such method; names similar ones.
+        UserError: there is no such method. The message lists similar names.
     """
     return cast(StageMethod, _import(name))
 

@@ -1,17 +1,17 @@
-"""Contract of transferability scores: one number from a model's outputs on a target's train split.
+"""Compute transferability scores from a model's outputs for the images of a target's train split.
 
-The catalog is `harness/transfer/scores/`. Each file has `NEEDS` and
+The scores are in `harness/transfer/scores/`, one file each. Each file has `NEEDS` and
 
     score(*, features, probs, labels) -> float      larger is better
 
-with features [N, D] (float, before the head), probs [N, C] (rows sum to 1, the source's classes)
-and labels [N] (integers, renumbered). Inputs that a score does not need may be None. For images
-with several labels, [N, K] of 1, 0 and -1, logme is defined; the others raise UserError.
+with features [N, D] (floats, the inputs of the head), probs [N, C] (probabilities of the source's
+classes; rows sum to 1) and labels [N] (integers, which `score` renumbers). Inputs that a score does
+not need may be None. If images have several labels, [N, K] of 1, 0 and -1, only logme is defined;
+other scores raise UserError.
 
-Optional functions of a file: `variants(*, features, probs, labels, device) -> {name: value}`, the
-score first, if several variants cost little more than one; and `details(*, features, labels) ->
-{"score": value, ...}`, which also returns parameters of the computation. `compute` runs several
-scores.
+A file may also have two functions. `variants(*, features, probs, labels, device) -> {name: value}`
+returns the score and its variants, if these take little more time than the score alone.
+`details(*, features, labels) -> {"score": value, ...}` also returns parameters of the computation.
 """
 
 import time
@@ -27,7 +27,7 @@ from writers.text_names import counted
 
 
 class Score(Protocol):
-    """Contract of a file of `harness/transfer/scores/`."""
+    """Interface of a file of `harness/transfer/scores/`."""
 
     NEEDS: tuple[str, ...]  # "features", "probs" or both
     score: Callable[..., float]
@@ -35,17 +35,17 @@ class Score(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """Result of `compute`. A score is in `scores` or in `failed`."""
+    """Result of `compute`. Each score is either in `scores` or in `failed`."""
 
     scores: dict[str, float] = field(default_factory=dict)
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # name -> reason
     seconds: dict[str, float] = field(default_factory=dict)  # per score, with its variants
-    num_duplicates: int = 0  # images with the features of an earlier one; they bias kNN upwards
+    num_duplicates: int = 0  # images whose features equal an earlier image's; they bias kNN up
 
 
 def find(name: str) -> Score:
-    """Find a score by name. Raises UserError with similar names for an unknown one."""
+    """Import a score. If the name is unknown, raise UserError with similar names."""
     return cast(Score, names.find("harness.transfer.scores", name, "score"))
 
 
@@ -58,18 +58,18 @@ def compute(
     device: str = "cpu",
     before: Callable[[int, str], None] = lambda number, name: None,
 ) -> Scores:
-    """Compute scores and their variants. One that fails is listed in `failed`.
+    """Compute scores and their variants. Scores that fail are listed in `failed`.
 
     Args:
         score_names: names of scores.
         features: [N, D], or None.
         probs: [N, C], or None.
         labels: [N], or [N, K] for several labels per image.
-        device: for scores that can use a GPU.
-        before: called with number and name before each score.
+        device: device of scores that can use a GPU.
+        before: called with number and name of each score before it is computed.
 
     Raises:
-        UserError: unknown name.
+        UserError: a name is unknown.
     """
     from harness.transfer.scores.knn import duplicates
 
@@ -127,15 +127,15 @@ def check_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, 
 
 
 def check_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Check features and labels of one or several classes per image.
+    """Check features, and labels of one or several classes per image.
 
     Args:
         features: [N, D].
-        labels: [N], or [N, K] with 1 for present. Other values count as absent, also VOC's 0 for
-            difficult.
+        labels: [N], or [N, K] with 1 for present. All other values count as absent, including 0 for
+            difficult in VOC.
 
     Returns:
-        Features as float64 [N, D] and labels as 0.0 or 1.0, [N, K], for the K classes that occur.
+        Features, float64 [N, D], and labels, 0.0 or 1.0, [N, K], for the K classes that occur.
 
     Raises:
         UserError: wrong shapes or values.
@@ -160,8 +160,8 @@ def check_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
 def check_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
     """Check probabilities and labels.
 
-    Row sums within 1e-3 of 1 are normalized in float64: a softmax in half precision has exact
-    zeros.
+    Rows whose sum is within 1e-3 of 1 are normalized in float64. Zeros are allowed, because a
+    softmax in half precision has exact zeros.
 
     Returns:
         Probabilities as float64 [N, C], labels renumbered to 0..K-1, and K.

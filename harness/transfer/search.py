@@ -1,7 +1,7 @@
-"""Hyper-parameter search: train the points of a method's grid and keep the best model on val.
+"""Search for hyper-parameters: train the points of a method's grid and keep the best model on val.
 
-Each learner starts from the same random numbers. A point thus gives the result of training it
-alone: bit for bit, or to within the rounding of float32 sums if its head trains with others. An
+Each learner starts from the same random state, so a point has the same result as if it were trained
+alone: bit for bit, or, if several heads train at once, to within the rounding of float32 sums. An
 interrupted search resumes with the learner that was training. The test split is not used here.
 """
 
@@ -51,10 +51,10 @@ class Best:
     """The best model so far.
 
     Attributes:
-        trial: Its point of the grid.
-        crop: Its center crop in evaluation, as a fraction of the shorter side.
+        trial: The point of the grid.
+        crop: Side of the center crop in evaluation, as a fraction of the image's shorter side.
         model: The trained model.
-        val: Its scores on val.
+        val: The model's scores on val.
     """
 
     trial: Trial
@@ -63,7 +63,7 @@ class Best:
     val: Scores
 
     def is_better_than(self, other: "Best | None", metric: Metric) -> bool:
-        """Compare scores on val. The smaller learning rate, then the earlier point, breaks ties."""
+        """Compare scores on val; ties go to the lower learning rate, then to the earlier point."""
 
         def rank(best: Best) -> tuple[float, float, int]:
             return best.val[metric], -best.trial.lr, -best.trial.number
@@ -75,10 +75,10 @@ class Search:
     """The search of one stage.
 
     Attributes:
-        setup: What every trial starts from.
+        setup: Starting point of every trial.
         clocks: Times and counts of each learner.
         eval_s: Seconds of evaluation on val.
-        num_parts: Micro-batches per batch of the last learner.
+        num_parts: Number of micro-batches per batch of the last learner.
     """
 
     def __init__(
@@ -97,28 +97,28 @@ class Search:
         Args:
             context: The stage.
             method: Transfer method.
-            setup: What every learner starts from.
+            setup: Starting point of every trial.
             loader: Loader of the training images.
-            evaluate: Scores a model on val.
-            metric: Score to compare.
+            evaluate: Scores a model on val, for a fraction of the center crop.
+            metric: Score by which models are compared.
             num_classes: Number of classes of the target.
         """
         self._context, self._method = context, method
-        self.setup = self._setup = setup  # `refit` has more steps per epoch
+        self.setup = self._setup = setup  # `refit` changes steps_per_epoch of `_setup`
         self._loader, self._evaluate = loader, evaluate
         self._metric, self._num_classes = metric, num_classes
         self.clocks: list[Clock] = []
         self.eval_s = 0.0
         self.num_parts = 1
         self._folder = context.folder / "checkpoints"
-        # Number of the trial, fraction of training -> crop -> scores on val.
+        # (number of the trial, fraction of the training) -> crop -> scores on val
         self._tried: dict[tuple[int, Fraction], dict[float, Scores]] = {}
         self._best: Best | None = None
         self._failure: UserError = DivergedError(
             "No point of the grid leaves finite weights.", "Add lower rates to `lrs`."
         )
         self._last: Learner | None = None
-        self._num_learners = 0  # started, including those before a resume
+        self._num_learners = 0  # number of learners started, including before a resume
         self._unsaved_s = 0.0
 
     def run(self) -> Best:
@@ -126,7 +126,7 @@ class Search:
 
         Raises:
             Stopped: a stop was requested; a checkpoint is saved first.
-            DivergedError: no point leaves finite weights.
+            DivergedError: the training of every point diverged.
         """
         settings = self._setup.settings
         self._resume()
@@ -144,7 +144,7 @@ class Search:
         return self._best
 
     def refit(self, best: Best, loader: Loader) -> Classifier:
-        """Train the best point again, on the images of another loader.
+        """Train the best point again, from the start, on the images of another loader.
 
         Raises:
             Stopped: a stop was requested; a checkpoint is saved first.
@@ -165,14 +165,14 @@ class Search:
 
     @property
     def last_learner(self) -> Learner | None:
-        """The learner that trained last, for `replay_rate`; None if that was before a resume."""
+        """The learner that trained last, for `replay_rate`; None if it trained before a resume."""
         return self._last
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield a record per point and crop.
+        """Yield a record of each point and crop.
 
-        Its values, `val` (scores, or None if it diverged) and, with successive halving, `share`
-        (the fraction of training that it received).
+        A record has the values of the point, `val` (scores, or None if training diverged) and, with
+        successive halving, `share` (the fraction of the training that the point received).
         """
         settings = self._setup.settings
         halving = len(grid.shares(settings)) > 1
@@ -187,21 +187,21 @@ class Search:
                 }
 
     def point_of(self, trial: Trial, crop: float) -> Point:
-        """Return the values of a trial, including the crop if it is an axis."""
+        """Return the values of a trial, including the crop if it is an axis of the grid."""
         return {
             **trial.point,
             **({"eval_crop": crop} if self._setup.settings.grid.eval_crop else {}),
         }
 
     def _groups(self, trials: Sequence[Trial]) -> Iterator[list[Trial]]:
-        """Yield trials that train together."""
+        """Yield groups of trials that train together."""
         for group in grid.by_length(trials):
             yield from (
                 [group] if self._setup.settings.TRAINS_TOGETHER else [[trial] for trial in group]
             )
 
     def _train_group(self, group: list[Trial], share: Fraction) -> None:
-        """Train trials for a fraction of the training, and evaluate each on val."""
+        """Train a group for the fraction `share` of the training; evaluate each trial on val."""
         for trial in group:
             self._tried[trial.number, share] = {}
         try:
@@ -248,7 +248,7 @@ class Search:
     def _fit(self, group: list[Trial], share: Fraction, loader: Loader) -> TrainedModels:
         context, settings = self._context, group[0].settings
         accumulate = settings.accumulate if isinstance(settings, NetworkSettings) else None
-        self._last = None  # frees its memory
+        self._last = None  # free its memory
         torch.manual_seed(context.config["seed"])  # dropout uses the global generator
         self._setup.timer.clear()
         candidates = self._method.candidates(self._setup, group)
@@ -363,9 +363,9 @@ def open_search(
     timer: Timer,
     num_classes: int,
 ) -> Search:
-    """Prepare the search of a transfer stage; the stage's config has the metric.
+    """Prepare the search of a transfer stage. The stage's config names the metric.
 
-    Args are those of `Search`, and the fields of `TransferSetup`.
+    The arguments are those of `Search`, and fields of `TransferSetup`.
     """
     setup = TransferSetup(
         load,
@@ -389,7 +389,7 @@ def open_search(
 
 
 def describe_selection(settings: TransferSettings) -> "Selection":
-    """Return how hyper-parameters were selected, for the result."""
+    """Describe, for the result, how hyper-parameters were selected."""
     policy = settings.policy
     return {
         "policy": policy if isinstance(policy, str) else policy.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Catalog of architectures. A name is a file with `build`.
+"""Catalog of architectures. Each file defines the architecture of its name.
 
-`build(num_classes, channels) -> (backbone, feature_dim)`; see `harness.modeling.classifier`.
+It has `build(num_classes, channels) -> (backbone, feature_dim)`; see `harness.modeling.classifier`.
 """

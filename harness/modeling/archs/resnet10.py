@@ -1,6 +1,7 @@
 """A small ResNet for CPUs and small images.
 
-A 3x3 stem and a pooling layer of stride 2 each, then four basic blocks with configurable widths.
+It has a 3x3 convolution and a pooling layer, each of stride 2, and then four basic blocks with
+configurable widths.
 """
 
 from collections import OrderedDict
@@ -15,10 +16,10 @@ STRIDES = (1, 2, 2, 2)
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """Return the backbone, [B, 3, R, R] to [B, D], and D.
+    """Return the backbone, which maps [B, 3, R, R] to [B, D], and D.
 
     Args:
-        num_classes: not used; the head is added by the caller.
+        num_classes: not used, because the caller adds the head.
         channels: widths of the four stages, or None for CHANNELS.
     """
     widths = CHANNELS if channels is None else channels
@@ -47,7 +48,7 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2).
 
-    The shortcut is a 1x1 convolution if shapes differ.
+    If the shapes of input and output differ, the shortcut is a 1x1 convolution.
     """
 
     def __init__(self, num_inputs: int, num_outputs: int, stride: int) -> None:
@@ -75,6 +76,6 @@ def _convolution(num_inputs: int, num_outputs: int, *, size: int = 3, stride: in
     convolution = nn.Conv2d(
         num_inputs, num_outputs, size, stride=stride, padding=size // 2, bias=False
     )
-    # Like torchvision's ResNets.
+    # torchvision's ResNets are initialized in the same way.
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution

@@ -7,10 +7,10 @@ from writers.errors import UserError
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """Return the backbone, [B, 3, R, R] to [B, D], and D.
+    """Return the backbone, which maps [B, 3, R, R] to [B, D], and D.
 
     Raises:
-        UserError: `channels` is given; the widths are fixed.
+        UserError: `channels` is given, but the widths are fixed.
     """
     if channels is not None:
         raise UserError(

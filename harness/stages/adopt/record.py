@@ -15,17 +15,17 @@ class AdoptMetrics(TypedDict):
     num_backbone_parameters: int
     feature_dim: int
     num_classes: int | None  # None means the checkpoint has no usable head
-    eps: float  # of adversarial training, in [0, 1] pixel units
-    resolution: int  # pixels a side
+    eps: float  # radius of the adversarial training, in units of [0, 1] pixels
+    resolution: int  # side of the images, in pixels
     eval_crop: float
-    interpolation: NotRequired[str]  # of the resize; absent means area
-    flops: float | None  # of a forward pass of one image
+    interpolation: NotRequired[str]  # filter of the resize; absent means area
+    flops: float | None  # operations of a forward pass of one image; None means unknown
     mean: list[float]
     std: list[float]
-    imagenet_top1: float | None  # published; None means unknown
+    imagenet_top1: float | None  # published accuracy, in [0, 1]; None means unknown
     imagenet_top5: float | None
     licence: str | None
-    # Kind of training. None means unknown; absent in results of earlier versions.
+    # Kind of training. None means unknown. Results of earlier versions do not have this field.
     training: NotRequired[TrainingKind | None]
-    weights: str | None  # file or name of the weights
+    weights: str | None  # file or published name of the weights
     sha256: str | None

@@ -1,4 +1,4 @@
-"""Match the outputs of a model with the classes of the images that it is evaluated on."""
+"""Match a model's outputs with the classes of the images on which the model is evaluated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ def order_head(model: Classifier, about: Mapping[str, Any], classes: Sequence[st
     """Put the outputs of a model into the order of the images' classes.
 
     Args:
-        model: the model; the rows of its head are permuted if the order differs.
+        model: model whose head's rows are permuted in place if the order differs.
         about: metadata of the model, with the names of its classes.
-        classes: class names of the images, in label order.
+        classes: names of the images' classes, in label order.
 
     Returns:
-        "" if the model and the images have the same classes, otherwise what differs. The model is
-        then unchanged.
+        "" if the model and the images have the same classes. Otherwise a description of the
+        difference; the model is then not changed.
     """
     if not about.get("has_head", True):
         return "the model has no classifier"

@@ -1,7 +1,8 @@
 """Record of an evaluate stage. Imports no torch.
 
-A view is a way to score the same predictions: `own`, on the model's own classes; `common_unmasked`
-and `common_masked`, on the classes that all compared subsets share.
+A view is a way to score the same predictions. `own` scores the model's own classes. The other views
+score images of the classes that all compared subsets share: `common_unmasked` lets the model
+predict any of its classes, and `common_masked` only the common classes.
 """
 
 from typing import NotRequired
@@ -15,8 +16,9 @@ from harness.train.records import CompileMeasurement
 class CoarseScores(TypedDict):
     """Scores on the coarser labels of another subset.
 
-    `clean` and `adversarial` map a way to predict a coarse label to its scores: `sum` of the
-    classes' probabilities, `max` of them, or `own` for a model that was trained on these labels.
+    `clean` and `adversarial` map each way of predicting a coarse label to its scores. `sum` adds
+    the probabilities of a label's classes, `max` takes the label of the most likely class, and
+    `own` is the prediction of a model that was trained on the coarse labels.
     """
 
     num_labels: int
@@ -29,21 +31,21 @@ class PerClass(TypedDict, total=False):
 
     classes: list[str]
     num_images: list[int]
-    clean: dict[str, list[int]]  # view -> correct images
+    clean: dict[str, list[int]]  # view -> number of correct images of each class
     adversarial: dict[str, list[int]]
 
 
 class EvaluationAttackRecord(TypedDict):
-    """The attack that the model was evaluated under."""
+    """The attack of an evaluation."""
 
     norm: str
-    eps: float  # in [0, 1] pixel units, at this resolution
+    eps: float  # radius at this resolution, in units of [0, 1] pixels
     steps: int
     step_size: float
     resolution: int
     restarts: int
-    zero_gradients: int  # images whose gradient was zero, summed over the attacks
-    logits: str  # `scored`: those that each view scores; `all`: the same attack for all views
+    zero_gradients: int  # number of images' gradients that were zero, over all steps and attacks
+    logits: str  # `scored`: an attack on the logits of each view; `all`: one attack for all views
     compiled: str  # compile mode of the attack
 
 
@@ -53,13 +55,13 @@ class EvaluateMetrics(TypedDict):
     num_common_classes: int
     common_classes: list[str]
     clean: dict[str, Scores]  # by view
-    adversarial: dict[str, Scores] | None  # None means the model was not attacked
+    adversarial: dict[str, Scores] | None  # by view; None means not attacked
     coarse: dict[str, CoarseScores]  # by subset
     per_class: PerClass
     attack: EvaluationAttackRecord | None
-    not_measured: NotRequired[str]  # why there are no scores; absent if there are
+    not_measured: NotRequired[str]  # reason why there are no scores; else absent
     precision: NotRequired[str]
-    resolution: NotRequired[int]  # pixels a side
+    resolution: NotRequired[int]  # side of the images, in pixels
     eval_crop: NotRequired[float]
     interpolation: NotRequired[str]
     predictions: NotRequired[str]  # file in the stage's folder
@@ -69,5 +71,5 @@ class EvaluateTiming(TypedDict, total=False):
     """Timing of an evaluate stage."""
 
     clean_s: float
-    adversarial_s: float  # with the choice of the compile mode
+    adversarial_s: float  # includes the choice of the compile mode
     compile: CompileMeasurement

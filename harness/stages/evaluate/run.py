@@ -1,13 +1,13 @@
-"""Evaluate a pretrained model on val: on its own classes, and on those that all subsets share.
+"""Evaluate a model on val, for its own classes and for the classes that all subsets share.
 
-The common classes are scored unmasked (the model may answer any of its classes) and masked (it
-chooses among the common classes only). The difference is the accuracy that it loses to confusion
-with classes that other models were never shown. A model that lacks a common class is evaluated on
-its own classes alone. If a subset of the recipe has coarser labels, models with finer classes are
-also scored on the coarser labels.
+Images of the common classes are scored unmasked (the model may predict any of its classes) and
+masked (it may predict the common classes only). The difference is the accuracy that the model loses
+by confusion with classes that other models do not have. A model that lacks a common class is
+evaluated on its own classes only. If a subset of the recipe has coarser labels, models with finer
+classes are also scored on the coarser labels.
 
-A loaded model is evaluated on the source with the classes of its own head. If these are not the
-source's classes, the result has the reason instead of scores.
+An adopted model is evaluated on the source if its head has the source's classes. Otherwise the
+result has the reason instead of scores.
 """
 
 import time
@@ -48,7 +48,7 @@ from loaders import open_loader
 from loaders.backend import Loader
 from writers.text_names import first_line
 
-# Ways to predict a coarse label: by the sum of its classes' probabilities, or by the largest.
+# Ways to predict a coarse label, see `harness.train.evaluate.View.by`.
 BY: tuple[Literal["sum", "max"], ...] = ("sum", "max")
 Pass = Literal["clean", "adversarial"]
 
@@ -56,7 +56,7 @@ Pass = Literal["clean", "adversarial"]
 def run(context: StageContext) -> Outcome:
     """Evaluate the model clean, and under attack if the config has an eps.
 
-    A stop request ends the stage after the current batch. The next run starts from the beginning.
+    A stop request stops the stage after the current batch; the next run starts from the beginning.
     """
     config = context.config
     settings = EvaluateSettings.model_validate(config["settings"])
@@ -188,7 +188,7 @@ def run(context: StageContext) -> Outcome:
 
 
 def _not_measured(reason: str) -> EvaluateMetrics:
-    """Metrics of a model that cannot be evaluated on these classes."""
+    """Return the metrics of a model that cannot be evaluated on these classes."""
     return {
         "num_common_classes": 0,
         "common_classes": [],
@@ -223,7 +223,7 @@ def _choose_compile_mode(
 def _without_failing_mode(
     attacked: Callable[[], dict[str, Counts]], mode: str, folder: Path
 ) -> dict[str, Counts]:
-    """Run an attacked pass. A mode that fails or does not fit is left out of the next attempt.
+    """Run an attacked pass. If its compile mode fails, exclude it from the stage's next attempt.
 
     Raises:
         RestartRequiredError: A capture failed, or a mode other than eager ran out of memory.
@@ -241,7 +241,7 @@ def _without_failing_mode(
 def _common_classes(context: StageContext, classes: list[str]) -> list[str]:
     """List the classes that all compared subsets share, in the order of this model's labels.
 
-    Empty if the model lacks one of them.
+    The list is empty if the model lacks one of these classes.
     """
     roles = context.config.get(
         "common", [role for role in context.needs if role.startswith("common_")]
@@ -255,9 +255,9 @@ def _common_classes(context: StageContext, classes: list[str]) -> list[str]:
 
 
 def _coarse_labels(context: StageContext) -> dict[str, tuple[int, ...]]:
-    """Map each coarse subset to the coarse label of each of the model's classes.
+    """Map the name of each coarse subset to the coarse labels of the model's classes.
 
-    Subsets in which one of the model's classes has no coarse label, or several, are left out.
+    A subset is left out if one of the model's classes has no coarse label in it, or several.
     """
     label_sets = {}
     for role, name in context.config.get("coarse", {}).items():
@@ -274,7 +274,7 @@ def _coarse_labels(context: StageContext) -> dict[str, tuple[int, ...]]:
 
 
 def _groups(context: StageContext, role: str) -> list[list[str]]:
-    """List the source's classes of each label."""
+    """List, for each label, its classes of the source."""
     metrics = context.needs[role].metrics
     groups: list[list[str]] = metrics["subset"].get("groups") or [
         [name] for name in metrics["classes"]

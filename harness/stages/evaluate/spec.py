@@ -11,12 +11,12 @@ from harness.stages import _workload
 
 
 def work(config: Mapping[str, Any]) -> float:
-    """One clean pass, and one pass per step of the attack."""
+    """Return the number of passes: one clean pass, and one pass per step of the attack."""
     return 1.0 + float(config.get("settings", {}).get("attack", {}).get("steps", 0))
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """A forward pass of the validation split, and attacks on it if there are any."""
+    """Yield a forward pass of the validation split, and attacks on it if there are any."""
     config = stage.config
     settings = EvaluateSettings.model_validate(config["settings"])
     model = _workload.model_of(stage.needs["model"])
@@ -25,7 +25,7 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
         model, config["resolution"], settings.batch_size, config["precision"], num_images
     )
     if config["eps"] or settings.eps_of_clean:
-        # Unmasked, and masked unless the common classes are all of the model's.
+        # Count the masked attack, too, unless the common classes are all classes of the model.
         is_masked = settings.attacked_logits == "scored" and len(config.get("common", ())) != 1
         yield Workload(
             {

@@ -6,9 +6,9 @@ from typing_extensions import TypedDict
 
 
 class FeatureSplit(TypedDict):
-    """The file of one split."""
+    """File with the features of one split."""
 
-    file: str  # in the stage's folder
+    file: str  # name of the file in the stage's folder
     bytes: int
     num_images: int
 
@@ -17,13 +17,13 @@ class FeaturesMetrics(TypedDict):
     """Metrics of a features stage."""
 
     splits: dict[str, FeatureSplit]
-    classes: list[str]  # of the target
+    classes: list[str]  # classes of the target, in label order
     num_features: int
-    num_source_classes: int | None  # None means there are no probabilities
+    num_source_classes: int | None  # None means that there are no probabilities
     has_probs: bool
-    resolution: int  # pixels a side
+    resolution: int  # side of the images, in pixels
     eval_crop: float
-    interpolation: NotRequired[str]  # of the resize; absent means area
+    interpolation: NotRequired[str]  # filter of the resize; absent means area
     precision: str
 
 

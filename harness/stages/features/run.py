@@ -1,4 +1,7 @@
-"""Extract a frozen model's features and probabilities of a target, for scores and linear probes."""
+"""Extract a frozen model's features and probabilities for the images of a target.
+
+Scores, linear probes and logistic regressions use them.
+"""
 
 import time
 
@@ -16,8 +19,8 @@ from loaders import open_loader
 def run(context: StageContext) -> Outcome:
     """Write `<split>.npz` for each split that both the config and the target have.
 
-    Resolution and crop are those of the config, or the model's own if the config has None. A
-    network that takes images of one size only gets that size.
+    If resolution or crop is None in the config, the model's own is used. If the network takes
+    images of one size only, that size is used.
     """
     config = context.config
     model, about = classifier.load(context.need_folders["model"] / MODEL_FILE)

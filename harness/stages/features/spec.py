@@ -1,4 +1,4 @@
-"""Declaration of the features stage, which extracts a frozen model's features of a target."""
+"""Declaration of the features stage, which extracts a frozen model's features for a target."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ def feature_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """One forward pass of every image of the extracted splits."""
+    """Yield a forward pass of every image of the extracted splits."""
     config = stage.config
     yield _workload.forward_pass(
         _workload.model_of(stage.needs["model"]),

@@ -1,4 +1,4 @@
-"""The network of a pretraining and its training step."""
+"""Build the network of a pretrain stage and its training step."""
 
 import torch
 
@@ -20,7 +20,7 @@ def new_learner(
 ) -> TrainStep:
     """Build a network with random weights, and its training step.
 
-    Reads arch, seed and eps from the context's config, and its device and process group.
+    Uses `arch`, `seed` and `eps` of the context's config, and the context's device and ranks.
     """
     model, eps = _build(context, settings, num_classes), context.config["eps"]
     return make_step(
@@ -63,10 +63,10 @@ def _build(context: StageContext, settings: PretrainSettings, num_classes: int) 
         model.auxiliary = AuxiliaryHead(model.backbone, num_classes)
     if synchronized:
         convert_sync_batch_norm(model, group)
-        # After the conversion: torch can only replace layers that have a scale parameter.
+        # Do this after the conversion: torch can only convert layers that have a scale parameter.
         if not settings.batch_norm_scale:
             fix_batch_norm_scale(model.backbone, arch)
     if group.rank:
-        # Dropout must not drop the same units in every process.
+        # Seed each process differently, so that dropout does not drop the same units in all.
         torch.manual_seed(seed + group.rank * RANK_SEED_STRIDE)
     return model.to(context.device)

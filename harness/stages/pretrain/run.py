@@ -1,4 +1,4 @@
-"""Pretrain a model from random weights on a subset; adversarially if eps is above 0."""
+"""Pretrain a model from random weights on a subset, with adversarial training if eps is above 0."""
 
 import shutil
 import time
@@ -149,7 +149,7 @@ def run(context: StageContext) -> Outcome:
 
 
 def _show_phase(context: StageContext, clock: Clock, name: str) -> None:
-    """Show what follows the last step, which may take as long as many steps."""
+    """Show the phase that follows the last step, because it may take as long as many steps."""
     context.progress(done=clock.num_steps, total=clock.num_steps, note=name)
 
 
@@ -174,7 +174,7 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
 
 
 def _print_shares(context: StageContext, settings: PretrainSettings, loader: Loader) -> None:
-    """Print how the processes share batches.
+    """Print the number of images that each process gets of a batch.
 
     Raises:
         UserError: there are too few images to share.
@@ -197,7 +197,7 @@ def _print_shares(context: StageContext, settings: PretrainSettings, loader: Loa
 
 
 def local_batch_size(loader: Loader, group: ProcessGroup) -> int:
-    """Return this rank's number of images in a full batch; fewer if the data have fewer images."""
+    """Return this rank's number of images in a full batch, or in the data if they are fewer."""
     return min(loader.plan.local_batch_size, -(-loader.num_samples // group.world_size))
 
 
@@ -208,10 +208,10 @@ def _prepare(
     num_classes: int,
     context: StageContext,
 ) -> CompileMeasurement:
-    """Choose the number of micro-batches, and whether to compile, by steps on noise.
+    """Choose the number of micro-batches and the compile mode by trial steps on noise.
 
     Returns:
-        The measured times of the compile modes, and the chosen one.
+        The times of the compile modes, and the chosen mode.
     """
     group, device = context.group, context.device
     batch_size = local_batch_size(loader, group)
@@ -242,8 +242,8 @@ def _train(
     """Train, and return the records of all epochs.
 
     Raises:
-        UserError: the batch does not fit in memory; names the size that does.
-        RestartRequiredError: a capture failed; the next attempt continues without it.
+        UserError: the batch does not fit in memory. The message names the size that fits.
+        RestartRequiredError: a capture failed. The next attempt continues without captures.
     """
     try:
         passes = fit(
@@ -268,8 +268,8 @@ def _train(
         records = []
         for record in passes:
             records.append(record)
-            # After a resume, earlier records have their scores. The last one may lack them; its
-            # weights are those of the checkpoint.
+            # After a resume, earlier records have their scores, but the last one may lack them. It
+            # can still be evaluated, because the checkpoint has its weights.
             if (
                 settings.eval_every
                 and record["epoch"] % settings.eval_every == 0
@@ -284,7 +284,7 @@ def _train(
                 if record["epoch"] == first_epochs:
                     break
         return records
-    except CaptureFailedError as error:  # at the first batch of a resolution
+    except CaptureFailedError as error:  # raised at the first batch of a resolution
         mode = learner.compile_mode
         raise compile_choice.restart_without(context.folder, mode, str(error)[:200]) from error
     except (RuntimeError, MemoryError) as error:
@@ -325,7 +325,7 @@ def _scores(
     settings: PretrainSettings,
     context: StageContext,
 ) -> tuple[Scores, Scores | None]:
-    """Score the saved weights on val, and, if these are averaged, the weights of the last step."""
+    """Score the saved weights on val; if they are averages, also score the last step's weights."""
     plan = eval_plan(
         split_path(context, "data", "val"),
         settings.batch_size,
@@ -359,7 +359,7 @@ def _scores(
 def _flops(
     model: Classifier, attack: AttackSettings | None, records: list[EpochRecord]
 ) -> float | None:
-    """FLOPs of the whole training; None if they cannot be counted."""
+    """Return the operations of the whole training; None if they cannot be counted."""
     total = 0.0
     for side in {record["resolution"] for record in records}:
         of_an_image = training_flops(model, side, attack)
@@ -374,7 +374,7 @@ def _flops(
 def _peak_flops(
     gpu: dict[str, Any] | None, precision: Precision, group: ProcessGroup
 ) -> float | None:
-    """Peak FLOP/s summed over all ranks, or None if the GPU model is unknown."""
+    """Return the peak FLOP/s summed over all ranks; None if the GPU's model is unknown."""
     peak = peak_flops(gpu["name"], precision) if gpu else None
     return peak * group.world_size if peak else None
 
@@ -393,7 +393,7 @@ def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int |
 def _about(
     context: StageContext, settings: PretrainSettings, arch: str, classes: list[str], eps: float
 ) -> dict[str, Any]:
-    """Make the description that is saved with the weights."""
+    """Return the metadata that is saved with the weights."""
     return {
         "arch": arch,
         "channels": list(settings.channels) if settings.channels else None,

@@ -12,7 +12,7 @@ from harness.matrix.stage_kind import StageKind
 from harness.matrix.workload import Counts, Workload
 from harness.stages import _workload
 
-MODEL_FILE = "model.pt"  # the trained weights, in the stage's folder
+MODEL_FILE = "model.pt"  # file with the trained weights, in the stage's folder
 # Settings that the time of a training step depends on.
 STEP_SETTINGS = (
     "batch_size",
@@ -31,7 +31,7 @@ STEP_SETTINGS = (
 
 
 def epoch_file(epoch: int) -> str:
-    """File of the weights after an epoch, counted from 1, in the stage's folder."""
+    """Return the name of the file with the weights after an epoch, counted from 1."""
     return f"epoch_{epoch}.pt"
 
 
@@ -41,7 +41,7 @@ def outputs(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, 
 
 
 def work(config: Mapping[str, Any]) -> float:
-    """Passes over the training images, those of the attack included."""
+    """Return the number of passes over the training images, including passes of the attack."""
     settings = config["settings"]
     attack_passes = (
         AttackSettings.model_validate(settings["attack"]).num_passes
@@ -52,7 +52,7 @@ def work(config: Mapping[str, Any]) -> float:
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """Training steps, by resolution, and forward passes of the validation split."""
+    """Yield training steps of each resolution, and forward passes of the validation split."""
     config = stage.config
     settings = PretrainSettings.model_validate(config["settings"])
     train, val = counts["data"].splits["train"], counts["data"].splits["val"]
@@ -76,7 +76,7 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
             num_at * train,
         )
     num_evaluations = 1 + (num_epochs // settings.eval_every if settings.eval_every else 0)
-    num_weights = 2 if settings.ema_decay else 1  # averaged, and those of the last step
+    num_weights = 2 if settings.ema_decay else 1  # averaged weights, and the last step's
     yield _workload.forward_pass(
         _workload.model_of(stage),
         settings.eval_resolution or settings.resolution,

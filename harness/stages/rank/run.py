@@ -18,7 +18,7 @@ from loaders.plan import LoaderPlan
 def run(context: StageContext) -> Outcome:
     """Evaluate the reference models and sort the classes by accuracy.
 
-    A stop request ends the stage after the current batch. The next run starts from the beginning.
+    A stop request stops the stage after the current batch; the next run starts from the beginning.
     """
     config = context.config
     precision = choose(config["precision"], context.device)
@@ -41,7 +41,10 @@ def run(context: StageContext) -> Outcome:
 
 
 def _models(context: StageContext) -> Iterator[tuple[Classifier, LoaderPlan]]:
-    """Load the reference model, or one per fold of train, with the images that each evaluates."""
+    """Load the reference models, each with the plan of the images that it evaluates.
+
+    There is one model, or one per fold of train.
+    """
     config = context.config
     plan = eval_plan(
         split_path(context, "data", config["split"]),

@@ -9,7 +9,7 @@ from harness.stages import _workload
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """One forward pass per image: each image is ranked by one model."""
+    """Yield one forward pass per image, because one model evaluates each image."""
     config = stage.config
     num_images = (
         _workload.num_held_out(config["held_out"], counts["data"])

@@ -1,4 +1,4 @@
-"""Score how well a model suits a target, from its features of the target's training images."""
+"""Score how well a model suits a target, from its features for the target's training images."""
 
 from harness.runner.context import Outcome, StageContext, Stopped
 from harness.stages.score.record import ScoreMetrics, ScoreTiming

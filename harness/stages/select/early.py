@@ -1,4 +1,4 @@
-"""Passes of early models over the source's training images, for EL2N and forgetting."""
+"""Run models from early epochs over the source's training images, for EL2N and forgetting."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,11 @@ from writers.subset.formulas import el2n, forgetting
 
 
 def error_norms(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids, uint64 [N], and the error norms of each training's last model, [M, N]."""
+    """Return the images' ids, uint64 [N], and error norms [M, N].
+
+    They are the norms of probabilities minus one-hot labels, for the last saved model of each of M
+    trainings.
+    """
     ids, rows = np.zeros(0, np.uint64), []
     for role in _trainings(context):
         file = context.needs[role].metrics["epoch_models"][-1]
@@ -28,7 +32,7 @@ def error_norms(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
 
 
 def forgotten(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids, uint64 [N], and how often each training forgets each image, [M, N]."""
+    """Return the images' ids, uint64 [N], and how often M trainings forget each of them, [M, N]."""
     ids, rows = np.zeros(0, np.uint64), []
     for role in _trainings(context):
         evaluations = []
@@ -46,9 +50,9 @@ def _trainings(context: StageContext) -> Iterator[str]:
 
 
 def _predict(context: StageContext, file: Path) -> Features:
-    """Probabilities of every training image, for its center crop.
+    """Compute a model's probabilities for the center crop of every training image.
 
-    The predicted class is that of the center crop, not of the augmented crop of training.
+    Training itself predicts augmented crops, which may be classified differently.
     """
     config = context.config
     model, about = classifier.load(file)

@@ -4,7 +4,7 @@ from typing_extensions import TypedDict
 
 
 class ClassScore(TypedDict):
-    """Scores of a class. None means unknown."""
+    """Score of a class and its 95 % confidence interval. None means unknown."""
 
     score: float | None
     low_95: float | None
@@ -16,10 +16,10 @@ class SelectMetrics(TypedDict):
     """Metrics of a select stage."""
 
     method: str
-    targets: list[str]  # whose train and val images were used
-    seen_splits: list[str]  # of the targets
-    classes: dict[str, ClassScore] | None  # None means images are scored
-    num_scored: int  # classes or images
+    targets: list[str]  # targets whose train and val images were used
+    seen_splits: list[str]  # splits of the targets that were used
+    classes: dict[str, ClassScore] | None  # None means that images are scored, not classes
+    num_scored: int  # number of scored classes or images
     num_models: int
-    quantiles: list[float]  # 0, 25, 50, 75 and 100 % of the scores
+    quantiles: list[float]  # quantiles of the scores: 0, 25, 50, 75 and 100 %
     digest: str  # sha256 of the scores

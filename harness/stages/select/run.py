@@ -29,7 +29,7 @@ from writers.subset.scores import SEEN_SPLITS, ClassScores, ImageScores, Scores
 
 
 def run(context: StageContext) -> Outcome:
-    """Compute the scores; those of images are written to a file."""
+    """Compute the scores. Scores of images are written to a file."""
     config = context.config
     methods: dict[str, Callable[[StageContext], Scores]] = {
         "label_mapping": _label_mapping,
@@ -112,7 +112,7 @@ def _forgetting(context: StageContext) -> ImageScores:
 
 
 def _influence(context: StageContext) -> ClassScores:
-    """Influence on the mean accuracy on val over the targets."""
+    """Compute each class's influence on the accuracy on val, averaged over the targets."""
     config = context.config
     classes = context.needs["data"].metrics["classes"]
     numbers = range(config["num_models"])
@@ -130,7 +130,7 @@ def _influence(context: StageContext) -> ClassScores:
 
 
 def _val_accuracy(context: StageContext, number: int, place: int) -> float:
-    """Accuracy of a model on the images of val that chose its hyper-parameters."""
+    """Return a model's accuracy on val, whose images chose its hyper-parameters."""
     metrics = context.needs[f"transfer_{number}_{place}"].metrics
     accuracy: float = metrics["val"][metrics["metric"]]
     return accuracy
@@ -141,7 +141,7 @@ def _num_clusters(context: StageContext) -> int:
 
 
 def _of_targets(context: StageContext) -> list[Features]:
-    """Features of the train and val images of each target."""
+    """Load the features of the train and val images of each target."""
     found = []
     for number in range(len(context.config["targets"])):
         folder = context.need_folders[f"target_{number}"]

@@ -6,11 +6,11 @@ from typing import Any
 
 from harness.matrix.stage_kind import StageKind
 
-SCORES_FILE = "scores.npz"  # scores of images, in the stage's folder
+SCORES_FILE = "scores.npz"  # file with the scores of images, in the stage's folder
 
 
 def score_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
-    """List the file of scores of images; scores of classes are in the metrics."""
+    """List the file with the scores of images. Scores of classes are in the metrics instead."""
     return {folder / SCORES_FILE: None} if metrics["classes"] is None else {}
 
 

@@ -13,4 +13,4 @@ class ShortlistMetrics(TypedDict):
     chosen: list[str]  # models, best first
     ranking: list[RankedModel]
     left_out: dict[str, str]  # model -> reason
-    num_missing: int  # scores whose stages failed
+    num_missing: int  # number of scores that are missing because their stages failed

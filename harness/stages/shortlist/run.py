@@ -1,4 +1,4 @@
-"""Choose the best models by one score, over all targets, among the models that could be scored."""
+"""Choose, among the models that could be scored, the best by one score over all targets."""
 
 from harness.runner import shortlist
 from harness.runner.context import Outcome, StageContext
@@ -10,8 +10,8 @@ from writers.text_names import counted
 def run(context: StageContext) -> Outcome:
     """Rank the models by the score.
 
-    Targets on which no model has the score do not count. A model that lacks the score on one of the
-    other targets is left out.
+    A target is ignored if no model has the score on it. A model is left out if it lacks the score
+    on any other target.
 
     Raises:
         UserError: no model can be ranked.

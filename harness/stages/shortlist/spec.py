@@ -12,7 +12,7 @@ def is_incomplete(metrics: Mapping[str, Any]) -> bool:
 
 
 def chosen_fraction(config: Mapping[str, Any]) -> float:
-    """Each model is equally likely to be chosen."""
+    """Return the fraction of models that are chosen, for estimates before the choice is made."""
     models = {model for model, _ in config["scores"].values()}
     return min(1.0, float(config["best"]) / len(models))
 

@@ -7,9 +7,9 @@ from typing_extensions import TypedDict
 
 from harness.matrix.scores import Scores
 
-# One point of the grid: axis -> value, `val` -> Scores or None (it diverged), `share` -> fraction
-# of the training that it had, if only some points train in full. logreg adds `converged`,
-# `largest_gradient` and `gap`.
+# Record of a point of the grid: the value of each axis, and `val`, the Scores on val, or None if
+# training diverged. If not all points train to the end, `share` is the fraction of the training
+# that the point received. logreg adds `converged`, `largest_gradient` and `gap`.
 GridEntry = dict[str, Any]
 
 
@@ -25,10 +25,10 @@ class Selection(TypedDict):
 class TransferMetrics(Selection):
     """Metrics of a transfer stage."""
 
-    metric: str  # top1, mean_per_class, map11 or map50_11: chooses on val, and is reported
+    metric: str  # reported, and chooses on val: top1, mean_per_class, map11 or map50_11
     test: Scores
     val: Scores
-    lr: float | None  # None means the method has no learning rate
+    lr: float | None  # None means that the method has no learning rate
     chosen: Mapping[str, float | str]  # axis -> value
     grid: list[GridEntry]
     num_epochs: int | None
@@ -39,18 +39,18 @@ class TransferMetrics(Selection):
     bn_stats: str
     precision: str
     source_eps: float | None
-    predictions: NotRequired[str]  # file in the stage's folder
+    predictions: NotRequired[str]  # name of the file in the stage's folder
     damaged_checkpoints: list[str]
-    # Methods that train a network.
-    interpolation: NotRequired[str]  # of the resize
+    # Fields of methods that train a network.
+    interpolation: NotRequired[str]  # filter of the resize
     resolution: NotRequired[int]
-    num_parts: NotRequired[int | None]  # micro-batches per batch
-    # logreg
+    num_parts: NotRequired[int | None]  # number of micro-batches per batch
+    # Fields of logreg.
     num_unconverged: NotRequired[int]
     converged: NotRequired[bool]
     largest_gradient: NotRequired[float]
     at_the_edge: NotRequired[bool]
-    # detection: file in the stage's folder (`harness.train.predictions.save_detections`)
+    # detection: name of the file that `harness.train.predictions.save_detections` wrote
     detections: NotRequired[str]
-    # detection: `ClassPrecision` on test by class; None if test has no object of it that counts
+    # detection: class -> `ClassPrecision` on test; None if all its objects in test are difficult
     classes: NotRequired[dict[str, dict[str, float] | None]]

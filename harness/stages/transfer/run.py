@@ -1,6 +1,7 @@
-"""Transfer one pretrained model to one target by one method, with its whole grid.
+"""Transfer one pretrained model to one target by one method.
 
-Val chooses among its points; test is read once, by the chosen model.
+The method's whole grid is trained, and val chooses one of its points. Test is read once, to score
+the chosen model.
 """
 
 import copy
@@ -130,7 +131,7 @@ def run(context: StageContext) -> Outcome:
 
     chosen, selection = search.point_of(best.trial, best.crop), describe_selection(settings)
     steps, epochs = best.trial.settings.steps, best.trial.settings.epochs
-    assert not isinstance(steps, tuple)  # a list makes a stage of each value
+    assert not isinstance(steps, tuple)  # a list has become one stage per value
     metrics: TransferMetrics = {
         "metric": config["metric"],
         "test": test,
@@ -163,11 +164,15 @@ def run(context: StageContext) -> Outcome:
 
 @dataclass(frozen=True)
 class _Loads:
-    """Functions that return models with a new head, on the device; equal at every call.
+    """Functions that return models with a new head, on the device.
+
+    Each call of a function returns the same weights.
 
     Attributes:
-        fixed_size: pixels per side, if the network takes images of one size only.
-        about: description that is saved with the model, or the architecture in the config.
+        pretrained: returns the pretrained model.
+        scratch: returns the architecture with random weights.
+        fixed_size: side in pixels, if the network takes images of one size only.
+        about: metadata that is saved with the model, or the architecture in the config.
     """
 
     pretrained: Callable[[], Classifier]
@@ -177,9 +182,9 @@ class _Loads:
 
 
 def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
-    """Return functions that load models, and the eps of the source (None without a source)."""
+    """Return the functions that load models, and the source's eps, None if there is no source."""
     seed, source, eps = context.config["seed"], None, None
-    # A method that needs no source has the architecture in its config.
+    # If the method needs no source, its config has the architecture.
     about = context.config.get("arch")
     if "model" in context.needs:
         source, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
@@ -231,13 +236,13 @@ def _train_plan(
 
 
 def _refit_plan(context: StageContext, trials: LoaderPlan) -> LoaderPlan:
-    """Plan for the images of the final fit: those of train and val, in one new beton.
+    """Plan the images of the final fit: train and val together, in a new beton.
 
-    If `per_class` limits the images of train, it limits the final fit: val is not added.
+    If `per_class` limits the images of train, the final fit uses these images only, without val.
 
     Args:
-        context: The stage.
-        trials: Plan of the trials.
+        context: Context of the stage.
+        trials: Plan of the images that the trials train on.
     """
     if trials.indices is not None:
         return trials

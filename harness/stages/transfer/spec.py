@@ -37,7 +37,7 @@ DETECTION_SETTINGS = (
 
 
 def work(config: Mapping[str, Any]) -> float:
-    """Return the passes of the whole search over the target's images."""
+    """Return the number of passes of the whole search over the target's images."""
     if "method" not in config:
         return 1.0
     return _num_passes(config["method"], canonical(config["settings"]))
@@ -45,7 +45,7 @@ def work(config: Mapping[str, Any]) -> float:
 
 @lru_cache(maxsize=1024)
 def _num_passes(method: str, settings: str) -> float:
-    """Return the passes of a search; cached, because many transfers share few settings."""
+    """Return the number of passes of a search. It is cached: many transfers share settings."""
     num_passes: float = _settings(method, settings).num_passes()
     return num_passes
 
@@ -56,7 +56,7 @@ def _settings(method: str, settings: str) -> Any:
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """Training steps of the whole grid, as `harness.transfer.search` runs it, and evaluations."""
+    """Yield the training steps and evaluations of the whole grid; see `harness.transfer.search`."""
     config, target = stage.config, counts["data"]
     settings = _settings(config["method"], canonical(config["settings"]))
     assert isinstance(settings, TransferSettings)
@@ -109,10 +109,10 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
 
 
 def _detection(stage: Stage, settings: TransferSettings, target: Counts) -> Iterator[Workload]:
-    """Training steps of a detector on every point, and its evaluations.
+    """Yield the training steps and evaluations of a detector for every point of the grid.
 
-    A step is that of images of equal size. Images of other sizes are resized, so that their time
-    differs by their aspect ratios only.
+    The images of a step are assumed to have equal sizes. Real images are resized to the same
+    shorter side, so their times differ only by their aspect ratios.
     """
     train, val, test = (target.splits[split] for split in ("train", "val", "test"))
     trials = grid.trials(settings)
@@ -130,7 +130,7 @@ def _detection(stage: Stage, settings: TransferSettings, target: Counts) -> Iter
 
 
 def _num_images(trial: Trial, num_train_images: int) -> float:
-    """Images that a trial trains on; each counts once per epoch."""
+    """Return the number of images that a trial trains on. An image counts once per epoch."""
     settings = trial.settings
     return (
         settings.steps * min(settings.batch_size, num_train_images)

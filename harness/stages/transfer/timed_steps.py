@@ -29,7 +29,7 @@ NUM_BOX_CLASSES = 20
 
 @contextmanager
 def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Prepare a training step of a method, for several trials at once."""
+    """Prepare a training step of a method, which may train several trials at once."""
     rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
     settings = settings_model(step["method"]).model_validate({**step["settings"], "lrs": rates})
     assert isinstance(settings, TransferSettings)
@@ -60,7 +60,7 @@ def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
 
 @contextmanager
 def detection_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Prepare a detector's training or evaluation of a batch of noise, three boxes per image."""
+    """Prepare a detector's training step or evaluation on noise, with three boxes per image."""
     from harness.transfer.methods.detection.network import Detector
     from harness.transfer.methods.detection.settings import DetectionSettings
     from harness.transfer.methods.detection.step import DetectionStep

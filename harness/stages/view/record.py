@@ -4,9 +4,9 @@ from harness.stages.write.record import WriteMetrics
 
 
 class ViewMetrics(WriteMetrics):
-    """Metrics of a view stage: those of a write stage, and the selected images.
+    """Metrics of a view stage: the fields of a write stage, and the selected images.
 
-    Paths and digests are those of the betons of the whole source.
+    The fields `path` and `sha256` are about the betons of the whole source.
     """
 
-    view: dict[str, str]  # split -> file with positions and labels, in the stage's folder
+    view: dict[str, str]  # split -> file in the stage's folder, with positions and labels

@@ -1,4 +1,4 @@
-"""Declaration of the view stage, which selects samples of the whole source's betons."""
+"""Declaration of the view stage, which selects images in the betons of the whole source."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Raw files of a write stage: compared with the plan before they are read, recorded after use."""
+"""Check the raw files of a write stage against the plan, and record the files that were used."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,7 +13,7 @@ from writers.source import Example, Source
 
 
 class RawInput:
-    """Raw files of one dataset, in the state before they are read."""
+    """Raw files of one dataset, with their sizes and times before they are read."""
 
     def __init__(self, data: DataSettings, expected: str, context: StageContext) -> None:
         """Compare the files with the plan.
@@ -24,7 +24,7 @@ class RawInput:
             context: context of the write stage.
 
         Raises:
-            UserError: the contents have changed since.
+            UserError: the contents have changed since the stage was planned.
         """
         self._images = Images(data)
         self._path = self._images.path(context.raw)
@@ -39,7 +39,7 @@ class RawInput:
                 self._images, context.raw, self._runs, files=self._files
             )
         except OSError:
-            return  # opening the dataset raises with the reason
+            return  # opening the dataset will raise an error with the reason
         if found != expected:
             raise UserError(
                 f"The {self._images.label} have changed since this run was planned.",
@@ -47,12 +47,12 @@ class RawInput:
             )
 
     def digest_reads(self, source: Source) -> DigestedFiles:
-        """Make the source remember the digest of each image that is read from it."""
+        """Make the source store the digest of each image that is read from it."""
         source.files = files = DigestedFiles(source.files)
         return files
 
     def is_recorded(self, source: Source, examples: Iterable[Example]) -> bool:
-        """Return True if the plan has compared the contents of all these images."""
+        """Return True if the contents of all these images were compared with the plan."""
         records = file_records.read_records(self._images.name, self._runs, self._contents)
         return self._used(source, examples) <= records.keys()
 
@@ -63,15 +63,15 @@ class RawInput:
         examples: Iterable[Example],
         on_read: Callable[[int], None],
     ) -> None:
-        """Record size, time and digest of every file that was used and has no record.
+        """Record size, time and digest of every file that was used and is not recorded yet.
 
-        Files whose digest is unknown are read: archives, and images of reused betons.
+        If the digest of a file is unknown (archives, and images of reused betons), it is read.
 
         Args:
             source: the dataset.
-            read: what was read from it.
+            read: digests of the files that were read while writing.
             examples: images in the stage's betons.
-            on_read: called with the number of files before they are read.
+            on_read: called with the number of files to read before reading starts.
 
         Raises:
             Stopped: the stage was asked to stop.

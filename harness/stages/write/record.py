@@ -6,7 +6,7 @@ from typing_extensions import TypedDict
 
 
 class WrittenSplit(TypedDict):
-    """One beton."""
+    """A beton with the images of one split."""
 
     path: str  # relative to the data folder
     num_samples: int
@@ -20,7 +20,7 @@ class WrittenSubset(TypedDict):
     name: str
     num_classes: int
     digest: str
-    # label -> its classes of the source, if labels are coarser
+    # For each label, its classes of the source; only if labels are coarser than these classes.
     groups: NotRequired[list[list[str]]]
 
 
@@ -29,12 +29,12 @@ class WriteMetrics(TypedDict):
 
     splits: dict[str, WrittenSplit]
     classes: list[str]  # in label order
-    img_per_s: float | None  # of the images that were encoded; None means all were copied
+    img_per_s: float | None  # for encoded images; None means that all were copied
     subset: WrittenSubset
 
 
 class WriteTiming(TypedDict, total=False):
     """Timing of a write stage."""
 
-    # split -> beton that it was copied from, relative to the data folder
+    # split -> beton from which its images were copied, relative to the data folder
     copied_from: dict[str, str]

@@ -25,19 +25,19 @@ from writers.subset.spec import everything
 from writers.text_names import file_name
 
 PROGRESS_EVERY_S = 0.5
-ORDER_SEED = 0  # `write_split`'s default
+ORDER_SEED = 0  # seed of the order of images in a beton; the default of `write_split`
 
 
 def run(context: StageContext) -> Outcome:
     """Write the splits of the config.
 
-    A complete beton that exists already was written for the same key. It is kept if its raw files
-    are certain to be unchanged. Encoded images are copied from another beton in the data folder if
-    the result is certain to be the same, byte for byte.
+    A complete beton that exists was written for the same key. It is kept if its raw files are
+    certainly unchanged. Encoded images are copied from another beton in the data folder if the
+    result is certainly the same, byte for byte.
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
-    # A source has no test split: the images stay in train.
+    # A source has no test split, so these images stay in train.
     test = data.test if "test" in config["splits"] else 0.0
     splits = SplitSettings(
         data.val, test, data.split_seed, data.protocol, data.folders, data.on_error == "skip"
@@ -130,7 +130,7 @@ def run(context: StageContext) -> Outcome:
 
 
 def _check_several(source: Source, data: DataSettings) -> None:
-    """Raise UserError if images have several labels and the recipe declares one, or vice versa."""
+    """Raise UserError if the recipe declares one label and images have several, or vice versa."""
     if data.is_beton:  # its metric fits its manifest
         return
     needs_one = kind_of_metric(data.own_metric) == ONE_LABEL

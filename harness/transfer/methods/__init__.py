@@ -1,5 +1,5 @@
 """Transfer methods, one package each.
 
-`<name>/settings.py` has `SETTINGS`, the settings model, and imports no torch; `<name>/method.py`
-implements `Method` or `StageMethod` of `harness.transfer.method`.
+`<name>/settings.py` has `SETTINGS`, the settings model, and does not import torch.
+`<name>/method.py` implements `Method` or `StageMethod` of `harness.transfer.method`.
 """

@@ -1,4 +1,4 @@
-"""Linear heads of equal shape that train at once: one batched product for all of them."""
+"""Train several linear heads of equal shape at once, with one batched product for all heads."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from harness.config.train import ScheduleSettings
 from harness.train.loss import image_losses, is_correct
 
-# Memory of the logits and gradients of the heads that are computed together, in bytes.
+# Bytes that the logits, log-probabilities and gradients of the heads in one chunk may take.
 CHUNK_BYTES = 2**28
-# Tensors of the size of the logits during a step: logits, log-probabilities, and their gradient.
+# Number of tensors with the shape of the logits in a step: logits, log-probabilities, gradient.
 NUM_LOGITS = 3
 
 
 class HeadStack:
     """H linear heads from D features to K classes, each with its own rate and weight decay.
 
-    SGD with momentum, as `make_sgd` sets it up. A head differs from the same head in another stack
-    by the rounding of float32 sums only: a library may choose another kernel for another number of
-    heads.
+    The optimizer is SGD with momentum, as in `make_sgd`. If a head trains in a stack of another
+    size, its weights differ only by the rounding of float32 sums, because a library may choose
+    another kernel for another number of heads.
 
     Attributes:
         weight: float32 [H, K, D].
@@ -31,8 +31,8 @@ class HeadStack:
 
         Args:
             start: Start values, on the training device.
-            settings: Learning rate and weight decay of each head. Momentum, Nesterov's form and
-                the parameters that decay are equal in all of them.
+            settings: Schedule of each head. They may differ in learning rate and weight decay
+                only, not in momentum, Nesterov's form or `decay_norm_and_bias`.
         """
         kinds = {(one.momentum, one.nesterov, one.decay_norm_and_bias) for one in settings}
         assert len(kinds) == 1, "heads that train at once differ in rate and weight decay only"
@@ -47,17 +47,17 @@ class HeadStack:
         self._bias_decays = self._decays if decays_bias else torch.zeros_like(self._decays)
 
     def __len__(self) -> int:
-        """Return H."""
+        """Return the number of heads, H."""
         return len(self.weight)
 
     def set_rate(self, fraction: float) -> None:
-        """Set the rates of the next steps, as a fraction of each peak. Does not wait for a GPU."""
+        """Set each learning rate to a fraction of its peak. Does not wait for the GPU."""
         torch.mul(self._peaks, fraction, out=self._rates)
 
     def step(
         self, features: Tensor, labels: Tensor, label_smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        """Take one step of each head. Memory is bounded: heads are computed in chunks.
+        """Take one step of each head. Heads are computed in chunks of at most CHUNK_BYTES.
 
         Args:
             features: float32 [B, D].
@@ -66,8 +66,8 @@ class HeadStack:
             label_smoothing: Fraction of the target spread evenly over all classes.
 
         Returns:
-            Mean loss of each head before the step, float32 [H], and its number of correct images,
-            int64 [H].
+            Mean loss, float32 [H], and number of correct images, int64 [H], of each head before the
+            step.
         """
         num_classes, dim = self.weight.shape[1:]
         bytes_of_head = 4 * num_classes * (NUM_LOGITS * len(labels) + 2 * dim)
@@ -116,7 +116,7 @@ class HeadStack:
         return head
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return weights and velocities; the tensors are those of the heads."""
+        """Return weights and velocities; the tensors are not copies."""
         velocity, bias_velocity = self._velocities
         return {
             "weight": self.weight,

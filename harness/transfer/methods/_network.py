@@ -1,4 +1,4 @@
-"""Shared by methods that train a network: start values of its blocks, and learning rates."""
+"""Prepare networks for methods that train them: start values, learning rates and BatchNorm."""
 
 from collections.abc import Sequence
 
@@ -28,14 +28,14 @@ def candidates(
     frozen: Sequence[nn.Module] = (),
     penalty: L2SPPenalty | NoPenalty = NO_PENALTY,
 ) -> TrainedModels:
-    """Train the weights of the model that require gradients.
+    """Prepare the training of the model's weights that require gradients.
 
     Args:
-        setup: what every trial of the stage starts from.
-        trial: the point of the grid.
-        model: the network, on the device.
-        frozen: modules that also keep their BatchNorm statistics.
-        penalty: replaces weight decay.
+        setup: starting point of every trial of the stage.
+        trial: point of the grid.
+        model: network on the device.
+        frozen: modules that stay in evaluation mode, so their BatchNorm statistics do not change.
+        penalty: penalty on the weights, in place of weight decay.
     """
     settings = trial.settings
     assert isinstance(settings, NetworkSettings)
@@ -57,7 +57,10 @@ def candidates(
 
 
 def transferred(setup: TransferSetup, settings: TransferSettings) -> Classifier:
-    """Load the source's model; the head and the last `reinit_last` blocks are random."""
+    """Load the source's model, with random weights in the head and the last blocks.
+
+    `settings.reinit_last` is the number of these blocks.
+    """
     assert isinstance(settings, BlockSettings)
     model = setup.load()
     if settings.reinit_last:
@@ -71,10 +74,10 @@ def transferred(setup: TransferSetup, settings: TransferSettings) -> Classifier:
 
 
 class Parts:
-    """Blocks of a network by how they start and learn.
+    """Blocks of a network, grouped by start values and learning rate.
 
     Attributes:
-        low: transferred blocks with the low learning rate.
+        low: transferred blocks that train with the low learning rate.
         high: the other transferred blocks.
         new: blocks that start from random weights.
     """
@@ -95,19 +98,19 @@ class Parts:
 
 
 def parts(model: Classifier, settings: BlockSettings) -> Parts:
-    """Divide the blocks of a model.
+    """Group the blocks of a model.
 
     Raises:
-        UserError: the settings name more blocks than the network has.
+        UserError: the settings need more blocks than the network has.
     """
     return Parts(blocks_of(model.backbone), settings.num_low, settings.reinit_last)
 
 
 def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Parameter, float]:
-    """Map parameters to their learning rate, divided by the head's.
+    """Map parameters to their learning rate divided by the head's.
 
-    Parameters with ratio 1 may be missing. The ratio of a block's group is multiplied by
-    `layer_decay` once per block up to the head. New blocks have the group ratio 1.
+    A block's ratio is the ratio of its group (1 for new blocks), multiplied by `layer_decay` once
+    for each step from the head to the block. Parameters with ratio 1 may be missing.
     """
     if not isinstance(settings, BlockSettings):
         return {}
@@ -130,7 +133,7 @@ def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Paramete
 
 
 def train_mode(model: Classifier, bn_stats: BnStats, frozen: Sequence[nn.Module] = ()) -> None:
-    """Set training mode, but evaluation mode for frozen modules and statistics."""
+    """Set training mode, except for `frozen` modules and BatchNorm with frozen statistics."""
     model.train()
     for module in frozen:
         module.eval()
@@ -141,11 +144,11 @@ def train_mode(model: Classifier, bn_stats: BnStats, frozen: Sequence[nn.Module]
 
 
 def set_bn_momentum(model: nn.Module, momentum: float | str | None, steps_per_epoch: int) -> None:
-    """Set the momentum of all BatchNorm layers; None leaves the model's own.
+    """Set the momentum of all BatchNorm layers; None does not change it.
 
     "kornblith" is min(10 / steps per epoch, 0.1), so that the statistics average over about one
-    epoch if epochs are short. TensorFlow's convention writes it as max(1 - 10 / steps, 0.9)
-    (Kornblith et al. 2019; the rule as SimCLR, appendix B.8, repeats it).
+    epoch if epochs are short. Kornblith et al. 2019 and SimCLR (appendix B.8) state the same rule
+    in TensorFlow's convention, max(1 - 10 / steps, 0.9).
     """
     if momentum is None:
         return

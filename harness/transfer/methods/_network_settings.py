@@ -8,12 +8,12 @@ from harness.config.base import NotNegative
 from harness.config.train import Parts
 from harness.config.transfer import BnStats, Crop, DecayGrid, TransferSettings, Whole
 
-# kornblith: min(10 / steps per epoch, 0.1). None means the model's own.
+# "kornblith" means min(10 / steps per epoch, 0.1), and None the momentum of the loaded model.
 BnMomentum = Annotated[float, Field(gt=0, le=1)] | Literal["kornblith"] | None
 
 
 def idle_bn_momentum(bn_stats: BnStats) -> dict[str, str]:
-    """Return why bn_momentum has no effect, by field, if the statistics do not move."""
+    """Return the field `bn_momentum` -> the reason why it has no effect, if BatchNorm is frozen."""
     reason = "has no effect on statistics that are frozen"
     return {"bn_momentum": reason} if bn_stats == "frozen" else {}
 

@@ -1,6 +1,6 @@
-"""Heads that train at once, on one forward pass of a backbone with fixed weights.
+"""Train several heads at once, on one forward pass of a backbone with fixed weights.
 
-The backbone's BatchNorm statistics may move: they depend on the images only, not on the heads.
+The backbone's BatchNorm statistics may change: they depend on the images, not on the heads.
 """
 
 import copy
@@ -22,7 +22,7 @@ from harness.transfer.methods.fixed.settings import FixedSettings
 
 
 class SharedBackbone:
-    """One backbone, and a head with its own learning rate and weight decay for each trial."""
+    """Learner with one backbone, and for each trial a head with its own rate and weight decay."""
 
     def __init__(self, setup: TransferSetup, trials: Sequence[Trial]) -> None:
         self._setup = setup
@@ -39,7 +39,7 @@ class SharedBackbone:
         self._losses = torch.zeros(len(self._heads), dtype=torch.float64, device=setup.device)
         self._num_correct = torch.zeros(len(self._heads), dtype=torch.int64, device=setup.device)
         self._num_images = 0
-        self._watch = LossWatch(setup.device)  # of the head with the lowest loss
+        self._watch = LossWatch(setup.device)  # watches the head with the lowest loss
 
     @property
     def peak_lr(self) -> float:
@@ -54,7 +54,7 @@ class SharedBackbone:
             with torch.no_grad(), autocast(self._setup.precision, self._setup.device, self._model):
                 features = self._model.features(images)
             features = features.float()
-        with timer.span("backward"):  # the heads: forward and backward pass, and update
+        with timer.span("backward"):  # includes the heads' forward passes and updates
             losses, num_correct = self._heads.step(features, labels, smoothing)
             self._losses += losses * len(labels)
             self._num_correct += num_correct
@@ -62,13 +62,14 @@ class SharedBackbone:
         self._num_images += len(labels)
 
     def first_bad_step(self) -> int | None:
-        """Return the step at which the last head diverged; None while one head has not."""
+        """Return the step in which the last head diverged; None if a head has not diverged."""
         return self._watch.first_bad()
 
     def totals(self) -> Totals:
         """Return the totals of the head with the lowest loss, and reset them.
 
-        A learning rate that is too high must not hide that the other heads learn.
+        Other heads may diverge because their learning rates are too high, and would hide its
+        progress in a mean.
         """
         losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf, posinf=torch.inf)
         best = int(losses.argmin())
@@ -105,7 +106,7 @@ class SharedBackbone:
         self._watch.load_state_dict(state["watch"])
 
     def candidates(self) -> list[tuple[Trial, Classifier]]:
-        """Return a model for each trial; they share the backbone. Diverged heads are left out."""
+        """Return a model for each trial whose head has not diverged. Models share the backbone."""
         models = []
         for index, trial in enumerate(self._trials):
             head = self._heads.head(index)

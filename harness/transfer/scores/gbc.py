@@ -1,7 +1,8 @@
-"""GBC: minus the sum over pairs of classes of the Bhattacharyya coefficient of their Gaussians.
+"""GBC: how little the Gaussians of the classes overlap (Pandy et al., CVPR 2022).
 
-Pandy et al., CVPR 2022. Diagonal covariances by default; `spherical` uses one variance per class.
-Features are reduced to 64 principal components, as in the paper; variances are at least 1e-4.
+GBC is minus the sum, over pairs of classes, of the Bhattacharyya coefficients of their Gaussians.
+The covariances are diagonal, or, with `spherical`, have one variance per class. Features are
+reduced to 64 principal components, as in the paper. Variances are at least 1e-4.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, spherical: bool = Fa
     if spherical:
         variances = np.broadcast_to(variances.mean(axis=1, keepdims=True), variances.shape)
     total = 0.0
-    # one row at a time: K x K x D does not fit in memory for SUN397
+    # Compute one row of pairs at a time: [K, K, D] does not fit in memory for SUN397.
     for first in range(num_classes - 1):
         joint = (variances[first] + variances[first + 1 :]) / 2
         distance = ((means[first] - means[first + 1 :]) ** 2 / joint).sum(axis=1) / 8

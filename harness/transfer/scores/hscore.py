@@ -1,8 +1,8 @@
 """H-score: variance of the features between classes relative to their covariance.
 
-Bao et al., ICIP 2019: tr(cov(f)^-1 cov(E[f | y])), with the pseudo-inverse if D > N. `shrunk` uses
-the Ledoit-Wolf covariance, times 1 - its shrinkage (Ibrahim, Ponomareva and Mazumder 2021); prefer
-it unless N is many times D.
+It is tr(cov(f)^-1 cov(E[f | y])) (Bao et al., ICIP 2019), with the pseudo-inverse if D > N. With
+`shrunk`, cov(f) is the Ledoit-Wolf covariance, and the score is multiplied by 1 - its shrinkage
+(Ibrahim, Ponomareva and Mazumder 2021). Prefer `shrunk` unless N is many times D.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
     between = (means * counts[:, None]).T @ means / len(matrix)
     if not shrunk:
         variances, axes = np.linalg.eigh(centered.T @ centered / len(matrix))
-        # Directions without variance (rounding only) are left out.
+        # Leave out directions whose variance is only a rounding error.
         kept = variances > max(1e-12 * variances[-1], (1e-13 * np.abs(matrix).max()) ** 2)
         return float(
             (((axes[:, kept].T @ between) * axes[:, kept].T).sum(axis=1) / variances[kept]).sum()

@@ -1,10 +1,10 @@
-"""kNN: leave-one-out accuracy of the nearest neighbors among training images, exact.
+"""kNN: leave-one-out accuracy of exact nearest neighbors among the target's training images.
 
-Puigcerver et al. 2020 and Sokolski's sweep: k = 1, Euclidean, on the target's training images.
-Chunked matrix products propose candidates in float32; deciding distances are then computed as
-differences in float64, for all images if the candidates may be incomplete. Ties in distance go to
-the lower index, ties in votes to the lower label. Exact duplicates bias the score upwards:
-`duplicates` counts them.
+Puigcerver et al. 2020 and Sokolski's sweep use k = 1 and Euclidean distances. Matrix products in
+float32 find candidates, in chunks of rows. The candidates' distances are then computed from
+differences in float64. If the candidates of a row may be incomplete, this is done for all images.
+If distances are equal, the lower index is nearer; if votes are equal, the lower label wins. Exact
+duplicates bias the score upwards; `duplicates` counts them.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDS = ("features",)
-CHUNK = 1024  # rows of distances in memory at once: [CHUNK, N] float32
+CHUNK = 1024  # rows of distances that are in memory at once, float32 [CHUNK, N]
 NUM_NEIGHBORS = (1, 5, 20)
-SLACK = 1e-5  # relative to squared norms: bound on float32's error of a squared distance
-SPARE = 16  # candidates beyond k: float32 may order nearly equal distances wrongly
+SLACK = 1e-5  # bound on the float32 error of a squared distance, relative to squared norms
+SPARE = 16  # additional candidates, because float32 may order nearly equal distances wrongly
 
 
 def score(
@@ -73,7 +73,10 @@ def variants(
 
 
 def _accuracy(neighbors: np.ndarray, classes: np.ndarray, num_classes: int) -> float:
-    """Accuracy of the majority among each row's neighbors [N, k]; ties go to the lower label."""
+    """Return the accuracy of the most frequent label among each row's neighbors [N, k].
+
+    If several labels are equally frequent, the lowest one is taken.
+    """
     votes = np.zeros((len(classes), num_classes), np.int32)
     np.add.at(votes, (np.arange(len(classes))[:, None], classes[neighbors]), 1)
     return float((votes.argmax(axis=1) == classes).mean())
@@ -90,7 +93,7 @@ def nearest_neighbors(
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = rows / np.where(norms > 0, norms, 1)
     exact = torch.as_tensor(rows, device=device)
-    # Centering keeps distances, and reduces norms and thus cancellation.
+    # Centering does not change distances, but reduces norms and thus cancellation.
     rough = (exact - exact.mean(dim=0)).float()
     neighbors = [
         _nearest_in_chunk(rough, exact, start, min(CHUNK, len(rough) - start), k)
@@ -116,8 +119,8 @@ def _nearest_in_chunk(
     distances[torch.arange(length), torch.arange(start, start + length)] = torch.inf
     farthest, candidates = distances.topk(min(k + SPARE, len(rough) - 1), dim=1, largest=False)
     neighbors, reach = _sort_exactly(exact, exact[rows], candidates.sort(dim=1).values, k)
-    if candidates.shape[1] < len(rough) - 1:  # with ties, rows outside may be as near
-        # Triangle inequality: norms of rows within reach are at most own norm + reach.
+    if candidates.shape[1] < len(rough) - 1:  # other rows may be equally near
+        # By the triangle inequality, a row within `reach` has a norm of at most own norm + reach.
         norms = squares[rows].sqrt()
         slack = SLACK * (squares[rows] + (norms + reach.sqrt()) ** 2)
         for row in (farthest[:, -1] - slack <= reach).nonzero()[:, 0].tolist():
@@ -130,15 +133,18 @@ def _nearest_in_chunk(
 def _sort_exactly(
     exact: "Tensor", rows: "Tensor", candidates: "Tensor", k: int
 ) -> "tuple[Tensor, Tensor]":
-    """Return the k nearest of the sorted candidates, and the squared distance of the last."""
+    """Return the k nearest of the candidates, and the squared distance of the k-th.
+
+    Candidates are sorted by index, so that the lower index comes first if distances are equal.
+    """
     import torch
 
     if len(rows) == 1:
         true = ((exact[candidates[0]] - rows) ** 2).sum(dim=1)[None, :]
-    else:  # one column at a time: [n, c, D] does not fit in memory
+    else:  # compute one column at a time: [n, c, D] does not fit in memory
         columns = range(candidates.shape[1])
         true = torch.stack(
             [((exact[candidates[:, column]] - rows) ** 2).sum(dim=1) for column in columns], dim=1
         )
-    nearest_first = true.sort(dim=1, stable=True)  # stable: ties go to the lower index
+    nearest_first = true.sort(dim=1, stable=True)  # stable: lower index first
     return candidates.gather(1, nearest_first.indices[:, :k]), nearest_first.values[:, k - 1]

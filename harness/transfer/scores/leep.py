@@ -1,9 +1,10 @@
-"""LEEP: log-likelihood of the target's labels under a classifier from the source's probabilities.
+"""LEEP: log-likelihood of the target's labels, predicted from the source's probabilities.
 
-Nguyen, Hassner, Seeger and Archambeau, ICML 2020: P(y, z) is the mean of theta(x)_z over images of
-label y; each image is then predicted by sum_z P(y | z) theta(x)_z. 0 for a one-hot source that
-separates the labels, -log K for one that does not. Comparable only between sources with equal
-numbers of classes.
+Nguyen, Hassner, Seeger and Archambeau, ICML 2020. theta(x)_z is the probability of the source's
+class z for image x. P(y, z) is the sum of theta(x)_z over images of label y, divided by N, and the
+probability of label y for x is sum_z P(y | z) theta(x)_z. LEEP is 0 if the source's predictions are
+one-hot and separate the labels, and -log K if they are independent of balanced labels. Compare LEEP
+only between sources with the same number of classes.
 """
 
 from typing import Any
@@ -30,11 +31,14 @@ def score(*, features: Any = None, probs: Any, labels: Any) -> float:
 
 
 def log_likelihood(theta: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
-    """Mean of log sum_z P(y_i | z) theta(x_i)_z. Source classes without mass are ignored."""
+    """Return the mean over i of log sum_z P(y_i | z) theta(x_i)_z.
+
+    Source classes that have probability 0 for all images are ignored.
+    """
     joint = np.zeros((num_classes, theta.shape[1]))
     np.add.at(joint, labels, theta)
     mass = joint.sum(axis=0)
-    # The public code divides 0 by 0 and returns NaN.
+    # Avoid 0 / 0, for which the public code returns NaN.
     conditional = np.divide(joint, mass, out=np.zeros_like(joint), where=mass > 0)
     likelihood = np.einsum("nz,nz->n", conditional[labels], theta)
     return float(np.log(likelihood).mean())

@@ -1,10 +1,11 @@
 """LogME: maximum evidence of a Bayesian linear model from features to one-hot labels.
 
-You, Liu, Wang and Long, ICML 2021. The evidence is maximized over the two precisions by the
-fixed-point iteration of the JMLR 2022 version: gamma = sum sigma^2 / (sigma^2 + t) with
-t = alpha / beta, alpha = gamma / |m|^2, beta = (N - gamma) / |f m - y|^2. The score is the mean
-over classes of the log-evidence per sample. Its determinant includes all D directions, also if
-D > N.
+You, Liu, Wang and Long, ICML 2021. The evidence is maximized over the precisions alpha (of the
+weights) and beta (of the noise), by the fixed-point iteration of the JMLR 2022 version: gamma = sum
+sigma^2 / (sigma^2 + t) with t = alpha / beta, alpha = gamma / |m|^2, beta = (N - gamma) / |f m -
+y|^2. Here sigma are the singular values of the features, and m is the mean of the weights. The
+score is the mean over classes of the log-evidence per sample. Its determinant includes all D
+directions, even if D > N.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from harness.transfer.score import check_targets
 
 NEEDS = ("features",)
 MAX_ITERATIONS = 11
-TOLERANCE = 1e-3  # relative change of t
+TOLERANCE = 1e-3  # relative change of t below which the iteration stops
 FLOOR = 1e-5  # added to |m|^2 and the residual, as in the authors' code
 
 
@@ -37,11 +38,11 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
 def _evidence(
     left: np.ndarray, sigma: np.ndarray, shape: tuple[int, ...], target: np.ndarray
 ) -> float:
-    """Log-evidence per sample for one target [N], from the features' SVD."""
+    """Return the log-evidence per sample for one target [N], from the features' SVD."""
     num_images, num_features = shape
     variances = sigma**2
     projected = left.T @ target
-    # Part of the target outside the span of the features.
+    # Squared norm of the part of the target outside the span of the features.
     outside = max(float(target @ target - projected @ projected), 0.0)
     t = 1.0
     for _ in range(MAX_ITERATIONS):

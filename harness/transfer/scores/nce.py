@@ -1,7 +1,7 @@
 """NCE: minus the conditional entropy of labels given the source's hard predictions.
 
-Tran, Nguyen and Hassner, ICCV 2019: the sum over pairs of p(y, z) log p(y | z), z being the source
-class of highest probability. At most 0.
+It is the sum over y and z of p(y, z) log p(y | z), for labels y and the source class z that has the
+highest probability (Tran, Nguyen and Hassner, ICCV 2019).
 """
 
 from typing import Any

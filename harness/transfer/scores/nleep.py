@@ -1,10 +1,13 @@
 """NLEEP: LEEP with components of a Gaussian mixture on the features instead of source classes.
 
-Li et al., CVPR 2021, "Ranking Neural Checkpoints": principal components that keep 80 % of the
-variance, then a mixture of 5 components per class with full covariances, on the same images.
+Li et al., CVPR 2021, "Ranking Neural Checkpoints". Features are reduced to the principal components
+that keep 80 % of the variance. A Gaussian mixture with 5 components per class and full covariances
+is fitted to them, on the same images.
+
 `details` reports two fallbacks. If 5 K components are not fewer than the images (VTAB-1k with 100
-classes), there are 4, 3, 2 or 1 per class; if that is still too many, one fewer than the images.
-Above MAX_COMPONENTS, covariances are diagonal (SUN397's 1,985 full ones take hours).
+classes), the mixture has 4, 3, 2 or 1 components per class, or, if K is not fewer than the images,
+one component fewer than images. With more than MAX_COMPONENTS components, covariances are diagonal,
+because SUN397's 1,985 full covariances take hours.
 """
 
 import warnings
@@ -18,7 +21,7 @@ from harness.transfer.scores.leep import log_likelihood
 NEEDS = ("features",)
 VARIANCE_KEPT = 0.8
 COMPONENTS_PER_CLASS = 5
-MAX_COMPONENTS = 600  # limit for full covariances
+MAX_COMPONENTS = 600  # largest number of components with full covariances
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> float:
@@ -58,7 +61,7 @@ def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
     )
     mixture = GaussianMixture(num_components, covariance_type=covariances, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # reported in the result
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the result reports it
         posteriors = mixture.fit(reduced).predict_proba(reduced)
     return {
         "score": log_likelihood(np.asarray(posteriors, np.float64), classes, num_classes),

@@ -1,18 +1,18 @@
 """SFDA: mean probability of the true class under a regularized Fisher discriminant, fitted twice.
 
-Shao et al., ECCV 2022, "Not All Models Are Equal". The discriminant is a Gaussian per class with a
-common covariance (1 - s) W + s tr(W) / D I: W is the covariance within classes, s = exp(-5 times
-its largest eigenvalue), at least 1e-10. The first fit gives each image a confidence, the softmax of
-its probabilities. The image then moves toward the mean of the other classes' means by 1 minus its
-confidence, and the second fit uses the moved images and the same s.
+Shao et al., ECCV 2022, "Not All Models Are Equal". The discriminant has a Gaussian for each class,
+with the common covariance (1 - s) W + s tr(W) / D I. W is the covariance within classes, and s is
+exp(-5 times W's largest eigenvalue), at least 1e-10. The first fit gives each image a confidence,
+the softmax of its probabilities. Each image is then moved toward the mean of the other classes'
+means by 1 minus its confidence, and the second fit uses the moved images and the same s.
 
 As in the authors' code, the score is the mean probability, not its logarithm, and the identity is
 scaled by tr(W) / D. The largest eigenvalue is exact here; their code uses three power iterations.
 
-Two limits follow from the formula. The scale of the features decides the regularization: large
-features get almost none. Then SFDA is 1 for any model with more features than images, as 2048
-features on the 800 images of VTAB-1k; compare models there by other scores. Comparisons by others
-find no score that is best in every setting (see `parc`).
+The formula has a limit. The regularization depends on the scale of the features, and is almost zero
+for large features. SFDA is then 1 for any model with more features than images, such as 2048
+features on the 800 images of VTAB-1k; compare models there by other scores. No score is best in
+every setting (see `parc`).
 """
 
 from typing import Any
@@ -22,9 +22,9 @@ import numpy as np
 from harness.transfer.score import check_features
 
 NEEDS = ("features",)
-STRENGTH = 5.0  # of the regularization's decay with the largest eigenvalue
+STRENGTH = 5.0  # factor on the largest eigenvalue in the exponent of s
 MIN_SHRINKAGE = 1e-10
-CONSTANT = 1e-12  # variance within classes, relative to all variance, that is rounding only
+CONSTANT = 1e-12  # within-class fraction of the variance below which it is a rounding error
 
 
 def score(*, features: Any, probs: Any = None, labels: Any) -> float:
@@ -39,7 +39,7 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
     """
     matrix, classes, num_classes = check_features(features, labels)
     num_features = matrix.shape[1]
-    # Probabilities do not depend on the origin, nor on directions without any image.
+    # Probabilities depend neither on the origin nor on directions in which no image varies.
     centered = matrix - matrix.mean(axis=0)
     if num_features > len(centered):
         left, sigma, _ = np.linalg.svd(centered, full_matrices=False)
@@ -56,7 +56,7 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
 
 
 def _means(matrix: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Means of the classes, [K, D]."""
+    """Return the means of the classes, [K, D]."""
     means = np.zeros((num_classes, matrix.shape[1]))
     np.add.at(means, classes, matrix)
     return np.asarray(means / np.bincount(classes, minlength=num_classes)[:, None])
@@ -69,12 +69,14 @@ def _fit(
     num_features: int,
     shrinkage: float | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Return probabilities [N, K] of the discriminant's own images, and its shrinkage.
+    """Fit a discriminant; return the probabilities [N, K] of its images, and its shrinkage s.
 
     Args:
-        matrix: [N, R] in coordinates of R <= D directions.
+        matrix: [N, R], coordinates of the images in R <= D directions.
+        classes: class of each image, [N].
+        num_classes: K.
         num_features: D, the divisor of the trace.
-        shrinkage: None to compute it.
+        shrinkage: s; None computes it.
     """
     means = _means(matrix, classes, num_classes)
     within = matrix - means[classes]
@@ -84,7 +86,7 @@ def _fit(
         shrinkage = max(float(np.exp(-STRENGTH * variances[-1])), MIN_SHRINKAGE)
     regularized = (1 - shrinkage) * variances + shrinkage * variances.sum() / num_features
     smallest = CONSTANT * float((matrix**2).mean(axis=0).sum())
-    if variances.sum() <= smallest:  # constant classes: any small variance gives the same limit
+    if variances.sum() <= smallest:  # classes are constant: all small variances give the same limit
         regularized = np.full_like(variances, smallest or 1.0)
     whitening = axes / np.sqrt(regularized)
     white, white_means = matrix @ whitening, means @ whitening

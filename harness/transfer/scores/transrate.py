@@ -1,7 +1,7 @@
 """TransRate: coding rate of the features minus their coding rate given the class.
 
-Huang et al., ICML 2022: R(f) - mean over classes of R(f_c), with R(f) = 1/2 log det(I + f^T f / (N
-eps)) on centered features and eps = 1e-4.
+TransRate is R(f) minus the mean over classes of R(f_c), with R(f) = 1/2 log det(I + f^T f / (N
+eps)), centered features f, and eps = 1e-4 (Huang et al., ICML 2022).
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def score(*, features: Any, probs: Any = None, labels: Any) -> float:
 
 
 def _rate(features: np.ndarray) -> float:
-    """Coding rate, from the smaller of f^T f and f f^T: det(I + .) is the same."""
+    """Compute the coding rate from the smaller of f^T f and f f^T; det(I + .) is the same."""
     num_images, num_features = features.shape
     gram = features.T @ features if num_features <= num_images else features @ features.T
     return float(np.linalg.slogdet(np.eye(len(gram)) + gram / (num_images * EPS))[1]) / 2

@@ -1,4 +1,4 @@
-"""Batches of whole images with boxes, as the training loop takes them."""
+"""Adapt batches of whole images with boxes to the training loop."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ class BoxBatch(Protocol):
     """A batch of B images; `loaders.detection.DetectionBatch` is one.
 
     Attributes:
-        images: uint8 [3, H, W] each.
-        boxes: left, top, right and bottom in pixels, float32 [n, 4] for each image.
-        labels: classes from 0, int64 [n] for each image.
-        difficult: bool [n] for each image.
+        images: for each image, its pixels, uint8 [3, H, W].
+        boxes: for each image, left, top, right and bottom of n objects in pixels, float32 [n, 4].
+        labels: for each image, classes from 0, int64 [n].
+        difficult: for each image, True for objects that are marked as difficult, bool [n].
     """
 
     @property
@@ -28,13 +28,13 @@ class BoxBatch(Protocol):
 
 
 class BoxLoader(Protocol):
-    """Batches of a split; `loaders.detection.DetectionLoader` is one."""
+    """A loader of a split's images; `loaders.detection.DetectionLoader` is one."""
 
     @property
     def num_samples(self) -> int: ...  # noqa: D102
 
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[BoxBatch]:
-        """Yield the batches of an epoch from the given one."""
+        """Yield the batches of an epoch, beginning with number `start_batch`."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,29 @@ class FitPlan:
     """Fields of a loader's plan that the training loop reads."""
 
     batch_size: int
-    resolution: int  # shorter side of the resized image, in pixels; only recorded
+    resolution: int  # shorter side of the resized image, in pixels; for the record only
     world_size: int = 1
     drop_last: bool = False
 
 
 class FedLoader:
-    """A loader as `harness.train.fit.fit` uses it: batches wait first, and are finished then."""
+    """Adapter of a `BoxLoader` for `harness.train.fit.fit`.
+
+    `fit` waits for each batch, and then finishes it, which copies it to the device.
+    """
 
     def __init__(self, loader: BoxLoader, plan: FitPlan, device: str) -> None:
         self._loader, self.plan, self._device = loader, plan, device
 
     @property
     def num_samples(self) -> int:
-        """Number of images."""
+        """Number of images in the split."""
         return self._loader.num_samples
 
     def epoch(
         self, number: int, resolution: int | None = None, start_batch: int = 0
     ) -> "_FedEpoch":
-        """Start an epoch at a batch. resolution: not used, because images keep their size."""
+        """Start an epoch at `start_batch`. `resolution` is not used: images keep their size."""
         return _FedEpoch(self._loader.epoch(number, start_batch), self._device)
 
 
@@ -81,13 +84,13 @@ class _FedEpoch:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        close = getattr(self._batches, "close", None)  # of a generator
+        close = getattr(self._batches, "close", None)  # generators have it
         if close is not None:
             close()
 
 
 def targets_of(batch: BoxBatch, device: str) -> list[dict[str, Tensor]]:
-    """Make targets for `Detector.forward`, without difficult objects, as in Fast R-CNN."""
+    """Build the targets of `Detector.forward`. Difficult objects are left out, as in Fast R-CNN."""
     return [
         {
             "boxes": boxes[~difficult].to(device),
@@ -98,5 +101,5 @@ def targets_of(batch: BoxBatch, device: str) -> list[dict[str, Tensor]]:
 
 
 def to_device(images: list[Tensor], device: str) -> list[Tensor]:
-    """Copy images to the device; they may wait for the copy there only."""
+    """Copy images to the device. Only the device waits for the copies, not the caller."""
     return [image.to(device, non_blocking=True) for image in images]

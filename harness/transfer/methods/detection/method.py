@@ -1,8 +1,8 @@
-"""Detection on a target with boxes: Faster R-CNN from a pretrained ResNet (Huh et al. 2016).
+"""Transfer to a target with boxes: Faster R-CNN on a pretrained ResNet (Huh et al. 2016).
 
-Each learning rate trains on train; `map50_11` on val chooses one, which trains again on train and
-val together (`refit`). Test is read once. Models that were trained on attacked images train on
-clean ones here.
+A detector is trained on train with each learning rate, and `map50_11` on val chooses a rate. With
+`refit`, a detector is then trained with this rate on train and val together. Test is read once.
+Detectors are always trained on clean images, even if the pretraining was adversarial.
 """
 
 import copy
@@ -44,13 +44,17 @@ from writers.errors import UserError
 if TYPE_CHECKING:
     from harness.stages.transfer.record import TransferMetrics
 
-MODEL_FILE = "model.pt"  # of the stage that trained or adopted the network
+MODEL_FILE = "model.pt"  # file in the folder of the stage that trained or adopted the network
 TRAIN_AND_VAL = "trainval.beton"
 
 
 @dataclass(frozen=True)
 class DetectionMethod:
-    """Trains one point of the grid; see `harness.transfer.method.Method`."""
+    """Method that trains one point of the grid; see `harness.transfer.method.Method`.
+
+    Attributes:
+        load: returns a detector on the pretrained network, on the device.
+    """
 
     load: Callable[[], Detector]
 
@@ -66,7 +70,7 @@ class DetectionMethod:
             precision=setup.precision,
             timer=setup.timer,
         )
-        # The search only copies, saves and loads models, so that a detector can be one.
+        # The search only copies, saves and loads models, so it can also handle detectors.
         detectors = [(trial, cast(Classifier, model))]
         return TrainedModels(cast(Learner, step), lambda: detectors)
 
@@ -120,7 +124,7 @@ def run(context: StageContext) -> Outcome:
         return counts
 
     images = training_images(split_path(context, "data", "train"))
-    # `fit` and `Search` read of a loader what `FedLoader` has.
+    # `fit` and `Search` use only those members of a loader that `FedLoader` has.
     loader, method = cast(Loader, images), DetectionMethod(load)
     search = open_search(
         context,
@@ -192,7 +196,7 @@ def check_boxes(context: StageContext) -> None:
     """Check that all splits of the target have boxes.
 
     Raises:
-        UserError: one has none.
+        UserError: a split has no boxes.
     """
     for split in ("train", "val", "test"):
         path = split_path(context, "data", split)

@@ -1,4 +1,4 @@
-"""Faster R-CNN on the stages of a ResNet, from torchvision's parts."""
+"""Build Faster R-CNN on the stages of a ResNet, with torchvision's components."""
 
 from collections import OrderedDict
 from typing import Any
@@ -17,36 +17,37 @@ from harness.modeling.module_modes import BatchNorm, eval_mode
 from harness.transfer.methods.detection.settings import DetectionSettings
 from writers.errors import UserError
 
-NUM_STAGES = 4  # after the stem
+NUM_STAGES = 4  # number of stages after the stem
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 PYRAMID_CHANNELS, LINEAR_CHANNELS = 256, 1024
-# Sides of a region in cells of the map: the fourth stage halves them.
+# Side of a region that is cut from a feature map, in cells. In c4, the fourth stage halves it.
 REGION_CELLS = {"c4": 14, "fpn": 7}
-SAMPLES_PER_CELL = 2  # along each side, in RoIAlign
-# Ren et al. 2015: 256 anchors per image in training, 300 proposals in evaluation.
-# Girshick 2015: overlapping detections of a class above an IoU of 0.3 are suppressed.
+SAMPLES_PER_CELL = 2  # sampling points of RoIAlign along each side of a cell
+# Largest number of proposals per image. Ren et al. 2015 use 256 anchors per image in training, and
+# 300 proposals in evaluation. Girshick 2015 suppresses detections of a class that overlap a better
+# detection by an IoU above 0.3.
 PROPOSALS_TRAIN, PROPOSALS_TEST = 2000, 300
 NMS_IOU = 0.3
 MIN_SCORE = 0.05
-PROBE_SIDE = 64  # pixels of the image that finds the widths of the stages
+PROBE_SIDE = 64  # side, in pixels, of the image that finds the widths of the stages
 
 
 class Detector(FasterRCNN):  # type: ignore[misc]
     """Faster R-CNN for uint8 images, with the normalization of the pretrained network.
 
-    Modules that stay frozen keep evaluation mode, also after `train()`.
+    Frozen modules stay in evaluation mode, even after `train()`.
     """
 
     def __init__(self, model: Classifier, num_classes: int, settings: DetectionSettings) -> None:
-        """Build on the backbone of a model, which is used, not copied.
+        """Build a detector on the backbone of a model. The backbone is not copied.
 
         Args:
             model: pretrained network.
-            num_classes: classes of objects, without the background.
-            settings: those of the method.
+            num_classes: number of classes of objects, without the background.
+            settings: settings of the method.
 
         Raises:
-            UserError: the network is not a ResNet of a stem and four stages.
+            UserError: the network is not a ResNet with a stem and four stages.
         """
         stages = split_resnet(model.backbone)
         body = _Pyramid(stages) if settings.neck == "fpn" else _Map(stages[:NUM_STAGES])
@@ -96,31 +97,32 @@ class Detector(FasterRCNN):  # type: ignore[misc]
                 parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Detector":
-        """Set training mode, but evaluation mode for frozen modules."""
+        """Set the mode; frozen modules always get evaluation mode."""
         super().train(mode)
         for module in getattr(self, "_frozen", ()):
             module.training = False
         return self
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        """Return losses by name in training, and otherwise detections per image.
+        """Compute losses in training mode, and detections in evaluation mode.
 
         Args:
             images: uint8 [3, H, W], of varying size.
-            targets: `boxes`, float32 [n, 4], and `labels`, int64 [n], which count from 1; 0 is the
-                background. Only in training.
+            targets: for each image, `boxes`, float32 [n, 4] in pixels, and `labels`, int64 [n],
+                from 1, because 0 is the background. Used in training only.
 
         Returns:
-            Scalars, or per image `boxes`, `labels` and `scores`, in pixels of the given image.
+            In training, name -> loss, a scalar. Otherwise for each image `boxes`, in pixels of the
+            given image, `labels` and `scores`.
         """
         return super().forward([image.float().div_(255) for image in images], targets)
 
 
 def split_resnet(backbone: nn.Module) -> list[nn.Module]:
-    """Divide a ResNet into its stem and its four stages, which share its modules.
+    """Divide a ResNet into its stem and its four stages. The modules are not copied.
 
     Raises:
-        UserError: it has other parts.
+        UserError: the network does not have these parts.
     """
     children = dict(backbone.named_children())
     for name in ("layer", "stage"):
@@ -139,7 +141,7 @@ def split_resnet(backbone: nn.Module) -> list[nn.Module]:
 
 
 class _Map(nn.Module):
-    """Stages in a row; the output of the last one is the only map."""
+    """Sequence of stages, whose last output is the only feature map."""
 
     def __init__(self, stages: list[nn.Module]) -> None:
         super().__init__()
@@ -155,7 +157,7 @@ class _Map(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """Feature pyramid (Lin et al. 2017) on the outputs of all stages but the stem."""
+    """Feature pyramid (Lin et al. 2017) on the outputs of all stages except the stem."""
 
     def __init__(self, stages: list[nn.Module]) -> None:
         super().__init__()
@@ -166,7 +168,7 @@ class _Pyramid(nn.Module):
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map [B, 3, H, W] to five maps, the first of stride 4."""
+        """Map [B, 3, H, W] to five feature maps, the first of which has stride 4."""
         hidden, maps = images.contiguous(memory_format=torch.channels_last), OrderedDict()
         for number, stage in enumerate(self.stages):
             hidden = stage(hidden)
@@ -177,7 +179,7 @@ class _Pyramid(nn.Module):
 
 
 class _StageHead(nn.Module):
-    """The fourth stage, and the mean over positions."""
+    """The fourth stage, followed by the mean over positions."""
 
     def __init__(self, stage: nn.Module) -> None:
         super().__init__()
@@ -190,14 +192,17 @@ class _StageHead(nn.Module):
 
 
 class _FullPrecision(nn.Module):
-    """Give a module's outputs in float32: coordinates in bf16 are wrong by several pixels."""
+    """Wrapper that converts a module's outputs to float32.
+
+    Box coordinates that are computed in bf16 would be wrong by several pixels.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, features: Any) -> Any:
-        """Return what the module returns, in float32."""
+        """Return the module's outputs in float32."""
         return tuple(
             [one.float() for one in output] if isinstance(output, list) else output.float()
             for output in self.module(features)
@@ -205,7 +210,7 @@ class _FullPrecision(nn.Module):
 
 
 def _widths(stages: list[nn.Module]) -> list[int]:
-    """Channels of each stage's output."""
+    """Return the number of channels of each stage's output."""
     widths, device = [], next(stages[0].parameters()).device
     hidden = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device)
     for stage in stages:
@@ -216,7 +221,7 @@ def _widths(stages: list[nn.Module]) -> list[int]:
 
 
 def _initialize(predictor: FastRCNNPredictor) -> None:
-    """Draw new weights as Girshick 2015, section 2.3; biases are 0."""
+    """Draw new weights as in Girshick 2015, section 2.3, and set biases to 0."""
     for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
         nn.init.normal_(layer.weight, std=std)
         nn.init.zeros_(layer.bias)

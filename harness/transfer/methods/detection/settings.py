@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from harness.config.base import Count, Positive
 from harness.config.transfer import BnStats, TransferSchedule, TransferSettings, Whole
 
-# Sides of square anchors in pixels of the resized image: those of the paper for C4, and one for
-# each level of the pyramid.
+# Default sides of square anchors in pixels of the resized image: the paper's for c4, and one for
+# each level of the pyramid for fpn.
 ANCHORS = {"c4": (128.0, 256.0, 512.0), "fpn": (32.0, 64.0, 128.0, 256.0, 512.0)}
 IDLE = (
     "resolution",

@@ -1,4 +1,4 @@
-"""Training step of a detector: the sum of the four losses of Faster R-CNN, and one update."""
+"""Training step of a detector, which minimizes the sum of Faster R-CNN's four losses."""
 
 from typing import Any
 
@@ -23,7 +23,8 @@ Targets = list[dict[str, Tensor]]
 class DetectionStep:
     """Learner that trains a detector; see `harness.train.learner.Learner`.
 
-    `train_batch` takes images of varying size in place of one tensor, and boxes in place of labels.
+    Its `train_batch` takes a list of images of varying size instead of a tensor, and targets with
+    boxes instead of labels.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class DetectionStep:
         set_lr(self.optimizer, fraction * self.peak_lr)
 
     def train_batch(self, images: list[Tensor], targets: Targets) -> None:
-        """Take one optimizer step. Waits for the GPU, as torchvision's samplers do.
+        """Take one optimizer step. Waits for the GPU, because torchvision's samplers do.
 
         Args:
-            images: uint8 [3, H, W] each, on the training device.
+            images: for each image, uint8 [3, H, W] on the training device.
             targets: as `Detector.forward` takes them.
 
         Raises:

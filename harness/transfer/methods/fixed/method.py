@@ -1,10 +1,10 @@
-"""Fixed-feature transfer: the source's weights stay, a new linear head trains on augmented images.
+"""Fixed-feature transfer, which trains a new linear head on augmented images.
 
-An image's features do not depend on the head, so the heads of a whole grid train at once, on one
-forward pass of the backbone and in one batched product. Each head equals the head that would train
-alone, to within the rounding of float32 sums (`HeadStack`). With `bn_stats: update`, as in the
-published code, the BatchNorm statistics of the backbone change. They depend on the images only, and
-every point of the grid has the same images in the same order.
+The source's weights do not change, so an image's features do not depend on the head. The heads of a
+whole grid therefore train at once, on one forward pass of the backbone and in one batched product.
+Each head equals a head that is trained alone, to within the rounding of float32 sums (`HeadStack`).
+With `bn_stats: update`, as in the published code, the backbone's BatchNorm statistics change. They
+depend on the images only, and all points of the grid get the same images in the same order.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Full-network transfer: every weight trains, starting from the source's, under a new head."""
+"""Full-network transfer, which trains a new head and all weights from the source's values."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,8 @@
 """Full-network transfer with an L2-SP penalty (Li, Grandvalet and Davoine 2018).
 
-The penalty pulls weights towards their values at the start of training. Plested, Shen and Gedeon
-2021 add choices: how many blocks are transferred at all, which of them are pulled towards their
-start (`start_groups`) and which towards zero, and how fast each group learns.
+The penalty pulls weights toward their values at the start of training. Plested, Shen and Gedeon
+2021 add three choices: the number of blocks to transfer, the blocks to pull toward their start
+values (`start_groups`) or toward zero, and the learning rate of each group.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Logistic regression on features of images without augmentation (Kornblith et al. 2019, A.3).
 
-Each penalty is fitted on train; the dataset's metric on val chooses one. The chosen penalty is
-fitted again on train and val together, and test is read once. If images have several labels (VOC
-2007), each class has a binary fit. There is one optimum, so the fit has no seed. Features are
-standardized, and penalties apply to standardized features.
+A regression is fitted on train with each penalty, and the dataset's metric on val chooses a
+penalty. A regression with this penalty is then fitted on train and val together, and test is read
+once. If images have several labels (VOC 2007), each class has a binary fit. The optimum is unique,
+so the method needs no seed. Features are standardized before the fit.
 """
 
 import time
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def run(context: StageContext) -> Outcome:
     """Run the transfer stage.
 
-    The metrics are those of methods that train, with the penalty as the axis `lambda` of the grid.
-    Each point also has `converged`, `largest_gradient`, and `gap`: an upper bound on the distance
-    of its loss from the optimum.
+    The metrics are the same as for methods that train a network; the penalty is the axis `lambda`
+    of the grid. Each point also has `converged`, `largest_gradient`, and `gap`, an upper bound on
+    the difference between its loss and the optimum.
     """
     started = time.monotonic()
     settings = LogregSettings.model_validate(context.config["settings"])
@@ -131,9 +131,9 @@ def run(context: StageContext) -> Outcome:
 
 
 class _Views:
-    """Features of a target, standardized by the images of the final fit, on the stage's device.
+    """Features of a target on the stage's device, standardized by the images of the final fit.
 
-    These are train and val, or only the drawn images of train if `per_class` limits them.
+    The final fit uses train and val, or, with `per_class`, only the drawn images of train.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class _Views:
         num_classes: int,
         per_class: int | tuple[int, ...] | None,
     ) -> None:
-        """Load train and val. per_class: images of each class of train to keep; None means all."""
+        """Load train and val. per_class: images of train to draw per class; None keeps all."""
 
         def load(split: str) -> Features:
             return Features.load(file_of(context.need_folders[role], split))
@@ -167,7 +167,7 @@ class _Views:
         self.test_ids: np.ndarray = train.ids[:0]
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """Load test, which nothing has read before."""
+        """Load test. Nothing else reads it."""
         test = self._load("test")
         self.test_ids = test.ids
         return self._on_device(test.features, test.labels)

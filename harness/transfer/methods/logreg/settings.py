@@ -7,8 +7,8 @@ from pydantic import Field
 from harness.config.base import JSON, Positive
 from harness.config.transfer import MethodSettings, Role
 
-# Kornblith et al. 2019, A.3: 45 values from 1e-6 to 1e5, equally spaced in the logarithm. Rounded,
-# so that they are equal on every machine: they are part of keys.
+# Penalties of Kornblith et al. 2019, A.3: 45 values from 1e-6 to 1e5, equally spaced in the
+# logarithm. They are rounded to be equal on every machine, because they are part of stages' keys.
 LAMBDAS = tuple(float(f"{10 ** (-6 + 11 * number / 44):.12g}") for number in range(45))
 
 

@@ -1,8 +1,8 @@
-"""Partial transfer: `train_from` and later stages train, earlier ones keep the source's weights.
+"""Partial transfer, which trains stage `train_from` and later stages with a new head.
 
-Salman et al. 2020 call this a freeze level. Their level 3, which trains everything after a ResNet's
-layer3, is `train_from: 4` here, because the stem is stage 0. Unlike theirs, frozen stages also keep
-their BatchNorm statistics.
+Earlier stages keep the source's weights. Salman et al. 2020 call this a freeze level. Their level
+3, which trains everything after a ResNet's layer3, is `train_from: 4` here, because the stem is
+stage 0. Unlike in their code, frozen stages also keep their BatchNorm statistics.
 """
 
 from collections.abc import Sequence

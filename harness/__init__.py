@@ -1,4 +1,4 @@
-"""Run a recipe to a finished matrix of pretrained and transferred models, timed and resumable.
+"""Run all stages of a recipe: pretrain and transfer a matrix of models, timed and resumable.
 
     import harness, pandas
 

@@ -32,7 +32,7 @@ def run(
     """Run the unfinished stages of a recipe and write its report, as `harness run` does.
 
     The stages run in other processes. Progress is printed to standard error, also in a notebook.
-    An interruption stops the stages, which save their state; the same call continues.
+    After an interruption, running stages save their state; the same call continues later.
 
     Args:
         recipe: a file, or a name in recipes/.
@@ -40,8 +40,8 @@ def run(
         data_dir: folder of betons. None means $HARNESS_DATA or ./data.
         raw_dir: folder of raw downloads. None means $HARNESS_RAW or ./raw.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
-        options: further options of `harness run`, such as {"jobs": 2, "device": "cpu"};
-            True sets a flag, such as {"accept_changes": True}.
+        options: further options of `harness run`, such as {"jobs": 2, "device": "cpu"}. True sets
+            a flag, as in {"accept_changes": True}.
 
     Returns:
         Path of the report's page.
@@ -98,7 +98,7 @@ def results(
 
     Args:
         recipe: a file, or a name in recipes/.
-        set: settings to change, the same as for `run`.
+        set: settings to change. Pass the same settings as to `run`.
         table: kind of record: transfer, accuracy, scores, timing, stages, or another table that
             `harness report --format csv` writes.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
@@ -123,7 +123,7 @@ def results(
 
 
 def _overrides(set: Mapping[str, Any] | None) -> list[str]:
-    """Return `--set` arguments; JSON is also YAML."""
+    """Return `--set` arguments, with values as JSON, which is valid YAML."""
     return [
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in (set or {}).items()

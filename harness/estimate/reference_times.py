@@ -1,4 +1,4 @@
-"""Seconds of a stage on a reference machine: where the estimate of the remaining time starts.
+"""Seconds of a stage on a reference machine, for the first estimate of the remaining time.
 
 The constants were measured in runs of the demo, on two idle cores of an Intel Xeon, torch 2.14.1,
 one thread per stage: the start of a stage, a forward pass of the demo's network, and drawing of

@@ -1,4 +1,4 @@
-"""Stop a running recipe from another terminal or host, through a file that its runs watch."""
+"""Stop a running recipe from another terminal or host, through a file that its runs check."""
 
 import time
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ def request(runs: Path, recipe: str) -> None:
 class Watch:
     """Callable that returns True once a stop was requested after this object was created.
 
-    Times are those of the file system, because the request may come from another host.
+    Compares times by the file system's clock, because the request may come from another host.
     """
 
     path: Path

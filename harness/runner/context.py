@@ -14,7 +14,7 @@ from harness.system.atomic_write import write_json
 from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from writers.errors import UserError
 
-EPOCHS_FILE = "epochs.json"  # in the folder of a stage that trains: records of its epochs so far
+EPOCHS_FILE = "epochs.json"  # in the folder of a stage that trains: records of epochs so far
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StageContext:
         checkpoint_every_s: seconds of training between two checkpoints.
         trace_steps: training steps to trace into the folder; 0 for no trace.
         group: processes that run the stage together; rank 0 writes its files.
-        phase: total, done and time at the start of the current progress count; see `progress`.
+        phase: total, done and time when the current progress count began; see `progress`.
     """
 
     config: dict[str, Any]
@@ -54,11 +54,11 @@ class StageContext:
     def progress(self, **values: Any) -> None:
         """Write the stage's progress for `harness status`. Writes a small file on each call.
 
-        Adds `eta_s`, the remaining seconds at the average speed of the current count. A count that
-        decreases, or whose total changes, starts a new one.
+        Adds `eta_s`, the remaining seconds at the average speed of the current count. A new count
+        starts if `done` decreases or `total` changes.
 
         Args:
-            values: `done`, `total`, `img_per_s`, `note`: those that apply.
+            values: any of `done`, `total`, `img_per_s` and `note`.
         """
         if not self.group.is_main:
             return
@@ -94,16 +94,17 @@ class Stopped(Exception):
 
 
 class OutOfMemoryError(UserError):
-    """Raised by a stage that ran out of memory if a retry may succeed.
+    """Raised by a stage that ran out of memory, if a retry may succeed.
 
-    For example in smaller micro-batches, or after other stages have freed the GPU.
+    A retry may use smaller micro-batches, or other stages may have freed the GPU.
     """
 
 
 class RestartRequiredError(UserError):
-    """Raised by a stage whose process can no longer be used, for example after a failed capture.
+    """Raised by a stage whose process cannot be used any more, as after a failed graph capture.
 
-    The stage is repeated in a new process. It has saved what the next attempt avoids.
+    The stage is repeated in a new process. Before raising, it saves what the next attempt must
+    avoid.
     """
 
 

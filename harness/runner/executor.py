@@ -1,9 +1,9 @@
 """Run the stages of a matrix that are not done yet, in parallel, longest path first.
 
-Each stage starts after the stages that it needs. A failed stage blocks only those that need it,
-and is retried by the next run. A stage that was preempted, lost its worker or ran out of memory is
-retried within this run, after a wait (`harness.runner.retry`). All state is on disk: the run may
-end at any point, and the next one continues from there.
+Each stage starts after the stages that it needs. A failed stage blocks only the stages that need
+it, and the next run retries it. A stage that was preempted, lost its worker or ran out of memory is
+retried within this run, after a wait (`harness.runner.retry`). All state is on disk: a run may end
+at any point, and the next run continues from there.
 """
 
 import heapq
@@ -28,7 +28,7 @@ from writers import lease
 
 LOGGER = logging.getLogger(__name__)
 BUSY_RETRY_S = 0.5  # interval between checks of a stage that another process holds
-WAIT_S = 0.25  # maximum time between two events
+WAIT_S = 0.25  # longest wait for the launcher, and so the longest time between two events
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Event:
     """Progress of a run, for display.
 
     Attributes:
-        what: what happened. "waiting" events come several times a second while nothing happens.
-        stage: the stage it happened to; None for "waiting".
+        what: type of the event. While nothing happens, "waiting" comes several times a second.
+        stage: stage of the event; None for "waiting".
         wall_s: seconds since the stage was started.
         message: reason of a failure or retry; otherwise empty.
     """
@@ -62,21 +62,21 @@ class Run:
         launcher: starts the stages.
         policy: number of retries and waits between them.
         is_cancelled: returns True after `harness cancel`.
-        on_idle_slot: called once, when a slot is free and no stage is left to start. Not called if
-            the last stages end together.
+        on_idle_slot: called once, as soon as a slot is free and no stage is left to start. Not
+            called if the last stages end at the same time.
         on_event: called with each event before it is yielded.
         running: key -> stage and monotonic time of its start.
         failed: key -> the most informative line of the error.
         finished: keys of the stages that are done.
         pending: key -> stage that this run has to do, finished or not.
         num_unmet: key -> number of needed stages that are not finished.
-        blocked: keys of pending stages that need a failed one.
-        ready: resource key -> heap of stages that may start: longest path first, then recipe
-            order. Stages with the same key can start at the same time, so each heap is checked
-            once.
-        busy: key -> time of the next check, for stages that another process holds.
-        waiting: key -> time of the retry.
-        attempts: key -> failed attempts in this run by cause.
+        blocked: keys of pending stages that cannot run because a stage that they need failed.
+        ready: resource key -> heap of stages that may start, by longest path, then by recipe
+            order. The launcher can start either all stages of a heap or none, so only the first
+            stage of each heap is checked.
+        busy: key -> time of the next check, for stages that another process runs.
+        waiting: key -> time of the retry, for failed stages that will be retried.
+        attempts: key -> cause -> number of failed attempts in this run.
     """
 
     matrix: Matrix
@@ -91,7 +91,7 @@ class Run:
     finished: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Determine the pending stages, and those that are ready."""
+        """Determine which stages are pending, and which of them are ready."""
         self.is_stopping = False
         self.pending = unfinished(self.matrix, self.folders)
         self.finished = {stage.key for stage in self.matrix.stages} - self.pending.keys()
@@ -122,9 +122,9 @@ class Run:
         ]
 
     def events(self) -> Iterator[Event]:
-        """Run to the end and yield what happens.
+        """Run to the end and yield an event for everything that happens.
 
-        The caller may leave the loop at any point, and must then call `stop`.
+        The caller may leave the loop early, but must then call `stop`.
 
         Raises:
             Cancelled: `is_cancelled` returned True.
@@ -139,9 +139,9 @@ class Run:
             if self.is_cancelled():
                 raise Cancelled
             yield from self._start_ready()
-            if self._is_over():  # other runs have finished the rest, or failed
+            if self._is_over():  # all other stages have ended, also in other runs
                 return
-            if kinds:  # after the first start: ready stages must not wait for other kinds' imports
+            if kinds:  # prefetch after the first start, so that ready stages do not wait for it
                 self.launcher.prefetch(kinds)
                 kinds = set()
             if not was_idle and self._has_idle_slot():
@@ -165,9 +165,9 @@ class Run:
         return len(self.matrix.stages) - len(self.finished) - len(self.failed) - len(self.blocked)
 
     def _has_idle_slot(self) -> bool:
-        """Return True if all stages that are left run, and leave a slot free.
+        """Return True if all remaining stages run and a slot is free.
 
-        A single slot counts as free: it will not be before the end.
+        If there is only one slot, it counts as free, because it will be busy until the end.
         """
         num_running = len(self.running)
         return num_running == self._num_left() and num_running < max(2, self.launcher.num_slots)
@@ -183,19 +183,19 @@ class Run:
                 self._mark_ready(key)
         while (stage := self._next()) is not None:
             folder = stage.folder(self.folders.runs)
-            # Checked first: the checks below are only valid if no other run works on the stage.
+            # This check comes first: the others are valid only if no other run has the stage.
             if lease.is_held(folder):
                 self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
                 yield Event("busy", stage)
                 continue
-            # The shortlist has finished at this point, so the answer is final.
+            # The shortlist has finished at this point, so it does not change any more.
             if shortlist.skipped([stage], self.folders.runs, self.shortlists):
                 self._mark_done(stage.key)
                 yield Event("skipped", stage)
                 continue
             is_done = stage_state.is_done(stage.spec, folder, self.folders.data)
             if is_done and not stage_state.is_incomplete(stage.spec, folder):
-                self._mark_done(stage.key)  # another run has done it meanwhile
+                self._mark_done(stage.key)  # another run has finished it meanwhile
                 yield Event("done", stage)
                 continue
             message = stage_state.failed_since(folder, self.launcher.settings.began_at)
@@ -205,12 +205,12 @@ class Run:
                 continue
             try:
                 prepare(stage, folder, self.recipe_file)
-            except OSError as error:  # a full disk, or a file in the way; other stages continue
+            except OSError as error:  # full disk, or the path exists; continue with others
                 message = str(os_errors.explain(error) or error).splitlines()[0]
                 self._mark_failed(stage.key, message)
                 yield Event("failed", stage, 0.0, message)
                 continue
-            # Recorded before the start, so that an interruption finds it.
+            # Record the stage before it starts, so that `stop` handles it after an interruption.
             self.running[stage.key] = (stage, time.monotonic())
             LOGGER.debug("Start %s in %s", stage.name, folder)
             self.launcher.start(stage, folder)
@@ -266,7 +266,7 @@ class Run:
         self._release_dependants(key)
 
     def _release_dependants(self, key: str) -> None:
-        """Block the stages that need a failed or blocked one, except kinds that tolerate that."""
+        """Block stages that need a failed or blocked stage, unless their kind tolerates that."""
         for dependant in self.matrix.dependants[key]:
             if dependant.key not in self.num_unmet or dependant.key in self.blocked:
                 continue
@@ -287,20 +287,20 @@ class Run:
 
 
 def begin(folders: Folders) -> float:
-    """Create the runs folder and return the run's start time, by its file system's clock.
+    """Create the runs folder and return the start time of the run, by the file system's clock.
 
-    Clocks of hosts differ; all files of stages are stamped by this one.
+    The clocks of hosts differ, but the file system's clock stamps the files of all stages.
     """
     folders.runs.mkdir(parents=True, exist_ok=True)
     return lease.file_system_time(folders.runs / ".clock")
 
 
 def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
-    """Return key -> stage for everything a run would do, in dependency order.
+    """Return key -> stage for all stages that a run would execute, in dependency order.
 
-    A finished stage whose output files were deleted is repeated only if an unfinished stage needs
-    it. Stages skipped by an existing shortlist are left out. If the shortlist itself is not
-    finished, its stages are included, because some of them will run.
+    If the output files of a finished stage were deleted, the stage is repeated only if an
+    unfinished stage needs it. Stages that an existing shortlist skips are left out. If a shortlist
+    is not finished, the stages that it gates are included, because some of them will run.
     """
     keys: set[str] = set()
     needed: set[str] = set()  # keys of stages that an unfinished stage waits for
@@ -310,7 +310,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
     to_recompute = {
         stage.key
         for stage in matrix.stages
-        # Makes paths only for kinds that can be incomplete: 100,000 paths take two seconds.
+        # Make paths only for kinds that can be incomplete: 100,000 paths take two seconds.
         if spec_of[stage.kind].is_incomplete is not None
         and stage_state.is_incomplete(stage.spec, stage.folder(folders.runs))
     }
@@ -334,7 +334,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
 
 
 def prepare(stage: Stage, folder: Path, recipe_file: str = "") -> None:
-    """Write the stage's stage.json; delete a result that was computed without some needs."""
+    """Write the stage's stage.json. Delete a result that was computed without some needs."""
     if stage_state.is_incomplete(stage.spec, folder):
         (folder / result.FILE_NAME).unlink()
     spec = stage.to_json()

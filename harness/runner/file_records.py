@@ -1,12 +1,12 @@
-"""Records of input files, to recognize unchanged contents without reading the files again.
+"""Record the state of input files, to recognize unchanged contents without reading files again.
 
     $HARNESS_RUNS/inputs/<input>/states.json                  state of the files -> contents
     $HARNESS_RUNS/inputs/<input>/<listing>/<stage key>.files  size, time and sha256 of each file
 
-A state covers names, sizes and modification times, so an unchanged dataset is recognized without
-opening a file. Contents are the digest of the listing (names, sizes, labels). Files of equal size
-whose times have changed are read and compared with the records of the stages that used them; only
-different bytes give other contents.
+A state is a digest of names, sizes and modification times, so an unchanged dataset is recognized
+without opening a file. Contents are a digest of the listing (names, sizes, labels). If only the
+time of a file has changed, the file is read and compared with the records of the stages that used
+it. Contents change only if its bytes differ.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ from writers.raw_files import (
     walk,
 )
 
-MAX_STATES = 100  # older states are forgotten; their files are compared again
+MAX_STATES = 100  # states that are kept; for older states, files are compared again
 NUM_READERS = 8
-TOUCHED = "touched.files"  # files that were read again and had equal contents
+TOUCHED = "touched.files"  # records of files that were read again and had not changed
 EXTENSION = ".files"
 
 # Called before files are read again, with their number and bytes.
@@ -73,7 +73,7 @@ def folder_of(name: str, runs: Path) -> Path:
 
 
 def read_states(name: str, runs: Path) -> States:
-    """Read the known states of an input; none if there is no valid record."""
+    """Read the known states of an input; empty if there is no valid record."""
     try:
         text = (folder_of(name, runs) / "states.json").read_text()
         return States.model_validate_json(text)
@@ -106,8 +106,8 @@ def contents_of_images(
         raw: folder of raw downloads.
         runs: folder of stages.
         on_read: called before files are read.
-        files: the files in their present state. None lists them, and keeps no list of a known
-            state in memory.
+        files: present states of the files. None means that they are listed here; if the state is
+            known, the list is not kept in memory.
 
     Raises:
         OSError: the files are missing or unreadable.
@@ -133,7 +133,7 @@ def contents_of_images(
 
 
 def contents_of_file(name: str, path: Path, runs: Path) -> str:
-    """Determine the sha256 of a file; it is read only if its size or time is new.
+    """Determine the sha256 of a file. Reads it only if its size or time has changed.
 
     Raises:
         OSError: the file is missing or unreadable.
@@ -152,7 +152,7 @@ def contents_of_file(name: str, path: Path, runs: Path) -> str:
 
 
 def read_records(name: str, runs: Path, contents: str) -> dict[str, FileRecord]:
-    """Read the records of all files with these contents, by name. The first record counts."""
+    """Read the records of all files with these contents, by name; the first of a name counts."""
     records: dict[str, FileRecord] = {}
     folder = folder_of(name, runs) / contents.partition("-")[0]
     try:
@@ -179,7 +179,7 @@ def write_records(
         runs: folder of stages.
         contents: contents of the input.
         key: key of the stage.
-        records: those of files without a record.
+        records: records of the files that have none yet.
     """
     if records:
         folder = folder_of(name, runs) / contents.partition("-")[0]
@@ -189,10 +189,10 @@ def write_records(
 def digests_of(
     path: Path, names: Collection[str], is_stopped: Callable[[], bool] = lambda: False
 ) -> dict[str, str]:
-    """Read files below a path in several threads: name -> sha256.
+    """Read files below a path in several threads; return name -> sha256.
 
-    `path` may itself be the only file. Files that remain when `is_stopped` returns True are left
-    out.
+    `path` may itself be the only file. Stops when `is_stopped` returns True, and leaves out the
+    remaining files.
 
     Raises:
         OSError: a file cannot be read.
@@ -215,7 +215,7 @@ def _compare(
     files: Mapping[str, FileState],
     on_read: OnRead,
 ) -> str:
-    """Read the files whose times differ from their records, and name the contents."""
+    """Read the files whose times differ from their records; return the contents."""
     records = read_records(name, runs, listing.digest)
     doubtful = [
         file

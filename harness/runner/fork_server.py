@@ -2,15 +2,15 @@
 
 Importing torch takes seconds of CPU time, and minutes on a cluster's file system. A fork takes
 milliseconds and shares memory. The server (`python -m harness.worker --fork-server FD`) computes
-nothing and never touches a GPU, because CUDA cannot be used in a fork of a process that has used
-it. If it was used anyway, or the server has died, workers are started as new processes.
+nothing and never touches a GPU, because a fork of a process that has used CUDA cannot use CUDA. If
+the server has used CUDA anyway, or has died, workers are started as new processes.
 
 The server receives JSON messages over a socket and exits when the other end is closed.
 
-The standard library's `multiprocessing.forkserver` does not replace it: it reaps children at once,
-so the launcher could kill the process group of a reused pid. It also fixes its preloads and its
-environment before the first fork. Here the modules to import are known only after the recipe is
-read, and each worker has its own thread counts and GPUs.
+The standard library's `multiprocessing.forkserver` is not suitable. It reaps children at once, so
+the launcher could kill the process group of a reused pid. It also needs the preloaded modules and
+the environment before the first fork, but here the modules are known only after the recipe is read,
+and each worker has its own thread counts and GPUs.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from types import TracebackType
 from typing import Any, Self
 
 MAX_MESSAGE_BYTES = 1 << 16
-KILLED_S = 5.0  # a killed process ends at once, unless the kernel waits for a device
-REAP_S = 30.0  # longer than the imports of a worker, after which the server responds
+KILLED_S = 5.0  # wait for a killed process, which ends at once unless it waits for a device
+REAP_S = 30.0  # wait for a reply; longer than imports, during which the server does not reply
 NATIVE_CRASH = (
     "native code crashed; some CPU kernels of torch do that for networks narrower than 16 "
     "channels: run `harness doctor`, which checks them"
@@ -77,7 +77,7 @@ class ForkServer:
             )
 
     def prepare(self, modules: Iterable[str], environment: Mapping[str, str]) -> None:
-        """Import modules while the server has no other request. Returns at once.
+        """Ask the server to import modules when it has no other request. Returns at once.
 
         Args:
             modules: names of modules.
@@ -91,8 +91,8 @@ class ForkServer:
         """Fork a worker, in a process group of its own.
 
         Args:
-            module: imported before the fork.
-            command: `python -m harness.worker ...`; the worker behaves as if started by it.
+            module: module to import before the fork.
+            command: `python -m harness.worker ...`; the worker acts as if this had started it.
             environment: variables that override those of the server.
         """
         with contextlib.ExitStack() as our_ends, contextlib.ExitStack() as worker_ends:
@@ -115,7 +115,7 @@ class ForkServer:
     def reap(self, pid: int) -> int:
         """Wait for a worker to end and return its exit code, negative for a signal.
 
-        Until this is called an ended worker is a zombie, so that its pid is not reused.
+        An ended worker stays a zombie until this is called, so its pid is not reused.
 
         Raises:
             OSError: the server has ended, or does not respond within REAP_S.
@@ -133,9 +133,9 @@ class ForkServer:
         return int(reply["code"])
 
     def _reply_with(self, field: str) -> dict[str, Any]:
-        """Receive the next reply that has the field.
+        """Receive replies until one has the field, and return it.
 
-        Others are replies to requests that were interrupted.
+        Drops the other replies, which belong to requests that were interrupted.
         """
         while text := self._link.recv(MAX_MESSAGE_BYTES):
             reply: dict[str, Any] = json.loads(text)
@@ -159,7 +159,7 @@ class ForkServer:
     def close(self) -> None:
         """Kill the server. Its workers continue."""
         self._link.close()
-        self._process.kill()  # even inside an import: the server has nothing to save
+        self._process.kill()  # even during an import: nothing must be saved
         wait_for_killed(self._process)
 
 
@@ -181,7 +181,7 @@ class ForkedWorker:
         stdin: int,
         stdout: int,
     ) -> None:
-        """Take ownership of the descriptors; `stdin` is written to, `stdout` is read."""
+        """Take ownership of the descriptors: this process writes `stdin` and reads `stdout`."""
         self._server, self.pid, self._pidfd, self.imported = server, pid, pidfd, imported
         self.stdin, self.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
         self.is_reaped = False
@@ -204,8 +204,8 @@ class ForkedWorker:
             timeout: seconds; None waits without limit.
 
         Returns:
-            The exit code, negative for a signal, or None if the server has died: only the server
-            can read it.
+            The exit code, negative for a signal. None if the server has died, because only the
+            server can read the exit code.
 
         Raises:
             subprocess.TimeoutExpired: the worker still runs.
@@ -227,8 +227,8 @@ def wait_for_killed(
     """Wait for a process after SIGKILL, and reap it.
 
     Returns:
-        Its exit code. None if it is unknown, or if the process still exists: the kernel ends no
-        process that waits for a disk, a file server or a GPU.
+        Exit code of the process. None if it is unknown, or if the process still exists because it
+        waits in the kernel for a disk, a file server or a GPU.
     """
     try:
         return process.wait(limit_s)
@@ -253,7 +253,7 @@ class SpawnedWorker(subprocess.Popen[bytes]):
     def has_ended(self) -> bool:
         """Return True once the process has exited; does not reap it.
 
-        A zombie keeps its pid, so that no other process group can have its number.
+        As a zombie the process keeps its pid, so no other process group can get this number.
         """
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
@@ -262,7 +262,7 @@ def describe_exit(code: int | None) -> str:
     """Describe a worker's exit code, with the likely cause of a signal.
 
     Args:
-        code: as in `subprocess.Popen.returncode`; None if unknown.
+        code: exit code as in `subprocess.Popen.returncode`; None if unknown.
     """
     if code is None:
         return "has ended"
@@ -280,7 +280,7 @@ def serve(link_fd: int) -> list[str]:
         link_fd: descriptor of the socket to the launcher.
 
     Returns:
-        The worker's arguments, in each forked worker. Never returns in the server.
+        In each forked worker, the worker's arguments. In the server this function never returns.
     """
     from harness.system import environment
 
@@ -310,7 +310,7 @@ def serve(link_fd: int) -> list[str]:
             pending.append(environment.describe_process)  # cached once per process
             continue
         _import(request["module"], imported)
-        gc.freeze()  # collections in the fork leave shared objects untouched
+        gc.freeze()  # so that collections in the fork do not write to shared objects
         pid = os.fork()
         if pid == 0:
             gc.enable()
@@ -336,7 +336,7 @@ def _become_worker(stdin: int, stdout: int) -> None:
 
 
 def _import(name: str, imported: list[str]) -> None:
-    """Import a module. Ignores errors: the stage that needs it raises them again, in its log."""
+    """Import a module. Ignores errors, because the stage that needs it raises and logs them."""
     if name not in imported:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -344,7 +344,7 @@ def _import(name: str, imported: list[str]) -> None:
 
 
 def _can_use_cuda() -> bool:
-    """Return False in a fork of a process in which torch or another library has used CUDA."""
+    """Return False in a fork of a process that has used CUDA, in torch or another library."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda._is_in_bad_fork():
         return False

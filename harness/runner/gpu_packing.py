@@ -1,15 +1,15 @@
 """Decide which stages may share a GPU.
 
-The first stage of each kind runs alone on its GPU. Its peak memory and GPU utilization, read from
-its result, bound what runs next to it.
+The first stage of each kind runs alone on its GPU. Its result has its peak memory and GPU
+utilization, which limit how many other stages of this kind may run on the same GPU.
 
 NVML's utilization is the fraction of time in which at least one kernel runs. Kernels of different
 processes take turns, so other stages can only use the time that a stage leaves idle: next to a
-stage with utilization 0.95 they gain almost nothing. Idle gaps do not align, so a sum of 1 does
-not fill a GPU. By the machine repairman model (one server, exponential times; computed, not
-measured), stages with utilization 0.3 keep a GPU busy for 0.74 of the time if three of them run,
-0.87 for four, 0.94 for five; with utilization 0.5 it is 0.80 for two and 0.94 for three. Above a
-sum of 1.5 little is left to gain, and each stage takes longer.
+stage with utilization 0.95 they gain almost nothing. The idle times of stages do not fit together
+exactly, so utilizations with the sum 1 do not fill a GPU. By the machine repairman model (one
+server, exponential times; computed, not measured), stages with utilization 0.3 keep a GPU busy for
+0.74 of the time if three of them run, 0.87 for four, 0.94 for five; with utilization 0.5, for 0.80
+with two and 0.94 with three. Above a sum of 1.5 little can be gained, and each stage takes longer.
 """
 
 import json
@@ -22,11 +22,11 @@ from typing import Any
 from harness.matrix.stage import Stage
 from harness.runner import result
 
-# Memory of a process on a GPU in addition to torch's own: the CUDA context and the kernels of
-# cuDNN and cuBLAS.
+# GPU memory of a process in addition to torch's reserved memory: the CUDA context, and the kernels
+# of cuDNN and cuBLAS.
 CONTEXT_BYTES = 700e6
-# Fraction of the GPU's memory to fill. The rest covers fragmentation and differences between
-# stages of a kind.
+# Fraction of the GPU's memory that stages may fill. The rest is a reserve for fragmentation and for
+# differences between stages of a kind.
 USABLE_MEMORY = 0.92
 MAX_UTILIZATION = 1.5  # sum over the stages on a GPU; see the module docstring
 ResourceKey = tuple[Any, ...]
@@ -35,7 +35,7 @@ ResourceKey = tuple[Any, ...]
 def resource_key(stage: Stage) -> ResourceKey:
     """Return a key that is equal for stages with about the same memory and GPU utilization.
 
-    Seeds, learning rates, subsets and data do not matter for either.
+    The key does not depend on seeds, learning rates, subsets and data.
     """
     settings = {**stage.config, **stage.config.get("settings", {})}
     return (
@@ -80,7 +80,7 @@ class GpuUse:
     gpu_utilization: float | None = None
 
     def max(self, other: "GpuUse") -> "GpuUse":
-        """Return the elementwise maximum; a measured value wins over None."""
+        """Return the larger value of each field; if one value is None, the other one."""
         return GpuUse(
             _largest(self.memory_bytes, other.memory_bytes),
             _largest(self.gpu_utilization, other.gpu_utilization),
@@ -106,7 +106,7 @@ class GpuSharing:
     kinds_read: set[str] = field(default_factory=set)
 
     def fits(self, stage: ResourceKey, running: Sequence[ResourceKey]) -> bool:
-        """Return True if the stage may join those running on a GPU.
+        """Return True if the stage may run on a GPU together with the stages that run there.
 
         A stage that was never measured gets a GPU of its own.
         """
@@ -120,7 +120,7 @@ class GpuSharing:
         )
 
     def is_known(self, stage: ResourceKey) -> bool:
-        """Return True if others may join the stage on its GPU, because its use was measured."""
+        """Return True if the stage's use was measured, so that others may join it on its GPU."""
         return self._is_measured(self._use(stage))
 
     def _is_measured(self, use: GpuUse) -> bool:
@@ -134,7 +134,7 @@ class GpuSharing:
             self._update(stage, json.loads((folder / result.FILE_NAME).read_text()))
 
     def mark_oom(self, stage: ResourceKey) -> None:
-        """Give stages like this one a GPU of their own, after one ran out of memory."""
+        """Give each stage with this key a GPU of its own, because one has run out of memory."""
         self.known[stage] = self.known.get(stage, GpuUse()).max(GpuUse(self.total_bytes))
 
     def _update(self, stage: ResourceKey, record: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class GpuSharing:
         if kind not in self.kinds_read:
             self.kinds_read.add(kind)
             for _, record in result.sample(self.runs, kind):
-                # Skips records of another schema; their consumer raises.
+                # Skip records of another schema; code that needs them raises.
                 with suppress(KeyError, TypeError, AttributeError):
                     key = resource_key(Stage(kind, record["config"], axes=record["axes"]))
                     self._update(key, record)

@@ -1,8 +1,8 @@
 """Contents of a recipe's inputs, and stages that would run again because an input has changed.
 
-A run records the contents that its results were computed from in
-`$HARNESS_RUNS/inputs/recipes/<recipe>.json`. If an input changes, its stages have other keys, and
-the old results remain. An input that no longer exists keeps its last known contents.
+A run records the contents of its inputs in `$HARNESS_RUNS/inputs/recipes/<recipe>.json`. If an
+input changes, stages that depend on it get other keys; the old results stay on disk. If an input
+no longer exists, its last known contents are used.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _CONTENTS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 @dataclass(frozen=True)
 class Change:
-    """An input that differs from the one that finished stages were computed from.
+    """An input that has changed since finished stages were computed from it.
 
     Attributes:
         input: the input.
@@ -55,8 +55,8 @@ class Plan:
 
     Attributes:
         matrix: the stages.
-        changes: inputs that have changed since the recipe's last run, if finished stages used them.
-        missing: inputs that no longer exist, with last known contents.
+        changes: inputs that have changed since the recipe's last run and that finished stages used.
+        missing: inputs that no longer exist but have known contents.
     """
 
     matrix: Matrix
@@ -65,7 +65,7 @@ class Plan:
 
 
 def _label_kind(path: Path) -> str | None:
-    # Imported here: it imports numpy, and most recipes have no betons as inputs.
+    # Import this here, because it imports numpy, and most recipes have no betons as inputs.
     from writers.datasets.beton import label_kind
 
     return label_kind(path)
@@ -94,7 +94,7 @@ def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_b
             if item.name in before:
                 contents[item.name] = before[item.name]
                 missing.append(item)
-        except OSError:  # the stage that reads it reports why
+        except OSError:  # the stage that reads the input reports the reason
             if item.name in before:
                 contents[item.name] = before[item.name]
         if item.name in before and contents[item.name] != before[item.name]:
@@ -113,7 +113,7 @@ def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_b
 
 
 def accepted(recipe: Recipe, runs: Path) -> dict[str, str]:
-    """Return the contents of the recipe's last run; for other inputs, the last known contents."""
+    """Return the contents of inputs in the recipe's last run, or else the last known contents."""
     known = _recorded(recipe, runs)
     contents = {}
     for item in inputs_of(recipe):
@@ -135,23 +135,23 @@ def expand_accepted(recipe: Recipe, runs: Path) -> Matrix:
 
 
 def accept(matrix: Matrix, runs: Path) -> None:
-    """Record that the recipe's results are computed from the contents of this matrix."""
+    """Record the contents of this matrix as those of the recipe's last run."""
     known = _recorded(matrix.recipe, runs)
-    # A recipe of the same name, with other settings, may have other inputs: they stay.
+    # Keep the inputs of recipes with the same name and other settings.
     contents = {**known, **matrix.contents}
     if contents != known:
         write_json(_file(matrix.recipe, runs), contents)
 
 
 def record_weights(item: PublishedWeights, file_name: str, sha256: str, runs: Path) -> None:
-    """Record the first file that a published model was adopted from."""
+    """Record the file of a published model when the model is adopted for the first time."""
     first = _name_of_first(item)
     if read_states(first, runs).last is None:
         file_records.remember(first, runs, file_name, sha256[:20])
 
 
 def _recorded(recipe: Recipe, runs: Path) -> dict[str, str]:
-    """Read the contents of the recipe's last run; none if there is no valid record."""
+    """Read the contents of the recipe's last run; empty if there is no valid record."""
     try:
         return _CONTENTS.validate_json(_file(recipe, runs).read_bytes())
     except (OSError, ValidationError):
@@ -183,7 +183,7 @@ def _contents_of(item: Input, folders: Folders, on_read: OnRead) -> str:
 
 
 def _contents_of_weights(item: PublishedWeights, folder: Path, runs: Path) -> str:
-    """Compare the file of an adopted model with the first one. Raises OSError if it is missing."""
+    """Compare the file of an adopted model with its first record. Raises OSError if missing."""
     for file_name, digest in read_states(_name_of_first(item), runs).contents.items():
         found = contents_of_file(f"{item.name} {file_name}", folder / file_name, runs)
         return PUBLISHED if found == digest else found
@@ -201,7 +201,7 @@ def _changes(
     changed: list[Input],
     runs: Path,
 ) -> Iterator[Change]:
-    """Count the finished stages that each change would run again."""
+    """Count, for each changed input, the finished stages that would run again."""
     done = stage_state.with_result(runs, {stage.kind for stage in matrix.stages})
     for item in changed:
         one = {**before, item.name: matrix.contents[item.name]}

@@ -1,9 +1,9 @@
-"""Contract of launchers, which start stages.
+"""Interface of launchers, which start stages.
 
 A launcher is a module `harness/runner/launchers/NAME.py`. It has `Options`, a subclass of
 `LauncherOptions` with the launcher's own options, and
-`open(settings: LauncherSettings, options: Options) -> Launcher`. Every launcher runs
-`python -m harness.worker` and reports how it ended.
+`open(settings: LauncherSettings, options: Options) -> Launcher`. Every launcher starts
+`python -m harness.worker` processes and reports how each stage ended.
 """
 
 import sys
@@ -25,15 +25,15 @@ from harness.system.folders import Folders
 from writers import names
 from writers.errors import UserError
 
-# OpenMP and BLAS read these when they are loaded. NUMBA_NUM_THREADS is missing on purpose: it is an
-# upper limit, and FFCV fails if it is below the number of threads that FFCV requests.
+# OpenMP and BLAS read these variables when they are loaded. NUMBA_NUM_THREADS is left out on
+# purpose: it is an upper limit, and FFCV fails if it requests more threads.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class LauncherOptions(BaseModel):
     """Base of a launcher's own options, given as `--launcher-option KEY=VALUE`.
 
-    Each field has a `description`, which serves as its help text.
+    The `description` of each field is its help text.
 
     Attributes:
         USES_GPUS_TOGETHER: several GPUs can train one stage (`LauncherSettings.gpus_per_stage`).
@@ -86,7 +86,7 @@ def parse_options(model: type[Options], launcher: str, settings: Sequence[str]) 
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # a check of several options together
+        if not first["loc"]:  # from a check of several options together
             message = first["msg"].removeprefix("Value error, ")
             raise UserError(f"--launcher-option: {message}") from error
         key = str(first["loc"][0])
@@ -108,16 +108,16 @@ class LauncherSettings:
 
     Attributes:
         folders: folders of betons, raw data and stages, under the same paths on all machines.
-        num_jobs: stages that run at the same time; None for as many as the machines can run.
+        num_jobs: stages that run at the same time; None means as many as the machines can run.
         device: "auto" uses GPUs if there are any.
         stages_package: package with the code of the stages.
         checkpoint_minutes: training time between two checkpoints.
         trace_steps: steps of each pretraining to trace; 0 for no trace.
-        num_threads: CPU threads of a stage; None lets the launcher choose.
+        num_threads: CPU threads of a stage; None means the launcher chooses.
         jobs_per_gpu: stages that may share a GPU.
         gpus_per_stage: GPUs that train each pretraining together, one process per GPU.
-        began_at: start of the run, by the file system's clock. A stage that another run has failed
-            at since then is not retried. None retries every stage.
+        began_at: start of the run, by the file system's clock. A stage that has failed in another
+            run since then is not retried. None means every stage is retried.
         fork_server: server of the local launcher, if it was started early. The launcher owns it.
     """
 
@@ -191,10 +191,10 @@ class Finished:
 
 
 class Launcher(Protocol):
-    """Starts stages. A context manager: on exit it ends all workers and leaves no process running.
+    """Starts stages. A context manager, which on exit ends all workers and other processes.
 
     Attributes:
-        settings: the settings it was opened with.
+        settings: the settings that it was opened with.
     """
 
     settings: LauncherSettings
@@ -209,7 +209,7 @@ class Launcher(Protocol):
     def can_start(self, stage: Stage) -> bool:
         """Return True if this stage may start now.
 
-        The answer must be the same for all stages with the same
+        The result must be equal for all stages with equal
         `harness.runner.gpu_packing.resource_key`.
         """
 

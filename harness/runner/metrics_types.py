@@ -1,7 +1,7 @@
 """Check the metrics and times of a result against the types that its kind of stage declares.
 
-A result that somebody edited is refused with its place, instead of failing in a report. Fields that
-are missing are allowed on request, because an older version of the kind may not have written them.
+If a result was edited, the error names the file and the field, instead of a failure in a report.
+Missing fields can be allowed, because an older version of the kind may not have written them.
 """
 
 import importlib
@@ -18,8 +18,8 @@ from harness.runner.result import FILE_NAME, RERUN, Result, load
 from writers.errors import UserError
 
 FRACTIONS = frozenset(("top1", "top5", "mean_per_class", "map", "map11", "map50_11", "map50"))
-MAX_INTEGER = 2**63 - 1  # of a column of integers
-MAX_PROBLEMS = 20  # errors of one result that are looked at
+MAX_INTEGER = 2**63 - 1  # largest value in a column of integers
+MAX_PROBLEMS = 20  # errors that are checked per result
 
 
 class Timing(TypedDict, total=False):
@@ -45,12 +45,12 @@ _TIMING: TypeAdapter[Timing] = TypeAdapter(Timing)
 
 
 def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = True) -> str | None:
-    """Return the first field with a value of another type or range; None if all fit.
+    """Describe the first field whose value has a wrong type or range; None if all fields fit.
 
     Args:
         result: a result.
         package: package of the stage's kind, as in `stage_kind.find`.
-        may_lack: accept fields that are missing.
+        may_lack: accept missing fields.
     """
     for place, message, is_missing in _type_errors(result, package):
         if not (is_missing and may_lack):
@@ -64,9 +64,9 @@ def missing_fields(result: Result, package: str = STAGES_PACKAGE) -> list[str]:
 
 
 def _type_errors(result: Result, package: str) -> Iterator[tuple[str, str, bool]]:
-    """Iterate over place and message of each wrong field, and whether it is missing."""
+    """Iterate over (place, message, is missing) of each wrong field."""
     declared, metrics = _type_of_metrics(result.kind, package), result.metrics
-    if type(grid := metrics.get("grid")) is list:  # long; its entries are mappings of anything
+    if type(grid := metrics.get("grid")) is list:  # long, and its mappings may hold any values
         if not all(type(entry) is dict for entry in grid):
             yield "metrics.grid", "input should be a list of mappings", False
         metrics = {**metrics, "grid": []}
@@ -92,7 +92,7 @@ def _type_errors(result: Result, package: str) -> Iterator[tuple[str, str, bool]
 def _out_of_range(values: Mapping[str, Any], place: str) -> str | None:
     """Find an impossible number in nested mappings.
 
-    Numbers of something are not negative and fit into 64 bits, accuracies are in [0, 1], and are
+    Counts must not be negative and must fit into 64 bits. Accuracies must be in [0, 1], and
     measured on at least one image.
     """
     for name, value in values.items():
@@ -119,7 +119,7 @@ def load_checked(folder: Path, package: str = STAGES_PACKAGE) -> Result | None:
         package: package of the stage's kind.
 
     Raises:
-        UserError: the record is damaged, or a value has another type.
+        UserError: the record is damaged, or a value has a wrong type.
     """
     loaded = load(folder)
     if loaded is not None and (wrong := problem(loaded, package)) is not None:
@@ -132,14 +132,14 @@ def edited(folder: Path, wrong: str) -> UserError:
 
     Args:
         folder: folder of the stage.
-        wrong: from `problem`.
+        wrong: description of the wrong field, from `problem`.
     """
     return UserError(f"{folder / FILE_NAME} is not a result this harness wrote: {wrong}.", RERUN)
 
 
 @cache
 def _type_of_metrics(kind: str, package: str) -> TypeAdapter[Any] | None:
-    """Type that `record.py` of a kind declares, such as PretrainMetrics; None without one."""
+    """Type that `record.py` of a kind declares, such as PretrainMetrics; None if there is none."""
     for searched in dict.fromkeys((package, STAGES_PACKAGE)):
         try:
             importlib.import_module(f"{searched}.{kind}.spec")

@@ -1,6 +1,7 @@
-"""Find finished stages that a recipe no longer needs, because defaults or code have changed.
+"""Find finished stages that a recipe no longer uses, because defaults or code have changed.
 
-Their results stay readable. A run computes their successors, which have other keys.
+The results of outdated stages stay readable. A run computes their successors, which have other
+keys.
 """
 
 import json
@@ -23,7 +24,7 @@ class Outdated:
     Attributes:
         successor: the stage of the recipe that replaces it.
         key: key of the outdated stage.
-        reason: what has changed; "needed stage" if only the stages that it needs have changed.
+        reason: the kind of change; "needed stage" if only the stages that it needs have changed.
         details: versions, names of the changed settings, or roles of the changed needs.
     """
 
@@ -36,8 +37,8 @@ class Outdated:
 def find(matrix: Matrix, runs: Path, pending: Mapping[str, Stage]) -> Iterator[Outdated]:
     """Find finished stages that have the kind and name of a pending stage, but another key.
 
-    A stage that was run with other settings, by an edited recipe or with `--set`, is not outdated
-    unless the code version has changed too.
+    If a stage only has other settings, because the recipe was edited or --set was used, it is not
+    outdated unless the version of its kind has changed too.
 
     Args:
         matrix: the recipe's stages.

@@ -6,7 +6,7 @@ from typing import Literal, TypedDict
 
 from harness.runner.retry import FailureCause
 
-# stopped: was asked to stop and has a checkpoint; busy: another process holds the stage.
+# stopped: the stage was asked to stop and has a checkpoint. busy: another process runs the stage.
 Status = Literal["done", "failed", "stopped", "busy"]
 StageStatus = tuple[Status, FailureCause, str]  # status, cause and message
 

@@ -1,4 +1,4 @@
-"""Link a result to its recipe, to the files it was computed from, and to the files it wrote."""
+"""Link a result to its recipe, its input files and its output files."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.runner.result import FILE_NAME, Result
 from harness.system.atomic_write import write_atomically
 
-if TYPE_CHECKING:  # workers import this module, and need no recipe
+if TYPE_CHECKING:  # workers import this module, but never read a recipe
     from harness.config.recipe import Recipe
     from harness.matrix.expand import Matrix
 
@@ -20,9 +20,9 @@ OUTPUTS = ("*.pt", "*.npz", "*.safetensors")
 def keep_recipe(recipe: "Recipe", runs: Path) -> str:
     """Write the recipe's resolved text, unless it exists already.
 
-    The text includes everything from `base`, presets, the scale and --set, so that `harness run`
-    reads it as the same recipe. Results refer to the file instead of containing the text, which
-    can be ten times as long as a result because of its class lists.
+    The text includes all settings from `base`, presets, the scale and --set, so that `harness run`
+    reads it as the same recipe. Results refer to the file and do not contain the text, because
+    class lists can make it ten times as long as a result.
 
     Returns:
         Path of the file, relative to `runs`.
@@ -45,7 +45,7 @@ def recipe_file(recipe: "Recipe") -> tuple[str, bytes]:
 
 
 def of_report(matrix: "Matrix", runs: Path) -> str:
-    """Hash everything a report is made from: the recipe, the stages' states, the report's code."""
+    """Hash everything that determines a report: the recipe, states of stages, the report's code."""
     digest = hashlib.sha256(matrix.recipe.model_dump_json().encode())
     code = (Path(__file__).parents[1] / "report").rglob("*.*")
     for path in sorted(path for path in code if path.suffix != ".pyc"):
@@ -58,7 +58,7 @@ def of_report(matrix: "Matrix", runs: Path) -> str:
 
 
 def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Map files that a stage wrote to their sha256: its own, and betons named in its metrics."""
+    """Map files that a stage wrote to their sha256: in its folder, and betons in its metrics."""
     betons = {
         split["path"]: split["sha256"]
         for split in metrics.get("splits", {}).values()
@@ -80,7 +80,7 @@ def inputs(needs: Mapping[str, Result]) -> dict[str, str]:
 def _changed_at(file: str) -> int:
     """Modification time in nanoseconds; 0 if the file does not exist."""
     try:
-        # Not a Path: creating ten thousand of them takes as long as everything else here.
+        # Do not use Path: creating ten thousand paths takes as long as the rest of the hash.
         return os.stat(file).st_mtime_ns  # noqa: PTH116
     except OSError:
         return 0

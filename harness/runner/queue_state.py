@@ -5,11 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 FILE_NAME = "queue.txt"  # in the stage's folder
-EXPIRES_S = 120.0  # an older record is that of a run that has ended; renewed every few seconds
+# Records are renewed every few seconds. An older record is ignored: its run has ended.
+EXPIRES_S = 120.0
 
 
 def write(folder: Path, text: str) -> None:
-    """Record the state of a stage's job. A full disk must not end the run."""
+    """Record the state of a stage's job. Ignores a full disk, which must not end the run."""
     with suppress(OSError):
         (folder / FILE_NAME).write_text(f"{text}\n")
 

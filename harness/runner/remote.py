@@ -1,6 +1,6 @@
 """Run one stage on a machine of a cluster and return its answer; shared by ray and slurm.
 
-The worker ends when this process does, even after SIGKILL, because its stdin is closed.
+When this process ends, even by SIGKILL, the worker's stdin is closed, so the worker ends too.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from harness.runner.retry import FailureCause
 from harness.runner.signals import STOPPED
 
 SAVE_S = 20.0  # time for a stage to write its checkpoint after it was asked to stop
-ENDED_S = 2.0  # from the end of a worker's output to its own end
-POLL_S = 0.5  # maximum wait between two checks for signals
+ENDED_S = 2.0  # wait for a worker to exit after the end of its output
+POLL_S = 0.5  # longest wait between two checks for signals
 
 
 class RemoteAnswer(TypedDict):
@@ -65,7 +65,7 @@ class WorkerRequest:
 
     @property
     def num_gpus(self) -> int:
-        """GPUs that the stage uses."""
+        """Number of GPUs that the stage uses."""
         return self.num_processes if self.on_gpu else 0
 
     @classmethod
@@ -101,8 +101,8 @@ def finished(folder: Path, answer: RemoteAnswer) -> Finished:
 class RemoteAttempt:
     """One attempt at a stage.
 
-    `run` blocks until the stage ends. `stop`, called from a signal handler or another thread,
-    makes the stage save and `run` return soon.
+    `run` blocks until the stage ends. If a signal handler or another thread calls `stop`, the stage
+    saves its state, and `run` returns soon.
     """
 
     def __init__(self, request: WorkerRequest, fork_server: ForkServer | None = None) -> None:
@@ -116,7 +116,7 @@ class RemoteAttempt:
         self.process: ForkedWorker | SpawnedWorker | None = None
 
     def run(self) -> RemoteAnswer:
-        """Run the stage. An interruption stops the stage first and is then raised again."""
+        """Run the stage. An interruption first stops the stage, and is then raised again."""
         folder = self.request.folder
         if not (folder / FILE_NAME).exists():
             return _failed(
@@ -151,7 +151,7 @@ class RemoteAttempt:
         if not self.request.on_gpu:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif "CUDA_VISIBLE_DEVICES" in os.environ:
-            # Chosen by the cluster; the fork server still has the GPU of an earlier stage.
+            # The cluster has chosen this GPU; the fork server has the variable of an earlier stage.
             variables["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
         if self.fork_server is not None:
             with contextlib.suppress(OSError):  # the server has died
@@ -169,7 +169,7 @@ class RemoteAttempt:
             self.process.stdin.flush()
 
     def _answer(self, timeout_s: float | None) -> RemoteAnswer:
-        """Wait for the worker's answer or end, with stdin open: its end would stop the stage."""
+        """Wait for the worker's answer or exit. Keeps stdin open: closing it stops the stage."""
         assert self.process is not None and self.process.stdout is not None
         output, text, started = self.process.stdout.fileno(), b"", time.monotonic()
         while timeout_s is None or time.monotonic() - started < timeout_s:

@@ -21,11 +21,11 @@ from writers.errors import UserError
 
 SCHEMA = 1
 FILE_NAME = "result.json"
-MAX_SAMPLED = 200  # results per kind; reading thousands would make `harness plan` slow
+MAX_SAMPLED = 200  # results that are read per kind; thousands would make `harness plan` slow
 NOT_FINITE = "a number is NaN or infinite"
 RERUN = "Delete that stage's folder to run it again."
-# Numbers such as 1e999, which are parsed as infinity. A pattern that begins with a letter is
-# searched much faster than one that begins with a set.
+# Numbers such as 1e999, which are parsed as infinity. Searching for a pattern that begins with a
+# literal character is much faster than for a pattern that begins with a set.
 _CONSTANT = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b").search
 _LARGE_EXPONENT, _LARGE_EXPONENT_2 = (
     re.compile(rb"%c\+?[0-9]{3,}[,\s\]}]" % letter).search for letter in b"eE"
@@ -39,25 +39,25 @@ class Result(BaseModel):
         schema_version: version of these fields.
         kind: write, rank, pretrain, adopt, evaluate, features, score, ...
         key: the stage's hash.
-        name: for display: transfer/pets/full/minus10/eps0.5/seed0.
-        axes: subset, eps, seed, arch, target, method: those that apply.
+        name: name for display, such as transfer/pets/full/minus10/eps0.5/seed0.
+        axes: those of subset, eps, seed, arch, target and method that apply.
         config: the stage's resolved settings.
-        needs: role -> key of the stage that filled it.
+        needs: role -> key of the needed stage.
         inputs: role/file -> sha256 of the needed stages' outputs: betons, weights, features.
         outputs: file -> sha256 of files that this stage wrote for others.
         recipe: path, relative to $HARNESS_RUNS, of the resolved recipe that requested the stage.
         metrics: numbers of the stage; see `harness/stages/<kind>/`.
         timing: seconds and rates of the stage's parts.
         environment: versions, machine and device.
-        retries: cause of earlier failed attempts -> their number: lost, out_of_memory, restart,
-            preempted.
+        retries: cause (lost, out_of_memory, restart, preempted) -> number of failed attempts
+            before the stage succeeded.
         started_at: ISO 8601, UTC.
-        gpu_memory_bytes: peak of the memory that torch reserved on its GPU; None without a GPU.
+        gpu_memory_bytes: peak of the memory that torch reserved on the GPU; None without a GPU.
         gpu_busy: fraction of the stage's time in which a kernel ran on its GPU. None if NVML is
             missing, or if other stages shared the GPU.
-        import_s: time to import the stage's code; about 0 unless it is a worker's first stage of
+        import_s: seconds to import the stage's code; about 0 unless it is a worker's first stage of
             its kind.
-        wall_s: the stage's own work, without imports, leases and writing this record.
+        wall_s: seconds of the stage's own work, without imports, leases and writing this record.
     """
 
     model_config = ConfigDict(
@@ -110,7 +110,7 @@ def load(folder: Path) -> Result | None:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.", RERUN) from error
     try:
-        # Faster than json.loads, and all results share equal strings.
+        # Faster than json.loads; equal strings in different results share memory.
         record = pydantic_core.from_json(text, allow_inf_nan=False)
         if (_LARGE_EXPONENT(text) or _LARGE_EXPONENT_2(text)) and _has_infinity(record):
             raise ValueError(NOT_FINITE)
@@ -120,7 +120,7 @@ def load(folder: Path) -> Result | None:
                 RERUN,
             )
         loaded = Result.model_validate(record)
-    except ValueError as error:  # of the JSON, or pydantic's
+    except ValueError as error:  # from the JSON parser or from pydantic
         reason = _reason(error, text)
         raise UserError(f"{path} is not a result this harness wrote: {reason}.", RERUN) from error
     if loaded.key != folder.name:
@@ -150,7 +150,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
     Raises:
         OSError: the stage has no result, or it cannot be read.
-        ValueError, KeyError, TypeError: the record is damaged; `load` reports how.
+        ValueError, KeyError, TypeError: the record is damaged; `load` describes the damage.
     """
     metrics: dict[str, Any] = json.loads((folder / FILE_NAME).read_text())["metrics"]
     return metrics
@@ -159,8 +159,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def sample(runs: Path, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Iterate over folder and record of at most MAX_SAMPLED results of a kind.
 
-    The records serve as measurements of earlier stages and are not validated. Skips unreadable
-    records; their consumer raises.
+    The records serve as measurements of earlier stages and are not validated. Unreadable records
+    are skipped; code that needs them raises.
     """
     for file in islice((runs / "stages" / kind).glob(f"*/{FILE_NAME}"), MAX_SAMPLED):
         with suppress(OSError, ValueError):

@@ -23,7 +23,7 @@ FILE_NAME = "attempts.json"  # list of FailedAttempt
 FailureCause = Literal[
     "", "mistake", "bug", "lost", "out_of_memory", "restart", "preempted", "cancelled"
 ]
-RETRIED: tuple[FailureCause, ...] = ("lost", "out_of_memory", "restart")  # besides preemption
+RETRIED: tuple[FailureCause, ...] = ("lost", "out_of_memory", "restart")  # and preemption
 
 
 class FailedAttempt(TypedDict):
@@ -41,7 +41,7 @@ class RetryPolicy:
     Attributes:
         max_retries: retries after lost workers, exhausted memory and required restarts, together.
         first_wait_s: wait before the first retry, and before every retry after preemption.
-        factor: each further wait is this many times the last one.
+        factor: ratio of each further wait to the previous wait.
     """
 
     max_retries: int = 3
@@ -49,7 +49,7 @@ class RetryPolicy:
     factor: float = 4.0
 
     def wait_s(self, cause: FailureCause, earlier: Mapping[FailureCause, int]) -> float | None:
-        """Return the seconds to wait before the next attempt; None means do not retry.
+        """Return the seconds to wait before the next attempt; None if there is no retry.
 
         A preempted stage has saved its state and resumes from it, so it is always retried.
 
@@ -62,7 +62,7 @@ class RetryPolicy:
         num_retries = sum(earlier.get(retried, 0) for retried in RETRIED)
         if cause not in RETRIED or num_retries >= self.max_retries:
             return None
-        if cause == "restart":  # there is nothing to wait for
+        if cause == "restart":  # waiting would not help
             return 0.0
         return float(self.first_wait_s * self.factor**num_retries)
 
@@ -70,7 +70,7 @@ class RetryPolicy:
 def record_attempt(folder: Path, cause: FailureCause, message: str) -> None:
     """Record a failed attempt that will be retried, for the result and for `harness status`.
 
-    Deletes error.txt: one of several processes may have written it, with a less precise cause.
+    Deletes error.txt, which one of several processes may have written with a less precise cause.
     """
     attempt: FailedAttempt = {
         "cause": cause,
@@ -91,7 +91,7 @@ def counts(folder: Path) -> dict[str, int]:
 def total(stages: Iterable[Stage], runs: Path) -> int:
     """Count the failed attempts at all stages.
 
-    Creates no Path for a stage without one: 100,000 stages would take three seconds.
+    Makes no Path for stages without failed attempts: for 100,000 stages that takes three seconds.
     """
     return sum(
         sum(counts(stage.folder(runs)).values())
@@ -103,7 +103,7 @@ def total(stages: Iterable[Stage], runs: Path) -> int:
 def give_up(folder: Path, message: str) -> None:
     """Write error.txt unless the worker has written a more detailed one.
 
-    A full disk must not end the whole run, so an OSError is printed and not raised.
+    An OSError is printed and not raised, because a full disk must not end the whole run.
     """
     if (folder / stage_state.ERROR_FILE).exists():
         return

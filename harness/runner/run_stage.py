@@ -1,7 +1,7 @@
 """Run one stage: hold its lease, write its log, and write `result.json` or `error.txt` last.
 
-`harness.runner.worker` calls `run_stage` in its process. If several ranks run a stage together,
-each calls it, rank 0 owns the folder, and the first rank to fail reports the cause.
+`harness.runner.worker` calls `run_stage`. If several ranks run a stage together, each rank calls
+it. Rank 0 owns the folder, and the first rank that fails reports the cause.
 """
 
 import argparse
@@ -102,13 +102,13 @@ def _kind_of(folder: Path, options: argparse.Namespace) -> StageKind:
 def _may_start(
     folder: Path, held: lease.Lease | None, options: argparse.Namespace
 ) -> Literal["ready", "busy", "done"]:
-    """Check whether the stage is still to be run. Only rank 0's answer counts."""
+    """Check whether the stage must still run. Only the result on rank 0 counts."""
     if held is None:
         return "busy"
     if stage_state.is_done(_kind_of(folder, options), folder, options.data_dir):
-        return "done"  # by another run, a moment ago
+        return "done"  # another run has finished it a moment ago
     if stage_state.failed_since(folder, options.began_at) is not None:
-        return "busy"  # failed in another run, a moment ago; the executor reads its error
+        return "busy"  # it failed in another run a moment ago; the executor reads the error
     (folder / stage_state.ERROR_FILE).unlink(missing_ok=True)
     return "ready"
 
@@ -198,7 +198,7 @@ def _compute(
             f"A stage of kind {spec['kind']} runs in one process, not in {group.world_size}.",
             "Start it without torchrun.",
         )
-    environment.describe_process()  # cached now: the repository may change while the stage runs
+    environment.describe_process()  # cache it now: the repository may change during the stage
     started_at, started = datetime.now(UTC), time.monotonic()
     device = group.device(options.device)
     module = importlib.import_module(f"{options.stages_package}.{spec['kind']}.run")
@@ -250,7 +250,7 @@ def _compute(
 
 
 def _gpu_monitor(device: str) -> "AbstractContextManager[GpuMonitor | None]":
-    """Measure the GPU inside the block; yields None if the stage uses no GPU or no torch."""
+    """Measure the GPU inside the block; yield None if the stage uses no GPU or no torch."""
     if not device.startswith("cuda") or "torch" not in sys.modules:
         return nullcontext()
     from harness.profiling.gpu_monitor import GpuMonitor
@@ -276,7 +276,7 @@ def _record_error(folder: Path, text: str) -> str:
     """Write error.txt and return its most informative line, even if the disk is full."""
     line = stage_state.summary(text.strip().splitlines() or ["an error without a message"])
     print(text, file=sys.stderr)
-    # Another rank may have written it: it failed first, and its error caused this one.
+    # Keep the error of another rank: it failed first and has caused the failure of this one.
     if (folder / stage_state.ERROR_FILE).exists():
         return line
     try:
@@ -317,9 +317,9 @@ def _output_to(log: Path) -> Iterator[None]:
 
 
 def _required_restart(error: BaseException) -> RestartRequiredError | None:
-    """Return the RestartRequiredError that an error is, or was raised after.
+    """Return the RestartRequiredError in the chain of an error and its contexts; None if none.
 
-    Closing a loader or a monitor may need the GPU, and then raises an error of its own.
+    After such an error, closing a loader or a monitor may need the GPU and raise another error.
     """
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, RestartRequiredError):

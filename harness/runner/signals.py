@@ -1,4 +1,4 @@
-"""Stop a worker on a signal, or when the process that started it is gone."""
+"""Stop a worker on a signal, or when the process that started it has ended."""
 
 import os
 import signal
@@ -32,10 +32,10 @@ class StopSignal:
 
 
 def end_with_parent(stop: StopSignal) -> None:
-    """Stop this process when its parent dies; blocks until then, so run it in a thread.
+    """Stop this process when its parent dies. Blocks until then, so run it in a thread.
 
-    torchrun starts its processes in sessions of their own. If torchrun is killed, they must end
-    like other orphaned workers.
+    torchrun starts its processes in separate sessions. If torchrun is killed, these processes must
+    end like other orphaned workers.
     """
     parent = os.getppid()
     while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""Account for the time of a matrix's slots: the stages' own work, and overhead of the system."""
+"""Split the time of a matrix's slots into own work of stages, idle time, and overhead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Span:
     Attributes:
         key: the stage's key.
         needs: keys of the stages that it needs.
-        begun: when its stage.json was written.
-        ended: when its result was written.
-        own_s: its own work, without first use of compiled code.
-        import_s: import of its code.
-        first_use_s: first use of compiled code.
+        begun: time at which its stage.json was written.
+        ended: time at which its result was written.
+        own_s: time of its own work, without the first use of compiled code.
+        import_s: time to import its code.
+        first_use_s: time of the first use of compiled code.
     """
 
     key: str
@@ -45,11 +45,11 @@ def account(
 
     Args:
         spans: finished stages.
-        num_slots: stages that can run at the same time.
+        num_slots: number of stages that can run at the same time.
         began: start of the run.
         ended: end of the run.
-        other_cpu: (time, CPU seconds so far) of the processes that run no stage. If slots share
-            all cores, their CPU time is taken from the stages while every slot is busy.
+        other_cpu: samples (time, CPU seconds so far) of the processes that run no stage. While
+            every slot is busy, this CPU time counts as overhead, because the stages lose it.
 
     Returns:
         Slot-seconds: `own_work`, `no_stage_ready`, and one entry per part of the overhead.
@@ -62,7 +62,7 @@ def account(
     }
     changes: list[tuple[float, int, int]] = []  # time, change of running, change of ready
     for span in spans:
-        ready = min(ready_at[span.key], span.begun)  # files may differ by one clock tick
+        ready = min(ready_at[span.key], span.begun)  # times of files may be off by one tick
         changes += [(ready, 0, 1), (span.begun, 1, -1), (span.ended, -1, 0)]
     running = waiting = 0
     waited = idle = 0.0
@@ -99,15 +99,15 @@ def _while_all_are_busy(
 
 
 def startup_key(stage: Stage) -> tuple[Any, ...]:
-    """Return a key that is equal for stages whose start takes the same time in a warm worker."""
+    """Return a key; stages with equal keys take the same time to start in a warm worker."""
     return stage.kind, stage.axes.get("method"), bool(stage.axes.get("eps"))
 
 
 def spans_of(results: Sequence[tuple[Stage, Result]], runs: Path) -> list[Span]:
-    """Read the span of each finished stage from its files' times and its result.
+    """Read the span of each finished stage from the times of its files and from its result.
 
-    The time of first use is how much longer a stage's start took than the shortest start of its
-    kind and method, which ran in a warm worker.
+    The time of first use is the time of the stage's start minus the shortest start with an equal
+    `startup_key`, which was in a warm worker.
     """
     shortest: dict[Any, float] = {}
     for stage, record in results:

@@ -1,4 +1,4 @@
-"""Division of this machine into slots, each the place for one running stage."""
+"""Divide this machine into slots; each slot runs one stage at a time."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ from harness.system import environment
 from writers.errors import UserError
 from writers.text_names import counted
 
-MIN_PROCESSES = 2  # of a stage, possible on any machine, to try how several train
+MIN_PROCESSES = 2  # processes of a stage that any machine may run, to try training with several
 
 
 @dataclass
 class Slot:
-    """Place for one running stage.
+    """Share of this machine for one running stage.
 
     Attributes:
         index: number of the slot.
         num_threads: CPU threads of its stages.
         gpu: one or several GPUs, in the form of CUDA_VISIBLE_DEVICES; None for no GPU.
-        cores: cores that only this slot uses; empty if the scheduler may choose.
-        low_priority: runs stages without a GPU at low priority next to GPU stages.
+        cores: cores that only this slot uses; empty if its threads may run on any core.
+        low_priority: runs stages that need no GPU, at low priority, next to GPU stages.
         process: the slot's worker; None until it is needed.
         running: folder of the running stage.
-        resource_key: key of the stage that runs, or ran last.
-        unread: incomplete line of the worker's output.
+        resource_key: resource key of the stage that runs, or that ran last.
+        unread: incomplete last line of the worker's output so far.
     """
 
     index: int
@@ -44,14 +44,14 @@ class Slot:
 def make_slots(settings: LauncherSettings) -> list[Slot]:
     """Divide this machine into slots.
 
-    With GPUs there are `jobs_per_gpu` slots per GPU, or per group of `gpus_per_stage` GPUs. One
-    more slot, of low priority, runs the stages that need no GPU. Without a GPU a slot has one
-    thread on machines with up to 4 cores, and 4 threads otherwise. If all slots fit on the cores,
-    each gets cores of its own.
+    If there are GPUs, there are `jobs_per_gpu` slots per GPU, or per group of `gpus_per_stage`
+    GPUs, and one slot of low priority for stages that need no GPU. If there are none, a slot has
+    one thread on machines with up to 4 cores, and 4 threads otherwise. If there are enough cores,
+    each slot gets its own cores.
 
     Raises:
-        UserError: GPUs are requested that do not exist, or more parallel stages than the GPUs run,
-            or more processes of a stage than there are cores.
+        UserError: the settings request GPUs that do not exist, more parallel stages than the GPUs
+            can run, or more processes per stage than there are cores.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.device == "cuda" and not gpus:
@@ -108,7 +108,7 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
 
 
 def _visible_gpus() -> list[str]:
-    """Return the names of the usable GPUs for CUDA_VISIBLE_DEVICES."""
+    """Return the usable GPUs, as entries of CUDA_VISIBLE_DEVICES."""
     gpus, ids = environment.gpu_names(), environment.gpu_ids()
     if len(ids) == len(gpus):
         return ids

@@ -26,7 +26,7 @@ def has_result(folder: Path) -> bool:
 def with_result(runs: Path, kinds: Iterable[str]) -> set[str]:
     """Return keys of all stages of these kinds that have a result.
 
-    Creates no Path and no stat record per stage: 100,000 stages would take a second.
+    Makes no Path and calls no stat per stage: for 100,000 stages that takes a second.
     """
     return {
         folder.name
@@ -71,7 +71,7 @@ def has_outputs(kind: StageKind, folder: Path, data: Path) -> bool:
 def is_incomplete(kind: StageKind, folder: Path) -> bool:
     """Return True if the next run repeats a stage that ran without some of its needs.
 
-    A result that cannot be read is not incomplete; `result.load` reports it.
+    Returns False for a result that cannot be read; `result.load` reports it.
     """
     if kind.is_incomplete is None:
         return False
@@ -87,7 +87,7 @@ def is_done(kind: StageKind, folder: Path, data: Path) -> bool:
 
 
 def state(kind: StageKind, folder: Path, data: Path) -> State:
-    """Return the stage's current state; never "skipped", which depends on a shortlist."""
+    """Return the stage's current state, but never "skipped", which depends on a shortlist."""
     if lease.is_held(folder):
         return "running"
     if is_done(kind, folder, data) and not is_incomplete(kind, folder):
@@ -101,7 +101,7 @@ def failed_since(folder: Path, began_at: float | None) -> str | None:
     Args:
         folder: folder of a stage.
         began_at: start of the run, by the file system's clock. A failure within the same clock
-            tick counts as earlier. None ignores all failures.
+            tick counts as earlier. None means that all failures are ignored.
     """
     if began_at is None:
         return None

@@ -29,7 +29,7 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> StageSta
     Args:
         folder: folder of the stage.
         options: arguments of the worker (`harness.runner.worker_args`).
-        stop: passed on to torchrun as SIGTERM.
+        stop: when it is set, torchrun gets SIGTERM.
 
     Returns:
         Status, cause and message.
@@ -93,7 +93,7 @@ def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> StageSta
 
 
 def _ignore_scheduler_signal() -> None:
-    """Let torchrun survive the signal of a scheduler; the ranks install handlers of their own."""
+    """Let torchrun survive a scheduler's signal; the ranks install their own handlers."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
@@ -113,10 +113,10 @@ def _combine(
 ) -> StageStatus | None:
     """Combine the ranks' answers into the status of the stage; None if a rank was lost.
 
-    A rank that fails takes the others down: they lose their peer, or torchrun stops them. Only
-    the first one has the cause.
+    If a rank fails, all other ranks fail too: they lose their peer, or torchrun stops them. Only
+    the error of the first rank is the cause.
     """
-    # A bug comes last: it may be a lost peer that torch reports with another exception.
+    # "bug" is last, because torch may report a lost peer with an unexpected exception.
     causes: tuple[FailureCause, ...] = ("mistake", "out_of_memory", "restart", "bug")
     for cause in causes:
         for answer in answers:

@@ -1,10 +1,10 @@
-"""Contract of trackers, which pass the numbers of a run on to other programs.
+"""Interface of trackers, which send the numbers of a run to other programs.
 
-A tracker is a module `harness/runner/trackers/NAME.py` with
-`REQUIRES`, the name of the package that it imports, and
-`open(folder: Path, recipe: str) -> Tracker`. `Tracking` follows the events of a run: curves appear
-while a model trains, other numbers when a stage is done. Results on disk do not depend on it: a
-tracker that fails is reported once and no longer called.
+A tracker is a module `harness/runner/trackers/NAME.py` with `REQUIRES`, the name of the package
+that it imports, and `open(folder: Path, recipe: str) -> Tracker`. `Tracking` follows the events of
+a run: it sends curves while a model trains, and other numbers when a stage is done. If a tracker
+fails, the error is reported once and the tracker is not called any more; results on disk are not
+affected.
 """
 
 import importlib.util
@@ -34,10 +34,10 @@ class TrackedRun:
     """A stage as trackers see it.
 
     Attributes:
-        key: the stage's key; equal for the same stage of another recipe.
-        name: such as transfer/pets/full/minus10/eps0.5/seed0.
+        key: the stage's key; recipes that share the stage have the same key.
+        name: name of the stage, such as transfer/pets/full/minus10/eps0.5/seed0.
         kind: kind of stage.
-        config: settings by dotted name.
+        config: dotted name -> value of each setting.
     """
 
     key: str
@@ -47,19 +47,19 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Receives runs, one per stage. Several are open at once."""
+    """Receives runs, one per stage. Several runs may be open at the same time."""
 
     def begin(self, run: TrackedRun) -> None:
         """Open a run, or open it again after an interruption."""
 
     def log(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
-        """Add values at a step: an epoch, from 1; 0 for the results of the whole stage."""
+        """Add values at a step: an epoch, counted from 1, or 0 for results of the whole stage."""
 
     def end(self, run: TrackedRun, succeeded: bool) -> None:
         """Close a run."""
 
     def close(self) -> None:
-        """Release everything; open runs are left as they are."""
+        """Release all resources. Runs that are still open are not ended."""
 
 
 def check_tracker(name: str) -> None:
@@ -78,7 +78,7 @@ def open_tracker(name: str, folder: Path, recipe: str) -> Tracker:
 
     Args:
         name: a module of `harness.runner.trackers`.
-        folder: for its files.
+        folder: folder for files of the tracker.
         recipe: the recipe's name.
 
     Raises:
@@ -104,13 +104,13 @@ class Tracking:
     def __init__(
         self, tracker: Tracker, folder: Path, runs: Path, warn: Callable[[str], None]
     ) -> None:
-        """Read what was tracked before.
+        """Read the record of stages and epochs that were tracked before.
 
         Args:
             tracker: receives the runs.
-            folder: folder of the record of what was tracked, so that nothing is tracked twice.
+            folder: folder of this record, so that nothing is tracked twice.
             runs: $HARNESS_RUNS.
-            warn: shows a message.
+            warn: function that shows a message.
         """
         self._tracker, self._runs, self._warn = tracker, runs, warn
         self._file = folder / "tracked.json"
@@ -127,7 +127,7 @@ class Tracking:
         self._has_failed = False
 
     def catch_up(self, stages: Sequence[Stage]) -> None:
-        """Track those of the stages that are done, and record them with one write."""
+        """Track the stages that are already done, and write the record once."""
         left = [stage for stage in stages if is_tracked(stage) and stage.key not in self._ended]
         if left:
             self._guard(self._finish, left)
@@ -160,7 +160,7 @@ class Tracking:
             return
         try:
             action(*arguments)
-        except Exception as error:  # any library, any network: results do not depend on it
+        except Exception as error:  # trackers may raise any error; results do not depend on them
             self._has_failed = True
             self._warn(f"The tracker failed and is not used any more: {first_line(error)}")
 
@@ -176,7 +176,7 @@ class Tracking:
             self._save()
 
     def _add(self, stage: Stage, epochs: Sequence[Mapping[str, Any]]) -> None:
-        """Log the epochs that are new."""
+        """Log the epochs that were not logged before."""
         num_known = self._num_epochs.get(stage.key, 0)
         for number, epoch in enumerate(epochs[num_known:], start=num_known + 1):
             values = flat_numbers(epoch)
@@ -188,11 +188,11 @@ class Tracking:
         try:
             for stage in stages:
                 self._log_result(stage)
-        finally:  # what a failing tracker has received is recorded, too
+        finally:  # record also what a failing tracker has received
             self._save()
 
     def _log_result(self, stage: Stage) -> None:
-        """Log the rest of a stage and end its run; do nothing if it has no result."""
+        """Log a stage's remaining epochs and its result, and end its run, if it has a result."""
         record = result.load(stage.folder(self._runs))
         if record is None:
             return
@@ -231,7 +231,7 @@ def is_tracked(stage: Stage) -> bool:
 
 
 def flat_numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers of a record by path, such as test/top1. Lists are left out."""
+    """Return path -> number for the finite numbers of a record: test/top1. Leaves out lists."""
     return {
         name: float(value)
         for name, value in _leaves(record, "/")
@@ -240,7 +240,7 @@ def flat_numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """Return settings by dotted name; lists as text."""
+    """Return dotted name -> value of each setting; lists become text."""
     return {
         name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
         for name, value in _leaves(config, ".")

@@ -1,14 +1,14 @@
 """Run stages: `python -m harness.worker STAGE_DIR` runs one, `--serve` runs many in turn.
 
-`stage.json` in the stage's folder describes the work; output goes to `log.txt`; `result.json` or
-`error.txt` is written last. Exit code 0: done; 1: failed; 75: stopped, or held by another worker,
-to be tried again. With `--serve`, each line on stdin is a request and each answer is a line on
-stdout (`harness.runner.protocol`). Then a failure that may be retried (out of memory) leaves no
-`error.txt`: the launcher writes it once it gives up.
+`stage.json` in the stage's folder describes the work; output is appended to `log.txt`;
+`result.json` or `error.txt` is written last. Exit code 0: done; 1: failed; 75: try again, because
+the stage was stopped or another worker runs it. With `--serve`, each line on stdin is a request and
+each answer is a line on stdout (`harness.runner.protocol`). If a failure may be retried (out of
+memory), no `error.txt` is written with `--serve`; the launcher writes it when it gives up.
 
 `torchrun --nproc-per-node N -m harness.worker STAGE_DIR` and `--processes N` run one stage in N
 processes, for kinds that support it (`StageKind.multi_process`). Rank 0 owns the folder. If several
-ranks fail, the first one to fail reports the cause.
+ranks fail, the rank that fails first reports the cause.
 """
 
 import argparse
@@ -34,7 +34,7 @@ EXIT_CODES: dict[Status, int] = {"done": 0, "failed": 1, "stopped": STOPPED, "bu
 
 
 def main() -> NoReturn:
-    """Run the worker's command line; always exits."""
+    """Run the command line of a worker, and exit."""
     options = worker_args.parse(sys.argv[1:])
     if options.fork_server is not None:  # returns in each forked worker
         options = worker_args.parse(fork_server.serve(options.fork_server))
@@ -64,14 +64,14 @@ def main() -> NoReturn:
             )
         if answer["status"] == "failed" and group.world_size > 1:
             sys.stderr.flush()
-            # Leaving the process group in order would wait for the other ranks.
+            # Exit at once: leaving the process group in order would wait for the other ranks.
             os._exit(EXIT_CODES["failed"])
     raise SystemExit(EXIT_CODES[answer["status"]])
 
 
 def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
     """Process requests until stdin ends. Imports and Numba's code are kept between stages."""
-    # A copy of stdout for answers; output of stages goes to stderr.
+    # Answers go to a copy of stdout, because output of stages is redirected to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -92,9 +92,9 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
 def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> None:
     """Put the lines of stdin into the queue, and end the process some time after stdin ends.
 
-    When stdin ends, the launcher is finished with this worker or has died: a running stage must
-    save and stop, and no other may begin. Reads the descriptor itself, because a thread blocked
-    inside `sys.stdin` breaks the interpreter's shutdown.
+    When stdin ends, the launcher does not need this worker any more or has died: a running stage
+    must save and stop, and no other stage may begin. Reads the file descriptor directly, because a
+    thread that is blocked inside `sys.stdin` breaks the interpreter's shutdown.
     """
     text = b""
     while chunk := os.read(0, 65536):
@@ -102,7 +102,7 @@ def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> Non
         for line in complete:
             lines.put(line.decode())
     stop.requested = True
-    lines.put(None)  # an idle worker ends at once
+    lines.put(None)  # ends an idle worker at once
     time.sleep(ORPHAN_GRACE_S)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)  # including processes that the stage has started
@@ -112,9 +112,9 @@ def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> Non
 def _free_memory() -> None:
     """Free the memory of the last stage, with torch's compiled code and CUDA graphs.
 
-    torch keeps the graphs of whole models, and their memory, as global state. What remains are
-    modules and caches. They are frozen, because scanning them takes 0.1 s per collection once torch
-    is imported.
+    torch keeps the graphs of whole models, and their memory, as global state. The remaining objects
+    are modules and caches. They are frozen, because scanning them takes 0.1 s per collection once
+    torch is imported.
     """
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:
         dynamo.reset()

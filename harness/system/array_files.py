@@ -1,4 +1,4 @@
-"""Files of named arrays (.npz) in the folders of stages."""
+"""Write and read files of named arrays (.npz) in the folders of stages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from writers.text_names import first_line
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file atomically; equal arrays give equal bytes."""
+    """Write arrays to a file, atomically. Equal arrays give equal bytes."""
     with open_atomically(file) as handle:
         np.savez(handle, allow_pickle=False, **arrays)
 
@@ -24,10 +24,10 @@ class Form:
     """Required dtype and shape of an array.
 
     Attributes:
-        kinds: accepted kinds of numpy's dtypes: u, i or f.
+        kinds: accepted kinds of numpy dtypes: u, i or f.
         ndims: accepted numbers of dimensions.
-        needed: False if a file may lack the array.
-        has_rows: its first dimension is that of the other arrays with rows.
+        needed: False if the array may be missing.
+        has_rows: the first dimension must be as long as that of all other arrays with rows.
     """
 
     kinds: str
@@ -37,12 +37,12 @@ class Form:
 
 
 def read_arrays(file: Path, what: str, forms: Mapping[str, Form]) -> dict[str, np.ndarray]:
-    """Read a file of `write_arrays`, and check its arrays.
+    """Read arrays from a file that `write_arrays` wrote, and check them.
 
     Args:
         file: the file.
         what: content of the file in messages, such as "features".
-        forms: name of each array that is read -> its form.
+        forms: name of each array to read -> its form.
 
     Raises:
         UserError: the file is missing or damaged, or an array is missing or has another form.

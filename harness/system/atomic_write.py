@@ -17,20 +17,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file with `open_atomically`."""
+    """Write bytes to a file, atomically and durably; see `open_atomically`."""
     with open_atomically(path) as file:
         file.write(data)
 
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Context with a temporary file in the same folder, which is synced and renamed at the end.
+    """Open a temporary file in the same folder; sync it and rename it to `path` at the end.
 
-    An exception in the block removes it. The umask decides who may read the file. A pipe or a
-    device is not replaced.
+    If the block raises, the temporary file is deleted. The umask determines who may read the file.
+    A pipe or a device is not replaced.
 
     Raises:
-        OSError: With the path, even if the failing call does not report one.
+        OSError: A call failed. The error has the path, even if the failing call gives none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.name:  # an empty path
@@ -46,7 +46,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        # write and fsync do not report the file.
+        # Errors of write and fsync have no path.
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
@@ -56,7 +56,7 @@ def _refuse_special_file(path: Path) -> None:
     """Raise OSError if the path is a pipe, a socket or a device, such as /dev/null."""
     try:
         mode = path.lstat().st_mode
-    except OSError:  # opening the temporary file reports what is wrong
+    except OSError:  # opening the temporary file will raise a clear error
         return
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))

@@ -1,12 +1,12 @@
-"""Process groups for data-parallel training: collectives, DDP, and the environment torchrun sets.
+"""Process groups for data-parallel training: collectives, DDP, and torchrun's environment.
 
 `torchrun --nproc-per-node N -m harness.worker STAGE_DIR` starts the processes. No other module
 reads torchrun's environment variables. Batch sizes are global: each rank loads its part of a batch
 (`LoaderPlan.rank`, `world_size`). Only rank 0 writes to the stage's folder.
 
-Control values use gloo on the CPU, so that no step waits for a GPU. Gradients use NCCL on GPUs, or
-gloo if ranks share a GPU. With a single process every function returns its input and torch is not
-imported.
+Control values are exchanged by gloo on the CPU, so that no step waits for a GPU. Gradients are
+exchanged by NCCL on GPUs, or by gloo if ranks share a GPU. If there is a single process, every
+function returns its input, and torch is not imported.
 """
 
 import io
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# A collective fails after this time. It includes the minutes in which another rank compiles.
+# A collective fails after this time, which must be longer than another rank may need to compile.
 TIMEOUT_S = 600.0
-LOOPBACK = "lo" if sys.platform == "linux" else "lo0"  # name of the interface
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"  # name of the loopback interface
 # Fragments of torch's error messages for a lost peer; only NCCL has an exception class for it.
 _PEER_FAILURES = (
     "Connection closed by peer",
@@ -40,12 +40,12 @@ _PEER_FAILURES = (
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that train one model together, seen from one of them.
+    """The processes that train one model together, and the place of this process among them.
 
     Attributes:
         rank: Index of this process in the group.
         world_size: Number of processes.
-        local_rank: Index among the processes on this machine, and of this process's GPU.
+        local_rank: Index among the processes on this machine; also the index of this process's GPU.
         local_world_size: Number of processes on this machine.
     """
 
@@ -56,7 +56,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """True on rank 0, the only one that writes files."""
+        """True on rank 0, the only rank that writes files."""
         return self.rank == 0
 
     def device(self, device: str) -> str:
@@ -66,7 +66,7 @@ class ProcessGroup:
         return device
 
     def broadcast(self, value: Any) -> Any:
-        """Broadcast a value from rank 0: tensors (returned on the CPU) and plain Python values."""
+        """Broadcast a value from rank 0: plain Python with or without tensors (returned on CPU)."""
         if self.world_size == 1:
             return value
         import torch
@@ -101,7 +101,7 @@ SINGLE_PROCESS = ProcessGroup()
 class AsyncFlags:
     """Asynchronous all-reduce (max) of flags on which all ranks must act at the same step.
 
-    Used for requests to stop and to save. Every rank must call `reduce` equally often.
+    Used for requests to stop and to save. All ranks must make the same number of calls.
     """
 
     def __init__(self, group: ProcessGroup) -> None:
@@ -111,8 +111,8 @@ class AsyncFlags:
     def reduce(self, *flags: bool) -> tuple[bool, ...]:
         """Start reducing these flags; return the result of the previous call.
 
-        The result is one call late, so that no step waits for the network. A single process gets
-        its own flags at once.
+        The result is one call late, so that no step waits for the network. If there is a single
+        process, its flags are returned at once.
         """
         if self._group.world_size == 1:
             return flags
@@ -122,7 +122,8 @@ class AsyncFlags:
         previous = self._wait(len(flags))
         values = torch.tensor(flags, dtype=torch.int32)
         self._pending = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True), values
-        # Ranks act on a flag once: a set flag must not be still pending, to be returned again.
+        # Ranks must act on a flag only once. If one is set, finish the pending reduction, too, so
+        # that the next call does not return the flag again.
         return self._or_pending(previous) if any(previous) else previous
 
     def reduce_now(self, *flags: bool) -> tuple[bool, ...]:
@@ -142,10 +143,10 @@ class AsyncFlags:
 
 
 class DdpForward:
-    """Forward pass under DistributedDataParallel: each backward pass averages gradients over ranks.
+    """Forward pass under DistributedDataParallel; its backward pass averages gradients over ranks.
 
-    Only passes through this object are averaged. An attack calls the model directly, because its
-    input gradients belong to one rank.
+    Only passes through this object are averaged. An attack calls the model directly, because the
+    gradients of its images belong to one rank.
     """
 
     def __init__(self, model: "nn.Module", group: ProcessGroup) -> None:
@@ -166,7 +167,7 @@ class DdpForward:
         # DDP would broadcast rank 0's buffers, and only before the next forward pass;
         # `average_statistics` averages them instead.
         with warnings.catch_warnings():
-            # Newer torch renames broadcast_buffers; older versions lack the new name.
+            # Newer versions of torch rename broadcast_buffers; older ones do not have the new name.
             warnings.simplefilter("ignore", FutureWarning)
             self._replica = nn.parallel.DistributedDataParallel(
                 CallLogits(), broadcast_buffers=False, gradient_as_bucket_view=True
@@ -188,8 +189,8 @@ class DdpForward:
     def loss_weight(self, num_images: int) -> "Callable[[Tensor], Tensor]":
         """Start computing the factor for this rank's mean loss.
 
-        DDP averages over ranks, whose batches may differ in size. With this factor, num_images *
-        world_size / (images of all ranks), the result is the mean over images.
+        DDP averages over ranks, whose batches may differ in size. The factor
+        num_images * world_size / (images of all ranks) makes the result the mean over images.
 
         Args:
             num_images: Number of images in this rank's part of the batch.
@@ -205,13 +206,13 @@ class DdpForward:
 
         def weigh(loss: "Tensor") -> "Tensor":
             assert work is not None
-            work.wait()  # on a GPU the stream waits, not this thread
+            work.wait()  # on a GPU only the stream waits
             return loss * (self._num_images * self._group.world_size / total)
 
         return weigh
 
     def average_statistics(self) -> None:
-        """Average BatchNorm's running statistics over ranks, so that all hold the same model."""
+        """Average BatchNorm's running statistics over ranks, so that all have the same model."""
         if not self._statistics:
             return
         import torch
@@ -227,7 +228,7 @@ class DdpForward:
 
 
 class LocalForward:
-    """Stands in for `DdpForward` in a single process."""
+    """Replacement for `DdpForward` if there is a single process."""
 
     def __call__(self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]) -> "Tensor":
         """Return logits_of(images), [B, K]."""
@@ -238,7 +239,7 @@ class LocalForward:
         return nullcontext()
 
     def loss_weight(self, num_images: int) -> "Callable[[Tensor], Tensor]":
-        """Return the identity."""
+        """Return a function that returns the loss unchanged."""
         return lambda loss: loss
 
     def average_statistics(self) -> None:
@@ -268,8 +269,8 @@ def init_process_group(
         store: new file on this machine through which the processes find each other. None means
             the address and the port in torchrun's environment variables.
 
-    After an exception the group is not destroyed, because other ranks may be gone and would be
-    waited for.
+    After an exception the group is not destroyed, because that would wait for other ranks, which
+    may have ended.
     """
     if group.world_size == 1:
         yield
@@ -300,7 +301,7 @@ def _num_gpus() -> int:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Return True if torch raised this error because another process of the group is gone."""
+    """Return True if torch raised this error because another process of the group has ended."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or (
@@ -309,7 +310,7 @@ def is_peer_failure(error: BaseException) -> bool:
 
 
 def convert_sync_batch_norm(model: "nn.Module", group: ProcessGroup) -> "nn.Module":
-    """Return the model with BatchNorm over the global batch; unchanged with a single process."""
+    """Make BatchNorm use statistics of the global batch; a single process changes nothing."""
     if group.world_size == 1:
         return model
     # torch's own conversion drops the activations inside timm's BatchNorm modules.
@@ -328,8 +329,8 @@ def torchrun_command(
 ) -> list[str]:
     """Return the command that runs `python -m ARGUMENTS` in num_processes local processes.
 
-    Use it with `torchrun_variables`. The processes meet through files, so that torchrun opens no
-    port. By default its stores listen on all interfaces, without authentication.
+    Use it with `torchrun_variables`. The processes find each other through files, so that torchrun
+    opens no port. By default its stores listen on all interfaces, without authentication.
 
     Args:
         num_processes: number of processes.
@@ -354,12 +355,12 @@ def torchrun_command(
 
 
 def torchrun_variables(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment of torchrun: collectives of this machine use the loopback interface.
+    """Return the environment for torchrun, in which collectives use the loopback interface.
 
-    A user's own choice of interfaces is kept.
+    Variables with which the user chooses interfaces are kept.
     """
     defaults = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
-    # Otherwise torchrun starts a store for the processes, which listens on all interfaces.
+    # By default torchrun starts a store for the processes that listens on all interfaces.
     return {**defaults, **variables, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 

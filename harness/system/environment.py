@@ -26,9 +26,9 @@ def describe(device: str, num_threads: int) -> dict[str, Any]:
 
 @functools.cache
 def describe_process() -> dict[str, Any]:
-    """Return the part that does not change while the process runs.
+    """Return the part of `describe` that does not change while the process runs.
 
-    Cached, because a long-lived worker runs the code it loaded, even if the files change.
+    Cached, because a long-lived worker runs the code that it loaded, even if files change later.
     """
     return {
         "python": platform.python_version(),
@@ -85,7 +85,7 @@ def cpu_model() -> str:
 
 
 def cores() -> list[int]:
-    """Return the numbers of the cores in this process's affinity."""
+    """Return the indices of the CPU cores that this process may run on (its affinity)."""
     return (
         sorted(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -94,7 +94,7 @@ def cores() -> list[int]:
 
 
 def num_cores() -> int:
-    """Return the number of cores this process may use, by affinity and container quota."""
+    """Return how many cores this process may use: the least of its affinity and container quota."""
     allowed = len(cores())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -104,7 +104,7 @@ def num_cores() -> int:
 
 
 def gpu_names() -> list[str]:
-    """Return the names of the usable GPUs, from nvidia-smi: torch takes seconds to import."""
+    """Return the names of the usable GPUs, from nvidia-smi: importing torch takes seconds."""
     return [value for _, value in usable_gpus("name")]
 
 

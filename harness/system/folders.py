@@ -1,4 +1,4 @@
-"""The folders of every command: betons, raw downloads, and stages with reports."""
+"""Folders that commands use: for betons, for raw downloads, and for stages and reports."""
 
 import logging
 import os

@@ -5,11 +5,11 @@ from writers.text_names import counted
 
 
 def select_gpu(device: str) -> None:
-    """Make `device` torch's current GPU, and compute float32 in float32; nothing for a CPU.
+    """Make `device` torch's current GPU, and turn TF32 off. Does nothing for a CPU.
 
-    Streams, events and captures that name no device use the current GPU. torch computes float32
-    convolutions in TF32 by default, which has 10 bits of mantissa instead of 23. Use
-    `precision: bf16` for speed.
+    If no device is given for a stream, an event or a graph capture, it uses the current GPU. By
+    default torch computes float32 convolutions in TF32, which has 10 bits of mantissa instead of
+    23; use `precision: bf16` for speed.
 
     Raises:
         UserError: torch cannot use a GPU, or there is no GPU of this number.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 _CARD = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
 _INSTANCE = re.compile(r"\s*MIG (\S+)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)")
 _GIGABYTES = re.compile(r"(\d+)gb")
-MIG_SHARE = 0.95  # of a MIG profile's nominal memory: 40,448 MiB of 3g.40gb are usable
+MIG_SHARE = 0.95  # usable fraction of a MIG profile's memory: 40,448 MiB of 3g.40gb
 
 
 class Card(NamedTuple):
@@ -28,10 +28,10 @@ class Instance(NamedTuple):
 
 
 def usable_gpus(field: str) -> list[tuple[str, str]]:
-    """Return an entry of CUDA_VISIBLE_DEVICES and the field's value for each usable GPU.
+    """Return (entry of CUDA_VISIBLE_DEVICES, value of the field) for each usable GPU.
 
-    MIG instances count as GPUs. As in CUDA, entries of CUDA_VISIBLE_DEVICES after one that names
-    nothing are ignored.
+    MIG instances count as GPUs. As in CUDA, an entry of CUDA_VISIBLE_DEVICES that names no GPU and
+    all entries after it are ignored.
 
     Args:
         field: `name` or `memory.total` (MiB).
@@ -55,7 +55,7 @@ def usable_gpus(field: str) -> list[tuple[str, str]]:
 
 
 def mebibytes(text: str) -> int:
-    """Parse a number of nvidia-smi; [N/A], for GPUs that share the host's memory, is 0."""
+    """Parse a number from nvidia-smi; 0 for [N/A], which GPUs report that share host memory."""
     try:
         return round(float(text))
     except (ValueError, OverflowError):
@@ -63,7 +63,7 @@ def mebibytes(text: str) -> int:
 
 
 def _all(cards: list[Card], instances: list[Instance], field: str) -> list[tuple[str, str]]:
-    """All cards by index; UUIDs if one is divided, since CUDA then numbers them differently."""
+    """List all GPUs by index, or by UUID if a card is divided: CUDA then has other indices."""
     if not instances:
         return [(card.number, card.value) for card in cards]
     found = []
@@ -83,7 +83,7 @@ def _value_of(entry: str, cards: list[Card], instances: list[Instance], field: s
         for instance in instances:
             if instance.uuid.startswith(entry) and instance.card in by_index:
                 return _instance_value(by_index[instance.card], instance.profile, field)
-        # A driver that lists no instance, or an entry MIG-GPU-<uuid>/<instance> of older drivers.
+        # The driver lists no instances, or the entry has an older form, MIG-GPU-<uuid>/<instance>.
         return None if instances and "/" not in entry else _instance_value(cards[0], "", field)
     for card in cards:
         if entry == card.number or (entry.startswith("GPU-") and card.uuid.startswith(entry)):
@@ -119,7 +119,7 @@ def _instances() -> list[Instance]:
 
 
 def _output(*arguments: str) -> list[str]:
-    """Lines of nvidia-smi that are not empty; none if it is missing or fails."""
+    """Return the non-empty lines that nvidia-smi prints; none if it is missing or fails."""
     try:
         ended = subprocess.run(
             ["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=True

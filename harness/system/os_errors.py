@@ -1,4 +1,4 @@
-"""Translate errors of the file system into messages with a fix."""
+"""Translate errors of the file system into messages that name a fix."""
 
 import errno
 from pathlib import Path
@@ -35,7 +35,7 @@ FIXES = {
     errno.ELOOP: ("Links lead back to themselves", "Remove or correct them."),
     errno.ENXIO: ("A socket, pipe or device is not a file", "Use a file."),
 }
-# RuntimeErrors of pathlib, by how they begin
+# Beginning of the message of pathlib's RuntimeError -> message and fix for the user.
 PATHLIB_FIXES = {
     "Symlink loop": ("Links lead back to themselves", "Remove or correct them."),
     "Could not determine home directory": ("~ names no user", "Correct the path."),
@@ -43,7 +43,7 @@ PATHLIB_FIXES = {
 
 
 def explain(error: OSError | RuntimeError) -> UserError | None:
-    """Return a UserError that names the file; None for errors that no user can fix."""
+    """Return a UserError that names the file; None for errors that a user cannot fix."""
     if isinstance(error, RuntimeError):
         for begin, (problem, fix) in PATHLIB_FIXES.items():
             if str(error).startswith(begin):

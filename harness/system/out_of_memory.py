@@ -1,4 +1,4 @@
-"""Recognize errors for exhausted memory, on the host or on a GPU."""
+"""Recognize errors that mean that memory of the host or of a GPU is exhausted."""
 
 import errno
 import sys
@@ -7,14 +7,14 @@ import sys
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if the error means that host or GPU memory ran out.
 
-    cuBLAS and cuDNN report it with their own messages.
+    Recognizes the messages of cuBLAS and cuDNN, too, because these have no exception class.
     """
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (
         torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
     ):
         return True
-    if isinstance(error, OSError):  # mmap and fork
+    if isinstance(error, OSError):  # from mmap and fork
         return error.errno == errno.ENOMEM
     messages = (
         "out of memory",

@@ -1,4 +1,4 @@
-"""Calls of Slurm's commands squeue and scancel. Each has a time limit."""
+"""Call Slurm's commands squeue and scancel, with a time limit."""
 
 import subprocess
 import time
@@ -21,7 +21,7 @@ def queue() -> dict[str, QueuedJob] | None:
 
     Uses squeue, because sacct needs an accounting database.
     """
-    # %i: 12_3 for a task of an array; %A: a plain number. Both are equal for a single job.
+    # %i is 12_3 for a task of an array; %A is a plain number. For a single job they are equal.
     lines = _run("squeue", "--me", "--noheader", "--array", "--format=%i|%A|%T|%r")
     if lines is None:
         return None

@@ -10,14 +10,14 @@ SIGNAL_EARLY_S = 60  # Slurm may send a job's signal this much earlier than requ
 
 
 class Options(LauncherOptions):
-    """Options of the slurm launcher. Most are those of sbatch, with underscores for dashes."""
+    """Options of the slurm launcher. Most are options of sbatch, with underscores for dashes."""
 
     USES_GPUS_TOGETHER: ClassVar[bool] = True
 
     cluster: Literal["slurm", "local"] = Field(
         default="slurm", description="local runs the jobs on this machine, without Slurm"
     )
-    # No comma: scancel and squeue read a list of names.
+    # The name must have no comma, because scancel and squeue accept a list of names.
     job_name: str = Field(
         default="harness",
         pattern=r"^[^,]{1,100}$",
@@ -86,7 +86,7 @@ class Options(LauncherOptions):
         """GPUs that the options request for a job; None if they do not give a number."""
         counts = [self.num_gpus, self.gpus_per_node, self.gpus_per_task]
         if self.gres is not None:
-            # gpu:2, gpu:a100:2 or gpu; a list has commas
+            # Comma-separated entries such as gpu:2, gpu:a100:2 or gpu.
             parts = [part.split(":") for part in self.gres.split(",")]
             counts += [
                 int(part[-1]) if part[-1].isdigit() else 1 for part in parts if part[0] == "gpu"

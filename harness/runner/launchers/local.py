@@ -1,8 +1,8 @@
 """Run stages on this machine, in warm worker processes, one per slot.
 
-A worker runs many stages, so that imports and JIT compilation are paid once. Workers are forked
-from a process that has imported what they need (`harness.runner.fork_server`), or started as new
-processes if forking is not supported.
+A worker runs many stages, so that imports and JIT compilation happen once. Workers are forked from
+a process that has imported the modules they need (`harness.runner.fork_server`), or are started as
+new processes if forking is not supported.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "LocalLa
 
 
 class LocalLauncher:
-    """Keeps one worker process per slot, started when first needed and replaced when it dies."""
+    """Keeps one worker per slot: starts it when it is first needed, and replaces it if it dies."""
 
     def __init__(self, settings: LauncherSettings, slots: list[Slot]) -> None:
         """Create the launcher; workers are started later."""
@@ -104,7 +104,7 @@ class LocalLauncher:
         ]
 
     def _is_shared(self, stage: Stage, gpu: str) -> bool:
-        """Return True if other stages run on the GPU, or may join this one; call before start."""
+        """Return True if others run, or may later run, next to the stage. Call before it starts."""
         return self.settings.jobs_per_gpu > 1 and (
             bool(self._on(gpu)) or self.sharing.is_known(resource_key(stage))
         )
@@ -131,7 +131,7 @@ class LocalLauncher:
             and self.fork_server is not None
             and not _is_warm(slot.process, module)
         ):
-            # Replace the cold worker: forking one with the module imported is cheaper.
+            # Replace the cold worker: forking another one with the module imported is faster.
             self._close(slot)
         for _ in range(2):  # the worker may have died while idle
             if slot.process is None:
@@ -190,7 +190,7 @@ class LocalLauncher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the stdin of idle workers, which ends them; kill the others' process groups."""
+        """Close the stdin of idle workers, which ends them; kill the process groups of the rest."""
         idle = [slot for slot in self.slots if slot.process is not None and slot.running is None]
         for slot in idle:
             _close_stdin(slot)
@@ -218,10 +218,10 @@ class LocalLauncher:
 
         Args:
             slot: slot without a worker.
-            module: code of the first stage that the worker will run.
+            module: name of the module with the code of the first stage.
         """
         command = self._command(slot)
-        # The low-priority slot has another number of threads than the fork server.
+        # The low-priority slot and the fork server have different numbers of threads.
         if self.fork_server is not None and not slot.low_priority:
             with self._server_may_die():
                 slot.process = self.fork_server.fork(module, command, self._variables(slot))
@@ -234,7 +234,7 @@ class LocalLauncher:
 
     @contextlib.contextmanager
     def _server_may_die(self) -> Iterator[None]:
-        """Drop the fork server if it has died inside the block; workers are then spawned."""
+        """Drop the fork server if it dies inside the block; workers are then spawned."""
         try:
             yield
         except OSError:
@@ -243,7 +243,7 @@ class LocalLauncher:
             self.fork_server = None
 
     def _read(self, slot: Slot) -> list[Finished]:
-        """Read the worker's answers; if its output has ended, reap it."""
+        """Read the worker's answers; reap the worker if its output has ended."""
         assert slot.process is not None
         output: IO[bytes] | None = slot.process.stdout
         assert output is not None
@@ -266,7 +266,7 @@ class LocalLauncher:
         return finished
 
     def _reap(self, slot: Slot) -> list[Finished]:
-        """Clean up after a worker that has ended by itself; its stage, if any, has failed."""
+        """Clean up after a worker that has ended by itself; if it ran a stage, report its end."""
         folder, slot.running = slot.running, None
         code = self._end(slot, wait_s=5.0)
         return [] if folder is None else [_lost(folder, code, self.settings)]
@@ -280,11 +280,11 @@ class LocalLauncher:
         """End the worker and all processes that it has started.
 
         Args:
-            slot: slot with a worker; it has none afterwards.
-            wait_s: seconds to wait for the worker's own end.
+            slot: slot with a worker, which is removed from it.
+            wait_s: seconds to wait until the worker ends by itself.
 
         Returns:
-            Its exit code; None if unknown.
+            Exit code of the worker; None if unknown.
         """
         process, slot.process, slot.unread = slot.process, None, b""
         assert process is not None and process.stdin is not None and process.stdout is not None
@@ -302,7 +302,7 @@ class LocalLauncher:
 
 
 def _is_warm(worker: SpawnedWorker | ForkedWorker | None, module: str) -> bool:
-    """Return True if the worker has imported the module. A spawned worker is always kept."""
+    """Return True if the worker has imported the module; always True for a spawned worker."""
     return isinstance(worker, SpawnedWorker) or (worker is not None and module in worker.imported)
 
 

@@ -1,7 +1,7 @@
 """Run stages on the machines of a Ray cluster, as tasks with CPUs and a share of a GPU.
 
-Without an address, Ray is started on this machine, for this run only, and listens on the loopback
-interface only. It ignores other clusters of this machine and $RAY_ADDRESS.
+If no address is given, Ray is started on this machine for this run, and listens only on the
+loopback interface. Other clusters on this machine and $RAY_ADDRESS are then ignored.
 """
 
 import functools
@@ -26,9 +26,9 @@ from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, fi
 from writers.errors import UserError
 from writers.text_names import first_line
 
-IMPORT_TIMEOUT_S = 120.0  # of ray, which takes seconds on a busy machine
-CONNECT_TIMEOUT_S = 8.0  # ray's health check of a cluster takes 1 s
-# Prints a line when ray is imported, then checks a cluster.
+IMPORT_TIMEOUT_S = 120.0  # limit for importing ray, which takes seconds on a busy machine
+CONNECT_TIMEOUT_S = 8.0  # limit for ray's health check of a cluster, which takes 1 s
+# Program that prints a line after importing ray, and then checks a cluster.
 HEALTH_CHECK = """
 import sys
 from ray.scripts.scripts import cli
@@ -59,8 +59,8 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "RayLaun
     """
     options = options or Options()
     if options.address is None:
-        # Read when ray is imported. Ray would otherwise listen on all interfaces, where anyone who
-        # can connect may run code.
+        # Ray reads this variable when it is imported. By default it listens on all interfaces, and
+        # anyone who can connect may run code.
         os.environ[LOOPBACK_VARIABLE] = "0"
     try:
         import ray
@@ -91,7 +91,7 @@ class RayLauncher:
     def __init__(self, settings: LauncherSettings, ray: Any) -> None:
         """Read the cluster's resources; `ray` is the initialized module."""
         self.settings, self.ray = settings, ray
-        self.tasks: dict[Any, Path] = {}  # reference to the task's answer -> the stage's folder
+        self.tasks: dict[Any, Path] = {}  # Ray's reference to an answer -> stage's folder
         resources = ray.cluster_resources()
         self.has_gpus = settings.device != "cpu" and resources.get("GPU", 0) >= 1
         if settings.device == "cuda" and not self.has_gpus:
@@ -117,13 +117,13 @@ class RayLauncher:
 
     @property
     def num_slots(self) -> int:
-        """Stages that the cluster can run now; machines may join and leave."""
+        """Number of stages that the cluster can run now; machines may join and leave."""
         num_cpus = self.ray.cluster_resources().get("CPU", 1)
         num_slots = (self._num_gpu_slots() if self.has_gpus else 0) or num_cpus / self.num_threads
         return self.settings.num_jobs or max(1, int(num_slots))
 
     def _num_gpu_slots(self) -> int:
-        """Stages that the cluster's GPUs can run now; those of a stage are in one machine."""
+        """Number of stages that the GPUs can run now; all GPUs of a stage are in one machine."""
         per_stage, per_gpu = self.settings.gpus_per_stage, self.settings.jobs_per_gpu
         return sum(num_gpus // per_stage * per_gpu for num_gpus in self._gpus_of_nodes())
 
@@ -131,7 +131,7 @@ class RayLauncher:
         return [int(node["Resources"].get("GPU", 0)) for node in self.ray.nodes() if node["Alive"]]
 
     def _check_gpus_per_stage(self) -> None:
-        """Raise UserError if no machine has the GPUs of a stage, or if stages would share them."""
+        """Raise UserError if no machine has enough GPUs for a stage, or stages would share them."""
         per_stage, most = self.settings.gpus_per_stage, max(self._gpus_of_nodes(), default=0)
         if most < per_stage:
             raise UserError(
@@ -155,7 +155,7 @@ class RayLauncher:
     def start(self, stage: Stage, folder: Path) -> None:
         """Submit the stage as a task."""
         request = WorkerRequest.of(folder, self.settings, self.num_threads, gpus=self.has_gpus)
-        # max_retries=0: lost tasks are returned to the executor, which counts and shows retries.
+        # max_retries=0: Ray does not retry lost tasks; the executor does, and counts the retries.
         options = {
             "num_cpus": self.num_threads,
             "num_gpus": request.num_gpus / self.settings.jobs_per_gpu,
@@ -173,7 +173,7 @@ class RayLauncher:
         return [self._answer(task) for task in ready]
 
     def stop(self, grace_s: float) -> list[Finished]:
-        """Interrupt all tasks, whose stages then save, and wait for them."""
+        """Interrupt all tasks, so that their stages save, and wait for them."""
         for task in self.tasks:
             self.ray.cancel(task, force=False)
         deadline, answers = time.monotonic() + grace_s, []
@@ -207,7 +207,7 @@ class RayLauncher:
             return Finished(folder, "failed", first_line(error), "out_of_memory")
         except exceptions.RayTaskError as error:  # a bug in `_run_attempt`
             return Finished(folder, "failed", str(error).strip().splitlines()[-1], "bug")
-        except exceptions.RayError as error:  # a node or a worker is gone
+        except exceptions.RayError as error:  # a node or a worker was lost
             return Finished(folder, "failed", f"Ray lost it: {first_line(error)}", "lost")
 
 

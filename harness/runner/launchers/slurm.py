@@ -1,7 +1,7 @@
 """Run stages as Slurm jobs, through submitit.
 
-Stages that start together are submitted as one array. Jobs that are preempted or reach their time
-limit save their stage and are queued again. Jobs that a person cancels with scancel fail.
+Stages that start together are submitted as one array. A job that is preempted or reaches its time
+limit saves its stage and is queued again. A job that a person cancels with scancel fails.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from harness.runner.launchers._slurm_options import Options
 from harness.runner.remote import RemoteAnswer, RemoteAttempt, WorkerRequest, finished
 from writers.errors import UserError
 
-MAX_JOBS = 64  # in the queue at once, unless --jobs is given
-MAX_REQUEUES = 1000  # of a job at its time limit
-NUM_THREADS = 4  # per process of a stage, unless --threads is given
+MAX_JOBS = 64  # jobs in the queue at the same time, unless --jobs is given
+MAX_REQUEUES = 1000  # number of times that a job is queued again at its time limit
+NUM_THREADS = 4  # CPU threads per process of a stage, unless --threads is given
 RESUBMIT_S = 30.0  # wait after Slurm has refused a job
 POLL_QUEUE_S = 5.0  # interval between two queries of the queue
-ENDED_FILE = "ended"  # in the launcher's folder: jobs of this run must not start any more
+ENDED_FILE = "ended"  # while this file is in the launcher's folder, jobs of this run do nothing
 
 
 def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLauncher":
@@ -99,8 +99,8 @@ def _check_folder(runs: Path) -> None:
 class SlurmLauncher:
     """Submits one job per stage.
 
-    Use `--device cuda` for one GPU per job; Slurm cannot be asked which machines have one. Kinds
-    that several processes can run get `gpus_per_stage` GPUs of one node.
+    Use `--device cuda` for one GPU per job; whether machines have GPUs cannot be determined from
+    Slurm. Stages that several processes can run get `gpus_per_stage` GPUs of one node.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class SlurmLauncher:
             settings: settings that all launchers share.
             executor: submitit's executor.
             num_threads: CPU threads of a stage.
-            job_name: name of all jobs of this run and of no other; empty for jobs that run on this
-                machine, without Slurm.
+            job_name: name of all jobs of this run, which no other job has; empty for jobs that run
+                on this machine, without Slurm.
             chooses_gpus: jobs request as many GPUs as their stages use. Otherwise the executor's
                 parameters decide.
         """
@@ -131,7 +131,7 @@ class SlurmLauncher:
         self.to_submit: list[Path] = []
         self.submit_at = 0.0  # earliest monotonic time of the next submission
         self.has_submitted = False
-        # If a submission was interrupted, Slurm may have jobs that are not in `jobs`.
+        # True if a submission was interrupted: Slurm may then have jobs that are not in `jobs`.
         self.is_submitting = False
         self.is_stopping = False
         self.jobs: dict[Path, Any] = {}  # folder of the stage -> submitit's job
@@ -144,14 +144,14 @@ class SlurmLauncher:
         return self.settings.num_jobs or MAX_JOBS
 
     def prefetch(self, kinds: Collection[str]) -> None:
-        """Do nothing: each stage has a worker of its own."""
+        """Do nothing, because each stage has its own worker."""
 
     def can_start(self, stage: Stage) -> bool:
         """Return True if the queue may take another job."""
         return len(self.jobs) + len(self.to_submit) < self.num_slots
 
     def start(self, stage: Stage, folder: Path) -> None:
-        """Submit the stage with the next call of `wait`, in one array with others."""
+        """Submit the stage in the next call of `wait`, in an array with other stages."""
         self.to_submit.append(folder)
 
     def wait(self, timeout_s: float) -> list[Finished]:
@@ -164,7 +164,7 @@ class SlurmLauncher:
         return answers
 
     def stop(self, grace_s: float) -> list[Finished]:
-        """Cancel pending jobs, and send SIGTERM to running ones, whose stages then save.
+        """Cancel pending jobs, and send SIGTERM to running jobs, so that their stages save.
 
         The number of Slurm commands does not depend on the number of jobs.
         """
@@ -178,7 +178,7 @@ class SlurmLauncher:
             for job in self.jobs.values():
                 job._process.terminate()  # submitit's controller forwards it
         elif self.jobs:
-            # Without --signal for pending jobs: scancel would wait a minute for each of them.
+            # Do not pass --signal for pending jobs: scancel would wait a minute for each.
             slurm_commands.scancel("--state=PENDING", f"--name={self.job_name}")
             slurm_commands.scancel("--signal=TERM", "--state=RUNNING", f"--name={self.job_name}")
             queue = self._queue()
@@ -207,8 +207,8 @@ class SlurmLauncher:
     ) -> None:
         """Cancel everything that this run has submitted.
 
-        Slurm may have queued a preempted job again after its answer. It is found by its name, and
-        would not start its stage if scancel failed, because of ENDED_FILE.
+        Slurm may have queued a preempted job again after it reported its end. Such a job is found
+        by its name. If scancel fails, ENDED_FILE prevents the job from starting its stage.
         """
         if self.has_submitted or self.is_submitting:
             with contextlib.suppress(OSError):
@@ -224,12 +224,13 @@ class SlurmLauncher:
             self._forget(folder)
 
     def _submit(self) -> None:
-        """Submit the stages that wait for it, as one array per number of GPUs.
+        """Submit the stages that `start` has collected, as one array per number of GPUs.
 
-        If Slurm refuses later jobs of a run, it may be busy, or a limit is reached: they wait.
+        If Slurm refuses jobs after it has accepted others, it may be busy, or a limit is reached;
+        the jobs are submitted again later.
 
         Raises:
-            UserError: Slurm refuses the first jobs of a run, so that the options may be wrong.
+            UserError: Slurm refuses the first jobs of a run, probably because options are wrong.
         """
         if not self.to_submit or time.monotonic() < self.submit_at:
             return
@@ -240,7 +241,7 @@ class SlurmLauncher:
         ]
         arrays: dict[int, list[WorkerRequest]] = {}
         for request in requests:
-            # At least one GPU: partitions of GPU nodes may refuse jobs without a GPU.
+            # Request at least one GPU: partitions of GPU nodes may refuse jobs without a GPU.
             num_gpus = max(1, request.num_gpus) if self.chooses_gpus else 0
             arrays.setdefault(num_gpus, []).append(request)
         self.is_submitting = True
@@ -259,7 +260,7 @@ class SlurmLauncher:
         self.is_submitting = False
 
     def _submit_array(self, requests: list[WorkerRequest], num_gpus: int) -> None:
-        """Submit requests as one array; num_gpus: 0 if the executor's parameters decide."""
+        """Submit requests as one array. num_gpus: 0 means the executor's parameters decide."""
         if num_gpus:
             self.executor.update_parameters(gpus_per_node=num_gpus)
         with self.executor.batch():
@@ -288,7 +289,7 @@ class SlurmLauncher:
             )
         if end.status != "stopped" or self.is_stopping or self.is_local:
             return end
-        # SIGTERM came from scancel or from a preemption; only Slurm has recorded which.
+        # SIGTERM came from scancel or from a preemption; only Slurm's record shows from which.
         if slurm_commands.is_cancelled(job.job_id):
             return _cancelled(folder, job.job_id)
         # Slurm may queue a preempted job again, but the executor starts the stage again itself.
@@ -308,9 +309,10 @@ class SlurmLauncher:
         return self.jobs.pop(folder)
 
     def _poll_queue(self) -> list[Path]:
-        """Record why jobs wait; return the stages whose job ended without an answer.
+        """Record why jobs wait; return the stages whose job has ended without an answer.
 
-        A job must be missing from the queue twice, because its answer may come a moment later.
+        A job has ended if it is missing in two queries of the queue: after the first, its answer
+        may still arrive.
         """
         if time.monotonic() - self.polled_at < POLL_QUEUE_S:
             return []
@@ -350,7 +352,7 @@ class Job:
 
         Args:
             request: the stage to run.
-            ended_file: exists once the run has ended; the job then does nothing.
+            ended_file: if this file exists, the run has ended, and the job does nothing.
         """
         self.request, self.ended_file = request, ended_file
         self.attempt: RemoteAttempt | None = None
@@ -360,7 +362,8 @@ class Job:
         if self.ended_file.exists():
             return {"status": "stopped", "cause": "", "message": ""}
         attempt = self.attempt = RemoteAttempt(self.request)
-        # submitit ignores SIGTERM. Slurm also sends it to the worker, which may get it twice.
+        # Replace submitit's handler, which ignores SIGTERM. Slurm also sends SIGTERM to the worker,
+        # which may therefore receive it twice.
         signal.signal(signal.SIGTERM, lambda number, frame: attempt.stop())
         return attempt.run()
 

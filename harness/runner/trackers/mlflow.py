@@ -1,6 +1,7 @@
 """MLflow: an experiment per recipe, a run per stage.
 
-The server is MLFLOW_TRACKING_URI, or else files in $HARNESS_RUNS/tracking/mlflow/RECIPE.
+Numbers are sent to the server MLFLOW_TRACKING_URI. If that is not set, they are written to files in
+$HARNESS_RUNS/tracking/mlflow/RECIPE.
 """
 
 import os
@@ -13,7 +14,7 @@ from harness.runner.tracker import TrackedRun
 
 REQUIRES = "mlflow"
 
-MAX_VALUE = 6000  # characters of a parameter
+MAX_VALUE = 6000  # characters in the value of a parameter
 
 
 def open(folder: Path, recipe: str) -> "MLflow":
@@ -21,7 +22,7 @@ def open(folder: Path, recipe: str) -> "MLflow":
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if address is None:
         address = (folder / "runs").absolute().as_uri()
-        # MLflow 3 stores runs in files only with this consent.
+        # MLflow 3 stores runs in files only if this variable is set.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient, entities
 
@@ -39,7 +40,7 @@ class MLflow:
         self._ids: dict[str, str] = {}
 
     def begin(self, run: TrackedRun) -> None:
-        """Open the run of the stage: the one with its key, or a new one."""
+        """Open the run that has the stage's key, or a new run."""
         found = self._client.search_runs(
             [self._experiment], filter_string=f"tags.stage = '{run.key}'", max_results=1
         )
@@ -53,11 +54,11 @@ class MLflow:
         params = [
             self._entities.Param(name, str(value)[:MAX_VALUE]) for name, value in run.config.items()
         ]
-        for first in range(0, len(params), 100):  # the most that a server takes at once
+        for first in range(0, len(params), 100):  # limit of a request
             self._client.log_batch(self._ids[run.key], params=params[first : first + 100])
 
     def log(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
-        """Log metrics at an epoch; those of the whole stage are in the group `result`."""
+        """Log metrics at an epoch; metrics of the whole stage go into the group `result`."""
         now, prefix = int(1000 * time.time()), "epoch" if step else "result"
         metrics = [
             self._entities.Metric(f"{prefix}/{name}", value, now, step)
@@ -72,4 +73,4 @@ class MLflow:
         self._client.set_terminated(self._ids.pop(run.key), status=status)
 
     def close(self) -> None:
-        """Nothing to release: each call is complete by itself."""
+        """Do nothing: there is nothing to release."""

@@ -1,6 +1,6 @@
 """TensorBoard: event files in $HARNESS_RUNS/tracking/tensorboard/RECIPE, one folder per stage.
 
-View them with `tensorboard --logdir`. Written with TensorBoard's own writer, without torch.
+View them with `tensorboard --logdir`. This module uses TensorBoard's own writer, without torch.
 """
 
 import time
@@ -58,7 +58,7 @@ class TensorBoard:
         self._add(run, protos.metadata.SESSION_START_INFO_TAG, session_start_info=start)
 
     def log(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
-        """Write scalars. Those of the whole stage are in the group `result`."""
+        """Write scalars; scalars of the whole stage go into the group `result`."""
         prefix = "epoch" if step else "result"
         scalars = [
             self._protos.summary.Summary.Value(tag=f"{prefix}/{name}", simple_value=value)
@@ -67,7 +67,7 @@ class TensorBoard:
         self._write(run, scalars, step)
 
     def end(self, run: TrackedRun, succeeded: bool) -> None:
-        """Write the state and close the file."""
+        """Write the final state and close the event file."""
         status = self._protos.api.STATUS_SUCCESS if succeeded else self._protos.api.STATUS_FAILURE
         end = self._protos.plugin.SessionEndInfo(status=status)
         self._add(run, self._protos.metadata.SESSION_END_INFO_TAG, session_end_info=end)

@@ -1,6 +1,6 @@
 """Weights & Biases: a project per recipe, a run per stage.
 
-Login, server and mode are wandb's own: `wandb login`, WANDB_MODE=offline, WANDB_PROJECT, and so on.
+Set login, server and mode as usual for wandb: `wandb login`, WANDB_MODE=offline, WANDB_PROJECT, ...
 """
 
 import os
@@ -29,7 +29,7 @@ class WandB:
         self._runs: dict[str, Any] = {}
 
     def begin(self, run: TrackedRun) -> None:
-        """Open a run with the stage's key as its id, which wandb continues if it exists."""
+        """Open a run whose id is the stage's key; wandb continues the run if it exists."""
         self._runs[run.key] = self._library.init(
             project=self._project,
             id=run.key,

@@ -89,7 +89,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
         sha256 = content_digest(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    assert sha256 is not None  # only a stopped computation returns None
+    assert sha256 is not None  # content_digest returns None only if it is stopped
     tensors = _unwrap(content, average)
     if tensors is None:
         raise UserError(

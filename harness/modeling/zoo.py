@@ -56,7 +56,7 @@ class Network:
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Weights that a library publishes for a name."""
+    """Metadata of the weights that a library publishes under a name."""
 
     file_names: tuple[str, ...]  # possible file names, at least one
     caches: tuple[Path, ...]  # folders of the library's cache
@@ -64,7 +64,7 @@ class PretrainedWeights:
     num_classes: int  # 0 if the weights have no head, as after self-supervised training
     # Renames the file's tensors to the network's names.
     rename_keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    imagenet_top1: float | None = None  # in [0, 1]
+    imagenet_top1: float | None = None  # published accuracy, in [0, 1]
     imagenet_top5: float | None = None
     license: str | None = None
 

@@ -57,7 +57,7 @@ def pgd_update(
     return within_ball(step, norm, eps).add_(center).clamp_(0, 1)
 
 
-PgdUpdate = Callable[[Tensor, Tensor, Tensor, Norm, float, float], Tensor]  # as `pgd_update`
+PgdUpdate = Callable[[Tensor, Tensor, Tensor, Norm, float, float], Tensor]  # see `pgd_update`
 
 
 def pgd(

@@ -119,7 +119,7 @@ def record(folder: Path, measured: CompileMeasurement) -> None:
 
 
 def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredError:
-    """Record that a mode and those that would fail alike are excluded; return the error."""
+    """Exclude a mode, and other modes that would also fail, in the folder; return the error."""
     failed = compilation.MODES[mode]
     alike = [
         name

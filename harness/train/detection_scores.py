@@ -1,6 +1,6 @@
 """Scores of detections: mean average precision at IoU 0.5, as PASCAL VOC 2007 defines it.
 
-The rules are those of VOC 2007's development kit (`VOCevaldet.m`; Everingham et al. 2010, section
+The rules follow VOC 2007's development kit (`VOCevaldet.m`; Everingham et al. 2010, section
 4.2). Within a class, detections are processed by falling score. Each detection is compared with one
 object: the object of its image and class that it overlaps most, even if an earlier detection has
 found that object. The detection is a true positive if the IoU is at least 0.5 and the object was

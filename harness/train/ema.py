@@ -65,7 +65,7 @@ class EmaWeights:
 
 
 class NoEma:
-    """Stands in for `EmaWeights` if no average is kept."""
+    """Replacement of `EmaWeights` that keeps no average."""
 
     def update(self) -> None:
         """Do nothing."""

@@ -59,7 +59,7 @@ class View:
 
 
 class ScoredLogits(nn.Module):
-    """Wrapper of a model that outputs the logits that a view scores; an attack's target."""
+    """Wrapper of a model that returns only the logits that a view scores. An attack's target."""
 
     def __init__(self, model: nn.Module, view: View, num_classes: int, device: str) -> None:
         """Wrap a model with `num_classes` logits on `device`."""

@@ -191,7 +191,7 @@ class _Run:
         self._num_epochs = -(-self.num_steps // self._steps_per_epoch)
         self.step = 0
         self.records: list[EpochRecord] = []
-        self._pass_s = self._pass_checkpoint_s = 0.0  # of the current pass
+        self._pass_s = self._pass_checkpoint_s = 0.0  # seconds of the current pass
         self._step_at_start = 0  # value of `step` when the clock was started
         self._last_good: Path | None = None
         self._saved_at = self._started_at = self._shown_at = time.monotonic()

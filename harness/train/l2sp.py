@@ -60,7 +60,7 @@ class L2SPPenalty:
 
 
 class NoPenalty:
-    """Stands in for `L2SPPenalty` if weights are not penalized."""
+    """Replacement of `L2SPPenalty` that adds nothing, for training without a penalty."""
 
     def add_gradients(self, unscale: Callable[[], None]) -> None:
         """Do nothing."""

@@ -22,7 +22,7 @@ class Totals(TypedDict):
 
 
 class Learner(Protocol):
-    """Interface of what the loop trains: a model, or several heads on one backbone."""
+    """Interface to the training loop, for one model or for several heads on one backbone."""
 
     @property
     def peak_lr(self) -> float:

@@ -20,7 +20,7 @@ from writers.text_names import counted
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores per class.
+    """Ranking of the classes, and the scores that it is based on.
 
     Attributes:
         ranking: Classes, hardest first, and their accuracies.

@@ -10,8 +10,8 @@ from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.train.learner import Learner
 from harness.train.mode_trials import synchronize
 
-MAX_REPLAY_S = 1.5
-MAX_REPLAY_FRACTION = 0.05  # of the training time
+MAX_REPLAY_S = 1.5  # largest duration of a measurement
+MAX_REPLAY_FRACTION = 0.05  # largest duration of a measurement, as a fraction of the training time
 MIN_REPLAY_STEPS = 3
 NUM_REPEATS = 2  # additional measurements if a replay is slower than the training itself
 

@@ -27,7 +27,7 @@ class CoarseScores(TypedDict):
 
 
 class PerClass(TypedDict, total=False):
-    """Counts by class, in label order."""
+    """Numbers of images and of correct images of each class, in label order."""
 
     classes: list[str]
     num_images: list[int]
@@ -54,9 +54,9 @@ class EvaluateMetrics(TypedDict):
 
     num_common_classes: int
     common_classes: list[str]
-    clean: dict[str, Scores]  # by view
-    adversarial: dict[str, Scores] | None  # by view; None means not attacked
-    coarse: dict[str, CoarseScores]  # by subset
+    clean: dict[str, Scores]  # view -> scores
+    adversarial: dict[str, Scores] | None  # view -> scores; None means not attacked
+    coarse: dict[str, CoarseScores]  # subset with coarser labels -> scores
     per_class: PerClass
     attack: EvaluationAttackRecord | None
     not_measured: NotRequired[str]  # reason why there are no scores; else absent

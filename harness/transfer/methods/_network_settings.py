@@ -13,7 +13,7 @@ BnMomentum = Annotated[float, Field(gt=0, le=1)] | Literal["kornblith"] | None
 
 
 def idle_bn_momentum(bn_stats: BnStats) -> dict[str, str]:
-    """Return the field `bn_momentum` -> the reason why it has no effect, if BatchNorm is frozen."""
+    """Map `bn_momentum` to the reason why it has no effect; empty unless statistics are frozen."""
     reason = "has no effect on statistics that are frozen"
     return {"bn_momentum": reason} if bn_stats == "frozen" else {}
 
@@ -29,7 +29,7 @@ class NetworkSettings(TransferSettings):
     accumulate: Parts = 1
 
     def without_effect(self) -> dict[str, str]:
-        """The momentum of frozen statistics."""
+        """Add `bn_momentum` if the statistics are frozen."""
         return super().without_effect() | idle_bn_momentum(self.bn_stats)
 
 
@@ -51,7 +51,7 @@ class BlockSettings(NetworkSettings):
     layer_decay: Crop = 1.0
 
     def without_effect(self) -> dict[str, str]:
-        """The low learning rate if no block has it."""
+        """Add `low_lr_ratio` if no block has the low learning rate."""
         reason = "has no effect without num_low, the number of blocks that it is for"
         idle = {"low_lr_ratio": reason} if self.num_low == 0 else {}
         return super().without_effect() | idle

@@ -67,11 +67,11 @@ class DetectionSettings(TransferSettings):
 
     @property
     def anchor_sides(self) -> tuple[float, ...]:
-        """Sides of square anchors in pixels of the resized image."""
+        """Sides of square anchors in pixels of the resized image, with defaults filled in."""
         return self.anchors or ANCHORS[self.neck]
 
     def without_effect(self) -> dict[str, str]:
-        """Settings of crops, of one label per image, and of classes of equal size."""
+        """Add the settings for crops, for one label per image, and for classes of equal size."""
         reason = "has no effect on detection, which trains on whole images with boxes"
         return super().without_effect() | dict.fromkeys(IDLE, reason)
 

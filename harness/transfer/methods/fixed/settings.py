@@ -17,7 +17,7 @@ class FixedSettings(TransferSettings):
     bn_momentum: BnMomentum = None
 
     def without_effect(self) -> dict[str, str]:
-        """The momentum of frozen statistics."""
+        """Add `bn_momentum` if the statistics are frozen."""
         return super().without_effect() | idle_bn_momentum(self.bn_stats)
 
 

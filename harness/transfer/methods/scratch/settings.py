@@ -14,7 +14,7 @@ class ScratchSettings(NetworkSettings):
     grid: DecayGrid = DecayGrid()
 
     def without_effect(self) -> dict[str, str]:
-        """The choice of BatchNorm statistics."""
+        """Add `bn_stats`, because there are no statistics of a source."""
         reason = "has no effect on the method scratch"
         return super().without_effect() | {"bn_stats": reason}
 

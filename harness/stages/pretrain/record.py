@@ -25,7 +25,7 @@ class PretrainMetrics(TypedDict):
     """Metrics of a pretrain stage."""
 
     val: Scores
-    val_of_last_step: Scores | None  # None means that `val` has them
+    val_of_last_step: Scores | None  # None if `val` is already for the last step
     train_loss: float  # mean loss of the last epoch
     epochs: list[Epoch]
     num_classes: int

@@ -243,7 +243,7 @@ def _train(
 
     Raises:
         UserError: the batch does not fit in memory. The message names the size that fits.
-        RestartRequiredError: a capture failed. The next attempt continues without captures.
+        RestartRequiredError: a capture failed. The next attempt uses another compile mode.
     """
     try:
         passes = fit(

@@ -1,11 +1,11 @@
 """Give a folder to one process at a time, even if several hosts share it over NFS.
 
-Processes of one host exclude each other by an operating-system lock (`writers.lock`), which
-ends with its process. Hosts exclude each other by a lease: a file `lease-NUMBER`, created
-exclusively, whose modification time the holder renews. Numbers only increase. A process that
-finds an expired lease creates the next number; only one of several can. A previous holder that
-resumes sees the higher number and stops. All times come from the file system (on NFS, from the
-server), so that clocks of the hosts do not matter.
+Processes of one host exclude each other by a lock of the operating system (`writers.lock`), which
+ends with its process. Hosts exclude each other by a lease: a file `lease-NUMBER` that is created
+exclusively, and whose modification time the holder renews. Numbers only increase. A process that
+finds an expired lease creates the lease of the next number; if several try, only one succeeds. If
+the previous holder resumes, it finds the higher number and stops. All times come from the file
+system (on NFS, from the server), so that the clocks of the hosts do not matter.
 """
 
 import errno
@@ -22,7 +22,7 @@ from pathlib import Path
 from writers import lock
 
 BEAT_S = 15.0  # interval between renewals
-EXPIRES_S = 120.0  # a lease not renewed for this long has expired: 8 missed renewals
+EXPIRES_S = 120.0  # a lease that was not renewed for this time, or 8 renewals, has expired
 PREFIX = "lease-"
 
 
@@ -32,7 +32,8 @@ class Holder:
 
     Attributes:
         host: host name.
-        boot: id of one boot of one kernel. Containers of a machine share it; machines never do.
+        boot: id of one boot of a machine. Containers of a machine have the same id; machines never
+            do.
         pid: process id on that host.
     """
 
@@ -60,7 +61,7 @@ class Lease:
     _lost: bool = False
 
     def is_lost(self) -> bool:
-        """Return True if another host may have taken over; the folder must then be left alone."""
+        """Return True if another host may have taken over. Then do not touch the folder."""
         if not self._lost and time.monotonic() - self.renewed_at > self.expires_s / 2:
             self.beat()  # this process was not scheduled for a long time
         return self._lost
@@ -86,7 +87,8 @@ class Lease:
     def release(self) -> None:
         """Free the folder at once.
 
-        The file stays, because numbers only increase; a time of 0 marks it as released.
+        The file remains, because numbers only increase. A modification time of 0 marks it as
+        released.
         """
         with suppress(OSError):
             os.utime(self.path, (0, 0))
@@ -97,7 +99,7 @@ def hold(folder: Path, beat_s: float = BEAT_S) -> Iterator[Lease | None]:
     """Hold the folder inside the block. Yields None at once if any other process holds it.
 
     Args:
-        folder: such as that of a stage; created if it does not exist.
+        folder: the folder, for example of a stage; created if it does not exist.
         beat_s: interval between renewals.
     """
     with lock.hold(folder) as locked:
@@ -125,7 +127,7 @@ def take(folder: Path, me: Holder, expires_s: float = EXPIRES_S) -> Lease | None
     if (
         newest is not None
         and (holder := _holder(newest)) is not None
-        and holder.boot != me.boot  # a lease of this host is dead: its process lost the lock
+        and holder.boot != me.boot  # this process has the lock, so this host has no other holder
         and _is_fresh(newest, expires_s)
     ):
         return None
@@ -137,7 +139,7 @@ def take(folder: Path, me: Holder, expires_s: float = EXPIRES_S) -> Lease | None
     with os.fdopen(handle, "w") as file:
         file.write(json.dumps(asdict(me)) + "\n")
     if _newest(folder) != path:
-        # The first listing was outdated: this number had been used and removed before.
+        # The first listing was outdated: this number was used, and its file removed, before.
         path.unlink(missing_ok=True)
         return None
     for old in _leases(folder):
@@ -163,9 +165,9 @@ def is_held(folder: Path) -> bool:
 
 
 def file_system_time(path: Path) -> float:
-    """Return the current time by the clock of the file system that holds `path`, in seconds.
+    """Return the current time in seconds by the clock of the file system of `path`.
 
-    Touches `path`. If it cannot be written, the time is that of this host's clock.
+    The file `path` is touched. If that is impossible, the time is that of this host's clock.
     """
     try:
         path.touch()
@@ -182,8 +184,8 @@ def _renew_until(stopped: threading.Event, lease: Lease, beat_s: float) -> None:
 def _is_fresh(path: Path, expires_s: float) -> bool:
     """Return True if the lease was renewed less than `expires_s` ago.
 
-    A time further in the future is not a renewal: the server's clock was set back, or the folder
-    was copied with its times. A living holder renews the lease at its next beat.
+    A time far in the future does not count: the server's clock was set back, or the folder was
+    copied with its times. If the holder lives, it renews the lease at its next beat.
     """
     try:
         with path.open() as file:  # opening makes NFS query the server instead of its cache
@@ -197,8 +199,8 @@ def _is_fresh(path: Path, expires_s: float) -> bool:
 def _holder(path: Path) -> Holder | None:
     """Read the holder of a lease.
 
-    An unreadable lease is being written now, or its host died while writing it. It counts as the
-    lease of an unknown host.
+    If a lease is unreadable, it is being written, or its host died while it wrote the file. It then
+    counts as the lease of an unknown host.
     """
     try:
         return Holder(**json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""Locks of a folder on this host. The operating system releases them when the holder dies."""
+"""Lock a folder on this host. The operating system releases the lock if the holder dies."""
 
 import contextlib
 import fcntl
@@ -12,9 +12,9 @@ FILE_NAME = "lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock; wait for another holder.
+    """Hold the folder's lock inside the block. If another process holds it, wait.
 
-    The lock of a killed process is released. File systems without locks are not protected.
+    On a file system without locks, the block runs without protection.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -38,7 +38,7 @@ def hold(folder: Path) -> Iterator[bool]:
             return
         yield True
     finally:
-        # Closing releases the lock. The file stays, so that all processes lock the same one.
+        # Closing releases the lock. The file remains, so that all processes lock the same file.
         os.close(handle)
 
 

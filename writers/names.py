@@ -1,4 +1,4 @@
-"""Find modules by name (`pets` is `writers.datasets.pets`), and suggest names similar to a typo."""
+"""Find modules by name (`pets` is `writers.datasets.pets`); suggest similar names for a typo."""
 
 import difflib
 import importlib
@@ -17,7 +17,7 @@ def find(package: str, name: str, noun: str) -> ModuleType:
         UserError: unknown name; suggests similar ones.
     """
     wanted = normalize(name)
-    # Listing a folder takes a millisecond, and a recipe names its datasets many times.
+    # Listing the folder takes a millisecond, which adds up: recipes name datasets many times.
     if wanted.isidentifier() and not wanted.startswith("_"):
         imported = sys.modules.get(f"{package}.{wanted}")
         if imported is not None:

@@ -1,11 +1,11 @@
-"""Files and records of a source that are not read: counted, with a reason and the first names."""
+"""Count the files and records of a source that are not read, by reason, with the first names."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from writers.text_names import printable
 
-MAX_NAMES = 3  # names kept of each reason
+MAX_NAMES = 3  # names that are kept for each reason
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,9 @@ class Omission:
     """Files or records that are not read for one reason.
 
     Attributes:
-        reason: such as "files that are not images by name or content".
+        reason: description, such as "files that are not images by name or content".
         count: number of files or records.
-        names: the first ones in order of name, at most MAX_NAMES.
+        names: names of the first files or records in alphabetical order, at most MAX_NAMES.
     """
 
     reason: str

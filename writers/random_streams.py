@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of a seed, a purpose and a sample's id, without state.
+"""Random numbers without state: pure functions of a seed, a purpose and a sample's id.
 
 An id is derived from an image's name, not its location. A folder tree, an archive and a copied
 beton of the same images therefore draw the same order, splits and crops. The mixing function is
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 import numpy as np
 
 MASK = 2**64 - 1
-GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
+GAMMA = 0x9E3779B97F4A7C15  # increment of splitmix64's state
 
 
 def sample_ids(names: Iterable[str]) -> np.ndarray:
-    """Return ids, uint64 [N]: the first 8 bytes of the sha256 of each name (`<class>/<image>`).
+    """Return the ids of samples, uint64 [N], by name (`<class>/<image>`).
 
-    Little endian.
+    An id is the first 8 bytes of the sha256 of the name, little endian.
     """
     return np.array(
         [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in names],
@@ -31,7 +31,7 @@ def random_bits(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:
 
 
 def seed_of(seed: int, purpose: str) -> int:
-    """Return a seed for a purpose, whose first 8 characters count."""
+    """Combine a seed with a purpose. Only the first 8 bytes of the purpose count."""
     return seed ^ int.from_bytes(purpose.encode()[:8], "big")
 
 
@@ -41,7 +41,7 @@ def random_words(seed: int, epoch: int, ids: np.ndarray, count: int) -> np.ndarr
 
 
 def words_at(seed: int, epoch: int, ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return the words with these indices (int64 [W], from 0) per sample, uint64 [B, W]."""
+    """Return the random words at these indices (int64 [W], from 0) per sample, uint64 [B, W]."""
     key = np.array([seed & MASK], np.uint64)
     key = _mix(_mix(key + np.uint64(GAMMA)) + np.uint64(epoch & MASK))
     steps = (np.asarray(numbers, np.uint64) + np.uint64(1)) * np.uint64(GAMMA)

@@ -1,8 +1,8 @@
-"""Raw files of a dataset: their names, sizes and times, and a digest of what a dataset reads.
+"""Raw files of a dataset: their names, sizes and times, and a digest of the files that are read.
 
-`walk` lists files without opening them. `listing_of` keeps those that the dataset's reader uses:
-its images, or the archives that contain them. A file that no reader uses, such as a README in a
-tree of class folders, changes nothing.
+`walk` lists files without opening them. `listing_of` keeps the files that the dataset's reader
+uses: its images, or the archives that contain them. Other files, such as a README in a tree of
+class folders, do not affect the digest.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from writers.regular_file import open_regular
 from writers.source import Example, Source, SplitSettings
 
 DOCUMENTATION = ("readme", "license", "licence", "changelog", "citation")
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 20  # bytes of a file that are read at once
 LINES_AT_ONCE = 4096  # lines per update of a digest
 
 
 class FileState(NamedTuple):
-    """Size and modification time of a file. A tuple, because a dataset has millions of them."""
+    """Size and modification time of a file. A tuple saves memory: a dataset has millions."""
 
     num_bytes: int
     changed_ns: int
@@ -39,7 +39,7 @@ class Listing:
     """The files that a dataset reads.
 
     Attributes:
-        digest: 20 hex digits, of names, sizes, labels and splits.
+        digest: digest of names, sizes, labels and splits, 20 hex digits.
         counted: names of the files that hold images or labels, relative to the dataset's path.
     """
 
@@ -48,17 +48,17 @@ class Listing:
 
 
 def walk(path: Path) -> Iterator[tuple[str, FileState]]:
-    """Iterate over the files below a path, by name, without hidden folders.
+    """Yield name and state of the files below a path, by name, without hidden folders.
 
-    Circular links are left out. A broken link stands for itself. A path of one file yields it
-    under its own name.
+    Circular links are not followed. A broken link counts as a file. If the path is a file, that
+    file is yielded under its own name.
 
     Raises:
         OSError: the path, or a folder below it, cannot be read.
     """
     if path.is_dir():
         for name, entry in entries_below(str(path), lambda folder: folder.startswith(".")):
-            # A broken link stands for itself.
+            # A broken link counts as a file: take the state of the link.
             stat = entry.stat(follow_symlinks=entry.is_file())
             yield name, FileState(stat.st_size, stat.st_mtime_ns)
     else:
@@ -67,7 +67,7 @@ def walk(path: Path) -> Iterator[tuple[str, FileState]]:
 
 
 def state_of(files: Iterable[tuple[str, FileState]]) -> str:
-    """Digest of names, sizes and modification times: 64 hex digits."""
+    """Return a digest of names, sizes and modification times, 64 hex digits."""
     digest = hashlib.sha256()
     lines: list[str] = []
     for name, state in files:
@@ -80,13 +80,13 @@ def state_of(files: Iterable[tuple[str, FileState]]) -> str:
 
 
 def digest_of_table(labels: LabelTable) -> str | None:
-    """Digest of a table of labels and its settings: 20 hex digits. None if it cannot be read."""
+    """Return a digest of a table of labels and its settings, 20 hex digits; None if unreadable."""
     digest = hashlib.sha256(labels.model_dump_json(exclude={"files"}).encode())
     try:
         for path in labels.paths:
             check_file(path)
             content = content_digest(path)
-            assert content is not None  # only a stopped computation returns None
+            assert content is not None  # it is None only if `is_stopped` is given
             digest.update(f"{path.name}\0{content}\n".encode(errors="surrogateescape"))
     except (OSError, UserError):
         return None
@@ -101,14 +101,14 @@ def listing_of(
     labels: LabelTable | None = None,
     folders: FolderRules = BY_NAME,
 ) -> Listing:
-    """List what the dataset's reader finds at a path.
+    """List the files that the dataset's reader uses at a path.
 
-    A path that the reader refuses has a listing of all its files.
+    If the reader refuses the path, the listing has all files.
 
     Args:
         dataset: name in `writers/datasets`.
         path: folder or archive.
-        protocol: name of splits; None means the dataset's own.
+        protocol: name of the splits; None means the dataset's default.
         files: result of `walk`.
         labels: table of the images' labels, if there is one.
         folders: rules for trees of folders.
@@ -124,9 +124,9 @@ def listing_of(
 
 
 def containers(source: Source, files: Mapping[str, FileState]) -> frozenset[str]:
-    """Names of all files that may hold images, if some image is not a file itself.
+    """Return the names of the files that may contain images, such as archives and shards.
 
-    Empty for images in folders.
+    Empty if each image is a file of its own.
     """
     keys = {source.prefix + example.key for split in source.splits.values() for example in split}
     if keys <= files.keys():
@@ -135,7 +135,7 @@ def containers(source: Source, files: Mapping[str, FileState]) -> frozenset[str]
 
 
 def content_digest(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> str | None:
-    """sha256 of a file; None if `is_stopped` returned True. Raises OSError."""
+    """Return the sha256 of a file, or None if `is_stopped` returns True. Raises OSError."""
     digest = hashlib.sha256()
     with open_regular(path, buffering=0) as file:
         while block := file.read(READ_BYTES):
@@ -146,7 +146,7 @@ def content_digest(path: Path, is_stopped: Callable[[], bool] = lambda: False) -
 
 
 class DigestedFiles:
-    """Files that remember the sha256 of everything that was read from them. Thread-safe."""
+    """Files that record the sha256 of each file that is read. Thread-safe."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -171,7 +171,7 @@ class DigestedFiles:
 
 
 def _listing(source: Source, files: Mapping[str, FileState]) -> Listing:
-    order = [f"{json.dumps(source.classes)}\n"] if source.multi_label else []  # of the labels
+    order = [f"{json.dumps(source.classes)}\n"] if source.multi_label else []  # label order
     lines = [
         _line(split, source, example, files)
         for split, examples in source.splits.items()

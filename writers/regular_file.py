@@ -1,4 +1,4 @@
-"""Open files that may be of any kind: a pipe would block, and a device may never end."""
+"""Open only regular files: reading a pipe would block, and a device may never end."""
 
 import errno
 import os
@@ -24,10 +24,10 @@ class InputPath:
     """Marks a setting that names an input: `Annotated[str, InputPath(...)]`.
 
     Attributes:
-        file: a file is accepted.
-        folder: a folder is accepted.
-        is_checked_on_load: a validator of the setting calls `fault_of` or `existing_file`, because
-            the value may also be a name of the package.
+        file: True if a file is accepted.
+        folder: True if a folder is accepted.
+        is_checked_on_load: True if a validator of the setting calls `fault_of` or `existing_file`
+            itself, because the value may also be a name that is not a path, such as `reference`.
     """
 
     file: bool = True
@@ -36,15 +36,17 @@ class InputPath:
 
 
 def fault_of(path: str | Path, *, file: bool = True, folder: bool = False) -> str | None:
-    """Describe in a sentence why a path cannot be read as a file or folder, without opening it.
+    """Describe in a sentence why a path is not a file or folder that can be read.
+
+    The path is not opened.
 
     Args:
-        path: an absolute path, or one relative to the current folder.
-        file: a file is accepted.
-        folder: a folder is accepted.
+        path: absolute, or relative to the current folder.
+        file: True if a file is accepted.
+        folder: True if a folder is accepted.
 
     Returns:
-        None if it can be read, or does not exist.
+        None if the path can be read, or does not exist.
     """
     wanted = "a file" if not folder else "a folder" if not file else "a file or a folder"
     if not str(path):
@@ -56,7 +58,7 @@ def fault_of(path: str | Path, *, file: bool = True, folder: bool = False) -> st
         return None
     except RuntimeError:
         return f"{path} is in the home folder of an unknown user."
-    except ValueError:  # a NUL character, or one that no encoding of file names has
+    except ValueError:  # a NUL character, or one that file names cannot encode
         return f"{str(path)!r} cannot be the name of {wanted}."
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -72,7 +74,7 @@ def fault_of(path: str | Path, *, file: bool = True, folder: bool = False) -> st
 
 
 def existing_file(path: str) -> Path:
-    """Return the path of a file that exists. Raises UserError for any other."""
+    """Return the path if it is an existing file. Raises UserError otherwise."""
     if (fault := fault_of(path)) is not None:
         raise UserError(fault)
     file = Path(path).expanduser()
@@ -82,7 +84,7 @@ def existing_file(path: str) -> Path:
 
 
 def other_kind(path: Path) -> str | None:
-    """Return what a path is, such as "a pipe"; None if it is a regular file, or absent."""
+    """Describe what a path is, such as "a pipe"; None if it is a regular file or does not exist."""
     try:
         mode = path.expanduser().stat().st_mode
     except (OSError, RuntimeError, ValueError):  # opening it reports what is wrong
@@ -91,16 +93,16 @@ def other_kind(path: Path) -> str | None:
 
 
 def no_file(path: str | Path) -> str:
-    """Describe a path that is not a regular file, in a sentence."""
+    """Describe in a sentence that a path is not a regular file, or does not exist."""
     kind = other_kind(Path(path))
     return f"{path} is {kind}, not a file." if kind else f"There is no file {path}."
 
 
 def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
-    """Open a regular file for reading, without waiting; `buffering` as in `open`.
+    """Open a regular file for reading, without waiting. `buffering` is that of `open`.
 
     Raises:
-        OSError: it cannot be opened, or is a pipe, a device or a folder.
+        OSError: the file cannot be opened, or is a pipe, a device or a folder.
     """
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -110,16 +112,16 @@ def open_regular(path: Path, buffering: int = -1) -> BinaryIO:
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file of bounded size.
+    """Read a regular file of at most `max_bytes`.
 
     Raises:
-        OSError: it cannot be opened, is a pipe, a device or a folder, or has more bytes.
+        OSError: the file cannot be opened, is a pipe, a device or a folder, or is larger.
     """
     with open_regular(path, buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than {max_bytes:,}", str(path))
         data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:  # files of the system state no size
+    if len(data) > max_bytes:  # files such as those in /proc have a size of 0
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes", str(path))
     return data

@@ -1,8 +1,9 @@
-"""Labeled images of any storage: the common form of all kinds in `writers/sources/`.
+"""Labeled images, however they are stored. A file of `writers/sources/` reads one kind of storage.
 
-A kind gives each image the name that it would have in a tree of class folders, `cat/1.jpg`.
-Classes, labels, sample ids and drawn splits derive from these names here, equally for all kinds.
-The same images therefore give the same beton, byte for byte, from a folder, an archive or shards.
+Each image gets the name that it would have in a tree of class folders, such as `cat/1.jpg`.
+Classes, labels, sample ids and drawn splits are derived from these names in this module, in the
+same way for all kinds of storage. The same images therefore give the same beton, byte for byte,
+from a folder, an archive or shards.
 """
 
 import importlib
@@ -30,16 +31,16 @@ KINDS = "writers.sources"
 
 @dataclass(frozen=True, slots=True)
 class BoxLabel:
-    """A box around an object. The first pixel is from 0 to 1; right and bottom are exclusive.
+    """A box around an object, in pixels of the image file. If the image is resized, it is scaled.
 
-    Sides are in pixels of the image file. The writer scales them if it resizes the image.
+    The first pixel extends from 0 to 1; right and bottom are exclusive.
     """
 
     left: float
     top: float
     right: float
     bottom: float
-    label: int  # class
+    label: int  # class of the object
     difficult: bool = False
 
 
@@ -47,28 +48,29 @@ class BoxLabel:
 class Example:
     """An image: its key in the source (`train/cat/1.jpg`), its label, and its name (`cat/1`).
 
-    `name` is `<class>/<path below the class without extension>`, unique in a split; the sample's id
-    derives from it.
+    `name` is `<class>/<path below the class without extension>` and unique in a split. The sample's
+    id is derived from it.
     """
 
     key: str
-    label: int  # with `labels`: the class by which splits are drawn
+    label: int  # class; if there are `labels`, the class by which splits are drawn
     name: str
-    # multi-label, per class: 1 present, -1 absent, 0 difficult
+    # several labels, one per class: 1 present, -1 absent, 0 difficult; None means one label
     labels: tuple[int, ...] | None = None
-    boxes: tuple[BoxLabel, ...] | None = None  # of all objects, if the source has boxes
-    # width and height of the image file as the annotation of its boxes has them; None if unknown
+    boxes: tuple[BoxLabel, ...] | None = None  # boxes of all objects, if the source has boxes
+    # width and height of the image file according to the annotation of its boxes; None if unknown
     annotated_size: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How to draw missing splits from train: fractions of each class's images, drawn by `seed`.
+    """Settings of the splits: how to draw missing splits from train, and how to read folders.
 
-    `protocol` selects splits of the dataset's `SPEC.protocols`; None means the dataset's default.
-    `folders` are the rules for trees of folders. With `skip_damaged`, images whose annotations are
-    damaged are in `Source.damaged` instead of an error; readers of annotations support it. Raises
-    UserError if no image is left to train on.
+    `val` and `test` are fractions of each class's images, drawn by `seed`. `protocol` selects named
+    splits of the dataset's `SPEC.protocols`; None means the dataset's default. `folders` are the
+    rules for trees of folders. If `skip_damaged`, readers of annotations add images with damaged
+    annotations to `Source.damaged` instead of raising an error. Raises UserError if no image is
+    left to train on.
     """
 
     val: float = 0.1
@@ -89,19 +91,19 @@ class SplitSettings:
 
 @dataclass
 class Source:
-    """Images of a dataset: class names in label order, and examples of each split sorted by key."""
+    """Images of a dataset: class names in label order, and examples by split, sorted by key."""
 
     name: str
     origin: str  # name of the folder or archive
     classes: list[str]
     splits: dict[str, list[Example]]
     files: Files = field(repr=False)
-    prefix: str = ""  # outer folders of the tree
+    prefix: str = ""  # outer folders of the tree; name in `files` = prefix + key
     multi_label: bool = False  # examples have `labels`
-    protocol: str | None = None  # of the splits; None means the dataset's own
+    protocol: str | None = None  # name of the splits; None means the dataset's own
     # accepted differences from published counts
     differences: list[str] = field(default_factory=list)
-    # key -> reason, for images known to be unusable; skipped
+    # key -> reason, for images that are known to be unusable; the writer skips them
     damaged: Mapping[str, str] = field(default_factory=dict)
     omissions: Sequence[Omission] = ()  # files and records that are not read
     lenient: Collection[str] = ()  # keys of slightly damaged JPEGs, stored as Pillow decodes them
@@ -116,13 +118,13 @@ class Source:
 
     @property
     def has_boxes(self) -> bool:
-        """True if examples have boxes; then they have `labels`, too."""
+        """True if examples have boxes. They then also have `labels`."""
         examples = (example for split in self.splits.values() for example in split)
         first = next(examples, None)
         return first is not None and first.boxes is not None
 
     def class_counts(self) -> dict[str, int]:
-        """Training images per class."""
+        """Return the number of training images of each class."""
         counts = Counter(example.label for example in self.splits["train"])
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
@@ -140,22 +142,22 @@ def open_source(
     classes_of: "ClassesOf | None" = None,
     known: Collection[str] = (),
 ) -> Source:
-    """Open the images at one or several paths, without the classes `exclude`.
+    """Open the images at one or several paths.
 
-    Several paths hold splits or parts of them.
+    Each of several paths holds a split or a part of one.
 
     Args:
-        path: a folder, archive or shard, or several.
+        path: a folder, archive or shard, or a list of them.
         settings: how to draw missing splits.
         name: name of the dataset.
         exclude: classes to ignore.
         classes: known classes in label order; others are refused, and classes without images are
             omitted. None uses the sorted class names.
-        classes_of: returns the classes of images outside class folders by key, as far as known.
+        classes_of: returns key -> class for images outside class folders, as far as it is known.
         known: names of files in a tree that have another purpose; they are not reported.
 
     Raises:
-        UserError: no images, or an unknown kind of source.
+        UserError: there are no images, or the kind of source is unknown.
     """
     paths = [path] if isinstance(path, Path) else list(path)
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
@@ -209,8 +211,8 @@ def open_source(
 def named_examples(images: Images, label: Mapping[str, int]) -> list[Example]:
     """Make examples of the images of these classes, sorted by key and named `<class>/<image>`.
 
-    Extensions are omitted (they differ between archives of the same images) unless names would
-    collide.
+    Extensions are left out, because they differ between archives of the same images. If two names
+    would then be equal, extensions are kept.
     """
     paths = {
         key: f"{class_name}/{image}"
@@ -230,12 +232,12 @@ def examples_of_many(
 ) -> list[Example]:
     """Make examples of images with several labels, sorted by key and named by file.
 
-    Splits are drawn by the first class of each image.
+    Missing splits are drawn by the first class of each image.
 
     Args:
         images: key -> path of the image, with or without folders.
-        labels: key -> classes that are present. Classes that `label` lacks are left out.
-        label: number of each class.
+        labels: key -> classes that are present. Classes that are not in `label` are left out.
+        label: class -> its number.
     """
     names = {key: stem_of(image.rsplit("/", 1)[-1]) for key, image in images.items()}
     for longer in (images, {key: key for key in images}):
@@ -261,9 +263,9 @@ def carve(
 ) -> dict[str, list[Example]]:
     """Draw missing val and test splits from train, class by class.
 
-    The images of a class are ordered by a function of names and seed, and the first ones are taken,
-    so that adding or removing images moves few others. At least one image of a class stays in
-    train; a class of three or more gives at least one to each split.
+    The images of a class are ordered by a function of name and seed, and the first ones are taken.
+    If images are added or removed, most others therefore keep their split. At least one image of
+    each class remains in train. If a class has three images or more, each split gets at least one.
     """
     from writers.random_streams import random_bits
 
@@ -292,7 +294,7 @@ def carve(
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Number repeated class names: crane, heron, crane (2). A label is an index, not a name."""
+    """Number repeated class names, which are different classes: crane, heron, crane (2)."""
     given, used = set(names), set[str]()
     unique: list[str] = []
     for name in names:
@@ -310,7 +312,7 @@ def layouts() -> str:
 
 
 def below_class(path: str, class_name: str) -> str:
-    """Path of an image below its class folder, or its file name without one."""
+    """Return an image's path below its class folder, or its file name if it has no such folder."""
     return (
         path.rpartition(f"{class_name}/")[2]
         if f"/{class_name}/" in f"/{path}"
@@ -319,7 +321,7 @@ def below_class(path: str, class_name: str) -> str:
 
 
 def refuse_unclear_splits(splits: Mapping[str, Collection[object]], paths: Sequence[Path]) -> None:
-    """Raise UserError if only some images have a split, or if none is to train on."""
+    """Raise UserError if only some images have a split, or if no image is in train."""
     there = {split for split, images in splits.items() if images}
     if NO_SPLIT in there and len(there) > 1:
         raise UserError(f"{paths[0]} has parts with a split and parts without one.", layouts())
@@ -332,7 +334,7 @@ def refuse_unclear_splits(splits: Mapping[str, Collection[object]], paths: Seque
 
 
 def stem_of(path: str) -> str:
-    """Remove the extension of the last part."""
+    """Return a path without the extension of its last part."""
     folder, slash, file = path.rpartition("/")
     return f"{folder}{slash}{file.rsplit('.', 1)[0] or file}"
 
@@ -340,7 +342,7 @@ def stem_of(path: str) -> str:
 def _find(
     path: Path, classes: Sequence[str] | None, rules: FolderRules, known: Collection[str]
 ) -> FoundImages:
-    """Try each kind of source in turn; the default is a tree of class folders."""
+    """Find images by the first kind of source that recognizes the path, or as a tree of folders."""
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
     if not (path.is_dir() or path.is_file()):  # opening a pipe would wait for its writer
@@ -372,7 +374,7 @@ def _kinds() -> Iterator[ModuleType]:
 
 
 def _labeled(found_images: FoundImages, classes_of: ClassesOf | None) -> FoundImages:
-    """Add the images outside class folders whose classes are known; count the others as omitted."""
+    """Add the images outside class folders if their classes are known; count others as omitted."""
     if not found_images.unlabeled:
         return found_images
     omitted = OmissionLog()

@@ -2,7 +2,7 @@
 
 import re
 
-# Common names of the folders of splits.
+# Split -> common names of its folder, in lower case.
 SPLIT_NAMES = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "dev"),
@@ -15,11 +15,11 @@ SPLIT_FOLDER = re.compile(
     re.IGNORECASE,
 )
 SPLITS = tuple(SPLIT_NAMES)
-NO_SPLIT = ""  # split of images for which the source gives none
+NO_SPLIT = ""  # stands for the split of images if the source has no splits
 
 
 def split_of(folder: str) -> str | None:
-    """Return the split of a folder name such as train, Validation, seg_test or training_set."""
+    """Return the split of a folder name such as train, Validation or seg_test, or None."""
     match = SPLIT_FOLDER.fullmatch(folder)
     name = match["name"].lower() if match else ""
     return next((split for split, known in SPLIT_NAMES.items() if name in known), None)

@@ -1,4 +1,4 @@
-"""Columns of a table of labels, recognized by common names."""
+"""Recognize the columns of a table of labels by common names."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from writers.labels.settings import LabelTable
 from writers.labels.values import flag_of, is_missing
 from writers.text_names import counted
 
-# Names without spaces, dashes and underscores. A file name is more certain than an id.
+# Names without spaces, dashes and underscores, the most certain group first.
 FILE_NAMES = (
     ("file", "filename", "filenames", "filepath", "path", "imagepath", "imagefile", "imgpath"),
     ("image", "imagename", "imageid", "img", "imgname", "imgid", "imagefilename", "picture"),
@@ -22,7 +22,7 @@ LABEL_NAMES = frozenset(
     for stem in ("label", "class", "category", "target", "species", "breed", "diagnosis")
     for suffix in ("", "name")
 )
-# Names that promise several labels of an image
+# Plural names of columns, which suggest that images have several labels.
 PLURAL_NAMES = frozenset(("labels", "classes", "categories", "targets", "tags", "attributes"))
 SPLIT_NAMES = frozenset(("split", "set", "partition", "subset"))
 NAME_THEM = (
@@ -37,10 +37,10 @@ class Columns:
 
     Attributes:
         file: names of image files.
-        labels: texts, or 0 and 1 of one class each.
+        labels: one column of texts, or one column of 0 and 1 per class.
         split: None if the table has no splits.
-        has_flags: the columns of labels contain 0 and 1, and their names are the classes.
-        is_plural: the name of the column of labels promises several labels.
+        has_flags: True if the columns of labels contain 0 and 1, and their names are the classes.
+        is_plural: True if the name of the column of labels is plural.
     """
 
     file: int
@@ -128,7 +128,7 @@ def _split_column(table: Table, name: str | None, file: int) -> int | None:
 
 
 def _named(table: Table, name: str) -> int:
-    """Position of a column by its name. Raises UserError if there is not exactly one."""
+    """Return the position of the column of a name. Raises UserError unless there is exactly one."""
     found = [at for at, column in enumerate(table.columns) if column == name]
     if len(found) != 1:
         number = "no column" if not found else counted(len(found), "column")

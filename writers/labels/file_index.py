@@ -1,4 +1,4 @@
-"""Find files by the names that tables use for them: with or without folder and extension."""
+"""Find files by the names in a table, which may lack folder and extension."""
 
 import posixpath
 import re
@@ -15,8 +15,8 @@ DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 class FileIndex:
     """Finds images by name.
 
-    A name is looked up in the folder, first with its extension and then without. A missing name is
-    looked up in the folders below, in which it must be unique.
+    A name is searched for in the folder, first with its extension and then without. If it is not
+    there, it is searched for in the folders below, and must be unique among them.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -31,14 +31,15 @@ class FileIndex:
                 self._below[short].append(key)
 
     def find(self, name: str, split: str | None) -> str:
-        """Return the image of a name.
+        """Return the key of the image that a table calls `name`.
 
         Args:
             name: relative to the folder.
-            split: selects the image in a folder of this split, if several have the name.
+            split: if several images have the name, take the one in a folder of this split.
 
         Raises:
-            ValueError: no image or several, or a path that leaves the folder; with the reason.
+            ValueError: there is no such image or several, or the path leaves the folder. The text
+                is the reason.
         """
         path = name
         if not any(name in names for names in (self._exact, self._by_stem, self._below)):

@@ -1,4 +1,4 @@
-"""Kinds of labels that the images of a dataset have; a metric fits one kind."""
+"""Kinds of labels of images: one per image, several, or boxes. A metric fits one kind."""
 
 from typing import Literal
 
@@ -10,5 +10,5 @@ BOXES: LabelKind = "boxes of objects"
 
 
 def kind_of_metric(metric: str) -> LabelKind:
-    """Return the kind of labels that a metric is computed from."""
+    """Return the kind of labels that a metric needs."""
     return {"map11": MANY_LABELS, "map50_11": BOXES}.get(metric, ONE_LABEL)

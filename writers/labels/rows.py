@@ -1,9 +1,10 @@
-"""Rows of a table of labels: CSV, TSV, JSON, JSON Lines and Parquet, with the numbers of rows.
+"""Read the rows of a table of labels, with their numbers: CSV, TSV, JSON, JSON Lines, Parquet.
 
     file,label          [{"file": "1.jpg", "label": "cat"}]     {"1.jpg": "cat", "2.jpg": "dog"}
     1.jpg,cat           {"1.jpg": ["cat", "dog"]}               COCO's images and annotations
 
-The number of a row is its line in a CSV and in JSON Lines, and counts from 1 elsewhere.
+The number of a row is its line number in CSV, TSV and JSON Lines. In other formats it counts the
+rows from 1.
 """
 
 import csv
@@ -19,11 +20,11 @@ from writers.errors import UserError
 from writers.regular_file import open_regular
 from writers.text_names import counted, first_line, preview
 
-MAX_BYTES = 2**29  # of text: 25 million rows as short as the names of ImageNet's images
+MAX_BYTES = 2**29  # size of a text file: enough for MAX_ROWS names as long as ImageNet's
 MAX_ROWS = 25_000_000
-MAX_SHARED = 10_000  # texts of which one copy is kept
+MAX_SHARED = 10_000  # number of distinct texts that equal cells share, to save memory
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-MAX_LISTED = 12  # columns named in a message
+MAX_LISTED = 12  # columns that a message names
 DELIMITERS = ",;\t|"
 PARQUET, PARQUET_MARK = ".parquet", b"PAR1"
 ACCEPTED = "Accepted: .csv, .tsv, .json, .jsonl and .parquet."
@@ -36,8 +37,9 @@ class Table:
     Attributes:
         path: the file.
         columns: names of the columns.
-        rows: number of the row, and its values in the order of the columns. None means no value.
-        ragged: numbers of rows that have more or fewer values than columns.
+        rows: pairs of row number and values, which are in the order of the columns. A value is None
+            if it is missing.
+        ragged: numbers of the rows that have more or fewer values than there are columns.
     """
 
     path: Path
@@ -55,10 +57,10 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) 
 
     Args:
         path: the file; its extension determines the format.
-        wanted: returns True for the columns of a Parquet file to read. Others have no values.
+        wanted: returns True for the columns of a Parquet file to read. Other columns get no values.
 
     Raises:
-        UserError: no such file, another format, damage, or a file of unusual size.
+        UserError: the file is missing, damaged, too large, or has another format.
     """
     check_file(path)
     extension = path.suffix.lower()
@@ -71,10 +73,10 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) 
 
 
 def check_file(path: Path) -> None:
-    """Check what is cheap to check, so that no reader or digest reads a file of another kind.
+    """Check a file without reading it, so that only tables are read or digested.
 
     Raises:
-        UserError: no such file, another format by its extension, or a file of unusual size.
+        UserError: the file is missing or too large, or its extension is not that of a table.
     """
     try:
         if not path.exists():
@@ -97,7 +99,7 @@ def check_file(path: Path) -> None:
 
 
 def _reader_of() -> dict[str, Callable[[Path], Table]]:
-    """Readers of text by the extension of the file."""
+    """Return the readers of text files, by file extension."""
     return {
         ".csv": _read_csv,
         ".tsv": _read_csv,
@@ -132,7 +134,7 @@ def _read_csv(path: Path) -> Table:
 
 
 def _shared(text: str, cells: dict[str, str]) -> str:
-    """Return an equal text that an earlier row has: labels repeat, names of files do not."""
+    """Return the equal text of an earlier row if there is one, to save memory: labels repeat."""
     if len(cells) < MAX_SHARED:
         return cells.setdefault(text, text)
     return cells.get(text, text)
@@ -197,7 +199,7 @@ def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
 
 
 def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object. Raises ValueError for a key that repeats: JSON would keep the last one."""
+    """Make a dict of a JSON object. Raises ValueError if a key repeats: one value would be lost."""
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -206,14 +208,14 @@ def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _by_file(content: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
-    """Make records of {file: label}, {file: [labels]} or {file: {column: value}}."""
+    """Make a record of each entry of {file: label}, {file: [labels]} or {file: {column: value}}."""
     for number, (file, value) in enumerate(content.items(), start=1):
         own = value if isinstance(value, dict) else {"label": value}
         yield number, {"file": file, **own}
 
 
 def _coco(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Read COCO's layout: a record per image with the distinct categories of its annotations."""
+    """Make a record per image of COCO's layout, with the distinct categories of its annotations."""
     try:
         names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
         labels: dict[Any, dict[str, None]] = defaultdict(dict)

@@ -1,4 +1,4 @@
-"""Which table has the labels of the images, and what its columns mean."""
+"""Settings for labels from a table: its files, and the meaning of its columns."""
 
 from pathlib import Path
 from typing import Annotated, Any, Self

@@ -1,8 +1,8 @@
-"""Images of a folder or archive with the labels of a table.
+"""Open the images of a folder or archive with labels from a table.
 
     train.csv  train/0a.jpg  test/1b.jpg     rows such as `0a,cat`, with or without folder
 
-The same images give the same beton, byte for byte, as a tree of class folders.
+The beton is, byte for byte, the one that a tree of class folders of the same images gives.
 """
 
 from collections import defaultdict
@@ -32,8 +32,8 @@ from writers.sources.tree import list_images
 from writers.split_names import NO_SPLIT, split_of
 from writers.text_names import counted, normalized, printable
 
-MAX_PROBLEMS = 20  # rows named in one error
-SEPARATORS = "|;"  # hardly part of a class's name
+MAX_PROBLEMS = 20  # rows that an error names
+SEPARATORS = "|;"  # characters that are rarely part of a class's name
 SPLIT_HINT = (
     "Known are train, val, test and names such as validation. Name the column with "
     "--labels-split-column (in a recipe split_column), or pass an empty name for no splits."
@@ -42,7 +42,7 @@ SPLIT_HINT = (
 
 @dataclass(frozen=True)
 class Labeled:
-    """Labels of one image, and the row of the table that has them."""
+    """Labels of one image, and the row of the table that they come from."""
 
     labels: tuple[str, ...]
     split: str
@@ -51,17 +51,18 @@ class Labeled:
 
 @dataclass
 class _Reading:
-    """Content of the rows read so far, over all files of a table."""
+    """Content of the rows read so far, from all files of a table."""
 
     settings: LabelTable
     images: dict[str, Labeled] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     num_problems: int = 0
-    has_several: bool = False  # lists, separated labels, or other than one class with a 1
-    flag_names: dict[str, None] = field(default_factory=dict)  # classes of columns of 0 and 1
+    # a row has a list, separated labels, or columns of 0 and 1 without exactly one 1
+    has_several: bool = False
+    flag_names: dict[str, None] = field(default_factory=dict)  # names of columns of 0 and 1
 
     def refuse(self, row: str, reason: str) -> None:
-        """Count a row that cannot be used, and keep the first ones."""
+        """Count a row that cannot be used; keep the first MAX_PROBLEMS for the error."""
         self.num_problems += 1
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(printable(f"{row}: {reason}"))
@@ -77,7 +78,8 @@ def open_labeled(path: Path, table: LabelTable, settings: SplitSettings, name: s
         name: name of the dataset.
 
     Raises:
-        UserError: rows that cannot be used, all of them up to a bound; unclear columns; no images.
+        UserError: rows cannot be used (up to MAX_PROBLEMS are named), columns are unclear, or there
+            are no images.
     """
     omitted = OmissionLog()
     files, keys = list_images(path, omitted, _names_below(path, table))
@@ -144,7 +146,7 @@ def _read_rows(table: Table, index: FileIndex, reading: _Reading) -> None:
 
 
 def _add(key: str, new: Labeled, reading: _Reading) -> None:
-    """Add an image, or a further label of it. The row of an image that is known is a problem."""
+    """Add an image, or further labels to it if images may have several; else refuse the row."""
     known = reading.images.get(key)
     if known is None:
         reading.images[key] = new
@@ -159,7 +161,7 @@ def _add(key: str, new: Labeled, reading: _Reading) -> None:
 
 
 def _split(values: Sequence[Any], columns: Columns) -> str | None:
-    """Split of a row; None without a column. Raises ValueError if it is unknown."""
+    """Return a row's split, or None without a column of splits. Raises ValueError if unknown."""
     if columns.split is None:
         return None
     if is_missing(values[columns.split]):
@@ -174,7 +176,7 @@ def _split(values: Sequence[Any], columns: Columns) -> str | None:
 def _labels(
     table: Table, values: Sequence[Any], columns: Columns, reading: _Reading
 ) -> tuple[str, ...]:
-    """Labels of a row, each once. Raises ValueError if there are none or they are unclear."""
+    """Return a row's distinct labels. Raises ValueError if there are none or they are unclear."""
     settings = reading.settings
     if columns.has_flags:
         if any(is_missing(values[at]) for at in columns.labels):
@@ -208,7 +210,7 @@ def _labels(
 
 
 def _check_flags(table: Table, columns: Columns) -> None:
-    """Raise UserError for columns of 1, 0 and -1: the 0 may mean difficult or absent."""
+    """Raise UserError if columns have both 0 and -1, as 0 may then mean difficult or absent."""
     found = {flag_of(values[at]) for _, values in table.rows for at in columns.labels}
     if found >= {0, -1}:
         raise UserError(
@@ -219,7 +221,7 @@ def _check_flags(table: Table, columns: Columns) -> None:
 
 
 def _refuse_unclear_separator(table: Table, columns: Columns, settings: LabelTable) -> None:
-    """Raise UserError if a text may be one label or several. A wrong guess would be silent."""
+    """Raise UserError if a text may be one label or several: nobody would notice a wrong guess."""
     if settings.separator is not None or settings.several is False:
         return
     known = f"{SEPARATORS}, " if columns.is_plural else SEPARATORS
@@ -237,7 +239,7 @@ def _refuse_unclear_separator(table: Table, columns: Columns, settings: LabelTab
 
 
 def _splits(images: Mapping[str, Labeled]) -> dict[str, dict[str, Labeled]]:
-    """Images by split: that of the table, otherwise that of their folders if each has one."""
+    """Group images by the table's splits, otherwise by split folders if all images are in one."""
     splits: dict[str, dict[str, Labeled]] = defaultdict(dict)
     for key, labeled in images.items():
         splits[labeled.split][key] = labeled
@@ -255,7 +257,7 @@ def _splits(images: Mapping[str, Labeled]) -> dict[str, dict[str, Labeled]]:
 def _one_label(
     splits: Mapping[str, Mapping[str, Labeled]], reading: _Reading
 ) -> tuple[list[str], dict[str, list[Example]]]:
-    """Classes, and examples named as in a tree of class folders."""
+    """Return the classes, and examples by split with the names of a tree of class folders."""
     classes = sorted(
         {labeled.labels[0] for images in splits.values() for labeled in images.values()}
     )
@@ -275,7 +277,10 @@ def _one_label(
 def _many_labels(
     splits: Mapping[str, Mapping[str, Labeled]], reading: _Reading
 ) -> tuple[list[str], dict[str, list[Example]]]:
-    """Classes, and examples named by file. Splits are drawn by the first class of each image."""
+    """Return the classes, and examples by split that are named by file.
+
+    Missing splits are drawn by the first class of each image.
+    """
     labeled = [labeled for images in splits.values() for labeled in images.values()]
     classes = list(reading.flag_names) or sorted({one for each in labeled for one in each.labels})
     if not classes:
@@ -295,7 +300,7 @@ def _many_labels(
 
 
 def _groups(names: Mapping[str, Any]) -> Iterator[tuple[Any, list[str]]]:
-    """Names that several images have, and their keys."""
+    """Yield each name that several images have, with the keys of these images."""
     keys: dict[Any, list[str]] = defaultdict(list)
     for key, name in names.items():
         keys[name].append(key)
@@ -303,7 +308,7 @@ def _groups(names: Mapping[str, Any]) -> Iterator[tuple[Any, list[str]]]:
 
 
 def _names_below(path: Path, table: LabelTable) -> set[str]:
-    """Names of the table's files relative to the folder of the images."""
+    """Return the names of the table's files relative to the folder of the images."""
     folder = path.resolve()
     return {
         file.resolve().relative_to(folder).as_posix()

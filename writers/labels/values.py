@@ -1,4 +1,4 @@
-"""Values of a table of labels: texts, lists of texts, and flags of classes."""
+"""Interpret values of a table of labels: texts, lists of texts, and flags of classes."""
 
 import json
 import re
@@ -14,7 +14,7 @@ FLAGS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "-
 
 
 def is_missing(value: Any) -> bool:
-    """Return True for no value: None, blank text and not-a-number."""
+    """Return True if a value is missing: None, blank text or NaN."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
@@ -26,15 +26,15 @@ def text_of(value: Any) -> str:
 
 
 def flag_of(value: Any) -> int | None:
-    """Return 1, 0 or -1 of a class's column; None for other values."""
+    """Return a value of a class's column as 1, 0 or -1; None if it is none of them."""
     return FLAGS.get(str(value).strip().lower())
 
 
 def list_of(value: Any) -> Sequence[Any] | None:
-    """Return the items of a list or of its text, such as ['cat', 'dog']; None for other values.
+    """Return the items of a list, or of a text such as "['cat', 'dog']"; None for other values.
 
     Raises:
-        ValueError: text that begins and ends as a list, and is none.
+        ValueError: a text has the brackets of a list, but is not a list.
     """
     if isinstance(value, list | tuple):
         return value

@@ -1,4 +1,4 @@
-"""Labels of records: a number or name, or a list of them, which makes a dataset multi-label."""
+"""Read the label of a record: a number, a name, or a list of them if images have several labels."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ MAX_DIGITS = 18
 
 
 def is_label(value: Any) -> bool:
-    """Return True for a whole number or a name."""
+    """Return True if a value is a whole number or a text that is not blank."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (
         isinstance(value, str) and value.strip() != ""
     )
 
 
 def number_or_name(label: int | str) -> int | str:
-    """Return digits as a number, other text as a name in Unicode form NFC."""
+    """Return a text of digits as a number, and other text as a name in Unicode form NFC."""
     is_number = re.fullmatch(rf"\d{{1,{MAX_DIGITS}}}", str(label), re.ASCII)
     return int(label) if is_number else normalized(str(label))
 
 
 def refuse_negative(label: int | str, where: str) -> None:
-    """Raise UserError for a negative number; -1, no label, is treated before."""
+    """Raise UserError for a negative number. Callers handle -1, which means no label, before."""
     if re.fullmatch(r"-\d+", str(label), re.ASCII):
         raise UserError(
             f"{where} has the label {label}; labels are numbers from 0, or names.",
@@ -34,10 +34,10 @@ def refuse_negative(label: int | str, where: str) -> None:
 
 
 def listed(labels: Sequence[Any], where: str) -> list[int | str]:
-    """Return the labels of a list.
+    """Check and return the labels of a list.
 
     Raises:
-        UserError: a label is repeated, as in a list of 0 and 1 per class, or is not a label.
+        UserError: an item is not a label, or is repeated, as in a list of 0 and 1 per class.
     """
     for label in labels:
         if not is_label(label) or str(label).startswith("-"):
@@ -58,11 +58,11 @@ def listed(labels: Sequence[Any], where: str) -> list[int | str]:
 def with_lists(
     splits: Mapping[str, Images], several: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[str]] | None:
-    """Classes of all images if some have a list of labels, otherwise None.
+    """Return key -> classes of all images if some have a list of labels, otherwise None.
 
     Args:
         splits: images by split, with one class each.
-        several: classes of those with a list.
+        several: key -> classes of the images with a list.
     """
     if not several:
         return None

@@ -1,8 +1,8 @@
 """ImageNet's two official archives: ILSVRC2012_img_train.tar, a tar of 1000 tars, and _val.tar.
 
-Nothing is unpacked: several threads list the 1.28 million members of the inner tars once, and
-images are read by offset. Validation images are numbered, not sorted by class. Their labels come
-from ILSVRC2012_devkit_t12.tar.gz if it is in the same folder, otherwise from the list in
+The archives are not unpacked: threads list the 1.28 million members of the inner tars once, and
+images are read by offset. Validation images are numbered and not sorted by class. Their labels come
+from ILSVRC2012_devkit_t12.tar.gz if it is in the same folder, otherwise from
 `writers/formats/imagenet_val.py`.
 """
 
@@ -22,8 +22,8 @@ TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 LAYOUT = f"{TRAIN} and {VAL}, in one folder or each by its own --source"
 INNER_TAR = re.compile(r"n\d{8}\.tar")
 VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
-THREADS = 8  # threads that list inner tars; they mostly wait for a cold disk
-TARS_AT_ONCE = 32  # inner tars whose lists are in memory in addition to the result
+THREADS = 8  # threads that list inner tars; they mostly wait for the disk
+TARS_AT_ONCE = 32  # inner tars that are listed at the same time, to bound memory
 
 
 def recognize(path: Path) -> bool:
@@ -39,7 +39,7 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
     Raises:
-        UserError: an archive is incomplete or not ImageNet's.
+        UserError: an archive is incomplete or not one of ImageNet's.
     """
     archives = (
         [path / name for name in (TRAIN, VAL) if (path / name).is_file()]

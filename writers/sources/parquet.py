@@ -1,17 +1,17 @@
-"""Parquet shards of the Hugging Face hub: `train-00000-of-00294.parquet` and so on.
+"""Parquet shards of the Hugging Face hub, such as `train-00000-of-00294.parquet`.
 
-They are read from a folder or its `data/`.
+Shards are read from a folder or its `data/`. The column `image` is a struct of `bytes` and `path`.
+The column `label` or `labels` has a number or name of a class, or a list of them if images have
+several labels. Class names come from the schema's metadata (`ClassLabel`), unless the dataset
+defines its own order, as ImageNet does.
 
-Columns: `image`, a struct of `bytes` and `path`, and `label` or `labels`, a number or name of a
-class, or a list of them if images have several labels. Class names come from the schema's metadata
-(`ClassLabel`), unless the dataset has a fixed order of its own, such as ImageNet.
-Images are named by their paths. ImageNet's paths there end in the class,
-`n01440764_10026_n01440764.JPEG`; this suffix is removed, so that names agree with other sources.
+Images are named by their paths. On the hub, ImageNet's paths end in the class, as in
+`n01440764_10026_n01440764.JPEG`. This suffix is removed, so that names are equal for all sources.
 Images labeled -1 and shards without labels (ImageNet's test shards) are left out and counted.
 
 A row group is the smallest unit of reading, about 100 images on the hub. A beton is written in
-another order, so row groups of large datasets are read many times. Row groups of up to CACHE_BYTES
-stay in memory: small datasets are read once. Each thread holds one more row group.
+another order, so row groups are read many times. Up to CACHE_BYTES of row groups are kept in
+memory, so that small datasets are read only once. Each thread holds one more row group.
 """
 
 import json
@@ -37,9 +37,9 @@ LAYOUT = (
     "train-*.parquet and validation-*.parquet with columns image (bytes, path) and label, or "
     "a folder of them"
 )
-CACHE_BYTES = 512 * 2**20
-MAX_LISTED = 12  # columns named in a message
-MAX_TYPE = 40  # characters of the type of a column
+CACHE_BYTES = 512 * 2**20  # bytes of row groups that are kept in memory
+MAX_LISTED = 12  # columns that a message names
+MAX_TYPE = 40  # characters of a column's type in a message
 BYTES_TYPES = ("binary", "large_binary", "binary_view")
 TEXT_TYPES = ("string", "large_string", "string_view", "null")
 _ONE_LABEL = r"(?:u?int\d+|(?:large_)?string|dictionary<values=string.*>)"
@@ -50,7 +50,7 @@ CLASS_IN_PATH = re.compile(r"(?P<image>.+)_(?P<wnid>n\d{8})(?P<extension>\.\w+)"
 
 
 def recognize(path: Path) -> bool:
-    """Return True for a parquet file or a folder of them."""
+    """Return True for a Parquet file or a folder of Parquet files."""
     if path.is_file():
         with path.open("rb") as file:
             return file.read(4) == b"PAR1"
@@ -61,11 +61,12 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
     Raises:
-        UserError: unexpected columns, labels outside the classes, unclear splits, or no pyarrow.
+        UserError: columns are unexpected, labels are outside the classes, splits are unclear, or
+            pyarrow is missing.
     """
     files = ParquetFiles([path] if path.is_file() else shards_in(path, ".parquet"))
     splits: dict[str, dict[str, tuple[str, str]]] = {}
-    several: dict[str, list[str]] = {}  # classes of images whose label is a list
+    several: dict[str, list[str]] = {}  # key -> classes, for images whose label is a list
     omitted = OmissionLog()
     for number, shard in enumerate(files.shards):
         class_of = _namer(files.class_names, classes, shard)
@@ -97,9 +98,9 @@ class ParquetFiles:
         self.shards = list(shards)
         self.class_names: list[str] | None = None  # label k is class_names[k]
         self._metadata = [_metadata(shard) for shard in shards]
-        # columns of the images and of the labels
+        # per shard: names of the columns of images and of labels
         self._columns = [self._checked_columns(number) for number in range(len(shards))]
-        # per shard: number of rows up to the end of each row group
+        # per shard: number of rows up to and including each row group
         self._ends = [
             list(
                 accumulate(
@@ -136,7 +137,7 @@ class ParquetFiles:
         return f"{self.shards[int(shard)]}, row {row}"
 
     def labels_and_paths(self, shard: int) -> Sequence[tuple[Any, str | None]]:
-        """Labels and paths of all rows, without reading images.
+        """Read labels and paths of all rows of a shard, without the images.
 
         A label is a number, a name, a list of them, or None.
         """
@@ -152,7 +153,7 @@ class ParquetFiles:
         return list(zip(labels, table[f"{column}.path"].to_pylist(), strict=True))
 
     def _row_group(self, shard: int, group: int) -> Any:
-        """Bytes of the images of a row group, as a pyarrow array."""
+        """Return the bytes of the images of a row group, as a pyarrow array."""
         with self._lock:
             if (shard, group) in self._cache:
                 self._cache.move_to_end((shard, group))
@@ -181,7 +182,7 @@ class ParquetFiles:
         )
 
     def _checked_columns(self, shard: int) -> tuple[str, str]:
-        """Call `_columns_of`. pyarrow raises any type of exception for damaged metadata."""
+        """Call `_columns_of`, and raise UserError for the exceptions of pyarrow, of any type."""
         try:
             return self._columns_of(shard)
         except UserError:
@@ -225,7 +226,7 @@ class ParquetFiles:
 
 
 def _refuse_long_paths(metadata: Any, column: str, shard: Path) -> None:
-    """Raise UserError before a column is read whose paths cannot be those of files."""
+    """Raise UserError if a column of paths is too large, before it is read."""
     num_bytes = sum(
         part.total_uncompressed_size
         for group in map(metadata.row_group, range(metadata.num_row_groups))
@@ -250,10 +251,10 @@ def _without_label(shard: Path, labels: Sequence[Any], row: int) -> UserError:
 
 
 def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> list[str] | None:
-    """Class names of the hub's metadata in label order, or None if it has none.
+    """Return the class names in the hub's metadata, in label order, or None if it has none.
 
     Raises:
-        UserError: the metadata has another form. Numbers instead of names would be misleading.
+        UserError: the metadata has another form. To use numbers as names would be misleading.
     """
     try:
         found: Any = json.loads(metadata.get(b"huggingface", b"{}"))
@@ -261,7 +262,7 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> l
             if found is None:
                 return None
             if key == "names" and isinstance(found, list) and len(found) == 1:
-                found = found[0]  # the hub's form of a list of labels
+                found = found[0]  # metadata of a column of lists has one more level
             elif key == "names" and isinstance(found, dict) and "feature" in found:
                 found = found["feature"]
                 if found is None:
@@ -282,7 +283,7 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> l
 
 
 def _split_of(shard: Path) -> str:
-    """Split of a shard, from its name (`validation-00000-of-00014.parquet`) or its folder."""
+    """Return a shard's split, from its name (`validation-00000-of-00014.parquet`) or its folder."""
     return split_of(re.split(r"[-._]", shard.name)[0]) or split_of(shard.parent.name) or NO_SPLIT
 
 
@@ -293,8 +294,9 @@ def _namer(
 
     Args:
         names: class names of the schema, in label order; None if it has none.
-        classes: class names that the dataset defines; None if it defines none. They replace the
-            schema's names if those are different ones, such as ImageNet's English words.
+        classes: class names that the dataset defines; None if it defines none. They are used
+            instead of the schema's names if these are not among them, such as English words for
+            ImageNet.
         shard: for messages.
     """
     uses_schema = names is not None and (classes is None or set(names) <= set(classes))
@@ -326,7 +328,7 @@ def _namer(
 def _unique(
     images: dict[str, tuple[str, str]], shards: Sequence[Path]
 ) -> dict[str, tuple[str, str]]:
-    """Name images by position if others have the same path, such as `image.jpg` in each row."""
+    """Name images by their position if several have the same path, such as `image.jpg`."""
     times = Counter(images.values())
     unique = {}
     for key, (class_name, image) in images.items():
@@ -338,7 +340,7 @@ def _unique(
 
 
 def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
-    """Image name within its class: its path, or its position if it has no path."""
+    """Return an image's name within its class: its path, or its position if it has no path."""
     if not path:
         return f"{shard.stem}-{row:07d}"
     below = below_class(normalized(path), class_name)

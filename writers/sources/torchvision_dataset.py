@@ -1,10 +1,11 @@
-"""Any torchvision dataset object, to write betons from Python.
+"""Make a source of any torchvision dataset object, to write betons from Python.
 
     source = from_torchvision(torchvision.datasets.ImageFolder("photos/train"), "train")
     write_split(source, "train", everything(source.classes), Encoding(), Path("train.beton"))
 
 If the dataset lists its files (`samples` or `imgs`), they are read byte for byte, and the beton
-equals that of the tree. Otherwise items are read one at a time and stored without loss.
+equals the one written from the tree. Otherwise items are read one at a time and stored without
+loss.
 """
 
 import io
@@ -24,7 +25,7 @@ LAYOUT = "from Python, any dataset of torchvision (writers/sources/torchvision_d
 
 
 class VisionDataset(Protocol):
-    """The part of torchvision's class of that name that is used here."""
+    """The methods of torchvision's VisionDataset that are used here."""
 
     def __getitem__(self, index: int) -> tuple[Any, Any]: ...
 
@@ -37,7 +38,7 @@ def from_torchvision(dataset: VisionDataset, split: str, *, name: str = "") -> S
     Args:
         dataset: items must be PIL images or uint8 arrays, [H, W] or [H, W, 3], after its transform.
         split: name of the split.
-        name: name of the dataset, by default that of its class.
+        name: name of the dataset, by default the name of its class.
 
     Raises:
         UserError: labels are not class numbers.
@@ -110,7 +111,7 @@ def _png(image: Any, where: str) -> bytes:
             )
         image = Image.fromarray(pixels)
     buffer = io.BytesIO()
-    # PNG has no other modes
+    # the modes that PNG can store
     keeps = image.mode in (
         "1",
         "L",
@@ -155,7 +156,7 @@ def _labels(dataset: VisionDataset) -> list[int]:
 def _classes(dataset: VisionDataset, labels: Sequence[int]) -> list[str]:
     number = max(labels, default=-1) + 1
     of_name: Mapping[str, int] | None = getattr(dataset, "class_to_idx", None)
-    # ImageNet's `classes` are tuples of synonyms
+    # prefer `wnids`: the `classes` of torchvision's ImageNet are tuples of synonyms
     names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)
     if names is None and of_name:
         names = sorted(of_name, key=lambda class_name: of_name[class_name])

@@ -3,8 +3,9 @@
     train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      given splits (also validation/, seg_test/)
     cat/1.jpg  dog/2.jpg                                splits drawn by seed
 
-Folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are skipped. Other files
-are counted and reported. Files with an unknown extension are recognized by their content.
+Outer folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are allowed. Files
+that are not images are counted and reported. Files with an unknown extension are recognized by
+their content.
 """
 
 from collections import defaultdict
@@ -34,7 +35,7 @@ LAYOUT = (
     "train/<class>/*.jpg with or without val/ and test/, or <class>/*.jpg, as a folder, an "
     "uncompressed .tar or a .zip"
 )
-MIN_SHARED = 2  # subfolders that all top folders share, from which they cannot be classes
+MIN_SHARED = 2  # if all class folders share this many subfolders, these may be the classes
 
 ClassAndImage = tuple[str, str]
 
@@ -48,7 +49,7 @@ def find(
     """List the images.
 
     Raises:
-        UserError: no images, or folders that do not match the layout.
+        UserError: there are no images, or folders do not match the layout.
     """
     omitted = OmissionLog()
     files, images = list_images(path, omitted, known)
@@ -78,11 +79,11 @@ def find(
 def list_images(
     path: Path, omitted: OmissionLog, known: Collection[str] = ()
 ) -> tuple[ListedFiles, list[str]]:
-    """List the images of a folder or archive by name, and if that is unknown by content.
+    """List the images of a folder or archive, by extension or, if that is unknown, by content.
 
     Args:
         path: folder or archive.
-        omitted: counts the other files.
+        omitted: receives the files that are not images.
         known: names of files that have another purpose; they are not counted.
     """
 
@@ -117,12 +118,12 @@ def list_images(
 def _head(files: ListedFiles, name: str) -> bytes:
     try:
         return files.head(name, HEAD_BYTES)
-    except OSError:  # such as a broken link; the file is counted as no image
+    except OSError:  # for example a broken link: the file counts as one that is not an image
         return b""
 
 
 def _without_wrapping(names: Sequence[str], rules: FolderRules) -> tuple[str, list[str]]:
-    """Strip outer folders while class folders remain; skip files next to class folders."""
+    """Remove outer folders as long as class folders remain; skip files next to class folders."""
     prefix = ""
     inner = [name for name in names if "/" in name]
     while inner:
@@ -145,8 +146,8 @@ def _given_splits(
     """Group images by split folder.
 
     Returns:
-        Images with their classes by split (NO_SPLIT if class folders are at the top), and the names
-        of images without a class by split.
+        Split -> images with their classes (the split is NO_SPLIT if class folders are at the top),
+        and split -> names of images without a class.
     """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -190,7 +191,7 @@ def _given_splits(
 
 
 def _inner_folder(folder: str, names: Sequence[str]) -> str:
-    """Return `seg_train/` for names in seg_train/seg_train/, as some archives unpack; else ""."""
+    """Return the inner folder if all names are in one like the outer (seg_train/seg_train/)."""
     first = names[0].split("/", 1)[0]
     is_again = first == folder or (
         split_of(first) is not None and split_of(first) == split_of(folder)
@@ -202,7 +203,7 @@ def _inner_folder(folder: str, names: Sequence[str]) -> str:
 def _in_classes(
     paths: Mapping[str, str], rules: FolderRules, omitted: OmissionLog
 ) -> dict[str, ClassAndImage]:
-    """Class and path of each image. Images above the class folders are counted as omitted."""
+    """Map each image to class and path. Images above the class folders are counted as omitted."""
     images = {}
     for name, path in paths.items():
         found = rules.class_and_image(normalized(path))
@@ -220,10 +221,11 @@ def _refuse_shared_subfolders(
     *,
     is_only: bool,
 ) -> None:
-    """Raise UserError if all class folders have the same subfolders: those may be the classes.
+    """Raise UserError if all class folders have the same subfolders, as these may be the classes.
 
-    One shared subfolder, such as Tiny ImageNet's `images`, is allowed, and so are known classes.
-    If there `is_only` one class, as `data` in train/data/cat, it needs an image of its own.
+    One shared subfolder, such as Tiny ImageNet's `images`, is allowed. There is no check if the
+    classes are known. If there `is_only` one class, such as `data` in train/data/cat, an image must
+    be directly in its folder.
     """
     subfolders: dict[str, set[str]] = {}
     num_direct = 0  # images that are not in a subfolder
@@ -252,7 +254,7 @@ def _refuse_shared_subfolders(
 def _refuse_empty_folders(
     root: Path, folders_with_images: Collection[str], rules: FolderRules
 ) -> None:
-    """Raise UserError if a class folder has no images: copying or unpacking probably failed."""
+    """Raise UserError if a class folder has no images, because copying or unpacking failed."""
     tops = [entry for entry in root.iterdir() if entry.is_dir()]
     train = next((entry for entry in tops if rules.split_of(entry.name) == "train"), None)
     above = root if train is None else train

@@ -1,15 +1,15 @@
 """WebDataset shards, read without unpacking.
 
-A shard is a tar; the files of a sample share a key and follow each other: `0001.jpg 0001.cls`.
+A shard is a tar. The files of a sample have the same key and are adjacent: `0001.jpg 0001.cls`.
 
     imagenet1k-train-0000.tar  imagenet1k-validation-00.tar     timm's imagenet-1k-wds
     train/0000.tar  test/0000.tar  classnames.txt               CLIP benchmark
 
 The label is the content of `.cls` or `.cls.txt`, or `label`, `cls`, `class_id` or `labels` in
-`.json`: a number or name of a class, or a list of them if images have several labels. Numbers are
-mapped to names by the dataset's own order if it has one (ImageNet), otherwise by the lines of
-`classnames.txt` or `classes.txt`, otherwise the number is the name. An image is named by `filename`
-in its `.json`, otherwise by its key.
+`.json`. It is a number or name of a class, or a list of them if images have several labels. Numbers
+are mapped to names by the dataset's own order if it has one, as ImageNet does, or else by the lines
+of `classnames.txt` or `classes.txt`. Without either, the number is the name. The name of an image
+is `filename` in its `.json`, or else its key.
 """
 
 import json
@@ -47,12 +47,12 @@ CLASS_LISTS = ("classnames.txt", "classes.txt")
 UNLABELED = "-1"
 LABEL_KEYS = ("label", "cls", "class_id", "labels")
 LABEL_EXTENSIONS = (".cls", ".cls.txt", ".json")
-MAX_FILES_OF_SAMPLE = 100  # that are looked at to recognize a shard
-MAX_LABEL_BYTES = 2**24  # of a .cls or .json
+MAX_FILES_OF_SAMPLE = 100  # files that are read to recognize a shard
+MAX_LABEL_BYTES = 2**24  # size of a .cls or .json
 
 
 def recognize(path: Path) -> bool:
-    """Recognize shards by the first files of the first archive."""
+    """Return True if the first archive begins as a shard."""
     shards = [path] if path.is_file() else shards_in(path, ".tar")
     return bool(shards) and looks_like_tar(shards[0]) and _begins_as_shard(shards[0])
 
@@ -61,13 +61,14 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
     Raises:
-        UserError: an incomplete archive, an image without a label, or a label outside the classes.
+        UserError: an archive is incomplete, an image has no label, or a label is not in the
+            classes.
     """
     shards = [path] if path.is_file() else shards_in(path, ".tar")
     class_of = _namer(classes or _class_list(path), path)
     files = TarFiles()
     splits: dict[str, dict[str, tuple[str, str]]] = {}
-    several: dict[str, list[str]] = {}  # classes of images whose label is a list
+    several: dict[str, list[str]] = {}  # key -> classes, for images whose label is a list
     omitted = OmissionLog()
     for number, shard in enumerate(shards):
         images = splits.setdefault(_split_of(shard), {})
@@ -112,10 +113,11 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
 
 
 def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
-    """Yield adjacent files of equal key: up to the first dot, as in WebDataset.
+    """Yield key and files of each sample: adjacent files of equal key.
 
-    If a name has further dots (`photo.1.jpg`), no image is just the key and an extension. The key
-    is then the name without its last extension.
+    The key is the name up to the first dot, as in WebDataset. If no image of a sample is just this
+    key and an extension, because names have further dots (`photo.1.jpg`), the key is the name
+    without its last extension.
     """
     for key, group in groupby(members(handle, shard), lambda member: _key(member.name)):
         files = [member for member in group if not member.is_folder]
@@ -132,7 +134,7 @@ def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
 def _unique(
     images: dict[str, tuple[str, str]], shards: Sequence[Path]
 ) -> dict[str, tuple[str, str]]:
-    """Prefix image names that several shards use, such as 0000.jpg, with the shard's name."""
+    """Put the shard's name before image names that several shards use, such as 0000.jpg."""
     times = Counter(images.values())
     prefixed = {
         name: (class_name, image)
@@ -143,7 +145,7 @@ def _unique(
     times = Counter(prefixed.values())
     if len(times) == len(prefixed):
         return prefixed
-    # Keys of one shard may differ only by folders.
+    # Within one shard, keys may differ only in their folders: use the whole key as name.
     return {
         name: (class_name, image)
         if times[class_name, image] == 1
@@ -155,7 +157,7 @@ def _unique(
 def _label(
     handle: int, member_of: dict[str, Member], shard: Path, key: str
 ) -> tuple[int | str | list[int | str], str | None]:
-    """Label or labels, and file name of a sample."""
+    """Return a sample's label or labels, and its file name or None."""
     metadata: dict[str, Any] = {}
     if ".json" in member_of:
         content = _content(handle, member_of[".json"], shard)
@@ -227,7 +229,7 @@ def _class_list(path: Path) -> list[str] | None:
 def _begins_as_shard(shard: Path) -> bool:
     """Return True if the first files share a key and one of them is a label.
 
-    In the archive of a tree each image has its own key.
+    In an archive of a tree, each image has its own key.
     """
     with shard.open("rb", buffering=0) as archive:
         listed = (member.name for member in members(archive.fileno(), shard) if member.is_file)
@@ -239,13 +241,13 @@ def _begins_as_shard(shard: Path) -> bool:
 
 
 def _split_of(shard: Path) -> str:
-    """Split of a shard, from its name (`imagenet1k-validation-00.tar`) or folder (`train/`)."""
+    """Return a shard's split, from its name (`imagenet1k-validation-00.tar`) or its folder."""
     splits = {split for word in re.split(r"[-._]", shard.stem) if (split := split_of(word))}
     return splits.pop() if len(splits) == 1 else split_of(shard.parent.name) or NO_SPLIT
 
 
 def _key(name: str) -> str:
-    """Key as in WebDataset: up to the first dot of the file name."""
+    """Return a sample's key as in WebDataset: the path up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.split(".", 1)[0]
 

@@ -1,11 +1,11 @@
-"""Contract of a step of a subset: it maps the selection of earlier steps to a new one.
+"""Contract of a step of a subset: it maps the selection of earlier steps to a new selection.
 
 Each step has one key and is a pure function of class names, labels, sample ids, its seed and, in
 `writers/subset/score_steps.py`, scores of models. Steps on classes
-(`writers/subset/class_steps.py`) refer to the source's classes, also after `granularity`, so their
-order does not matter. Steps on images (`writers/subset/image_steps.py`) choose among train
-images; val and test keep all of theirs, unless `per_class` and `fraction` name other `splits`.
-Draws are nested: with the same seed, the smaller choice is part of the larger.
+(`writers/subset/class_steps.py`) always name classes of the source, also after `granularity`, so
+their order does not matter. Steps on images (`writers/subset/image_steps.py`) choose training
+images. All images of val and test are kept, unless `splits` of `per_class` or `fraction` names
+other splits. Draws are nested: with the same seed, a smaller choice is part of a larger one.
 """
 
 import hashlib
@@ -26,23 +26,23 @@ from writers.subset.scores import ScoreRequest, Scores
 if TYPE_CHECKING:
     import numpy as np
 
-REFERENCE = "reference"  # value of `by`: the ranking or the scores made by the recipe
+REFERENCE = "reference"  # value of `by` for the ranking or the scores that the recipe computes
 
-# Strict: `1.0` is neither one class nor all of them, and `true` is not a number.
+# Strict, because `1.0` could mean one class or all of them, and `true` is not a number.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
-# ids, labels -> chosen positions, ascending
+# Maps ids and labels to the positions of the chosen images, ascending.
 Chooser = Callable[["np.ndarray", "np.ndarray"], "np.ndarray"]
-# Images per class or label before a step -> after it.
+# Maps the images per class or label before a step to those after it.
 Counter = Callable[[Mapping[str, int]], dict[str, int]]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Selection so far: source classes in order, their label names, and choosers of images."""
+    """Result of the steps so far: source classes in order, their labels, and choosers of images."""
 
     classes: tuple[str, ...]
-    # of merged classes; others are their own label
+    # merged class -> label; other classes are their own labels
     label_of: dict[str, str] = field(default_factory=dict)
     choosers: tuple["Chosen", ...] = ()
 
@@ -53,11 +53,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A step on images: its description for the digest, what it counts, and how it chooses.
+    """A step on images: its description for the digest, its numbers of images, and its choice.
 
     Attributes:
-        count: training images that it leaves. None if only its total is known.
-        total: training images that it leaves in total. None if `count` gives them.
+        count: returns the training images per class that the step leaves. None if only the total
+            is known.
+        total: returns the training images that the step leaves in total. None if `count` is given.
     """
 
     what: list[Any]
@@ -70,12 +71,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class SubsetContext:
-    """Context of a step, in addition to the classes."""
+    """Data that a step may need in addition to the selection."""
 
-    all_classes: tuple[str, ...]  # ranking of the source
+    all_classes: tuple[str, ...]  # all classes of the source
     ranking: Ranking | None = None  # ranking by the recipe's reference model
     class_counts: dict[str, int] | None = None  # training images per class
-    # scores by the recipe's models; role of a request -> scores
+    # role of a request -> scores by the recipe's models
     scores: Mapping[str, Scores] = field(default_factory=dict)
     resolve_named: Callable[[str], "Selection"] = lambda name: Selection(())
 
@@ -110,7 +111,7 @@ def from_number(key: str) -> BeforeValidator:
 
 
 def shuffled(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
-    """Order classes by names and seed only."""
+    """Shuffle classes. The order depends only on their names, the purpose and the seed."""
     from writers.random_streams import random_bits, sample_ids
 
     return [
@@ -120,16 +121,17 @@ def shuffled(classes: Sequence[str], purpose: str, seed: int) -> list[str]:
 
 
 def with_digest(value: Any, key: str, find: Callable[[str], Path], what: str) -> Any:
-    """Fill in `sha256` of the file that a setting names.
+    """Add the `sha256` of the file that a setting names to the settings.
 
     Args:
-        value: settings before their validation. Others than a mapping with a file are returned.
+        value: settings before their validation. They are returned unchanged if they are not a
+            mapping that names a file.
         key: the setting.
-        find: returns the file of a name.
+        find: maps the value of the setting to a file.
         what: description of the file for messages.
 
     Raises:
-        ValueError: the file is missing or unreadable, or its digest differs from the given one.
+        ValueError: the file is missing or unreadable, or a given `sha256` is not that of the file.
     """
     name = value.get(key) if isinstance(value, dict) else None
     if not isinstance(name, str) or (key == "by" and name == REFERENCE):
@@ -146,7 +148,7 @@ def with_digest(value: Any, key: str, find: Callable[[str], Path], what: str) ->
 
 
 def num_of(amount: int | float | None, total: int) -> int:
-    """Return a number (integer) or a fraction of `total` as a number, rounded; 0 for None."""
+    """Return an integer as it is, a fraction of `total` rounded to an integer, and None as 0."""
     if amount is None:
         return 0
     return amount if isinstance(amount, int) else int(amount * total + 0.5)

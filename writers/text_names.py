@@ -1,22 +1,22 @@
-"""File names as text: in one Unicode form, with bytes that are not UTF-8 as escapes.
+"""Convert file names to text in one Unicode form, with escapes for bytes that are not UTF-8.
 
 Python represents undecodable bytes of file names as lone surrogates, which cannot be encoded. Names
 of classes and images must be equal for a folder and its archive, and on every file system: macOS
-decomposes accents, Linux keeps any bytes.
+decomposes accents, and Linux allows any bytes.
 """
 
 import re
 import unicodedata
 from collections.abc import Sequence
 
-_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal (SGR)
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")  # codes of terminal colors (SGR)
 # Control characters, line separators, changes of direction, and halves of surrogate pairs.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 MAX_PATH = 4096  # characters of a path in an archive or table; Linux allows 4095 bytes
-MAX_LINE = 1000  # characters of a line of a message
-MAX_FILE_NAME = 200  # bytes; file systems allow 255, of which extensions take some
+MAX_LINE = 1000  # characters of a line of a message; longer lines are shortened
+MAX_FILE_NAME = 200  # bytes of a name without its extension; file systems allow 255 in total
 
 
 def printable(name: str) -> str:
@@ -30,9 +30,9 @@ def printable(name: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Replace control characters by escapes, except for line breaks and tabs; drop colors.
+    """Remove colors, and replace control characters by escapes, except line breaks and tabs.
 
-    A carriage return, as progress bars write, starts a new line. All kinds of spaces stay.
+    A carriage return, as in progress bars, becomes a line break. All kinds of spaces are kept.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -59,8 +59,8 @@ def counted(number: int, noun: str, verbs: tuple[str, str] | None = None) -> str
 
     Args:
         number: the number.
-        noun: in the singular.
-        verbs: verb that follows, in the singular and the plural, such as ("has", "have").
+        noun: the noun in the singular.
+        verbs: a verb to add, in the singular and the plural, such as ("has", "have").
     """
     if verbs is not None:
         return f"{counted(number, noun)} {verbs[number != 1]}"
@@ -74,7 +74,7 @@ def counted(number: int, noun: str, verbs: tuple[str, str] | None = None) -> str
 
 
 def shortened(text: str) -> str:
-    """Cut the middle out of lines of more than MAX_LINE characters, such as those of long names."""
+    """Remove the middle of lines that have more than MAX_LINE characters."""
     if len(text) <= MAX_LINE:
         return text
     return "\n".join(
@@ -91,7 +91,7 @@ def first_line(error: BaseException) -> str:
 def _encodable(text: str) -> str:
     r"""Replace undecodable bytes by \xNN, and other lone surrogates by \uNNNN.
 
-    JSON may contain any of them; a file name only those that stand for undecodable bytes.
+    JSON may contain any surrogate; a file name only those that stand for undecodable bytes.
     """
     try:
         data = text.encode("utf-8", "surrogateescape")
@@ -101,14 +101,14 @@ def _encodable(text: str) -> str:
 
 
 def decoded(name: bytes) -> str:
-    """Decode a name of an archive as Python decodes file names: other bytes become surrogates."""
+    """Decode a name as Python decodes file names: bytes that are not UTF-8 become surrogates."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def file_name(text: str) -> str:
-    """Return text as the name of one file or folder: slashes and control characters become `_`.
+    """Make a file or folder name from a text: slashes and control characters become `_`.
 
-    A long name loses its middle, since names in use end with a key.
+    If the name is too long, its middle is removed, because the end usually identifies the file.
     """
     name = "".join(
         character if character.isprintable() and character not in "/\\" else "_"

@@ -49,7 +49,8 @@ class ByRanking(Step):
     # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
     by: Annotated[str, InputPath(is_checked_on_load=True)] = REFERENCE
     sha256: str | None = (
-        # digest of that file, filled in when it is first read: other contents are another subset
+        # digest of the file that `by` names, filled in when it is first read, so that a file with
+        # other contents defines another subset
         None
     )
 
@@ -177,8 +178,8 @@ class Coarser(Step):
 
     bottom_up: int | None = None  # Huh et al.'s label sets, by their size
     top_down: int | None = None
-    # a map of writers/subsets, or a file: `class,label` or, as Huh et al.'s, `path label`,
-    # a line each
+    # name of a map in writers/subsets, or a file with a line `class,label` per class or, as the
+    # files of Huh et al., a line `path label` per image
     map: Annotated[str, InputPath(is_checked_on_load=True)] | None = None
     sha256: str | None = None
 
@@ -253,7 +254,7 @@ class Half(Step):
 
 
 def related_targets() -> list[str]:
-    """List targets with related classes: PASCAL VOC's by rule, others chosen by hand."""
+    """List the targets that have related classes: by a rule for PASCAL VOC, by hand for others."""
     return ["pascal", *_related_lists()]
 
 
@@ -298,9 +299,9 @@ def _map_file(name_or_path: str) -> Path:
 
 
 def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Read a label for each class."""
+    """Read a file that maps each class to a label."""
     rows = [row for _, row in read_rows(path)]
-    if any(len(row) == 1 for row in rows):  # no comma: columns in spaces
+    if any(len(row) == 1 for row in rows):  # without commas, columns are separated by spaces
         rows = [",".join(row).split() for row in rows]
     label_of: dict[str, str] = {}
     for row in rows:
@@ -309,7 +310,7 @@ def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
                 f"{path}: '{','.join(row)}' is not a class and its label.",
                 "Each line is `class,label`.",
             )
-        # Huh et al. list images: n01440764/x.JPEG 3
+        # the files of Huh et al. have a line per image: n01440764/x.JPEG 3
         name = row[0] if "/" not in row[0] else Path(row[0]).parent.name
         if label_of.setdefault(name, row[1]) != row[1]:
             raise UserError(

@@ -1,7 +1,8 @@
 """Steps on images: which training images of its classes a subset keeps.
 
-Images are chosen by id, independent of order and source. `writers/subset/sampling.py` computes on
-arrays and is imported late: reading a recipe needs no numpy.
+Images are chosen by id, so that the choice does not depend on their order and storage.
+`writers/subset/sampling.py`, which needs numpy, is imported only when images are chosen: a recipe
+is read faster without it.
 """
 
 import hashlib
@@ -66,11 +67,11 @@ class Images(Step):
     """A number of training images, given or equal to another subset's."""
 
     images: Count | None = None
-    # as many images as this subset
+    # subset with the number of images to keep
     like: Annotated[str, InputPath(is_checked_on_load=True)] | None = None
-    sha256: str | None = None  # digest of that subset, if it is a user's file, which may change
+    sha256: str | None = None  # digest of `like` if it is a user's file, which may change
     by: Literal["classes", "examples"] | None = None
-    classes: Count | None = None  # spread over this many random classes
+    classes: Count | None = None  # number of random classes to spread the images over
     seed: int = 0
 
     @model_validator(mode="before")
@@ -80,7 +81,7 @@ class Images(Step):
             (".yaml", ".yml", ".txt")
         ):
             return value
-        from writers.subset.spec import named  # it imports the steps
+        from writers.subset.spec import named  # imported here, because spec imports the steps
 
         try:
             content = named(value["like"]).model_dump_json(exclude={"name"})
@@ -123,8 +124,8 @@ class Budget(Step):
         if self.budget.classes is not None:
             selection = _random_classes(self.budget.classes, self.budget.seed, selection)
         if self.budget.by != "classes":
-            # The number is looked up when images are chosen: the subset is defined without its
-            # source.
+            # The number is computed when images are chosen, because a subset is defined before its
+            # source is known.
             return with_chooser(
                 selection,
                 self,
@@ -216,8 +217,8 @@ def with_chooser(
 ) -> Selection:
     """Add a step on images to a selection.
 
-    `what`, `more` and unusual `splits` are part of the subset's digest. `count` and `total` are
-    those of `Chosen`.
+    `what`, `more` and `splits` other than the default are part of the subset's digest. `Chosen`
+    describes `count` and `total`.
     """
     described = (
         what.model_dump(mode="json", exclude_none=True) if isinstance(what, BaseModel) else what
@@ -252,10 +253,10 @@ def _counts(context: SubsetContext) -> dict[str, int]:
 
 
 def _counts_per_class(selection: Selection, context: SubsetContext) -> dict[str, int]:
-    """Training images of each class that the selection's steps leave.
+    """Return the number of training images of each class that the selection's steps leave.
 
     Raises:
-        UserError: they depend on the classes that will be kept.
+        UserError: the numbers depend on the classes that will be kept.
     """
     counts = _counts(context)
     left = {name: counts.get(name, 0) for name in selection.classes}
@@ -271,7 +272,7 @@ def _counts_per_class(selection: Selection, context: SubsetContext) -> dict[str,
 
 
 def num_left(selection: Selection, context: SubsetContext) -> int:
-    """Training images that the selection's steps leave in total."""
+    """Return the number of training images that the selection's steps leave in total."""
     counts = _counts(context)
     left = {name: counts.get(name, 0) for name in selection.classes}
     for chosen in _of_train(selection):

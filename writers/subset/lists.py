@@ -1,7 +1,7 @@
-r"""Text files of subsets: one name per line, or CSV; and those of the package.
+r"""Read text files of subsets, from the package or the user: one name per line, or CSV.
 
-A name that a line cannot hold, such as one with a line break or that begins with #, is written as a
-JSON string: "a\nb". In CSV it is quoted.
+If a line cannot hold a name, for example because it has a line break or begins with #, the name is
+written as a JSON string: "a\nb". In CSV it is quoted.
 """
 
 import csv
@@ -16,7 +16,7 @@ from writers.errors import UserError
 from writers.regular_file import read_regular
 from writers.text_names import counted
 
-MAX_LIST_BYTES = 2**29  # 10 million names of images take half of it
+MAX_LIST_BYTES = 2**29  # size of a list; 10 million names of images take half of it
 FOLDER = Path(__file__).parents[1] / "subsets"
 
 
@@ -44,13 +44,13 @@ def read_class_list(path: Path) -> tuple[str, ...]:
 
 
 def line_of(name: str) -> str:
-    """Return the line of a class list that `read_class_list` reads as this name."""
+    """Return a line for a class list that `read_class_list` reads as this name."""
     is_plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
     return name if is_plain and name else json.dumps(name)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Read rows of a CSV with their lines. Empty lines and `#` comments are skipped.
+    """Yield line number and fields of each row of a CSV. Empty lines and `#` comments are skipped.
 
     Raises:
         UserError: the file cannot be read as CSV in UTF-8.
@@ -62,7 +62,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
             if num_quotes % 2 == 0 and (not line.strip() or line.startswith("#")):
                 continue
-            num_quotes += line.count('"')  # odd inside a quoted field
+            num_quotes += line.count('"')  # an odd number means that a quoted field is open
             numbers.append(number)
             yield f"{line}\n"
 
@@ -81,14 +81,14 @@ def read_numbers(
 
     Args:
         path: the file.
-        check: raises UserError if the header, a row or empty, is not that of the table.
-        optional: columns whose fields may be empty, which are NaN.
+        check: raises UserError if the header (empty if the file is) is not the expected one.
+        optional: columns whose fields may be empty; an empty field becomes NaN.
 
     Returns:
-        Header, and the numbers of each name in the order of the header.
+        Header, and name -> numbers in the order of the header.
 
     Raises:
-        UserError: names the line that is not a name with finite numbers.
+        UserError: a line is not a name with finite numbers; the message has the line.
     """
     reader = read_rows(path)
     _, header = next(reader, (0, []))
@@ -135,7 +135,7 @@ def read_text(path: Path) -> str:
 
 
 def _name_of(line: str) -> str:
-    """Name of a line; a line in quotes that is not a JSON string is the name itself."""
+    """Return the name in a line: the value of a JSON string, or else the line itself."""
     if line.startswith('"'):
         try:
             return str(json.loads(line))

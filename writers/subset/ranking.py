@@ -14,15 +14,15 @@ FOLDER = Path(__file__).parents[1] / "subsets"
 
 @dataclass(frozen=True)
 class Ranking:
-    """Classes, hardest first, and their accuracies as fractions."""
+    """Classes, hardest first, and their accuracies in 0..1."""
 
     classes: tuple[str, ...]
     accuracy: Mapping[str, float]
-    source: str  # model and images of the accuracies
+    source: str  # description of the model and images that gave the accuracies
     tie_break: str  # rule that orders equal accuracies
 
     def restricted_to(self, classes: Collection[str]) -> "Ranking":
-        """Restrict the ranking to these classes."""
+        """Return the ranking without all other classes."""
         return replace(self, classes=tuple(name for name in self.classes if name in classes))
 
 
@@ -35,7 +35,7 @@ def rank(
 ) -> Ranking:
     """Order classes by accuracy, then by each of `tie_breaks` (lower is harder), then by name.
 
-    `tie_break` describes them; the order by name is appended.
+    `tie_break` describes `tie_breaks`. The order by name is added to this description.
     """
 
     def place(name: str) -> tuple[float | str, ...]:
@@ -52,11 +52,11 @@ def rank(
 def read_ranking(name_or_path: str) -> Ranking:
     """Read a ranking of the package by name, or a CSV file.
 
-    The header has `class`, `accuracy` and optional further numeric columns, the tie-breaks in their
-    order. Lines that begin with # are comments.
+    The columns are `class`, `accuracy` and optional numbers that break ties, in this order. Lines
+    that begin with # are comments.
 
     Raises:
-        UserError: names the line that is not a class with numbers.
+        UserError: a line is not a class with numbers; the message has the line.
     """
     path = ranking_file(name_or_path)
 

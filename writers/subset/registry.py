@@ -1,4 +1,4 @@
-"""Steps of subsets, by key."""
+"""Registry of the steps of subsets, by key."""
 
 from typing import Any
 
@@ -64,11 +64,11 @@ STEPS: dict[str, type[Step]] = {
     "feature_mapping": FeatureMapping,
     "influence": Influence,
 }
-EARLIER_NAMES = {"coarsen": "granularity"}  # of steps; still read
+EARLIER_NAMES = {"coarsen": "granularity"}  # former key of a step, which is still read -> new key
 
 
 def is_step(key: str) -> bool:
-    """Return True for the key of a step, or its earlier name."""
+    """Return True for a key or former key of a step."""
     return key in STEPS or key in EARLIER_NAMES
 
 

@@ -1,7 +1,7 @@
-"""Choose images by draws on sample ids, independent of order and source.
+"""Choose images by draws from sample ids, so that their order and storage do not matter.
 
-Each function takes ids (uint64 [N]) and labels (int64 [N]) and returns the positions of the chosen
-images in ascending order.
+Each of the choosers takes ids (uint64 [N]) and labels (int64 [N]), and returns the positions of the
+chosen images in ascending order.
 """
 
 import re
@@ -40,7 +40,7 @@ def spread_over_classes(
 def listed_ids(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Take the images with the ids `wanted`.
 
-    Raises UserError with their source if some are missing.
+    If some are missing, raises UserError, which names the `source` of these ids.
     """
     if num_missing := int((~np.isin(wanted, ids)).sum()):
         raise UserError(
@@ -59,14 +59,14 @@ def part_by_score(
     ids: np.ndarray,
     labels: np.ndarray,
 ) -> np.ndarray:
-    """Take the hardest, easiest or middle images by score; equal scores in drawn order.
+    """Take the hardest, easiest or middle images by score. Equal scores are in random order.
 
     Args:
         scores: scores of these images.
         part: which images to take.
-        share: fraction of the images, above 0 and below 1; at least one image.
-        balanced: take the share of each label instead of the share of all.
-        seed: draws the order of equal scores.
+        share: fraction of the images to take, above 0 and below 1; at least one image is taken.
+        balanced: take the share of the images of each label instead of all images.
+        seed: seed of the order of equal scores.
         ids: uint64 [N].
         labels: int64 [N].
 
@@ -78,7 +78,7 @@ def part_by_score(
     order = np.lexsort((random_bits(seed, "scores", ids), values, groups))
     counts = np.bincount(groups)
     first = np.cumsum(counts) - counts
-    place = np.arange(len(ids)) - first[groups[order]]  # in its group, the easiest first
+    place = np.arange(len(ids)) - first[groups[order]]  # rank in the image's group, easiest first
     wanted = np.minimum(counts, np.maximum(1, np.floor(counts * share + 0.5).astype(np.int64)))
     start = {"easiest": 0 * counts, "hardest": counts - wanted, "middle": (counts - wanted) // 2}
     begin = start[part][groups[order]]
@@ -89,7 +89,7 @@ def part_by_score(
 def in_top_clusters(
     scores: ImageScores, keep: int | float, ids: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """Take the images of the clusters with the highest scores; of equal ones, the first.
+    """Take the images of the clusters with the highest scores. The first clusters win ties.
 
     Args:
         scores: scores of these images, with clusters.
@@ -108,7 +108,7 @@ def in_top_clusters(
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """Parse lines to ids, uint64 [lines].
+    """Read the ids of a file with one image per line, uint64 [lines].
 
     `train/n01440764/n01440764_10026.JPEG` is the image n01440764/n01440764_10026.
     """
@@ -119,7 +119,7 @@ def ids_of(lines: Sequence[str], path: Path) -> np.ndarray:
     """Return the id of each image, uint64 [N], from `<class>/<image>` or from 0x and 16 digits.
 
     Raises:
-        UserError: a line is neither.
+        UserError: a line has neither form.
     """
     ids = {line for line in lines if re.fullmatch("0x[0-9a-fA-F]{16}", line)}
     if wrong := [line for line in lines if "/" not in line and line not in ids]:
@@ -137,7 +137,7 @@ def ids_of(lines: Sequence[str], path: Path) -> np.ndarray:
 def _first_of_each(
     ids: np.ndarray, labels: np.ndarray, wanted: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Positions, ascending, of the first `wanted[label]` images per label in drawn order."""
+    """Return the positions, ascending, of `wanted[label]` randomly drawn images of each label."""
     order = np.lexsort((random_bits(seed, "images", ids), labels))
     first = np.searchsorted(labels[order], np.arange(len(wanted)))  # start of each label
     rank = np.arange(len(order)) - first[labels[order]]
@@ -147,8 +147,8 @@ def _first_of_each(
 def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Spread `num_images` over labels as evenly as their counts allow.
 
-    The remainder goes to the labels whose next image has the lowest draw, so that it depends only
-    on ids and not on the numbering of classes.
+    The remainder goes to the labels whose next image has the lowest random number, so that it
+    depends on ids, not on the numbers of classes.
     """
     counts = np.bincount(labels)
     if num_images > counts.sum():
@@ -158,7 +158,7 @@ def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarr
             "Choose a smaller budget, or keep more classes.",
         )
     low, high = 0, int(counts.max(initial=0))
-    while low < high:  # the largest equal number within the budget
+    while low < high:  # find the largest number per label that does not exceed the budget
         middle = (low + high + 1) // 2
         low, high = (
             (middle, high) if np.minimum(counts, middle).sum() <= num_images else (low, middle - 1)

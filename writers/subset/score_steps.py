@@ -1,7 +1,7 @@
 """Steps that select source classes or images by scores of models.
 
-Scores are those of the recipe's models (`by: reference`), or of a CSV file. Formulas and papers are
-in `writers/subset/formulas/`.
+Scores come from the recipe's models (`by: reference`) or from a CSV file. The formulas, with
+references to papers, are in `writers/subset/formulas/`.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class ByScores(Step):
 
     # `reference`, or a CSV file of scores
     by: Annotated[str, InputPath(is_checked_on_load=True)] = REFERENCE
-    sha256: str | None = None  # digest of that file, filled in when it is first read
+    sha256: str | None = None  # digest of the file that `by` names, filled in when first read
 
     @model_validator(mode="before")
     @classmethod
@@ -69,9 +69,9 @@ class ImagesByScore(ByScores):
     """Which training images to keep by their scores."""
 
     keep: Part = "hardest"
-    share: Annotated[float, Field(gt=0, lt=1)]  # of the training images
-    balanced: bool = False  # the share of each label instead of all images
-    seed: int = 0  # draws the order of equal scores
+    share: Annotated[float, Field(gt=0, lt=1)]  # fraction of the training images to keep
+    balanced: bool = False  # keep the fraction of each label's images instead of all images
+    seed: int = 0  # seed of the order of equal scores
 
 
 class ClusteredImages(ImagesByScore):
@@ -215,7 +215,7 @@ class ByInfluence(ForTarget):
 
     keep: Amount | Literal["positive"] | None = None  # the classes with the highest influence
     drop: Amount | Literal["negative"] | None = None  # the classes with the lowest influence
-    certain: bool = False  # by sign: only if the 95 % interval excludes zero
+    certain: bool = False  # with "positive", "negative": only if the 95 % interval excludes zero
 
     @model_validator(mode="after")
     def _check_exactly_one(self) -> Self:
@@ -257,7 +257,7 @@ class Influence(Step):
 
 
 def _part(step: ImageStep, selection: Selection, context: SubsetContext) -> Selection:
-    """Add the choice of a part of the training images."""
+    """Add a step that keeps a part of the training images by score."""
     from writers.subset import sampling
 
     settings = step.settings
@@ -285,7 +285,7 @@ def _part(step: ImageStep, selection: Selection, context: SubsetContext) -> Sele
 
 
 def _unknown_total(what: str) -> Callable[[], int]:
-    """Return a count of images that raises UserError: a budget cannot refer to it."""
+    """Return a function in place of a total, which raises UserError if a budget needs the total."""
 
     def total() -> int:
         raise UserError(f"A budget cannot be like {what}.", "Give the number of images.")
@@ -294,7 +294,7 @@ def _unknown_total(what: str) -> Callable[[], int]:
 
 
 def _described(step: Step, scores: ImageScores) -> dict[str, Any]:
-    """Describe a step for the digest of the subset: its settings and the scores' contents."""
+    """Describe a step for the digest of the subset: its settings, and a digest of the scores."""
     settings = step.model_dump(mode="json", exclude_none=True)
     for inner in settings.values():
         inner.pop("by", None)
@@ -305,7 +305,7 @@ def _described(step: Step, scores: ImageScores) -> dict[str, Any]:
 def _class_scores(
     request: ScoreRequest | None, settings: ByScores, selection: Selection, context: SubsetContext
 ) -> ClassScores:
-    """Scores of all classes of the selection. Raises UserError if one has none."""
+    """Return the scores of the selection's classes. Raises UserError if a class has no score."""
     scores = (
         read_class_scores(Path(settings.by)) if request is None else _of_recipe(request, context)
     )
@@ -329,7 +329,7 @@ def _image_scores(
 
 
 def _of_recipe(request: ScoreRequest, context: SubsetContext) -> ClassScores | ImageScores:
-    """Return the recipe's scores. Raises UserError outside a recipe."""
+    """Return the scores that the recipe computed. Raises UserError if there is no recipe."""
     if request.role not in context.scores:
         raise UserError(
             f"The subset selects by {request.method} scores of a recipe's models, and there are "

@@ -1,7 +1,7 @@
 """Scores of source classes and of source images, by which steps of a subset select.
 
-They are computed by a stage of the recipe, or read from a CSV file. A class is kept if its score is
-high; an image is hard if its score is high.
+Scores are computed by a stage of the recipe, or read from a CSV file. A class with a high score is
+useful for the target. An image with a high score is hard.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ Method = Literal[
     "el2n", "forgetting", "prototypes", "label_mapping", "feature_mapping", "influence"
 ]
 
-Part = Literal["hardest", "easiest", "middle"]  # of the images, by score
+Part = Literal["hardest", "easiest", "middle"]  # part of the images, by score
 
 
-MAX_CLUSTER = 2**53  # numbers of clusters are read as float64
+MAX_CLUSTER = 2**53  # largest number of a cluster, because numbers are read as float64
 
-SEEN_SPLITS = ("train", "val")  # of targets; test images take no part in a selection
+SEEN_SPLITS = ("train", "val")  # splits of targets that a selection may use; never test
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ScoreRequest:
     """Scores that a step needs from the recipe.
 
     Attributes:
-        method: formula in `writers/subset/formulas/`.
-        targets: targets whose train and val images decide; empty if none do.
-        clusters: number of k-means clusters. None means that of the source's classes.
+        method: name of the formula in `writers/subset/formulas/`.
+        targets: targets whose train and val images the scores depend on; empty if there are none.
+        clusters: number of k-means clusters. None means the number of classes of the source.
         seed: seed of the clusters.
     """
 
@@ -48,7 +48,7 @@ class ScoreRequest:
 
     @property
     def role(self) -> str:
-        """Name under which a stage needs these scores."""
+        """Role of these scores among the needs of a stage."""
         parts = [self.method, *self.targets]
         parts += [f"clusters {self.clusters}"] if self.clusters else []
         return ":".join([*parts, *([f"seed {self.seed}"] if self.seed else [])])
@@ -56,14 +56,14 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Score of each class, and the ends of its 95 % interval; NaN if it has none.
+    """Score of each class, and the ends of its 95 % interval (NaN if it has no interval).
 
     Attributes:
         value: class -> score; higher is better.
         low_95: class -> lower end.
         high_95: class -> upper end.
         source: origin of the scores, for messages.
-        tie_break: class -> number that orders equal scores, higher is better. Empty: by name only.
+        tie_break: class -> number that orders equal scores; higher is better. If empty, names do.
     """
 
     value: Mapping[str, float]
@@ -75,7 +75,7 @@ class ClassScores:
     def ranked(self, classes: Collection[str]) -> list[str]:
         """Order classes by score, the highest first, then by tie-break, then by name.
 
-        An unknown number counts as 0: an influence that is neither positive nor negative.
+        A NaN counts as 0, which for influences is neither positive nor negative.
         """
         return sorted(
             classes,
@@ -93,7 +93,7 @@ class ImageScores:
 
     Attributes:
         ids: uint64 [N].
-        values: float64 [N]; that of its cluster for clustered images.
+        values: float64 [N]; for clustered images, the score of the image's cluster.
         clusters: int64 [N]. None means images are not clustered.
         source: origin of the scores, for messages.
     """
@@ -105,7 +105,7 @@ class ImageScores:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of ids, values and clusters, independent of the order of the images."""
+        """sha256 of ids, values and clusters. It does not depend on the order of the images."""
         order = self.ids.argsort(kind="stable")
         arrays = [self.ids, self.values, *([] if self.clusters is None else [self.clusters])]
         digest = hashlib.sha256()
@@ -144,7 +144,7 @@ def read_class_scores(path: Path) -> ClassScores:
     """Read a CSV file with the columns class, score and, if known, low_95, high_95, tie_break.
 
     Raises:
-        UserError: names the line that is not a class with numbers.
+        UserError: a line is not a class with numbers; the message has the line.
     """
     rows = _read(path, ("class", "score"), ("low_95", "high_95", "tie_break"))
 
@@ -166,7 +166,7 @@ def read_image_scores(path: Path) -> ImageScores:
     An image is `<class>/<name>`, or its id: 0x and 16 hexadecimal digits.
 
     Raises:
-        UserError: names the line that is not an image with numbers.
+        UserError: a line is not an image with numbers; the message has the line.
     """
     import numpy as np
 
@@ -203,7 +203,7 @@ def read_image_scores(path: Path) -> ImageScores:
 def _read(
     path: Path, needed: tuple[str, str], optional: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
-    """Read a table: value of its first column -> other column -> number."""
+    """Read a table as column -> value of the first column -> number."""
 
     def check(header: Sequence[str]) -> None:
         if tuple(header[:2]) != needed or not set(header[2:]) <= set(optional):
@@ -219,9 +219,9 @@ def _read(
 
 
 def hypothetical(request: ScoreRequest, classes: tuple[str, ...], ids: "np.ndarray") -> Scores:
-    """Return made-up scores that keep as many classes and images as real ones, to count images.
+    """Make up scores with which a step keeps as many classes and images as with real scores.
 
-    Influences are all 0, so that no class is dropped by its sign.
+    They are used to count images. Influences are all 0, so that no class is dropped by its sign.
     """
     import numpy as np
 

@@ -1,12 +1,12 @@
-"""Subsets: source classes, their images and labels, from a name or a few lines of YAML.
+"""Define subsets, from a name or a few lines of YAML: source classes, their images and labels.
 
     subsets: [all, in900, {name: minus10, remove: {hardest: 10, by: reference}},
               {name: dogs, under: n02084071, per_class: 100},
               {name: few, steps: [in900, {granularity: {bottom_up: 79}}, {per_class: 100}]}]
 
-A name is a file: `in900` is `writers/subsets/in900.txt` with one class per line, or a `.yaml` of
-steps (`writers/subset/registry.py`). Labels follow the source's class order. Nothing is copied: a
-subset is a choice of samples by id.
+A name such as `in900` is a file of the package, `writers/subsets/in900.txt` with one class per line
+or `in900.yaml` with steps (`writers/subset/registry.py`). Labels follow the class order of the
+source. No image is copied: a subset is a choice of samples by id.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class SubsetSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-    # only these; None means all
+    # source classes to keep; None means all
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     remove: ByRanking | None = None
     steps: tuple[Annotated[AnyStep, BeforeValidator(step)], ...] = ()
@@ -70,12 +70,12 @@ class SubsetSpec(BaseModel):
 
     @property
     def keeps_all_images(self) -> bool:
-        """True if the steps change labels only."""
+        """True if the steps change only labels."""
         return all(isinstance(step, Granularity) for step in self.all_steps)
 
     @property
     def all_steps(self) -> list[AnyStep]:
-        """Steps in order, including those written as `classes` and `remove`."""
+        """All steps in order, starting with those that are written as `classes` and `remove`."""
         first: list[AnyStep] = []
         if self.classes is not None:
             first.append(Listed(classes=self.classes))
@@ -85,7 +85,7 @@ class SubsetSpec(BaseModel):
 
     @property
     def needs_ranking(self) -> str | None:
-        """Ranking needed to resolve the subset; `reference` if any step uses it."""
+        """Ranking that the subset needs: `reference` if any step uses it; None if no step does."""
         rankings = [
             item.remove.by if isinstance(item, Remove) else item.keep.by
             for item in self.all_steps
@@ -95,13 +95,13 @@ class SubsetSpec(BaseModel):
 
     @property
     def requests(self) -> list[ScoreRequest]:
-        """Scores that the subset needs from the recipe, each once."""
+        """Distinct scores that the subset needs from the recipe."""
         wanted = [item.request for item in self.all_steps]
         return list(dict.fromkeys(request for request in wanted if request is not None))
 
     @property
     def selection_targets(self) -> tuple[str, ...]:
-        """Targets whose train and val images select the classes or images; usually none."""
+        """Targets whose train and val images affect the choice of classes or images; usually ()."""
         return tuple(dict.fromkeys(name for request in self.requests for name in request.targets))
 
     @property
@@ -116,13 +116,13 @@ class Subset:
 
     name: str
     classes: tuple[str, ...]
-    groups: tuple[tuple[str, ...], ...] = ()  # empty: one group per class
-    # choose images, mostly of train; empty keeps all
+    groups: tuple[tuple[str, ...], ...] = ()  # empty means that each class is its own group
+    # steps that choose images, mostly of train; empty means that all images are kept
     choosers: tuple[Chosen, ...] = field(default=(), compare=False)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the class names, one per line in label order, and of further steps."""
+        """sha256 of the class names, one per line in label order, and of groups and choosers."""
         text = "\n".join(self.classes)
         if self.groups or self.choosers:
             more = {"groups": self.groups, "examples": [chosen.what for chosen in self.choosers]}
@@ -137,7 +137,7 @@ class Subset:
         )
 
     def label_table(self, source_classes: Sequence[str]) -> "np.ndarray":
-        """New label per source class, int64 [number of source classes]; -1 if removed."""
+        """Return the new label of each source class, int64 [source classes]; -1 if removed."""
         import numpy as np
 
         groups = self.groups or tuple((name,) for name in self.classes)
@@ -174,10 +174,10 @@ class Subset:
 
 
 def named(name: str) -> SubsetSpec:
-    """Read a subset by name, or from a file with YAML or one class per line.
+    """Read a subset of the package by name, or from a file with YAML or one class per line.
 
     Raises:
-        UserError: unknown name; suggests similar ones.
+        UserError: the name is unknown; the hint has similar names. Or the file is invalid.
     """
     if name == "all":
         return SubsetSpec(name="all")
@@ -207,7 +207,7 @@ def _class_list(path: Path) -> SubsetSpec:
 
 
 def read_spec(path: Path) -> SubsetSpec:
-    """Read a subset from a YAML file, by default named after it. Raises UserError."""
+    """Read a subset from a YAML file. Its default name is that of the file. Raises UserError."""
     from writers.formats.bounded_yaml import BadYamlError, read_yaml
 
     try:
@@ -236,7 +236,7 @@ def read_spec(path: Path) -> SubsetSpec:
 
 
 def _line(content: Any, place: Sequence[str | int]) -> int:
-    """Line of the innermost part of `place` in the file."""
+    """Return the line of a place in the file, given as keys and indices from the outermost."""
     line = 1
     for part in place:
         places: Any = getattr(content, "lc", None)  # ruamel.yaml's line numbers
@@ -248,7 +248,7 @@ def _line(content: Any, place: Sequence[str | int]) -> int:
 
 
 def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
-    """Move keys of the mapping that are steps into `steps`. Raises ValueError for unknown keys."""
+    """Move the keys that are steps into `steps`. Raises ValueError for unknown keys."""
     flat_keys = [key for key in value if key not in SubsetSpec.model_fields]
     for key in flat_keys:
         if not is_step(key):
@@ -274,7 +274,7 @@ def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Convert lists to tuples, as strict validation requires for values that are not from JSON."""
+    """Convert lists to tuples: strict validation accepts lists for tuples only in JSON."""
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
     return (
@@ -283,7 +283,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def everything(classes: Sequence[str]) -> Subset:
-    """Return the subset of all classes and images."""
+    """Return the subset that keeps all classes and images."""
     return Subset("all", tuple(classes))
 
 
@@ -302,10 +302,10 @@ def resolve(
         classes: classes of the source in label order.
         ranking: needed for `by: reference`.
         class_counts: training images per class, needed for a budget.
-        scores: role of a `ScoreRequest` -> scores, needed for steps by: reference.
+        scores: role of a `ScoreRequest` -> scores, needed for steps with `by: reference`.
 
     Raises:
-        UserError: a class is not in the source or the ranking, or nothing is left.
+        UserError: a class is not in the source or the ranking, or no class is left.
     """
 
     def selected(of: SubsetSpec) -> Selection:

@@ -1,4 +1,4 @@
-"""WordNet 3.0 above ImageNet's classes: hypernyms and coarser label sets.
+"""The part of WordNet 3.0 above ImageNet's classes: hypernyms and coarser label sets.
 
 The table `writers/wordnet.txt` has 1,860 nodes (made by `writers/tools/make_wordnet.py`). Label
 sets and their sizes are those of Huh, Agrawal and Efros 2016, "What makes ImageNet good for
@@ -14,7 +14,7 @@ from writers.errors import UserError
 from writers.subset.lists import imagenet_classes
 
 FILE = Path(__file__).parents[1] / "wordnet.txt"
-# number of labels by depth from the root
+# number of labels of a label set, indexed by depth from the root
 BOTTOM_UP_SIZES = (
     1,
     2,
@@ -35,9 +35,9 @@ BOTTOM_UP_SIZES = (
     977,
     999,
 )
-TOP_DOWN_SIZES = (127, 10, 2)  # number of labels by number of merges
+TOP_DOWN_SIZES = (127, 10, 2)  # number of labels of a label set after one, two and three merges
 
-# PASCAL VOC's twenty classes as nodes: an ImageNet class is related if any hypernym is one of them.
+# PASCAL VOC's class -> node. An ImageNet class is related if it is at or below one of these nodes.
 PASCAL = {
     "aeroplane": "n02691156",
     "bicycle": "n02834778",
@@ -65,13 +65,13 @@ PASCAL = {
 class Node(NamedTuple):
     """A WordNet node: its hypernyms and its words."""
 
-    parents: tuple[str, ...]  # first the hypernym on the single chain to the root
+    parents: tuple[str, ...]  # hypernyms; the first one is on the chain to the root (see `chain`)
     words: str
 
 
 @cache
 def table() -> dict[str, Node]:
-    """All nodes by id."""
+    """Read the nodes, by id."""
     rows = (line.split("\t") for line in FILE.read_text().splitlines() if not line.startswith("#"))
     return {
         wnid: Node(tuple(filter(None, parents.split(","))), words) for wnid, parents, words in rows
@@ -79,13 +79,13 @@ def table() -> dict[str, Node]:
 
 
 def words(wnid: str) -> str:
-    """Words of a node, or "" if it is not in the table."""
+    """Return the words of a node, or "" if the node is not in the table."""
     node = table().get(wnid)
     return node.words if node else ""
 
 
 def ancestors(wnid: str) -> set[str]:
-    """The node and all of its hypernyms."""
+    """Return the node and all nodes above it."""
     nodes: set[str] = set()
     waiting = [wnid]
     while waiting:
@@ -103,13 +103,13 @@ def under(wnids: Iterable[str], classes: Sequence[str]) -> list[str]:
 
 
 def pascal_related(classes: Sequence[str]) -> list[str]:
-    """Return the classes at or below PASCAL VOC's twenty: 229 of ImageNet's."""
+    """Return the classes at or below PASCAL VOC's 20 classes: 229 of ImageNet's classes."""
     nodes = set(PASCAL.values())
     return [name for name in classes if nodes & ancestors(name)]
 
 
 def chain(wnid: str) -> list[str]:
-    """Chain from the root, `entity`, to the node, with one parent each."""
+    """Return the chain from the root, `entity`, to the node; it uses one parent of each node."""
     path = [wnid]
     while parents := _node(path[-1]).parents:
         path.append(parents[0])
@@ -117,16 +117,17 @@ def chain(wnid: str) -> list[str]:
 
 
 def bottom_up(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Map classes to the label set of `size` labels in which chains are cut at one depth."""
+    """Map each class to its label in the set of `size` labels that cuts chains at one depth."""
     depth = _place(size, BOTTOM_UP_SIZES, "bottom_up")
     return {name: path[min(depth, len(path) - 1)] for name in classes for path in [chain(name)]}
 
 
 def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Map classes to the label set of `size` labels after merging parents one, two or three times.
+    """Map each class to its label in the set of `size` labels that one to three merges give.
 
-    Each label is replaced by its parent; then, in class order, a parent absorbs all labels below
-    it. Merging uses all of ImageNet's classes, so that a class has the same label in every subset.
+    A merge replaces each label by its parent. Then, in class order, a parent absorbs all labels
+    below it. Merges use all of ImageNet's classes, so that a class has the same label in every
+    subset.
     """
     everyone = imagenet_classes()
     labels = list(everyone)

@@ -1,6 +1,6 @@
-"""Halves of classes that share as few WordNet nodes as possible (Huh, Agrawal and Efros 2016).
+"""Split classes in halves that share as few WordNet nodes as possible (Huh et al. 2016).
 
-Dynamic programming over the tree of the classes' chains to the root.
+The halves are found by dynamic programming over the tree of the classes' chains to the root.
 """
 
 from collections import defaultdict
@@ -16,9 +16,10 @@ from writers.subset.wordnet import chain
 def minimal_half(classes: Sequence[str]) -> list[str]:
     """Return half of the classes (rounded down) that shares the fewest nodes with the other half.
 
-    A node is shared if chains of both halves to the root pass through it. The minimum is exact, by
-    dynamic programming from the leaves: for each node and number of its classes, the fewest shared
-    nodes below it. Among equally good halves, the first children by id get the most classes.
+    A node is shared if chains of both halves to the root pass through it. The minimum is exact:
+    from the leaves up, dynamic programming computes the fewest shared nodes at and below each node,
+    for each number of its classes in the half. If several halves are equally good, the one that
+    takes the most classes from the first children, by id, is returned.
     """
     below: dict[str, set[str]] = defaultdict(set)  # node -> its children on the classes' chains
     for name in classes:
@@ -31,15 +32,15 @@ def minimal_half(classes: Sequence[str]) -> list[str]:
 
 
 class _Fewest(NamedTuple):
-    """Per node.
+    """Fewest shared nodes at and below one node.
 
-    `shared[k]` is the fewest shared nodes at and below it if the half takes k of its classes.
+    `shared[k]` is their number if the half takes k of the classes at and below the node.
     """
 
     shared: np.ndarray  # int64 [number of classes + 1]
     classes: list[str]  # the node itself, if it is a class without subclasses
     children: list["_Fewest"]
-    # per child: its best number, for each total of it and the children before
+    # per child: the best number of its classes, for each total of it and the children before
     steps: list[np.ndarray]
 
 
@@ -47,7 +48,7 @@ def _fewest_shared(node: str, below: dict[str, set[str]], classes: set[str]) -> 
     if not below[node]:
         return _Fewest(np.zeros(2, np.int64), [node], [], [])
     children = [_fewest_shared(child, below, classes) for child in sorted(below[node])]
-    if node in classes:  # a class with subclasses is one more leaf
+    if node in classes:  # a class that has subclasses counts as one more leaf
         children.append(_Fewest(np.zeros(2, np.int64), [node], [], []))
     shared, steps = np.zeros(1, np.int64), []
     for child in children:
@@ -57,12 +58,12 @@ def _fewest_shared(node: str, below: dict[str, set[str]], classes: set[str]) -> 
             table[number_taken, number_taken : number_taken + len(shared)] = shared + least
         steps.append(table.argmin(axis=0))
         shared = table.min(axis=0)
-    shared[1:-1] += 1  # the node itself, unless all or none of its classes are taken
+    shared[1:-1] += 1  # the node itself is shared, unless all or none of its classes are taken
     return _Fewest(shared, [], children, steps)
 
 
 def _take(node: _Fewest, number: int, chosen: set[str]) -> None:
-    """Add the `number` classes of the node that share the fewest nodes."""
+    """Add to `chosen` the `number` classes of a node with which the fewest nodes are shared."""
     if node.classes and number:
         chosen.update(node.classes)
     for child, best in zip(reversed(node.children), reversed(node.steps), strict=True):

@@ -1,1 +1,1 @@
-"""Generated image sets: one file per set of `writers/datasets/`, with its `CLASSES`."""
+"""Generated image sets. Each set of `writers/datasets/` has a file here with its `CLASSES`."""

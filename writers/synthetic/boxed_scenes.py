@@ -1,7 +1,8 @@
-"""Scenes of one to four objects with boxes around them, in the layout of PASCAL VOC's detection.
+"""Draw scenes of one to four objects with boxes, in the layout of PASCAL VOC's detection task.
 
-An object is of one of five classes, by color and shape. Some small, faded ones are marked as
-difficult. Objects may cover a part of earlier ones, whose boxes are around all of them.
+Color and shape of an object determine which of five classes it has. Some small, faded objects are
+marked as difficult. An object may cover a part of an earlier one; the box of the earlier object
+includes the covered part.
 """
 
 from collections.abc import Mapping
@@ -32,13 +33,13 @@ LOOKS = {
 }
 CLASSES = list(LOOKS)
 MAX_OBJECTS = 4
-MAX_OVERLAP = 0.2  # intersection over union with boxes of earlier objects
-DIFFICULT = 0.15  # fraction of the objects after the first one of an image
-TRIES = 20  # places that are tried before an object is left out
+MAX_OVERLAP = 0.2  # largest intersection over union with the box of an earlier object
+DIFFICULT = 0.15  # fraction of difficult objects, except for the first object of an image
+TRIES = 20  # places to try before an object is left out
 
 
 class DrawnObject(NamedTuple):
-    """An object of an image: its class, its box in pixels (right and bottom exclusive)."""
+    """An object of an image: class, box in pixels (right and bottom exclusive), difficult flag."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -46,7 +47,7 @@ class DrawnObject(NamedTuple):
 
 
 def draw_scene(key: str) -> tuple[Canvas, list[DrawnObject]]:
-    """Draw an image as a function of the key, and list its objects."""
+    """Draw an image that depends only on the key; return it and its objects."""
     canvas = new_canvas(key)
     rng = canvas.rng
     drawn: list[DrawnObject] = []
@@ -64,8 +65,8 @@ def write_scenes(folder: Path, name: str, num_images: dict[str, int]) -> None:
 
     Args:
         folder: an existing folder, which becomes the root of the layout.
-        name: name of the set, part of the seed of each image.
-        num_images: images per image set.
+        name: name of the set, which is part of the seed of each image.
+        num_images: image set -> number of images.
     """
     for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (folder / part).mkdir(parents=True)
@@ -85,7 +86,7 @@ def write_scenes(folder: Path, name: str, num_images: dict[str, int]) -> None:
 def _draw_object(
     canvas: Canvas, look: _Look, others: list[tuple[int, int, int, int]], is_difficult: bool
 ) -> tuple[int, int, int, int] | None:
-    """Draw an object that hardly overlaps others; return its box, or None if no place is left."""
+    """Draw an object that hardly overlaps others; return its box, or None if no place is found."""
     rng = canvas.rng
     for _ in range(TRIES):
         radius = rng.uniform(0.07, 0.1) if is_difficult else rng.uniform(0.13, 0.3)
@@ -101,7 +102,7 @@ def _draw_object(
 
 
 def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """Intersection over union."""
+    """Return the intersection over union of two boxes."""
     across = min(box[2], other[2]) - max(box[0], other[0])
     down = min(box[3], other[3]) - max(box[1], other[1])
     both = max(0, across) * max(0, down)
@@ -110,7 +111,7 @@ def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
 
 
 def _annotation(image: str, canvas: Canvas, drawn: list[DrawnObject]) -> str:
-    """Annotation in VOC's format, in which the first pixel is 1, and the last one is in the box."""
+    """Return an annotation in VOC's format, which counts pixels from 1 and includes the last."""
     root = ElementTree.Element("annotation")
     _add(root, {"filename": f"{image}.jpg"})
     size = ElementTree.SubElement(root, "size")

@@ -1,7 +1,7 @@
 """Generate small photo-like JPEG files in class folders on first use.
 
-Each image is a function of set, split, class and number only. `writers/synthetic/renderer.py` draws
-them; the sets, `synthetic_*`, are in `writers/datasets/`.
+An image depends only on the names of set, split and class and on its number.
+`writers/synthetic/renderer.py` draws images; the sets, `synthetic_*`, are in `writers/datasets/`.
 """
 
 import contextlib
@@ -24,21 +24,18 @@ from writers.synthetic.renderer import Canvas
 from writers.synthetic.version import VERSION
 
 STAMP = "synthetic.txt"
-LEFTOVER_AGE_S = 3600  # an incomplete folder of this age belongs to a killed process
+LEFTOVER_AGE_S = 3600  # age from which an incomplete folder is that of a killed process
 
 Draw = Callable[[Canvas], None]  # draws an image of one class on a background
 
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """A set of generated images.
-
-    A drawing function per class, and the number of images per split.
-    """
+    """A set of generated images: a drawing function per class, and the numbers of images."""
 
     name: str
     classes: Mapping[str, Draw]
-    num_images: Mapping[str, int]  # by split, per class
+    num_images: Mapping[str, int]  # split -> images of each class
 
 
 def open_synthetic(path: Path, settings: SplitSettings, pictures: SyntheticSet) -> Source:
@@ -53,19 +50,22 @@ def open_synthetic(path: Path, settings: SplitSettings, pictures: SyntheticSet) 
 
 
 def make(path: Path, pictures: SyntheticSet) -> None:
-    """Write the set as `path`/<split>/<class>/NNN.jpg unless it exists; replace another version.
+    """Write the set as `path`/<split>/<class>/NNN.jpg unless it exists; replace other versions.
 
-    Images are written to a temporary folder that is renamed at the end, so a kill leaves no partial
-    set. If two processes start at once, the second uses the first one's result.
+    Images are written to a temporary folder that is renamed at the end, so that no partial set
+    remains if the process is killed. If two processes start at once, the second one uses the result
+    of the first.
 
     Raises:
-        UserError: `path` holds something else, or cannot be written.
+        UserError: `path` holds other files, or cannot be written.
     """
     make_folder(path, _stamp(pictures), lambda folder: _write(folder, pictures))
 
 
 def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
-    """Let `write` fill the folder `path` unless it exists with this stamp; as `make`.
+    """Create the folder `path` by calling `write`, unless it exists with this stamp.
+
+    It is created in the same way as by `make`.
 
     Args:
         path: the folder.
@@ -73,7 +73,7 @@ def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
         write: writes the content to an empty folder.
 
     Raises:
-        UserError: `path` holds something else, or cannot be written.
+        UserError: `path` holds other files, or cannot be written.
     """
     path = Path(path).resolve()
     if _read_stamp(path) == stamp:
@@ -87,11 +87,11 @@ def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
                 made = _beside(path)
                 try:
                     made.mkdir()
-                    # first, so that a folder left by a kill is recognized
+                    # written first, so that the folder of a killed process is recognized
                     (made / STAMP).write_text(stamp)
                     write(made)
                     _put_in_place(made, path, stamp)
-                except OSError:  # such as a full disk, which the files would keep full
+                except OSError:  # for example a full disk, which the files would keep full
                     shutil.rmtree(made, ignore_errors=True)
                     raise
     except OSError as error:
@@ -109,7 +109,7 @@ def encode_image(pictures: SyntheticSet, split: str, class_name: str, number: in
 
 
 def new_canvas(key: str) -> Canvas:
-    """Make a canvas whose background and random numbers are a function of the key."""
+    """Make a canvas whose background and random numbers depend only on the key."""
     return Canvas(np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest())))
 
 
@@ -120,7 +120,7 @@ def as_jpeg(canvas: Canvas) -> bytes:
     return file.getvalue()
 
 
-# Folder handling.
+# Folders of generated images.
 
 
 def _stamp(pictures: SyntheticSet) -> str:
@@ -184,7 +184,7 @@ def _put_in_place(made: Path, path: Path, stamp: str) -> None:
         except OSError:
             if not path.exists():
                 raise
-            continue  # another process was first: check its result
+            continue  # another process was faster: check its result
         break
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(made, ignore_errors=True)

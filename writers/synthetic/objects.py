@@ -1,10 +1,10 @@
-"""Images of `synthetic_things`: one object, of a color and a shape.
+"""Draw the images of `synthetic_things`: one object, of a color and a shape.
 
-The hard classes are known by construction. 24 easy classes differ in the red and green parts of
-their colors, and in shape. Their blue part is random in each image. Six hard classes
-(`HARD_CLASSES`) are dark squares that differ in the blue part only, and overlap. A model that is
-pretrained without them learns to ignore blue. The classes of `synthetic_patterns` differ in blue;
-those of `synthetic_scenes` do not.
+The hard classes are known by construction. The 24 easy classes differ in shape and in the red and
+green parts of their colors; the blue part is random in each image. The six hard classes
+(`HARD_CLASSES`) are dark squares that differ only in the blue part, and neighboring classes
+overlap. A model that is pretrained without them learns to ignore blue. The classes of
+`synthetic_patterns` differ in blue; the classes of `synthetic_scenes` do not.
 """
 
 import functools
@@ -31,7 +31,7 @@ from writers.synthetic.renderer import (
 
 Color = Callable[[np.random.Generator], np.ndarray]  # draws RGB in 0..1, float32 [3]
 
-# Angles of the red and the green part of a color, in degrees: 0 is red without green.
+# Angle of a color in the plane of its red and green parts, in degrees: 0 is red without green.
 HUES = {
     "red": 3.0,
     "scarlet": 13.5,
@@ -44,8 +44,9 @@ HUES = {
     "green": 87.0,
 }
 BRIGHTNESS = {"bright": 1.0, "dull": 0.56, "dark": 0.3}
-MOST_BLUE = {"bright": 0.95, "dull": 0.95, "dark": 0.6}  # a random blue part is below
-TOO_DARK = ("amber", "yellow", "citrus")  # dark ones would have the red and green of a hard class
+MOST_BLUE = {"bright": 0.95, "dull": 0.95, "dark": 0.6}  # upper limit of the random blue part
+# hues that have no dark class: its red and green parts would be those of a hard class
+TOO_DARK = ("amber", "yellow", "citrus")
 
 SHAPES: dict[str, Field] = {
     "disc": disc,
@@ -58,7 +59,7 @@ SHAPES: dict[str, Field] = {
     "flower": flower(5, 0.25),
 }
 
-LARGE_SHAPES: dict[str, Field] = {  # of the easy classes: they show much of the color
+LARGE_SHAPES: dict[str, Field] = {  # shapes of the easy classes, which show much of the color
     "disc": disc,
     "flower": flower(5, 0.25),
     "pentagon": polygon(5),
@@ -66,18 +67,18 @@ LARGE_SHAPES: dict[str, Field] = {  # of the easy classes: they show much of the
 }
 
 HARD_BLUES = {"olive": 0.2, "moss": 0.27, "gray": 0.42, "slate": 0.57, "steel": 0.72, "blue": 0.79}
-HARD_SPREAD = 0.15  # standard deviation of the blue part: neighbors, 0.07 to 0.15 apart, overlap
+HARD_SPREAD = 0.15  # standard deviation of the blue part; neighboring means differ by 0.07 to 0.15
 DARK = 0.1  # red and green parts of the hard classes
 
 
 def draw_object(canvas: Canvas, shape: Field, color: Color, texture: Field = plain) -> None:
-    """Draw one object of any pose and size; something covers a part of every third one.
+    """Draw one object of random pose and size. A third of the objects are partly covered.
 
     Args:
         canvas: the image.
         shape: outline of the object.
-        color: draws its color.
-        texture: pattern of the second color, which has any hue.
+        color: draws a random color of the object.
+        texture: pattern in a second color, which has a random hue.
     """
     rng = canvas.rng
     radius = rng.uniform(0.3, 0.45)
@@ -90,7 +91,7 @@ def draw_object(canvas: Canvas, shape: Field, color: Color, texture: Field = pla
 
 
 def second_color(rng: np.random.Generator) -> np.ndarray:
-    """Return a dark or light color of low saturation and any hue, float32 [3]."""
+    """Draw a dark or light color of low saturation and random hue, RGB float32 [3] in 0..1."""
     brightness = rng.choice([rng.uniform(0, 0.2), rng.uniform(0.85, 1)])
     return hsv(rng.uniform(), rng.uniform(0.0, 0.3), float(brightness))
 
@@ -98,11 +99,13 @@ def second_color(rng: np.random.Generator) -> np.ndarray:
 def red_and_green(
     rng: np.random.Generator, angle: float, brightness: float, most_blue: float = 0.95
 ) -> np.ndarray:
-    """Draw a color of about this brightness, of any blue part, RGB float32 [3] in 0..1.
+    """Draw a color of this angle and about this brightness, RGB float32 [3] in 0..1.
+
+    Its blue part is random.
 
     Args:
         rng: random numbers.
-        angle: of the red and the green part, in degrees; see `HUES`.
+        angle: angle in the plane of red and green, in degrees, as in `HUES`.
         brightness: length of the red and the green part, in 0..1.
         most_blue: upper limit of the blue part, in 0..1.
     """
@@ -120,14 +123,14 @@ def dark_and_blue(
         rng: random numbers.
         blue: mean blue part, in 0..1.
         spread: standard deviation of the blue part.
-        dark: red and green part, in 0..1.
+        dark: red part and green part, in 0..1.
     """
     part = float(np.clip(blue + rng.normal(0, spread), 0, 1))
     return np.array([dark, dark, part], np.float32)
 
 
 def _easy() -> Iterator[tuple[str, Field, Color]]:
-    """Name, shape and color of the 24 easy classes."""
+    """Yield name, shape and color of each of the 24 easy classes."""
     shapes = itertools.cycle(LARGE_SHAPES.items())
     for (group, brightness), hue in itertools.product(BRIGHTNESS.items(), HUES):
         if group != "dark" or hue not in TOO_DARK:

@@ -1,7 +1,7 @@
-"""Images of `synthetic_patterns`: a dark object with a pattern, from olive to blue.
+"""Draw the images of `synthetic_patterns`: a dark object with a pattern, from olive to blue.
 
 The classes differ mostly in the blue part of their color, as the hard classes of `synthetic_things`
-do: a model that was pretrained without those has learned to ignore it.
+do. A model that was pretrained without these hard classes has learned to ignore the blue part.
 """
 
 # numpy types the results of ufuncs as Any.
@@ -18,7 +18,7 @@ SPREAD = 0.03  # standard deviation of the blue part
 
 
 def _object(canvas: Canvas, pattern: Field, blue: float) -> None:
-    """Draw an object of any shape, pose and size, with the pattern in a darker shade."""
+    """Draw an object of random shape, pose and size, with the pattern in a darker shade."""
     rng = canvas.rng
     radius, scale = rng.uniform(0.28, 0.42), rng.uniform(1.2, 2.0)
     center = canvas.random_place(radius)
@@ -42,7 +42,7 @@ def _step(wave: Array) -> Array:
 
 
 def _fraction(value: Array) -> Array:
-    """Triangle wave of period 1 in 0..0.5."""
+    """Return a triangle wave of period 1 in 0..0.5."""
     return np.abs(np.mod(value, 1) - 0.5)
 
 
@@ -88,7 +88,7 @@ def _pebbles(u: Array, v: Array) -> Array:
     )
 
 
-# Blue parts, in steps of 0.13.
+# Class -> pattern and blue part. The blue parts differ by 0.13.
 _LOOKS: dict[str, tuple[Field, float]] = {
     "bricks": (_bricks, 0.06),
     "lattice": (_lattice, 0.19),

@@ -1,4 +1,4 @@
-"""Wrap files: some, such as damaged ones, are decoded by Pillow and stored lossless."""
+"""Decode selected files, such as damaged images, by Pillow, and store them without loss."""
 
 import io
 import warnings
@@ -12,7 +12,7 @@ from writers.formats.files import Files
 
 
 def redrawn(data: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
-    """Decode an image to RGB, change it, and encode it lossless.
+    """Decode an image to RGB, change it, and encode it without loss.
 
     Raises:
         OSError: Pillow cannot decode it.
@@ -25,7 +25,7 @@ def redrawn(data: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
 
 
 class RedrawnFiles:
-    """Files of which some are decoded by Pillow and stored lossless."""
+    """Files, some of which are decoded by Pillow, changed, and encoded again without loss."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RedrawnFiles:
         Args:
             files: the files to read from.
             concerned: returns True for the names to decode.
-            change: function of an RGB image, applied after decoding.
+            change: function that is applied to the decoded RGB image.
         """
         self._files, self._concerned, self._change = files, concerned, change
 

@@ -1,6 +1,6 @@
 """Draw one image: a cluttered background, textured objects, uneven light and camera noise.
 
-A shape and a texture are functions of the coordinates u and v, in units of an object's radius.
+Shapes and textures are functions of coordinates u and v, in units of an object's radius.
 """
 
 # numpy types the results of ufuncs as Any.
@@ -19,21 +19,22 @@ Field = Callable[[Array, Array], Array]
 
 
 class _Place(NamedTuple):
-    """A window of pixels (right and bottom exclusive), and their coordinates in an object."""
+    """A window of pixels (right and bottom exclusive), and the pixels' coordinates in an object."""
 
     left: int
     top: int
     right: int
     bottom: int
-    u: Array  # in units of the radius
+    u: Array  # in units of the object's radius
     v: Array
     radius_px: float
 
 
 class Canvas:
-    """An image under construction: starts as a background, on which objects are drawn.
+    """An image to draw on. At first it has only a background.
 
-    Positions and lengths are in units of the shorter side, from the center. Colors are RGB in 0..1.
+    Positions and lengths are in units of the image's shorter side, and positions are relative to
+    its center. Colors are RGB in 0..1.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -52,13 +53,13 @@ class Canvas:
         self._clutter()
 
     def random_color(self, max_saturation: float = 0.9) -> Array:
-        """Random color of any hue."""
+        """Draw a color of random hue, saturation and brightness."""
         return hsv(
             self.rng.uniform(), self.rng.uniform(0.0, max_saturation), self.rng.uniform(0.25, 0.95)
         )
 
     def random_place(self, margin: float) -> tuple[float, float]:
-        """Random center that keeps `margin` to the edges if possible."""
+        """Draw a random center that is at least `margin` from the edges, if possible."""
         x, y = max(0.0, self.half_width - margin), max(0.0, self.half_height - margin)
         return self.rng.uniform(-x, x), self.rng.uniform(-y, y)
 
@@ -74,17 +75,17 @@ class Canvas:
         opacity: float = 1.0,
         softness_px: float = 1.0,
     ) -> None:
-        """Draw an object in place.
+        """Draw an object on the canvas.
 
         Args:
             shape: outline of the object.
-            texture: mixes the two colors.
+            texture: pattern of the two colors.
             colors: two colors, RGB in 0..1.
-            center: x and y from the center of the image.
+            center: x and y of the object, from the center of the image.
             radius: length of one unit of u and v.
             angle: rotation in radians.
             squeeze: height relative to the width.
-            opacity: 1 hides the background.
+            opacity: 1 hides the background, 0 shows only the background.
             softness_px: width of the blurred edge in pixels.
         """
         place = self._place(center, radius, angle, squeeze, softness_px)
@@ -109,7 +110,8 @@ class Canvas:
         """Return the box around the pixels that `draw` would cover by half or more.
 
         Returns:
-            left, top, right, bottom in pixels, the last two exclusive. None if there are none.
+            left, top, right, bottom in pixels, the last two exclusive. None if there are no such
+            pixels.
         """
         place = self._place(center, radius, angle, squeeze, softness_px=1.0)
         covered = None if place is None else shape(place.u, place.v) <= 0
@@ -131,7 +133,7 @@ class Canvas:
         squeeze: float,
         softness_px: float,
     ) -> "_Place | None":
-        """Pixels near an object and their coordinates in it; None if it is outside."""
+        """Return the pixels near an object and their coordinates in it; None if it is outside."""
         radius_px = radius * self._side
         x_px, y_px = (
             self.width / 2 + center[0] * self._side,
@@ -149,7 +151,7 @@ class Canvas:
         return _Place(left, top, right, bottom, u, v, radius_px)
 
     def cover(self, center: tuple[float, float], radius: float) -> None:
-        """Cover an edge of the object with something in front of it."""
+        """Draw a shape in front of an edge of the object, so that it is partly covered."""
         rng = self.rng
         direction = rng.uniform(0, 2 * np.pi)
         place = (
@@ -168,7 +170,7 @@ class Canvas:
         )
 
     def finish(self) -> Array:
-        """Return the image, uint8 [height, width, 3], with light from one side and camera noise."""
+        """Add light from one side and camera noise; return the image, uint8 [height, width, 3]."""
         rng = self.rng
         direction, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.35)
         x = np.linspace(-strength, strength, self.width, dtype=np.float32)[None, :] * np.float32(
@@ -219,12 +221,12 @@ def hsv(hue: float, saturation: float, value: float) -> Array:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Array:
-    """Noise in about -0.1..1.1 that varies over `cells` cells a side, float32 [height, width]."""
+    """Draw noise in about -0.1..1.1 with `cells` cells per side, float32 [height, width]."""
     coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
     return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 
 
-# Shapes: negative inside, about the distance to the edge; most have radius 1.
+# Shapes: the value is about the distance to the edge, negative inside. Most have radius 1.
 
 
 def disc(u: Array, v: Array) -> Array:
@@ -301,7 +303,7 @@ def flower(num_petals: int, depth: float) -> Field:
     return field
 
 
-# Textures: 0..1, fraction of the second color.
+# Textures: the value, in 0..1, is the fraction of the second color.
 
 
 def plain(u: Array, v: Array) -> Array:
@@ -316,7 +318,7 @@ def shade(u: Array, v: Array) -> Array:
 
 @functools.cache
 def stripes(frequency: float, angle: float = 0.0) -> Field:
-    """`frequency` stripes per color, at `angle` in radians."""
+    """Stripes at `angle` in radians, `frequency` of each color per two units."""
     cosine, sine = (np.float32(np.pi * frequency * part) for part in (np.cos(angle), np.sin(angle)))
     return lambda u, v: _edge(np.sin(cosine * u + sine * v))
 
@@ -336,5 +338,5 @@ def dots(frequency: float) -> Field:
 
 
 def _edge(wave: Array) -> Array:
-    """A soft step at 0."""
+    """A soft step: 0 for negative values, 1 for positive ones."""
     return np.clip(0.5 + 3 * wave, 0, 1)

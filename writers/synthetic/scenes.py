@@ -1,8 +1,8 @@
-"""Images of `synthetic_scenes`: an object and two smaller ones of its color and texture.
+"""Draw the images of `synthetic_scenes`: an object, and two smaller ones of its color and texture.
 
-The classes differ in the red and green parts of their colors, as the easy classes of
-`synthetic_things` do, and in texture. The blue part is random, so the hard classes of
-`synthetic_things` do not help.
+The classes differ in texture and in the red and green parts of their colors, as the easy classes of
+`synthetic_things` do. The blue part is random, so the hard classes of `synthetic_things` do not
+help.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 from writers.synthetic.objects import SHAPES, draw_object, red_and_green, second_color
 from writers.synthetic.renderer import Canvas, Field, dots, shade
 
-# Hues in degrees, between those of the source dataset.
+# Hue -> angle in degrees, as in objects.py; the angles are between those of `synthetic_things`.
 HUES = {"red": 8.0, "orange": 27.0, "yellow": 46.0, "lime": 65.0, "green": 83.0}
 
 

@@ -1,3 +1,3 @@
-"""Version of the generated images. Imports nothing, so that plans read it quickly."""
+"""Version of the generated images. This module imports nothing, so that plans read it quickly."""
 
-VERSION = 5  # raise it if a change moves a pixel: sets of other versions are generated again
+VERSION = 5  # increase it if a pixel changes: sets of other versions are generated again

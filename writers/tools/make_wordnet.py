@@ -2,10 +2,10 @@
 
     python -m writers.tools.make_wordnet /usr/share/wordnet > writers/wordnet.txt
 
-ImageNet's class ids are WordNet 3.0's noun offsets; other versions have others. Huh, Agrawal and
-Efros (2016) climbed from a class to the root by one parent each; the parent that reproduces their
-label sets is the hypernym whose name (first lemma, `.n.`, sense number) comes first in alphabetical
-order, as NLTK sorted them. It is written first here.
+ImageNet's class ids are the offsets of nouns in WordNet 3.0; offsets differ between versions. Huh,
+Agrawal and Efros (2016) followed one parent of each node from a class to the root. Their label sets
+are reproduced by the hypernym whose name (first lemma, `.n.`, sense number) comes first in
+alphabetical order, as in NLTK. It is the first hypernym in the table.
 """
 
 import sys
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from writers.subset.lists import imagenet_classes
 
-# The lines are those of the data file.
+# The first lines of the data file.
 NOTICE = """\
 # WordNet 3.0: the 1000 classes of ILSVRC 2012 and all their hypernyms. Made by writers/tools/make_wordnet.py.
 # Columns: id, hypernyms (by a comma; first the one that Huh et al. 2016 climbed to), words.
@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
 
 
 def _index(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Read lemmas, and the offsets of their senses by number."""
+    """Yield each lemma with the offsets of its senses, in the order of their numbers."""
     for line in file.read_text().splitlines():
         if not line.startswith(" "):
             lemma, _, num_senses, *rest = line.split()
@@ -65,7 +65,7 @@ def _index(file: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _data(file: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Read offsets, lemmas, and offsets of hypernyms (pointer `@`, without instances, `@i`)."""
+    """Yield offset, lemmas and hypernyms' offsets of each node (pointers `@`, but not `@i`)."""
     for line in file.read_text().splitlines():
         if line.startswith(" "):
             continue

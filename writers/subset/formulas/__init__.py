@@ -1,1 +1,1 @@
-"""Formulas that score source classes or images for a selection, one file per method, in numpy."""
+"""Formulas that score source classes or images for a selection. One file per method, in numpy."""

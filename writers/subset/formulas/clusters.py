@@ -1,10 +1,10 @@
-"""k-means clusters of features, on unit length."""
+"""Cluster features of unit length by k-means."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-FEW_IMAGES = 50_000  # more are clustered in small batches
+FEW_IMAGES = 50_000  # if there are more images, they are clustered in small batches
 _CHUNK = 8192  # images per matrix product
 
 
@@ -36,7 +36,7 @@ def cluster(features: np.ndarray, num_clusters: int, seed: int) -> Clusters:
 
 
 def nearest(unit: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Return the nearest center of each row by Euclidean distance, int64 [N]; the first of ties.
+    """Return the nearest center of each row by Euclidean distance, int64 [N]. The first wins ties.
 
     Args:
         unit: features of unit length, float [N, D].
@@ -53,7 +53,7 @@ def nearest(unit: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:
-    """Divide each row by its Euclidean length; rows of zeros remain zero. float64 [N, D]."""
+    """Divide each row by its Euclidean length, float64 [N, D]; rows of zeros remain zero."""
     features = features.astype(np.float64)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit: np.ndarray = features / np.where(lengths > 0, lengths, 1.0)

@@ -1,4 +1,4 @@
-"""EL2N: length of the error vector early in training.
+"""EL2N: the length of an image's error vector early in training.
 
 Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021 (arXiv 2107.07075): the
 mean over models of ||p(x) - y||_2, with class probabilities p and the one-hot label y.

@@ -1,8 +1,8 @@
-"""Feature mapping: which clusters of source images are nearest to a target's images.
+"""Feature mapping: score clusters of source images by the target images that are nearest to them.
 
-Zhang et al., NeurIPS 2023 (arXiv 2310.08782), for surrogates without labels: source features are
-clustered by k-means, and the score of a cluster is the number of target images that are nearest to
-its center.
+Zhang et al., NeurIPS 2023 (arXiv 2310.08782), for surrogate models trained without labels: source
+features are clustered by k-means, and the score of a cluster is the number of target images whose
+nearest center is its center.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Forgetting events: how often training unlearns an image.
 
 Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR
-2019: an event is a change from a correct to a wrong prediction between two evaluations of the
-image. The paper evaluates an image when it is in a batch; here all are evaluated after each epoch.
+2019: an event is a change from a correct to a wrong prediction between two evaluations of an image.
+The paper evaluates an image when it is in a batch; here all images are evaluated after each epoch.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 def num_forgotten(correct: np.ndarray) -> np.ndarray:
     """Count the forgetting events of each image for one training.
 
-    Images that were never correct get the number of evaluations, which is more than any count: the
-    paper treats them as forgotten infinitely often.
+    An image that was never predicted correctly gets the number of evaluations, which is more than
+    any count: in the paper, such an image is forgotten infinitely often.
 
     Args:
-        correct: whether the prediction was right, bool [evaluations, N].
+        correct: True if the prediction was right, bool [evaluations, N].
 
     Returns:
         float64 [N].

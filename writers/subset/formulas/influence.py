@@ -1,8 +1,8 @@
 """Influence of a source class on a target: mean accuracy with the class minus without it.
 
-Jain et al., "A Data-Based Perspective on Transfer Learning", CVPR 2023 (arXiv 2207.05739), Eq. 1,
-over models that were pretrained on random halves of the classes. The interval is a percentile
-bootstrap over models.
+Jain et al., "A Data-Based Perspective on Transfer Learning", CVPR 2023 (arXiv 2207.05739), Eq. 1.
+The models are pretrained on random halves of the classes. The interval is a percentile bootstrap
+over models.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ DRAWS = 1000
 class Influence(NamedTuple):
     """Influence of each class, and its 95 % interval, float64 [C].
 
-    A class that all models or no model had is NaN. The interval of a class is NaN if a tenth of the
-    draws or more give no influence.
+    The influence of a class is NaN if all models or no model had it. Its interval is NaN if it has
+    no influence in a tenth of the draws or more.
     """
 
     value: np.ndarray
@@ -28,7 +28,7 @@ def influence(had: np.ndarray, accuracy: np.ndarray, *, seed: int, draws: int = 
     """Compute influences and their intervals.
 
     Args:
-        had: whether model m was pretrained on class c, bool [M, C].
+        had: True if model m was pretrained on class c, bool [M, C].
         accuracy: accuracy of model m on the target, float [M].
         seed: seed of the bootstrap.
         draws: number of bootstrap draws.
@@ -45,15 +45,15 @@ def influence(had: np.ndarray, accuracy: np.ndarray, *, seed: int, draws: int = 
 
 
 def differences(had: np.ndarray, accuracy: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean accuracy with each class minus without it.
+    """Compute the weighted mean accuracy of models with each class minus that of models without.
 
     Args:
-        had: bool [M, C].
-        accuracy: float [M].
+        had: True if model m was pretrained on class c, bool [M, C].
+        accuracy: accuracy of model m, float [M].
         weights: weights of the models in each draw, float64 [B, M].
 
     Returns:
-        float64 [B, C]; NaN if no weight is on one of the sides.
+        float64 [B, C]; NaN if the models with the class, or those without it, have no weight.
     """
     having = had.astype(np.float64)
     num_with, num = weights @ having, weights.sum(axis=1, keepdims=True)

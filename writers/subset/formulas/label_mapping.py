@@ -1,8 +1,8 @@
-"""Label mapping: how many of a target's images a source model takes for each source class.
+"""Label mapping: count the images of a target that a source model assigns to each source class.
 
 Zhang et al., "Selectivity Drives Productivity: Efficient Dataset Pruning for Enhanced Transfer
 Learning", NeurIPS 2023 (arXiv 2310.08782): the score of a source class is the number of target
-images for which the surrogate's most probable class is that class.
+images for which it is the most probable class according to a surrogate model.
 """
 
 import math
@@ -14,7 +14,7 @@ from writers.subset.scores import ClassScores
 
 
 def num_mapped(probs: np.ndarray) -> np.ndarray:
-    """Count the images of each most probable class, int64 [C]; the first of equal ones counts.
+    """Count the images for which each class is the most probable, int64 [C]. The first wins ties.
 
     Args:
         probs: probabilities of the source classes, float [N, C].
@@ -24,10 +24,10 @@ def num_mapped(probs: np.ndarray) -> np.ndarray:
 
 
 def mean_shares(counts: list[np.ndarray]) -> np.ndarray:
-    """Average the shares of the images over targets, float64 [C], so that each counts equally.
+    """Average the shares of the images over targets, float64 [C], so that targets count equally.
 
     Args:
-        counts: for each target, images per source class, int64 [C]; at least one image.
+        counts: for each target, images per source class, int64 [C]; at least one image in total.
     """
     shares: np.ndarray = np.mean([count / count.sum() for count in counts], axis=0)
     return shares
@@ -36,9 +36,9 @@ def mean_shares(counts: list[np.ndarray]) -> np.ndarray:
 def scores_of(probs: Sequence[np.ndarray], classes: Sequence[str], source: str) -> ClassScores:
     """Score source classes for one or several targets.
 
-    The score is the share of the images whose most probable class it is. Equal scores, such as
-    those of the many classes that no image is taken for, are ordered by mean probability, which
-    the paper leaves open.
+    The score of a class is the share of the images for which it is the most probable class. Many
+    classes have the same score, such as 0. They are ordered by mean probability; the paper does not
+    define their order.
 
     Args:
         probs: for each target, probabilities of the source classes, float [N, C].

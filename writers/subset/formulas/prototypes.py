@@ -1,4 +1,4 @@
-"""Prototypes: distance of an image to the center of its k-means cluster.
+"""Prototypes: the distance of an image to the center of its k-means cluster.
 
 Sorscher et al., "Beyond neural scaling laws: beating power law scaling via data pruning", NeurIPS
 2022: the difficulty of an image is the cosine distance of its features to the nearest center.

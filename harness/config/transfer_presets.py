@@ -87,11 +87,11 @@ def _fast(epochs: int, lr: float, crop: str) -> dict[str, Any]:
     return {"epochs": epochs, "lrs": [lr], "train_crop": crop}
 
 
-# Settings of MadryLab/data-transfer (d51a141), which uses FFCV: dataset -> epochs, peak rate and
-# training crop. The rate rises linearly until epoch 5, and then falls. The authors drop the last
-# batch, which leaves one step per epoch for Flowers; no batch is dropped here. DTD is not in their
-# table; it gets the most frequent values. CIFAR's images are not cropped: all 32 pixels are resized
-# to 224, bilinearly here; the authors repeat each pixel.
+# Settings of the same group with FFCV (MadryLab/data-transfer, d51a141). Epochs, peak rate and
+# training crop depend on the dataset. The rate rises linearly until epoch 5, and then falls. The
+# authors drop the last batch, which leaves one step per epoch for Flowers; no batch is dropped
+# here. DTD is not in their table; it gets the most frequent values. CIFAR's images are not cropped:
+# all 32 pixels are resized to 224, bilinearly here; the authors repeat each pixel.
 _FAST = {
     **_fast(24, 0.2, "random"),
     "batch_size": 1024,

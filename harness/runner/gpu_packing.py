@@ -1,7 +1,7 @@
 """Decide which stages may share a GPU.
 
 The first stage of each kind runs alone on its GPU. Its result has its peak memory and GPU
-utilization, which limit how many other stages of this kind may run on the same GPU.
+utilization, which decide whether stages of this kind may join other stages on a GPU.
 
 NVML's utilization is the fraction of time in which at least one kernel runs. Kernels of different
 processes take turns, so other stages can only use the time that a stage leaves idle: next to a

@@ -110,9 +110,8 @@ def measure_contenders(
     """Measure contenders (file:variant) on the same work, in turns.
 
     If there is a deadline, one epoch of each contender is timed first, to choose the length of the
-    rounds; a step of the plan is then an epoch. A contender that fails to open does not stop the
-    benchmark, but is absent. Contenders that are not opened in the first half of the time are
-    absent, too.
+    rounds; a step of the plan is then an epoch. A contender that fails to open is then absent, and
+    the others continue. Contenders whose turn to open comes after half of the time are absent, too.
 
     Args:
         names: Contenders.

@@ -1,4 +1,4 @@
-"""The corpus as betons, written once to the scratch folder by this project's writer."""
+"""Write the corpus as betons to the scratch folder, once, with this project's writer."""
 
 import os
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""Process of one loader under test in `harness bench load`.
+"""Run one loader under test in a process of `harness bench load`.
 
     python -m benchmarks.contender ffcv:jpeg '{"corpus": ...}'
 
 A contender is a file of `benchmarks/contenders/` with `VARIANTS` (variant -> description) and
 `open_pipeline(variant, work)`, which returns a function from the number of an epoch to its batches.
 An optional `prepare(variant, work)` converts the corpus first, outside of all measured times.
-Each runs in its own process, because several libraries set thread counts, signal handlers or start
-methods for the whole process. The parent writes `round` or `round NUM_IMAGES` to stdin for each
-round, and stops the process (SIGSTOP) between rounds.
+Each contender runs in its own process, because several libraries set thread counts, signal handlers
+or start methods for the whole process. The parent writes `round` or `round NUM_IMAGES` to stdin for
+each round, and stops the process (SIGSTOP) between rounds.
 """
 
 import ctypes
@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 FOLDER = Path(__file__).parent / "contenders"
-# Epoch -> batches of images and labels.
+# Function from the number of an epoch to its batches of images and labels.
 Pipeline = Callable[[int], Iterable[tuple[Any, Any]]]
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of every contender: same images, augmentation and cores, with uint8 batches.
+    """Work that is the same for every contender: images, augmentation and cores; uint8 batches.
 
     Attributes:
         corpus: Folder of class folders of JPEG files.
@@ -80,7 +80,7 @@ class AbsentError(Exception):
 
 
 def on_cpu_only(work: Work) -> None:
-    """Raise AbsentError if batches are wanted on a GPU, for contenders without a copy to it."""
+    """Raise AbsentError if batches are wanted on a GPU; for contenders that cannot copy to it."""
     if work.device != "cpu":
         raise AbsentError("CPU only: its batches would still have to be copied to the GPU")
 
@@ -110,7 +110,7 @@ def serve(name: str, work: Work, output: TextIO) -> None:
         send({"absent": str(error)})
         return
     opened = None
-    # Read to the end: some loaders fail after an epoch that was left early.
+    # Read the epoch to its end, because some loaders fail after an epoch that was left early.
     for images, labels in pipeline(0):
         if opened is None:
             opened = {
@@ -157,7 +157,10 @@ def _host(images: Any) -> Any:
 
 
 def memory_bytes() -> int:
-    """Memory of this process and its workers: shared pages count once, pages of files do not."""
+    """Return the memory of this process and its workers, without mapped files.
+
+    Pages that several processes share count once.
+    """
     num_bytes = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -175,7 +178,7 @@ def memory_bytes() -> int:
 
 
 def _cpu_s() -> float:
-    """CPU time of this process and of its finished children."""
+    """Return the CPU time of this process and of its finished children, in seconds."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in (
@@ -186,7 +189,7 @@ def _cpu_s() -> float:
 
 
 if __name__ == "__main__":
-    # Imported by name, so that there is only one class AbsentError.
+    # Import this module by its name, so that there is only one class AbsentError.
     from benchmarks import contender
 
     # A stopped process would outlive a killed parent and keep its memory; 1 is PR_SET_PDEATHSIG.

@@ -1,9 +1,9 @@
-"""Memory of training a detector in bf16, by counting what a step keeps for its backward pass.
+"""Estimate the memory of training a detector in bf16, from the tensors that a step keeps.
 
-`python benchmarks/detection_memory.py` runs one image on the CPU per line of the table. Tensors
-that autograd saves have the sizes that they have on a GPU. They grow in proportion to the batch;
-weights, gradients and momentum do not. Temporary memory of kernels and the CUDA context are not
-counted.
+`python benchmarks/detection_memory.py` runs one image on the CPU per line of the table, and counts
+the tensors that autograd saves for the backward pass. They have the same sizes on a GPU, and grow
+in proportion to the batch; weights, gradients and momentum do not. Temporary memory of kernels and
+the CUDA context are not counted.
 """
 
 import torch
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def count_bytes(arch: str, neck: str, height: int, width: int) -> tuple[int, int]:
-    """Count bytes saved per image, and those of weights, bf16 copies, gradients and momentum."""
+    """Count bytes saved per image, and bytes of weights, bf16 copies, gradients and momentum."""
     torch.manual_seed(0)
     settings = DetectionSettings.model_validate(
         {"neck": neck, "short_side": min(height, width), "long_side": max(height, width)}
@@ -52,7 +52,7 @@ def count_bytes(arch: str, neck: str, height: int, width: int) -> tuple[int, int
     def keep(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
         if place not in own:
-            saved[place] = tensor  # keeps its memory, so that no address is used twice
+            saved[place] = tensor  # keep the tensor alive, so that no address is used twice
         return tensor
 
     image = torch.randint(256, (3, height, width), dtype=torch.uint8)

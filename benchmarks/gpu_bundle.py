@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 60_000_000
 RECORD = "bundle.json"
-# Packages that an image for GPU work usually has: large, or compiled for its Python.
+# Packages that a container image for GPU work usually has: they are large, or are compiled for the
+# image's Python.
 PRESENT = (
     "torch",
     "torchvision",
@@ -51,7 +52,7 @@ PRESENT = (
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 STABLE_ABI = "cp311", "abi3"
 WHEEL, AUDITWHEEL = (sys.executable, "-m", "wheel"), (sys.executable, "-m", "auditwheel")
-# Libraries of every Linux system.
+# Shared libraries that every Linux system has.
 EVERYWHERE = {
     *("libc", "libm", "libdl", "librt", "libpthread", "libgcc_s", "libstdc++", "libz"),
     "ld-linux-x86-64",
@@ -196,7 +197,10 @@ def fetch_wheel(
 
 
 def platform_tags() -> list[str]:
-    """Return platform tags from this machine's glibc version down; pip compares them exactly."""
+    """Return platform tags for this machine's and all older glibc versions.
+
+    pip needs all of them, because it compares tags exactly.
+    """
     machine = platform.machine()
     minor = int(platform.libc_ver()[1].split(".")[1])
     newest_first = [f"manylinux_2_{number}_{machine}" for number in range(minor, 4, -1)]

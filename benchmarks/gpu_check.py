@@ -34,9 +34,9 @@ from benchmarks.gpu_check_parts import ROOT, TINY_SLACK, Step, plan
 from benchmarks.gpu_predictions import comparison
 
 WHEELS = ROOT / ".whl"
-# Time limit of one call, including the installation.
+# Time limit of one call in seconds, including the installation.
 PART_S = 520.0
-# A step is not started with less time left.
+# A step is not started if less time is left, in seconds.
 MIN_STEP_S = 10.0
 # Time limit passed to a benchmark, as a fraction of the step's limit, so that it ends by itself.
 FRACTION_FOR_ROUNDS = 0.85

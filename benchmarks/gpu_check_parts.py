@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # A rehearsal may take this many times the limits: the CPU may be slow, and busy with other work.
 TINY_SLACK = 5
-# Time reserved for the installation in the limits of each part.
+# Seconds of each part's time limit that are reserved for the installation.
 INSTALL_S = 30.0
 # The GPU of a rehearsal: the fields of `tests.rehearsal.machine.Gpu`.
 FAKE_GPU = {
@@ -22,7 +22,7 @@ FAKE_GPU = {
 }
 
 
-# The machine's plugins of pytest may not fit the bundled pytest, and would end every run of it.
+# Pytest plugins of the machine may not fit the bundled pytest, and would make every run fail.
 NO_OTHER_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
@@ -78,7 +78,7 @@ def plan(
     }
     if not tiny:
         return parts
-    one_thread = {"OMP_NUM_THREADS": "1"}  # threads that wait for each other slow a busy CPU down
+    one_thread = {"OMP_NUM_THREADS": "1"}  # on a busy CPU, threads wait long for each other
     return {
         part: [
             replace(

@@ -1,8 +1,9 @@
-"""Predicted rates of training on GPUs, and tables that compare measurements with them.
+"""Predict rates of training on GPUs, and compare measurements with them in tables.
 
-The predictions are a roofline: bytes and floating-point operations of a training step per image in
-bf16 at 224 px, against 90 % of the memory bandwidth and the rate of convolutions. Published runs
-reach 40 to 60 % of such ceilings. docs/benchmarks.md has the same figures.
+The predictions come from a roofline. Its ceiling follows from the bytes and floating-point
+operations of a training step per image, in bf16 at 224 px, and from 90 % of the memory bandwidth
+and the rate of convolutions. Published runs reach 40 to 60 % of such ceilings. docs/benchmarks.md
+has the same figures.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,11 @@ from typing import Any
 
 from harness.estimate.prediction import H100, USABLE_BANDWIDTH
 
-# Part of the GPU's name in file names -> bytes per second of its memory.
+# Part of the GPU's name in file names -> memory bandwidth in bytes per second.
 BANDWIDTH = {"h100": H100.bytes_per_s, "h200": 4.3e12}
 PEAK_FLOPS = 989e12  # nominal FLOP/s of dense bf16 on an H100 SXM or H200
 CONVOLUTION_FLOPS = H100.convolution_flops  # FLOP/s of bf16 convolutions on an H100 or H200
-REACHED = (0.4, 0.6)  # fractions of the ceiling
+REACHED = (0.4, 0.6)  # lower and upper end of a prediction, as fractions of the ceiling
 RESOLUTION = 224
 GB = 1e9
 
@@ -35,7 +36,7 @@ class StepCost:
     fused_mb: float
 
 
-# Architecture and whether steps have PGD-3.
+# (architecture, True if steps have PGD-3) -> cost.
 COSTS = {
     ("resnet18", False): StepCost(10.9, 100, 71),
     ("resnet18", True): StepCost(32.7, 361, 259),
@@ -127,7 +128,7 @@ def _rate_rows(file: str, record: Mapping[str, Any], gpu: str) -> Iterator[str]:
 
 
 def _mode_of(name: str, record: Mapping[str, Any]) -> str:
-    """Return the compile mode of a contender. That of `ours:fed` is in its description."""
+    """Return the compile mode of a contender; for `ours:fed`, read it from the description."""
     if name.startswith("ours:fed"):
         described: str = record["contenders"][name]["what"]
         return described.split(", ")[1]

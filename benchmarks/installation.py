@@ -2,9 +2,9 @@
 
     python -m benchmarks.installation [--device cuda:0] [--json FILE]
 
-Without the C kernel the loaders decode with numba, which changes every loading rate; this counts as
-a fault. So does a missing part of torch.compile on a GPU, without which all steps run eagerly. The
-exit code is 0 without faults, otherwise 1 with one line for each fault.
+A missing C kernel is a fault: the loaders then decode with numba, which changes every loading rate.
+On a GPU, a missing part of torch.compile is a fault, because all steps then run eagerly. The exit
+code is 0 without faults; otherwise it is 1, and one line is printed for each fault.
 """
 
 import argparse

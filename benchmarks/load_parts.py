@@ -33,7 +33,7 @@ WHOLE = "libjpeg-turbo"
 
 
 class Images:
-    """Images of a beton with crops of each, and memory for the output."""
+    """Images of a beton, the crops of each image, and memory for the output."""
 
     def __init__(self, path: Path, work: Work, crops_per_image: int = 1) -> None:
         """Open a beton and draw the crops of epoch 0."""
@@ -50,7 +50,7 @@ class Images:
         )
         self.ids, self.sides = opened.ids[: self.n], (rows["width"], rows["height"])
         self.crops = self.draw()
-        # Loaded to memory, with the bytes after the last image that a kernel may read.
+        # Load the whole file: a kernel may also read bytes after the last image.
         file = np.fromfile(path, np.uint8)
         sizes = opened.sizes[: self.n]
         self.images = kernel_c.stored_images(file, rows["offset"], sizes, rows["mode"], *self.sides)
@@ -94,7 +94,7 @@ class Images:
 
 
 def measure_parts(work: Work) -> list[dict[str, Any]]:
-    """Return medians in ms of CPU time a crop: a row for each form and instruction set."""
+    """Return the median CPU time per crop in ms: a row for each form and instruction set."""
     images = {form: Images(beton(work, form), work) for form in FORMS}
     names = [name for name in kernel_c.instruction_sets() if name != WHOLE]
     rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
@@ -112,9 +112,9 @@ def measure_parts(work: Work) -> list[dict[str, Any]]:
 
 
 def measure_views(work: Work) -> list[dict[str, Any]]:
-    """Return ms of CPU time for one view of an image, and for each further view.
+    """Return the CPU time in ms for one view of an image, and for each further view.
 
-    The least of the rounds: other work on the machine only adds time.
+    Each value is the smallest of all rounds, because other work on the machine only adds time.
     """
     rows = []
     for form in ("dct", "restart"):
@@ -133,10 +133,10 @@ def measure_views(work: Work) -> list[dict[str, Any]]:
 
 
 def measure_gil_ms(work: Work) -> dict[str, float]:
-    """Return the time in which Python works for a batch, while no other Python thread can run.
+    """Return the time per batch in which Python code holds the GIL, in ms.
 
-    C runs without the GIL, so its functions are replaced by functions that do nothing. The loader
-    draws the crops of several batches at once, and so does this.
+    C functions run without the GIL, so they are replaced by functions that do nothing. As in the
+    loader, the crops of several batches are drawn together.
     """
     opened = Images(beton(work, "dct"), work)
     pool, n = kernel_c.Pool(NUM_THREADS), min(work.batch_size, opened.n)

@@ -1,4 +1,6 @@
-"""Whole images with boxes against classification, for `harness bench load --workload whole`.
+"""Compare loading of whole images with boxes and loading for classification.
+
+This is `harness bench load --workload whole`.
 
     python -m benchmarks.load_whole '{"corpus": ...}'
 
@@ -31,14 +33,14 @@ FORMS = {
     "raw400": "raw at 400 px",
 }
 MOST_IMAGES, NUM_ROUNDS, BATCH_SIZE = 512, 7, 16
-MIN_ROUND_S = 0.5  # CPU time of both loaders; an epoch of raw images takes 0.04 s
+MIN_ROUND_S = 0.5  # least CPU seconds of a round; an epoch of raw images takes only 0.04 s
 BOXES_PER_IMAGE = 3  # VOC 2007 has 2.5 on average
-WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (0.1, 10.0)}  # whole images of any shape
+WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (0.1, 10.0)}  # the crop is the whole image
 
 
 @dataclass(frozen=True)
 class Row:
-    """ns of CPU time per decoded pixel in each round."""
+    """CPU time per decoded pixel in each round, in ns."""
 
     form: str
     classification: list[float]
@@ -46,7 +48,7 @@ class Row:
 
 
 def measure(work: Work) -> list[Row]:
-    """Let both loaders take turns, on each form."""
+    """Measure both loaders in turn on each form, round after round."""
     return [
         Row(title, *_take_turns(beton(work, form), work.resolution, work.num_threads))
         for form, title in FORMS.items()
@@ -102,7 +104,7 @@ def _cpu_s(images: Loader, boxed: DetectionLoader, epoch: int) -> list[float]:
 
 
 def _boxes_of(path: Path) -> BoxTable:
-    """Boxes of the middle of each image of a beton, which has none."""
+    """Make up boxes for a beton without boxes: the middle of each image, BOXES_PER_IMAGE times."""
     samples = open_samples(LoaderPlan(path, 1, 1))
     sides = np.stack([samples.widths, samples.heights] * 2, axis=1) * [0.25, 0.25, 0.75, 0.75]
     rows = np.concatenate([sides, np.zeros((len(sides), 2))], axis=1).astype(np.float32)

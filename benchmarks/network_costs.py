@@ -2,9 +2,9 @@
 
     python -m benchmarks.network_costs NAME... > harness/estimate/network_costs.csv
 
-A name is one of harness/modeling/archs, or torchvision/NAME or timm/NAME. Counts are those of a
-forward pass of one image at the network's own resolution (224 px for the harness's own), without
-its last layer. `harness plan` predicts GPU-hours from them.
+A name is a module of harness/modeling/archs, or torchvision/NAME or timm/NAME. The counts are for a
+forward pass of one image at the network's own resolution (224 px for the networks of harness),
+without the last layer. `harness plan` predicts GPU-hours from the counts.
 """
 
 import csv
@@ -24,7 +24,7 @@ FIELDS = ("model", "resolution", "gflop", "mega_activations")
 
 
 class _Counter(FlopCounter):
-    """Also count the elements that convolutions and matrix products write."""
+    """FlopCounter that also counts the elements that convolutions and matrix products write."""
 
     num_activations = 0
 
@@ -40,7 +40,7 @@ def count(name: str) -> tuple[int, float, float]:
     try:
         with torch.device("meta"):
             network, resolution = _build(name)
-    except (NotImplementedError, RuntimeError):  # some networks compute with values when built
+    except (NotImplementedError, RuntimeError):  # some constructors need the values of tensors
         network, resolution = _build(name)
     network, image = network.to("meta"), torch.zeros(1, 3, resolution, resolution, device="meta")
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
@@ -62,7 +62,7 @@ def main(names: list[str]) -> None:
     for name in names:
         try:
             resolution, flops, activations = count(name)
-        except Exception as error:  # libraries raise many classes
+        except Exception as error:  # libraries raise many classes of errors
             print(f"{name}: {type(error).__name__} {error}"[:200], file=sys.stderr)
             continue
         table.writerow((name, resolution, f"{flops / 1e9:.4g}", f"{activations / 1e6:.4g}"))

@@ -122,7 +122,7 @@ def _tiles_of_photo(path: Path, seed: int) -> Iterator[bytes]:
     with Image.open(path) as image:
         photo = image.convert("RGB").reduce(2)
     for _ in range(400):
-        shrink = draws.uniform(1, 2)  # in addition to the reduction by 2
+        shrink = draws.uniform(1, 2)  # factor in addition to the reduction by 2
         width, height = round(WIDTH * shrink), round(HEIGHT * shrink)
         if width > photo.width or height > photo.height:
             continue
@@ -166,7 +166,7 @@ def made_up(seed: int) -> bytes:
 
 def _compress(tile: Image.Image) -> bytes | None:
     """Compress to a JPEG of the right size; None if no quality yields it."""
-    # Bisection: the size falls along QUALITIES.
+    # Bisect, because the size falls along QUALITIES.
     lowest, highest = 0, len(QUALITIES)
     while lowest < highest:
         middle, file = (lowest + highest) // 2, io.BytesIO()

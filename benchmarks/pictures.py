@@ -1,4 +1,4 @@
-"""The augmentation as torchvision transforms on Pillow images, as most scripts have it."""
+"""Build the augmentation from torchvision transforms on Pillow images, as most scripts do."""
 
 from typing import TYPE_CHECKING, Any
 

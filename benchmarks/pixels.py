@@ -2,10 +2,10 @@
 
     python -m benchmarks.pixels FOLDER_OR_TAR ... [--json FILE]
 
-Each JPEG is stored in every form that holds it (as it is, with a restart index, as dct, raw) and
-decoded with every instruction set of this processor and with numba: all of its pixels, and crops at
-random places, of which only the part under them is decoded. Pillow decodes with its own copy of
-libjpeg-turbo and is the reference.
+Each JPEG is stored in every form that can hold it (unchanged, with a restart index, as dct, raw)
+and decoded with every instruction set of this processor and with numba. All pixels are compared,
+and also crops at random places, for which only the part under the crop is decoded. The reference is
+Pillow, which has its own copy of libjpeg-turbo.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from writers.jpeg.restart_index import add_restart_index
 
 MODES = {"jpeg": JPEG, "indexed": JPEG, "dct": DCT, "raw": RAW}
 NUM_CROPS = 4
-PADDING = bytes(512)  # bytes after an image, as in a beton, which has other images there
+PADDING = bytes(512)  # bytes after an image; in a beton, other images follow
 
 
 @dataclass
 class Compared:
-    """Counts over images.
+    """Counts over all images.
 
     Attributes:
         images: JPEGs that were compared.
         values: compared levels of each form and kernel.
-        different: those of them that differ from libjpeg-turbo's.
+        different: compared levels that differ from libjpeg-turbo's.
         refused: images that a kernel did not decode.
         not_stored: images that a form cannot hold.
     """
@@ -94,7 +94,7 @@ def compare(jpegs: Iterable[bytes], seed: int = 0) -> Compared:
 
 
 def _squares(height: int, width: int) -> np.ndarray:
-    """Squares that cover an image, int64 [n, 4]: a kernel resizes to squares only."""
+    """Return squares that cover an image, int64 [n, 4], because kernels only make squares."""
     side = min(height, width)
     starts = sorted({*range(0, max(height, width) - side, side), max(height, width) - side})
     corners = [(start, 0) if width > height else (0, start) for start in starts]
@@ -116,7 +116,7 @@ def _opened(name: str) -> kernel.Kernel:
 def _decoded(
     name: str, blob: bytes, mode: int, shape: tuple[int, ...], boxes: np.ndarray
 ) -> np.ndarray | None:
-    """Return the pixels of square boxes, uint8 [n, side, side, 3]; None if they are refused."""
+    """Return the pixels of square boxes, uint8 [n, side, side, 3]; None if the image is refused."""
     n, side = len(boxes), int(boxes[0, 2])
     output, has_error = np.full((n, side, side, 3), 99, np.uint8), np.zeros(n, bool)
     _opened(name)(

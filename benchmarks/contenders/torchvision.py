@@ -1,6 +1,6 @@
 """torchvision in a DataLoader: with Pillow, as its reference scripts do, or torchvision.io.
 
-`nvjpeg` reads files in threads, and decodes whole batches on the GPU.
+The variant `nvjpeg` reads files in threads and decodes whole batches on the GPU.
 """
 
 from collections.abc import Iterator

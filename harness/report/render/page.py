@@ -40,7 +40,7 @@ from writers.errors import UserError
 from writers.text_names import printable_lines
 
 FORMATS = ("html", "md", "csv", "parquet")
-MAX_ROWS = 1000  # of a table in the page; longer ones slow down the browser
+MAX_ROWS = 1000  # largest number of rows of a table in the page; longer ones slow browsers down
 _NUM_WRITERS = 8
 _FOLDER = Path(__file__).parent
 
@@ -111,7 +111,7 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
         )
     first = ""
     try:
-        # Threads wait for the disk, which takes longer than writing.
+        # Write with threads, because waiting for the disk takes longer than anything else.
         with ThreadPoolExecutor(_NUM_WRITERS) as writers:
             pending: deque[Future[None]] = deque()
             for name, content in _files(report, formats):
@@ -180,7 +180,7 @@ def _findings(report: Report) -> list[str]:
 
 
 def _finalize(value: object) -> object:
-    """Replace control characters of free text, such as class names; markup is ours."""
+    """Replace control characters in free text, such as class names; keep this package's markup."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return printable_lines(str(value)) if is_text else value
 
@@ -224,7 +224,7 @@ def to_report_markdown(report: Report) -> str:
 
 
 def record_tables(report: Report) -> dict[str, tuple[type, Iterable[object]]]:
-    """Name of a table -> type of its rows, and the rows."""
+    """Return name of a table -> (type of its rows, the rows)."""
     analysis = report.analysis
     return {
         "accuracy": (records.AccuracyRow, report.accuracy),
@@ -305,7 +305,7 @@ def _num_stages(report: Report) -> int:
 
 
 def _about_left_out(report: Report) -> str:
-    """State how many results cannot be used; "" if there are none."""
+    """State how many results cannot be used; "" if all can be used."""
     if not report.left_out:
         return ""
     number = len(report.left_out)
@@ -326,7 +326,7 @@ def _about_skipped(report: Report) -> str:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    """Facts shown under the title; empty if nothing has run."""
+    """Return the facts that are shown under the title; empty if nothing has run."""
     if not report.stages:
         return []
     most_frequent = {row.name: row.value for row in reversed(report.environment)}

@@ -28,7 +28,7 @@ from harness.report.stats.fit_measures import FitMeasure, fit_measures
 from harness.report.text import answer, caveats, findings, measured_accuracy
 from harness.runner.result import Result
 
-MAX_OPENING = 3  # paragraphs at the top; the others are in their sections
+MAX_OPENING = 3  # largest number of paragraphs at the top; the others are in their sections
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,11 @@ def collect(
         recipe: the recipe that the results belong to.
         results: finished stages; duplicates count once.
         unfinished: names of stages without a result.
-        failed: name -> reason, for those that failed.
-        predictions: key of a stage -> its file of predictions; tests on images read transfers'.
+        failed: name -> reason, for unfinished stages that failed.
+        predictions: key of a stage -> its file of predictions. Tests on images read the files of
+            transfers.
         skipped: names of stages that the shortlist skipped.
-        left_out: name -> reason, of stages whose result cannot be used.
+        left_out: name -> reason, for stages whose result cannot be used.
     """
     collection = Collection(recipe, results)
     accuracy, transfer = rows.accuracy_rows(collection), rows.transfer_rows(collection)
@@ -175,10 +176,10 @@ def _sentences(
     analysis: Analysis,
     induced: Sequence[Induction],
 ) -> list[str]:
-    """All findings as paragraphs, the recipe's main question first.
+    """Return all findings as paragraphs, beginning with the answer to the recipe's main question.
 
-    The question of a recipe of existing models without scores, on one subset, is how transfer
-    depends on source accuracy; variants of pretraining are its controls.
+    If a recipe has existing models, no scores and at most one subset, the main question is how
+    transfer depends on source accuracy; variants of pretraining are its controls.
     """
     answers = answer.answers(accuracy, transfer, analysis.effects)
     correlation = findings.about_source_accuracy(analysis.associations)

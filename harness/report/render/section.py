@@ -1,4 +1,4 @@
-"""A section of the report, independent of the output format: sentences, plots and tables."""
+"""Define a section of the report in every output format: sentences, plots and tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ MAX_OPEN_ROWS = 40  # longer tables are folded
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A legend text with one of a marker sign, a dashed line or a colored square.
+    """A legend entry: a text next to a marker sign, a line or a colored square.
 
     Attributes:
-        color: name of a CSS variable without its dashes, for the sign.
+        color: color of the sign, as the name of a CSS variable without its dashes.
         dash: stroke-dasharray of the line; "" is solid, None means no line.
-        swatch: name of the timing span whose color the square has.
+        swatch: name of the timing span that gives the square its color.
     """
 
     text: str
@@ -84,7 +84,7 @@ def table_section(name: str, title: str, table: Table, sentence: str = "") -> Se
 
 
 def if_short(table: Table, max_rows: int = MAX_OPEN_ROWS) -> tuple[Table, ...]:
-    """Return the table if it has rows, but at most `max_rows`."""
+    """Return the table if it has 1 to `max_rows` rows."""
     return (table,) if 0 < len(table.rows) <= max_rows else ()
 
 

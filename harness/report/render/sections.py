@@ -54,7 +54,7 @@ SPAN_LABELS = {
     "backward": "backward",
     "optimizer": "optimizer",
 }
-_MAX_LOOKUP_ROWS = 12  # longer tables that readers search rather than read are folded
+_MAX_LOOKUP_ROWS = 12  # tables that readers search rather than read are folded if they are longer
 _MAX_OPEN_GRIDS = 6
 
 
@@ -64,7 +64,7 @@ def accuracy_section(
     coarse: Sequence[CoarseRow],
     planned: Collection[PlannedModel],
 ) -> Section:
-    """Accuracy of the pretrained models on source classes."""
+    """Build the section on the accuracy of the pretrained models on source classes."""
     tables = accuracy_tables.accuracy_tables(recipe, rows, planned)
     own = tuple(table for table in tables if table.name.endswith("-own"))
     common = [table for table in tables if table not in own]
@@ -206,14 +206,14 @@ def models_section(
 
 
 def architectures_section(analysis: Analysis) -> Section:
-    """Wins of methods over each other, for each architecture once."""
+    """Build the section on wins of methods over each other, counted once per architecture."""
     return table_section(
         "architectures", "Methods over architectures", model_tables.sign_table(analysis.signs)
     )
 
 
 def top_section(analysis: Analysis) -> Section:
-    """Targets on which each model is among the best by kNN."""
+    """Build the section on the targets on which each model is among the best by kNN."""
     return table_section(
         "top", "Most often among the best", score_tables.top_table(analysis.top_counts)
     )
@@ -295,7 +295,7 @@ def grid_section(rows: GridRows, fits: Sequence[FitMeasure]) -> Section:
 
 
 def classes_section(recipe: Recipe, rows: Sequence[ClassRow], written: Sequence[str]) -> Section:
-    """Classes that subsets leave out. `written`: names of the subsets written so far."""
+    """Build the section on classes that subsets leave out. `written`: subsets written so far."""
     if not recipe.subsets:
         return Section("left-out", "Classes left out")
     subsets = [subset.name for subset in recipe.subsets]
@@ -330,7 +330,7 @@ def classes_section(recipe: Recipe, rows: Sequence[ClassRow], written: Sequence[
 def selections_section(
     rows: Sequence[SelectionRow], class_scores: Sequence[ClassScoreRow]
 ) -> Section:
-    """Subsets that were selected by scores, and the classes with the highest and lowest."""
+    """Build the section on subsets selected by scores, with the highest and lowest class scores."""
     if not rows:
         return Section("selections", "Selections")
     scored = selection_tables.class_score_table(class_scores)
@@ -364,7 +364,7 @@ def timing_section(rows: Sequence[TimingRow]) -> Section:
 
 
 def _marker(text: str, index: int) -> LegendEntry:
-    """Legend entry of series `index`."""
+    """Return the legend entry of series `index`."""
     sign = plot.MARKER_SIGNS[plot.marker_place(index)]
     return LegendEntry(text, sign, f"series-{index % plot.NUM_COLORS + 1}")
 
@@ -372,7 +372,7 @@ def _marker(text: str, index: int) -> LegendEntry:
 def _transfer_legend(
     recipe: Recipe, subsets: Collection[str], methods: Collection[str]
 ) -> tuple[LegendEntry, ...]:
-    """Entries of the subsets and methods that have a point."""
+    """Return the legend entries of the subsets and methods that have a point."""
     names = [(index, subset.name) for index, subset in enumerate(recipe.subsets)]
     return (
         *(_marker(name, index) for index, name in names if name in subsets),

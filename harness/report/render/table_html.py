@@ -1,4 +1,4 @@
-"""Lines of a table as HTML. The template engine takes several times as long for 1000 lines."""
+"""Format the lines of a table as HTML, several times as fast as the template engine."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ def table_line(
 
     Args:
         row: the cells.
-        columns: their headings.
-        attributes: name -> value, of the line.
+        columns: headings of the cells.
+        attributes: HTML attributes of the line, name -> value.
     """
     cells = [
         _cell(cell, column, "th" if place == 0 else "td")
@@ -62,5 +62,5 @@ def _contents(cell: Cell) -> str:
 
 
 def _escape(value: str | float) -> str:
-    """Escape markup, and replace control characters of free text."""
+    """Escape markup, and replace control characters in free text."""
     return html.escape(printable_lines(value)) if isinstance(value, str) else str(value)

@@ -14,7 +14,7 @@ from harness.report.stats import summaries
 from harness.report.stats.hypothesis_tests import sign_test
 from harness.report.stats.leaderboard import MIN_MODELS, ScoreMatrix
 
-NUM_SOURCE_IMAGES = 50_000  # ImageNet's validation images, for logits of the source accuracy
+NUM_SOURCE_IMAGES = 50_000  # validation images of ImageNet, for logits of the source accuracy
 ALL_TARGETS = "all"
 
 
@@ -23,7 +23,7 @@ class Association:
     """Correlation over architectures of mean transfer with source accuracy, both as logits.
 
     Attributes:
-        num_models: architectures.
+        num_models: number of architectures; each has one model.
         left_out: models without a known source accuracy, or without results on every target.
     """
 
@@ -43,7 +43,7 @@ class SignRow:
 
     Attributes:
         target: name of the target, or ALL_TARGETS for the sum over targets.
-        num_pairs: number of architectures with a score of both methods, summed over targets if
+        num_pairs: number of architectures with a score for both methods; the sum over targets if
             target is ALL_TARGETS.
     """
 
@@ -58,8 +58,8 @@ class SignRow:
 def one_per_architecture(matrix: ScoreMatrix) -> ScoreMatrix:
     """Select one model of every architecture.
 
-    A model with a known source accuracy precedes others, a loaded model precedes trained ones, and
-    the recipe's order decides between the rest.
+    Models with a known source accuracy are preferred, then loaded models, then models that come
+    first in the recipe.
     """
     networks = matrix.networks
     by_preference = sorted(
@@ -90,7 +90,7 @@ def association(matrix: ScoreMatrix, full: ScoreMatrix) -> Association | None:
 
     Args:
         matrix: scores of all models.
-        full: `comparable(matrix)`, the scores that the correlation is computed on.
+        full: `comparable(matrix)`, the scores from which the correlation is computed.
 
     Returns:
         None if too few architectures have a known source accuracy, or if nothing varies.
@@ -120,10 +120,10 @@ def sign_rows(matrices: Mapping[str, ScoreMatrix], scratch: Iterable[str]) -> li
 
     Args:
         matrices: method -> scores, in the recipe's order.
-        scratch: the methods that train from random weights; they are baselines only.
+        scratch: methods that train from random weights; they are used as baselines only.
 
     Returns:
-        For each pair with at least MIN_MODELS architectures, the sum and then a row per target.
+        For each pair with at least MIN_MODELS architectures, a row of sums, then a row per target.
     """
     baselines = set(scratch)
     single = {method: one_per_architecture(matrix) for method, matrix in matrices.items()}

@@ -10,7 +10,8 @@ from harness.report.data.records import ModelId, TransferRow, at_full_size
 from writers.subset.image_steps import Budget
 
 NUM_IMAGES = (500_000, 250_000, 125_000)
-# Huh et al. 2016: percent at NUM_IMAGES, by target and Images.by: detection on VOC 2007, scenes
+# Published scores (Huh et al. 2016): (target, `by`) -> percent for each of NUM_IMAGES. The targets
+# are detection on VOC 2007 and scenes.
 PUBLISHED: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("voc2007_detection", "classes"): (57.1, 54.8, 50.6),
     ("voc2007_detection", "examples"): (57.0, 52.5, 49.8),
@@ -24,9 +25,9 @@ class BudgetScore:
     """Score at one number of pretraining images.
 
     Attributes:
-        by: `classes`: all images of fewer classes; `examples`: fewer images of all classes.
-        score: mean over seeds of the target's metric, a fraction.
-        published: percent of Huh et al. 2016; None if they have no such number.
+        by: `classes` for all images of fewer classes, `examples` for fewer images of all classes.
+        score: mean over seeds of the target's metric, as a fraction.
+        published: score in Huh et al. 2016, in percent; None if they have no such score.
     """
 
     target: str
@@ -45,7 +46,7 @@ def budget_scores(recipe: Recipe, transfer: Iterable[TransferRow]) -> list[Budge
     """Average the transfers of subsets whose only step is a budget of a given number of images.
 
     Returns:
-        A row per target, method, model and subset; empty unless both kinds of budget are measured.
+        A row per target, method, model and subset; empty unless both kinds of budget were measured.
     """
     budgets = _budgets(recipe)
     scores: dict[tuple[str, str, ModelId], list[float]] = {}

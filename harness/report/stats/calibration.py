@@ -1,8 +1,9 @@
-"""Simulated studies with known truth: how often the report's tests and intervals are wrong.
+"""Measure how often the report's tests and intervals are wrong, on simulated studies.
 
-Scores of a study are accuracies: a base value, an effect of the pretrained model that its targets
-share, an effect of (model, target), and binomial noise of the test images. In a null study, no
-setting has an effect. The functions that the report calls decide on each study.
+The scores of a simulated study are accuracies. An accuracy is the sum of a base value, an effect of
+the pretrained model that is equal for all targets, an effect of (model, target), and binomial noise
+of the test images. In a null study, no setting has an effect. Each study is analyzed by the same
+functions that the report calls.
 """
 
 import math
@@ -23,7 +24,8 @@ Floats = NDArray[np.float64]
 Random = np.random.Generator
 MAX_FALSE_POSITIVES = 0.06
 MIN_COVERAGE = 0.93
-BASE, MODEL_SD, TARGET_SD = 0.75, 0.010, 0.008  # accuracies, as fractions
+# Base accuracy, and standard deviations of the effects of model and of (model, target): fractions.
+BASE, MODEL_SD, TARGET_SD = 0.75, 0.010, 0.008
 SEEDS, TARGETS, IMAGES = (1, 2, 3, 5), (3, 12), (50, 4000)
 
 
@@ -33,11 +35,12 @@ class Calibration:
 
     Attributes:
         procedure: what is computed, and over which units.
-        is_printed: True if the report prints it. The others show why they are not printed.
+        is_printed: True if the report prints its result. The error rates of the others show why
+            they are not printed.
         num_studies: number of simulated studies.
         without_interval: fraction of the studies in which the procedure gives no interval.
-        false_positives: fraction of all null studies in which the interval excludes the truth or
-            p is below 0.05 (the larger fraction); None if the procedure is not a test.
+        false_positives: the larger of two fractions of all null studies: those whose interval
+            excludes the truth, and those with p below 0.05. None if the procedure is not a test.
         coverage: fraction of the intervals that include the truth; None without intervals.
     """
 
@@ -59,7 +62,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One study: was there an interval, did it include the truth, and was p below 0.05."""
+    """Result of one study: if it has an interval, if this includes the truth, if p < 0.05."""
 
     has_interval: bool
     covers: bool
@@ -75,7 +78,7 @@ def calibrations(
         num_studies: studies per procedure and design. The standard error of a rate of 5 % is
             0.49 % for 2,000 studies.
         seed: seed of the random studies.
-        procedures: beginnings of the names of the procedures to simulate.
+        procedures: prefixes of the names of the procedures to simulate.
     """
     for index, (procedure, design, is_printed, is_test, study) in enumerate(_procedures()):
         if not procedure.startswith(procedures):
@@ -173,7 +176,7 @@ def _over_targets(random: Random, scores: Floats, logits: Floats) -> Verdict:
 
 
 def _bootstrap(random: Random, scores: Floats, logits: Floats) -> Verdict:
-    """Decide by the percentile interval of the mean, seeds and targets resampled."""
+    """Decide by the percentile interval of the mean, with seeds and targets resampled."""
     differences = scores[..., 0] - scores[..., 1]
     num_seeds, num_targets = differences.shape
     weights = [
@@ -196,7 +199,7 @@ def _images(seeds: int) -> Study:
 
 
 def _methods(targets: int) -> Study:
-    """Methods differ by an effect of the target with mean zero, and by noise of 8 models."""
+    """Compare methods that differ by an effect of the target, of mean 0, and noise of 8 models."""
 
     def study(random: Random) -> Verdict:
         of_target = random.normal(0, TARGET_SD, targets)
@@ -211,7 +214,7 @@ def _methods(targets: int) -> Study:
 
 
 def _kendall(targets: int) -> Study:
-    """Weighted Kendall of one score on similar targets, for 8 given models."""
+    """Compute the weighted Kendall of one score on similar targets, for 8 given models."""
     quality = np.linspace(0, 1, 8)
 
     def draw(random: Random, number: int) -> Floats:
@@ -227,7 +230,7 @@ def _kendall(targets: int) -> Study:
 
 
 def _elo(targets: int) -> Study:
-    """Elo of one of 8 models, of two families whose order depends on the target."""
+    """Compute the Elo of one of 8 models from two families whose order depends on the target."""
     quality = np.linspace(0, 1, 8)
     # Models of one family rise and fall together on a target.
     family = np.arange(8) % 2
@@ -242,7 +245,7 @@ def _elo(targets: int) -> Study:
         return float(elo.fit(elo.count_wins(rounds)).strengths[4])
 
     def study(random: Random) -> Verdict:
-        # Three seeds on each target repeat most of its order.
+        # Each target has three seeds, which give nearly the same order of the models.
         rounds = [
             scores + random.normal(0, 0.05, 8) for scores in draw(random, targets) for _ in range(3)
         ]
@@ -271,5 +274,5 @@ def _correlation(models: int, r: float) -> Study:
 
 
 def largest_standard_error(num_studies: int) -> float:
-    """Standard error of a rate of 5 % in `num_studies` studies, as a fraction."""
+    """Return the standard error of a rate of 5 % in `num_studies` studies, as a fraction."""
     return float(scipy_stats.binom.std(num_studies, 0.05) / num_studies)

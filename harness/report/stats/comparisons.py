@@ -1,8 +1,8 @@
 """Compare settings over many targets: methods, subsets, eps, variants, and transfer with scratch.
 
 Subsets, eps and variants change pretraining, so the pretrained model is the unit: each seed gives
-one difference, the mean over its targets, other eps and other variants. Targets that share a model
-are not independent repeats. Methods are applied to the same models, so for them the targets are the
+one difference, the mean over targets and over the other axes. Targets that share a model are not
+independent repeats. Methods are applied to the same models, so for methods the targets are the
 sample, and conclusions extend to similar targets of these models.
 """
 
@@ -47,9 +47,9 @@ class Comparison:
         unit: what is repeated independently: pairs of pretrained models (one per seed) for
             subset, eps and variant; targets for method.
         num_units: number of units that have both sides. One unit has no interval and no p.
-        difference: mean over the units; the value of a unit is the mean over what it contains.
-        half_width_95: of the t interval over units.
-        wins: (target, model, seed) runs in which the setting is better.
+        difference: mean over the units; the value of a unit is the mean over its runs.
+        half_width_95: half the width of the 95 % t interval over units.
+        wins: number of (target, model, seed) runs in which the setting is better.
         p: p-value of the paired t-test over units, on logits.
         p_holm: p adjusted for all comparisons of the report.
     """
@@ -86,8 +86,8 @@ class ScratchComparison:
     """One model transferred to one target, against training the same architecture from scratch.
 
     Attributes:
-        low_95: bound of Welch's interval over seeds; None if a side has a single run, or if the
-            runs of both sides are equal.
+        low_95: lower bound of Welch's interval over seeds; None if a side has a single run, or if
+            the runs of each side are all equal.
         verdict: `negative`, `positive`, `not clear`, or why there is no interval: `one run` or
             `equal runs`.
         scratch_method: the recipe's name of the scratch method.
@@ -153,7 +153,7 @@ def _method_comparisons(rows: Sequence[TransferRow]) -> Iterable[Comparison]:
             if len(methods) > _MAX_PAIRED_METHODS and index and not with_scratch:
                 continue
             first, second = (baseline, setting) if setting in scratch else (setting, baseline)
-            # Scratch has no subset and no eps: its runs pair with every source of the same arch.
+            # Scratch has no subset and no eps, so its runs pair with every model of the same arch.
             comparison = _comparison(
                 "method",
                 first,
@@ -178,7 +178,7 @@ def _axis_comparisons(
     value_of: Callable[[TransferRow], str],
     baseline: str,
 ) -> Iterable[Comparison]:
-    """Compare every other value of an axis of the models with `baseline`, all else equal."""
+    """Compare each value of an axis of the models with the value `baseline`, all else equal."""
     index = ModelId._fields.index(axis)
     by_value: dict[str, list[TransferRow]] = {}
     for row in rows:
@@ -239,7 +239,7 @@ def _comparison(
 
 
 def differences_by_target(places: Sequence[Key], sides: Floats) -> Floats:
-    """Mean differences [T] of the targets.
+    """Average the differences of each target: [T].
 
     Args:
         places: (seed, target, other axes...) of P runs.
@@ -252,9 +252,10 @@ def differences_by_target(places: Sequence[Key], sides: Floats) -> Floats:
 
 
 def differences_by_model(places: Sequence[Key], sides: Floats) -> Floats:
-    """Mean differences [S] of the seeds that cover the same targets.
+    """Average the differences of each seed: [S], for the seeds that cover the same targets.
 
-    Models of one seed that differ in another axis share the seed's draws, so they are one unit.
+    Models of one seed that differ in another axis share the seed's random numbers, so they are one
+    unit.
 
     Args:
         places: (seed, target, other axes...) of P runs.
@@ -299,8 +300,8 @@ def against_scratch(
 ) -> list[ScratchComparison]:
     """Compare each transfer, at the full size of its target, with scratch on the same arch.
 
-    A recipe may have several scratch methods, e.g. of different budgets. Each is a separate
-    baseline, because only runs of one method differ in nothing but the seed.
+    A recipe may have several scratch methods, e.g. with different budgets. Each is a separate
+    baseline, because only runs of the same method differ in nothing but the seed.
     """
     rows = at_full_size(rows)
     scratch: dict[Key, dict[str, list[TransferRow]]] = {}

@@ -1,7 +1,7 @@
-"""Steps of training that a method needs for most of its final accuracy.
+"""Compute the training steps that a method needs for most of its final accuracy.
 
 After Kornblith, Shlens and Le 2019 (figure on convergence): the smallest number of steps at which
-the odds of a correct answer, p / (1 - p), reach a fraction of those at the largest number of steps.
+the odds of a correct answer, p / (1 - p), reach a fraction of the odds at the largest number.
 Between two measured numbers of steps, the log-odds are a straight line over log(steps).
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.report.data.records import ModelId, TransferRow
 
-FRACTION = 0.9  # of the final odds
+FRACTION = 0.9  # fraction of the final odds that must be reached
 MIN_POINTS = 2
 
 
@@ -21,10 +21,10 @@ class Convergence:
 
     Attributes:
         num_steps: the largest number of steps that was measured.
-        final_score: the target's metric at that number, mean over seeds, as a fraction.
-        steps: None if the smallest measured number of steps reached the odds: then `at_most`
-            holds it.
-        at_most: the smallest measured number of steps, if it reached the odds.
+        final_score: the target's metric at num_steps, mean over seeds, as a fraction.
+        steps: number of steps that reach the odds. None if the smallest measured number already
+            reaches them; `at_most` is then this number.
+        at_most: the smallest measured number of steps if it reaches the odds, otherwise None.
     """
 
     model: str
@@ -40,7 +40,7 @@ class Convergence:
 
     @property
     def bound(self) -> float:
-        """Steps, or the bound above them."""
+        """Number of steps, or its upper bound if only that is known."""
         return self.steps if self.steps is not None else float(self.at_most or 0)
 
 
@@ -50,7 +50,7 @@ class Speedup:
 
     Attributes:
         ratio: geometric mean over models and targets.
-        num_bounds: targets on which only a bound of either is known.
+        num_bounds: targets on which only a bound is known for one of the two.
     """
 
     method: str
@@ -107,7 +107,7 @@ def steps_to_fraction(
         fraction: fraction of the odds at the last number.
 
     Returns:
-        None if the first number has them already.
+        None if the first number of steps already has these odds.
     """
     goal = logits[-1] + math.log(fraction)
     if logits[0] >= goal:
@@ -120,7 +120,7 @@ def steps_to_fraction(
 
 
 def speedups(found: Sequence[Convergence]) -> list[Speedup]:
-    """Compare each method with each one that trains from random weights."""
+    """Compare each method with each method that trains from random weights."""
     by_method: dict[str, list[Convergence]] = {}
     for row in found:
         by_method.setdefault(row.method, []).append(row)

@@ -1,8 +1,9 @@
-"""Differences that one changed setting makes, paired by seed.
+"""Compute the differences that one changed setting makes, paired by seed.
 
-Compared are:
+The comparisons are:
 - each subset with the largest one, also target by target (`subset_by_target`);
-- the first subset with a given number of classes with every later one of that size (`same_size`);
+- the first subset with a given number of classes with each later subset with as many classes
+  (`same_size`);
 - each eps with the smallest, and each variant of pretraining with the base variant;
 - fewer classes with fewer images per class, at equal numbers of images (`budget`).
 """
@@ -57,7 +58,7 @@ class DifferenceRow:
     """An Effect as a row of the CSV file. Differences are fractions.
 
     Attributes:
-        over: `axis=value` of everything that was averaged.
+        over: axes and values that the difference is averaged over, as `axis=value`.
     """
 
     arch: str
@@ -73,7 +74,7 @@ class DifferenceRow:
 
     @classmethod
     def of(cls, effect: Effect) -> "DifferenceRow":
-        """Flatten an effect."""
+        """Turn an effect into a row."""
         over = tuple(f"{axis}={value}" for axis, values in effect.over.items() for value in values)
         return cls(
             effect.arch,
@@ -91,7 +92,7 @@ class DifferenceRow:
 
 @dataclass(frozen=True)
 class _Point:
-    """One measured number and its place in the matrix; "" for axes that do not apply."""
+    """One measured number and its value on each axis; "" for axes that do not apply."""
 
     measure: str
     subset: str
@@ -101,7 +102,7 @@ class _Point:
     target: str = ""
     attack_eps: str = ""
     variant: str = ""
-    method: str = ""  # only if `measure` does not contain it
+    method: str = ""  # set only if `measure` does not contain the method
 
 
 def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[Effect]:
@@ -114,7 +115,8 @@ def effects(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         accuracy_of_arch = [row for row in accuracy if row.arch == arch]
         transfer_of_arch = [row for row in transfer if row.arch == arch]
         points = list(_points(accuracy_of_arch, transfer_of_arch))
-        # A subset with all classes is often one model in several variants: the baseline of each.
+        # A subset with all classes is often the same model in several variants. It is then the
+        # baseline of each variant.
         everywhere = list(
             _points(under_every_variant(accuracy_of_arch), under_every_variant(transfer_of_arch))
         )
@@ -160,9 +162,10 @@ def source_sizes(
 def smallest_subset(
     sizes: Mapping[str, tuple[int, int]], names: Sequence[str], baseline: str
 ) -> str:
-    """Select the subset with the fewest classes, or the fewest images if all have the baseline's.
+    """Select the subset with the fewest classes.
 
-    Of equal subsets the first is selected: recipes list controls after the subset they control.
+    If all subsets have as many classes as the baseline, the one with the fewest images is selected.
+    If subsets are equal, the first is selected: recipes list controls after their subset.
     """
     unknown = math.inf, math.inf
     by_images = all(
@@ -172,7 +175,7 @@ def smallest_subset(
 
 
 def archs(accuracy: Iterable[AccuracyRow], transfer: Iterable[TransferRow]) -> list[str]:
-    """Architectures of the models that the recipe trains, in the order of the rows."""
+    """Return the architectures of the models that the recipe trains, in the order of the rows."""
     names = dict.fromkeys([*(row.arch for row in accuracy), *(row.arch for row in transfer)])
     return [arch for arch in names if arch]
 
@@ -220,9 +223,10 @@ def _points(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
 def _same_sized(
     subsets: Sequence[str], sizes: Mapping[str, tuple[int, int]], largest: str
 ) -> Iterable[tuple[str, str]]:
-    """Pair the first subset of each number of classes with each later one of that number.
+    """Pair the first subset with a number of classes with each later subset with the same number.
 
-    Subsets with as many classes as the largest are compared with it anyway.
+    Subsets with as many classes as the largest subset are left out: they are compared with it
+    anyway.
     """
     first_of: dict[int, str] = {}
     for subset in subsets:
@@ -253,7 +257,7 @@ def _subset_effects(
 def _subset_effects_by_target(
     arch: str, points: Sequence[_Point], subset: str, baseline: str
 ) -> list[Effect]:
-    """Compare two subsets on each target by the mean over methods, if there are two targets."""
+    """Compare two subsets on each target, by the mean over methods; needs at least two targets."""
     transfers = [point for point in points if point.measure.startswith("transfer ")]
     targets = list(dict.fromkeys(point.target for point in transfers))
     by_target = []
@@ -268,7 +272,7 @@ def _subset_effects_by_target(
 
 
 def _eps_effects(arch: str, points: Sequence[_Point], eps: float, baseline: float) -> list[Effect]:
-    # Attacked models are compared under equal attacks only, so attack_eps is a condition.
+    # Attacked models are compared under equal attacks only, so attack_eps is in the condition.
     return _differences(
         arch,
         points,

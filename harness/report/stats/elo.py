@@ -1,11 +1,12 @@
-"""Elo-based predictive power: one strength per model from pairwise wins, round by round.
+"""Compute Elo-based predictive power: a strength per model, from pairwise wins in many rounds.
 
-Gosiewska, Woznica and Biecek 2022. A round is a dataset and seed; in it every two models have a
-match, and the better score wins. logit P(i beats j) = strength_i - strength_j, fitted by maximum
-likelihood with a small ridge, since a model that wins everywhere has no finite strength. A tie is
-half a win for each; the published R code rounds it down to none. Strengths are not tested here:
-the error of a model that wins every match grows with its strength, so Wald's test would find it
-the least clearly different (Hauck and Donner 1977).
+The method is that of Gosiewska, Woznica and Biecek 2022. A round is a dataset and a seed. In each
+round, every two models have a match, and the better score wins. The strengths are fitted to logit
+P(i beats j) = strength_i - strength_j by maximum likelihood, with a small ridge, since a model that
+wins everywhere has no finite strength. A tie is half a win for each model; the published R code
+rounds it down to no win. Strengths are not tested here: the standard error of a model that wins
+every match grows with its strength, so Wald's test would find this model the least clearly
+different (Hauck and Donner 1977).
 """
 
 import math
@@ -27,8 +28,8 @@ class Strengths:
 
     Attributes:
         strengths: float64 [M], log odds.
-        covariance: float64 [M, M], of the errors of the strengths.
-        deviance: per degree of freedom. A value far above 1 means that the model does not fit.
+        covariance: float64 [M, M], covariance of the errors of the strengths.
+        deviance: deviance per degree of freedom. A value far above 1 means a bad fit.
     """
 
     strengths: Floats
@@ -42,7 +43,7 @@ class Strengths:
 
 
 def count_wins(rounds: Sequence[Floats]) -> Floats:
-    """Count how often model i beat model j: float64 [M, M]; a tie is half a win for each.
+    """Count how often model i beat model j: float64 [M, M]. A tie is half a win for each model.
 
     Args:
         rounds: scores [M] of each round; NaN means that the model did not take part.
@@ -76,7 +77,7 @@ def fit(wins: Floats, *, ridge: float = RIDGE) -> Strengths:
         )
 
     def expected(strengths: Floats) -> tuple[Floats, Floats]:
-        """Probability of each win [M, M], and the information in all matches [M, M]."""
+        """Return the probability of each win [M, M], and the information in all matches [M, M]."""
         probability = special.expit(strengths[:, None] - strengths)
         information = -matches * probability * (1 - probability)
         np.fill_diagonal(information, 0)
@@ -95,7 +96,7 @@ def fit(wins: Floats, *, ridge: float = RIDGE) -> Strengths:
             step /= 2
         strengths = strengths - step
         probability, information = expected(strengths)
-    # The strengths sum to 0, so their common level has no error.
+    # The strengths sum to 0, so remove the error of their common level.
     centering = np.eye(num_models) - 1 / num_models
     return Strengths(
         strengths - strengths.mean(),

@@ -1,8 +1,9 @@
 """Test which cheap measure of a target finds the best setting of a method's grid.
 
-Plested, Shen and Gedeon 2021 search the setting of each target. A measure that is known before the
-search would replace it if targets with similar values have similar best settings. Each target is
-left out in turn; its setting is the best one of the target with the nearest value.
+Plested, Shen and Gedeon 2021 search for the best setting of each target. If targets with similar
+values of a cheap measure have similar best settings, the measure can replace the search. To test
+this, each target is left out in turn, and gets the best setting of the target whose value is
+nearest.
 """
 
 from collections import defaultdict
@@ -12,7 +13,7 @@ from statistics import fmean
 
 from harness.report.data.records import GridRow, ScoreRow, TransferRow, at_full_size
 
-MIN_TARGETS = 3  # with two, the other target is always the nearest
+MIN_TARGETS = 3  # smallest number of targets; of two, the other target is always the nearest
 ONE_FOR_ALL = "one setting for all"
 
 Setting = tuple[tuple[str, object], ...]
@@ -23,11 +24,12 @@ class FitMeasure:
     """How well one measure selects the settings of one method.
 
     Attributes:
-        measure: a score, the accuracy of a method that trains the head only, its lead over
-            scratch, or ONE_FOR_ALL: the setting with the best mean over the other targets.
-        times_found: targets whose selected setting is their best one.
-        mean_loss: score on val of the best setting minus that of the selected one, as a fraction,
-            mean over targets.
+        measure: a score; the accuracy of a method that trains the head only; the lead of such a
+            method over scratch; or ONE_FOR_ALL, which selects the setting with the best mean over
+            the other targets.
+        times_found: number of targets whose selected setting is their best one.
+        mean_loss: score on val of the best setting minus the score of the selected setting, as a
+            fraction, mean over targets.
     """
 
     method: str
@@ -61,7 +63,7 @@ def fit_measures(
         common = set.intersection(*(set(tried) for tried in of_targets.values()))
         if len(of_targets) < MIN_TARGETS or len(common) < 2:
             continue
-        order = sorted(common, key=str)  # of equal settings, the first one
+        order = sorted(common, key=str)  # if scores are equal, the first setting is selected
         values = {
             target: {setting: tried[setting] for setting in order}
             for target, tried in of_targets.items()
@@ -77,7 +79,7 @@ def fit_measures(
 
 
 def _mean_scores(rows: Iterable[GridRow]) -> dict[Setting, float]:
-    """Setting -> score on val, mean over models and seeds; a diverged run counts as 0."""
+    """Return setting -> score on val, mean over models and seeds; a diverged run counts as 0."""
     values: dict[Setting, list[float]] = defaultdict(list)
     for row in rows:
         values[tuple(sorted(row.setting.items()))].append(row.val_score or 0.0)
@@ -87,7 +89,7 @@ def _mean_scores(rows: Iterable[GridRow]) -> dict[Setting, float]:
 def _measures(
     transfer: Sequence[TransferRow], scores: Iterable[ScoreRow]
 ) -> dict[str, dict[str, float]]:
-    """Measure -> target -> its value, mean over models and seeds."""
+    """Return measure -> target -> value, mean over models and seeds."""
     full = at_full_size(transfer)
     head_only = _means((run.method, run.target, run.score) for run in full if run.is_head_only)
     scratch = _means(("", run.target, run.score) for run in full if run.is_scratch).get("", {})
@@ -104,7 +106,7 @@ def _measures(
 
 
 def _means(values: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:
-    """Name -> target -> mean of the values with this name and target."""
+    """Return name -> target -> mean of the values with this name and target."""
     groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, target, value in values:
         groups[name][target].append(value)

@@ -1,7 +1,7 @@
 """Two-sided tests: paired by image, by target or by run, and Holm's adjustment.
 
-After Kornblith, Shlens and Le 2019 (appendix A.1) unless stated otherwise. p is NaN if nothing
-can be tested. Shapes: N images, K classes, D datasets.
+The tests follow Kornblith, Shlens and Le 2019 (appendix A.1) unless stated otherwise. p is NaN if
+nothing can be tested. Shapes: N images, K classes, D datasets.
 """
 
 import math
@@ -26,7 +26,7 @@ def mcnemar(correct: Bools, other_correct: Bools) -> float:
 
     Args:
         correct: bool [N], images that the first model classifies correctly.
-        other_correct: bool [N], likewise for the second.
+        other_correct: bool [N], images that the second model classifies correctly.
     """
     only, other_only = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
     if only + other_only == 0:
@@ -37,13 +37,13 @@ def mcnemar(correct: Bools, other_correct: Bools) -> float:
 def exchange_test(differences: Integers) -> float:
     """Compute p of "the models are interchangeable on every image", exact over all exchanges.
 
-    With one seed this is McNemar's exact test. With more, the runs of an image are exchanged
-    together. The sum of +-k over the images with |difference| k is a scaled binomial; the
-    distributions are convolved.
+    With one seed this is McNemar's exact test. With several seeds, all runs on an image are
+    exchanged together. The sum of +-k over the images with |difference| k is a scaled binomial; the
+    distributions for all k are convolved.
 
     Args:
-        differences: int64 [N], for each image the number of the first model's seeds that are
-            right minus that of the second's.
+        differences: int64 [N], for each image the number of seeds with which the first model is
+            right, minus the number with which the second model is right.
     """
     sizes = np.bincount(np.abs(np.asarray(differences, np.int64)))
     distribution = np.ones(1)
@@ -63,10 +63,10 @@ def exchange_test(differences: Integers) -> float:
 def sign_flip_test(differences: Floats) -> float:
     """Compute p of "the models are interchangeable on every image" for a weighted mean.
 
-    An exchange flips the sign of an image's difference. Images of equal weight form a binomial.
-    With few combinations of them, p is exact. Otherwise the weights are rounded to multiples of
-    1 / 5000 of the sum's standard deviation or finer, and the distribution of the sum is exact
-    for the rounded weights.
+    An exchange flips the sign of an image's difference. The sum over images of equal weight is a
+    scaled binomial. If these sums have few combinations, p is exact. Otherwise the weights are
+    rounded to multiples of 1 / 5000 of the sum's standard deviation or finer, and p is exact for
+    the rounded weights.
 
     Args:
         differences: float64 [N], each image's difference times its weight. For mean per class the
@@ -77,7 +77,7 @@ def sign_flip_test(differences: Floats) -> float:
     observed, total = abs(float(differences.sum())), float(np.abs(differences).sum())
     if observed <= 1e-12 * total:
         return 1.0
-    # Weights that differ by rounding errors are equal.
+    # Treat weights that differ by rounding errors as equal.
     ordered = np.sort(np.abs(differences))
     starts = np.flatnonzero(np.append(True, np.diff(ordered) > 1e-12 * ordered[1:]))
     weights, counts = ordered[starts], np.diff(np.append(starts, len(ordered)))
@@ -103,7 +103,7 @@ def _rounded_sign_flip_test(
         observed: absolute value of the sum of the differences.
     """
     sd = math.sqrt(float((counts * weights**2).sum()))
-    # Beyond 12 standard deviations are less than 1e-31 of the sums (Hoeffding 1963).
+    # Fewer than 1e-31 of the sums are beyond 12 standard deviations (Hoeffding 1963).
     reach = min(float((counts * weights).sum()), max(12 * sd, 1.1 * observed))
     size = _CIRCLE
     unit = 2 * reach / (size - 2 * len(counts) - 2)
@@ -120,7 +120,7 @@ def _rounded_sign_flip_test(
         logarithm += count * log_cosine[place]
         if count % 2:
             is_negative ^= cosine[place] < 0
-        # Most frequencies are soon below the precision of float64.
+        # Drop frequencies whose product is already below the precision of float64: soon, most are.
         if (kept := logarithm > -45).mean() < 0.7:
             frequency, logarithm = frequency[kept], logarithm[kept]
             is_negative = is_negative[kept]
@@ -137,7 +137,7 @@ def _rounded_sign_flip_test(
 def one_sample_t_test(differences: Floats) -> float:
     """Compute p of "the mean difference is zero" from the differences [n] of independent units.
 
-    NaN for one unit, and if all differences are equal: their spread is then unknown.
+    p is NaN for one unit, and if all differences are equal, because their spread is then unknown.
     """
     differences = np.asarray(differences, np.float64)
     if len(differences) < 2 or (sd := float(np.std(differences, ddof=1))) < MIN_SPREAD:
@@ -165,7 +165,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class SignTest:
-    """Number of pairs in which the first was better, equal and worse.
+    """Numbers of pairs in which the first method was better, equal and worse.
 
     Attributes:
         p: p-value of the sign test, ties ignored; 1 if all pairs tie.
@@ -189,7 +189,8 @@ def sign_test(first: Floats, second: Floats) -> SignTest:
     return SignTest(wins, len(difference) - wins - losses, losses, p)
 
 
-# These replace scipy.stats and scipy.signal, whose imports take longer than a small report.
+# The functions below replace scipy.stats and scipy.signal, whose imports take longer than a small
+# report.
 
 
 def _fair_coin_test(heads: int, tails: int) -> float:
@@ -198,7 +199,7 @@ def _fair_coin_test(heads: int, tails: int) -> float:
 
 
 def _fair_coin_masses(num_tosses: int) -> Floats:
-    """Probabilities of 0 to `num_tosses` heads: float64 [num_tosses + 1]."""
+    """Return the probabilities of 0 to `num_tosses` heads: float64 [num_tosses + 1]."""
     heads = np.arange(num_tosses + 1)
     log_ways = special.gammaln(num_tosses + 1) - (
         special.gammaln(heads + 1) + special.gammaln(num_tosses - heads + 1)

@@ -1,12 +1,12 @@
 """Test two settings on one target image by image, from the predictions that transfers saved.
 
-Top-1: McNemar's exact test. Mean per class and mAP: exchanges of the two models' predictions
-(Kornblith et al. 2019, appendix A.1), all of them for mean per class, random ones for mAP. The
-images are the sample: a small p means that these two runs differ on more than the choice of test
-images, not that other seeds would differ.
+Top-1 is tested by McNemar's exact test. Mean per class and mAP are tested by exchanging the two
+models' predictions on images (Kornblith et al. 2019, appendix A.1): with all exchanges for mean per
+class, and with random ones for mAP. The images are the sample: a small p means that the difference
+of these two runs is more than the choice of test images, not that other seeds would differ.
 
-A change of subset, eps or variant is a statement about pretraining, and the images of one model are
-nested in it. There the test is a paired t-test over seeds, and one seed gives no p.
+A change of subset, eps or variant is a statement about pretraining, and all images of one model
+share that model. The test is then a paired t-test over seeds, and one seed gives no p.
 """
 
 import math
@@ -37,9 +37,9 @@ from harness.report.stats.hypothesis_tests import (
 
 SPLIT = "test"
 MODEL_AXES = ("subset", "eps", "variant")
-MAX_TESTS = 1000  # reading a file takes about a millisecond, a test as long
+MAX_TESTS = 1000  # largest number of tests; reading a file and a test take about 1 ms each
 NUM_MAP_PERMUTATIONS = 1000
-MAX_CLASSES = 1_000_000  # counts of a class take memory
+MAX_CLASSES = 1_000_000  # largest number of classes, because the counts of each class take memory
 Floats = NDArray[np.float64]
 Predictions = Mapping[str, NDArray[Any]]
 
@@ -54,7 +54,7 @@ class ImageTest:
         model: description of what the two models share.
         only_setting: images that only the setting classifies correctly, summed over seeds.
         difference: difference of the target's metric, as a fraction.
-        p: NaN if pretrained models are compared, and there is one pair of them.
+        p: p-value; NaN if pretrained models are compared and there is only one pair.
         p_holm: p adjusted for all tests of the report.
     """
 
@@ -136,7 +136,7 @@ def image_tests(
 
 
 def _contrasts(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Iterator[_Contrast]:
-    """Yield the extremes of each axis, all else equal, and the best two models of each target."""
+    """Yield the extreme values of each axis, all else equal, and each target's best two models."""
     for axis, (value_of, settings, baseline) in _extremes(rows).items():
         cells: dict[tuple[object, ...], dict[object, dict[int, TransferRow]]] = {}
         for row in under_every_variant(rows) if axis == "subset" else rows:
@@ -161,7 +161,7 @@ def _contrasts(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Ite
 def _extremes(
     rows: Sequence[TransferRow],
 ) -> dict[str, tuple[Callable[[TransferRow], object], list[object], object]]:
-    """Axis -> (value of a row, values to test, baseline value)."""
+    """Return axis -> (function that reads a row's value, values to test, baseline value)."""
     sizes = source_sizes((), rows)
     eps = sorted({row.eps for row in rows if not row.model})
     variants = list(dict.fromkeys(row.variant for row in rows if not row.model))
@@ -202,7 +202,7 @@ def _format(value: object) -> str:
 def _best_two(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Iterator[_Contrast]:
     """Yield the best model of each target and method against the next best.
 
-    Only if the models differ in more than subset, variant and eps.
+    Yields nothing if models differ only in subset, variant and eps.
     """
     groups: dict[tuple[str, str], dict[ModelId, dict[int, TransferRow]]] = {}
     for row in rows:
@@ -230,7 +230,7 @@ def _best_two(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Iter
 def _read(path: Path) -> Predictions | None:
     """Read a file of predictions; None if it is missing, damaged or incomplete."""
     try:
-        with zipfile.ZipFile(path):  # np.load also reads arrays that are no archive
+        with zipfile.ZipFile(path):  # np.load would also read a file that is not an archive
             pass
         with np.load(path) as arrays:
             names = ("sample", "label", f"{SPLIT}_correct", f"{SPLIT}_scores")
@@ -241,7 +241,7 @@ def _read(path: Path) -> Predictions | None:
 
 
 def _is_complete(loaded: Predictions) -> bool:
-    """Check that the arrays are about the same images, and are of the types that transfers save."""
+    """Check that the arrays have the same number of images, and the types that transfers save."""
     if not {"sample", "label", f"{SPLIT}_correct"} <= loaded.keys():
         return False
     sample, label, correct = (loaded[name] for name in ("sample", "label", f"{SPLIT}_correct"))
@@ -265,7 +265,7 @@ def _test(
     """Test one pair of runs per seed, over images or, for MODEL_AXES, over seeds.
 
     Returns:
-        None if the files lack what the metric needs, or hold different images.
+        None if the files lack an array that the metric needs, or have different images.
     """
     reference = pairs[0][0]
     sides = [
@@ -315,7 +315,7 @@ def _test(
 
 
 def _over_seeds(differences: Floats) -> tuple[str, float]:
-    """Name and p of the test over the differences [S] of S pairs of pretrained models."""
+    """Return name and p of the test over the differences [S] of S pairs of pretrained models."""
     name = "one pair of models" if len(differences) == 1 else "paired t over seeds"
     return name, one_sample_t_test(differences)
 

@@ -1,9 +1,9 @@
-"""Means with intervals: over seeds, of paired differences, and of two samples.
+"""Compute means with intervals: over seeds, of paired differences, and of two samples.
 
-`harness bench statistics` measures how often these intervals cover the true value. A spread of
-zero does not estimate the spread: accuracies are counts, so two runs are often exactly equal.
-Such samples have no interval. Bootstrap intervals are not used: over a few seeds or targets they
-include the true value too rarely.
+`harness bench statistics` measures how often these intervals cover the true value. If all values of
+a sample are equal, their spread of zero does not estimate the true spread: accuracies are counts,
+so two runs are often exactly equal. Such samples have no interval. Bootstrap intervals are not
+used, because over a few seeds or targets they include the true value too rarely.
 """
 
 import math
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
-MIN_SPREAD = 1e-9  # a smaller standard deviation is rounding of equal numbers
-Condition = tuple[str, ...]  # everything but the seed that identifies a number, e.g. (target, eps)
+MIN_SPREAD = 1e-9  # a smaller standard deviation is a rounding error of equal numbers
+Condition = tuple[str, ...]  # values of all axes but the seed, e.g. (target, eps)
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def paired_difference(
     """Compute `values - baseline`, both keyed by (seed, condition).
 
     The seed is the unit of replication, so each seed contributes one number: its mean difference
-    over the conditions (eps, targets). All seeds must cover the same conditions. These are the
-    largest set that any seed has; seeds that lack a part of it are left out.
+    over the conditions (eps, targets). All seeds must cover the same conditions: the largest set
+    that any seed has. Seeds that lack a part of this set are left out.
 
     Returns:
         None if no seed has the same condition on both sides.
@@ -115,7 +115,7 @@ def paired_difference(
 
 
 def t_half_width(values: Floats) -> float | None:
-    """Half the width of the 95 % t interval of the mean of values [n].
+    """Return half the width of the 95 % t interval of the mean of values [n].
 
     Returns:
         None if n is 1, or if the values are equal.
@@ -126,13 +126,14 @@ def t_half_width(values: Floats) -> float | None:
 
 
 def welch(scores: Floats, other_scores: Floats, confidence: float = 0.95) -> Interval | None:
-    """Difference of the means of two independent sets of runs, with a t interval.
+    """Compute the difference of the means of two independent sets of runs, with a t interval.
 
-    The errors are Welch's. Sets of equal size use his degrees of freedom. Sets of unequal size use
-    those of the smaller set: Welch's estimate covers too rarely if the smaller set varies more.
+    The standard error is Welch's. For sets of equal size, the degrees of freedom are also Welch's.
+    For sets of unequal size, they are those of the smaller set: with Welch's, intervals include the
+    true value too rarely if the smaller set varies more.
 
     Returns:
-        None if one side has a single run, or if the runs of both sides are equal.
+        None if one set has a single run, or if the runs within each set are all equal.
     """
     sides = scores, other_scores
     if min(map(len, sides)) < 2 or max(np.std(side) for side in sides) < MIN_SPREAD:
@@ -155,9 +156,9 @@ _Z_975 = 1.959963985
 
 
 def t_quantile_975(degrees_of_freedom: int) -> float:
-    """97.5 % quantile of Student's t.
+    """Return the 97.5 % quantile of Student's t.
 
-    From 10 degrees of freedom on: Abramowitz and Stegun, equation 26.7.5.
+    From 10 degrees of freedom on, it is computed by equation 26.7.5 of Abramowitz and Stegun.
     """
     assert degrees_of_freedom >= 1
     if degrees_of_freedom <= len(_T_975):
@@ -180,9 +181,9 @@ def is_near_chance(top1: float, num_answers: int | None, num_images: int) -> boo
 
 
 def sampling_error(top1: float, num_images: int) -> float:
-    """1.96 standard errors of the difference of two accuracies near `top1` on num_images each.
+    """Return 1.96 standard errors of the difference of two accuracies near `top1`.
 
-    Assumes independent images. Two models evaluated on the same images differ by less if they
-    make the same errors.
+    Each accuracy is measured on `num_images` independent images. Two models on the same images
+    differ by less if they make the same errors.
     """
     return _Z_975 * math.sqrt(2 * top1 * (1 - top1) / num_images) if num_images else 1.0

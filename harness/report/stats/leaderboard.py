@@ -1,4 +1,4 @@
-"""Score matrix of one method (models x targets), and its ranking."""
+"""Build the score matrix of a method (models x targets), and rank its models."""
 
 import math
 import statistics
@@ -20,9 +20,9 @@ from harness.report.stats import elo, summaries
 from harness.report.stats.hypothesis_tests import sign_test
 
 Floats = NDArray[np.float64]
-MIN_MODELS = 4  # a correlation over fewer models means nothing
+MIN_MODELS = 4  # smallest number of models for a correlation; over fewer it means nothing
 TOP = 5
-MIN_SEEDS = 3  # of a median
+MIN_SEEDS = 3  # smallest number of seeds for a median
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class ScoreMatrix:
     """Scores of M models on D targets. NaN means not measured or unknown.
 
     Attributes:
-        is_head_only: the method leaves the backbone as it is.
+        is_head_only: True if the method does not train the backbone.
         names: names of the models.
         scores: float64 [M, D], the targets' own metrics, means over seeds, as fractions.
-        logits: float64 [M, D], means over seeds of the logits.
-        source_accuracy: float64 [M].
-        rounds: scores [M] of each target and seed (`harness.report.stats.elo`).
+        logits: float64 [M, D], logits of the scores, means over seeds.
+        source_accuracy: float64 [M], as fractions.
+        rounds: scores [M] of each target and seed, the rounds of `harness.report.stats.elo`.
         networks: architecture of each model, without its library and weights.
         num_parameters: float64 [M]; NaN if unknown.
     """
@@ -64,7 +64,7 @@ class ScoreMatrix:
     def complete(self) -> "ScoreMatrix":
         """Select a part without gaps: the models and targets with the largest number of scores.
 
-        One model that has more targets than the others therefore does not exclude them. If
+        A single model with more targets than the others therefore does not exclude the others. If
         parts are of equal size, the one with more targets is selected.
         """
         rows, columns = largest_block(~np.isnan(self.scores))
@@ -89,10 +89,11 @@ class ScoreMatrix:
 
 
 def largest_block(measured: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
-    """Select rows and columns that are measured without gaps, as many cells as possible.
+    """Select rows and columns without gaps that have as many cells as possible.
 
-    The columns are those of one row, the best-covered ones, or those that all rows have. If blocks
-    are of equal size, the one with more columns is selected.
+    The candidates for the columns are the columns of each row, the k best-covered columns for each
+    k, and the columns that all rows have. If blocks are of equal size, the one with more columns is
+    selected.
 
     Args:
         measured: bool [M, D].
@@ -103,7 +104,7 @@ def largest_block(measured: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
     if not measured.any():
         return [], []
     order = np.argsort(-measured.sum(axis=0), kind="stable")
-    firsts = np.tri(len(order), dtype=bool)[:, np.argsort(order)]  # the best-covered columns
+    firsts = np.tri(len(order), dtype=bool)[:, np.argsort(order)]  # row k: k + 1 best-covered ones
     candidates = np.unique(np.vstack([measured, firsts, measured.all(axis=0)]), axis=0)
     covered = candidates.astype(np.int64) @ measured.T.astype(np.int64)  # [candidate, row]
     num_columns = candidates.sum(axis=1)
@@ -114,7 +115,7 @@ def largest_block(measured: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
 
 
 def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[ModelId, str]:
-    """Name each model by its label, or by those of arch, subset, variant and eps that differ."""
+    """Name loaded models by label, others by the axes (arch, subset, variant, eps) that differ."""
     models = list(dict.fromkeys(row.model_id for row in rows))
     varies = [len({model[index] for model in models if not model.model}) > 1 for index in range(5)]
     names = {}
@@ -128,16 +129,16 @@ def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[ModelId, str]:
 def score_matrices(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> dict[str, ScoreMatrix]:
-    """Method -> its score matrix at the full size of the targets. Scratch has none."""
+    """Return method -> score matrix at the full size of the targets, without scratch methods."""
     return _matrices([row for row in rows if not row.is_scratch], names)
 
 
 def scratch_matrices(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> dict[str, ScoreMatrix]:
-    """Method -> the score matrix of training from random weights; a row is an architecture.
+    """Return scratch method -> score matrix, in which each row is an architecture.
 
-    Its source accuracy is that of the first model of the architecture.
+    The source accuracy of a row is that of the first model with this architecture.
     """
     rows = list(rows)
     known: dict[str, float] = {}
@@ -203,13 +204,13 @@ class RankedModel:
     """One model's row of a method's ranking.
 
     Attributes:
-        num_targets: targets that the mean is taken over.
-        standard_error: over targets, their difficulty removed (Morey 2008), in logits.
+        num_targets: number of targets that the mean is taken over.
+        standard_error: in logits, over targets, without the targets' difficulty (Morey 2008).
         times_in_top: targets on which the model is among the TOP best.
         elo_standard_error: None if the model won or lost every match: its strength then has a
             bound on one side only.
         p_next: two-sided p of the sign test over targets against the next model of the ranking;
-            None for the last model.
+            None for the last model, and if the two models share no target.
     """
 
     method: str
@@ -267,10 +268,10 @@ def ranking(matrix: ScoreMatrix) -> list[RankedModel]:
 
 @dataclass(frozen=True)
 class TopCount:
-    """Targets on which one model is among the TOP best by a score.
+    """Number of targets on which one model is among the TOP best by a score.
 
     Attributes:
-        num_targets: targets that the model has the score of.
+        num_targets: number of targets for which the model has this score.
     """
 
     score: str
@@ -282,7 +283,7 @@ class TopCount:
 def top_counts(
     rows: Iterable[ScoreRow], names: Mapping[ModelId, str], score: str = KNN
 ) -> list[TopCount]:
-    """Count for every model, the most frequent first.
+    """Count the targets on which each model is among the TOP best, highest count first.
 
     Args:
         rows: scores of all models on all targets.
@@ -315,9 +316,9 @@ def top_counts(
 
 
 def _p_better(scores: Floats, other_scores: Floats) -> float | None:
-    """Two-sided p of the sign test over the targets [D] that both models have.
+    """Return the two-sided p of the sign test over the targets [D] that both models have.
 
-    Returns 1 if the first model did not win more targets, None if they share no target.
+    Returns 1 if the first model did not win more targets, None if the models share no target.
     """
     both = np.isfinite(scores) & np.isfinite(other_scores)
     signs = sign_test(scores[both], other_scores[both])
@@ -330,7 +331,7 @@ def _none_if_nan(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class SeedMedian:
-    """Mean over targets of one model's medians over seeds, as VTAB reports three runs.
+    """Mean over targets of one model's medians over seeds; VTAB reports three runs in this way.
 
     Attributes:
         num_seeds: smallest number of seeds on any target.
@@ -347,7 +348,7 @@ class SeedMedian:
 def seed_medians(rows: Iterable[TransferRow], names: Mapping[ModelId, str]) -> list[SeedMedian]:
     """Compute the medians of loaded models with at least MIN_SEEDS seeds, the best model first.
 
-    A method's targets are those on which all of its models have that many seeds.
+    A target is used for a method if all models of the method have at least MIN_SEEDS seeds on it.
     """
     scores: dict[str, dict[ModelId, dict[str, list[float]]]] = {}
     for row in at_full_size(rows):

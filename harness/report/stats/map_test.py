@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Test two models with several labels per image: permutations of 11-point mAP.
+"""Test the difference of two 11-point mAPs by random permutations of the models' scores.
 
-Each class is sorted once instead of once per permutation, and compiled code counts all
+Each class is sorted once instead of once per permutation, and compiled code computes all
 permutations together. Shapes: N images, K classes, P permutations.
 """
 
@@ -30,7 +30,7 @@ def map11_permutation_test(
 ) -> tuple[float, float]:
     """Compute p of "the models are interchangeable on every image" for 11-point mAP.
 
-    An image's scores of all classes are exchanged together. Images with equal scores share a
+    The scores of an image for all classes are exchanged together. Images with equal scores share a
     threshold.
 
     Args:
@@ -52,7 +52,7 @@ def map11_permutation_test(
 
 @lru_cache(maxsize=1)
 def _exchanges(num_images: int, num_permutations: int, seed: int) -> NDArray[np.int8]:
-    """Draw int8 [N, P]: 1 if the image is exchanged. Tests on one target share the draw."""
+    """Draw int8 [N, P]: 1 if the image is exchanged. Tests with equal arguments share the draw."""
     random = np.random.default_rng(seed)
     exchanged = np.empty((num_images, num_permutations), np.int8)
     for column in range(num_permutations):
@@ -63,7 +63,7 @@ def _exchanges(num_images: int, num_permutations: int, seed: int) -> NDArray[np.
 
 def _observed(classes: "list[_Merged]", num_images: int) -> float:
     nothing = np.zeros((num_images, 1), np.int8)
-    nothing.flags.writeable = False  # as `_exchanges`, so that numba compiles once
+    nothing.flags.writeable = False  # like the result of `_exchanges`, so that numba compiles once
     return float(_differences(classes, nothing)[0])
 
 
@@ -90,7 +90,7 @@ def _merge_all(scores: Floats, other_scores: Floats, labels: Integers) -> list[_
 
 
 def _differences(classes: list[_Merged], exchanged: NDArray[np.int8]) -> NDArray[np.float64]:
-    """Differences of mAP [P] if the images of exchanged [N, P] (0 or 1) are exchanged."""
+    """Return the differences of mAP [P] after exchanging images where `exchanged` [N, P] is 1."""
     sums = np.zeros(exchanged.shape[1])
     for image, is_second, marks in classes:
         _add_differences(image, is_second, marks, exchanged, sums)
@@ -101,8 +101,8 @@ def _differences(classes: list[_Merged], exchanged: NDArray[np.int8]) -> NDArray
 def _add_differences(image, is_second, marks, exchanged, sums):
     """Add 11 times the differences of average precision [P] of one class to `sums`.
 
-    Entries are removed from the last one upwards. Precision matters only if the threshold is
-    the score of a present image: at others it is lower, and recall is equal.
+    Entries are removed one by one, from the last one upwards. Only thresholds that are the score of
+    an image with the class matter: at other thresholds, precision is lower and recall is equal.
     """
     num_entries, num_columns = len(image), exchanged.shape[1]
     both = num_entries
@@ -110,13 +110,15 @@ def _add_differences(image, is_second, marks, exchanged, sums):
     for entry in range(num_entries):
         both_positive += marks[entry] & 1
     num_positive = both_positive // 2
-    # Images that reach each of the 11 recalls. Integers: in floats, 3 / 10 < 3 * 0.1.
+    # Number of images that reach each of the 11 recalls. It is an integer, because in floats
+    # 3 / 10 < 3 * 0.1.
     needed = np.empty(12, np.int32)
     needed[0] = -1
     for tenths in range(11):
         needed[tenths + 1] = (tenths * num_positive + 9) // 10
-    # First model: images above the threshold, present images above it, recalls that it
-    # still reaches, and highest precision so far. Then the same of the second.
+    # For the first model: images above the threshold, images with the class above it, number of
+    # recalls that are still reached, and highest precision so far. Then the same for the second
+    # model.
     count = np.full(num_columns, num_entries // 2, np.int32)
     positive = np.full(num_columns, num_positive, np.int32)
     step, other_step = np.full(num_columns, 11, np.int32), np.full(num_columns, 11, np.int32)

@@ -15,14 +15,16 @@ from harness.report.stats.leaderboard import MIN_MODELS, TOP, ScoreMatrix
 
 Floats = NDArray[np.float64]
 SOURCE_ACCURACY = "source accuracy"
-IMAGENET_ACCURACY = "ImageNet accuracy only"  # of loaded models, whose source is ImageNet
+IMAGENET_ACCURACY = "ImageNet accuracy only"  # for loaded models, whose source is ImageNet
 PARAMETERS = "parameters only"
 _FAMILY = re.compile(r"(?:tf_)?((?:wide_)?[a-z]+)")
 
 
 @dataclass(frozen=True)
 class PredictorRow:
-    """One predictor of one method's accuracy on one target, over the models that have both.
+    """How well one predictor predicts a method's accuracy on one target.
+
+    All models with both values are used.
 
     Attributes:
         predictor: a score, SOURCE_ACCURACY or IMAGENET_ACCURACY, PARAMETERS, or the accuracy of a
@@ -30,10 +32,10 @@ class PredictorRow:
         method: the method whose accuracy is predicted.
         k: number of models that recall_at_k and relative_accuracy_at_k select.
         partial_given_size: Pearson correlation given the logarithm of the number of parameters.
-            None if that number is unknown, or is what the predictor measures.
+            None if the number of parameters is unknown or is the predictor itself.
         lowest_without_family: lowest weighted Kendall if one family of architectures is left out.
             None if fewer than MIN_MODELS would be left.
-        family: that family.
+        family: the family that is left out for lowest_without_family.
     """
 
     predictor: str
@@ -83,8 +85,9 @@ def predictor_rows(
 ) -> list[PredictorRow]:
     """Compare predictors with the accuracy of each method.
 
-    Predictors are every score and source accuracy, and methods that train the head only if the
-    method trains more.
+    The predictors are all scores, the number of parameters, and source accuracy. If the method
+    trains more than the head, the accuracy of each method that trains only the head is a predictor,
+    too.
     """
     values: dict[str, dict[tuple[str, ModelId], list[float]]] = {}
     for row in scores:
@@ -95,7 +98,7 @@ def predictor_rows(
     }
     rows = []
     for method, matrix in matrices.items():
-        # Source accuracy over a few subsets and eps is not a prediction.
+        # Without scores, models that differ only in subset and eps have no meaningful predictor.
         if not (means or matrix.has_many_models):
             continue
         for name, cells in _predictors(method, matrices, means).items():
@@ -121,7 +124,7 @@ def _predictors(
     matrices: Mapping[str, ScoreMatrix],
     means: Mapping[str, dict[tuple[str, ModelId], float]],
 ) -> dict[str, dict[tuple[str, ModelId], float]]:
-    """Predictor -> (target, model) -> its value, for predictors of `method`."""
+    """Return predictor -> (target, model) -> value, for the predictors of `method`."""
     matrix = matrices[method]
     predictors = dict(means)
     are_loaded = all(model.model for model in matrix.model_ids)
@@ -164,9 +167,9 @@ def _predictor_row(
 
 
 def family_of(network: str) -> str:
-    """Family of an architecture: its letters up to a number or an underscore.
+    """Return the family of an architecture: its letters up to a number or an underscore.
 
-    `resnet50` and `resnet152` are of the family resnet, `wide_resnet101_2` is of wide_resnet.
+    `resnet50` and `resnet152` are in the family resnet, `wide_resnet101_2` is in wide_resnet.
     """
     match = _FAMILY.match(network)
     return match[1] if match else network
@@ -175,7 +178,7 @@ def family_of(network: str) -> str:
 def _with_controls(
     row: PredictorRow, pairs: Floats, sizes: Floats, families: Sequence[str]
 ) -> PredictorRow:
-    """Add the correlation given size, and the lowest one without a family.
+    """Add partial_given_size, lowest_without_family and family to a row.
 
     Args:
         row: one predictor on one target.
@@ -243,7 +246,7 @@ def predictor_fits(rows: Iterable[PredictorRow]) -> list[PredictorFit]:
 def gap_to_runner_up(
     rows: Iterable[PredictorRow], best: PredictorFit, second: PredictorFit
 ) -> tuple[float, float | None] | None:
-    """Difference in weighted Kendall of two predictors, paired by target.
+    """Compute the difference in weighted Kendall of two predictors, paired by target.
 
     Returns:
         The mean difference and half its 95 % t interval over targets, which is None if the

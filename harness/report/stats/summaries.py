@@ -1,6 +1,6 @@
-"""Summaries of many models on many datasets: mean logits, correlations, agreement of rankings.
+"""Summarize many models on many datasets: mean logits, correlations, agreement of rankings.
 
-After Kornblith, Shlens and Le 2019 (section 3 and appendix A.1) unless stated otherwise.
+The methods follow Kornblith, Shlens and Le 2019 (section 3, appendix A.1) unless stated otherwise.
 Shapes: M models, D datasets.
 """
 
@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-_PAIR_ROWS = 512  # rows of a matrix of pairs of models in memory at once
+_PAIR_ROWS = 512  # rows of a matrix over pairs of models that are in memory at a time
 
 
 def logit(accuracy: ArrayLike, num_images: ArrayLike) -> Floats:
-    """log(p / (1 - p)), with p clipped to [1 / 2n, 1 - 1 / 2n] so that 0 and 1 stay finite."""
+    """Return log(p / (1 - p)), with p clipped to [1 / 2n, 1 - 1 / 2n] to be finite for 0 and 1."""
     margin = 0.5 / np.asarray(num_images, np.float64)
     fraction = np.clip(np.asarray(accuracy, np.float64), margin, 1 - margin)
     logits: Floats = np.log(fraction / (1 - fraction))
@@ -32,10 +32,10 @@ class DatasetMeans:
 
 
 def dataset_adjusted_means(scores: Floats) -> DatasetMeans:
-    """Means over datasets of scores [M, D], with errors that ignore the datasets' difficulty.
+    """Average scores [M, D] over datasets, with standard errors that ignore datasets' difficulty.
 
-    Each dataset's mean over models is subtracted; the standard error of the rest is widened by
-    sqrt(M / (M - 1)) (Morey 2008). The errors are NaN for a single model or dataset.
+    For the errors, each dataset's mean over models is subtracted, and the standard error of the
+    rest is multiplied by sqrt(M / (M - 1)) (Morey 2008). It is NaN for a single model or dataset.
     """
     num_models, num_datasets = scores.shape
     if num_models < 2 or num_datasets < 2:
@@ -60,7 +60,7 @@ class Correlation:
 
 
 def correlation(x: Floats, y: Floats) -> Correlation:
-    """Correlate two measures of the same models, [M] each."""
+    """Correlate two measures [M] of the same models."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(math.nan, math.nan, math.nan, math.nan, len(x))
     from scipy import stats as scipy_stats  # takes longer to import than a small report
@@ -77,10 +77,10 @@ def correlation(x: Floats, y: Floats) -> Correlation:
 
 
 def partial_correlation(x: Floats, y: Floats, given: Floats) -> float:
-    """Pearson correlation of x and y [M] after a linear fit on `given` is subtracted from both.
+    """Correlate x and y [M] (Pearson) after subtracting a linear fit on `given` from both.
 
     Returns:
-        NaN if one of them is constant, or is a linear function of `given`.
+        The correlation; NaN if x, y or `given` is constant, or x or y is linear in `given`.
     """
     residuals = []
     for values in (x, y):
@@ -99,7 +99,7 @@ def partial_correlation(x: Floats, y: Floats, given: Floats) -> float:
 def weighted_kendall(score: Floats, accuracy: Floats) -> float:
     """Weighted Kendall's tau of two rankings of models [M] (hyperbolic weights, scipy's default).
 
-    Exchanges near the top weigh more.
+    Disagreements near the top of the rankings weigh more.
     """
     from scipy import stats as scipy_stats  # takes longer to import than a small report
 
@@ -109,9 +109,9 @@ def weighted_kendall(score: Floats, accuracy: Floats) -> float:
 def weighted_kendall_without(score: Floats, accuracy: Floats, groups: Integers) -> Floats:
     """Compute `weighted_kendall` without each group of models in turn.
 
-    The weights of a pair are summed, so sums over pairs are dot products of the models' weights
-    with row sums of the matrix of pairs. All groups share that matrix, and the sums are of
-    integers.
+    The weight of a pair is the sum of two models' weights. A weighted sum over pairs is therefore a
+    dot product of the models' weights with row sums of a matrix over pairs. All groups share this
+    matrix, and its row sums are integers.
 
     Args:
         score: float64 [M], finite.
@@ -137,7 +137,7 @@ def weighted_kendall_without(score: Floats, accuracy: Floats, groups: Integers) 
 
 
 def _agreements_without(first: Floats, second: Floats, groups: Integers) -> Integers:
-    """Count concordant minus discordant partners of each model, without each group in turn.
+    """Count each model's concordant minus discordant partners, leaving out each group in turn.
 
     Args:
         first: float64 [M].
@@ -159,17 +159,17 @@ def _agreements_without(first: Floats, second: Floats, groups: Integers) -> Inte
         rows = slice(start, start + _PAIR_ROWS)
         product = np.ones((), np.int8)
         for values in ranks:
-            columns = values[by_group, None]  # the matrix is transposed: sums over rows are faster
+            columns = values[by_group, None]  # transposed, because sums over axis 0 are faster
             above, below = columns < values[rows], columns > values[rows]
             product = product * (above.view(np.int8) - below.view(np.int8))
         of_group = np.add.reduceat(product, starts, axis=0, dtype=np.int32)
-        of_group[is_empty] = 0  # reduceat returns the next row for these
+        of_group[is_empty] = 0  # for empty groups, reduceat returns the next row
         agreeing[rows] = (of_group.sum(axis=0) - of_group).T
     return agreeing
 
 
 def _num_distinct_without(values: Floats, groups: Integers) -> Integers:
-    """Count the models with another value than each model, without each group in turn.
+    """Count the models whose value differs from each model's, leaving out each group in turn.
 
     Shapes as in `_agreements_without`.
     """
@@ -182,7 +182,7 @@ def _num_distinct_without(values: Floats, groups: Integers) -> Integers:
 
 
 def recall_at(k: int, score: Floats, accuracy: Floats) -> float:
-    """Fraction of the k best models by accuracy [M] that are among the k best by score.
+    """Return the fraction of the k best models by accuracy [M] that are among the k best by score.
 
     Ties are broken in favor of the earlier model.
     """
@@ -194,9 +194,9 @@ def recall_at(k: int, score: Floats, accuracy: Floats) -> float:
 
 
 def relative_accuracy_at(k: int, score: Floats, accuracy: Floats) -> float:
-    """Best accuracy among the k best models by score, divided by the best accuracy of all.
+    """Return the best accuracy of the k best models by score, divided by the best of all models.
 
-    Rel@k of Li et al. 2021; 1 if no model has an accuracy above 0.
+    This is Rel@k of Li et al. 2021. It is 1 if no model has an accuracy above 0.
     """
     best = float(np.max(accuracy))
     chosen = np.argsort(-np.asarray(score), kind="stable")[:k]

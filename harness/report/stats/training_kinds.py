@@ -21,12 +21,12 @@ class TrainingGroup:
         num_models: models with a score on every target of the comparison.
         mean_logit: mean over models and targets.
         best: name of the model with the highest mean over targets.
-        best_logit: its mean over targets.
-        difference: mean logit minus that of supervised models, with Welch's 95 % interval. None
-            for supervised models, and if `welch` gives no interval.
+        best_logit: mean logit of the model `best` over targets.
+        difference: mean logit minus the mean logit of supervised models, with Welch's 95 %
+            interval. None for supervised models, and if `welch` gives no interval.
         num_networks: architectures that this group and supervised models share.
         within_networks: mean over these architectures of the difference in logits. Unlike
-            `difference`, it compares equal architectures. None if there is no shared one.
+            `difference`, it compares equal architectures. None without a shared architecture.
     """
 
     method: str

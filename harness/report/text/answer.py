@@ -1,4 +1,4 @@
-"""The sentences that open a report. They claim only what the numbers support.
+"""Write the sentences that open a report. They claim only what the numbers support.
 
 With one seed, a difference is stated as measured, without an interval. With several, a difference
 is marked `not clear` unless its 95 % t interval excludes zero.
@@ -14,7 +14,7 @@ from harness.report.text.caveats import max_sampling_error
 from harness.report.text.phrases import averaged_over, in_points, join_words, percent
 
 Size = tuple[int, int]  # classes and training images of a subset
-MAX_OTHER_SUBSETS = 3  # that the opening names; the table of differences has all
+MAX_OTHER_SUBSETS = 3  # subsets that the opening names; the table of differences has all
 
 
 def answers(
@@ -22,7 +22,7 @@ def answers(
 ) -> list[str]:
     """Write one paragraph per changed setting, for each arch.
 
-    The settings are the number of classes, which classes, eps, the budget and the variant.
+    The settings are the number of classes, the choice of classes, eps, the budget and the variant.
     """
     paragraphs = []
     every_arch = archs(accuracy, transfer)
@@ -45,8 +45,8 @@ def headline(
 ) -> str:
     """Write the answer in one sentence: how the smallest subset changes transfer, by target.
 
-    With several architectures, the first compared one is used. Returns "" if the recipe does
-    not compare subsets on several targets.
+    With several architectures, the first one with a comparison is used. Returns "" if the recipe
+    does not compare subsets on several targets.
     """
     sizes = source_sizes(accuracy, transfer)
     every_arch = archs(accuracy, transfer)
@@ -161,7 +161,7 @@ def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:
 
 
 def _interpretation(chosen: Mapping[str, Effect], accuracy: Sequence[AccuracyRow]) -> str:
-    """Decide whether a gain on common classes is more than having fewer wrong classes.
+    """State if a gain on common classes comes only from having fewer wrong classes to choose from.
 
     Returns "" if the numbers do not allow a decision.
     """
@@ -255,7 +255,7 @@ def _about_budget(effects: Sequence[Effect]) -> str:
 
 
 def _at_one_eps(chosen: Sequence[Effect], effects: Sequence[Effect]) -> str:
-    """` at eps 0` if the chosen differences have one of the recipe's several eps."""
+    """Return e.g. ` at eps 0` if all chosen differences have one eps and the recipe has several."""
     eps = {value for effect in chosen for value in effect.over.get("eps", ())}
     has_several = any(effect.axis == "eps" for effect in effects)
     return f" at eps {eps.pop()}" if len(eps) == 1 and has_several else ""
@@ -287,7 +287,7 @@ def _each_change(chosen: Sequence[Effect]) -> str:
 
 
 def _better_budget(chosen: Iterable[Effect]) -> str:
-    """State the better choice if all differences agree."""
+    """State which choice is better, if all differences agree."""
     signs = {
         math.copysign(1, effect.difference.mean) if effect.difference.is_clear else 0
         for effect in chosen
@@ -331,7 +331,7 @@ def _by_method(chosen: Mapping[str, Effect]) -> str:
 
 
 def _averages(chosen: Iterable[Effect], at_eps: str = "") -> str:
-    """A sentence about what the effects are averaged over; the widest set of each axis counts."""
+    """State what the effects are averaged over; for each axis, the largest set of values counts."""
     widest: dict[str, tuple[str, ...]] = {}
     for effect in chosen:
         for axis, values in effect.over.items():

@@ -1,4 +1,4 @@
-"""The caveats after the opening: terms, chance, uncertainty, and the marks in the tables."""
+"""Write the caveats after the opening: terms, chance, uncertainty, and the marks in the tables."""
 
 from collections.abc import Sequence
 
@@ -135,7 +135,7 @@ def _about_uncertainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[Trans
 
 
 def max_sampling_error(accuracy: Sequence[AccuracyRow]) -> float:
-    """Largest sampling error of the difference of two clean accuracies, as a fraction."""
+    """Return the largest sampling error of the difference of two clean accuracies, a fraction."""
     return max(
         (
             sampling_error(row.top1, row.num_images)

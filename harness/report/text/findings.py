@@ -1,8 +1,8 @@
-"""Sentences about many models and targets.
+"""Write sentences about many models and targets.
 
 They cover predictors of transfer, methods, models, scratch and induction. Except for induction,
-the targets are the sample: `±` is half a 95 % t interval over them, and `not clear` means that it
-includes zero.
+the targets are the sample: `±` is half a 95 % t interval over targets, and `not clear` means that
+the interval includes zero.
 """
 
 import math
@@ -45,8 +45,8 @@ from harness.report.text.phrases import (
     signed,
 )
 
-MIN_TARGETS = 3  # fewer targets are not a sample
-MAX_LEFT_OUT = 6  # names in a sentence; the table has all
+MIN_TARGETS = 3  # smallest number of targets that counts as a sample
+MAX_LEFT_OUT = 6  # largest number of names in a sentence; the table has all names
 
 
 def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) -> str:
@@ -187,7 +187,7 @@ def about_methods(
     Args:
         comparisons: comparisons of settings.
         transfer: all transfers.
-        signs: wins over architectures; methods without them are counted by runs.
+        signs: wins, counted by architecture. For methods without these, wins are counted by runs.
     """
     scratch = {row.method for row in transfer if row.is_scratch}
     of_methods = [
@@ -222,7 +222,7 @@ def _size(row: Comparison) -> str:
 
 
 def _selected(transfer: Sequence[TransferRow]) -> list[str]:
-    """Most frequently selected values of the last method whose grid has several axes."""
+    """State the values that were selected most often by the last method with several grid axes."""
     searched = [row for row in transfer if set(row.chosen) - {"lr", "eval_crop"}]
     if not searched:
         return []
@@ -268,7 +268,7 @@ def about_scratch(rows: Sequence[ScratchComparison]) -> str:
 
 
 def about_induction(inductions: Sequence[Induction]) -> str:
-    """Compare the model with the fewest classes with that of the most, for each target."""
+    """Compare the models with the fewest and the most classes, for each target."""
     has_archs = len({induction.arch for induction in inductions}) > 1
     texts = [(induction.arch, _about_induction(induction)) for induction in inductions]
     return " ".join(f"{arch}: {text}" if has_archs else text for arch, text in texts if text)
@@ -331,7 +331,7 @@ def _trained_on(row: ScoreRow) -> str:
 def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
     """Name the model with the highest mean over the targets, and the next; "" without two models.
 
-    Only the method with most models is described: other methods have their own best models.
+    Only the method with the most models is described; other methods may have other best models.
     """
     complete = [matrix.complete() for matrix in matrices.values()]
     matrix = max(complete, key=lambda matrix: len(matrix.names), default=None)

@@ -1,12 +1,12 @@
-"""Sentences about the accuracy of loaded models on the source, measured here and as published."""
+"""Write sentences on the source accuracy of loaded models, as measured here and as published."""
 
 from collections.abc import Sequence
 
 from harness.report.data.records import SourceAccuracyRow
 from harness.report.text.phrases import join_words
 
-MAX_FROM_PUBLISHED = 0.01  # larger differences of a measured accuracy are named
-MAX_NAMED = 6  # models in a sentence; the table has all
+MAX_FROM_PUBLISHED = 0.01  # models that differ more from their published accuracy are named
+MAX_NAMED = 6  # largest number of models in a sentence; the table has all models
 
 
 def about_differences(rows: Sequence[SourceAccuracyRow]) -> str:

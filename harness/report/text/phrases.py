@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.report.stats.intervals import MIN_SPREAD, SeedMean
 
-MAX_DECIMALS = 4  # of a percentage
+MAX_DECIMALS = 4  # largest number of decimals of a percentage
 
 
 def join_words(parts: Sequence[str]) -> str:
@@ -20,12 +20,12 @@ def signed(value: float, decimals: int) -> str:
 
 
 def plain(value: float, decimals: int = 2) -> str:
-    """Format a number with a typographic minus; zero has none."""
+    """Format a number with a typographic minus; a number that rounds to zero has no minus."""
     return f"{value:z.{decimals}f}".replace("-", "−")
 
 
 def percent(fraction: float, decimals: int) -> str:
-    """A fraction as a percentage, without the sign. Only 1 is printed as 100."""
+    """Format a fraction as a percentage without the percent sign. Only 1 is printed as 100."""
     text = f"{100 * fraction:.{decimals}f}"
     if fraction < 1 and float(text) >= 100:
         return f"{100 - 10.0**-decimals:.{decimals}f}"
@@ -33,7 +33,7 @@ def percent(fraction: float, decimals: int) -> str:
 
 
 def correlation(value: float, decimals: int = 2) -> str:
-    """Format a correlation with a typographic minus. Only an exact one is printed as 1."""
+    """Format a correlation with a typographic minus. Only exactly 1 or -1 is printed as 1 or -1."""
     text = plain(value, decimals)
     if abs(value) < 1 and text.endswith(f"{1:.{decimals}f}"):
         return plain(math.copysign(1 - 10.0**-decimals, value), decimals)
@@ -41,9 +41,10 @@ def correlation(value: float, decimals: int = 2) -> str:
 
 
 def decimals_to_exclude_zero(low: float, high: float, decimals: int = 1) -> int:
-    """Number of decimals at which an interval that excludes zero is printed without zero.
+    """Return the decimals with which an interval that excludes zero also does so in print.
 
-    At least `decimals` and at most MAX_DECIMALS; `decimals` if the interval includes zero.
+    The number is at least `decimals` and at most MAX_DECIMALS. It is `decimals` if the interval
+    includes zero.
     """
     nearest, mean, half = min(abs(low), abs(high)), abs(low + high) / 2, abs(high - low) / 2
     digits = decimals
@@ -77,15 +78,15 @@ def bounded(value: float, decimals: int) -> str:
 
 
 def half_width(value: float, decimals: int) -> str:
-    """Format half an interval as `± 0.3`; a small one never as 0."""
+    """Format the half width of an interval as `± 0.3`; a small one is never printed as 0."""
     return f"± {nonzero(value, decimals)}"
 
 
 def in_points(difference: SeedMean, *remarks: str) -> str:
     """Format a difference of fractions as `+1.2 ± 0.3 points (full)`.
 
-    The remark `not clear` is added if the interval includes zero. A clear difference has as many
-    decimals as show that.
+    The remark `not clear` is added if the interval includes zero. A clear difference has enough
+    decimals to show that the interval excludes zero.
     """
     mean, half = 100 * difference.mean, difference.half_width
     decimals = 1 if half is None else decimals_to_exclude_zero(mean - 100 * half, mean + 100 * half)

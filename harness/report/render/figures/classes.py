@@ -1,4 +1,4 @@
-"""Figure of the source classes: reference accuracy of each, and the subset that leaves it out."""
+"""Draw the reference accuracy of each source class, and the subset that leaves the class out."""
 
 from collections.abc import Sequence
 

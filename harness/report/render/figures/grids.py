@@ -1,4 +1,4 @@
-"""Heat maps of the hyperparameter grids: validation score over the two axes with most values."""
+"""Draw heat maps of hyperparameter grids: validation score over the two axes with most values."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from harness.report.render.figures import plot
 from harness.report.render.figures.plot import HEAT, PAPER, STRONG_INK, Panel
 
 MAX_HEAT_MAPS = 24
-MAX_VALUES = 100  # of an axis; more squares are not legible
+MAX_VALUES = 100  # largest number of values of an axis; more squares are not legible
 
 
 def heat_panels(rows: GridRows) -> list[Panel]:
-    """For each target and method with at least two grid axes, the score on val over two of them.
+    """Draw the score on val over two grid axes, for each target and method with at least two axes.
 
-    A square is the best score over the other axes, averaged over models and seeds. It is blank if
-    every run there diverged.
+    A square shows the best score over the other axes, averaged over models and seeds. It is blank
+    if every run with its values diverged.
     """
     panels: list[Panel] = []
     for target, method, group in rows.groups(min_axes=2):
@@ -41,7 +41,7 @@ def heat_panels(rows: GridRows) -> list[Panel]:
 
 
 def _sorted(values: Sequence[object]) -> list[object]:
-    """Sort numbers by value, other values after them by their text."""
+    """Sort numbers by value; other values follow, sorted by their text."""
     return sorted(
         values,
         key=lambda value: (
@@ -55,7 +55,7 @@ def _sorted(values: Sequence[object]) -> list[object]:
 def _scores(
     rows: Sequence[GridRow], x: tuple[str, list[object]], y: tuple[str, list[object]]
 ) -> NDArray[np.float64]:
-    """Scores [y values, x values]; NaN if every run diverged."""
+    """Return the scores [y values, x values]; NaN if every run diverged."""
     best: dict[tuple[str, object, object], float] = {}
     for row in rows:
         place = row.key, row.setting.get(y[0]), row.setting.get(x[0])
@@ -76,7 +76,7 @@ def _heat_panel(
     x: tuple[str, list[object]],
     y: tuple[str, list[object]],
 ) -> Panel:
-    """Draw one heat map. `x` and `y`: name and values of each axis."""
+    """Draw one heat map. `x` and `y` are (name, values) of the axes."""
     scores = _scores(rows, x, y)
     (x_name, columns), (y_name, lines) = x, y
     low, high = (np.nanmin(scores), np.nanmax(scores)) if np.isfinite(scores).any() else (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""The figure of the first screen: each model's mean over the targets."""
+"""Draw the figure of the first screen: each model's mean over the targets."""
 
 from collections.abc import Mapping
 
@@ -10,9 +10,9 @@ MAX_MODELS = 20
 
 
 def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
-    """Draw the mean over the targets of each model, a marker per method; the best one on top.
+    """Draw the mean over the targets of each model, with a marker per method, best model on top.
 
-    A method's mean is over the targets that all of its models have, so that means are comparable.
+    For each method, means are over the targets that all models have, so that they are comparable.
 
     Returns:
         None if there are fewer than two models and fewer than two methods.
@@ -24,7 +24,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
         if matrix.targets
     }
     if len({name for of_method in means.values() for name in of_method}) == 1:
-        # One model: its methods are compared.
+        # There is only one model, so compare its methods.
         means = {"": {method: next(iter(own.values())) for method, own in means.items()}}
     best: dict[str, float] = {}
     for of_method in means.values():
@@ -64,7 +64,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
         axes.set_yticks(range(len(shown)), shown)
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlabel("mean over targets, percent")
-        if len(means) > 1:  # above the plot: inside it, its markers look like means
+        if len(means) > 1:  # put the legend above the plot: inside, its markers look like means
             axes.legend(
                 loc="lower left",
                 bbox_to_anchor=(0, 1),

@@ -1,4 +1,4 @@
-"""Figures over many models: transfer against source accuracy, Elo strengths, and predictors."""
+"""Draw figures of many models: transfer against source accuracy, Elo strengths, and predictors."""
 
 from collections.abc import Sequence
 
@@ -17,25 +17,26 @@ from harness.report.text.phrases import correlation
 
 _TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, *(0.1 * i for i in range(1, 9)), 0.85, 0.9, 0.95)
 _TICKS += (0.98, 0.99, 0.995, 0.999)
-_MAX_RANKED = 30  # models in a figure; the table has all
-_MAX_NAMED = 18  # points of a scatter plot with names
+_MAX_RANKED = 30  # largest number of models in a figure; the table has all models
+_MAX_NAMED = 18  # largest number of named points in a scatter plot
 _MAX_NAME_LENGTH = 34
-_NAME_SIZE = 6.5  # points
-_LETTER = 0.56 * _NAME_SIZE  # width of a letter
-_HEIGHTS = (0.0, *(sign * 7.0 * step for step in range(1, 9) for sign in (1, -1)))  # of names
+_NAME_SIZE = 6.5  # font size of names, in points
+_LETTER = 0.56 * _NAME_SIZE  # mean width of a letter, in points
+# Heights of a name above its point that are tried, in points, nearest first.
+_HEIGHTS = (0.0, *(sign * 7.0 * step for step in range(1, 9) for sign in (1, -1)))
 
 Box = tuple[float, float, float, float]  # left, lower, right, upper edge, in points
 Floats = NDArray[np.float64]
 
 
 def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) -> Panel:
-    """Mean logit over targets against source accuracy, with bars of one standard error.
+    """Draw the mean logit over targets against source accuracy, with bars of one standard error.
 
     The standard error ignores the targets' difficulty (Morey 2008).
 
     Args:
-        matrix: what the association is computed on, without gaps.
-        association: the correlation.
+        matrix: scores without gaps, from which the association was computed.
+        association: correlation to print.
         number: number of the panel.
     """
     name = f"source-{number}"
@@ -123,17 +124,20 @@ def place_names(
 ) -> list[tuple[Offset, bool]]:
     """Place a name next to each point of a plot, so that few names overlap.
 
-    Each name in turn, from left to right, gets the nearest free place to the right or left of its
-    point; if no place is free, the one that overlaps least with names, points and the edges.
+    Names are placed from left to right. A name gets the nearest free place to the right or left of
+    its point. If no place is free, it gets the place with the least overlap with names, points and
+    edges.
 
     Args:
-        places: of the points, in points from the lower left corner of the axes, float64 [N, 2].
-        lengths: letters of each name.
-        width: of the axes, in points.
-        height: of the axes, in points.
+        places: float64 [N, 2], positions of the plot's points, from the lower left corner of the
+            axes, in typographic points.
+        lengths: number of letters of each name.
+        width: width of the axes, in typographic points.
+        height: height of the axes, in typographic points.
 
     Returns:
-        Offset of each name from its point, in points, and True if the name ends there.
+        For each name, its offset from its point, in typographic points, and True if the name ends
+        at this offset, False if it begins there.
     """
     dots = [(x - 3, y - 3, x + 3, y + 3) for x, y in places.tolist()]
     taken: list[Box] = []
@@ -175,7 +179,7 @@ def _logit_ticks(axes: Axes, which: str) -> None:
     """Place about six percentages on a logit axis, `x` or `y`."""
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     inside = [tick for tick in _TICKS if low <= _tick_place(tick) <= high]
-    if len(inside) < 2:  # a narrow range: even steps in percent
+    if len(inside) < 2:  # the range is narrow: use even steps in percent
         first, last = expit((low, high))
         inside = [float(f"{value:.3g}") for value in np.linspace(first, last, 5)[1:-1]]
     inside = inside[:: max(1, -(-len(inside) // 7))]
@@ -194,7 +198,7 @@ def _tick_place(tick: float) -> float:
 
 
 def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
-    """Strengths, strongest on top. No intervals: matches on one target are not independent."""
+    """Draw strengths, strongest on top. No intervals: matches on a target are not independent."""
     method = ranking[0].method
     shown = ranking[:_MAX_RANKED]
     detail = f"{ranking[0].num_rounds:,} rounds"
@@ -214,7 +218,7 @@ def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
 
 
 def predictor_panel(fits: Sequence[PredictorFit], number: int) -> Panel:
-    """Mean weighted Kendall of each predictor with its interval over targets, best on top."""
+    """Draw each predictor's mean weighted Kendall with its interval over targets, best on top."""
     method, num_targets = fits[0].method, max(fit.num_targets for fit in fits)
     detail = f"{num_targets:,} target{'s' * (num_targets > 1)}" + (
         "; bars: 95 % t intervals" if num_targets > 1 else ""
@@ -256,7 +260,7 @@ def _ranked_panel(
             min(value - half for _, value, half in lines)
             <= 0
             <= max(value + half for _, value, half in lines)
-        ):  # elsewhere it would compress the measured range
+        ):  # draw zero only inside the measured range, which it would otherwise compress
             axes.axvline(0, color=QUIET, linewidth=0.8)
         axes.errorbar(
             [value for _, value, _ in lines],

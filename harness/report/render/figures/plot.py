@@ -26,7 +26,7 @@ from writers.text_names import printable_lines
 
 NUM_COLORS = 6
 MARKERS = ("o", "s", "^", "D", "v", "P")
-MARKER_SIGNS = ("●", "■", "▲", "◆", "▼", "✚")  # the same shapes, for the legend
+MARKER_SIGNS = ("●", "■", "▲", "◆", "▼", "✚")  # the shapes of MARKERS as text, for the legend
 DASHES = ("-", "--", ":", "-.")
 DASH_ARRAYS = {"-": "", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
 
@@ -34,7 +34,7 @@ DASH_ARRAYS = {"-": "", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
 INK, GRID, PAPER, QUIET = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
 STRONG_INK = "#0a0b10"  # for text on a color
 SERIES = tuple(f"#0b0c{index:02x}" for index in range(NUM_COLORS))
-HEAT = tuple(f"#0d0e{index:02x}" for index in range(10))  # low to high
+HEAT = tuple(f"#0d0e{index:02x}" for index in range(10))  # colors of heat maps, low to high
 _VARIABLES = {
     INK: "--ink-2",
     STRONG_INK: "--ink",
@@ -115,7 +115,7 @@ def blank(
 ) -> tuple[Figure, Axes]:
     """Create a figure of width x height inches without pyplot's global state.
 
-    Margins are in inches too, so that adjacent plots align.
+    Margins are in inches, too, so that plots next to each other align.
     """
     figure = Figure(figsize=(width, height))
     FigureCanvasSVG(figure)
@@ -124,21 +124,21 @@ def blank(
 
 
 def marker_place(index: int) -> int:
-    """Place of the marker of series `index`; colors repeat after NUM_COLORS with other markers."""
+    """Return the index of a series' marker. After NUM_COLORS, colors repeat with other markers."""
     return (index + index // NUM_COLORS) % len(MARKERS)
 
 
 def draw_series(
     axes: Axes, x: Sequence[float], means: Sequence[SeedMean], index: int, *, hollow: bool = False
 ) -> None:
-    """Draw means in percent as a line of color and marker `index`, with bars of one sd.
+    """Draw means as a line with the color and marker of series `index`, and with bars of one sd.
 
     Args:
-        axes: percent on the y axis.
+        axes: axes with percent on the y axis.
         x: position of each mean.
-        means: fractions.
+        means: means, as fractions.
         index: number of the series.
-        hollow: dashed line and hollow markers.
+        hollow: True draws a dashed line and hollow markers.
     """
     color = SERIES[index % NUM_COLORS]
     y = [100 * mean.mean for mean in means]
@@ -170,7 +170,7 @@ def chance_line(axes: Axes, chance: float | None) -> None:
 
 
 def chance_text(chance: float | None) -> str:
-    """`, chance 1.2 %` for the end of a caption; "" if unknown."""
+    """Format chance for the end of a caption, e.g. `, chance 1.2 %`; "" if unknown."""
     return f", chance {100 * chance:.1f} %" if chance else ""
 
 
@@ -209,7 +209,7 @@ def to_svg(
 def _with_titles(svg: str, gid: str, titles: Sequence[str]) -> str:
     """Add a `<title>` to each marker of the line with this gid."""
     start = svg.find(f'<g id="{gid}">')
-    if start < 0:  # none of the line is inside the axes
+    if start < 0:  # no part of the line is inside the axes
         return svg
     end = svg.find('<g id="', start + 1)
     part = svg[start : end if end >= 0 else len(svg)]

@@ -1,4 +1,4 @@
-"""Figures over sizes: images and steps of the target, images and classes of the source."""
+"""Draw figures over sizes: images and steps of the target, images and classes of the source."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from harness.report.render.tables.cells import SCORE_TITLES
 from harness.report.stats.intervals import SeedMean, seed_mean
 from harness.report.stats.leaderboard import model_names
 
-MIN_SIZES = 4  # of a curve over sources; fewer are compared in a table
+MIN_SIZES = 4  # smallest number of sizes for a curve over sources; fewer are compared in a table
 _SIZE_LABELS = {"per_class": "training images per class", "steps": "training steps"}
 
 
 def curve_series(rows: Sequence[TransferRow]) -> dict[tuple[str, ModelId], str]:
-    """(method, model) -> label of its curve; the model is named if there are several."""
+    """Return (method, model) -> label of its curve, which names the model if there are several."""
     names = model_names([row for row in rows if not row.is_scratch])
     has_archs = len({row.arch for row in rows if row.arch}) > 1
     labels = {}
@@ -33,7 +33,7 @@ def curve_series(rows: Sequence[TransferRow]) -> dict[tuple[str, ModelId], str]:
 
 
 def rows_of_curves(rows: Sequence[TransferRow]) -> list[TransferRow]:
-    """Rows that `curve_panels` draws, over either axis."""
+    """Select the rows that `curve_panels` draws, over either axis."""
     drawn = {
         id(row)
         for axis in _SIZE_LABELS
@@ -47,7 +47,7 @@ def rows_of_curves(rows: Sequence[TransferRow]) -> list[TransferRow]:
 def _groups(
     rows: Sequence[TransferRow], axis: str
 ) -> dict[tuple[str, int | None], list[TransferRow]]:
-    """Rows that have a size on the axis, by target and size on the other axis."""
+    """Group rows that have a size on `axis` by target and by the size on the other axis."""
     other_axis = _other(axis)
     groups: dict[tuple[str, int | None], list[TransferRow]] = {}
     for row in rows:
@@ -61,10 +61,9 @@ def _other(axis: str) -> str:
 
 
 def curve_panels(rows: Sequence[TransferRow], axis: str) -> list[Panel]:
-    """For each target, its metric against `per_class` or `steps`; a curve per method and model.
+    """Draw each target's metric against `per_class` or `steps`, with a curve per method and model.
 
-    Runs with different values of the other size have panels of their own. Bars are one standard
-    deviation over seeds.
+    Each value of the other size has a separate panel. Bars are one standard deviation over seeds.
     """
     panels: list[Panel] = []
     other_axis = _other(axis)
@@ -118,18 +117,19 @@ def _curve_panel(
 
 
 def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
-    """Mean over targets against the images, and against the classes, of pretraining.
+    """Draw the mean over targets against the images, and against the classes, of pretraining.
 
-    A color per method. Against images: subsets with all classes. Against classes: subsets with
-    nearly all images and coarser labels. Subsets with fewer of both are hollow in the first plot:
-    they show the effect of fewer classes at equal numbers of images.
+    Each method has a color. The plot against images has subsets with all classes; the plot against
+    classes has subsets with nearly all images and coarser labels. Subsets with fewer images and
+    fewer classes are hollow in the first plot: they show the effect of fewer classes at equal
+    numbers of images.
     """
     methods = source_methods(rows)
     return [_source_panel(group, methods) for group in _source_groups(rows)]
 
 
 def source_methods(rows: Sequence[TransferRow]) -> list[str]:
-    """Methods that `source_panels` draws, in the order of their colors."""
+    """Return the methods that `source_panels` draws, in the order of their colors."""
     return list(dict.fromkeys(row.method for group in _source_groups(rows) for row in group.rows))
 
 
@@ -138,7 +138,7 @@ class _SourceGroup:
     """Rows of one plot of `source_panels`.
 
     Attributes:
-        max_classes: rows with another number of classes are hollow; 0 means none is.
+        max_classes: rows with another number of classes are hollow; 0 means that no row is hollow.
         suffixes: ends of the plot's name and title if there are several variants.
     """
 
@@ -181,7 +181,7 @@ def _source_groups(rows: Sequence[TransferRow]) -> list[_SourceGroup]:
 
 
 def _source_panel(group: _SourceGroup, methods: Sequence[str]) -> Panel:
-    """Draw one plot, with the colors of the methods by their position."""
+    """Draw one plot. The position in `methods` gives a method its color."""
     rows, axis, label, max_classes = group.rows, group.axis, group.label, group.max_classes
     suffixes = group.suffixes
     name = f"size-{axis.replace('_', '-')}{suffixes[0]}"
@@ -228,7 +228,7 @@ def _source_panel(group: _SourceGroup, methods: Sequence[str]) -> Panel:
 
 
 def induction_panels(inductions: Sequence[Induction]) -> list[Panel]:
-    """Draw kNN accuracy against the classes of pretraining; a line per variant and eps.
+    """Draw kNN accuracy against the number of classes of pretraining; a line per variant and eps.
 
     Bars are one standard deviation over seeds.
     """
@@ -258,7 +258,7 @@ def induction_panels(inductions: Sequence[Induction]) -> list[Panel]:
                     for subset, mean in means.items()
                 ]
             _log_axis(axes, sorted({row.num_classes for row in induction.rows if row.num_classes}))
-            # From zero, so that a small difference looks small.
+            # Begin the axis at zero, so that a small difference looks small.
             axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
             plot.chance_line(axes, induction.chance)
             axes.set_xlabel("classes of pretraining")

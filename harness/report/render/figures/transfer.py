@@ -1,4 +1,4 @@
-"""Figures of transfer: each target's metric against eps, or for each subset if there is one eps."""
+"""Draw each target's metric against eps, or for each subset if there is only one eps."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,13 +14,13 @@ from harness.report.stats.intervals import SeedMean, seed_mean
 
 _LINE_STYLES = {"full": "-", "fixed": "--"}
 _OTHER_STYLES = (":", "-.")
-_MAX_MARKERS = 48  # in a panel of normal width
-_MAX_NAME_LENGTH = 24  # of a subset on an axis; if one is longer, all are numbered
+_MAX_MARKERS = 48  # largest number of markers in a panel of normal width
+_MAX_NAME_LENGTH = 24  # longest name of a subset on an axis; if one is longer, all are numbered
 _Series = tuple[str, str]  # method, variant
 
 
 def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
-    """For each arch and target, the metric against eps; a color per subset, a dash per method."""
+    """Draw the metric against eps per arch and target: a color per subset, a dash per method."""
     panels: list[Panel] = []
     archs = list(dict.fromkeys(row.arch for row in rows))
     variants = list(dict.fromkeys(row.variant for row in rows))
@@ -38,9 +38,10 @@ def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
 
 
 def subset_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
-    """For each arch and target, the metric of each subset; a marker per method and variant.
+    """Draw the metric of each subset for each arch and target; a marker per method and variant.
 
-    For recipes with one eps. If there are more series than markers, each variant has a panel.
+    This is for recipes with one eps. If there are more series than markers, each variant has a
+    panel.
     """
     rows = under_every_variant(rows)
     panels: list[Panel] = []
@@ -64,10 +65,10 @@ def subset_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
 
 
 def subset_series(recipe: Recipe, rows: Sequence[TransferRow]) -> list[_Series]:
-    """(method, variant) of each marker of `subset_panels`.
+    """Return (method, variant) of each marker of `subset_panels`.
 
-    A method that ran in one variant only is not listed under others, also if a model of theirs is
-    the same.
+    A method that ran in one variant only is not listed under other variants, even if they share a
+    model with it.
     """
     measured = {(row.method, row.variant) for row in rows}
     every = [(method, variant) for variant in recipe.variants or ("",) for method in recipe.methods]
@@ -75,7 +76,7 @@ def subset_series(recipe: Recipe, rows: Sequence[TransferRow]) -> list[_Series]:
 
 
 def subset_labels(recipe: Recipe) -> list[str]:
-    """Axis label of each subset: its name, or its number if names are too long."""
+    """Return the axis label of each subset: its name, or its number if a name is too long."""
     names = [subset.name for subset in recipe.subsets]
     if max(map(len, names), default=0) > _MAX_NAME_LENGTH:
         return [str(number) for number, _ in enumerate(names, 1)]
@@ -159,7 +160,7 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
         figure, axes = plot.blank(3.5, 2.5)
         for number, (subset_index, subset, method) in enumerate(lines):
             of_line = [row for row in rows if (row.subset, row.method) == (subset, method)]
-            # Shifted, so that markers and error bars of equal eps do not overlap.
+            # Shift the points, so that markers and error bars of equal eps do not overlap.
             shift = 0.5 * ((number + 0.5) / len(lines) - 0.5)
             gid = f"points-{number}"
             means = _draw_line(axes, recipe, of_line, subset_index, method, shift, gid)
@@ -194,7 +195,7 @@ def _label_axes(axes: Axes, label: str, chance: float | None) -> None:
 
 
 def _percentages(means: Sequence[SeedMean | None]) -> tuple[list[float], list[float]]:
-    """Means and standard deviations in percent; NaN and 0 for None."""
+    """Return means and standard deviations in percent; NaN and 0 for None."""
     return (
         [100 * mean.mean if mean else float("nan") for mean in means],
         [100 * (mean.sd or 0.0) if mean else 0.0 for mean in means],
@@ -244,12 +245,12 @@ def _draw_line(
 
 
 def _title(names: Iterable[str], mean: SeedMean) -> str:
-    """Row of a point: what it is, its mean, and its standard deviation over seeds."""
+    """Format the text that a point shows: its names, its mean, and its sd over seeds."""
     spread = "" if mean.sd is None else f", sd {100 * mean.sd:.1f}"
     return f"{', '.join(filter(None, names))}: {100 * mean.mean:.1f} %{spread}"
 
 
 def line_style(recipe: Recipe, method: str) -> str:
-    """Solid for full, dashed for fixed, dotted and dash-dotted for other methods."""
+    """Return the line style: solid for full, dashed for fixed, dotted or dash-dotted for others."""
     others = [name for name in recipe.methods if name not in _LINE_STYLES]
     return _LINE_STYLES.get(method) or _OTHER_STYLES[others.index(method) % len(_OTHER_STYLES)]

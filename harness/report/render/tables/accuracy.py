@@ -1,4 +1,4 @@
-"""Tables about the source classes: accuracy, accuracy on coarser labels, and classes left out."""
+"""Build tables on source classes: accuracy, accuracy on coarser labels, and classes left out."""
 
 from collections.abc import Collection, Sequence
 
@@ -38,13 +38,13 @@ _NOT_RUN = Cell("not run", absent=True)
 def accuracy_tables(
     recipe: Recipe, rows: Sequence[AccuracyRow], planned: Collection[PlannedModel]
 ) -> list[Table]:
-    """One table per arch and view: a line per subset and variant, columns per eps.
+    """Build a table per arch and view: a line per subset and variant, columns per eps.
 
     Args:
         recipe: gives the order of lines and columns.
         rows: accuracies of all models.
-        planned: models that the recipe evaluates. A missing result of these is "not run"; other
-            combinations are not part of the recipe.
+        planned: models that the recipe evaluates. If one of these has no result, its cell reads
+            "not run". Other combinations are not part of the recipe.
     """
     tables = []
     for index, arch in enumerate(recipe.archs):
@@ -115,7 +115,7 @@ def _accuracy_table(
 
 
 def _attack_label(rows: Sequence[AccuracyRow], eps: float, attack: str) -> str:
-    """`clean`, `adversarial`, or `adversarial at 0.5` if the attack's eps is not the model's."""
+    """Return `clean`, `adversarial`, or e.g. `adversarial at 0.5` if its eps is not the model's."""
     radii = sorted(
         {row.attack_eps for row in rows if row.eps == eps and row.attack_eps is not None}
     )
@@ -149,7 +149,7 @@ def _accuracy_note(
 
 
 def _attacked_logits_note(rows: Sequence[AccuracyRow]) -> str:
-    """State which logits the attacks on masked accuracies raise the loss of."""
+    """State from which logits the attacks compute their loss, for masked accuracies."""
     kinds = {row.attacked_logits for row in rows if row.view == "common_masked"} - {""}
     if kinds == {"scored"}:
         return " The attack is on the masked logits, those that are scored."
@@ -175,9 +175,10 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
 
 
 def coarse_tables(recipe: Recipe, rows: Sequence[CoarseRow]) -> list[Table]:
-    """One table per arch that has models of finer classes: a line per model, a column per labels.
+    """Build a table per arch with models of finer classes: lines are models, columns label sets.
 
-    Models that can predict only some of the labels choose among fewer and are in the CSV only.
+    Models that can predict only some of the labels choose among fewer labels, so they are in the
+    CSV only.
     """
     num_labels: dict[str, int] = {}
     for row in rows:
@@ -222,7 +223,7 @@ def _coarse_table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: s
 
 
 def _coarse_cell(rows: Sequence[CoarseRow], num_seeds: int) -> Cell:
-    """The cell of one model on one set of labels."""
+    """Format the cell of one model on one set of labels."""
     by_sum = [row for row in rows if row.by in ("own", "sum")]
     by_max = [row for row in rows if row.by == "max"]
     if not by_sum:
@@ -241,7 +242,7 @@ def _coarse_cell(rows: Sequence[CoarseRow], num_seeds: int) -> Cell:
 
 
 def class_table(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Table:
-    """Classes that at least one subset leaves out, hardest first; a column per such subset."""
+    """List classes that a subset leaves out, hardest first, with a column per such subset."""
     removed = [row for row in rows if row.removed_by]
     removing = [name for name in subsets if any(name in row.removed_by for row in removed)]
     columns: list[ColumnOf[ClassRow]] = [

@@ -1,4 +1,4 @@
-"""Cells and columns that several tables share: numbers, percentages, spreads, and models."""
+"""Format cells and columns that several tables share: numbers, percentages, spreads and models."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ def decimal(value: float, below: str = "") -> Cell:
     """A number with two decimals; a dash for NaN."""
     if math.isnan(value):
         return NONE
-    # z: no negative zero
+    # The option z prints -0.00 as 0.00.
     return Cell(f"{value:z.2f}".replace("-", "−"), sort=value, below=below)
 
 
@@ -64,14 +64,14 @@ def points(fraction: float, half_width: float | None = None) -> str:
 
 
 def interval_cell(low: float | None, high: float | None, sort: float | None, none: Cell) -> Cell:
-    """Both bounds in percentage points, with decimals that show their signs.
+    """Format both bounds in percentage points, with enough decimals to show their signs.
 
-    Returns `none` if there is no interval.
+    Returns the cell `none` if there is no interval.
     """
     if low is None or high is None:
         return none
     decimals = decimals_to_exclude_zero(100 * low, 100 * high)
-    if low < 0 < high:  # both signs are shown, too
+    if low < 0 < high:  # show both signs of an interval that includes zero, too
         smaller = 100 * min(-low, high)
         decimals = decimals_to_exclude_zero(smaller, smaller)
     return Cell(
@@ -81,14 +81,14 @@ def interval_cell(low: float | None, high: float | None, sort: float | None, non
 
 
 def p_value_cell(p: float | None) -> Cell:
-    """A p-value with two significant decimals; below 0.0001 as a bound."""
+    """A p-value with two decimals; below 0.01 with four; below 0.0001 as a bound."""
     if p is None or math.isnan(p):
         return NONE
     return Cell("< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}", sort=p)
 
 
 def spread(means: Sequence[SeedMean], decimals: int, num_seeds: int) -> str:
-    """Standard deviations as `sd 0.4 (0.2)`, and `1 of 2 seeds` if some are missing."""
+    """Format standard deviations as `sd 0.4 (0.2)`; add e.g. `1 of 2 seeds` if some are missing."""
     parts = []
     if all(mean.sd is not None for mean in means):
         first, *others = (bounded(100 * (mean.sd or 0.0), decimals) for mean in means)
@@ -99,12 +99,12 @@ def spread(means: Sequence[SeedMean], decimals: int, num_seeds: int) -> str:
 
 
 def decimals_for(num_images: Iterable[int]) -> int:
-    """Two decimals if one image is at most 0.01 percent of the images, otherwise one."""
+    """Return the decimals of an accuracy: 2 if one image is at most 0.01 percent, otherwise 1."""
     return 2 if min(num_images) >= 10_000 else 1
 
 
 def plain_or_percent(value: float, is_accuracy: bool) -> str:
-    """An accuracy in percent, any other score with three decimals."""
+    """Format an accuracy in percent, and any other score with three decimals."""
     return percent(value, 1) if is_accuracy else plain(value, 3)
 
 

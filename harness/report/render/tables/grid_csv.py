@@ -1,7 +1,7 @@
 """Format the grids of all transfers as CSV: a million rows of a large recipe, in seconds.
 
-The rows of a transfer differ in a few cells. The others are formatted once per transfer, so the
-text is that of `table.to_csv` in a fraction of its time.
+The rows of a transfer differ in only a few cells. The other cells are formatted once per transfer.
+The text equals that of `table.to_csv` and takes a fraction of the time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from harness.report.data.grid_rows import Grid
 from harness.report.data.records import GridRow
 from harness.report.render.tables.table import csv_cell, csv_text
 
-# Cells that differ between the rows of a transfer, in their order.
+# Names of the cells that differ between the rows of a transfer, in the order of the columns.
 _OWN = (
     *("lr", "val_top1", "val_mean_per_class", "chosen"),
     *("val_map11", "val_map50_11", "val_score", "setting"),
@@ -35,7 +35,7 @@ def grid_csv(grids: Iterable[Grid]) -> Iterator[bytes]:
 
 
 def _lines(grid: Grid) -> str:
-    """Lines of one grid. Written without a call per cell, because most of the time is here."""
+    """Format the lines of one grid. Most time is spent here, so there is no call per cell."""
     form = ",".join(
         [
             "{}" if name in _OWN else csv_cell(value).replace("{", "{{").replace("}", "}}")

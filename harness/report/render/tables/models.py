@@ -1,4 +1,4 @@
-"""Tables about models: rankings, kinds of training, wins of methods, and numbers of images."""
+"""Build tables on models: rankings, kinds of training, wins of methods, and numbers of images."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -209,7 +209,7 @@ def association_table(rows: Sequence[Association]) -> Table:
 
 
 def sign_table(rows: Sequence[SignRow]) -> Table:
-    """Wins of each method over each other: a line per target, a column per pair."""
+    """Count the wins of each pair of methods: a line per target, a column per pair."""
     pairs = list(dict.fromkeys((row.method, row.baseline) for row in rows))
     targets = list(dict.fromkeys(row.target for row in rows))
     cells = {(row.method, row.baseline, row.target): _wins(row) for row in rows}
@@ -237,7 +237,7 @@ def _wins(row: SignRow) -> Cell:
 
 
 def convergence_table(rows: Sequence[Convergence]) -> Table:
-    """Steps of each method to most of its final odds, a line per model, target and method."""
+    """List the steps to most of the final odds: a line per model, target and method."""
     columns: list[ColumnOf[Convergence]] = [
         (Column("model", numeric=False), lambda row: text(row.model)),
         (Column("target", numeric=False), lambda row: text(row.target)),
@@ -268,7 +268,7 @@ def _num_points(row: Convergence) -> Cell:
 
 
 def budget_table(rows: Sequence[BudgetScore]) -> Table:
-    """Two lines per target, method and model; a column per number of images, largest first."""
+    """Compare budgets: two lines per target, method and model, a column per number of images."""
     sizes = sorted({row.num_images for row in rows}, reverse=True)
     groups = list(dict.fromkeys(_budget_group(row) for row in rows))
     cells = {(_budget_group(row), row.by, row.num_images): _budget_cell(row) for row in rows}

@@ -1,4 +1,4 @@
-"""Tables about effects and runs: differences, timing, files, stages and the environment."""
+"""Build tables on effects and runs: differences, timing, files, stages and the environment."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, ta
 from harness.report.stats.effects import MEASURES, Effect
 from harness.report.text.phrases import percent
 
-_MAX_VALUES = 4  # of an environment fact
+_MAX_VALUES = 4  # largest number of values of an environment fact that are shown
 
 
 def effects_table(effects: Sequence[Effect]) -> Table:
@@ -69,7 +69,7 @@ def _interval(effect: Effect) -> Cell:
 
 
 def cost_table(rows: Sequence[TimingRow]) -> Table:
-    """Accuracy of each pretrained model, and what its training took."""
+    """List the accuracy of each pretrained model, and the time and memory of its training."""
     trained = [row for row in rows if row.kind == "pretrain"]
     columns: list[ColumnOf[TimingRow]] = [
         (Column("model", numeric=False), lambda row: text(row.name)),
@@ -198,7 +198,7 @@ def kinds_table(rows: Sequence[StageRow]) -> Table:
                 _precisions(of_kind),
             )
         )
-    if len(lines) > 1:  # cells without sort values keep the total in the last line
+    if len(lines) > 1:  # the total's cells have no sort values, so that it stays the last line
         times = [row.wall_s for row in rows]
         total = (f"{len(times):,}", duration(sum(times)), duration(max(times)), "")
         lines.append((Cell("all"), *map(Cell, total)))
@@ -206,7 +206,7 @@ def kinds_table(rows: Sequence[StageRow]) -> Table:
 
 
 def _precisions(rows: Sequence[StageRow]) -> Cell:
-    """Number formats of the stages; if they differ, the most frequent first, with their counts."""
+    """Format the stages' number formats; if they differ, with counts, the most frequent first."""
     counts = Counter(row.precision for row in rows if row.precision).most_common()
     if not counts:
         return NONE

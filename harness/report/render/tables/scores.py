@@ -1,4 +1,4 @@
-"""Tables about cheap scores: how well they predict, each model's scores, and times in the top."""
+"""Build tables on cheap scores: how well they predict, scores of each model, times in the top."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ from harness.report.stats.leaderboard import TOP, TopCount, model_names
 from harness.report.stats.predictors import PredictorFit
 from harness.report.text.phrases import bounded
 
-_MAX_WIDTH = 12  # scores in a line; more do not fit into a page
+_MAX_WIDTH = 12  # largest number of scores in a line; more do not fit into a page
 _MAX_MODEL_COLUMNS = 6
 
 
@@ -91,9 +91,10 @@ def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings |
 
 
 def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
-    """A line per model, a column per target and score. The reverse for few models of many scores.
+    """Build a table with a line per model, and a column per target and score.
 
-    Versions of a score, such as knn_k5, are in the CSV only.
+    If there are few models and many scores, lines and columns are exchanged. Versions of a score,
+    such as knn_k5, are in the CSV only.
     """
     names = {row.name for row in rows}
     rows = [row for row in rows if not any(row.name.startswith(f"{name}_") for name in names)]

@@ -1,4 +1,4 @@
-"""Tables of selections by scores: targets that took part, and the scores of classes."""
+"""Build tables on selections by scores: targets that took part, and the scores of classes."""
 
 from collections.abc import Sequence
 

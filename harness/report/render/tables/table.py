@@ -1,4 +1,4 @@
-"""A table as the page shows it, and its two plain forms: Markdown, and CSV of the rows."""
+"""Define a table as the page shows it, and format it as Markdown and CSV."""
 
 import csv
 import io
@@ -38,14 +38,14 @@ class Cell:
 
     Attributes:
         sort: value that sorting compares; None is last in both directions.
-        detail: shown after the text in a quieter color.
-        below: shown on a separate line in a quieter color.
-        best: bold.
-        own: underlined, because it is the target's own metric.
-        absent: quieter color, because there is no value.
+        detail: text that follows in a quieter color.
+        below: text on a separate line in a quieter color.
+        best: True for bold text.
+        own: True for underlined text: the target's own metric.
+        absent: True for a quieter color: there is no value.
         href: address of a link on the text, relative to the page.
         folded: (summary, text) of a part that opens by a click, such as a command.
-        bar: (name of a span, percent of the cell's width) of a stacked bar.
+        bar: (name of a span, percent of the cell's width) for each part of a stacked bar.
     """
 
     text: str
@@ -63,14 +63,14 @@ class Cell:
 
 
 Line = tuple[Cell, ...]
-ColumnOf = tuple[Column, Callable[[Row], Cell]]  # a heading, and the cell of a row
+ColumnOf = tuple[Column, Callable[[Row], Cell]]  # heading, and function that makes a row's cell
 
 
 class Lines(Sequence[Line]):
-    """Lines of a table, made when they are read: a page shows the first of ten thousands."""
+    """Lines of a table, made when they are read: a page may show 1000 of 100,000 lines."""
 
     def __init__(self, count: int, make: Callable[[], Iterator[Line]]) -> None:
-        """Keep the number of lines, and a function that makes all of them in order."""
+        """Keep the number of lines, and a function that makes all lines in order."""
         self._count, self._make = count, make
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class Lines(Sequence[Line]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Line, ...]: ...
     def __getitem__(self, index: int | slice) -> Line | tuple[Line, ...]:
-        """Make the lines up to the last one of the index."""
+        """Return a line or a slice of lines; only lines up to the last of them are made."""
         places = range(self._count)[index]
         if isinstance(places, int):
             return next(islice(self._make(), places, None))
@@ -130,9 +130,9 @@ def table_of(
 
 
 def mark_best(cells: Sequence[Cell]) -> list[Cell]:
-    """Mark the highest value (and the highest detail) of a column; ties are all marked.
+    """Mark the highest value (and the highest detail) of a column, and all ties with it.
 
-    Nothing is marked if all values are equal.
+    If all values are equal, no cell is marked.
     """
     best, detail_best = (
         _highest([cell.sort for cell in cells]),
@@ -154,7 +154,7 @@ def _highest(values: Sequence[float | str | None]) -> float | None:
 
 
 def to_markdown(table: Table) -> str:
-    """Format as a GitHub table with bold best values; hints of the headings follow below."""
+    """Format as a GitHub table with the best values in bold; the headings' hints are below it."""
     heads = [f"{column.group} {column.label}".strip() for column in table.columns]
     rules = ["---:" if column.numeric else ":---" for column in table.columns]
     lines = [heads, rules] + [[_markdown_cell(cell) for cell in row] for row in table.rows]
@@ -168,7 +168,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    """Detail and spread follow the text; other remarks are put in brackets."""
+    """Format a cell: detail and spread follow the text, other remarks are in brackets."""
     text, *rest = map(escape_markdown, (cell.text, cell.detail, cell.below))
     detail, below = (
         part if part.startswith(("(", "±", "sd ")) or not part else f"({part})" for part in rest
@@ -189,11 +189,12 @@ def escape_markdown(text: str) -> str:
 def to_csv(kind: type, rows: Iterable[object]) -> Iterator[bytes]:
     """Format records of type `kind` as CSV with their field names as header.
 
-    None and NaN become an empty cell, a tuple `x;y`, a mapping `a=1;b=2`. Numbers are written in
-    full, so reading them back gives the same numbers.
+    None and NaN become an empty cell, a tuple becomes `x;y`, and a mapping `a=1;b=2`. Numbers have
+    all digits, so reading them back gives the same numbers.
 
     Returns:
-        Parts of the UTF-8 file, in order. A table of a million rows is never in memory as a whole.
+        Parts of the UTF-8 file, in order, so that a table of a million rows is never in memory as a
+        whole.
     """
     names = field_names(kind)
     values_of = attrgetter(*names)
@@ -208,13 +209,14 @@ def to_csv(kind: type, rows: Iterable[object]) -> Iterator[bytes]:
             values = list(values_of(row))
             for place in places:
                 value = values[place]
-                # Most texts of a row are the objects of the row above: their cells are equal.
+                # Most strings of a row are the same objects as in the row above, so their cells
+                # are equal, too.
                 if value is not last[place]:
                     last[place], cells[place] = value, _csv_value(value)
                 values[place] = cells[place]
             lines.append(values)
         text = _lines_of(lines)
-        if "nan" in text:  # rare, and a comparison of every cell takes long
+        if "nan" in text:  # NaN is rare, so search the text first: comparing every cell takes long
             text = _lines_of(
                 [[None if value != value else value for value in line] for line in lines]
             )
@@ -231,7 +233,7 @@ _ROWS_OF_PART = 10_000
 
 
 def _places_of_texts(kind: type, names: Sequence[str]) -> list[int]:
-    """Positions of the fields that are not numbers; `csv` writes numbers itself."""
+    """Return the positions of fields that are not numbers; the module `csv` formats numbers."""
     types = get_type_hints(kind)
     numbers = {float, int, bool, type(None)}
     return [
@@ -256,22 +258,23 @@ def csv_cell(value: object) -> str:
 
 @lru_cache(maxsize=4096)
 def csv_text(text: str) -> str:
-    """Format a cell of text as `csv_cell` does, in less time if it was formatted before."""
+    """Format a cell of text as `csv_cell` does, faster if the same text was formatted before."""
     return _written(inert(text))
 
 
 def _written(value: object) -> str:
     line = io.StringIO(newline="")
-    # A line of one empty cell would be quoted.
+    # Add a second cell, because `csv` would quote a line of one empty cell.
     csv.writer(line, lineterminator="\n").writerow((value, 0))
     return line.getvalue().removesuffix(",0\n")
 
 
 @lru_cache(maxsize=4096)
 def inert(text: str) -> str:
-    """Return a CSV cell that no spreadsheet runs: an apostrophe precedes =, +, @, and - with text.
+    """Return a CSV cell that no spreadsheet runs: put an apostrophe before =, +, @, and - in text.
 
-    Numbers keep their sign. Control characters become escapes, because people print CSV files.
+    Numbers keep their sign. Control characters are escaped, because people print CSV files to
+    terminals.
     """
     is_formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text)
     return f"'{printable_lines(text)}" if is_formula else printable_lines(text)

@@ -1,4 +1,4 @@
-"""Tables about transfer: every run, settings over targets, image tests, scratch, and grids."""
+"""Build tables on transfer: every run, settings over targets, image tests, scratch, and grids."""
 
 from collections.abc import Iterator, Sequence
 
@@ -165,7 +165,7 @@ def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cel
 
 
 def _selection_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
-    """Chance, and how the configuration was selected."""
+    """Format chance, and how the configuration was selected."""
     first = rows[0]
     chance = 1 / first.num_answers if first.num_answers else None
     lrs = list(dict.fromkeys(row.lr for row in rows if row.lr is not None))

@@ -9,7 +9,8 @@ import numpy as np
 from loaders.compile_numba import helper
 
 _TAPS_WRITTEN_OUT = 3  # number of taps that _sum_columns unrolls
-_ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in native/stages.h
+# Sum of the weights, and the bits that each axis drops, as in native/stages.h.
+_ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21
 _HALF_ACROSS, _HALF_DOWN = 2 ** (_ROUND_ACROSS - 1), 2 ** (_ROUND_DOWN - 1)
 _MOST_ACROSS = 255 * 128  # largest sum of the first axis, as in native/stages.h
 
@@ -24,7 +25,7 @@ def num_taps(source, target, kind):
 
 @helper
 def _filter_weight(kind, distance, unit):
-    """Compute the same value as filter_weight in native/resize.c."""
+    """Compute the same value as filter_weight in native/weights.c."""
     if kind == 1:
         return max(unit - distance, 0)
     one = np.int64(1 << 14)

@@ -31,7 +31,8 @@ from writers.errors import UserError
 # Largest number of pixels of a run of images that are resized together: number of images times R
 # times the height of the highest box. The temporary memory is at most 40 bytes per pixel.
 _RUN_PIXELS = 2**24
-_ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21  # as in loaders/native/stages.h
+# Sum of the weights, and the bits that each axis drops, as in loaders/native/stages.h.
+_ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21
 _STAGED_BYTES = 2**26  # bytes that are decoded before each copy to the device
 
 
@@ -288,7 +289,7 @@ def taps(
 def _filter_taps(
     sources: Tensor, target: int, most: int, interpolation: Interpolation
 ) -> tuple[Tensor, Tensor]:
-    """Compute `taps` for bilinear and bicubic, as fill_filter in loaders/native/resize.c does."""
+    """Compute `taps` for bilinear and bicubic, as fill_filter in loaders/native/weights.c does."""
     support = number_of(interpolation)  # distance from which on weights are 0: 1 or 2
     source, place = sources[:, None], torch.arange(target, device=sources.device)
     unit, center = 2 * source.clamp(min=target), (2 * place + 1) * source

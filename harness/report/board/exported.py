@@ -34,7 +34,7 @@ MAX_BYTES = 128 * 2**20
 MAX_ROWS = 200_000
 MAX_RECIPES = 10_000
 MAX_RECIPE_TEXT = 10_000  # largest number of characters in a string of a recipe
-MAX_DEPTH = 20  # largest nesting depth of a recipe, as for recipe files
+MAX_DEPTH = 20  # largest number of nested levels of settings, as in recipe files
 FIX = "Ask for a new export, or remove the file from --merge."
 
 

@@ -1,7 +1,7 @@
 """Options and fixtures that tests of several packages share."""
 
-# Import hypothesis before any test: pytest's plugin of that name imports it at the end of a run,
-# and Python 3.11's ast module fails in that import once FFCV has generated code (SystemError: AST
+# Import hypothesis before any test. Otherwise its pytest plugin imports it at the end of a run. If
+# FFCV has generated code by then, Python 3.11's ast module fails in this import (SystemError: AST
 # constructor recursion depth mismatch).
 import functools
 import signal
@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 from threadpoolctl import ThreadpoolController
 
-# Shells start background jobs with Ctrl-C ignored. Tests that press it, and their processes, need it.
+# Shells start background jobs so that they ignore Ctrl-C (SIGINT). Tests that send it need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -25,7 +25,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 
-# Files of a minute or more. With pytest-xdist, a long file that starts last is waited for at the end.
+# Files that take a minute or more. They start first, so that pytest-xdist does not wait for one of
+# them at the end.
 LONGEST = (
     "recipes/test_tiny.py",
     "runner/launchers/test_real_slurm.py",
@@ -81,16 +82,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def thread_pools(num_modules: int) -> ThreadpoolController:
     """Return the thread pools of this process.
 
-    Finding them takes milliseconds, so it is done again only if modules were imported since.
+    Finding them takes milliseconds. The cache by `num_modules` repeats it only after an import.
     """
     return ThreadpoolController()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread_in_fixtures() -> None:
-    """Limit torch in fixtures of modules: `one_thread` starts after them.
+    """Limit torch to one thread in fixtures of modules, which run before `one_thread` starts.
 
-    On a busy machine, two threads that wait for each other took 300 s instead of 11 s.
+    On a busy machine, a fixture with two threads took 300 s instead of 11 s.
     """
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
@@ -107,7 +108,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Print as into a pipe, at any width of the terminal that runs the tests."""
+    """Let programs print as into a pipe, independent of the terminal that runs the tests."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 

@@ -1,4 +1,4 @@
-"""Shared by several test modules: paths, fabricated results, tiny datasets and fake stages."""
+"""Helpers of several test modules: paths, fabricated results, tiny datasets and fake stages."""
 
 from pathlib import Path
 

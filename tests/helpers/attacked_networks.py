@@ -10,7 +10,7 @@ K = 5
 
 
 def build_network(*, smooth: bool) -> nn.Module:
-    """A model with dropout whose BatchNorm has nontrivial running statistics."""
+    """Build a model with dropout, and with running statistics in BatchNorm that are not 0 and 1."""
     torch.manual_seed(0)
     model = classifier.build("resnet10", K, channels=(16, 16, 16, 32))
     model.backbone.dropout = nn.Dropout(0.5)
@@ -22,10 +22,10 @@ def build_network(*, smooth: bool) -> nn.Module:
 
 
 def make_batch() -> tuple[Tensor, Tensor]:
-    """Return 6 images in [0, 1] and their labels; two are close to 0 and 1, where clamping acts.
+    """Return 6 images in [0, 1] and their labels. Two are close to 0 and 1, to test clamping.
 
-    No image is constant, because all inputs of a max pooling would tie, and the result would depend
-    on the CPU's rounding.
+    No image is constant: all inputs of a max pooling would be equal, and the result would depend on
+    the CPU's rounding.
     """
     torch.manual_seed(1)
     images = torch.rand(6, 3, 24, 24).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Rows of a board without a recipe."""
+"""Make rows of a board without a recipe."""
 
 import dataclasses
 import json

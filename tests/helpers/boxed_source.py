@@ -30,7 +30,7 @@ class Memory:
 
 
 def boxed(number: int) -> tuple[BoxLabel, ...]:
-    """0 to 3 boxes; image 1 has none."""
+    """Return the 0 to 3 boxes of an image; image 1 has none."""
     width, height = SIZES[number]
     return tuple(
         BoxLabel(3.5 * k, 2.0 + k, width - k, height - 0.25 * k, (number + k) % 3, k == 1)
@@ -39,7 +39,7 @@ def boxed(number: int) -> tuple[BoxLabel, ...]:
 
 
 def source_of(numbers: range, *, has_boxes: bool = True) -> Source:
-    """Source of these images; image 3 is gray, image 5 progressive."""
+    """Make a source of these images; image 3 is gray, image 5 progressive."""
     files, examples = {}, []
     for number in numbers:
         buffer = io.BytesIO()
@@ -56,6 +56,6 @@ def source_of(numbers: range, *, has_boxes: bool = True) -> Source:
 
 
 def expected(number: int) -> np.ndarray:
-    """Boxes of an image as a beton has them, float32 [n, 6]."""
+    """Return the boxes of an image as a beton stores them, float32 [n, 6]."""
     rows = [dataclasses.astuple(box) for box in boxed(number)]
     return np.array(rows, np.float32).reshape(-1, 6)

@@ -20,14 +20,14 @@ from harness.system.folders import Folders
 from tests.helpers import ROOT
 
 FAKE_STAGES = "tests.helpers.fake_stages"
-# As in /proc/net/tcp and tcp6: 127.0.0.1, the same in IPv6, and ::1.
+# Loopback addresses as in /proc/net/tcp and tcp6: 127.0.0.1, the same in IPv6, and ::1.
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 FAST_RETRIES = RetryPolicy(max_retries=2, first_wait_s=0.05)
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
-    """Folders of betons, raw data and stages, inside the test's own folder."""
+    """Return folders for betons, raw data and stages inside the test's own folder."""
     return Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
 
 
@@ -67,7 +67,7 @@ def matrix_of(*stages: Stage) -> Matrix:
 
 
 def settings_for(folders: Folders, jobs: int | None = 1, **settings: Any) -> LauncherSettings:
-    """Settings of a launcher that runs fake stages on the CPU."""
+    """Return settings of a launcher that runs fake stages on the CPU."""
     return LauncherSettings(folders, jobs, "cpu", FAKE_STAGES, **settings)
 
 
@@ -157,7 +157,7 @@ def is_alive(pid: int) -> bool:
 
 
 def listening_addresses(pids: Iterable[int]) -> set[str]:
-    """Addresses at which these processes accept TCP connections, as in /proc/net/tcp."""
+    """Return the addresses at which these processes accept TCP, as in /proc/net/tcp."""
     addresses = {}  # inode of a listening socket -> its address
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

@@ -20,7 +20,7 @@ from tests.helpers.tiny_stages import PRETRAIN
 
 
 class ForkedRanks:
-    """Processes of one group that run `job(*arguments)`, forked to save the time of imports."""
+    """Processes of one group that run `job(*arguments)`. They are forked, which saves imports."""
 
     def __init__(self, job: Callable[..., Any], *arguments: Any, num_processes: int = 2) -> None:
         with socket.socket() as free:
@@ -70,7 +70,7 @@ ROBUST_PRETRAIN = {
 
 
 def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
-    """Create a finished write stage and a robust pretrain stage; return the latter's folder."""
+    """Create a finished write stage and a robust pretrain stage; return the pretrain's folder."""
     config = {
         "arch": "resnet10",
         "eps": 0.5,
@@ -98,7 +98,7 @@ def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> No
     """Run the stage as one process of a group.
 
     Args:
-        folder: of the stage; the rank creates a file step<RANK> there after its first step.
+        folder: folder of the stage, in which the rank creates a file step<RANK> after a step.
         data: folder of betons.
         pause_s: pause after each step, so that a test can stop the stage midway.
         more: further options of the worker.

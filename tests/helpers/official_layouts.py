@@ -1,4 +1,4 @@
-"""Make small datasets in their genuine layouts, which torchvision reads as well."""
+"""Make small datasets in their official layouts, which torchvision can read, too."""
 
 import pickle
 from pathlib import Path

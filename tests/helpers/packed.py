@@ -1,4 +1,4 @@
-"""Pack a tree of class folders in every other supported form."""
+"""Pack a tree of class folders in all other supported forms."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def parquet_of(
     names: Sequence[str] | None = None,
     folder: str = "data",
 ) -> Path:
-    """Make two shards of train and one of validation: row groups of four, the hub's metadata."""
+    """Make two shards of train and one of validation, with row groups of four and hub metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,7 +75,7 @@ def parquet_of(
 def webdataset_of(
     tree: Path, out: Path, *, filenames: bool = False, json_label: bool = False, name: str = "set"
 ) -> Path:
-    """Make shards keyed by file name or, with `filenames`, by number with the name in the .json."""
+    """Make shards whose keys are file names, or numbers with names in .json if `filenames`."""
     classes = sorted(path.name for path in (tree / "train").iterdir())
     (out / "wds").mkdir(exist_ok=True)
     (out / "wds" / "classnames.txt").write_text("\n".join(classes) + "\n")

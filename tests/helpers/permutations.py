@@ -1,4 +1,4 @@
-"""A permutation test for any metric: the oracle of the exact and compiled tests of the report."""
+"""A permutation test for any metric, as oracle for the exact and compiled tests of the report."""
 
 from collections.abc import Callable
 
@@ -23,9 +23,9 @@ def permutation_test(
 
     Args:
         metric: maps predictions [N, ...] to a number.
-        predictions: [N, ...], of the first model.
-        other_predictions: likewise of the second.
-        seed: of the random permutations.
+        predictions: predictions of the first model, [N, ...].
+        other_predictions: predictions of the second model, [N, ...].
+        seed: seed of the random permutations.
         num_permutations: number of permutations.
     """
     random = np.random.default_rng(seed)

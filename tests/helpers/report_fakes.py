@@ -11,7 +11,7 @@ from harness.matrix.expand import expand
 from harness.matrix.stage import Stage
 from harness.runner.result import Result
 
-# Hardest first, as in the fake ranking.
+# Classes in the order of the fake ranking, hardest first.
 CLASSES = tuple(
     f"n{index:02d}_{noun}"
     for index, noun in enumerate(

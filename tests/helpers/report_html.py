@@ -36,7 +36,7 @@ class Page(HTMLParser):
     Attributes:
         tables: id -> rows of cell texts, headings first.
         aria_sort: id of a table -> state of each sortable heading.
-        loads: (tag, address) of everything that is not inline, `#...` or CSV data.
+        loads: (tag, address) of each resource that is not inline, except `#...` and CSV data.
     """
 
     def __init__(self, text: str) -> None:

@@ -12,7 +12,7 @@ from writers.beton.store import Manifest, file_digests, manifest_path
 
 
 def reseal(path: Path, **changes: Any) -> Manifest:
-    """Write the sample digests and the manifest again with the given fields."""
+    """Write sample digests and manifest again; `changes` replace fields of the manifest."""
     fields = json.loads(manifest_path(path).read_text()) | changes
     fields["encoding"] = Encoding.model_validate(fields["encoding"])
     number, data = fields["num_samples"], bytearray(path.read_bytes())

@@ -13,8 +13,8 @@ from writers.beton.write import write_split
 from writers.source import SplitSettings
 from writers.subset.spec import Subset, everything
 
-TWO = Subset("two", ("owl", "cat"))  # the subset has its own label order
-PETS = Subset("pets", ("bird", "pet"), (("owl",), ("cat", "dog")))  # with coarser labels
+TWO = Subset("two", ("owl", "cat"))  # a subset whose label order differs from the source's
+PETS = Subset("pets", ("bird", "pet"), (("owl",), ("cat", "dog")))  # a subset of coarser labels
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Workspace:
     def reuse(
         self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any
     ) -> reuse.Reused | None:
-        """Write a beton from the existing ones; any message is an error unless `log` is given."""
+        """Write a beton from existing ones. A message fails the test, unless `log` is given."""
         return reuse.reuse_samples(
             self.source,
             split,

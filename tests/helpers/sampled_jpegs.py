@@ -1,4 +1,4 @@
-"""JPEGs of any sampling factors, which Pillow decodes but does not write."""
+"""Write JPEGs of any sampling factors. Pillow can decode them, but not write them."""
 
 import itertools
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from tests.helpers.tiny_betons import jpeg
 
-# The standard's luminance DC codes of ITU T.81, table K.3, by number of bits; and end of block.
+# Number of bits of a DC value -> its code (luminance, ITU T.81, table K.3); code of end of block.
 _DC_CODES = ("00", "010", "011", "100", "101", "110", "1110", "11110", "111110")
 _END_OF_BLOCK = "1010"
 
 
 def legal_factors() -> list[tuple[int, int, int, int, int, int]]:
-    """Eighteen ways to sample Y, Cb and Cr: (h, v) each, at most ten blocks per MCU."""
+    """Return 18 ways to sample Y, Cb and Cr, (h, v) for each, with at most ten blocks per MCU."""
     luma = [(h, v) for h, v in itertools.product((1, 2, 3, 4), repeat=2) if h * v <= 8]
     first = [(h, v, 1, 1, 1, 1) for h, v in luma]
     mixed = [(2, 1, 1, 1, 2, 1), (2, 1, 2, 1, 2, 1), (2, 2, 1, 2, 1, 1), (2, 2, 1, 2, 1, 2)]
@@ -24,7 +24,7 @@ def sampled_jpeg(
     width: int, height: int, factors: tuple[int, int, int, int, int, int], seed: int = 0
 ) -> bytes:
     """Write a JPEG of 8 x 8 pixel tiles of random brightness and color, in one baseline scan."""
-    template = jpeg(np.zeros((8, 8, 3), np.uint8))  # for its tables, those of the standard
+    template = jpeg(np.zeros((8, 8, 3), np.uint8))  # has the tables of the standard
     pairs = [factors[0:2], factors[2:4], factors[4:6]]
     across, down = max(h for h, _ in pairs), max(v for _, v in pairs)
     num_mcus = -(-width // (8 * across)) * -(-height // (8 * down))

@@ -20,7 +20,7 @@ def run_all(
     stages: tuple[Stage, ...],
     observe: Callable[[slurm.SlurmLauncher], None] = lambda _: None,
 ) -> Run:
-    """Run the stages to the end; `observe` is called after each event."""
+    """Run the stages until all are done; call `observe` after each event."""
     with slurm.open(settings, options) as launcher:
         policy = RetryPolicy(first_wait_s=0.1)
         run = Run(matrix_of(*stages), settings.folders, launcher, policy)
@@ -30,7 +30,7 @@ def run_all(
 
 
 def pids_of(job_id: str) -> list[int]:
-    """Processes of a job, or of a task of an array."""
+    """Return the processes of a job, or of a task of an array."""
     array, _, task = job_id.partition("_")
     variables = {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={task}".encode()}
     if not task:
@@ -44,7 +44,7 @@ def pids_of(job_id: str) -> list[int]:
 
 
 def command_of(pid: int) -> bytes:
-    """Command line of a process; empty if it has ended."""
+    """Return the command line of a process; empty if the process has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""

@@ -35,6 +35,6 @@ def kinds(matrix: Matrix) -> Counter[str]:
 
 
 def touched(before: Recipe, after: Recipe) -> set[str]:
-    """Names of the stages of `after` that `before` does not have."""
+    """Return the names of the stages that `after` has and `before` does not."""
     known = {stage.key for stage in expand(before).stages}
     return {stage.name for stage in expand(after).stages if stage.key not in known}

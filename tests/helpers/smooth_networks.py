@@ -6,8 +6,8 @@ from torch import Tensor, nn
 def make_smooth(model: nn.Module) -> nn.Module:
     """Replace ReLU by GELU and max pooling (3x3, stride 2) by average pooling, in place.
 
-    The gradient is then continuous: a rounding error changes a step of an attack by as little. A
-    kink of ReLU, or a tie of max pooling, turns it into another step.
+    The gradient is then continuous, so that a small rounding error changes a step of an attack only
+    a little. At a kink of ReLU, or if max pooling has a tie, it would lead to a different step.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -54,7 +54,7 @@ def transfer(
     num_images: int = NUM_IMAGES,
     gain: Any = lambda point: 0.0,
 ) -> Result:
-    """Make a transfer; the grid point with the highest `gain` is chosen."""
+    """Make the result of a transfer that has chosen the grid point with the highest `gain`."""
     chosen = max(grid, key=gain)
     tried = [
         {**point, "val": scores(score - 0.01 + gain(point) - gain(chosen), 500)} for point in grid
@@ -88,7 +88,10 @@ def model_zoo(
     seeds: Sequence[int] = (0,),
     with_scores: bool = True,
 ) -> list[Result]:
-    """Loaded models; transfer follows ImageNet accuracy, knn predicts it, leep does not."""
+    """Make results of loaded models whose transfer follows ImageNet accuracy.
+
+    The score knn predicts transfer; leep does not.
+    """
     rng, results = random.Random(5), []
     for index in range(num_models):
         label, imagenet = f"torchvision/net{index}", 0.68 + 0.15 * index / max(1, num_models - 1)
@@ -138,9 +141,9 @@ def amounts(
     targets: Sequence[str] = ("pets", "cars", "sun397"),
     spread: float = 0.002,
 ) -> tuple[Recipe, list[Result]]:
-    """All classes with fewer images against fewer classes, at two equal budgets (Huh et al. 2016).
+    """Make results of all classes with fewer images and of fewer classes, at two equal budgets.
 
-    `effect` is the gain from more classes.
+    The study is that of Huh et al. 2016; `effect` is the gain from more classes.
     """
     subsets = {
         "all": (1000, 1_200_000),
@@ -179,7 +182,7 @@ def amounts(
 
 
 def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[Result]:
-    """Curves over images per class and steps, pretrained and from scratch (Kornblith et al.)."""
+    """Make results over images per class and steps, pretrained and scratch (Kornblith et al.)."""
     results, rng = [], random.Random(8)
     axes = {"subset": "all", "arch": "resnet10", "eps": 0.0}
     for seed in seeds:
@@ -209,7 +212,7 @@ def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[
 def against_scratch(
     gap: float, *, seeds: Sequence[int] = (0, 1, 2), num_configs_scratch: int = 2
 ) -> list[Result]:
-    """One model and two targets; `gap` is transfer minus scratch."""
+    """Make results of one model and two targets; `gap` is transfer minus scratch."""
     results, rng = [], random.Random(2)
     for seed in seeds:
         axes = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": seed}
@@ -231,7 +234,7 @@ def against_scratch(
 
 
 def grids(*, targets: Sequence[str] = TARGETS[:4], gain: float = 0.02) -> list[Result]:
-    """The default method against a search over layers, rates and alpha (Plested et al.)."""
+    """Make results of the default method and of a search over layers, rates and alpha (Plested)."""
     axes = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": 0}
     model = stage("pretrain", axes, {"num_classes": 24, "num_train_images": 4000})
     points = [
@@ -271,9 +274,9 @@ def induced(
     num_images: int = 2000,
     trained: bool = False,
 ) -> tuple[Recipe, list[Result]]:
-    """Coarser labels on the same images, and one subset of fewer images (Huh et al. 2016).
+    """Make results of coarser labels on the same images and of fewer images (Huh et al. 2016).
 
-    kNN is measured on `fine`, which no model is trained on unless `trained`.
+    kNN is measured on the subset `fine`. A model is trained on it only if `trained`.
     """
     subsets = {
         "all": (1000, 100_000),
@@ -328,7 +331,7 @@ def induced(
 
 
 def recipe_for(targets: Iterable[str], methods: Iterable[str], **others: Any) -> Recipe:
-    """A recipe without subsets to compare."""
+    """Make a recipe without subsets to compare."""
     settings = TransferSettings(epochs=8, lrs=(0.1, 0.01))
     targets = tuple(DataSettings(path=f"{name}.tar", name=name, metric="top1") for name in targets)
     return make_recipe(eps=(0.0,), ranking=None, subsets=("all",)).model_copy(
@@ -339,7 +342,7 @@ def recipe_for(targets: Iterable[str], methods: Iterable[str], **others: Any) ->
 def rows_of(
     results: list[Result], recipe: Recipe | None = None
 ) -> tuple[list[TransferRow], list[ScoreRow]]:
-    """Rows of transfers and of scores."""
+    """Return the rows of transfers and of scores."""
     targets = dict.fromkeys(
         result.axes["target"] for result in results if result.kind == "transfer"
     )
@@ -356,6 +359,6 @@ def rows_of(
 def analyzed(
     results: list[Result], predictions: dict[str, Path] | None = None
 ) -> tuple[Analysis, list[TransferRow]]:
-    """Statistics of the results, and the rows of transfers."""
+    """Return the statistics of the results, and the rows of transfers."""
     transfer, scores = rows_of(results)
     return analyze([], transfer, scores, predictions or {}), transfer

@@ -1,4 +1,4 @@
-"""Small betons, written byte by byte, so that these tests depend on no writer."""
+"""Write small betons byte by byte, so that tests do not depend on a writer."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ PAGE = 2**21
 
 
 def photo(width: int, height: int, seed: int) -> np.ndarray:
-    """uint8 [H, W, 3]: smooth colors with some texture, as a photograph has, so that JPEG does not eat it."""
+    """Draw smooth colors with texture that JPEG keeps, as in a photograph; uint8 [H, W, 3]."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)
     channels = []
@@ -50,8 +50,8 @@ def write_beton(
 ) -> Path:
     """FFCV's format, version 2 (24-byte header, 1041-byte fields, 24-byte rows, blobs, table of blobs), and a manifest.
 
-    Before the table stand the first 16 bytes of each image's sha256, and the samples' ids, 1000 +
-    number. The table is in reverse order, as a writer with many workers may leave it.
+    Before the table are the first 16 bytes of each image's sha256 and the samples' ids, 1000 +
+    number. The table is in reverse order, which a writer with many workers may produce.
     """
     blobs = blobs or [
         image.tobytes() if is_raw else jpeg(image)

@@ -95,7 +95,7 @@ def as_result(kind: str, metrics: dict[str, Any]) -> Result:
 def context_of(
     root: Path, name: str, config: dict[str, Any], needs: dict[str, Result], **more: Any
 ) -> StageContext:
-    """A stage in root/NAME; each needed stage is in root/ROLE."""
+    """Make the context of a stage in root/NAME; each needed stage is in root/ROLE."""
     (root / name).mkdir(exist_ok=True)
     return StageContext(
         config=config,
@@ -130,7 +130,7 @@ def pretrain_context(
 
 
 def without_times(outcome: Outcome) -> dict[str, Any]:
-    """The metrics, without the seconds that differ from run to run."""
+    """Return the metrics without times, which differ from run to run."""
     metrics = dict(outcome.metrics)
     if "epochs" in metrics:
         metrics["epochs"] = [

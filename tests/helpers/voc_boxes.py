@@ -5,12 +5,12 @@ from pathlib import Path
 
 from tests.helpers.pictures import picture
 
-# class, difficult, xmin, ymin, xmax, ymax: from 1, with the last pixel
+# class, difficult, xmin, ymin, xmax, ymax; pixels count from 1, and the last one is included
 Object = tuple[str, int, float, float, float, float]
 
 
 def annotation(size: tuple[int, int], objects: Sequence[Object]) -> str:
-    """Return an annotation; each object also has a part, whose box is not that of an object."""
+    """Return an annotation. Each object has a part with a box of its own, which readers ignore."""
     things = "".join(
         f"<object><name>{name}</name><pose>Left</pose><difficult>{difficult}</difficult>"
         f"<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
@@ -28,7 +28,10 @@ def annotation(size: tuple[int, int], objects: Sequence[Object]) -> str:
 def write_devkit(
     root: Path, splits: dict[str, dict[str, tuple[tuple[int, int], Sequence[Object]]]]
 ) -> Path:
-    """Write split -> image -> (width, height), objects. Returns VOCdevkit/VOC2007."""
+    """Write VOCdevkit/VOC2007 and return it.
+
+    `splits` maps a split to its images, and an image to (width, height) and objects.
+    """
     folder = root / "VOCdevkit" / "VOC2007"
     for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ SIZES = [
 
 @pytest.fixture(scope="session")
 def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same 36 images, odd sizes, 4 classes: as JPEG, as raw, and alternating."""
+    """Write 36 images of odd sizes in 4 classes three times: as JPEG, as raw, and alternating."""
     folder = tmp_path_factory.mktemp("betons")
     images = [photo(*SIZES[number % len(SIZES)], seed=number) for number in range(36)]
     labels = [number % 4 for number in range(36)]
@@ -48,7 +48,7 @@ def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def numba_is_compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compile the numba kernel, or load it from the cache on disk.
 
-    Processes of one test run wait for the first instead of compiling at the same time.
+    If a test run has several processes, one compiles, and the others wait for it.
     """
     blob = jpeg(photo(16, 16, seed=0))
     with (tmp_path_factory.getbasetemp().parent / "numba.lock").open("w") as lock:

@@ -61,7 +61,7 @@ def test_each_crop_equals_the_reference_and_is_inside_the_image(
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.001, 0.01), (1.0, 1.0)])
 @pytest.mark.parametrize("flip", [True, False])
 def test_the_c_kernel_draws_the_crops_that_numpy_draws(ratio, scale, flip):
-    """Sizes from one pixel to narrow stripes: first tries, later tries, and none that fits."""
+    """Sizes from one pixel to narrow stripes need one try, several tries, or have no fit."""
     draws = np.random.default_rng(5)
     ids = draws.integers(0, 2**64, 5000, np.uint64)
     widths, heights = draws.integers(1, 900, (2, 5000)) ** draws.integers(1, 3, (2, 5000))
@@ -88,10 +88,10 @@ def test_boxes_are_distributed_as_torchvisions(width, height):
     theirs = drawn[:, [1, 0, 3, 2]]  # get_params: top, left, height, width
     ours = crops_of(PLAN, width, height).boxes
     for column, name in enumerate(["left", "top", "width", "height"]):
-        # The distance exceeds this by chance with a probability of 0.05 %.
+        # By chance, the distance exceeds 0.045 with a probability of 0.05 %.
         assert _kolmogorov_smirnov(ours[:, column], theirs[:, column]) < 0.045, name
     of_ours, of_theirs = (np.corrcoef(boxes[:, 2], boxes[:, 3])[0, 1] for boxes in (ours, theirs))
-    # About three standard errors of a difference of two correlations over NUM_DRAWS.
+    # 0.06 is about three standard errors of a difference of two correlations over NUM_DRAWS.
     assert of_ours == pytest.approx(of_theirs, abs=0.06)
 
 
@@ -103,7 +103,7 @@ def _kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_half_of_the_images_are_flipped_independently_of_place_and_epoch():
     flips = np.stack([crops_of(PLAN, 500, 375, epoch).flips for epoch in range(4)])
-    # At least three standard errors over NUM_DRAWS images and four epochs.
+    # The limits are at least three standard errors over NUM_DRAWS images and four epochs.
     assert flips.mean() == pytest.approx(0.5, abs=0.02)
     assert np.abs(np.corrcoef(flips)[np.triu_indices(4, 1)]).max() < 0.06
     assert (flips[:, 1:] == flips[:, :-1]).mean() == pytest.approx(0.5, abs=0.02)
@@ -146,9 +146,9 @@ def test_order_is_a_permutation_that_seed_and_epoch_decide():
     order = random_order(3, 5, ids)
     assert (np.sort(order) == ids).all()
     assert (order == random_order(3, 5, ids)).all()
-    kept = np.flatnonzero(ids % 3 == 0)  # a subset's samples follow one another as in the whole
+    kept = np.flatnonzero(ids % 3 == 0)  # samples of a subset keep the order of the whole
     assert (kept[random_order(3, 5, ids[kept])] == order[np.isin(order, kept)]).all()
     for other in (random_order(3, 6, ids), random_order(4, 5, ids)):
-        # One of 1000 stays in place on average; a correlation has a standard error of 0.03.
+        # On average, one of 1000 keeps its place; a correlation has a standard error of 0.03.
         assert (order == other).mean() < 0.01
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15

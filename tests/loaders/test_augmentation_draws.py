@@ -16,7 +16,7 @@ from loaders.augmentations import (
 from writers.random_streams import sample_ids
 
 IDS = sample_ids(map(str, range(4000)))
-SIGNIFICANCE = 1e-4  # of tests with fixed seeds
+SIGNIFICANCE = 1e-4  # significance level of the tests, which have fixed seeds
 
 
 def is_uniform(values: np.ndarray, low: float, high: float) -> bool:

@@ -1,4 +1,4 @@
-"""Operations on images against torchvision's functionals and timm's, image by image."""
+"""Operations on images equal torchvision's functionals and timm's functions, image by image."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_colors_are_those_of_torchvision(operation, expected, values, side):
     for image, result, value in zip(images, own, values, strict=True):
         wanted = expected(channels_first(image), value).permute(1, 2, 0)
         difference = (result.int() - wanted.int()).abs()
-        # Float operations in another order may fall on the other side of a whole level.
+        # Float operations in another order may round to the next level.
         assert difference.max() <= 1
         assert (difference == 0).float().mean() > 0.97
 
@@ -109,7 +109,7 @@ def test_geometry_is_that_of_torchvision(side, bilinear):
         for image, result, factor, inside in zip(images, own, factors, inner, strict=True):
             wanted = expected(channels_first(image), factor).permute(1, 2, 0)
             differs = (result.int() - wanted.int()).abs() > 1
-            # At the border torchvision weighs the pixel twice.
+            # At the border, torchvision counts a pixel twice.
             differs &= (inside == 0) | (inside == 255)
             # torchvision computes coordinates in float32.
             assert differs.float().mean() < 0.003
@@ -145,7 +145,7 @@ def test_randaugment_has_torchvisions_parameters(name, magnitude):
 @pytest.mark.parametrize("name", randaugment.TIMM_OPS)
 @pytest.mark.parametrize("magnitude", [0.0, 4.7, 9.0, 9.9])
 def test_randaugment_has_timms_parameters(name, magnitude, monkeypatch):
-    """Against timm's own functions on Pillow images, with bilinear interpolation."""
+    """The oracle is timm's functions on Pillow images, with bilinear interpolation."""
     key = {
         "autocontrast": "AutoContrast",
         "solarize_add": "SolarizeAdd",

@@ -93,7 +93,7 @@ def test_epochs_and_seeds_differ_and_a_resume_continues(betons):
 
 
 def test_the_order_of_an_epoch_is_computed_once(betons, monkeypatch):
-    """At ImageNet's size, it takes up to a second."""
+    """For ImageNet, it takes up to a second."""
     order, calls = Samples.order, []
 
     def counted(self: Samples, *arguments: object) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_the_order_of_an_epoch_is_computed_once(betons, monkeypatch):
 @pytest.mark.parametrize("augmentations", [EACH, MIXED], ids=["each", "mixed"])
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_have_the_batches_of_a_single_process(betons, augmentations, world_size):
-    """Also mixed ones, if twice the number of ranks divides the batch size."""
+    """This also holds for mixed batches, if twice the number of ranks divides the batch size."""
     whole = batches(plan_of(betons, augmentations, drop_last=True))
     parts = [
         batches(plan_of(betons, augmentations, drop_last=True, rank=rank, world_size=world_size))
@@ -122,7 +122,7 @@ def test_ranks_have_the_batches_of_a_single_process(betons, augmentations, world
 
 
 def test_images_and_labels_are_mixed_with_the_same_weights(betons):
-    """MixUp as in torchvision's class, CutMix as a pasted rectangle, image by image."""
+    """The oracle is torchvision's MixUp, and for CutMix a pasted rectangle, image by image."""
     plain = batches(plan_of(betons, None))
     with open_loader(plan_of(betons, MIXED)) as loader:
         order = loader.samples.batches(loader.plan, 1)
@@ -168,7 +168,7 @@ def test_color_jitter_is_torchvisions_with_the_drawn_factors(betons):
         for number in drawn.order[0]:
             if number < 3:
                 wanted = adjust[number](wanted, float(drawn.factors[0, number]))
-        # Each operation may differ by a level, which later ones scale by at most 1.4 each.
+        # Each operation may differ by a level; each later one scales this by at most 1.4.
         assert (image.int() - wanted.int()).abs().max() <= 4
         assert (image.int() - wanted.int()).abs().float().mean() < 0.3
 
@@ -300,7 +300,7 @@ def test_results_do_not_depend_on_how_many_images_are_computed_at_once(settings,
     ],
 )
 def test_a_gpu_gives_the_bits_of_a_cpu(settings):
-    """Images and labels, also in more chunks than one."""
+    """This holds for images and labels, also in several chunks."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (600, 40, 40, 3), dtype=torch.uint8, generator=generator)
     images, labels = pixels.permute(0, 3, 1, 2), torch.arange(600) % 10

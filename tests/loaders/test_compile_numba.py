@@ -1,4 +1,4 @@
-"""The cache of machine code: it is used again, and never after a change in one of its sources."""
+"""The cache of machine code is used again, but never after a change in one of its sources."""
 
 import importlib.util
 import sys
@@ -45,7 +45,7 @@ def load(path: Path) -> ModuleType:
 
 @pytest.fixture
 def function_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
-    """A function that loads, as a new process does, the function of a part with this factor."""
+    """Return a function that writes a module with a factor, and loads it as a new process would."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")  # the folder of the module
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "whole.py").write_text(WHOLE)

@@ -38,7 +38,7 @@ next(left)
 
 @pytest.fixture(scope="module")
 def processes(betons, tmp_path_factory) -> list[dict]:
-    """Output of sequential processes with a new compilation cache; each exits inside an epoch."""
+    """Run processes in turn with a new compilation cache, each of which exits inside an epoch."""
     environment = {
         "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "PATH": "/usr/bin:/bin",

@@ -42,7 +42,7 @@ def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def oracle(number: int) -> np.ndarray:
-    """Pillow's pixels of the image file, uint8 [H, W, 3]."""
+    """Decode the image file by Pillow, uint8 [H, W, 3]."""
     return np.asarray(
         Image.open(io.BytesIO(source_of(range(6)).files.read(f"{number}.jpg"))).convert("RGB")
     )
@@ -73,7 +73,7 @@ def test_whole_images_and_boxes_equal_the_oracle(name: str, betons: dict[str, Pa
                 number = IDS.index(sample)
                 image, boxes = oracle(number), expected(number)
                 width, height = SIZES[number]
-                # reference: one sample at a time, in Python integers
+                # the reference computes one sample at a time, in Python integers
                 as_crops = LoaderPlan(betons[name], 4, 1, horizontal_flip=True, seed=7)
                 _, is_flipped = choose_crop(as_crops, epoch, sample % 2**64, width, height)
                 if is_flipped:

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 from ffcv.memory_managers import OSCacheManager
 
-import loaders.ffcv_parts  # noqa: F401  what is tested
+import loaders.ffcv_parts  # noqa: F401  this import is tested
 
 
 def test_ffcv_s_loaders_change_no_type_that_other_functions_have():

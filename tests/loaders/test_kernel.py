@@ -30,7 +30,7 @@ needs_c = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=[*kernel_c.instruction_sets(), "numba"])
 def decode_images(request):
-    """The numba kernel, and the C kernel with each instruction set that this processor has."""
+    """Return the numba kernel, or the C kernel with one of this processor's instruction sets."""
     if request.param == "numba":
         request.getfixturevalue("numba_is_compiled")
         return kernel.open_kernel(LIBRARY, "numba")
@@ -53,7 +53,7 @@ def decode(
     mode: int = JPEG,
     interpolation: str = "area",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decode boxes [N, 4] of the blobs to uint8 [N, R, R, 3], and which of them had errors [N]."""
+    """Decode boxes [N, 4] of the blobs to uint8 [N, R, R, 3]; also return the errors [N]."""
     n = len(blobs)
     lengths = np.array([len(blob) for blob in blobs])
     output, has_error = np.full((n, resolution, resolution, 3), 99, np.uint8), np.ones(n, bool)
@@ -169,7 +169,7 @@ def test_resizing_equals_the_reference(decode_images, resolution):
         slow = reference.resize(box, resolution)
         assert np.array_equal(pixels, slow[:, ::-1] if flip else slow)
         exact = reference.exact_resize(box, resolution)
-        assert np.abs(slow - exact).max() < 0.53  # half a level, and the rounding of 14-bit weights
+        assert np.abs(slow - exact).max() < 0.53  # half a level, plus rounding of 14-bit weights
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -180,7 +180,7 @@ def test_other_filters_equal_the_reference_and_pillow_within_one_level(
     random = np.random.default_rng(resolution)
     sizes = [(1, 1), (2, 1), (3, 300), (299, 2), (900, 40)]
     sizes += [(int(width), int(height)) for width, height in random.integers(1, 300, (12, 2))]
-    # Noise of black and white: the filter overshoots both ends of the range.
+    # With black and white noise, the filter exceeds both ends of the range.
     images = [
         random.integers(0, 2, (height, width, 3), dtype=np.uint8) * 255
         if number % 2
@@ -197,7 +197,7 @@ def test_other_filters_equal_the_reference_and_pillow_within_one_level(
     ):
         box = image[top : top + height, left : left + width]
         slow = reference.resize(box, resolution, interpolation)
-        # Across, then down: Pillow 13 resizes high images down first, and clips in between.
+        # Resize across, then down: Pillow 13 resizes high images down first, and clips in between.
         theirs = Image.fromarray(box)
         for size in ((resolution, height), (resolution, resolution)):
             theirs = theirs.resize(size, filters[interpolation])
@@ -219,7 +219,7 @@ def test_weights_of_the_largest_sides_do_not_overflow():
 def test_shrinking_is_opencvs_area_resize(decode_images, size, resolution):
     """Stock FFCV resizes with OpenCV.
 
-    If one axis grows, OpenCV is bilinear along both axes; here axes are independent.
+    If one axis grows, OpenCV is bilinear along both axes. Here, axes are independent.
     """
     cv2 = pytest.importorskip("cv2")
     image = photo(*size, seed=8)
@@ -292,7 +292,7 @@ def test_a_zeroed_sector_is_an_error_after_a_warning_about_extraneous_bytes(
 ):
     """Zeros are valid codes, and a few of them fill a segment.
 
-    libjpeg skips the remaining ones with a warning, and only then misses the marker.
+    libjpeg skips the other zeros with a warning, and only then finds that a marker is missing.
     """
     blob = saved(
         photo(320, 240, seed=1), **{} if kind == "indexed" else {"restart_marker_blocks": 7}
@@ -324,7 +324,7 @@ def test_extraneous_bytes_in_an_indexed_jpeg_are_an_error(decode_images):
 @needs_c
 @pytest.mark.parametrize("indexed", [False, True])
 def test_kernels_detect_the_same_damage(indexed):
-    """If libjpeg-turbo reports no damage, both decode the same wrong image."""
+    """If libjpeg-turbo reports no damage, both kernels decode the same wrong image."""
     random = np.random.default_rng(7)
     blob = saved(photo(120, 90, seed=1), optimize=True)
     blob = add_restart_index(blob) if indexed else blob
@@ -344,7 +344,8 @@ def test_kernels_detect_the_same_damage(indexed):
         decode(kernel.open_kernel(LIBRARY, name), spoilt, [(120, 90)] * len(spoilt), boxes, 60)
         for name in ("c", "numba")
     )
-    # In an indexed image, the C kernel checks a part more strictly, and then decodes the whole.
+    # In an indexed image, the C kernel checks the part more strictly; if it is damaged, the kernel
+    # decodes the whole image.
     if not indexed:
         assert np.array_equal(c_errors, numba_errors)
     assert 50 < c_errors.sum() < 550
@@ -406,7 +407,7 @@ def test_doctor_reports_the_kernel_in_use(monkeypatch):
 @needs_c
 @pytest.mark.parametrize("other", ["version", "library"])
 def test_a_kernel_of_other_sources_is_not_called(monkeypatch, other):
-    """Happens after `git pull` without a reinstallation; the oldest libraries have no version."""
+    """This happens after `git pull` without reinstallation. Very old libraries have no version."""
     assert kernel.best_kernel() == "c"
     assert kernel.describe() == f"C kernel, {kernel_c.instruction_sets()[0]}"
     assert doctor._decoder().good

@@ -1,4 +1,4 @@
-"""One check of a file: writer, verification and both kernels accept the same images."""
+"""Writer, verification and both kernels accept the same images."""
 
 import functools
 import io
@@ -35,7 +35,7 @@ def opened(name: str) -> Callable[..., None]:
 
 
 def decoded(name: str, blob: bytes, size: tuple[int, int], box: list[int]) -> np.ndarray | None:
-    """Pixels of the box, uint8 [R, R, 3]; None if the kernel refuses the image."""
+    """Decode a box, uint8 [R, R, 3]; None if the kernel refuses the image."""
     output, has_error = np.zeros((1, R, R, 3), np.uint8), np.zeros(1, bool)
     opened(name)(
         np.frombuffer(blob, np.uint8),
@@ -55,7 +55,7 @@ def decoded(name: str, blob: bytes, size: tuple[int, int], box: list[int]) -> np
 
 @functools.cache
 def originals() -> list[tuple[bytes, tuple[int, int]]]:
-    """JPEGs with and without a restart index, of common and rare sampling."""
+    """Return JPEGs with and without a restart index, of common and rare sampling."""
     found = []
     for number, (width, height) in enumerate([(90, 70), (97, 61), (64, 64), (115, 128)]):
         image = Image.fromarray(photo(width, height, seed=number))
@@ -70,7 +70,7 @@ def originals() -> list[tuple[bytes, tuple[int, int]]]:
 
 
 def mutated(blob: bytes, draws: np.random.Generator) -> bytes:
-    """Change a few bytes, most of them in the coded data; or insert, remove, or cut."""
+    """Change a few bytes, mostly in the coded data, or insert or remove bytes, or cut the end."""
     data = bytearray(blob)
     first = data.index(b"\xff\xda") + 14 if draws.random() < 0.85 else 2
     for _ in range(int(draws.integers(1, 4))):
@@ -145,7 +145,7 @@ def test_every_check_accepts_all_legal_samplings(tmp_path: Path):
 
 
 def huge(width: int = 65500, height: int = 65500) -> bytes:
-    """A JPEG of a few hundred bytes whose header has these sides."""
+    """Return a JPEG of a few hundred bytes whose header states these sides."""
     small = bytearray(jpeg(photo(16, 16, seed=1)))
     frame = small.index(b"\xff\xc0")
     small[frame + 5 : frame + 9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")

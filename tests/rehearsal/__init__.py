@@ -1,7 +1,7 @@
-"""A rehearsal of CUDA on a CPU: the CUDA paths of the product run, and what CUDA refuses is refused.
+"""A rehearsal of CUDA on a CPU: our CUDA paths run, and calls that CUDA would refuse are refused.
 
 `machine` describes the GPUs of a fake machine. `cuda` installs a fake `torch.cuda` in this process.
-`activation/` is a folder for PYTHONPATH: every Python process below it has the fake, and so has
-`nvidia-smi` on a PATH that begins with it. `product` is the only module that uses internals of
-the product. Not rehearsed: Inductor, NCCL, the numbers of CUDA's kernels, and time.
+If the folder `activation/` is on PYTHONPATH, all Python processes use the fake. If it comes first
+on PATH, its `nvidia-smi` is used. `product` is the only module that uses internals of the code
+under test. The rehearsal does not cover Inductor, NCCL, the numbers of CUDA's kernels, or time.
 """

@@ -1,4 +1,4 @@
-"""A fake CUDA machine for a test of this process, and the environment of one for its children."""
+"""Fixtures that give a fake CUDA machine to the process of the tests and to its children."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ACTIVATION = Path(__file__).parent / "activation"
 
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> Iterator[streams.Machine]:
-    """One H100 for this process. A fault in the order of work fails a test that expects none."""
+    """Give one H100 to this process. A fault in the order of work fails the test, unless expected."""
     monkeypatch.setenv(machine.VARIABLE, machine.describe(machine.cards({})))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     cuda.install()
@@ -30,7 +30,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> Iterator[streams.Machine]:
 
 @pytest.fixture
 def faked_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The functions of torch.cuda alone, for FakeTensorMode."""
+    """Replace only the functions of torch.cuda, for FakeTensorMode."""
     monkeypatch.setenv(machine.VARIABLE, machine.describe(machine.cards({})))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     cuda.install(map_devices=False)
@@ -42,7 +42,7 @@ def faked_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Gpus":
-    """A function that gives this process, and its children, the cards of a fake machine."""
+    """Return a function that gives this process and its children the cards of a fake machine."""
     return Gpus(monkeypatch, tmp_path)
 
 
@@ -73,7 +73,7 @@ def tools(folder: Path) -> Path:
 
 
 def child_environment(folder: Path, *changes: dict[str, object]) -> dict[str, str]:
-    """Return the environment of a process on a fake machine with these cards; one H100 if none."""
+    """Return the environment of a process on a fake machine: these cards, or one H100 if none."""
     kept = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     return {
         **kept,
@@ -85,7 +85,7 @@ def child_environment(folder: Path, *changes: dict[str, object]) -> dict[str, st
 
 
 def run_child(command: Sequence[str], folder: Path, *changes: dict[str, object]) -> str:
-    """Run Python with these arguments on a fake machine; returns its output. Fails if it fails."""
+    """Run Python with these arguments on a fake machine; return its output. Asserts success."""
     ended = subprocess.run(
         [sys.executable, *command],
         env=child_environment(folder, *changes),

@@ -1,10 +1,11 @@
-"""Installs the fake `torch.cuda` in a process, and takes it out again.
+"""Install the fake `torch.cuda` in a process, and remove it again.
 
-`install()` turns the device "cuda" into "cpu" in calls of torch, in every thread that starts
-later, and replaces the functions and classes of `torch.cuda`. With `map_devices=False` only the
-latter, for FakeTensorMode, whose tensors have a device "cuda" of their own.
+`install()` replaces the functions and classes of `torch.cuda`. In this thread and in those that
+start later, it also turns the device "cuda" into "cpu" in calls of torch. `map_devices=False` omits
+this, for FakeTensorMode, whose tensors have their own device "cuda".
 
-A limit: a tensor reports the device "cpu"; test_training.py names what that hides.
+A limit of the fake: tensors report the device "cpu". test_training.py lists the branches that are
+therefore not tested.
 """
 
 import threading
@@ -21,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.rehearsal import graphs, machine, streams
 from tests.rehearsal.streams import CudaError
 
-RESERVED_BYTES = 256 * 2**20  # what the fake allocator reports; it measures nothing
+RESERVED_BYTES = 256 * 2**20  # constant that the fake allocator reports
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
-# Functions that read no element, so that they do not order a pending copy.
+# Functions that read no element of a tensor, so that they do not wait for a pending copy.
 METADATA = frozenset(
     [
         "permute",
@@ -53,7 +54,7 @@ HOST_READS = frozenset(
 )
 
 FROM_NUMPY = torch.from_numpy
-_state = threading.local()  # .sync_error: whether a sync raises in this thread
+_state = threading.local()  # .sync_error: True if a sync raises in this thread
 _process = SimpleNamespace(initialized=False)
 
 
@@ -69,7 +70,7 @@ class OnCpu(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if name == "device":  # the class itself: devices keep their names
+        if name == "device":  # the class torch.device: devices keep their names
             return func(*args, **kwargs)
         queue = streams.current_queue()
         if queue.capture is not None and name not in METADATA:
@@ -77,7 +78,7 @@ class OnCpu(TorchFunctionMode):
         if name in HOST_READS or (name == "to" and _to_host(args, kwargs)):
             _host_read(name, args[0], queue)
             result = func(*args, **kwargs)
-            # On a GPU the result is a copy, so here too.
+            # Return a copy, as on a GPU.
             return result.clone() if name in ("cpu", "to") and result is args[0] else result
         is_copy = name == "copy_" or (name == "to" and kwargs.get("non_blocking"))
         if queue.has_pending and not (is_copy or name in METADATA or _is_slice(name, args)):
@@ -111,7 +112,7 @@ def _on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _to(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`tensor.to`. A copy, even if both are on the CPU; deferred out of pinned memory."""
+    """Fake `tensor.to`: always copy. A copy out of pinned memory is deferred."""
     named = [value for value in (*args[1:2], kwargs.get("device")) if _is_cuda(value)]
     if not named:
         return func(*args, **kwargs)
@@ -174,7 +175,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 
 
 def _is_cuda(value: Any) -> bool:
-    """Return whether a value names a GPU. Raises CudaError for one that the machine lacks."""
+    """Return True if a value names a GPU. Raises CudaError if the machine lacks this GPU."""
     if isinstance(value, str):
         if not value.startswith("cuda"):
             return False
@@ -190,12 +191,12 @@ def _is_cuda(value: Any) -> bool:
 
 
 def _to_host(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether `to` names the host by a string: a device object may be that of a tensor."""
+    """Return True if `to` has the string "cpu"; a device object may come from a fake tensor."""
     return "cpu" in (*args[1:2], kwargs.get("device")) and not kwargs.get("non_blocking", False)
 
 
 def _host_read(name: str, tensor: Any, queue: streams.Queue) -> None:
-    """The host waits for the current stream, unless the tensor is in pinned host memory."""
+    """Let the host wait for the current stream, unless the tensor is in pinned host memory."""
     if isinstance(tensor, Tensor) and queue.has_pending and streams.is_pinned(tensor):
         return
     if queue.capture is not None:
@@ -233,7 +234,7 @@ def _is_slice(name: str, args: tuple[Any, ...]) -> bool:
 
 
 class SyncWatch(TorchDispatchMode):
-    """Raises for operations that make the host wait, also in a backward pass."""
+    """Raise an error for operations that make the host wait, also in a backward pass."""
 
     def __torch_dispatch__(
         self,
@@ -249,7 +250,7 @@ class SyncWatch(TorchDispatchMode):
 
 @contextmanager
 def no_sync() -> Iterator[None]:
-    """Inside, raise CudaError if the host waits for the GPU: `set_sync_debug_mode("error")`."""
+    """Raise CudaError if the host waits in the block, as `set_sync_debug_mode("error")` does."""
     _state.sync_error = True
     try:
         with SyncWatch():
@@ -270,7 +271,7 @@ class _GeneratorType(type(torch._C.Generator)):  # type: ignore[misc]
 
 
 class Generator(torch._C.Generator, metaclass=_GeneratorType):
-    """`torch.Generator`: one of a GPU draws the CPU's numbers."""
+    """Fake `torch.Generator`: a generator of a GPU draws the CPU's numbers."""
 
     def __new__(cls, device: Any = "cpu") -> "Generator":
         made = super().__new__(cls, device="cpu")
@@ -292,7 +293,7 @@ class Autocast(torch.autocast):
 def compile(
     model: Any = None, *, dynamic: bool | None = None, mode: str = "default", **_: Any
 ) -> Any:
-    """`torch.compile` without a compiler: the model itself. Inductor is not rehearsed."""
+    """Fake `torch.compile`, which returns the model itself. Inductor is not rehearsed."""
     if mode not in MODES:
         raise RuntimeError(f"Unrecognized mode={mode}")
     return (lambda function: function) if model is None else (lambda *args: model(*args))
@@ -413,7 +414,7 @@ _modes: list[TorchFunctionMode] = []
 
 
 def install(*, map_devices: bool = True) -> None:
-    """Replace torch.cuda in this process, for this thread and those that start later."""
+    """Replace torch.cuda in this process. Devices are mapped in this thread and in later ones."""
     assert not _installed, "the rehearsal is installed already"
     streams.machine.__init__()  # type: ignore[misc]
     graphs.graph.default_capture_stream = None
@@ -439,7 +440,7 @@ def install(*, map_devices: bool = True) -> None:
 
 
 def uninstall() -> list[str]:
-    """Undo `install`. Returns the faults that were found meanwhile."""
+    """Undo `install`; return the faults that were found since."""
     while _modes:
         _modes.pop().__exit__(None, None, None)
     while _installed:

@@ -1,7 +1,8 @@
-"""A fake CUDAGraph: records the operations of a capture, and replays them into the same storage.
+"""A fake CUDAGraph: it records the operations of a capture, and replays them into the same storage.
 
-A capture computes nothing on a GPU. So what the recorded operations write is undone when it ends,
-the results are NaN until the first replay, and reading a value on the host raises.
+On a GPU, a capture computes nothing. To imitate this, all writes of the recorded operations are
+undone when the capture ends, results are NaN until the first replay, and reading a value on the
+host raises an error.
 """
 
 import threading
@@ -17,13 +18,13 @@ from torch.utils._pytree import tree_flatten, tree_map
 from tests.rehearsal import streams
 from tests.rehearsal.streams import CudaError
 
-# Operations whose result, or its shape, must be on the host.
+# Operations that need values on the host, for their result or its shape.
 NEED_VALUES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim")
 BY_INDEX = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 
 
 def sync_of(func: Any, args: tuple[Any, ...]) -> str | None:
-    """Return the name of an operation that makes the host wait for the GPU, else None."""
+    """Return the operation's name if it makes the host wait for the GPU, else None."""
     name = func.overloadpacket.__name__
     if name in NEED_VALUES:
         return str(name)
@@ -35,7 +36,7 @@ def sync_of(func: Any, args: tuple[Any, ...]) -> str | None:
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps each operation with its arguments and results."""
+    """Record each operation with its arguments and results."""
 
     def __init__(self, graph: "CUDAGraph") -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Recorder(TorchDispatchMode):
 
 
 class CUDAGraph:
-    """`torch.cuda.CUDAGraph`, as far as captures in one stream need it."""
+    """Fake `torch.cuda.CUDAGraph`, with the methods that captures in one stream need."""
 
     def __init__(self, keep_graph: bool = False) -> None:
         self._generators: list[torch.Generator] = []
@@ -77,7 +78,7 @@ class CUDAGraph:
         self._queue, self.thread = queue, threading.get_ident()
         self.error_mode, self._invalid = capture_error_mode, ""
         self._recorded, self._saved = [], {}
-        self._own: dict[int, Tensor] = {}  # storages that the capture itself has made
+        self._own: dict[int, Tensor] = {}  # storages that were allocated during the capture
         self._random = [
             (generator, generator.get_state())
             for generator in (torch.default_generator, *self._generators)
@@ -138,7 +139,7 @@ class CUDAGraph:
         raise CudaError(f"CUDA error: operation not permitted when stream is capturing ({what})")
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operation of the capture and keep it. Raises CudaError for what CUDA refuses."""
+        """Run and record an operation of the capture. Raises CudaError if CUDA would refuse it."""
         assert self._recorded is not None
         if (what := sync_of(func, args)) is not None:
             self.refuse(what)
@@ -223,5 +224,5 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
         if argument.alias_info is not None and argument.alias_info.is_write:
             written.append(args[number] if number < len(args) else kwargs.get(argument.name))
     if "batch_norm" in func.overloadpacket.__name__ and "backward" not in str(func):
-        written += args[3:5]  # of some overloads the schema hides that statistics are updated
+        written += args[3:5]  # the schemas of some overloads hide that statistics are updated
     return [tensor for tensor in tree_flatten(written)[0] if isinstance(tensor, Tensor)]

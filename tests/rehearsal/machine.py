@@ -1,6 +1,6 @@
-"""The GPUs of a fake machine, as a test describes them in an environment variable.
+"""The GPUs of a fake machine. A test describes them in an environment variable.
 
-Standard library only: the fake nvidia-smi and NVML read it without torch.
+This module uses only the standard library, so that the fakes of nvidia-smi and NVML need no torch.
 """
 
 import json
@@ -13,12 +13,12 @@ VARIABLE = "REHEARSAL_GPUS"  # a JSON list of the fields of Gpu
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card, or with `mig` a card that is divided into instances.
+    """One card. If it has `mig`, it is divided into instances.
 
     Args:
         memory_mib: Memory of the whole card; None if the driver does not report it.
         utilization: Percent of the time in which a kernel runs; None if NVML does not support it.
-        mig: MiB of each MIG instance; none: MIG is off.
+        mig: Memory of each MIG instance in MiB; empty if MIG is off.
     """
 
     name: str = "NVIDIA H100 80GB HBM3"
@@ -66,10 +66,10 @@ def installed() -> list[Gpu]:
 
 
 def visible() -> list[CudaDevice]:
-    """Return what CUDA enumerates under CUDA_VISIBLE_DEVICES.
+    """Return the devices that CUDA enumerates, according to CUDA_VISIBLE_DEVICES.
 
-    Source: CUDA C++ Programming Guide, CUDA environment variables. The list ends at the first
-    entry that names nothing. A process sees only one MIG instance.
+    The list ends at the first entry that does not name a device (CUDA C++ Programming Guide, CUDA
+    environment variables). A process sees only one MIG instance.
     """
     gpus = installed()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

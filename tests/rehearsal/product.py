@@ -1,4 +1,4 @@
-"""Access of the rehearsal to internals of the product, in one place."""
+"""All uses of internals of the code under test, in one module."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ def make_learner(
     num_micro_batches: int = 1,
     ema_decay: float | None = None,
 ) -> TrainStep:
-    """Return the training step of a small network. model: one that is on the device already."""
+    """Return the training step of a small network, or of `model`, which must be on the device."""
     model = make_model().to(device) if model is None else model
     model.train()
     config = StepConfig(
@@ -101,13 +101,13 @@ def wait_for(device: str) -> None:
 
 
 def checkpoint_of(learner: TrainStep) -> dict[str, Any]:
-    """Return the state that shares no memory with the learner, like one read from a file."""
+    """Return a state that shares no memory with the learner, as if it were read from a file."""
     state: dict[str, Any] = autotune._copy_to_cpu(learner.state_dict())
     return state
 
 
 class BoundAttack:
-    """A function in place of PGD, with the state that a capture restores."""
+    """A function that replaces PGD, with the state that a capture restores."""
 
     def __init__(
         self, attack: Callable[[Tensor, Tensor], Tensor], generator: torch.Generator
@@ -141,7 +141,7 @@ def read_timer(learner: TrainStep) -> dict[str, Any]:
 
 @contextmanager
 def step_that(learner: TrainStep, also: Callable[[Tensor], object]) -> Iterator[None]:
-    """Inside, the step passes each loss to `also`: a place for a fault."""
+    """Let each step in the block call `also` with its loss. Tests use it to cause a fault."""
     add_step = learner._totals.add_step
 
     def add_and_call(losses: Sequence[Tensor], num_images: int) -> None:

@@ -1,11 +1,11 @@
-"""Fake CUDA streams and events, with the order of work that they guarantee and no more.
+"""Fake CUDA streams and events. They order work only as far as CUDA guarantees it.
 
-Kernels run at once, on the CPU. Copies out of or into pinned memory with `non_blocking` wait until
-something orders them: a later kernel of their stream, a stream that waits, or the host. Until the
-host has waited, the memory that such a copy reads must not change.
+Kernels run at once, on the CPU. A `non_blocking` copy from or to pinned memory is deferred until
+its result is needed: by a later kernel of its stream, by a stream that waits for it, or by the
+host. Until the host has waited, the memory that the copy reads must not change.
 
-Each stream counts its submissions. A clock is a dict of stream -> the last submission that is known
-to come first.
+Each stream counts its submissions. A clock maps a stream to its last submission that is known to
+come before.
 """
 
 import itertools
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-NUM_POOLED = 32  # streams of a pool, assigned in turn: c10/cuda/CUDAStream.cpp, kStreamsPerPool
+NUM_POOLED = 32  # streams of a pool, assigned in turn (torch's kStreamsPerPool in CUDAStream.cpp)
 
 lock = threading.RLock()
 _installations = itertools.count()
@@ -42,7 +42,7 @@ class Copy:
     source: Tensor
     number: int
     expected: Tensor  # the source when the copy was submitted
-    installation: int  # of the fake: later ones ignore the copy
+    installation: int  # number of the fake's installation; later installations ignore the copy
     is_done: bool = False
     taken_by: set["Queue"] = field(default_factory=set)  # streams that have waited for it
 
@@ -54,10 +54,10 @@ class Queue:
     device: int
     name: str
     submitted: int = 0
-    completed: int = 0  # known to the host
+    completed: int = 0  # last submission that is complete, as far as the host has waited
     waited: dict["Queue", int] = field(default_factory=dict)
     copies: list[Copy] = field(default_factory=list)
-    capture: Any = None  # the graph that captures it
+    capture: Any = None  # the graph that captures this stream
 
     def submit(self) -> int:
         self.submitted += 1
@@ -67,7 +67,7 @@ class Queue:
         return {**self.waited, self: self.submitted}
 
     def run_copies(self) -> list[Copy]:
-        """Run the copies that are pending. Returns them."""
+        """Run and return the pending copies."""
         with lock:
             pending = [copy for copy in self.copies if not copy.is_done]
             for copy in pending:
@@ -91,7 +91,7 @@ class Queue:
 
 
 class Machine:
-    """Streams of this process, and which stream used what a copy wrote."""
+    """Streams of this process, and which stream used the memory that a copy wrote."""
 
     def __init__(self) -> None:
         self.installation = next(_installations)
@@ -147,10 +147,10 @@ def check_unchanged(copy: Copy) -> None:
 
 
 def submit_copy(target: Tensor, source: Tensor) -> None:
-    """Put a copy into the current stream. Raises RehearsalError if it meets one of another order.
+    """Submit a copy to the current stream. Raises RehearsalError if the order of work is wrong.
 
-    Fault 1: the host refilled memory that an earlier copy may still read. Fault 2: the target is
-    in use by another stream, for which this one has not waited.
+    Fault 1: the host refilled memory that an earlier copy may still read. Fault 2: another stream
+    uses the target, and the current stream has not waited for it.
     """
     queue = current_queue()
     with lock:
@@ -213,7 +213,7 @@ def set_current_queue(queue: Queue) -> None:
 
 
 def check_may_wait(queue: Queue | None = None) -> None:
-    """Raise CudaError if a capture forbids that this thread waits, allocates or queries."""
+    """Raise CudaError if a capture forbids this thread to wait, allocate or query."""
     for other in machine.queues():
         graph = other.capture
         if graph is None:
@@ -229,7 +229,7 @@ def check_may_wait(queue: Queue | None = None) -> None:
 
 
 class Stream:
-    """`torch.cuda.Stream`. Equal objects are the same stream: a pool assigns 32 in turn."""
+    """Fake `torch.cuda.Stream`. Equal objects are the same stream: a pool assigns 32 in turn."""
 
     def __init__(
         self, device: Any = None, priority: int = 0, *, queue: Queue | None = None, **_: Any
@@ -288,7 +288,7 @@ class Stream:
 
 
 class Event:
-    """`torch.cuda.Event`. It has happened, to the host, only after the host has waited for it."""
+    """Fake `torch.cuda.Event`. It counts as complete only after the host has waited for it."""
 
     def __init__(
         self,
@@ -324,7 +324,7 @@ class Event:
                 if queue is waiter:
                     continue
                 queue.run_copies()
-                for copy in queue.copies:  # from here on the waiter uses what they wrote
+                for copy in queue.copies:  # from now on, the waiter may use what they wrote
                     if copy.number <= number and waiter not in copy.taken_by:
                         copy.taken_by.add(waiter)
                         machine.users[copy.target.data_ptr()] = waiter, waiter.submitted
@@ -337,7 +337,7 @@ class Event:
                 queue.complete(number)
 
     def query(self) -> bool:
-        """Return whether the host has waited for it. A call that returns False counts as waiting."""
+        """Return True if the host has waited for the event. A False result counts as waiting."""
         check_may_wait(self._queue)
         if self._is_complete():
             return True
@@ -380,9 +380,9 @@ def device_index(device: Any) -> int:
     return current_device() if named.index is None else named.index
 
 
-# Pinned memory belongs to numpy arrays, so that a view of it, also one of numpy, is found by address.
+# Pinned memory belongs to numpy arrays. Views of it, also those of numpy, are found by address.
 
-_pinned: dict[int, int] = {}  # first address -> bytes
+_pinned: dict[int, int] = {}  # first address -> number of bytes
 
 
 def pinned_empty(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -402,7 +402,7 @@ def pinned_empty(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.d
 
 
 def is_pinned(tensor: Tensor) -> bool:
-    """Return whether a tensor is in memory that `pinned_empty` made."""
+    """Return True if a tensor is in memory that `pinned_empty` allocated."""
     with torch._C.DisableTorchFunction():
         address = tensor.data_ptr()
     with lock:

@@ -1,7 +1,7 @@
-"""Tensors of torch's FakeTensorMode have a real device "cuda" and no values.
+"""Training steps with torch's FakeTensorMode, whose tensors have a device "cuda" but no values.
 
-So what the other tests of the rehearsal cannot see raises here: operands on two devices, and a
-step that needs a value on the host.
+They raise an error for two faults that other tests of the rehearsal cannot find: operands on two
+devices, and a step that needs a value on the host.
 """
 
 import threading
@@ -39,7 +39,7 @@ STEPS = {
 
 
 class FakeCuda(FakeTensorMode):
-    """Makes no real tensor on the device, as on a machine without a GPU."""
+    """FakeTensorMode for a machine without a GPU: it makes no real tensor on the device."""
 
     in_setup = True  # values may be read on the host, and are 0: torch.optim.SGD looks at its rate
     avoid_device_init = True
@@ -61,9 +61,9 @@ class FakeCuda(FakeTensorMode):
 
 
 class InAutograd(TorchFunctionMode):
-    """Shows the C++ code of autograd, above the dispatch to the mode, the device "meta".
+    """Let autograd's C++ code, which runs before the mode's dispatch, see the device "meta".
 
-    Its engine needs the driver's streams of a device "cuda", which does not exist here.
+    For a device "cuda", autograd's engine would need streams of a driver, which does not exist.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -86,7 +86,7 @@ def seen_as_cuda(value: bool):
 
 
 def put_on_cuda(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Do what `model.to("cuda:0")` does, which for fake tensors raises."""
+    """Move a model as `model.to("cuda:0")` would, which raises for fake tensors."""
     for module in model.modules():
         for name, value in module._parameters.items():
             if value is not None:

@@ -1,4 +1,4 @@
-"""Loaders that leave their batches on the fake device: the CPU's batches, and slots in order."""
+"""Loaders that put batches on the fake device: equal to the CPU's, with slots used in order."""
 
 import threading
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_batches_are_those_of_the_cpu(plan, backend, request):
 
 
 def test_a_loader_copies_out_of_pinned_memory(faked, plan, monkeypatch):
-    """From any other memory a copy waits for what the GPU has to do."""
+    """A copy from other memory would wait for the work of the GPU."""
     copies = []
     submit = streams.submit_copy
     monkeypatch.setattr(streams, "submit_copy", lambda *pair: (copies.append(pair), submit(*pair)))
@@ -81,7 +81,7 @@ def test_an_epoch_that_is_left_early_leaves_the_slots_in_order(faked, plan):
 
 
 def test_a_backward_pass_may_follow_copies_to_the_other_slots(faked, plan, monkeypatch):
-    """Autograd refuses a saved tensor whose version has changed since."""
+    """Autograd refuses a saved tensor that was changed since."""
     submitted, submit = threading.Semaphore(0), streams.submit_copy
 
     def submit_and_count(target: torch.Tensor, source: torch.Tensor) -> None:

@@ -73,7 +73,7 @@ def test_features_do_not_wait_for_each_batch(faked, plan):
 
 
 class Watched(Classifier):
-    """A network that notes the state of cuDNN's autotuning in each pass."""
+    """A network that records the state of cuDNN's autotuning in each pass."""
 
     seen: list[bool]
 
@@ -130,7 +130,7 @@ def attacked(plan: LoaderPlan, device: str, mode: str, attack=ATTACK, **options)
 
 @pytest.mark.parametrize("attack", [ATTACK, TWICE], ids=["once", "restarts"])
 def test_an_attacked_pass_in_every_mode_is_that_of_the_cpu(plan, attack, request):
-    """Five whole batches, which a mode with captures replays, and one image, which is eager."""
+    """A mode with captures replays the five whole batches, and computes the last image eagerly."""
     expected = attacked(plan, "cpu", "eager", attack)
     request.getfixturevalue("faked")
     for mode in attack_modes(on_gpu=True):

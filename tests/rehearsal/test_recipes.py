@@ -14,7 +14,7 @@ from tests.rehearsal.conftest import child_environment
 from tests.rehearsal.product import COMPILE_MODES
 
 COMPILED = ["scale=tiny", "pretrain.compile=auto"]
-# All subsets run in tests/recipes; each further network here measures the same ways to compile.
+# tests/recipes runs all subsets. Here, each further network would measure the same compile modes.
 TWO_SUBSETS = [
     "subsets=[all, {name: minus1, remove: {hardest: 1, by: reference}}]",
     "evaluate.common=[all, minus1]",
@@ -35,7 +35,7 @@ def matrices() -> dict[str, Matrix]:
 
 @pytest.fixture(scope="module")
 def folders(matrices: dict[str, Matrix], tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """With the stages of both recipes done, two side by side on the GPU."""
+    """Run the stages of both recipes, two at a time on the GPU."""
     folder = tmp_path_factory.mktemp("rehearsal")
     folders = Folders(folder / "data", folder / "raw", folder / "runs")
     merged = {stage.key: stage for matrix in matrices.values() for stage in matrix.stages}
@@ -93,6 +93,6 @@ def test_every_network_has_a_finite_loss(name, matrices, folders):
 
 
 def test_stages_shared_the_gpu(matrices, folders):
-    """The first of each kind is alone, so that its use can be measured; later ones have company."""
+    """The first stage of a kind runs alone, to measure its use; later stages run with others."""
     found = records(matrices["fewer_classes"], folders, "transfer")
     assert {record.gpu_busy is None for record in found} == {True, False}

@@ -1,7 +1,8 @@
 """The training step on the fake device: the CPU's numbers, and no wait for the GPU.
 
-Tensors of the fake report the device "cpu", so branches on `tensor.is_cuda` or `tensor.device`
-take the CPU's side: the waits in `replay_rate`, and what other processes hold in `out_of_memory`.
+Tensors of the fake report the device "cpu", so branches on `tensor.is_cuda` or `tensor.device` take
+the CPU's path. The waits in `replay_rate`, and the memory of other processes in `out_of_memory`,
+are therefore not tested.
 """
 
 import gc
@@ -54,7 +55,7 @@ def test_every_compile_mode_gives_the_numbers_of_the_cpu(attack, request):
 
 
 def test_a_captured_attack_counts_each_zero_gradient_once(faked):
-    """A head of zeros has none but zero gradients in the first step; a capture must not count."""
+    """With a head of zeros, all gradients of the first step are zero; a capture must not count."""
     found = []
     for way in ("eager", "captured_attack"):
         learner = product.make_learner("cuda:0", way, attack=ATTACKS["pgd l2"])
@@ -225,7 +226,7 @@ def fail_in(learner: Any, mode: str, error: Exception, monkeypatch: Any) -> list
 
 
 def test_a_compiled_kernel_that_breaks_the_gpu_requires_a_new_process(faked, monkeypatch, tmp_path):
-    """CUDA refuses all work of the process after an invalid access, and reports it at any call."""
+    """After an invalid access, CUDA refuses all work of the process, and any call may report it."""
     broken = RuntimeError("CUDA error: an illegal memory access was encountered")
     learner = product.make_learner("cuda:0", attack=ATTACKS["pgd l2"])
     failed = fail_in(learner, "compiled", broken, monkeypatch)
@@ -291,7 +292,7 @@ def test_an_attack_that_draws_from_another_generator_is_not_captured(faked):
 
 
 def test_a_capture_does_not_use_a_stream_of_the_loaders(faked):
-    """All 32 streams of the pool are at work meanwhile, as after eight epochs of loaders."""
+    """All 32 streams of the pool are in use, as after eight epochs of loaders."""
     in_use = [torch.cuda.Stream() for _ in range(NUM_POOLED)]
     errors: list[BaseException] = []
 

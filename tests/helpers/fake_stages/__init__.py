@@ -1,4 +1,4 @@
-"""Stages for the tests of the executor and the worker.
+"""Fake stages for the tests of the executor and the worker.
 
-They record that they ran, and behave as configured.
+They record each run, and behave as their config requires.
 """

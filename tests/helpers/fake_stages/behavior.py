@@ -21,7 +21,7 @@ from writers.errors import UserError
 def run(context: StageContext) -> Outcome:
     config = context.config
     ran = Path(config["journal"])
-    with ran.open("a") as journal:  # O_APPEND: whole lines, also from several processes
+    with ran.open("a") as journal:  # O_APPEND keeps lines of several processes whole
         journal.write(f"{config['name']}\n")
     print(f"this is {config['name']}")
     os.system(f"echo child of {config['name']}")

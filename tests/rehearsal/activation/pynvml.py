@@ -1,6 +1,6 @@
 """A fake of nvidia-ml-py for the machine that REHEARSAL_GPUS describes.
 
-As NVML's, device numbers do not depend on CUDA_VISIBLE_DEVICES. A card in MIG mode reports no
+As in NVML, device numbers do not depend on CUDA_VISIBLE_DEVICES, and a card in MIG mode reports no
 utilization (NVML API reference, nvmlDeviceGetUtilizationRates).
 """
 
@@ -16,7 +16,7 @@ _opened = 0
 
 
 class NVMLError(Exception):
-    """NVML's error, with its text."""
+    """Error with the text of NVML's error."""
 
 
 def nvmlInit() -> None:

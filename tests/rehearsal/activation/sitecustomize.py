@@ -1,7 +1,7 @@
-"""Makes a Python process rehearse CUDA as soon as it has imported torch.
+"""Make a Python process use the fake CUDA as soon as it has imported torch.
 
-Put this folder on PYTHONPATH and describe GPUs in REHEARSAL_GPUS; without the latter it does
-nothing.
+Put this folder on PYTHONPATH, and describe the GPUs in REHEARSAL_GPUS. If this variable is not set,
+the module does nothing.
 """
 
 import importlib.abc
@@ -13,7 +13,7 @@ from types import ModuleType
 
 
 class _Loader(importlib.abc.Loader):
-    """Torch's own loader, and then the fake."""
+    """Load torch by its own loader, and then install the fake."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader

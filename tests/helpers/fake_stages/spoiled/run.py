@@ -1,4 +1,4 @@
-"""A stage whose import initializes CUDA in torch's view; a forked copy finds it in use."""
+"""A stage whose import makes torch believe that CUDA is initialized, which breaks forked copies."""
 
 import os
 import sys

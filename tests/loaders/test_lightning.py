@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Learner(lightning.LightningModule):
-    """A linear classifier that keeps the sums of its batches."""
+    """A linear classifier that records the sum of the pixels of each batch."""
 
     def __init__(self) -> None:
         super().__init__()

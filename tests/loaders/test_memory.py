@@ -65,7 +65,7 @@ def test_a_file_larger_than_memory_gives_the_same_batches(betons, monkeypatch, o
 def test_a_small_view_of_a_file_larger_than_memory_reads_no_more_than_its_images(
     betons, monkeypatch, order
 ):
-    """Read-ahead would read 9.9 bytes per requested byte of a tenth of a file (quasi_random)."""
+    """With read-ahead, a view of a tenth of a file reads 9.9 times its bytes (quasi_random)."""
     monkeypatch.setattr(ffcv, "free_memory_bytes", lambda: 1000)
     with open_loader(plan_of(betons["raw"], order=order, indices=range(0, 36, 4))) as loader:
         assert loader._batch_decoder._map is not None

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=kernel_c.instruction_sets())
 def decode(request):
-    """Crops of R x R pixels of a blob, as they are: corners int64 [n, 2] -> uint8 [n, R, R, 3]."""
+    """Decode crops without resizing, by their corners int64 [n, 2], to uint8 [n, R, R, 3]."""
     decode_images = kernel_c.open_kernel(request.param)
 
     def decode(
@@ -55,7 +55,7 @@ def decode(request):
 
 
 def indexed(pixels: np.ndarray, sampling: str, table: list[int]) -> bytes:
-    """A JPEG with a restart index whose quantization tables are `table`, in zigzag order."""
+    """Make a JPEG with a restart index; all quantization tables are `table`, in zigzag order."""
     buffer = io.BytesIO()
     options = {"subsampling": sampling}
     Image.fromarray(pixels).save(buffer, "JPEG", qtables=[table, table], **options)
@@ -76,7 +76,7 @@ def with_tables(blob: bytes, value: int) -> bytes:
 
 
 def corners_of(size: tuple[int, int], side: int) -> np.ndarray:
-    """Corners of the image, and some in between: odd and even ones."""
+    """Return crops' corners at the corners of the image and in between, odd and even."""
     across, down = ({0, min(1, free), free // 2, free} for free in (size[0] - side, size[1] - side))
     return np.array(list(itertools.product(sorted(across), sorted(down))))
 
@@ -89,7 +89,7 @@ def pillow_pixels(blob: bytes) -> np.ndarray:
 @pytest.mark.parametrize("size", [(8, 8), (9, 31), (161, 47), (64, 200)])
 @pytest.mark.parametrize("step", [1, 3, 40])
 def test_every_pixel_is_libjpeg_turbos(decode, sampling, size, step):
-    """Noise on top of a photo: all coefficients occur."""
+    """In a photo with noise, all coefficients occur."""
     random = np.random.default_rng(step)
     noise = random.integers(-60, 61, (size[1], size[0], 3))
     pixels = np.clip(photo(*size, seed=1).astype(int) + noise, 0, 255).astype(np.uint8)
@@ -132,9 +132,9 @@ def test_absurd_coefficients_overflow_as_in_libjpeg_turbo(decode, sampling, valu
 
 
 def test_all_colors_are_libjpegs(decode):
-    """Each pair of cb and cr with several y.
+    """All pairs of cb and cr occur, with several y.
 
-    256 x 256 blocks would be slow, so a block of 8 x 8 shows 64 of them.
+    One block per pair, 256 x 256 blocks, would be slow, so that a block of 8 x 8 has 64 pairs.
     """
     random = np.random.default_rng(0)
     y = random.integers(0, 256, (256, 256), dtype=np.uint8)
@@ -148,7 +148,7 @@ def test_all_colors_are_libjpegs(decode):
 
 @pytest.mark.parametrize("kind", ["gray", "flat", "sparse"])
 def test_runs_of_few_and_of_no_coefficients_decode_exactly(decode, kind):
-    """Runs of few groups and of none; rows that end inside a run."""
+    """There are runs of few groups and of none, and rows that end inside a run."""
     pixels = photo(300, 41, seed=4)
     if kind == "flat":
         pixels = np.full_like(pixels, 90)
@@ -195,7 +195,7 @@ class Batch:
         self.flips = random.integers(0, 2, 12).astype(bool)
 
     def made_by(self, pool: kernel_c.Pool) -> np.ndarray:
-        """uint8 [12, 33, 33, 3], without the damaged one."""
+        """Decode the crops, uint8 [12, 33, 33, 3], and leave out the damaged image."""
         output, has_error = np.zeros((12, 33, 33, 3), np.uint8), np.full(12, 9, np.uint8)
         pool.make_batch(
             self.images,
@@ -269,7 +269,7 @@ def test_a_thousand_pools_leave_no_thread_and_no_memory(batch):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
 def test_images_without_an_end_marker_leak_no_tables():
-    """libjpeg frees tables with the decoder only: a new one for each image would be 60 MB here."""
+    """libjpeg frees tables only with the decoder. New tables per image would take 60 MB here."""
     blob = add_restart_index(jpeg(photo(8, 8, seed=1)))
     n = 10_000
     pool = kernel_c.Pool(1)

@@ -79,7 +79,7 @@ def test_a_conversion_is_used_only_if_it_equals_the_table():
     assert (
         normalize.conversion(dataclasses.replace(plan, dtype="uint8", mean=None, std=None)) is None
     )
-    # Level 100 is nearly the mean: float32 has too few digits for the difference.
+    # The mean is so close to level 100 that float32 has too few digits for the difference.
     close = dataclasses.replace(plan, mean=(0.3921569, 0.5, 0.5), std=(0.01, 0.5, 0.5))
     assert normalize.conversion(close) is None
 

@@ -320,9 +320,9 @@ def test_any_cut_of_an_epoch_has_the_batches_of_the_whole(betons, backend):
 
 
 def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
-    """A source in class order, a file of many blocks, small windows.
+    """The source is in class order, the file has many blocks, and windows are small.
 
-    Runs of a class are as short as in a random order.
+    Runs of a class must still be as short as in a random order.
     """
     monkeypatch.setattr(augment, "BLOCK_BYTES", 2**13)
     monkeypatch.setattr(augment, "WINDOW_BLOCKS", 4)
@@ -347,9 +347,9 @@ def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
         assert len(np.unique(samples.offsets // augment.BLOCK_BYTES)) > 8 * augment.WINDOW_BLOCKS
         for epoch in range(3):
             labels = samples.labels[samples.order(loader.plan, epoch)]
-            # 480 pairs: four standard errors of 2 %.
+            # The limit is four standard errors, of 2 % each over 480 pairs.
             assert (labels[1:] == labels[:-1]).mean() == pytest.approx(1 / 4, abs=0.08)
-            # Of 40 images each.
+            # Class counts in 12 parts of 40 images.
             counts = np.stack(
                 [np.bincount(part, minlength=4) for part in np.array_split(labels, 12)]
             )

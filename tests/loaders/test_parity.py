@@ -1,12 +1,12 @@
 """Parity with a PyTorch pipeline.
 
-Two real photographs through our loader, and through Pillow and torchvision.
+Two real photographs are loaded by our loader, and by Pillow and torchvision.
 
-The stated tolerance against torchvision's antialiased resize, of the same crop of the same JPEG: at
-most 3 levels on average, at least 35 dB, and no shift: the mean of a color within 0.05 of a level.
-Shrinking, the filters differ (an area against a triangle twice as wide). Torchvision's own resize
-without antialiasing is 5 dB and more further from it on such images. Which crops are drawn is held
-against torchvision's in test_augment.py.
+The same crops of the same JPEGs may differ from torchvision's antialiased resize by at most 3
+levels on average. The PSNR is at least 35 dB, and the mean of a color differs by at most 0.05
+levels. If images shrink, the filters differ (an area, and a triangle twice as wide). On such
+images, torchvision's own resize without antialiasing differs by 5 dB more. test_augment.py compares
+the distribution of crops with torchvision's.
 """
 
 import io
@@ -30,7 +30,7 @@ MOST_LEVELS, LEAST_DB, MOST_SHIFT = 3.0, 35.0, 0.05
 
 @pytest.fixture(scope="module")
 def photos() -> list[bytes]:
-    """640 x 427 pixels each: a temple, a flower."""
+    """Return two photographs of 640 x 427 pixels, a temple and a flower, as JPEGs."""
     return [jpeg(pixels, quality=95) for pixels in load_sample_images().images]
 
 

@@ -1,4 +1,4 @@
-"""Batches of the resident backend equal those of ffcv bit for bit, and the reference's closely."""
+"""Batches of the resident backend equal ffcv's bit for bit, and are close to the reference's."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def plan_with(plan: LoaderPlan, backend: str) -> LoaderPlan:
 
 @pytest.fixture(params=["as on a CPU", "as on a GPU"])
 def as_on(request, monkeypatch) -> str:
-    """Runs a test a second time with what resizes on a GPU."""
+    """Run a test also with the code that resizes on a GPU."""
     if request.param == "as on a GPU":
         real = resident.ResidentLoader.__init__
 

@@ -47,9 +47,9 @@ SIZES = [
 
 @pytest.fixture(scope="module", params=["c", "numba"])
 def decode(request):
-    """The kernel's function over one blob.
+    """Return a function that decodes boxes of one blob with a kernel.
 
-    Boxes int64 [n, 4] of R x R pixels -> uint8 [n, R, R, 3], has_error [n].
+    It maps boxes of R x R pixels, int64 [n, 4], to uint8 [n, R, R, 3] and has_error [n].
     """
     if request.param == "numba":
         request.getfixturevalue("numba_is_compiled")
@@ -201,7 +201,7 @@ def test_a_damaged_index_changes_no_pixel(decode):
 
 
 def test_a_false_index_with_a_valid_checksum_is_refused_or_harmless(decode):
-    """A crafted index: nothing outside the blob is read, and nothing crashes."""
+    """With a crafted index, a kernel reads no byte outside the blob, and does not crash."""
     size = 150, 90
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=2), SUBSAMPLINGS["4:2:0"]))
     start = len(blob) - index_size(blob)

@@ -60,13 +60,13 @@ def test_loaded_samples_equal_the_written_ones(tmp_path, encoding, backend):
     loaded = torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1).numpy().astype(int)
     labels = torch.cat([labels for _, labels in batches]).tolist()
 
-    # The writer shuffles, so each loaded image, the middle of its original, is sought among all of
-    # them.
+    # The writer shuffles images, so that each loaded image, the middle of an original, is compared
+    # with the middles of all originals.
     middles = {name: image[:, 10:110] for name, image in IMAGES.items()}
     for image, label in zip(loaded, labels, strict=True):
         differences = {name: np.abs(image - middle).mean() for name, middle in middles.items()}
         nearest = min(differences, key=differences.__getitem__)
-        # In levels of 0 to 255; JPEG costs about 2.
+        # Mean differences in levels of 0 to 255; JPEG causes about 2.
         assert differences.pop(nearest) < 4 < 12 < min(differences.values())
         assert nearest.split("/")[1] == "ac"[label]
         middles.pop(nearest)

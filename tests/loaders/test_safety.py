@@ -23,7 +23,7 @@ from writers.errors import UserError
 
 @pytest.fixture
 def new_threads() -> Callable[[], list[threading.Thread]]:
-    """Threads that the test started and that are still alive after a grace period."""
+    """Return a function that lists the test's threads that are alive after a grace period."""
     before = set(threading.enumerate())
 
     def new_threads() -> list[threading.Thread]:
@@ -46,7 +46,7 @@ def plan_of(beton: Path, **changes: object) -> LoaderPlan:
 
 @pytest.mark.parametrize(
     ("backend", "spoil"),
-    # Pillow accepts an end-of-image marker that comes too early: no such case for reference.
+    # Pillow accepts an end-of-image marker that comes too early, so `reference` has no such case.
     [
         ("ffcv", "zeros"),
         ("ffcv", "cut short"),

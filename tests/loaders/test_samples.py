@@ -31,7 +31,7 @@ def beton(tmp_path_factory) -> Path:
 
 
 def epoch_of(plan: LoaderPlan, epoch: int = 0) -> list[tuple[list[int], list[int]]]:
-    """For each batch the numbers of its samples and their labels."""
+    """Return the sample numbers and labels of each batch."""
     with open_loader(plan) as loader, loader.epoch(epoch) as batches:
         return [
             ((images[:, 0, 0, 0] // 10).tolist(), labels.tolist()) for images, labels in batches

@@ -1,4 +1,4 @@
-"""Several crops of an image that is decoded once: each is the crop that it would be alone."""
+"""Several crops of an image that is decoded once equal the crops that are decoded one by one."""
 
 import dataclasses
 import importlib.util
@@ -119,7 +119,7 @@ def test_distant_and_nested_crops_equal_single_crops(name, sampling):
         return output[0]
 
     for mode, blob in stored_forms(sampling):
-        # Leaves other pixels in the memory that images are decoded to.
+        # Fill the memory that images are decoded to with other pixels.
         crops_of(mode, blob, [[0, 0, 150, 110]], [False])
         for boxes in PLACES:
             flips = [number % 2 == 1 for number in range(len(boxes))]

@@ -1,4 +1,4 @@
-"""Huffman codes at the limits of the C kernel's tables, in gray JPEGs that are written here."""
+"""Huffman codes at the limits of the C kernel's tables, in gray JPEGs written by this module."""
 
 import io
 import itertools
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
     kernel_c.library() is None, reason="the package's C parts were not built"
 )
 EOB, ZEROS = 0x00, 0xF0  # end of a block; 16 zeros
-# Of AC symbols: run of zeros, bits of the value.
+# AC symbols; the digits are the run of zeros and the number of bits of the value.
 SYMBOLS = [0x01, ZEROS, 0xF1, 0xE1, 0x0A, 0x1A, 0xF8, 0x02, 0x05]
 
 
@@ -34,7 +34,10 @@ def codes_of(lengths: list[int]) -> list[str]:
 
 
 def gray_jpeg(end_length: int, blocks: list[list[tuple[int, int]]]) -> bytes:
-    """One row of blocks, each a segment, of (symbol, bits of the value); EOB has end_length bits."""
+    """Write a JPEG with one row of blocks, each of which is a segment.
+
+    A block is a list of (symbol, bits of the value). The code of EOB has `end_length` bits.
+    """
     lengths = [2, 2, 3, 4, 5, 9, 10, 12, 16]
     symbols = sorted([*zip(lengths, SYMBOLS, strict=True), (end_length, EOB)])
     code_of = dict(

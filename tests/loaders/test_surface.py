@@ -1,4 +1,4 @@
-"""Arguments and uses of a loader: each works, or the error names the value."""
+"""Each argument and use of a loader works, or the error names the value."""
 
 import copy
 import dataclasses

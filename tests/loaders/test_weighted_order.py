@@ -1,4 +1,4 @@
-"""Balanced and weighted orders against a plain loop, and their shares, ranks, resume and files."""
+"""Balanced and weighted orders equal a plain loop; their shares, ranks, resumption and files."""
 
 import dataclasses
 from collections import Counter
@@ -28,7 +28,7 @@ def beton(tmp_path_factory) -> Path:
 
 
 def rows(plan: LoaderPlan, epoch: int = 0) -> np.ndarray:
-    """Samples that an epoch draws, as places in the file, in order."""
+    """Return the samples of an epoch in order, as positions in the file."""
     with open_loader(plan) as loader:
         return loader.samples.indices[loader.samples.order(plan, epoch)]
 
@@ -45,7 +45,7 @@ def weighted(beton: Path, weights: object, **changes: object) -> LoaderPlan:
 def slow_draws(
     weights: list[float], ids: list[int], labels: list[int], seed: int, epoch: int
 ) -> Counter:
-    """Systematic sampling in Python integers, one draw at a time: how often each sample is drawn."""
+    """Count the draws of each sample by systematic sampling in integers, one draw at a time."""
 
     def word(key: int, sample: int) -> int:
         return int(random_words(key, epoch, np.array([sample], np.uint64), 1)[0, 0])
@@ -144,7 +144,7 @@ def test_backends_ranks_and_a_resume_agree(beton, backend, kind):
 
 
 def test_another_order_in_the_file_gives_the_same_batches(beton, tmp_path):
-    """Draws are functions of ids: files of the same samples agree."""
+    """Draws depend on ids, so that all files of the same samples give the same batches."""
     mirrored = list(reversed(range(N)))
     plan = balanced(beton, batch_size=N)
     view = dataclasses.replace(plan, indices=mirrored)

@@ -16,7 +16,7 @@ ACTIVATION = Path(__file__).parent / "activation"
 
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> Iterator[streams.Machine]:
-    """Give one H100 to this process. A fault in the order of work fails the test, unless expected."""
+    """Give one H100 to this process. Unexpected faults in the order of work fail the test."""
     monkeypatch.setenv(machine.VARIABLE, machine.describe(machine.cards({})))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     cuda.install()

@@ -29,7 +29,7 @@ class Host:
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
-    # Bytes per answer, after which the connection closes.
+    # Number of bytes of each response after which the connection closes.
     cut_after: list[int] = field(default_factory=list)
     ranges: bool = True
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range

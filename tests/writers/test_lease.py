@@ -14,7 +14,7 @@ FAR, FARTHER = Holder("far", "boot-of-far", 1), Holder("farther", "boot-of-farth
 
 
 def aged(path: Path, seconds: float) -> None:
-    """Set the lease's renewal time into the past."""
+    """Set the renewal time of a lease to this number of seconds ago."""
     now = lease.file_system_time(path.parent / "lock")
     os.utime(path, (now - seconds, now - seconds))
 

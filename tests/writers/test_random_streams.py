@@ -8,7 +8,7 @@ IDS = sample_ids(f"cat/{number}" for number in range(4000))
 
 
 def test_ids_depend_only_on_names():
-    # FIPS 180-4, B.1.
+    # sha256 of "abc" from FIPS 180-4, B.1.
     assert int(sample_ids(["abc"])[0]) == int.from_bytes(
         bytes.fromhex("ba7816bf8f01cfea"), "little"
     )
@@ -16,7 +16,7 @@ def test_ids_depend_only_on_names():
 
 
 def test_splitmix64_as_published():
-    """Compare the stream of a sample with key 0 with Vigna's reference code from state 0."""
+    """Compare the random words of a sample with Vigna's reference code."""
     key = int(random_words(0, 0, np.array([0], np.uint64), 1)[0, 0])
     assert key == int(random_words(0, 0, np.array([0, 7], np.uint64), 5)[0, 0])
     from writers.random_streams import GAMMA, _mix

@@ -13,7 +13,7 @@ NOUNS = re.compile(
     r" (more )?(batches|betons|classes|columns|entries|files|folders|images|labels|mistakes|models|"
     r"points|problems|records|rows|samples|seeds|shards|stages|subsets|targets|tensors)\b(?!/)"
 )
-# Sizes that a user sets, or that are above 1.
+# Expressions that are sizes set by a user, or always above 1.
 EXPRESSIONS = {
     "size",
     "size // (parts // 2)",
@@ -66,7 +66,7 @@ def plurals(path: Path) -> list[str]:
 
 
 def test_messages_count_in_the_singular_and_plural():
-    # Reports have phrases of their own, and benchmarks count rounds.
+    # Reports are excluded, as they have their own phrases, and so are benchmarks.
     places = [
         path
         for folder in ("harness", "loaders", "writers")

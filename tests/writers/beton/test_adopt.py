@@ -1,4 +1,4 @@
-"""Betons that stock FFCV wrote: they get a manifest, and then they are betons like others."""
+"""Betons that stock FFCV wrote get a manifest, and can then be used like other betons."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ class Images:
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory) -> Path:
-    """A beton as ffcv-imagenet writes them: half JPEG, half raw."""
+    """Write a beton as ffcv-imagenet does: half JPEG, half raw."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 

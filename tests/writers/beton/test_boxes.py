@@ -1,4 +1,4 @@
-"""Boxes in betons: read by stock FFCV, scaled with the image, verified, joined, and refused."""
+"""Boxes in betons: stock FFCV reads them; they are scaled, verified and joined; invalid ones."""
 
 import io
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_ffcv_itself_reads_images_labels_and_boxes(tmp_path: Path):
     sizes = reader.metadata["f2"]["size"].tolist()
     loader = Loader(
         str(file),
-        batch_size=1,  # FFCV does not clear what a shorter sample leaves of its memory
+        batch_size=1,  # FFCV does not clear the rest of its memory if a sample is shorter
         num_workers=1,
         order=OrderOption.SEQUENTIAL,
         os_cache=True,

@@ -1,4 +1,4 @@
-"""Dataset cards: every number is that of the files, and names are text, never markup."""
+"""Dataset cards: all numbers agree with the files, and names are text, never markup."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ def beton(path: Path, labels: list[int], classes: list[str] | None = None) -> Pa
 
 
 def rows_of(text: str, heading: str) -> list[list[str]]:
-    """Cells of the table under a heading, without the header and unescaped."""
+    """Return the unescaped cells of the table under a heading, without its header."""
     section = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     cells = [re.split(r"(?<!\\) ?\| ?", line)[1:-1] for line in lines[2:]]

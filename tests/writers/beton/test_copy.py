@@ -26,7 +26,7 @@ from writers.subset.spec import Subset, everything
 needs_c = pytest.mark.skipif(
     native.library() is None, reason="the package's C parts were not built"
 )
-TWO = Subset("two", ("owl", "cat"))  # the subset has its own label order
+TWO = Subset("two", ("owl", "cat"))  # a subset whose label order differs from the source's
 ENCODINGS = [
     Encoding(),
     Encoding(format="raw"),

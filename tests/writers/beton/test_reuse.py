@@ -78,7 +78,7 @@ def test_betons_with_coarser_labels_and_reused_betons_can_be_reused(workspace: W
     record(workspace.data / "taken" / "train.beton", taken.manifest, workspace.origin)
     workspace.check_equals_written()
     again = workspace.reuse(Subset("one", ("owl",)), "again")
-    # The smallest beton that has all images of the subset is read.
+    # The smallest beton that has all images of the subset is reused.
     assert again
     assert again.beton.parent.name in ("taken", "own_taken")
     workspace.check_equals_written(Subset("one", ("owl",)), "again")

@@ -28,7 +28,7 @@ WNIDS = list(imagenet_classes()[:2])
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
-    """Two classes with three training images and one validation image each."""
+    """Make archives of two classes with three training images and one validation image each."""
     of_image = shipped()
     for number, wnid in enumerate(WNIDS):
         for name in (
@@ -49,7 +49,7 @@ def test_packaged_labels_have_fifty_per_class_and_match_the_published_start():
     labels = shipped()
     assert len(labels) == 50_000
     assert set(Counter(labels).values()) == {50} and set(labels) == set(imagenet_classes())
-    # Sea snake, alp, Shetland sheepdog, tench.
+    # Classes of known images: sea snake, alp, Shetland sheepdog, tench.
     known = {
         1: "n01751748",
         2: "n09193705",
@@ -71,7 +71,7 @@ def test_packaged_labels_equal_those_of_imagenet_classes():
 
 
 def make_devkit(path: Path, wnids: list[str]) -> Path:
-    """Make a kit with ids not in name order, a node above the classes, labels by those ids."""
+    """Make a kit whose ids are not in name order, with a node above the classes; labels are ids."""
     ids = {wnid: number for number, wnid in enumerate(sorted(set(wnids), reverse=True), start=1)}
     fields = [
         ("ILSVRC2012_ID", "O"),

@@ -23,12 +23,12 @@ from writers.subset.spec import everything
 ALL = SplitSettings(val=0)
 OTHER = "other"
 WIDTH, HEIGHT = 60, 50
-# Person -> xmin, ymin, xmax, ymax, as in annotations: from 1, with the last pixel.
+# Person -> xmin, ymin, xmax, ymax, as in annotations: pixels count from 1, the last is included.
 BOXES = {1: (1, 1, 20, 30), 3: (25.7, 10.2, 60, 50)}
 
 
 def actions_of(image: int, number: int) -> set[str]:
-    """Two actions, one, or none of the ten."""
+    """Return two actions of a person, one, or none of the ten."""
     if (image + number) % 5 == 0:
         return set()
     return {ACTIONS[image % 10], ACTIONS[(image * number) % 10]}
@@ -55,7 +55,7 @@ def thing(name: str, box: tuple[float, ...], actions: set[str] | None) -> str:
 
 @pytest.fixture
 def devkit(tmp_path: Path) -> Path:
-    """VOCdevkit/VOC2012 with twenty images: a person, a horse, and another person each."""
+    """Make VOCdevkit/VOC2012 with 20 images, each with a person, a horse and another person."""
     folder = tmp_path / "raw" / "VOCdevkit" / "VOC2012"
     for name in ("Annotations", "ImageSets/Action", "ImageSets/Main", "JPEGImages"):
         (folder / name).mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_labels_and_crops_equal_torchvision_annotations(devkit: Path):
         flags = {action for action, flag in person["actions"].items() if flag == "1"}
         assert {ACTIONS[at] for at in range(10) if example.labels[at] == 1} == flags - {OTHER}
         assert set(example.labels) == {-1} if flags == {OTHER} else 1 in example.labels
-        # The crop by its definition: 10 % of the box more on every side, in whole pixels.
+        # By definition, the crop has 10 % of the box more on every side, in whole pixels.
         sides = {side: float(value) for side, value in person["bndbox"].items()}
         more_x, more_y = (
             0.1 * (sides[f"{axis}max"] - sides[f"{axis}min"] + 1) for axis in ("x", "y")

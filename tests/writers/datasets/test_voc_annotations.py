@@ -1,4 +1,4 @@
-"""Annotations of VOC that are no XML, or hide what they are."""
+"""Annotations of VOC that are not XML, or try to hide declarations, are refused."""
 
 import pytest
 

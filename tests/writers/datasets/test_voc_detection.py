@@ -22,7 +22,7 @@ from writers.subset.spec import everything
 
 ALL = SplitSettings(val=0)
 SIZE = (120, 100)
-# Every class once per split. The last image of trainval has no object.
+# Each class occurs in one image per split. The last image of trainval has no object.
 TRAINVAL = {
     f"{number:06}": (SIZE, [(name, 0, 1, 1, 60, 100), (name, 1, 30.5, 20, 120, 90)])
     for number, name in enumerate(CLASSES, start=1)
@@ -53,7 +53,7 @@ def test_boxes_match_torchvision_annotations(devkit: Path):
         assert example.boxes is not None and len(example.boxes) == len(things)
         for box, thing in zip(example.boxes, things, strict=True):
             sides = {side: float(value) for side, value in thing["bndbox"].items()}
-            # whole pixels from xmin to xmax, both included, are as many as right - left
+            # right - left is the number of pixels from xmin to xmax, both included
             assert (box.right - box.left) == sides["xmax"] - sides["xmin"] + 1
             assert (box.bottom - box.top) == sides["ymax"] - sides["ymin"] + 1
             assert (box.left, box.top) == (sides["xmin"] - 1, sides["ymin"] - 1)
@@ -167,7 +167,7 @@ def test_boxes_beyond_the_actual_image_are_refused_when_written(devkit: Path, tm
 
 
 def test_images_with_wrong_annotations_can_be_left_out(tmp_path: Path):
-    """One with a damaged file, one with a box outside of it, one of another size."""
+    """One annotation is damaged, one has a box outside of the image, one has another size."""
     again = {f"{100 + number:06}": TRAINVAL[f"{number:06}"] for number in (3, 4, 5)}
     voc = write_devkit(tmp_path / "both", {"trainval": TRAINVAL | again, "test": TEST})
     (voc / "Annotations" / "000003.xml").write_text("<annotation>")
@@ -192,7 +192,7 @@ def test_images_with_wrong_annotations_can_be_left_out(tmp_path: Path):
 
 @pytest.mark.parametrize("max_resolution", [None, 40])
 def test_an_annotation_of_the_turned_image_is_refused(tmp_path: Path, max_resolution: int | None):
-    """Its boxes are inside of either image, so that only the size shows the mistake."""
+    """The boxes are within the image and the turned image, so that only the size is wrong."""
     images = {**TRAINVAL, "000002": ((60, 50), [("bicycle", 0, 10, 10, 40, 40)])}
     folder = write_devkit(tmp_path, {"trainval": images, "test": TEST})
     photo = folder / "JPEGImages/000002.jpg"

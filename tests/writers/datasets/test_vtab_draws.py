@@ -44,7 +44,7 @@ def test_fixed_draws_have_the_benchmarks_counts(name: str, sizes: list[int]):
 
 
 def test_vtab_draws_800_and_200_with_every_class(tmp_path: Path):
-    # Nine classes with one image each.
+    # Besides class 0, there are nine classes of one image each.
     labels = np.concatenate([np.zeros(1090, int), np.arange(10)])
     for split in ("train", "test"):
         savemat(

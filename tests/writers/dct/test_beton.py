@@ -45,7 +45,7 @@ def batches(path: Path, **changes: object) -> torch.Tensor:
 
 @pytest.fixture
 def mixed_source(tree: Path, source: Source) -> Source:
-    """Has an image that no blob holds, a small non-JPEG, and a progressive JPEG."""
+    """Make a source with an image that cannot be a blob, a small non-JPEG, a progressive JPEG."""
     picture(900, 120, 90).convert("CMYK").save(tree / "train" / "cat" / "train_0.jpg")
     narrow = picture(901, 7, 90)
     narrow.save(tree / "train" / "dog" / "train_0.jpg")
@@ -182,7 +182,7 @@ def test_stock_ffcv_refuses_it(mixed_source, tmp_path):
     written(mixed_source, tmp_path / "dct.beton", format="dct")
     with pytest.raises(ValueError, match="custom field"):
         Reader(str(tmp_path / "dct.beton"))
-    # A file in which no image became a blob is one that it reads.
+    # Stock FFCV can read a file in which no image is stored as a blob.
     for image in (tmp_path / "tree" / "train").glob("*/*"):
         Image.new("RGB", (7, 120)).save(image, "PNG" if image.suffix == ".png" else "JPEG")
     manifest = written(mixed_source, tmp_path / "none.beton", format="dct")

@@ -91,7 +91,7 @@ def test_any_flipped_bit_of_the_header_is_detected():
 
 
 def test_damaged_blocks_raise_or_decode_as_in_the_reference():
-    """Bits flipped after the header: C and the reference implementation read the same, or both refuse."""
+    """Bits are flipped after the header. C and the reference read the same, or both refuse."""
     random = np.random.default_rng(1)
     blob = dct.from_jpeg(saved(picture(150, 20), quality=97))
     begin = int.from_bytes(blob[reference.HEADER + 128 * blob[7] :][:4], "little")

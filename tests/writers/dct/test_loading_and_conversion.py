@@ -30,7 +30,7 @@ BACKENDS = ["ffcv", "resident", "reference"]
 
 @pytest.fixture
 def betons(tree: Path, source: Source, tmp_path: Path) -> dict[str, Path]:
-    """The same images as JPEGs and as coefficients; one is too narrow for them, one is no JPEG."""
+    """Write the same images as JPEGs and as blobs; one is too narrow for a blob, one is no JPEG."""
     picture(901, 7, 90).save(tree / "train" / "dog" / "train_0.jpg")
     picture(902, 30, 20).save(tree / "train" / "dog" / "train_3.png")
     for name in ("passthrough", "dct"):
@@ -41,7 +41,7 @@ def betons(tree: Path, source: Source, tmp_path: Path) -> dict[str, Path]:
 
 
 def batches(path: Path, *, start: int = 0, **changes: object) -> list[torch.Tensor]:
-    """Images and labels of epoch 2, in turn."""
+    """Return images and labels of epoch 2 in turn: images, labels, images, ..."""
     settings = {"augment": "random_resized_crop", "horizontal_flip": True, "order": "random"}
     with open_loader(LoaderPlan(path, 4, 32, **(settings | changes))) as loader:
         return [part.clone() for batch in loader.epoch(2, start_batch=start) for part in batch]

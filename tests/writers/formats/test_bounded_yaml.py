@@ -46,7 +46,7 @@ def test_hostile_yaml_is_refused_in_one_line(kind: str, tmp_path: Path):
 
 
 def test_problems_are_whole_sentences_about_the_file():
-    """The parser's own errors were shown: 'NoneType' object has no attribute ..."""
+    """Earlier, errors of the parser itself were shown: 'NoneType' object has no attribute ..."""
     with pytest.raises(BadYamlError) as caught:
         parse_yaml(HOSTILE["merged itself"])
     assert "object has no attribute" not in str(caught.value)

@@ -72,7 +72,7 @@ def test_members_and_offsets_equal_tarfile(
 
 
 def test_sizes_beyond_eight_gibibytes_are_read(tmp_path: Path):
-    """GNU and POSIX formats; the file has a hole instead of data."""
+    """The formats are GNU and POSIX; the file has a hole instead of data."""
     for name, format in FORMATS.items():
         if name == "ustar":
             continue

@@ -91,7 +91,7 @@ def test_the_head_of_a_member_is_the_begin_of_its_content(tmp_path: Path, kind: 
     ],
 )
 def test_archives_of_other_kinds_are_named(tmp_path: Path, begin: bytes, message: str):
-    """All were called incomplete tars, with the advice to pack without compression."""
+    """Earlier, all of them were reported as incomplete tars that should not be compressed."""
     (tmp_path / "photos.tar").write_bytes(begin.ljust(1024, b"\0"))
     with pytest.raises(UserError, match=message):
         open_files(tmp_path / "photos.tar")

@@ -56,7 +56,7 @@ def opened(
 
 
 def labels_of(source: Source, split: str = "train") -> dict[str, list[str]]:
-    """Labels of each image, by key."""
+    """Return the labels of each image, by key."""
     return {
         example.key: [
             name

@@ -106,7 +106,7 @@ def test_equal_subfolders_of_all_classes_are_ambiguous(tmp_path: Path, tops, bel
 
 
 def test_a_folder_between_split_and_classes_is_not_the_only_class(tmp_path: Path):
-    """train/data/cat and train/data/dog became the one class `data`."""
+    """Earlier, train/data/cat and train/data/dog were read as one class `data`."""
     names = [f"{split}/data/{name}/1.jpg" for split in ("train", "val") for name in ("cat", "dog")]
     with pytest.raises(UserError, match=r"\(data\) have the subfolders cat, dog. Which ones"):
         opened(make(tmp_path / "wrapped", *names))

@@ -1,4 +1,4 @@
-"""Trees whose folders are ambiguous: refused with an option, which then reads them."""
+"""Trees whose folders are ambiguous are refused; the error names an option that reads them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Hostile and unlucky sources: each ends in one message, and none in a loop or a traceback."""
+"""Hostile and damaged sources give one message each, never an endless loop or a traceback."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def opened(path: Path, **settings: float) -> Source:
 
 
 def tar_with_extended_header(path: Path, records: bytes) -> Path:
-    """A tar whose first member is a POSIX extended header with these records."""
+    """Write a tar whose first member is a POSIX extended header with these records."""
     header = tarfile.TarInfo("pax")
     header.type, header.size = tarfile.XHDTYPE, len(records)
     with path.open("wb") as file:
@@ -80,7 +80,7 @@ def test_a_zip_member_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path):
 
 
 def test_no_image_of_more_than_a_gigabyte_is_read(tmp_path: Path):
-    """Files without content on the disk, so that only their stated size is large."""
+    """The files have no content on the disk; only their stated size is large."""
     (tmp_path / "tree" / "cat").mkdir(parents=True)
     with (tmp_path / "tree" / "cat" / "1.jpg").open("wb") as file:
         file.truncate(MAX_IMAGE_BYTES + 1)

@@ -58,7 +58,7 @@ def written(
             "name",
             "dataset",
             "digest",
-            "omitted",  # what surrounds the images differs
+            "omitted",  # the files that are not images differ
         ):  # the folder has the name of the archive
             del manifest[origin]
         result[split] = manifest
@@ -166,7 +166,7 @@ def test_every_form_of_imagenet_gives_the_same_betons_as_the_tree(
 
 
 def as_on_the_hub(tree: Path, out: Path) -> Path:
-    """Labels of all 1000 classes, named by words, and paths that end in the class."""
+    """Write Parquet with labels of 1000 classes, words as names, and paths that end in classes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

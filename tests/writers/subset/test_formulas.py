@@ -1,4 +1,4 @@
-"""Formulas of selection against plain loops written from the papers."""
+"""Formulas of selection equal plain loops that are written from the papers."""
 
 import itertools
 import math
@@ -132,7 +132,7 @@ def test_the_bootstrap_repeats_models_as_often_as_they_are_drawn():
 
 
 def test_intervals_cover_a_planted_influence_and_a_class_without_one():
-    """Class 0 adds 0.1; class 1 nothing: 95 % intervals cover both in most of 40 repetitions."""
+    """Class 0 adds 0.1, class 1 adds 0. 95 % intervals cover both in most of 40 repetitions."""
     covered = np.zeros(2)
     for repetition in range(40):
         generator = np.random.default_rng(repetition)

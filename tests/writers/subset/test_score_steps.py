@@ -21,7 +21,7 @@ CLASSES = [f"class{index:02d}" for index in range(6)]
 LABELS = np.repeat(np.arange(6), 10)
 NAMES = [f"{CLASSES[label]}/{number}" for number, label in enumerate(LABELS)]
 IDS = sample_ids(NAMES)
-HARD = np.random.default_rng(0).permutation(60).astype(float)  # all different
+HARD = np.random.default_rng(0).permutation(60).astype(float)  # scores, all different
 VALUE = dict(zip(CLASSES, [0.3, -0.2, 0.0, 0.5, -0.1, 0.3], strict=True))
 OF_CLASSES = ClassScores(
     VALUE,
@@ -127,7 +127,7 @@ def test_classes_are_kept_by_score(step: dict, expected: list[int]):
 def test_an_unknown_influence_is_neither_positive_nor_negative(
     step: dict, expected: list[int], reverse: bool
 ):
-    """Few models on random halves leave classes that all or none of them had."""
+    """If few models train on random halves, some classes are in all of the halves or in none."""
     numbers = [0.1, np.nan, np.nan, 0.5, -0.1, 0.0]
     value = dict(zip(CLASSES, numbers, strict=True))
     scores = {"influence:pets": ClassScores(value, value, value, "test")}

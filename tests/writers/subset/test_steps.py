@@ -1,4 +1,4 @@
-"""Steps of subsets: pure, nested, independent of image order, and refused without effect."""
+"""Steps of subsets: pure, nested, independent of image order, and refused if without effect."""
 
 from collections import Counter
 from pathlib import Path

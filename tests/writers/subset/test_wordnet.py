@@ -22,7 +22,7 @@ def test_the_table_is_complete():
     assert all(parent in table for node in table.values() for parent in node.parents)
     assert [node.words for node in table.values() if not node.parents] == ["entity"]
     assert set(CLASSES) <= table.keys() and all(wordnet.words(name) for name in CLASSES)
-    # The choice of the parent matters for these.
+    # For classes with several parents, the choice of the parent matters.
     assert sum(len(table[name].parents) > 1 for name in CLASSES) == 38
 
 

@@ -128,7 +128,7 @@ def _rate_rows(file: str, record: Mapping[str, Any], gpu: str) -> Iterator[str]:
 
 
 def _mode_of(name: str, record: Mapping[str, Any]) -> str:
-    """Return the compile mode of a contender; for `ours:fed`, read it from the description."""
+    """Return the compile mode of a contender. That of `ours:fed` is in its description."""
     if name.startswith("ours:fed"):
         described: str = record["contenders"][name]["what"]
         return described.split(", ")[1]

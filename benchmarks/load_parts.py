@@ -3,7 +3,8 @@
     python -m benchmarks.load_parts '{"corpus": ...}'
 
 Prints JSON: the CPU time of each part of the C kernel for each form and instruction set, the CPU
-time of one to three views of an image, and the time per batch for which Python holds the GIL.
+time of one to three crops ("views") of an image, and the time per batch for which Python holds the
+GIL.
 """
 
 import itertools
@@ -28,7 +29,7 @@ from writers.beton.store import open_beton
 FORMS = {"dct": "dct", "restart": "indexed JPEG", "raw400": "raw at 400 px"}
 MOST_IMAGES, NUM_ROUNDS, NUM_THREADS = 512, 7, 16
 MOST_VIEWS, NUM_VIEWED, NUM_VIEW_ROUNDS = 3, 64, 60
-# This instruction set calls libjpeg-turbo, whose loops cannot be timed separately.
+# This entry of `instruction_sets()` stands for libjpeg-turbo, whose loops cannot be timed alone.
 WHOLE = "libjpeg-turbo"
 
 

@@ -1,4 +1,4 @@
-"""Compare loading of whole images with boxes and loading for classification.
+"""Compare the loader of whole images with boxes with the loader for classification.
 
 This is `harness bench load --workload whole`.
 
@@ -35,7 +35,10 @@ FORMS = {
 MOST_IMAGES, NUM_ROUNDS, BATCH_SIZE = 512, 7, 16
 MIN_ROUND_S = 0.5  # least CPU seconds of a round; an epoch of raw images takes only 0.04 s
 BOXES_PER_IMAGE = 3  # VOC 2007 has 2.5 on average
-WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (0.1, 10.0)}  # the crop is the whole image
+WHOLE = {
+    "crop_scale": (1.0, 1.0),
+    "crop_ratio": (0.1, 10.0),
+}  # the crop is the whole image, unless it is very long
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ KINDS = ("predicted", "correct", "scores")
 
 
 def save(folder: Path, loader: Loader, predictions: Mapping[str, tuple[np.ndarray, ...]]) -> str:
-    """Call `save_arrays` for all images of the loader's epoch 0.
+    """Save predictions for all images of the loader, in the order of its epoch 0.
 
     The arrays of `predictions` are in the order in which a single process reads the images.
     """
@@ -34,7 +34,8 @@ def save_arrays(
     """Write FILE, which holds arrays over N images.
 
     `sample`, uint64 [N], is the id of each image, the same in every beton that has the image.
-    `label` is its class, numbered as in the model, int32 [N], or int8 [N, K] with several labels.
+    `label` is its class, numbered as in the model, int32 [N]. If images have
+    several labels, it is int8 [N, K].
     For each NAME in `predictions` there are `NAME_predicted`, the predicted class, int32 [N] (-1 if
     the view does not count the image), and `NAME_correct`, bool [N]. With several labels there is
     also `NAME_scores`, float32 [N, K], from which average precision is computed.

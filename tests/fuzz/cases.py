@@ -138,7 +138,7 @@ def mutated_jpeg(jpeg: bytes, draws: np.random.Generator) -> bytes:
 
 
 def mutated_index(jpeg: bytes, draws: np.random.Generator) -> bytes:
-    """Mutate the header, the coded data, the table or the footer; repair the checksum mostly."""
+    """Mutate the header, the coded data, the table or the footer; usually repair the checksum."""
     footer_begin = len(jpeg) - FOOTER.itemsize
     footer = np.frombuffer(jpeg, FOOTER, offset=footer_begin)[0]
     table = footer_begin - 2 * int(footer["num_segments"])
@@ -151,7 +151,7 @@ def mutated_index(jpeg: bytes, draws: np.random.Generator) -> bytes:
 
 
 def resealed_index(data: bytes) -> bytes:
-    """Repair the magic and the checksum of an index with any fields."""
+    """Repair the magic and the checksum of an index, even if its other fields are damaged."""
     begin = len(data) - FOOTER.itemsize
     if begin < 0:
         return data
@@ -167,16 +167,16 @@ def resealed_index(data: bytes) -> bytes:
 
 
 def mutated_dct(blob: bytes, draws: np.random.Generator) -> bytes:
-    """Mutate header, tables, offsets or rows; repair the checksum mostly."""
+    """Mutate header, tables, offsets or rows; usually repair the checksum."""
     first_row = _first_row(blob)
     data, kind = bytearray(blob), draws.random()
     if kind < 0.35:
         begin, end = 4, first_row
-    elif kind < 0.6:  # the offsets of runs, at the begin of a row of blocks
+    elif kind < 0.6:  # the offsets of 16 blocks each, with which a row begins
         table = 20 + 128 * blob[7]
         begin = int(draws.choice(np.frombuffer(blob[table:first_row], "<u4")))
         end = begin + 8
-        if draws.random() < 0.5 and end < len(data):  # another offset of about the same size
+        if draws.random() < 0.5 and end < len(data):  # change one byte of an offset a little
             data[begin + 1 + 2 * int(draws.integers(4))] = int(draws.integers(8))
             end = begin
     else:

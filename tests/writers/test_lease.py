@@ -69,7 +69,7 @@ def test_files_that_only_look_like_leases_do_not_raise(tmp_path: Path, text: str
 
 
 def test_a_dead_process_of_this_host_is_replaced_at_once(tmp_path: Path):
-    """The lock is free although the lease is fresh."""
+    """The local lock is free, so the holder is dead, although its lease has not expired."""
     assert lease.take(tmp_path, Holder.me()) is not None
     with lease.hold(tmp_path) as held:
         assert held is not None

@@ -1,4 +1,4 @@
-"""Scores of source classes and of source images, by which steps of a subset select.
+"""Scores of source classes and of source images, by which steps of a subset choose.
 
 Scores are computed by a stage of the recipe, or read from a CSV file. A class with a high score is
 useful for the target. An image with a high score is hard.
@@ -25,7 +25,7 @@ Method = Literal[
 Part = Literal["hardest", "easiest", "middle"]  # part of the images, by score
 
 
-MAX_CLUSTER = 2**53  # largest number of a cluster, because numbers are read as float64
+MAX_CLUSTER = 2**53  # clusters have smaller numbers; larger ones are not exact in float64
 
 SEEN_SPLITS = ("train", "val")  # splits of targets that a selection may use; never test
 
@@ -48,7 +48,7 @@ class ScoreRequest:
 
     @property
     def role(self) -> str:
-        """Role of these scores among the needs of a stage."""
+        """Key of these scores in `Stage.needs`."""
         parts = [self.method, *self.targets]
         parts += [f"clusters {self.clusters}"] if self.clusters else []
         return ":".join([*parts, *([f"seed {self.seed}"] if self.seed else [])])
@@ -63,7 +63,8 @@ class ClassScores:
         low_95: class -> lower end.
         high_95: class -> upper end.
         source: origin of the scores, for messages.
-        tie_break: class -> number that orders equal scores; higher is better. If empty, names do.
+        tie_break: class -> number that orders equal scores; higher is better. If empty,
+            class names order equal scores.
     """
 
     value: Mapping[str, float]
@@ -75,7 +76,7 @@ class ClassScores:
     def ranked(self, classes: Collection[str]) -> list[str]:
         """Order classes by score, the highest first, then by tie-break, then by name.
 
-        A NaN counts as 0, which for influences is neither positive nor negative.
+        A NaN counts as 0: for an influence, neither helpful nor harmful.
         """
         return sorted(
             classes,
@@ -144,7 +145,7 @@ def read_class_scores(path: Path) -> ClassScores:
     """Read a CSV file with the columns class, score and, if known, low_95, high_95, tie_break.
 
     Raises:
-        UserError: a line is not a class with numbers; the message has the line.
+        UserError: a line is not a class with numbers; the message gives the line.
     """
     rows = _read(path, ("class", "score"), ("low_95", "high_95", "tie_break"))
 
@@ -166,7 +167,7 @@ def read_image_scores(path: Path) -> ImageScores:
     An image is `<class>/<name>`, or its id: 0x and 16 hexadecimal digits.
 
     Raises:
-        UserError: a line is not an image with numbers; the message has the line.
+        UserError: a line is not an image with numbers; the message gives the line.
     """
     import numpy as np
 
@@ -203,7 +204,7 @@ def read_image_scores(path: Path) -> ImageScores:
 def _read(
     path: Path, needed: tuple[str, str], optional: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
-    """Read a table as column -> value of the first column -> number."""
+    """Read a table as value of the first column -> name of another column -> number."""
 
     def check(header: Sequence[str]) -> None:
         if tuple(header[:2]) != needed or not set(header[2:]) <= set(optional):

@@ -117,17 +117,17 @@ def chain(wnid: str) -> list[str]:
 
 
 def bottom_up(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Map each class to its label in the set of `size` labels that cuts chains at one depth."""
+    """Map each class to its ancestor at the depth of the chains that gives `size` labels."""
     depth = _place(size, BOTTOM_UP_SIZES, "bottom_up")
     return {name: path[min(depth, len(path) - 1)] for name in classes for path in [chain(name)]}
 
 
 def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Map each class to its label in the set of `size` labels that one to three merges give.
+    """Map each class to its label after the one to three merges that leave `size` labels.
 
-    A merge replaces each label by its parent. Then, in class order, a parent absorbs all labels
-    below it. Merges use all of ImageNet's classes, so that a class has the same label in every
-    subset.
+    A merge replaces each label by its parent. Then each new label, in the order of the classes,
+    replaces all labels below it. Merges use all of ImageNet's classes, so that a class has the same
+    label in every subset.
     """
     everyone = imagenet_classes()
     labels = list(everyone)

@@ -79,7 +79,7 @@ def measure_scaling(names: list[str], work: Mapping[str, Any], num_rounds: int) 
 def _without_contenders(
     name: str, work: Mapping[str, Any], found: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Build the record of a measurement without contenders; omit paths of the user's folders."""
+    """Build a record without the field `contenders`; omit paths of the user's folders."""
     about = environment.describe("cpu", environment.num_cores())
     kept = {key: value for key, value in work.items() if key not in ("corpus", "scratch")}
     return {"benchmark": name, "work": kept, "environment": about, **found}

@@ -12,12 +12,13 @@ from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_t
 from harness.cli.number_types import DeviceType
 from harness.cli.options import json_option
 
-# Untimed first steps of a contender, in which caches are filled and kernels chosen and compiled.
+# First steps of a contender, which are not part of its rate: caches are filled, and kernels are
+# chosen and compiled.
 WARM_UP_STEPS = 3
 # Steps that are timed before the rounds if there is a time limit, to choose the steps per round.
 SIZING_STEPS = 3
 
-Round = Callable[[], AbstractContextManager[None]]  # makes a context for each round, untimed
+Round = Callable[[], AbstractContextManager[None]]  # returns the context of a round; not timed
 
 _OPTIONS = (
     click.option(
@@ -94,16 +95,16 @@ def measure_steps(
 
     A contender is absent if its first steps fail, for example in a compiler or for lack of memory.
 
-    If there is a deadline, a few steps of each contender are timed after its warm-up, to choose the
-    length of the rounds. These rates are saved at once, because compiling the next contender may
-    take all of the time; rates of rounds replace them. After half of the time no other contender is
-    warmed up, so that there is time to measure.
+    If there is a deadline, a few steps of each contender are timed after its warm-up. These rates
+    are saved at once, because compiling the next contender may take all of the time; rates of
+    rounds replace them. After half of the time no other contender but `plain` is warmed up, so that
+    there is time to measure. Steps are then timed again, to choose the length of the rounds.
 
     Args:
         steps: Contender -> description and function that takes one step. Contenders that turn out
             to be absent are removed from it. An error in the contender `plain` is raised.
         device: Device of the steps. On a CPU, rates are per second of this process's CPU time.
-        plan: Rounds without a deadline.
+        plan: Rounds to run; if there is a deadline, the most that are run.
         batch_size: Images per step.
         absent: Receives the reason of each absent contender.
         around: Contender -> function that makes a context, which is entered around each of its

@@ -6,8 +6,8 @@ by confusion with classes that other models do not have. A model that lacks a co
 evaluated on its own classes only. If a subset of the recipe has coarser labels, models with finer
 classes are also scored on the coarser labels.
 
-An adopted model is evaluated on the source if its head has the source's classes. Otherwise the
-result has the reason instead of scores.
+A model that is loaded instead of trained here (stage `adopt`) is evaluated on the source if its
+head has the source's classes. Otherwise the result has the reason instead of scores.
 """
 
 import time
@@ -54,7 +54,7 @@ Pass = Literal["clean", "adversarial"]
 
 
 def run(context: StageContext) -> Outcome:
-    """Evaluate the model clean, and under attack if the config has an eps.
+    """Evaluate the model clean, and under attack if it or `eps_of_clean` has an eps.
 
     A stop request stops the stage after the current batch; the next run starts from the beginning.
     """

@@ -25,7 +25,8 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
         model, config["resolution"], settings.batch_size, config["precision"], num_images
     )
     if config["eps"] or settings.eps_of_clean:
-        # Count the masked attack, too, unless the common classes are all classes of the model.
+        # `common` lists the compared subsets. If there is only one, its classes are the common
+        # ones, and the masked attack is the same as the other.
         is_masked = settings.attacked_logits == "scored" and len(config.get("common", ())) != 1
         yield Workload(
             {

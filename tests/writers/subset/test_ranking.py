@@ -31,7 +31,7 @@ def test_the_packaged_ranking_covers_imagenet():
     assert sorted(ranking.classes) == list(named("in1000").classes)
     values = [ranking.accuracy[name] for name in ranking.classes]
     assert values == sorted(values)
-    # ResNet-18's published total in that source.
+    # ResNet-18's mean top-1 accuracy, as the source of the ranking publishes it.
     assert sum(values) / 1000 == pytest.approx(0.6837, abs=5e-5)
 
 

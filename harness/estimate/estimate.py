@@ -70,10 +70,8 @@ def estimate(
     workloads, known_s, num_unknown = Workloads(runs), 0.0, 0
     calibrated_s: list[float] = []
     predicted_s: list[float] = []
-    gates = {stage.gated_by.key: stage.gated_by for stage in left.values() if stage.gated_by}
-    chosen = {key: _chosen_fraction(gate) for key, gate in gates.items()}
     for stage in left.values():
-        num_runs = chosen[stage.gated_by.key] if stage.gated_by else 1.0
+        num_runs = expected_runs(stage)
         if (similar := cost_key(stage)) in rates:
             known_s += rates[similar] * stage.spec.work(stage.config) * num_runs
         elif (
@@ -152,11 +150,7 @@ def _measured(
 
 def expected_runs(stage: Stage) -> float:
     """Return the expected number of runs: below 1 if a gate lets only some of its stages run."""
-    return 1.0 if stage.gated_by is None else _chosen_fraction(stage.gated_by)
-
-
-def _chosen_fraction(gate: Stage) -> float:
-    return 1.0 if gate.spec.chosen_fraction is None else gate.spec.chosen_fraction(gate.config)
+    return 1.0 if stage.gated_by is None else stage.gated_by.chosen_fraction
 
 
 def cost_key(stage: Stage) -> CostKey:

@@ -124,20 +124,19 @@ def _stages(recipe: Recipe, contents: Contents) -> Iterable[Stage]:
         for target in recipe.targets
     ]
     selection = AxisSelection(recipe)
-    trained: list[Stage] = []
     source = None
     if recipe.source is not None:
         trained = list(_pretrained(recipe, recipe.source, selection, targets, contents))
         yield from trained
-    if recipe.source is not None and recipe.measures_models:
-        source = _images_to_measure_on(recipe, recipe.source, trained, contents)
-        yield source
+        if recipe.measures_models:
+            source = _images_to_measure_on(recipe, recipe.source, trained, contents)
+            yield source
     yield from (data for _, data in targets)
     yield from stages_of_models(recipe, selection, targets, contents, source)
 
 
 def _images_to_measure_on(
-    recipe: Recipe, source: DataSettings, trained: Iterable[Stage], contents: Contents
+    recipe: Recipe, source: DataSettings, trained: list[Stage], contents: Contents
 ) -> Stage:
     """Make the stage that writes the source's val images, which `models` are measured on.
 
@@ -145,7 +144,7 @@ def _images_to_measure_on(
     that one.
     """
     whole = _whole_source(recipe, source, contents)
-    if any(stage.key == whole.key for stage in _without_unneeded(list(trained))):
+    if any(stage.key == whole.key for stage in _without_unneeded(trained)):
         return whole
     return write(source, encoding_of(source, recipe), None, {}, ("val",), "all", contents)
 

@@ -95,6 +95,12 @@ class Stage:
         hashed.update(f"{{{','.join(parts)}}}}}".encode())
         return hashed.hexdigest()[:20]
 
+    @cached_property
+    def chosen_fraction(self) -> float:
+        """Expected fraction of the stages that this gate lets run; 1 if it is not known."""
+        choose = self.spec.chosen_fraction
+        return 1.0 if choose is None else choose(self.config)
+
     def gated(self, gate: "Stage") -> "Stage":
         """Return the same stage with a gate; takes a quarter of `dataclasses.replace`'s time."""
         return Stage(

@@ -7,6 +7,7 @@ Missing fields can be allowed, because an older version of the kind may not have
 import importlib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from harness.matrix.stage_kind import STAGES_PACKAGE
-from harness.runner.result import FILE_NAME, RERUN, Result, load
+from harness.runner.result import FILE_NAME, RERUN, Result, field_errors, load
 from writers.errors import UserError
 
 FRACTIONS = frozenset(("top1", "top5", "mean_per_class", "map", "map11", "map50_11", "map50"))
@@ -83,10 +84,7 @@ def _type_errors(result: Result, package: str) -> Iterator[tuple[str, str, bool]
         try:
             adapter.validate_python(values, strict=True)
         except ValidationError as error:
-            for detail in error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]:
-                place = ".".join(str(part) for part in (name, *detail["loc"]))
-                what = detail["msg"]
-                yield place, f"{what[:1].lower()}{what[1:]}", detail["type"] == "missing"
+            yield from islice(field_errors(error, name), MAX_PROBLEMS)
 
 
 def _out_of_range(values: Mapping[str, Any], place: str) -> str | None:

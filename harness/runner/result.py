@@ -128,11 +128,24 @@ def load(folder: Path) -> Result | None:
     return loaded
 
 
+def field_errors(error: ValidationError, *outer: str) -> Iterator[tuple[str, str, bool]]:
+    """Iterate over (place, message, is missing) of each wrong field.
+
+    Args:
+        error: error about a record.
+        outer: names of the fields that contain the record.
+    """
+    for detail in error.errors(include_url=False, include_input=False):
+        place = ".".join(map(str, (*outer, *detail["loc"])))
+        message = f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+        yield place, message, detail["type"] == "missing"
+
+
 def _reason(error: ValueError, text: bytes) -> str:
     """Describe in one line why a record is refused."""
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        place, message, _ = next(field_errors(error))
+        return f"{place}: {message}"
     if not text.strip():
         return "the file is empty"
     return NOT_FINITE if _CONSTANT(text) else str(error)

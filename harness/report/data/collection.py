@@ -229,9 +229,11 @@ class Collection:
         ImageNet accuracy. For trained models it is the accuracy on the common classes.
         """
         if model.kind == "adopt":
-            published: float | None = model.metrics.get("imagenet_top1")
-            measured = self._measured_top1(model.key)
-            return published if measured is None else measured
+            published = model.metrics.get("imagenet_top1")
+            evaluation = self.measured.get(model.key)
+            scores = _clean_scores(evaluation, "own") if evaluation is not None else {}
+            top1: float | None = scores.get("top1", published)
+            return top1
         return self._common_top1.get(model.key)
 
     def source_accuracies(self) -> list[SourceAccuracyRow]:
@@ -240,8 +242,7 @@ class Collection:
         for model in self.of("adopt"):
             if (evaluation := self.measured.get(model.key)) is None:
                 continue
-            metrics = evaluation.metrics
-            scores = (metrics.get("clean") or {}).get("own", {})
+            metrics, scores = evaluation.metrics, _clean_scores(evaluation, "own")
             rows.append(
                 SourceAccuracyRow(
                     model=model.axes.get("model", ""),
@@ -256,18 +257,12 @@ class Collection:
             )
         return rows
 
-    def _measured_top1(self, key: str) -> float | None:
-        evaluation = self.measured.get(key)
-        scores = evaluation.metrics.get("clean") or {} if evaluation is not None else {}
-        top1: float | None = scores.get("own", {}).get("top1")
-        return top1
-
     @cached_property
     def _common_top1(self) -> dict[str, float]:
         """Key of a model -> clean top-1 on the common classes, predictions restricted to them."""
         top1 = {}
         for result in self.evaluations:
-            if scores := (result.metrics.get("clean") or {}).get("common_masked"):
+            if scores := _clean_scores(result, "common_masked"):
                 top1[result.needs.get("model", "")] = scores["top1"]
         return top1
 
@@ -317,6 +312,12 @@ def _planned_model(axes: Mapping[str, Any]) -> PlannedModel:
         axes.get("variant", ""),
         axes.get("eps") or 0.0,
     )
+
+
+def _clean_scores(evaluation: Result, view: str) -> Mapping[str, Any]:
+    """Scores of a view without attack; empty if it was not evaluated."""
+    scores: Mapping[str, Any] = (evaluation.metrics.get("clean") or {}).get(view, {})
+    return scores
 
 
 def _positions(recipe: Recipe) -> dict[str, dict[Any, int]]:

@@ -37,7 +37,7 @@ from harness.report.stats.predictors import PredictorFit, PredictorRow
 from harness.runner.result import Result
 from harness.system.atomic_write import open_atomically
 from writers.errors import UserError
-from writers.text_names import printable_lines
+from writers.text_names import counted, printable_lines
 
 FORMATS = ("html", "md", "csv", "parquet")
 MAX_ROWS = 1000  # largest number of rows of a table in the page; longer ones slow browsers down
@@ -308,8 +308,7 @@ def _about_left_out(report: Report) -> str:
     """State how many results cannot be used; "" if all can be used."""
     if not report.left_out:
         return ""
-    number = len(report.left_out)
-    count = "1 result is" if number == 1 else f"{number:,} results are"
+    count = counted(len(report.left_out), "result", ("is", "are"))
     return f"{count} left out: the record is damaged, or a value is missing or impossible."
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from harness.report.data.records import SourceAccuracyRow
-from harness.report.text.phrases import join_words
+from harness.report.text.phrases import join_words, percent
 
 MAX_FROM_PUBLISHED = 0.01  # models that differ more from their published accuracy are named
 MAX_NAMED = 6  # largest number of models in a sentence; the table has all models
@@ -16,8 +16,8 @@ def about_differences(rows: Sequence[SourceAccuracyRow]) -> str:
     if not far:
         return ""
     shown = [
-        f"{row.model} ({100 * (row.measured or 0.0):.1f} %, published "
-        f"{100 * (row.published or 0.0):.1f} %)"
+        f"{row.model} ({percent(row.measured or 0.0, 1)} %, published "
+        f"{percent(row.published or 0.0, 1)} %)"
         for row in far[:MAX_NAMED]
     ]
     more = f" and {len(far) - MAX_NAMED:,} more" if len(far) > MAX_NAMED else ""
@@ -37,6 +37,6 @@ def about_most_accurate(rows: Sequence[SourceAccuracyRow]) -> str:
     among = f"Of {len(measured):,} loaded models, {best.model} has the highest"
     start = among if len(measured) > 1 else f"{best.model} has an"
     return (
-        f"{start} accuracy on the source: {100 * (best.measured or 0.0):.1f} % of "
+        f"{start} accuracy on the source: {percent(best.measured or 0.0, 1)} % of "
         f"{best.num_images or 0:,} images."
     )

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from harness.cli.main import main
-from harness.config.load import read
 from harness.estimate import calibration
 from harness.estimate.calibration import Calibration, Machine
 from harness.estimate.estimate import Estimate, estimate, unmeasured
-from harness.matrix.expand import Matrix, expand
+from harness.matrix.expand import Matrix
 from harness.matrix.stage import Stage
 from harness.matrix.workload import Workload, step_key
 from harness.runner import result
 from harness.runner.result import Result
 from harness.system.folders import Folders
 from tests.helpers import ROOT
+from tests.helpers.small_matrix import plan_of
 from writers.errors import UserError
 
 HERE = Machine("a device", "2.0")
@@ -49,11 +49,6 @@ methods: {full: {resolution: 16, batch_size: 8}}
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def plan_of(text: str) -> Matrix:
-    Path("a.yaml").write_text(text)
-    return expand(read("a.yaml"))
 
 
 def stages_by_key(plan: Matrix) -> dict[str, Stage]:

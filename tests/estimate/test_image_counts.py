@@ -6,18 +6,14 @@ import pytest
 
 from harness.config.load import read
 from harness.estimate.image_counts import ImageCounts
-from harness.matrix.expand import Matrix, expand
+from harness.matrix.expand import expand
 from harness.matrix.workload import Counts
+from tests.helpers.small_matrix import plan_of
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def plan_of(text: str) -> Matrix:
-    Path("a.yaml").write_text(text)
-    return expand(read("a.yaml"))
 
 
 @pytest.mark.parametrize(

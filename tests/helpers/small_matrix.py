@@ -1,8 +1,10 @@
 """A small recipe on generated images, and views of the matrix that it expands to."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from harness.config.load import read
 from harness.config.recipe import Recipe
 from harness.matrix.expand import Matrix, expand
 from harness.matrix.stage import Stage
@@ -24,6 +26,12 @@ def recipe(**changes: Any) -> Recipe:
         **changes,
     }
     return Recipe.model_validate(values)
+
+
+def plan_of(text: str) -> Matrix:
+    """Expand a recipe, which is written to a.yaml in the working directory."""
+    Path("a.yaml").write_text(text)
+    return expand(read("a.yaml"))
 
 
 def by_name(matrix: Matrix) -> dict[str, Stage]:

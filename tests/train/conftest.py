@@ -2,8 +2,29 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from harness.train import compilation
+from tests.helpers.attacked_networks import build_network, make_batch
+from tests.helpers.smooth_networks import make_float64
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """A network to attack."""
+    return build_network(smooth=False)
+
+
+@pytest.fixture
+def smooth_net() -> nn.Module:
+    """A network for comparisons with an independent implementation."""
+    return make_float64(build_network(smooth=True))
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """Images and labels for the networks to attack."""
+    return make_batch()
 
 
 @pytest.fixture

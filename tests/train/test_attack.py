@@ -8,25 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.train.attack import ascent, best_of_restarts, pgd, pgd_update, project
-from tests.helpers.attacked_networks import K, build_network, make_batch
-from tests.helpers.smooth_networks import make_float64
+from tests.helpers.attacked_networks import K
 from writers.errors import UserError
-
-
-@pytest.fixture
-def net() -> nn.Module:
-    return build_network(smooth=False)
-
-
-@pytest.fixture
-def smooth_net() -> nn.Module:
-    """A network for comparisons with an independent implementation."""
-    return make_float64(build_network(smooth=True))
-
-
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
-    return make_batch()
 
 
 def losses(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

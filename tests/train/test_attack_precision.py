@@ -1,5 +1,7 @@
 """The attack in half precision: scaled gradients, steps close to float32, data types."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,12 +9,7 @@ from torch.nn import functional
 
 from harness.modeling import classifier
 from harness.train.attack import pgd
-from tests.helpers.attacked_networks import build_network, make_batch
-
-
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
-    return make_batch()
+from tests.helpers.attacked_networks import build_network
 
 
 class ConfidentModel(nn.Module):
@@ -29,30 +26,25 @@ class ConfidentModel(nn.Module):
 
 def test_fp16_scaling_prevents_gradients_from_underflowing(monkeypatch):
     images, labels = torch.full((3, 3, 4, 4), 0.5), torch.tensor([0, 0, 1])
-    attack = {"norm": "l2", "eps": 0.1, "steps": 2}
     counter = torch.tensor(0)
-    moved = pgd(
+    attack = partial(
+        pgd,
         ConfidentModel(),
         images,
         labels,
+        norm="l2",
+        eps=0.1,
+        steps=2,
         step_size=0.1,
         precision="fp16",
         zero_gradients=counter,
-        **attack,
     )
+    moved = attack()
     assert counter == 0
     assert torch.allclose((moved - images).flatten(1).norm(dim=1), torch.tensor(0.1))
     assert (moved[:2] < images[:2]).all() and (moved[2] > images[2]).all()
     monkeypatch.setattr("harness.train.attack._fp16_scale", torch.ones_like)
-    still = pgd(
-        ConfidentModel(),
-        images,
-        labels,
-        step_size=0.1,
-        precision="fp16",
-        zero_gradients=counter,
-        **attack,
-    )
+    still = attack()
     assert counter == 2 * 2 and torch.equal(still[:2], images[:2]), (
         "the model needs no scaling, so the test proves nothing"
     )

@@ -4,28 +4,10 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.train.attack import pgd
-from tests.helpers.attacked_networks import K, build_network, make_batch
-from tests.helpers.smooth_networks import make_float64
-
-
-@pytest.fixture
-def net() -> nn.Module:
-    return build_network(smooth=False)
-
-
-@pytest.fixture
-def smooth_net() -> nn.Module:
-    """A network for comparisons with an independent implementation."""
-    return make_float64(build_network(smooth=True))
-
-
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
-    return make_batch()
+from tests.helpers.attacked_networks import K
 
 
 def test_pgd_changes_neither_model_nor_images(net, batch):

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.helpers.vtab_trees import (
-    MAKERS,
-)
+from tests.helpers.vtab_trees import MAKERS
 from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
 

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.helpers.vtab_trees import (
-    make_svhn,
-)
+from tests.helpers.vtab_trees import make_svhn
 from writers.beton.encoding import Encoding
 from writers.beton.store import open_beton
 from writers.beton.write import write_split

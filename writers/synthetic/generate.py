@@ -80,25 +80,33 @@ def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
         return
     _refuse_foreign(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.parent):
+        path.mkdir(parents=True, exist_ok=True)
+        # The lock is that of this folder, because other sets are generated beside it.
+        with locked(path):
             if _read_stamp(path) != stamp:
-                _remove_leftovers(path)
-                made = _beside(path)
-                try:
-                    made.mkdir()
-                    # written first, so that the folder of a killed process is recognized
-                    (made / STAMP).write_text(stamp)
-                    write(made)
-                    _put_in_place(made, path, stamp)
-                except OSError:  # for example a full disk, which the files would keep full
-                    shutil.rmtree(made, ignore_errors=True)
-                    raise
+                _generate(path, stamp, write)
     except OSError as error:
         raise UserError(
             f"{path} cannot be created: {error.strerror or error}.",
             "Give a writable folder with enough space.",
         ) from error
+
+
+def _generate(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
+    """Write the content to a temporary folder and rename it to `path`."""
+    _remove_leftovers(path)
+    made = _beside(path)
+    try:
+        made.mkdir()
+        (made / STAMP).write_text(stamp)  # first, so that the folder of a killed process has it
+        write(made)
+        _put_in_place(made, path, stamp)
+    except OSError:  # for example a full disk, which the files would keep full
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # it holds the set, unless there was an error
+            path.rmdir()
 
 
 def encode_image(pictures: SyntheticSet, split: str, class_name: str, number: int) -> bytes:

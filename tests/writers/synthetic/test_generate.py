@@ -182,6 +182,25 @@ def test_two_processes_generate_concurrently(tmp_path, with_lock):
     assert len(contents(path)) == 2 * 30 + 1
 
 
+def test_two_sets_of_one_folder_are_generated_at_the_same_time(tmp_path):
+    """Each set is finished only after the other one has been started."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    processes = [
+        context.Process(
+            target=synthetic.make_folder,
+            args=(tmp_path / name, name, lambda folder: barrier.wait(60)),
+        )
+        for name in ("first", "second")
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["first", "second"]
+
+
 def test_only_files_of_others_are_reported_as_not_read(tmp_path):
     few = dataclasses.replace(TINY, num_images={"train": 1, "val": 1})
     source = synthetic.open_synthetic(tmp_path / "set", SplitSettings(test=0), few)

@@ -25,7 +25,7 @@ TRAININGS = ("pretrain", "transfer", "detection_training")  # kinds of steps
 TRAINING_START_S, START_S = 0.4, 0.05  # start of a stage that trains, and of any other stage
 # Extra seconds of the first stage with a network, and of the first stage without a network, because
 # the code of other kinds of stages is imported at the same time.
-COLD_S, IMPORTS_S = 2.0, 8.0
+COLD_S, IMPORTS_S = 2.0, 1.5
 PASS_S = 0.00565  # forward pass of the demo's network on one image at UNIT_RESOLUTION
 IMAGE_S = 0.0035  # draw or read, decode and encode one image
 COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # copy samples of another beton: per beton, per image

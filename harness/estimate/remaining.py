@@ -24,7 +24,7 @@ from harness.matrix.stage import Stage
 MIN_FRACTION = 0.02
 MIN_ELAPSED_S = 1.0
 MIN_SECONDS = 1e-3  # smallest seconds of a stage on the reference machine
-PRIOR_SHARE = 0.05  # weight of the reference machine's speed, as a fraction of the run's time
+PRIOR_SHARE = 0.02  # weight of the reference machine's speed, as a fraction of the run's time
 MAX_PLACED = 3000  # stages that are assigned to slots one by one
 MACHINE = "machine"
 
@@ -199,8 +199,6 @@ class RemainingTime:
         self, ratios: dict[Hashable, _Ratio], key: str, seconds: float, reference_s: float
     ) -> None:
         for similar in self._kinship[key]:
-            if similar == MACHINE and not self._reference[key].has_network:
-                continue  # reading and drawing images depends on more than the machine's speed
             ratios[similar] = ratios.get(similar, _Ratio()).with_stage(seconds, reference_s)
 
     def _expected_cold(self, key: str, ratios: Mapping[Hashable, _Ratio]) -> float | None:

@@ -17,8 +17,8 @@ from harness.matrix.stage import Stage
 from harness.matrix.workload import Workload
 
 OVERHEAD = 50  # of every stage, in passes
-# Runs of the demo with one seed on two cores, 81, 61 and 178 s long; the last one under other load.
-# Name of a stage, seconds of its start and end.
+# Two runs of the demo on two cores of an AMD EPYC, 62 and 136 s long. During the second one, two
+# other processes used the cores. For each stage: name, seconds of its start and end.
 RECORDED = Path(__file__).with_name("demo_runs.json")
 
 
@@ -132,19 +132,9 @@ def test_the_estimate_settles_whatever_the_speed_of_the_machine(
     assert all(ratio == pytest.approx(1, abs=0.25) for ratio in after)
 
 
-@pytest.mark.parametrize(
-    ("run", "overrides", "settled_at"),
-    [
-        # Its times are those of `reference_times`.
-        ("reference", ["pretrain.length=equal_epochs"], 0.1),
-        ("faster", [], 0.2),
-        ("loaded", [], 0.2),
-    ],
-)
-def test_the_estimate_of_a_recorded_run_of_the_demo(
-    run: str, overrides: list[str], settled_at: float, tmp_path: Path
-):
-    matrix = expand(load.read("demo", overrides))  # as it was recorded
+@pytest.mark.parametrize(("run", "settled_at"), [("idle", 0.1), ("loaded", 0.2)])
+def test_the_estimate_of_a_recorded_run_of_the_demo(run: str, settled_at: float, tmp_path: Path):
+    matrix = expand(load.read("demo"))  # as it was recorded
     by_name = {stage.name: stage for stage in matrix.stages}
     rows = [
         Recorded(by_name[name], start_s, end_s)
@@ -156,7 +146,7 @@ def test_the_estimate_of_a_recorded_run_of_the_demo(
     assert len(ratios) == len(points), "the demo's network is that of the reference machine"
     settled = [ratio for part, ratio in ratios.items() if part >= settled_at]
     assert all(abs(ratio - 1) < 0.1 for ratio in settled)
-    assert all(abs(new - old) < 0.08 for old, new in pairwise(settled))
+    assert all(abs(new - old) < 0.1 for old, new in pairwise(settled))
 
 
 def test_nothing_is_shown_while_nothing_is_known(stages: list[Stage], tmp_path: Path):

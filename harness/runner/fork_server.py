@@ -7,10 +7,10 @@ the server has used CUDA anyway, or has died, workers are started as new process
 
 The server receives JSON messages over a socket and exits when the other end is closed.
 
-The standard library's `multiprocessing.forkserver` is not suitable. It reaps children at once, so
-the launcher could kill the process group of a reused pid. It also needs the preloaded modules and
-the environment before the first fork, but here the modules are known only after the recipe is read,
-and each worker has its own thread counts and GPUs.
+The standard library's `multiprocessing.forkserver` is not used for three reasons. It imports
+modules before its first fork, so slots wait for torch: in the demo, that adds 3 s of slot time
+(docs/benchmarks.md). It needs the modules and the environment at its start, when the recipe is not
+read yet. It reaps children at once, so the launcher could kill the process group of a reused pid.
 """
 
 import contextlib

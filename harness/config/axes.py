@@ -124,7 +124,11 @@ class AxisSelection:
                 yield self._described(dict(zip(axes, values, strict=True)))
 
     def _axes_of_points(self, entry: Axes) -> Iterator[Sequence[str]]:
-        """Iterate over the axes of the entry's points: of adopted, then of pretrained models."""
+        """Iterate over the lists of axes that an entry's points may have.
+
+        The first list is for adopted models, the second for pretrained models. A list is left out
+        if it lacks an axis that the entry names.
+        """
         needed = {*entry, "target"} if "selection" in entry else {*entry}
         transfer_axes = [axis for axis in ("target", "method") if axis in needed]
         for model_axes in (("model",), PRETRAIN):
@@ -172,6 +176,11 @@ def unknown_values(
 ) -> Iterator[tuple[str, Any, Sequence[Any]]]:
     """Find values in an entry that are not values of the recipe's axes.
 
+    Args:
+        recipe: the recipe.
+        entry: an entry of `exclude` or `include`.
+        added: the entry is one of `include`, which may add values to the axes in FREE.
+
     Yields:
         Axis, value, and the recipe's values of the axis.
     """
@@ -191,7 +200,7 @@ def unknown_values(
 
 
 def _values_of(entry: PointSettings, known: Mapping[str, Collection[Any]]) -> Axes:
-    """Map the axes of an entry to their values: ordered, with lookup in constant time.
+    """Map the axes of an entry to their values, as keys of a dictionary for fast lookup.
 
     A name with `*` is replaced by all values of the axis that match it.
     """

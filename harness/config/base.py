@@ -61,7 +61,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def without_effect(self) -> dict[str, str]:
-        """Map each field that the values of other fields make useless to the reason.
+        """Return field -> reason for each field that has no effect with the other fields' values.
 
         Such a field must not be set, and `resolved` leaves it out.
         """

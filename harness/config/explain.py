@@ -52,7 +52,7 @@ def mistakes_of(
 
     If a value fits no member of a union, pydantic reports an error for each member. If items of a
     list are wrong, it also reports that the list is too short. So errors of a place are dropped if
-    there are errors inside of it, and all errors of one place become one sentence.
+    a place inside it has errors, and all errors of one place become one sentence.
 
     Args:
         error: raised by a model of the recipe.
@@ -74,7 +74,7 @@ def mistakes_of(
 def _of_fitting_members(
     details: Sequence[ErrorDetails], below: Place, values: dict[str, Any]
 ) -> list[ErrorDetails]:
-    """Drop errors of union members whose keys do not fit, if the keys of another member do."""
+    """Drop errors of union members whose keys do not fit, if the keys of another member fit."""
     members: dict[tuple[int | str, ...], dict[int | str, bool]] = {}  # union -> member -> fits
     for detail in details:
         for union, member in _members_in(detail["loc"], below, values):

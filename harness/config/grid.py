@@ -11,7 +11,7 @@ from harness.config.transfer import Halving, MethodSettings, Reduced, TransferSe
 Point = dict[str, float | str]  # axis -> value
 
 AFTER_TRAINING = ("eval_crop",)  # axes whose values are compared on one trained model
-WITH_LR = ("weight_decay", "decay_ratio")
+WITH_LR = ("weight_decay", "decay_ratio")  # axes that set the optimizer's weight decay
 ASSUMED_IMAGES = 10_000  # assumed size of a target, to convert steps to epochs
 
 

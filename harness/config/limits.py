@@ -77,7 +77,7 @@ def check(recipe: Recipe) -> str | None:
 
 
 def terms_of(recipe: Recipe) -> list[Term]:
-    """Count the stages of a recipe by sort. Equal stages are merged later; here each one counts."""
+    """Count the stages of a recipe by sort, including equal stages, which are merged later."""
     return [*_pretrained(recipe), *_adopted(recipe), *_of_selections(recipe)]
 
 

@@ -31,7 +31,7 @@ from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
 from writers.regular_file import fault_of
 
 LOGGER = logging.getLogger(__name__)
-FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # of recipes that are given by name
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # recipes that are given by name
 RELATIVE = "A path is relative to the file that names it."
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
@@ -301,7 +301,7 @@ def _scalar(value: Any, origin: str) -> Any:
 
 
 def _merge(under: Tree, values: dict[str, Any], origins: dict[Place, str], place: Place) -> None:
-    """Merge `values` over `under` at `place`, in place.
+    """Merge `values` over the values of `under` at `place`. Changes `under`.
 
     Mappings merge, other values replace, and null restores the default.
     """

@@ -55,10 +55,10 @@ class Places:
 
 
 def with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[str, Any], Places]:
-    """Expand subsets with `each`; return the values, and `Places` that lead back to the entries.
+    """Expand subsets with `each`; return the new values, and `Places` for messages about them.
 
     Raises:
-        UserError: `each` is wrong.
+        UserError: an `each` is invalid; see `subset_axes.expand`.
     """
     entries = values.get("subsets")
     if not isinstance(entries, list):

@@ -30,7 +30,11 @@ def raw_folder(dataset: str) -> str:
 
 
 def missing(recipe: "Recipe", raw: Path, labels: Collection[str]) -> dict[str, str]:
-    """Map the label of each dataset whose images are missing to a line on how to get them."""
+    """Find datasets whose images are missing, among those with one of the labels.
+
+    Returns:
+        Label of each such dataset -> line that names the missing path and where to get the images.
+    """
     missing_data = {}
     for _, data in recipe.datasets:
         spec = import_module(f"writers.datasets.{data.dataset}").SPEC

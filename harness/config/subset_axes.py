@@ -25,7 +25,7 @@ _NAME = re.compile(r"\{([a-z_]+)\}")
 
 
 def expand(entry: Any, targets: Sequence[str]) -> list[Any]:
-    """Return the combinations of an entry that has `each`; any other entry is returned unchanged.
+    """Return one subset per combination of an entry with `each`, or else only the entry itself.
 
     Args:
         entry: one of the recipe's `subsets`, as a plain value.

@@ -63,7 +63,7 @@ def unfit_pairs(recipe: Recipe, unknown: Collection[str] = ()) -> list[tuple[Pla
 
     Args:
         recipe: the recipe.
-        unknown: labels of targets of which it is unknown whether they have boxes.
+        unknown: labels of targets that may or may not have boxes.
     """
     mistakes: list[tuple[Place, str]] = []
     methods = {label: settings.NEEDS_BOXES for label, settings in recipe.methods.items()}

@@ -44,16 +44,16 @@ _WORDS: dict[str, TrainingKind] = {
 def kind_of_weights(name: str, *, has_head: bool) -> TrainingKind | None:
     """Return the kind of training of published weights by the last known word in their name.
 
-    The last word counts, because the tag at the end describes the weights, and the architecture may
-    not: `eva` stands for training on masked images, but `eva_giant_patch14_224.clip_ft_in1k` was
+    A name ends with a tag that describes the weights. Words of the architecture before it may be
+    misleading: `eva` means training on masked images, but `eva_giant_patch14_224.clip_ft_in1k` was
     trained on texts.
 
     Args:
         name: name as in a recipe: `torchvision/resnet50`, `timm/vit_small_patch16_224.dino`.
-        has_head: whether the weights include a classifier.
+        has_head: True if the weights include a classifier.
 
     Returns:
-        None if the name does not decide: no known word, and no classifier.
+        Without a known word, "supervised" if the weights include a classifier, and None otherwise.
     """
     library, _, rest = name.partition("/")
     words = re.split(r"[._-]", rest) if library == "timm" else []

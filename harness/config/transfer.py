@@ -19,7 +19,7 @@ BnStats = Literal["frozen", "update"]
 Whole = Annotated[int, Field(ge=0)]
 Crop = Annotated[float, Field(gt=0, le=1)]
 Role = Literal["model", "features"]
-FANNED_OUT = ("per_class", "steps")  # settings of which a list makes one stage per value
+FANNED_OUT = ("per_class", "steps")  # settings whose lists make one stage per value
 MAX_POINTS = 10_000  # points of a grid; listing them takes 0.4 s
 
 
@@ -219,7 +219,7 @@ class TransferSettings(MethodSettings, TrainSettings):
     bn_stats: BnStats = "update"
 
     def without_effect(self) -> dict[str, str]:
-        """Add settings of random crops, and the lengths of training that another one replaces."""
+        """Add settings of random crops, lengths of training and rates that others replace."""
         reasons = super().without_effect()
         if self.train_crop == "center":
             reason = "has an effect with train_crop: random only"

@@ -87,7 +87,7 @@ def _fast(epochs: int, lr: float, crop: str) -> dict[str, Any]:
     return {"epochs": epochs, "lrs": [lr], "train_crop": crop}
 
 
-# Settings of the same group with FFCV (MadryLab/data-transfer, d51a141). Epochs, peak rate and
+# Settings of MadryLab/data-transfer (d51a141), which trains with FFCV. Epochs, peak rate and
 # training crop depend on the dataset. The rate rises linearly until epoch 5, and then falls. The
 # authors drop the last batch, which leaves one step per epoch for Flowers; no batch is dropped
 # here. DTD is not in their table; it gets the most frequent values. CIFAR's images are not cropped:

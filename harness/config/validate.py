@@ -164,7 +164,7 @@ def _with_presets(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
         values = {
             **values,
             "methods": {
-                label: {"method": available()[0]}  # a stand-in, so that the rest is checked
+                label: {"method": available()[0]}  # a valid placeholder for a wrong entry
                 if label in wrong or method_name(label, own) not in available()
                 else own
                 for label, own in expanded.items()

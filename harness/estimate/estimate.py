@@ -64,7 +64,7 @@ def estimate(
         left: Unfinished stages by key.
         runs: Folder of stages.
         calibration: Times of steps on this machine; None if there are none.
-        predictor: Predicts the time of other stages; None predicts nothing.
+        predictor: Predicts the time of stages without measured times; None predicts nothing.
     """
     rates, sizes = _measured(left, runs)
     workloads, known_s, num_unknown = Workloads(runs), 0.0, 0

@@ -53,7 +53,7 @@ class NetworkCost:
 
 
 H100 = Gpu("H100 SXM", 3.0e12, 474e12)
-USABLE_BANDWIDTH = 0.9
+USABLE_BANDWIDTH = 0.9  # fraction of the memory bandwidth
 REACHED = 0.4  # fraction of the roofline that training reaches; published runs: 0.4 to 0.6
 STAGE_S = 15.0  # seconds for start and end of a stage that uses the GPU
 LOADER_IMG_PER_S = 27_000.0  # crops of indexed JPEG on 16 CPU cores, docs/benchmarks.md
@@ -62,7 +62,7 @@ LOADER_IMG_PER_S = 27_000.0  # crops of indexed JPEG on 16 CPU cores, docs/bench
 FORWARD_BYTES, TRAINING_BYTES, ATTACK_STEP_BYTES = 13.0, 41.0, 34.0
 FUSED = 0.7  # fraction of the traffic that remains in compiled steps
 FLOAT32 = 2.0  # factor for the traffic and for the seconds of convolutions (TF32)
-VOC_ASPECT = 4 / 3
+VOC_ASPECT = 4 / 3  # assumed long side / short side of images for detection
 # Fraction of a network's operations and activations that is in its last stage. Faster R-CNN (C4)
 # runs this stage on each region, which costs as much as on an image of 224 pixels.
 LAST_STAGE_FLOP, LAST_STAGE_ACTIVATIONS = 0.22, 0.055
@@ -166,7 +166,7 @@ def _network_of(step: dict[str, Any]) -> str:
 def _scales(
     step: dict[str, Any], settings: dict[str, Any], cost: NetworkCost
 ) -> tuple[float, float]:
-    """Factors of operations and of activations per image, relative to the row of the table."""
+    """Factors of operations and of activations per image, relative to those in `cost`."""
     if "short_side" not in settings:
         area = ((settings.get("resolution") or cost.resolution) / cost.resolution) ** 2
         return area, area

@@ -38,8 +38,8 @@ class Reference:
     """Seconds on the reference machine.
 
     Attributes:
-        start_s: Start of the stage, before its progress counts.
-        body_s: Rest of the stage.
+        start_s: Start of the stage, before its progress count begins.
+        body_s: Remaining part of the stage.
         has_network: The time is spent in a network.
         is_measured: The reference machine has run such stages. Otherwise the seconds are only
             comparable with those of similar stages.

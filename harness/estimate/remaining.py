@@ -26,7 +26,7 @@ MIN_ELAPSED_S = 1.0
 MIN_SECONDS = 1e-3  # smallest seconds of a stage on the reference machine
 PRIOR_SHARE = 0.02  # weight of the reference machine's speed, as a fraction of the run's time
 MAX_PLACED = 3000  # stages that are assigned to slots one by one
-MACHINE = "machine"
+MACHINE = "machine"  # key of the ratio over all stages that the reference machine has run
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class _Ratio:
         )
 
     def near(self, wider: float | None, most_s: float) -> float:
-        """Ratio of these stages, in which the ratio of less similar stages counts as one stage.
+        """Ratio over these stages and an additional stage of average length with the ratio `wider`.
 
-        So a single exceptional stage does not determine the ratio.
+        The additional stage keeps a single exceptional stage from determining the result.
 
         Args:
             wider: ratio of less similar stages; None if there is none.
-            most_s: largest weight of `wider`, in seconds on the reference machine.
+            most_s: largest length of the additional stage, in seconds on the reference machine.
         """
         if wider is None:
             return self.seconds / self.reference_s
@@ -83,7 +83,7 @@ class _Ratio:
 
 
 class RemainingTime:
-    """Estimate of the remaining seconds of one run; learns from each stage that ends."""
+    """Estimate of the remaining seconds of one run, updated with each stage that ends."""
 
     def __init__(
         self,
@@ -135,7 +135,10 @@ class RemainingTime:
         self._count(self._ratios, stage.key, wall_s, reference_s)
 
     def _cold_s(self, reference: Reference) -> float:
-        """Extra seconds on the reference machine if the stage is the first of its sort."""
+        """Extra seconds on the reference machine; 0 if such a stage has ended before.
+
+        Only the first stage with a network, and the first one without, take extra seconds.
+        """
         is_known = self._on_cpu and reference.is_measured
         if not is_known or reference.has_network in self._is_warm:
             return 0.0
@@ -182,7 +185,7 @@ class RemainingTime:
         return max(0.0, expected - one.elapsed_s)
 
     def _with(self, running: Iterable[Running]) -> dict[Hashable, _Ratio]:
-        """Add the running stages, as far as they have come, to the ratios of finished stages."""
+        """Return the ratios of finished stages, with the work that running stages have done."""
         ratios = dict(self._ratios)
         for one in running:
             reference = self._reference[one.stage.key]

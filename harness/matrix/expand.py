@@ -45,8 +45,9 @@ class Matrix:
     """Stages of a recipe in dependency order, each once.
 
     Attributes:
-        recipe: the recipe, with the metrics of betons (`harness.config.label_kinds`).
-        stages: its stages.
+        recipe: the recipe, in which the metric of each beton fits its labels
+            (`harness.config.label_kinds`).
+        stages: stages of the recipe.
         contents: contents of the recipe's inputs, which are part of the keys.
     """
 
@@ -140,8 +141,8 @@ def _images_to_measure_on(
 ) -> Stage:
     """Make the stage that writes the source's val images, which `models` are measured on.
 
-    If the stages of `trained` need the stage that writes train and val with all classes, return
-    that one.
+    If a stage of `trained` needs the stage that writes train and val with all classes, returns that
+    stage, whose betons include these images.
     """
     whole = _whole_source(recipe, source, contents)
     if any(stage.key == whole.key for stage in _without_unneeded(trained)):
@@ -156,7 +157,7 @@ def _pretrained(
     targets: list[tuple[DataSettings, Stage]],
     contents: Contents,
 ) -> Iterable[Stage]:
-    """Expand every model that the recipe pretrains, the stages it needs, and all that use it."""
+    """Expand every model to pretrain, the stages that it needs, and the stages that use it."""
     encoding = encoding_of(source, recipe)
     ranking = None
     whole = _all_classes(source, recipe.subsets)
@@ -258,7 +259,7 @@ class _VariantStages:
         self._evaluate: dict[float, JSON] = {}
 
     def evaluate(self, eps: float) -> JSON:
-        """Config of an evaluate stage."""
+        """Config of the evaluate stages of models that were trained at `eps`."""
         if eps not in self._evaluate:
             self._evaluate[eps] = SharedConfig(
                 _evaluate_config(self._recipe, eps) | self._comparison
@@ -277,7 +278,7 @@ def _whole_source(recipe: Recipe, source: DataSettings, contents: Contents) -> S
 def _all_classes(source: DataSettings, subsets: Iterable[SubsetSpec]) -> SubsetSpec | None:
     """Find a subset of the recipe that lists every class of the dataset, such as in1000.
 
-    This subset can be read from the data of the whole dataset.
+    The stage that writes this subset is then used wherever data of all classes are needed.
     """
     known = spec_of(source.dataset).num_classes
     return next(
@@ -304,9 +305,9 @@ def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
 def _comparison(subsets: list[SubsetSpec], common_names: tuple[str, ...] | None) -> JSON:
     """Settings of an evaluate stage that depend on the recipe's subsets.
 
-    `common` lists the roles of some subsets: models are compared on the classes that these share.
-    It is absent if these are all subsets. `coarse` maps the roles of subsets with coarser labels to
-    their names.
+    `common` lists the roles of the subsets that share the classes on which models are compared. It
+    is left out if it would list all subsets. `coarse` maps the roles of subsets with coarser labels
+    to their names, and is left out if there are none.
     """
     coarse = {
         f"common_{index}": subset.name

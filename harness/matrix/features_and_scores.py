@@ -50,7 +50,7 @@ class Features:
     """Features stages of a recipe."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Choose the splits: all if a method works on features, or else train, for scores."""
+        """Choose the splits: all if a method works on features; else train, which scores use."""
         self._settings, self._trained = recipe.features, recipe.pretrain
         self._configs: dict[tuple[bool, float | None], SharedConfig] = {}
         self._splits = SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
@@ -71,7 +71,7 @@ class Features:
             target: the dataset.
             data: stage that writes the dataset.
             name_suffix: end of the stage's name.
-            eval_crop: center crop. None means the recipe's.
+            eval_crop: center crop, as a fraction of the shorter side. None means the recipe's.
         """
         place = model.kind == "pretrain", eval_crop
         if place not in self._configs:
@@ -114,7 +114,7 @@ class Features:
 
     def _config(self, *, is_trained_here: bool, eval_crop: float | None) -> SharedConfig:
         settings, trained = self._settings, self._trained
-        # None means the model's own.
+        # None means the value in the model's metadata.
         view = {"resolution": settings.resolution, "eval_crop": eval_crop or settings.eval_crop}
         if is_trained_here:
             view = {

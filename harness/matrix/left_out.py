@@ -19,8 +19,8 @@ class LeftOut:
     """Pairs that are left out for one reason.
 
     Attributes:
-        reason: reason that holds for all pairs.
-        pairs: each is a method or "scores", and the label of a target.
+        reason: the reason, which is the same for all pairs.
+        pairs: each is the label of a method, or "scores", and the label of a target.
     """
 
     reason: str

@@ -40,11 +40,11 @@ def stages_of_models(
     contents: Contents,
     source: Stage | None = None,
 ) -> Iterator[Stage]:
-    """Expand every model of `models:`; the stages that its shortlist gates come last.
+    """Expand every model of `models:`; the stages that the shortlist gates come last.
 
     Args:
         recipe: the recipe.
-        selection: the points that it selects.
+        selection: points of the axes that the recipe selects.
         targets: targets, with the stages that write their data.
         contents: contents of the recipe's inputs.
         source: stage that writes the images that models are evaluated on. None means they are
@@ -100,9 +100,9 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
 
 
 def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) -> dict[str, Any]:
-    """Config of an adopt stage: the settings that determine the weights, not the views of images.
+    """Config of an adopt stage: settings that determine the weights, not resolution and crop.
 
-    `weights_dir` is None for packaged weights.
+    `weights_dir` is None for a model that is packaged with this project.
     """
     packaged = settings.checkpoint is None and "/" not in settings.name
     digests = {
@@ -118,10 +118,11 @@ def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) ->
 
 
 def _evaluate_config(features: FeatureSettings, model: ModelSettings) -> dict[str, Any]:
-    """Config of an evaluate stage of a pretrained model: clean, and in the model's own view.
+    """Config of an evaluate stage of a pretrained model: clean images, resolution and crop.
 
-    If resolution or crop is None, the value in the model's metadata is used. An entry may set them
-    for a checkpoint only: published weights are measured in the view of their published accuracy.
+    If resolution or crop is None, the value in the model's metadata is used. The entry of a
+    checkpoint may set them. Published weights are measured at the resolution and crop of their
+    published accuracy.
     """
     is_checkpoint = model.checkpoint is not None
     return {

@@ -103,7 +103,7 @@ def _held_out(ranking: RankingSettings) -> JSON:
 
 
 class PretrainConfigs:
-    """Make configs of pretrain stages; stages with equal settings share one dump of them."""
+    """Make configs of pretrain stages; equal settings are serialized once for all stages."""
 
     def __init__(self, recipe: Recipe, epochs: int | None = None) -> None:
         self._pretrain = recipe.pretrain.model_copy(update={"epochs": epochs} if epochs else {})

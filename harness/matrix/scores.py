@@ -22,7 +22,7 @@ class Scores(TypedDict, total=False):
     map11: float
     map50_11: float
     map50: float
-    loss: float  # mean cross entropy, nats
+    loss: float  # mean over images, in nats; see `harness.train.loss.image_losses`
     num_images: Required[int]
     num_correct: int
     num_objects: int

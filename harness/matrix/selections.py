@@ -4,7 +4,8 @@
     early trainings -> select                  EL2N, forgetting
     views -> models -> transfers -> select     influence
 
-Scores for a target are computed on its train and val images. Subsets share stages with equal keys.
+The recipe's `selection` sets these models (`harness.config.selection`). Scores for a target are
+computed on its train and val images. Subsets share stages with equal keys.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

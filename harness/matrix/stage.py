@@ -52,14 +52,14 @@ class Stage:
     """One node of the matrix.
 
     Attributes:
-        kind: name of the package that declares the kind.
+        kind: name of the kind, and of the package in `package` that declares it.
         config: resolved settings, as plain JSON.
         needs: role -> needed stage.
         axes: point of the recipe's axes, for reports; not part of the key.
         name: readable name for messages and reports; not part of the key.
         gated_by: shortlist stage; this stage runs only if the shortlist contains its model. Not
             part of the key.
-        package: package that declares the kind.
+        package: package that is searched for the kind before `harness.stages`.
     """
 
     kind: str

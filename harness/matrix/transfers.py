@@ -22,9 +22,11 @@ class _Point:
     """One method on one target, at one point of the axes in `FANNED_OUT`.
 
     Attributes:
-        needs: role of the stage that the method starts from.
-        crops: role of the needed features -> their crop. None means the recipe's own.
-        name: beginning of the names of its stages.
+        data: stage that writes the target.
+        label: label of the method in the recipe.
+        needs: role of the stage that the method starts from; None if it uses no source model.
+        crops: role of the needed features -> their center crop. None means the recipe's crop.
+        name: beginning of the names of the stages.
     """
 
     target: DataSettings
@@ -38,7 +40,7 @@ class _Point:
 
 
 class Transfers:
-    """Make the transfer stages of a recipe's models; settings are dumped once, not per model."""
+    """Make the transfer stages of a recipe's models; all models share the serialized settings."""
 
     def __init__(self, recipe: Recipe, targets: Sequence[tuple[DataSettings, Stage]]) -> None:
         """Prepare the configs.

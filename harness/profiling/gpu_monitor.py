@@ -27,8 +27,8 @@ class GpuMonitor:
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
-            # Initialize CUDA first: resetting the statistics of a device such as "cuda:1" does not,
-            # and fails without it.
+            # Resetting the statistics of a device such as "cuda:1" fails before CUDA is
+            # initialized.
             torch.cuda.init()
             torch.cuda.reset_peak_memory_stats(self._device)
             self._open()
@@ -47,8 +47,8 @@ class GpuMonitor:
         self._seconds = time.monotonic() - self._started_at
         if self._thread.ident is not None:
             self._thread.join()
-            # The block was shorter than SAMPLE_EVERY_S. A sample now still describes it, because
-            # NVML averages over some tenths of a second.
+            # The block was shorter than SAMPLE_EVERY_S. A sample taken now still describes it,
+            # because NVML averages over some tenths of a second.
             if not self._samples:
                 self._sample()
             self._nvml.nvmlShutdown()
@@ -66,7 +66,7 @@ class GpuMonitor:
         return torch.cuda.max_memory_reserved(self._device)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return means over the samples, or None on a CPU.
+        """Return means and extremes of the samples, or None on a CPU.
 
         Without samples, the summary has only the GPU's name and torch's peak memory.
         """

@@ -35,7 +35,7 @@ class StepTrace:
             self.close()
 
     def close(self) -> None:
-        """Write the trace, even if training was shorter than requested."""
+        """Write the trace, also of fewer steps than requested; nothing if no recording began."""
         if self._profiler is not None and self._step >= SKIPPED_STEPS:
             self._profiler.stop()
             self._profiler.export_chrome_trace(str(self._path))

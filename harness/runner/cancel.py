@@ -26,6 +26,11 @@ class Watch:
     """Callable that returns True once a stop was requested after this object was created.
 
     Compares times by the file system's clock, because the request may come from another host.
+
+    Attributes:
+        path: file whose modification requests the stop; see `file_of`.
+        started: creation time of this object, by the file system's clock.
+        polled_at: monotonic time of the last check of the file.
     """
 
     path: Path

@@ -34,7 +34,8 @@ class StageContext:
         checkpoint_every_s: seconds of training between two checkpoints.
         trace_steps: training steps to trace into the folder; 0 for no trace.
         group: processes that run the stage together; rank 0 writes its files.
-        phase: total, done and time when the current progress count began; see `progress`.
+        phase: `total`, `done` and monotonic time `at` when the current progress count began;
+            written by `progress`.
     """
 
     config: dict[str, Any]
@@ -103,8 +104,8 @@ class OutOfMemoryError(UserError):
 class RestartRequiredError(UserError):
     """Raised by a stage whose process cannot be used any more, as after a failed graph capture.
 
-    The stage is repeated in a new process. Before raising, it saves what the next attempt must
-    avoid.
+    The stage is repeated in a new process. Before it raises this error, it records in its folder
+    what the next attempt must avoid, such as a compile mode.
     """
 
 
@@ -116,7 +117,8 @@ def load_spec(folder: Path, package: str = stage_kind.STAGES_PACKAGE) -> StageSp
         package: package that declares the stage's kind.
 
     Raises:
-        UserError: the file is missing, damaged, or does not match the folder's key.
+        UserError: the file is missing or damaged, or the hash of its content is not the folder's
+            name.
     """
     path = folder / FILE_NAME
     try:

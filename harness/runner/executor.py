@@ -38,7 +38,8 @@ class Event:
     Attributes:
         what: type of the event. While nothing happens, "waiting" comes several times a second.
         stage: stage of the event; None for "waiting".
-        wall_s: seconds since the stage was started.
+        wall_s: for "done", "failed" and "retry": seconds since this run started the stage; 0 if
+            this run did not start it. For other events 0.
         message: reason of a failure or retry; otherwise empty.
     """
 
@@ -67,7 +68,7 @@ class Run:
         running: key -> stage and monotonic time of its start.
         failed: key -> the most informative line of the error.
         finished: keys of the stages that are done.
-        pending: key -> stage that this run has to do, finished or not.
+        pending: key -> stage that was not done when this run began. Never changes.
         num_unmet: key -> number of needed stages that are not finished.
         blocked: keys of pending stages that cannot run because a stage that they need failed.
         ready: resource key -> heap of stages that may start, by longest path, then by recipe
@@ -113,7 +114,10 @@ class Run:
 
     @property
     def not_run(self) -> list[Stage]:
-        """Stages that are neither finished nor failed, because a stage that they need failed."""
+        """Pending stages that have neither finished nor failed.
+
+        After a complete run, these are the stages that a failed stage blocks.
+        """
         return [
             stage
             for key, stage in self.pending.items()
@@ -174,7 +178,7 @@ class Run:
                 self._mark_ready(key)
         while (stage := self._next()) is not None:
             folder = stage.folder(self.folders.runs)
-            # This check comes first: the others are valid only if no other run has the stage.
+            # First check that no other run executes the stage: it could invalidate the next checks.
             if lease.is_held(folder):
                 self.busy[stage.key] = time.monotonic() + BUSY_RETRY_S
                 yield Event("busy", stage)

@@ -82,7 +82,7 @@ def read_states(name: str, runs: Path) -> States:
 
 
 def remember(name: str, runs: Path, state: str, contents: str) -> None:
-    """Record that files in this state have these contents. Does nothing on a read-only disk."""
+    """Record that files in this state have these contents. Ignores a disk that is not writable."""
     known = dict(read_states(name, runs).contents)
     known.pop(state, None)
     known[state] = contents
@@ -133,7 +133,9 @@ def contents_of_images(
 
 
 def contents_of_file(name: str, path: Path, runs: Path) -> str:
-    """Determine the sha256 of a file. Reads it only if its size or time has changed.
+    """Return the first 20 hex digits of a file's sha256.
+
+    Reads the file only if its size or modification time has changed.
 
     Raises:
         OSError: the file is missing or unreadable.
@@ -152,7 +154,11 @@ def contents_of_file(name: str, path: Path, runs: Path) -> str:
 
 
 def read_records(name: str, runs: Path, contents: str) -> dict[str, FileRecord]:
-    """Read the records of all files with these contents, by name; the first of a name counts."""
+    """Read the records of an input with these contents, as file name -> record.
+
+    If several stages recorded a file, the oldest record is returned. A record in TOUCHED replaces
+    it if the sha256 is equal.
+    """
     records: dict[str, FileRecord] = {}
     folder = folder_of(name, runs) / contents.partition("-")[0]
     try:
@@ -179,7 +185,7 @@ def write_records(
         runs: folder of stages.
         contents: contents of the input.
         key: key of the stage.
-        records: records of the files that have none yet.
+        records: file name -> record, of the files that had no record before.
     """
     if records:
         folder = folder_of(name, runs) / contents.partition("-")[0]

@@ -88,7 +88,7 @@ class ForkServer:
     def fork(
         self, module: str, command: Sequence[str], environment: Mapping[str, str]
     ) -> "ForkedWorker":
-        """Fork a worker, in a process group of its own.
+        """Fork a worker in a new process group.
 
         Args:
             module: module to import before the fork.
@@ -307,7 +307,7 @@ def serve(link_fd: int) -> list[str]:
         os.environ.update(request["environment"])
         if "modules" in request:
             pending.extend(partial(_import, name, imported) for name in request["modules"])
-            pending.append(environment.describe_process)  # cached once per process
+            pending.append(environment.describe_process)  # cached, and inherited by the workers
             continue
         _import(request["module"], imported)
         gc.freeze()  # so that collections in the fork do not write to shared objects

@@ -1,7 +1,8 @@
 """Decide which stages may share a GPU.
 
-The first stage of each kind runs alone on its GPU. Its result has its peak memory and GPU
-utilization, which decide whether stages of this kind may join other stages on a GPU.
+Stages with an equal `resource_key` are assumed to use a GPU alike. The first of them runs alone on
+a GPU. Its result records peak memory and GPU utilization, which decide whether the following ones
+may join other stages on a GPU.
 
 NVML's utilization is the fraction of time in which at least one kernel runs. Kernels of different
 processes take turns, so other stages can only use the time that a stage leaves idle: next to a
@@ -25,8 +26,8 @@ from harness.runner import result
 # GPU memory of a process in addition to torch's reserved memory: the CUDA context, and the kernels
 # of cuDNN and cuBLAS.
 CONTEXT_BYTES = 700e6
-# Fraction of the GPU's memory that stages may fill. The rest is a reserve for fragmentation and for
-# differences between stages of a kind.
+# Fraction of the GPU's memory that stages may fill. The remainder is a reserve for fragmentation
+# and for differences between stages with an equal key.
 USABLE_MEMORY = 0.92
 MAX_UTILIZATION = 1.5  # sum over the stages on a GPU; see the module docstring
 ResourceKey = tuple[Any, ...]
@@ -80,7 +81,7 @@ class GpuUse:
     gpu_utilization: float | None = None
 
     def max(self, other: "GpuUse") -> "GpuUse":
-        """Return the larger value of each field; if one value is None, the other one."""
+        """Return the larger value of each field, ignoring None."""
         return GpuUse(
             _largest(self.memory_bytes, other.memory_bytes),
             _largest(self.gpu_utilization, other.gpu_utilization),
@@ -89,14 +90,16 @@ class GpuUse:
 
 @dataclass
 class GpuSharing:
-    """Measured GPU use per kind of stage. Results on disk are read when a kind is first needed.
+    """Measured GPU use per resource key.
+
+    The results on disk of a kind of stage are read when its first stage is checked.
 
     Attributes:
         runs: folder of stages.
         total_bytes: memory of the smallest GPU.
         by_utilization: False if utilization cannot be measured; then only memory limits sharing.
-        known: largest use measured so far.
-        kinds_read: kinds whose results on disk have been read.
+        known: resource key -> largest use measured so far.
+        kinds_read: kinds of stages whose results on disk have been read.
     """
 
     runs: Path
@@ -108,7 +111,7 @@ class GpuSharing:
     def fits(self, stage: ResourceKey, running: Sequence[ResourceKey]) -> bool:
         """Return True if the stage may run on a GPU together with the stages that run there.
 
-        A stage that was never measured gets a GPU of its own.
+        A stage whose use was never measured runs alone on a GPU.
         """
         if not running:
             return True
@@ -134,7 +137,7 @@ class GpuSharing:
             self._update(stage, json.loads((folder / result.FILE_NAME).read_text()))
 
     def mark_oom(self, stage: ResourceKey) -> None:
-        """Give each stage with this key a GPU of its own, because one has run out of memory."""
+        """Let stages with this key only run alone on a GPU, because one ran out of memory."""
         self.known[stage] = self.known.get(stage, GpuUse()).max(GpuUse(self.total_bytes))
 
     def _update(self, stage: ResourceKey, record: dict[str, Any]) -> None:

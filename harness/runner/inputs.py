@@ -1,8 +1,9 @@
-"""Contents of a recipe's inputs, and stages that would run again because an input has changed.
+"""Determine the contents of a recipe's inputs, and which stages a changed input makes run again.
 
-A run records the contents of its inputs in `$HARNESS_RUNS/inputs/recipes/<recipe>.json`. If an
-input changes, stages that depend on it get other keys; the old results stay on disk. If an input
-no longer exists, its last known contents are used.
+The contents of an input are a digest (`harness.runner.file_records`). A run records them in
+`$HARNESS_RUNS/inputs/recipes/<recipe>.json`. If an input changes, stages that depend on it get
+other keys; the old results stay on disk. If an input no longer exists, its last known contents are
+used.
 """
 
 import hashlib
@@ -41,8 +42,8 @@ class Change:
     """An input that has changed since finished stages were computed from it.
 
     Attributes:
-        input: the input.
-        num_stages: finished stages that would run again.
+        input: the changed input.
+        num_stages: number of finished stages that would run again.
     """
 
     input: Input
@@ -72,7 +73,7 @@ def _label_kind(path: Path) -> str | None:
 
 
 def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_bytes: None) -> Plan:
-    """Expand a recipe with the contents that its inputs have now.
+    """Expand a recipe with the present contents of its inputs.
 
     Args:
         recipe: the recipe.
@@ -183,7 +184,14 @@ def _contents_of(item: Input, folders: Folders, on_read: OnRead) -> str:
 
 
 def _contents_of_weights(item: PublishedWeights, folder: Path, runs: Path) -> str:
-    """Compare the file of an adopted model with its first record. Raises OSError if missing."""
+    """Compare the file of an adopted model with its first record.
+
+    Returns:
+        PUBLISHED if they are equal or there is no record; otherwise the digest of the file.
+
+    Raises:
+        OSError: the file is missing or unreadable.
+    """
     for file_name, digest in read_states(_name_of_first(item), runs).contents.items():
         found = contents_of_file(f"{item.name} {file_name}", folder / file_name, runs)
         return PUBLISHED if found == digest else found

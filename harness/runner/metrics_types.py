@@ -1,7 +1,8 @@
 """Check the metrics and times of a result against the types that its kind of stage declares.
 
-If a result was edited, the error names the file and the field, instead of a failure in a report.
-Missing fields can be allowed, because an older version of the kind may not have written them.
+If a result was edited, the error names the file and the field. Without this check, a report would
+fail with an unclear error. Missing fields can be allowed, because an older version of the kind may
+not have written them.
 """
 
 import importlib

@@ -37,8 +37,8 @@ class Outdated:
 def find(matrix: Matrix, runs: Path, pending: Mapping[str, Stage]) -> Iterator[Outdated]:
     """Find finished stages that have the kind and name of a pending stage, but another key.
 
-    If a stage only has other settings, because the recipe was edited or --set was used, it is not
-    outdated unless the version of its kind has changed too.
+    If only settings differ, because the recipe was edited or --set was used, the stage is not
+    outdated.
 
     Args:
         matrix: the recipe's stages.

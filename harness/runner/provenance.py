@@ -58,7 +58,10 @@ def of_report(matrix: "Matrix", runs: Path) -> str:
 
 
 def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Map files that a stage wrote to their sha256: in its folder, and betons in its metrics."""
+    """Return file -> sha256 for the files in a stage's folder that match OUTPUTS, and its betons.
+
+    The paths and digests of betons are read from `metrics`.
+    """
     betons = {
         split["path"]: split["sha256"]
         for split in metrics.get("splits", {}).values()

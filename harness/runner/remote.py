@@ -116,7 +116,7 @@ class RemoteAttempt:
         self.process: ForkedWorker | SpawnedWorker | None = None
 
     def run(self) -> RemoteAnswer:
-        """Run the stage. An interruption first stops the stage, and is then raised again."""
+        """Run the stage. KeyboardInterrupt and SystemExit stop it first, and are raised again."""
         folder = self.request.folder
         if not (folder / FILE_NAME).exists():
             return _failed(

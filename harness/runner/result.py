@@ -24,9 +24,9 @@ FILE_NAME = "result.json"
 MAX_SAMPLED = 200  # results that are read per kind; thousands would make `harness plan` slow
 NOT_FINITE = "a number is NaN or infinite"
 RERUN = "Delete that stage's folder to run it again."
+_CONSTANT = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b").search
 # Numbers such as 1e999, which are parsed as infinity. Searching for a pattern that begins with a
 # literal character is much faster than for a pattern that begins with a set.
-_CONSTANT = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b").search
 _LARGE_EXPONENT, _LARGE_EXPONENT_2 = (
     re.compile(rb"%c\+?[0-9]{3,}[,\s\]}]" % letter).search for letter in b"eE"
 )

@@ -20,10 +20,13 @@ from harness.runner import stage_state
 from harness.system.atomic_write import write_atomically, write_json
 
 FILE_NAME = "attempts.json"  # list of FailedAttempt
+# mistake: a UserError; lost: the worker or one of its processes died; restart: see
+# RestartRequiredError; cancelled: a person cancelled the stage's job with Slurm's scancel.
 FailureCause = Literal[
     "", "mistake", "bug", "lost", "out_of_memory", "restart", "preempted", "cancelled"
 ]
-RETRIED: tuple[FailureCause, ...] = ("lost", "out_of_memory", "restart")  # and preemption
+# Causes with a limited number of retries. Retries after preemption are not limited.
+RETRIED: tuple[FailureCause, ...] = ("lost", "out_of_memory", "restart")
 
 
 class FailedAttempt(TypedDict):
@@ -91,7 +94,7 @@ def counts(folder: Path) -> dict[str, int]:
 def total(stages: Iterable[Stage], runs: Path) -> int:
     """Count the failed attempts at all stages.
 
-    Makes no Path for stages without failed attempts: for 100,000 stages that takes three seconds.
+    Makes no Path for stages without failed attempts: making 100,000 paths takes three seconds.
     """
     return sum(
         sum(counts(stage.folder(runs)).values())

@@ -1,7 +1,7 @@
 """Run one stage: hold its lease, write its log, and write `result.json` or `error.txt` last.
 
 `harness.runner.worker` calls `run_stage`. If several ranks run a stage together, each rank calls
-it. Rank 0 owns the folder, and the first rank that fails reports the cause.
+it. Only rank 0 writes the result, and the first rank that fails reports the cause.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def _kind_of(folder: Path, options: argparse.Namespace) -> StageKind:
 def _may_start(
     folder: Path, held: lease.Lease | None, options: argparse.Namespace
 ) -> Literal["ready", "busy", "done"]:
-    """Check whether the stage must still run. Only the result on rank 0 counts."""
+    """Check whether the stage must still run. All ranks use the value that rank 0 returns."""
     if held is None:
         return "busy"
     if stage_state.is_done(_kind_of(folder, options), folder, options.data_dir):

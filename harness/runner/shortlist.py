@@ -1,7 +1,7 @@
 """Select the best models by a cheap score, and skip the stages of all others.
 
 A shortlist is a separate stage. It ranks the models that have scores, and lists models whose scores
-failed as left out. Stages that a shortlist gates (`Stage.gated_by`) run only for its models. For
+failed as left out. Stages that a shortlist gates (`Stage.gated_by`) run only for models on it. For
 other models they are neither done nor failed but skipped. No file records the skipped stages; they
 are always derived from the shortlist. The gate is not part of the keys of stages, so adding a model
 does not invalidate results of the other models.
@@ -74,14 +74,14 @@ def skipped(
     Args:
         stages: stages to check.
         runs: folder of stages.
-        cache: shortlist key -> models. Filled by this call; pass it only if the shortlists do not
-            change any more.
+        cache: shortlist key -> models, or None if the shortlist does not exist yet. This call adds
+            entries; pass it only if the shortlists do not change any more.
     """
     cache = {} if cache is None else cache
     keys = set()
     for stage in stages:
         if (gate := stage.gated_by) is not None:
-            if gate.key not in cache:  # read it once: it is long if there are many models
+            if gate.key not in cache:  # read each shortlist once: with many models it is long
                 cache[gate.key] = chosen(gate, runs)
             if (models := cache[gate.key]) is not None and stage.axes["model"] not in models:
                 keys.add(stage.key)

@@ -13,9 +13,9 @@ POLL_S = 0.2
 class StopSignal:
     """Handler of SIGTERM, SIGINT and SIGUSR2.
 
-    If a stage is running, a signal sets `requested`, and the stage stops at its next safe point.
-    Otherwise the signal ends the process with exit code STOPPED. Slurm's jobs are configured to
-    send SIGUSR2 ahead of preemption.
+    If a stage is running, a signal sets `requested`, and the stage stops when it checks this
+    attribute next. Otherwise the signal ends the process with exit code STOPPED. Slurm's jobs are
+    configured to send SIGUSR2 ahead of preemption.
     """
 
     def __init__(self) -> None:

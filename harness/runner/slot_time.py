@@ -1,4 +1,4 @@
-"""Split the time of a matrix's slots into own work of stages, idle time, and overhead."""
+"""Split the time of a run's slots into the stages' own work, idle time and overhead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ def account(
     Args:
         spans: finished stages.
         num_slots: number of stages that can run at the same time.
-        began: start of the run.
-        ended: end of the run.
+        began: start of the run, on the clock of the spans.
+        ended: end of the run, on the same clock.
         other_cpu: samples (time, CPU seconds so far) of the processes that run no stage. While
             every slot is busy, this CPU time counts as overhead, because the stages lose it.
 
@@ -62,7 +62,7 @@ def account(
     }
     changes: list[tuple[float, int, int]] = []  # time, change of running, change of ready
     for span in spans:
-        ready = min(ready_at[span.key], span.begun)  # times of files may be off by one tick
+        ready = min(ready_at[span.key], span.begun)  # file times are exact only to a clock tick
         changes += [(ready, 0, 1), (span.begun, 1, -1), (span.ended, -1, 0)]
     running = waiting = 0
     waited = idle = 0.0
@@ -106,8 +106,8 @@ def startup_key(stage: Stage) -> tuple[Any, ...]:
 def spans_of(results: Sequence[tuple[Stage, Result]], runs: Path) -> list[Span]:
     """Read the span of each finished stage from the times of its files and from its result.
 
-    The time of first use is the time of the stage's start minus the shortest start with an equal
-    `startup_key`, which was in a warm worker.
+    `first_use_s` is the stage's `startup_s` minus the smallest `startup_s` of the stages with an
+    equal `startup_key`. The stage with the smallest one is assumed to have run in a warm worker.
     """
     shortest: dict[Any, float] = {}
     for stage, record in results:

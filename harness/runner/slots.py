@@ -11,7 +11,7 @@ from harness.system import environment
 from writers.errors import UserError
 from writers.text_names import counted
 
-MIN_PROCESSES = 2  # processes of a stage that any machine may run, to try training with several
+MIN_PROCESSES = 2  # allowed per stage on any machine, to try training with several processes
 
 
 @dataclass
@@ -45,9 +45,11 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
     """Divide this machine into slots.
 
     If there are GPUs, there are `jobs_per_gpu` slots per GPU, or per group of `gpus_per_stage`
-    GPUs, and one slot of low priority for stages that need no GPU. If there are none, a slot has
-    one thread on machines with up to 4 cores, and 4 threads otherwise. If there are enough cores,
-    each slot gets its own cores.
+    GPUs, and one slot of low priority for stages that need no GPU. If there are none, there is one
+    slot per core on machines with up to 4 cores, and one slot per 4 cores otherwise, divided by
+    `gpus_per_stage`. Each slot has as many threads as there are cores per slot. `num_jobs` and
+    `num_threads` override these numbers. If there are enough cores, each slot is pinned to separate
+    cores.
 
     Raises:
         UserError: the settings request GPUs that do not exist, more parallel stages than the GPUs

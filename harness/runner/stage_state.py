@@ -26,7 +26,7 @@ def has_result(folder: Path) -> bool:
 def with_result(runs: Path, kinds: Iterable[str]) -> set[str]:
     """Return keys of all stages of these kinds that have a result.
 
-    Makes no Path and calls no stat per stage: for 100,000 stages that takes a second.
+    Makes no Path and calls no stat per stage, which would take a second for 100,000 stages.
     """
     return {
         folder.name
@@ -69,7 +69,7 @@ def has_outputs(kind: StageKind, folder: Path, data: Path) -> bool:
 
 
 def is_incomplete(kind: StageKind, folder: Path) -> bool:
-    """Return True if the next run repeats a stage that ran without some of its needs.
+    """Return True if the stage ran without some of its needs, so that the next run repeats it.
 
     Returns False for a result that cannot be read; `result.load` reports it.
     """

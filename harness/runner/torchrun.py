@@ -114,7 +114,7 @@ def _combine(
     """Combine the ranks' answers into the status of the stage; None if a rank was lost.
 
     If a rank fails, all other ranks fail too: they lose their peer, or torchrun stops them. Only
-    the error of the first rank is the cause.
+    the rank that failed first reports the original cause.
     """
     # "bug" is last, because torch may report a lost peer with an unexpected exception.
     causes: tuple[FailureCause, ...] = ("mistake", "out_of_memory", "restart", "bug")

@@ -31,7 +31,7 @@ PACKAGE = "harness.runner.trackers"
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A stage as trackers see it.
+    """A stage, in the form that trackers receive.
 
     Attributes:
         key: the stage's key; recipes that share the stage have the same key.
@@ -108,7 +108,7 @@ class Tracking:
 
         Args:
             tracker: receives the runs.
-            folder: folder of this record, so that nothing is tracked twice.
+            folder: folder of the record, which prevents that an epoch is tracked twice.
             runs: $HARNESS_RUNS.
             warn: function that shows a message.
         """
@@ -231,7 +231,7 @@ def is_tracked(stage: Stage) -> bool:
 
 
 def flat_numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return path -> number for the finite numbers of a record: test/top1. Leaves out lists."""
+    """Return path (such as test/top1) -> number for a record's finite numbers, except in lists."""
     return {
         name: float(value)
         for name, value in _leaves(record, "/")

@@ -3,12 +3,12 @@
 `stage.json` in the stage's folder describes the work; output is appended to `log.txt`;
 `result.json` or `error.txt` is written last. Exit code 0: done; 1: failed; 75: try again, because
 the stage was stopped or another worker runs it. With `--serve`, each line on stdin is a request and
-each answer is a line on stdout (`harness.runner.protocol`). If a failure may be retried (out of
-memory), no `error.txt` is written with `--serve`; the launcher writes it when it gives up.
+each answer is a line on stdout (`harness.runner.protocol`). If a failure may be retried, as when
+memory runs out, no `error.txt` is written with `--serve`; the executor writes it when it gives up.
 
 `torchrun --nproc-per-node N -m harness.worker STAGE_DIR` and `--processes N` run one stage in N
-processes, for kinds that support it (`StageKind.multi_process`). Rank 0 owns the folder. If several
-ranks fail, the rank that fails first reports the cause.
+processes, for kinds that support it (`StageKind.multi_process`). Only rank 0 writes the result. If
+several ranks fail, the rank that fails first reports the cause.
 """
 
 import argparse

@@ -24,10 +24,10 @@ class Form:
     """Required dtype and shape of an array.
 
     Attributes:
-        kinds: accepted kinds of numpy dtypes: u, i or f.
+        kinds: accepted values of `dtype.kind`: any of u, i and f.
         ndims: accepted numbers of dimensions.
         needed: False if the array may be missing.
-        has_rows: the first dimension must be as long as that of all other arrays with rows.
+        has_rows: the first dimension must be equal in all arrays with `has_rows`.
     """
 
     kinds: str

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # A collective fails after this time, which must be longer than another rank may need to compile.
 TIMEOUT_S = 600.0
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"  # name of the loopback interface
-# Fragments of torch's error messages for a lost peer; only NCCL has an exception class for it.
+# Fragments of torch's messages for a lost peer, in errors that are a plain RuntimeError.
 _PEER_FAILURES = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -145,8 +145,8 @@ class AsyncFlags:
 class DdpForward:
     """Forward pass under DistributedDataParallel; its backward pass averages gradients over ranks.
 
-    Only passes through this object are averaged. An attack calls the model directly, because the
-    gradients of its images belong to one rank.
+    An attack calls the model directly, because gradients with respect to images must not be
+    averaged: each rank has other images.
     """
 
     def __init__(self, model: "nn.Module", group: ProcessGroup) -> None:
@@ -262,15 +262,15 @@ def init_process_group(
 ) -> Iterator[None]:
     """Make collectives available inside the block.
 
+    After an exception the group is not destroyed, because that would wait for other ranks, which
+    may have ended.
+
     Args:
         group: the processes.
         device: "cpu" or "cuda".
         timeout_s: a collective fails after this time.
         store: new file on this machine through which the processes find each other. None means
             the address and the port in torchrun's environment variables.
-
-    After an exception the group is not destroyed, because that would wait for other ranks, which
-    may have ended.
     """
     if group.world_size == 1:
         yield
@@ -310,7 +310,7 @@ def is_peer_failure(error: BaseException) -> bool:
 
 
 def convert_sync_batch_norm(model: "nn.Module", group: ProcessGroup) -> "nn.Module":
-    """Make BatchNorm use statistics of the global batch; a single process changes nothing."""
+    """Make BatchNorm use statistics of the global batch, if there are several processes."""
     if group.world_size == 1:
         return model
     # torch's own conversion drops the activations inside timm's BatchNorm modules.

@@ -94,7 +94,7 @@ def cores() -> list[int]:
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use: the least of its affinity and container quota."""
+    """Return how many cores this process may use, by its affinity and its container's CPU quota."""
     allowed = len(cores())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

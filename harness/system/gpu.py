@@ -1,4 +1,4 @@
-"""Select the GPU of this process, and the number format of its float32 convolutions."""
+"""Select the GPU of this process, and turn off TF32."""
 
 from writers.errors import UserError
 from writers.text_names import counted

@@ -8,11 +8,12 @@ from typing import NamedTuple
 _CARD = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
 _INSTANCE = re.compile(r"\s*MIG (\S+)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)")
 _GIGABYTES = re.compile(r"(\d+)gb")
-MIG_SHARE = 0.95  # usable fraction of a MIG profile's memory: 40,448 MiB of 3g.40gb
+# Assumed usable fraction of a MIG profile's nominal memory. 3g.40gb has 40,448 of 40,960 MiB.
+MIG_SHARE = 0.95
 
 
 class Card(NamedTuple):
-    """A card, and its value of the queried field."""
+    """A GPU card, with the value of the field that nvidia-smi was queried for."""
 
     number: str
     uuid: str
@@ -63,7 +64,7 @@ def mebibytes(text: str) -> int:
 
 
 def _all(cards: list[Card], instances: list[Instance], field: str) -> list[tuple[str, str]]:
-    """List all GPUs by index, or by UUID if a card is divided: CUDA then has other indices."""
+    """List all GPUs by index, or by UUID if MIG is used, because CUDA then has other indices."""
     if not instances:
         return [(card.number, card.value) for card in cards]
     found = []
@@ -77,7 +78,7 @@ def _all(cards: list[Card], instances: list[Instance], field: str) -> list[tuple
 
 
 def _value_of(entry: str, cards: list[Card], instances: list[Instance], field: str) -> str | None:
-    """Return the value for an entry of CUDA_VISIBLE_DEVICES; None if it names nothing."""
+    """Return the value for an entry of CUDA_VISIBLE_DEVICES; None if it names no GPU."""
     by_index = {card.number: card for card in cards}
     if entry.startswith("MIG-"):
         for instance in instances:

@@ -25,14 +25,16 @@ from harness.modeling.precision import Precision, autocast
 from harness.train.loss import image_losses, is_correct
 from writers.errors import UserError
 
-Attack = Callable[[Tensor, Tensor], Tensor]  # uint8 images, labels -> float images in [0, 1]
+# Maps uint8 images and labels to float images in [0, 1]; `no_attack` returns uint8 images.
+Attack = Callable[[Tensor, Tensor], Tensor]
 Norm = Literal["l2", "linf"]
 Start = Literal["none", "ball", "sphere"]
 TINY = 1e-10  # keeps the L2 step finite if a gradient is zero, as in `robustness`
 # In fp16, the loss is scaled so that each image's backward pass starts with about this gradient.
 # bf16 needs no scaling: its exponent range is that of float32.
 FP16_SCALE = 256.0
-# Lower bound of 1 - p. It limits an image's factor to FP16_SCALE / FP16_MIN_ERROR.
+# Lower bound of 1 - p, with p the probability of the true class. It limits an image's loss scale to
+# FP16_SCALE / FP16_MIN_ERROR.
 FP16_MIN_ERROR = 2.0**-20
 
 
@@ -86,19 +88,19 @@ def pgd(
     Args:
         model: Maps images to logits [B, K].
         images: float [B, 3, R, R] in [0, 1]; not modified.
-        labels: int64 [B] or int8 [B, K].
+        labels: int64 [B], int8 [B, K] or float32 [B, K]; see `image_losses`.
         norm: Norm of the ball; L2 is over all values of an image.
         eps: Radius of the ball in units of [0, 1] pixels.
         steps: Number of gradient steps.
         step_size: Length of a step in the same units.
-        random_start: Start in the ball (True or "ball") or on its surface ("sphere"; for linf, at
-            its corners).
+        random_start: Start at a random point in the ball (True or "ball"), at a random point on its
+            surface ("sphere"; for linf, one of its corners), or at the image (False or "none").
         best_iterate: True returns each image's iterate of highest loss, including the start, and
             costs one more forward pass. False returns the last iterate.
         batch_norm: "train" uses the statistics of the attacked batch in each BatchNorm that is in
             training mode; "eval" uses running statistics.
         generator: Source of random starts, on the device of the images.
-        precision: Number format of the passes.
+        precision: Number format of forward and backward passes.
         zero_gradients: int64 scalar, to which the number of gradients that are zero everywhere is
             added. Low precision causes such gradients, and the step then does not move the image.
         logits_of: Compiled form of the model; None calls the model.
@@ -159,7 +161,7 @@ class PgdAttack:
         zero_gradients: Tensor,
         update: PgdUpdate = pgd_update,
     ) -> None:
-        """Bind the settings.
+        """Create the attack.
 
         Args:
             model: The model that trains.
@@ -181,7 +183,7 @@ class PgdAttack:
 
         Args:
             images: uint8 [B, 3, R, R].
-            labels: int64 [B] or int8 [B, K].
+            labels: int64 [B], int8 [B, K] or float32 [B, K]; see `image_losses`.
         """
         settings = self._settings
         eps = settings.eps_of(self._eps, images.shape[-1])

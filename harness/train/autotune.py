@@ -46,7 +46,7 @@ def augmented_step(
     """Return a function that augments the batch with new random numbers and trains on it.
 
     Args:
-        learner: Learner that trains.
+        learner: Learner whose `train_batch` the function calls.
         batch: Images and labels, as `noise_batch` returns them.
         augmentations: Augmentations of each call; None trains on the batch unchanged.
         num_classes: Number of classes of the labels.
@@ -107,7 +107,7 @@ def choose_compile_mode(
     differ from eager ones in the last bits, so with `auto` two machines may differ in these bits.
 
     Args:
-        learner: What trains.
+        learner: Training step whose mode is set.
         batch: Images and labels of the size to compile for.
         setting: `compile` in a recipe.
         device: Device of the learner.
@@ -163,7 +163,7 @@ def choose_compile_mode(
 
 
 def _first_step(learner: TrainStep, batch: tuple[Tensor, Tensor], device: str) -> FirstRun:
-    """Take a step and measure its time, loss and length. Resets the learner's totals."""
+    """Take a step; measure its time, loss and length of the update. Resets the learner's totals."""
     trained = [value for value in learner.model.parameters() if value.requires_grad]
     before = [value.detach().clone() for value in trained]
     seconds = time_step(lambda: learner.train_batch(*batch), device)

@@ -1,8 +1,8 @@
 """Save and load checkpoints of a training that may be interrupted.
 
 Files are written atomically. The last two are kept, and damaged ones are skipped. A file begins
-with the 32 bytes of the sha256 of the rest, which is the output of `torch.save`. Any changed byte
-is thus detected.
+with a sha256 of 32 bytes, which is followed by the output of `torch.save` that it was computed
+from. Any changed byte is thus detected.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class LoadedCheckpoint:
 
     Attributes:
         state: The saved state; None if there is no intact checkpoint.
-        path: The checkpoint's file; None if there is none.
+        path: The checkpoint's file; None if there is no intact checkpoint.
         damaged: One line for each newer checkpoint that was skipped.
     """
 
@@ -97,7 +97,9 @@ def latest(folder: Path) -> LoadedCheckpoint:
 
 
 def latest_for_rank(checkpoints: Checkpoints) -> LoadedCheckpoint:
-    """Load the newest checkpoint of rank 0, and take this rank's own entries from it.
+    """Load the newest checkpoint, with the learner and random states that this rank has saved.
+
+    Only rank 0 reads the file; the other ranks receive its content.
 
     Raises:
         UserError: Another number of ranks wrote the checkpoint.

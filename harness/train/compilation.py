@@ -30,7 +30,7 @@ MODES = {
     "compiled_captured_attack": CompileMode("default", True),
 }
 # Largest number of compiled graphs per function. There is one for each mode, kind of pass, batch
-# size and resolution. Above its own limit of 8, torch would silently compute eagerly.
+# size and resolution. With torch's default limit of 8, calls beyond it would silently run eagerly.
 RECOMPILE_LIMIT = 64
 
 

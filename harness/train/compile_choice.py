@@ -44,10 +44,10 @@ def choose(
     device: str,
     folder: Path,
 ) -> CompileMeasurement:
-    """Set the learner's compile mode: the recorded one, or with `auto` the fastest.
+    """Set the learner's compile mode. `auto` takes the recorded mode, or else the fastest one.
 
     Args:
-        learner: Learner that trains.
+        learner: Training step whose mode is set.
         batch: Images and labels of the size to compile for.
         setting: `compile` in a recipe.
         device: Device of the learner.
@@ -84,7 +84,7 @@ def recorded_or(
     modes: Collection[str],
     folder: Path,
 ) -> CompileMeasurement:
-    """Return the choice that the folder records; measure if none is recorded or available.
+    """Return the choice that the folder records. Measure if there is none, or it is unavailable.
 
     Args:
         measure: Tries the modes and chooses one. Its arguments are the excluded modes, and a

@@ -40,7 +40,7 @@ class CudaGraphAttack:
 
         Args:
             images: uint8 [B, 3, R, R].
-            labels: int64 [B] or int8 [B, K].
+            labels: int64 [B], int8 [B, K] or float32 [B, K]; see `image_losses`.
 
         Raises:
             CaptureFailedError: The capture at the first batch of a shape failed.

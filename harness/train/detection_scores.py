@@ -121,8 +121,8 @@ class DetectionCounts:
 
         Returns:
             `map50_11` and `map50`: means of `ClassPrecision.eleven_point` and `area` over classes
-            with an object that is not difficult. `num_images`, `num_objects` and `num_detections`:
-            counts.
+            with an object that is not difficult. `num_images`: all images. `num_objects`: objects
+            that are not difficult. `num_detections`: all detections, including ignored ones.
 
         Raises:
             UserError: no image was added, or no image has an object that is not difficult.

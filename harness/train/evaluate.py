@@ -1,7 +1,7 @@
 """Evaluate a model in one pass over a split, clean or attacked.
 
-A view selects the images that count and the classes that the model may predict. One pass scores
-several views.
+A view selects the images that are scored and the classes that the model may predict. One pass
+scores several views.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +28,10 @@ from writers.errors import UserError
 
 @dataclass(frozen=True)
 class View:
-    """Selection of the images that count and the classes that the model may predict.
+    """Selection of the images that are scored and the classes that the model may predict.
 
     Attributes:
-        labels: Classes whose images count; None counts all images.
+        labels: Classes whose images are scored; None scores all images.
         logits: Classes that the model may predict; None allows all.
         groups: Coarse class of each class. Predictions and labels are mapped to coarse classes;
             None scores the classes themselves.
@@ -59,7 +59,7 @@ class View:
 
 
 class ScoredLogits(nn.Module):
-    """Wrapper of a model that returns only the logits that a view scores. An attack's target."""
+    """Wrapper of a model that returns only the logits that a view scores, to attack these."""
 
     def __init__(self, model: nn.Module, view: View, num_classes: int, device: str) -> None:
         """Wrap a model with `num_classes` logits on `device`."""
@@ -67,7 +67,7 @@ class ScoredLogits(nn.Module):
         self.model, self._by = model, view.by
         self._choices = None if view.groups else torch.tensor(view.logits, device=device)
         # Class -> its index among the scored logits. Classes that are not scored get index 0. Their
-        # images are attacked, too, but the view does not count them.
+        # images are attacked, too, but the view does not score them.
         place = torch.zeros(num_classes, dtype=torch.int64, device=device)
         if view.groups:
             place = torch.tensor(view.groups, device=device)
@@ -77,7 +77,7 @@ class ScoredLogits(nn.Module):
         self._num_groups = max(view.groups) + 1 if view.groups else 0
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scored logits [B, L]."""
+        """Return the scored logits, [B, number of classes or groups that the view scores]."""
         logits: Tensor = self.model(images)
         if self._choices is not None:
             return logits.index_select(1, self._choices)
@@ -98,7 +98,7 @@ class EvaluationPlan:
         num_classes: Number of classes.
         views: Name -> view.
         attack: Attack that raises the loss; None evaluates clean images. It also attacks images
-            that no view counts, so that batches do not depend on views.
+            that no view scores, so that batches do not depend on views.
         eps: Radius of the attack in units of [0, 1] pixels.
         attacked_logits: "scored" runs an attack on the logits that each view scores; "all" runs one
             attack on all logits for all views.
@@ -247,7 +247,7 @@ def choose_compile_mode(
 def _targets(
     model: nn.Module, plan: EvaluationPlan
 ) -> tuple[tuple[ScoredLogits | None, ...], dict[str, int]]:
-    """List the targets of the attack (None is the model itself), and each view's index in it."""
+    """List the attack's targets (None is the model itself), and map views to target indices."""
     targets: list[ScoredLogits | None] = []
     places: dict[object, int] = {}
     target_of = {}

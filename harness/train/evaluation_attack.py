@@ -48,7 +48,7 @@ class AttackPlan:
     rank: int = 0
 
     def attack_on(self, model: nn.Module, zero_gradients: Tensor | None = None) -> Attack:
-        """Return the attack on a model, with its own generator of random starts.
+        """Return the attack on a model, with a new generator of random starts.
 
         If the attack is captured in a CUDA graph, its next call overwrites the returned images.
 
@@ -106,11 +106,12 @@ def choose_attack_mode(
     setting: Literal["off", "auto", "on"],
     folder: Path,
 ) -> CompileMeasurement:
-    """Choose the compile mode of an evaluation: the recorded one, or with `auto` the fastest.
+    """Choose the compile mode of an evaluation.
 
-    `auto` attacks a batch with a few steps in each mode: eager, compiled, and on a GPU also in a
-    CUDA graph. A mode is skipped if the loss, or the length of the perturbations, deviates from the
-    eager attack. Each run attacks all models, so that it needs as much memory as the evaluation.
+    `auto` takes the recorded mode, or else the fastest one. To measure it, a batch is attacked with
+    a few steps in each mode: eager, compiled, and on a GPU also in a CUDA graph. A mode is skipped
+    if the loss, or the length of the perturbations, deviates from the eager attack. Each run
+    attacks all models, so that it needs as much memory as the evaluation.
 
     Args:
         models: Models to attack: the evaluated model, or wrappers with some of its logits.
@@ -165,7 +166,7 @@ def choose_attack_mode(
         free_memory_of_trials(plan.device)
         return measured
 
-    compilation.reset()  # graphs of this process's earlier stages must not influence it
+    compilation.reset()  # graphs of earlier stages must not influence the measurement
     with eval_mode(models[0]), cudnn_benchmark(plan.device):
         if setting == "on":
             return measure((), lambda mode, reason: None)

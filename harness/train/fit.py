@@ -73,7 +73,8 @@ class TrainingPlan:
         steps_per_epoch: Number of steps that `num_epochs` and the schedule count as an epoch; None
             counts a pass over the data. If it is larger than a pass (a subset that trains as long
             as the full data), there are more passes than epochs, and the last one may end early.
-        num_steps: Length in steps; replaces num_epochs. The schedule still counts epochs.
+        num_steps: Length in steps, instead of `num_epochs`; None uses `num_epochs`. Settings of the
+            schedule are in epochs in both cases.
         resolution_at: Maps the epoch of the schedule, from 0, to the side of the images in pixels.
             A pass keeps the resolution of its first step. None uses the loader plan's resolution.
     """

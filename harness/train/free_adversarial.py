@@ -16,7 +16,7 @@ class FreeNoise:
 
     Attributes:
         delta: The noise, float32 [B, 3, R, R]; None before the first batch. It is reset to zero if
-            the resolution changes.
+            the resolution changes, or if a batch has more images than the noise.
         num_replays: Number of updates per batch.
     """
 

@@ -222,7 +222,7 @@ def _place_in_class(
 
 
 def check_val_is_not_test(context: StageContext) -> None:
-    """Check that val and test are different images, so that val does not choose on test.
+    """Check that val and test are different images, so that nothing is chosen on test images.
 
     Compares digests of the images' bytes, because each split numbers its images independently. Some
     datasets contain a few images twice, so up to half of val may also be in test.

@@ -30,7 +30,7 @@ class Counts:
         Args:
             num_classes: Number of classes, K.
             device: Device of the logits.
-            labels: Classes whose images count; None counts all images.
+            labels: Classes whose images are counted; None counts all images.
             logits: Classes that the model may predict; None allows all.
             keep_predictions: True keeps what `predictions` returns.
         """
@@ -118,8 +118,8 @@ class Counts:
         """Return predictions in the order in which images were added.
 
         Returns:
-            Predicted class, int32 [N], or -1 if the image is not counted; True if it is correct,
-            bool [N].
+            Predicted class, int32 [N], or -1 if the image is not counted; True if the image is
+            counted and the prediction is correct, bool [N].
         """
         assert self._predicted is not None, "predictions were not kept"
         return torch.cat(self._predicted).cpu().numpy(), torch.cat(self._is_correct).cpu().numpy()

@@ -19,7 +19,7 @@ from harness.train.records import CompileMeasurement, ModeTimes
 from writers.errors import UserError
 from writers.text_names import first_line
 
-NUM_TIMED = 3
+NUM_TIMED = 3  # timed runs of each mode after its first run
 MAX_TIME_RATIO = 0.97  # a mode must take less than this fraction of the eager time
 # Largest relative difference from the eager run that is allowed in a mode's first run, for the loss
 # and for the length of the update. Directions are not compared: with random weights, rounding to

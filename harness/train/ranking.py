@@ -109,7 +109,7 @@ def unseen_part(
         source: Name of the model, for messages.
 
     Raises:
-        UserError: the split is train, and the model was trained on all of it.
+        UserError: the split is train, and the metadata names no images that were held out of it.
     """
     if split != "train":
         return plan

@@ -27,8 +27,9 @@ def replay_rate(
 ) -> float:
     """Measure training throughput without data loading, by repeating one batch.
 
-    If the measured rate is below the rate of the training, something has disturbed it. Two more
-    measurements are then made, and the median of the three is returned.
+    If the measured rate is below the rate of the training, the measurement was disturbed, for
+    example by another process. It is then repeated twice, and the median of the three rates is
+    returned.
 
     Changes the weights, so call it after the last evaluation.
 

@@ -43,7 +43,7 @@ class StepConfig:
         label_smoothing: Fraction of the target spread evenly over all classes.
         attack: Attack on the training images; None trains on clean images.
         eps: Radius of the attack in units of [0, 1] pixels; 0 trains on clean images.
-        seed: Seed of random starts of the attack; each rank derives its own.
+        seed: Seed of random starts of the attack, from which each rank derives another one.
         ema_decay: Decay per step of averaged weights; None keeps no average.
         num_micro_batches: Number of parts into which a batch is split. Their gradients are
             accumulated, and BatchNorm normalizes each part.

@@ -190,7 +190,7 @@ class LocalLauncher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the stdin of idle workers, which ends them; kill the process groups of the rest."""
+        """Close the stdin of idle workers, which ends them; kill all that still run."""
         idle = [slot for slot in self.slots if slot.process is not None and slot.running is None]
         for slot in idle:
             _close_stdin(slot)
@@ -266,7 +266,7 @@ class LocalLauncher:
         return finished
 
     def _reap(self, slot: Slot) -> list[Finished]:
-        """Clean up after a worker that has ended by itself; if it ran a stage, report its end."""
+        """Clean up after a worker that has ended by itself; report the stage that was running."""
         folder, slot.running = slot.running, None
         code = self._end(slot, wait_s=5.0)
         return [] if folder is None else [_lost(folder, code, self.settings)]
@@ -280,7 +280,7 @@ class LocalLauncher:
         """End the worker and all processes that it has started.
 
         Args:
-            slot: slot with a worker, which is removed from it.
+            slot: slot with a worker; it has no worker afterwards.
             wait_s: seconds to wait until the worker ends by itself.
 
         Returns:
@@ -302,7 +302,7 @@ class LocalLauncher:
 
 
 def _is_warm(worker: SpawnedWorker | ForkedWorker | None, module: str) -> bool:
-    """Return True if the worker has imported the module; always True for a spawned worker."""
+    """Return True if the worker has imported the module, or was spawned and so is not replaced."""
     return isinstance(worker, SpawnedWorker) or (worker is not None and module in worker.imported)
 
 

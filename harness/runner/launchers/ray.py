@@ -1,4 +1,4 @@
-"""Run stages on the machines of a Ray cluster, as tasks with CPUs and a share of a GPU.
+"""Run stages on the machines of a Ray cluster, as tasks that reserve CPUs and GPUs.
 
 If no address is given, Ray is started on this machine for this run, and listens only on the
 loopback interface. Other clusters on this machine and $RAY_ADDRESS are then ignored.
@@ -54,8 +54,8 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "RayLaun
     """Connect to a cluster, or start Ray on this machine.
 
     Raises:
-        UserError: Ray is not installed, the cluster does not respond, or it has no GPU although
-            `--device cuda` is given.
+        UserError: Ray is not installed, the cluster does not respond, or it has too few GPUs for
+            `--device cuda` or `--gpus-per-stage`.
     """
     options = options or Options()
     if options.address is None:
@@ -173,7 +173,7 @@ class RayLauncher:
         return [self._answer(task) for task in ready]
 
     def stop(self, grace_s: float) -> list[Finished]:
-        """Interrupt all tasks, so that their stages save, and wait for them."""
+        """Interrupt all tasks, so that their stages save, and wait at most `grace_s` for them."""
         for task in self.tasks:
             self.ray.cancel(task, force=False)
         deadline, answers = time.monotonic() + grace_s, []

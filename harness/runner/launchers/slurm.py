@@ -86,7 +86,7 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
 
 
 def _check_folder(runs: Path) -> None:
-    r"""Raise UserError for a folder that Slurm misreads: % begins a pattern, \ ends one."""
+    r"""Raise UserError for a path that Slurm misreads: it replaces %x, and \ turns that off."""
     text = str(runs.absolute())
     if not text.isprintable() or set(text) & set("%\\"):
         raise UserError(

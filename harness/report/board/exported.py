@@ -1,7 +1,8 @@
 """Read and write a board's rows as JSON, the form in which people exchange them.
 
 A file from somebody else is untrusted: its size, its fields, and every value are checked before
-anything is used. Nothing in it is executed, and no file name is taken from it.
+anything is used. Nothing in it is executed. Names of written files contain only plain characters
+of its labels.
 """
 
 import json
@@ -30,7 +31,7 @@ from writers.text_names import printable
 
 FILE_NAME = "rows.json"
 SCHEMA: Literal["harness-board-1"] = "harness-board-1"
-MAX_BYTES = 128 * 2**20
+MAX_BYTES = 128 * 2**20  # largest size of a file
 MAX_ROWS = 200_000
 MAX_RECIPES = 10_000
 MAX_RECIPE_TEXT = 10_000  # largest number of characters in a string of a recipe
@@ -43,7 +44,7 @@ class Export:
     """Rows, and the resolved recipes that the rows come from.
 
     Attributes:
-        name: file that the rows were read from, for messages.
+        name: file or recipe that the rows come from, for messages.
         recipes: digest of a recipe -> its settings.
     """
 
@@ -87,7 +88,7 @@ def read(path: Path) -> Export:
     """Read an exported file, or the folder of a published board.
 
     Raises:
-        UserError: names the file, the row and the field, and what is wrong.
+        UserError: the file cannot be read, or has a wrong value, whose row and field are named.
     """
     file = path / FILE_NAME if path.is_dir() else path
     shown = printable(str(path))
@@ -109,7 +110,7 @@ def parse(data: bytes, name: str) -> Export:
         name: name of the file, for messages.
 
     Raises:
-        UserError: names the file, the row and the field, and what is wrong.
+        UserError: the content has a wrong value. The message names its row and field.
     """
     try:
         content = pydantic_core.from_json(data)

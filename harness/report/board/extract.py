@@ -45,7 +45,7 @@ def board_rows(recipe: Recipe, results: Collection, recipe_digest: str, by: str)
 
 
 def export(recipe: Recipe, results: Iterable[Result], by: str) -> Export:
-    """Make the rows of a recipe's results, with the recipe without paths of this machine."""
+    """Make the rows of a recipe's results, and the recipe's settings without local paths."""
     recipe_digest, settings = published_recipe(recipe)
     collection = Collection(recipe, results)
     rows = tuple(board_rows(recipe, collection, recipe_digest, by))
@@ -53,7 +53,7 @@ def export(recipe: Recipe, results: Iterable[Result], by: str) -> Export:
 
 
 class _Provenance:
-    """Makes rows, and keeps the facts of each model."""
+    """Makes rows, and computes the digests of each model only once."""
 
     def __init__(self, recipe: Recipe, results: Collection, labels: dict[str, Any]) -> None:
         self._source = recipe.source.label if recipe.source else ""
@@ -123,7 +123,7 @@ class _Provenance:
             )
 
     def _model_fields(self, result: Result, model: Result | None) -> dict[str, Any]:
-        """Describe the model; None means random weights."""
+        """Return the fields that describe the model and its pretraining; None: random weights."""
         facts = self._facts(result, model)
         axes = result.axes
         trained = model if model is not None and model.kind == "pretrain" else None

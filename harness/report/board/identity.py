@@ -12,7 +12,7 @@ from harness.report.board.row import digest
 from harness.report.data.collection import Collection
 from harness.runner.result import Result
 
-_VIEW = ("resolution", "eval_crop", "interpolation")  # how images are shown to a loaded model
+_VIEW = ("resolution", "eval_crop", "interpolation")  # how images are resized and cropped
 _ATTACK = ("norm", "eps", "steps", "step_size", "resolution", "restarts", "logits")
 
 
@@ -124,7 +124,11 @@ def _features_of(results: Collection, transfer: Result) -> Result | None:
 
 
 def _view_of_features(results: Collection, features: Result) -> dict[str, Any]:
-    """Return the settings of a features stage; None for values that are the model's own."""
+    """Return the settings of a features stage.
+
+    A value that equals the model's own evaluation setting becomes None, so that models with
+    different resolutions can share a protocol digest.
+    """
     settings = _without(features.config, "splits", "batch_size")
     model = results.by_key.get(features.needs.get("model", ""))
     if model is not None and model.kind == "pretrain":

@@ -1,6 +1,7 @@
-"""Merge rows from several recipes and people. The order of the sources does not matter.
+"""Merge rows from several recipes and people. The result does not depend on their order.
 
-* If two files have the same measurement, the copy with more values is kept.
+* If two files have the same measurement, the copy with a name in `by` is kept, or else the copy
+  with more values.
 * Another measurement of the same model, task and seed is a repetition: both rows are kept, their
   mean counts as one run, and the board marks runs whose scores differ.
 * If two rows give different facts for the same digest, they cannot both be true. This is an error.
@@ -20,10 +21,10 @@ _TASK_FACTS = ("protocol_digest", "kind", "metric", "num_test_images", "num_targ
 
 @dataclass(frozen=True)
 class Merged:
-    """Rows of all sources, sorted, so that the order of the sources does not matter.
+    """Rows of all exports, sorted.
 
     Attributes:
-        num_duplicates: number of rows that were dropped because another source has them, too.
+        num_duplicates: number of rows that were dropped as copies of other rows.
     """
 
     rows: tuple[BoardRow, ...]
@@ -83,5 +84,5 @@ def _check(
 
 
 def _preference(row: BoardRow) -> tuple[object, ...]:
-    """Sort key that prefers the copy with a name and with more values; ties have a fixed order."""
+    """Sort key that puts the copy to keep first; equal for equal rows only."""
     return (not row.by, num_unknown(row), *sort_key(row))

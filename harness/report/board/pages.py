@@ -167,7 +167,7 @@ class Pages:
 
 
 def _finalize(value: object) -> object:
-    """Replace control characters in free text; markup of this package stays as it is."""
+    """Replace control characters in text; markup, which comes from this package, is unchanged."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return printable_lines(str(value)) if is_text else value
 

@@ -35,13 +35,13 @@ def command(
     is used as a command.
 
     Args:
-        row: the row.
+        row: row of the board to repeat.
         recipe: settings of its recipe; None if the recipe was not exported.
         whole_model: repeat the method on all targets and with all seeds.
-        targets: targets of the whole model; empty means all of the recipe.
+        targets: targets to run if `whole_model`; empty means all of the recipe.
         subsets: subsets whose source accuracy was compared with the row's; empty means all of the
             recipe.
-        sources: subset of the recipe -> one of its rows on source classes.
+        sources: subset of the recipe -> a row on source classes of this subset.
 
     Returns:
         The command; "" if there is no recipe.
@@ -64,7 +64,8 @@ def _overrides(
 ) -> Sequence[str]:
     """Return overrides that exclude all models of the recipe and include those of the row.
 
-    The recipe's own `exclude` is replaced, so the targets and subsets that it left are named.
+    They replace the recipe's own `exclude`. If it has one, the overrides therefore name the
+    targets and subsets that it kept.
     """
     models = [name for name in (_name_of(model) for model in _list(recipe, "models")) if name]
     archs = _list(recipe, "archs") or (["resnet18"] if recipe.get("subsets") else [])
@@ -104,7 +105,7 @@ def _model_point(row: BoardRow) -> dict[str, Any]:
 
 
 def _idle(row: BoardRow, recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Yield settings that have no effect if only this model is run: recipes may not have them."""
+    """Yield settings without effect on this model alone: a recipe with such settings is refused."""
     evaluate, pretrain = _mapping(recipe, "evaluate"), _mapping(recipe, "pretrain")
     if (row.model or row.eps) and evaluate.get("eps_of_clean"):
         yield "evaluate.eps_of_clean"

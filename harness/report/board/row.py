@@ -1,4 +1,4 @@
-"""One row of a board: one measured score, its cost and its provenance. No paths, no host names."""
+"""One row of a board: a score, its cost and its provenance, without paths and host names."""
 
 import dataclasses
 import hashlib
@@ -33,7 +33,7 @@ def without_paths(text: str) -> str:
 
 
 def publishable(value: object) -> str:
-    """Convert text of a result to the form that a row accepts: one line, no paths, not too long."""
+    """Convert a result's text for a row: one line of at most MAX_TEXT characters, without paths."""
     return without_paths(printable(str(value)))[:MAX_TEXT].strip() if value is not None else ""
 
 
@@ -81,10 +81,11 @@ class BoardRow:
         method: label of the method; for `source`, `clean` or the attack.
         score: the target's own metric on the test images.
         pretrained_here: True if the recipe trained the model, so that each seed is another model.
-        pretrain_s: seconds of pretraining, times the number of its processes.
-        transfer_s: seconds of the transfer with its grid; for `source`, of the evaluation.
+        pretrain_s: wall seconds of pretraining times the number of processes.
+        transfer_s: wall seconds of the transfer including its grid; for `source`, of the
+            evaluation.
         recipe: digest of the resolved recipe; "" if it is not exported.
-        by: name of the person or group that measured it.
+        by: name of the person or group that measured the score.
     """
 
     model_digest: Digest
@@ -145,7 +146,7 @@ class BoardRow:
 
     @property
     def unit(self) -> int:
-        """Number of the pretrained model: its seed, or 0 for a loaded model with any seed."""
+        """Number of a pretrained model among those with its digest; 0 for a loaded model."""
         return self.seed if self.pretrained_here else 0
 
 
@@ -158,7 +159,7 @@ def field_names() -> tuple[str, ...]:
 def measurement(row: BoardRow) -> tuple[object, ...]:
     """Identify one execution of a stage; the result is equal for two copies of one measurement.
 
-    It has no labels, and no values that other stages add later, such as the source accuracy.
+    It leaves out labels, and values that other stages may add later, such as the source accuracy.
     """
     numbers = row.score, row.top1, row.mean_per_class, row.transfer_s
     return (*row.run, row.key, row.started_at, *numbers)

@@ -44,7 +44,16 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class Published:
-    """Summary of a site that was written."""
+    """Summary of a site that was written.
+
+    Attributes:
+        page: path of the first page.
+        num_rows: rows of the whole board.
+        num_added: rows that the board did not have before.
+        num_duplicates: rows that were dropped as copies of other rows.
+        num_differing: runs that were measured more than once with unequal scores.
+        has_parquet: True if `rows.parquet` was written.
+    """
 
     page: Path
     num_rows: int
@@ -58,12 +67,12 @@ def publish(folder: Path, new: Sequence[exported.Export]) -> Published:
     """Merge rows into the board of a folder, and write its site.
 
     Args:
-        folder: a new or empty folder, or one that holds a board.
+        folder: a new or empty folder, or the folder of a board.
         new: rows to add.
 
     Raises:
-        UserError: the folder holds something else or cannot be written, rows contradict each
-            other, or there are no rows.
+        UserError: the folder has other files or cannot be written, rows contradict each other, or
+            there are no rows.
     """
     before = _existing(folder)
     merged = merge([*before, *new])
@@ -97,11 +106,11 @@ def publish(folder: Path, new: Sequence[exported.Export]) -> Published:
 
 
 def _existing(folder: Path) -> list[exported.Export]:
-    """Read the board that the folder holds.
+    """Read the board of a folder; an empty list if the folder is new or empty.
 
     Raises:
-        UserError: the folder holds other files, which the site would replace, or a link that
-            leads out of it.
+        UserError: the folder has files of something else, or one of its folders is a symbolic
+            link.
     """
     for name in ("targets", "recipes"):
         if (folder / name).is_symlink():
@@ -126,7 +135,7 @@ def _remove_old(folder: Path, names: Sequence[str]) -> None:
 
 
 def _files(content: Board, merged: Merged) -> Iterator[tuple[str, Iterable[str | bytes]]]:
-    """Iterate over names and contents of files; the rows are first, as they are the content."""
+    """Iterate over names and contents of files; the rows are first: all others follow from them."""
     yield exported.FILE_NAME, exported.to_json(merged.rows, merged.recipes)
     yield "rows.csv", to_csv(BoardRow, content.rows)
     has_parquet = importlib.util.find_spec("pyarrow") is not None

@@ -1,7 +1,7 @@
 """Compute a board's rankings from its rows, with the report's means and intervals.
 
 The unit of replication is the pretrained model: repetitions of one run are averaged first, and the
-seeds of a loaded model count as one.
+transfers of a loaded model with several seeds count as one.
 """
 
 import statistics
@@ -42,7 +42,8 @@ class Standing:
     """One model in a ranking.
 
     Attributes:
-        rank: 1 is the best mean; None without a mean.
+        rank: 1 is the best. Models are ranked by the mean, or by the ranking's first task if no
+            model has a mean. None means the model lacks this number.
         mean: mean over the ranking's common targets; None if the model lacks one of them.
         scores: digest of a task -> mean over pretrained models.
         rows: the model's runs in this ranking.
@@ -66,7 +67,7 @@ class Standing:
         return len({row.unit for row in self.rows})
 
     def uses(self, device: str) -> bool:
-        """True if a run has a value in `device`: pretrain_gpu or gpu."""
+        """True if a run has a value in the field `device`, which is `pretrain_gpu` or `gpu`."""
         return any(getattr(row, device) for row in self.rows)
 
     def cost(self, field: str, on: str | None = None) -> float | None:
@@ -86,10 +87,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All models with a score of one method with the same settings.
+    """All models that were measured by one method with the same settings.
 
     Attributes:
-        name: id in the page.
+        name: HTML id of the table.
         tasks: columns of the table.
         common: tasks that the mean is taken over; empty if there is no mean.
     """
@@ -105,7 +106,13 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Target:
-    """One target, which has a page."""
+    """Content of the page of one target.
+
+    Attributes:
+        page: name of the page, without extension.
+        test_sha256: digest of the test images; "" if unknown.
+        rankings: each ranking with this target, and its tasks on it.
+    """
 
     page: str
     name: str
@@ -141,7 +148,8 @@ class Board:
         names: digest of a model -> its name.
         compared: result of `comparison` for a row on source classes -> subsets that the row's
             recipe compared, sorted.
-        sources: recipe -> subset -> its row on source classes with the smallest eps and seed.
+        sources: recipe -> subset -> the subset's row on source classes with the smallest eps and
+            seed.
     """
 
     rows: tuple[BoardRow, ...]
@@ -155,7 +163,12 @@ class Board:
 
 
 def comparison(row: BoardRow, *, any_seed: bool) -> tuple[object, ...]:
-    """Return a key that is equal for the rows on source classes that a recipe compared."""
+    """Return a key that is equal for rows on source classes that one recipe compared.
+
+    Args:
+        row: a row on source classes.
+        any_seed: rows with different seeds have equal keys.
+    """
     seed = None if any_seed else row.seed
     return row.kind, row.recipe, row.variant, row.arch, row.eps, seed
 

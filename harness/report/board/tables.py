@@ -32,7 +32,7 @@ class BoardTable:
     """A table whose lines can be linked to and filtered.
 
     Attributes:
-        name: id in the page.
+        name: HTML id of the table.
         lines: cells and HTML attributes of each line: its id, and the values to filter by.
     """
 
@@ -103,10 +103,10 @@ def runs_table(
     """Table of every run of one ranking on one target.
 
     Args:
-        board: the board.
-        ranking: the ranking.
+        board: has the names of the models and the recipes.
+        ranking: has the title of the table.
         tasks: the ranking's tasks on the target.
-        rows: the runs.
+        rows: runs on the target; those of other tasks are left out.
         max_rows: number of runs to show; longer tables slow browsers down.
     """
     digests = {task.digest: task for task in tasks}
@@ -266,7 +266,7 @@ def _cost_columns(standings: Sequence[Standing]) -> Iterator[tuple[Column, list[
 
 
 def _minutes_cell(standing: Standing, on_gpu: bool) -> Cell:
-    """Format GPU-minutes, or CPU minutes if the model has no others; these are sorted last."""
+    """Format GPU-minutes; if no run of the model used a GPU, CPU minutes, which are sorted last."""
     pretrain, transfer = (
         standing.cost(f"{stage}_s", on=device if standing.uses(device) else None)
         for stage, device in (("pretrain", "pretrain_gpu"), ("transfer", "gpu"))
@@ -351,7 +351,7 @@ def _replay_cell(board: Board, row: BoardRow, of_model: Sequence[BoardRow] = ())
 
 
 def _facets(rows: Sequence[BoardRow]) -> dict[str, str]:
-    """Return the values that the page filters by."""
+    """Return HTML attributes with the values that the page's filters compare."""
     row = rows[0]
     return {
         "data-subset": row.subset,

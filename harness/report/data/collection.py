@@ -110,7 +110,8 @@ class Collection:
     def measured(self) -> dict[str, Result]:
         """Key of a loaded model -> its evaluation on the source.
 
-        If the recipe names the same weights twice, with different views, the first one counts.
+        If the recipe names the same weights twice, with different crops or resolutions, this is
+        the evaluation of the first entry.
         """
         return {
             result.needs.get("model", ""): result
@@ -122,8 +123,8 @@ class Collection:
     def planned(self) -> frozenset[PlannedModel]:
         """Every model that the recipe evaluates, finished or not.
 
-        Models with equal settings count as one model, with the axes of the first. So do the models
-        of `repeated_models`, which are equal although their settings differ.
+        Models with equal settings count as one model, with the axes of the first. Models in
+        `repeated_models` are left out: each equals an earlier model although their settings differ.
         """
         repeated = {_planned_model(repeat.result.axes) for repeat in self.repeated_models}
         return self._planned - repeated
@@ -169,6 +170,7 @@ class Collection:
 
     @cached_property
     def _merged(self) -> dict[PlannedModel, tuple[str, ...]]:
+        """Planned model -> other variants that have equal settings and thus the same stage."""
         variants = self.recipe.variants
         merged: dict[PlannedModel, tuple[str, ...]] = {}
         points = AxisSelection(self.recipe).models() if variants else ()

@@ -13,8 +13,8 @@ class PackedEntries(Sequence[dict[str, Any]]):
 
     def __init__(self, entries: Sequence[dict[str, Any]]) -> None:
         """Pack entries of plain JSON."""
-        # marshal writes equal keys once. Compression would save another half of the memory, but
-        # would take more time than all tables of the report.
+        # marshal writes equal keys once. Compression would halve the memory again, but would take
+        # more time than all tables of the report.
         self._packed = marshal.dumps(list(entries))
         self._length = len(entries)
         # Count now, because unpacking a million entries takes a second.
@@ -38,7 +38,7 @@ class PackedEntries(Sequence[dict[str, Any]]):
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the packed entries."""
+        """Size of the packed entries in bytes."""
         return len(self._packed)
 
     def _entries(self) -> list[dict[str, Any]]:
@@ -58,10 +58,10 @@ def _num_diverged(entries: Iterable[dict[str, Any]]) -> int:
 
 
 class Compactor:
-    """Replaces parts of results by equal ones that exist already."""
+    """Replaces parts of results by equal objects of results that were compacted before."""
 
     def __init__(self) -> None:
-        """Start without known environments."""
+        """Start without objects to share."""
         self._environments: dict[str, dict[str, Any]] = {}
         self._names: dict[tuple[str, ...], list[str]] = {}
 
@@ -86,7 +86,7 @@ class Compactor:
         )
 
     def _shared(self, value: Any) -> Any:
-        """Return an equal list that exists already, if the value is a list of names."""
+        """Return the first list that equals `value`, a list of strings; other values unchanged."""
         if isinstance(value, list) and value and all(type(item) is str for item in value):
             return self._names.setdefault(tuple(value), value)
         return value

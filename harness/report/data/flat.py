@@ -49,7 +49,7 @@ def to_parquet(kind: type, rows: Iterable[object]) -> bytes:
 
 
 def _one_type(values: list[Scalar]) -> list[Scalar]:
-    """Convert all values to text if their types do not fit into one column."""
+    """Convert a column with several types: int and float to float, other mixtures to text."""
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) > 1 and kinds != {int, float}:
         return [None if value is None else str(value) for value in values]

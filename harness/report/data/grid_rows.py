@@ -13,7 +13,7 @@ from harness.runner.result import Result
 
 @dataclass(frozen=True)
 class Grid:
-    """Configurations of one transfer.
+    """Hyper-parameter configurations that one transfer tried.
 
     Attributes:
         shared: row with the fields that all rows of the grid share; its other fields are None or
@@ -29,7 +29,7 @@ class Grid:
     metric: str
 
     def points(self) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-        """Iterate over setting and scores of each configuration; {} if the training diverged."""
+        """Iterate over setting and scores of each configuration; no scores if it diverged."""
         for entry in self.entries:
             # An entry also has scores and diagnostics. `chosen` has the names of the grid's axes.
             setting = {axis: value for axis, value in entry.items() if axis in self.chosen}

@@ -1,4 +1,4 @@
-"""Select the data of induction (Huh et al. 2016).
+"""Select the kNN accuracies for the induction experiment (Huh et al. 2016).
 
 The question is whether models that were trained on coarse classes separate fine classes. Nothing is
 trained on the fine classes. The measure is kNN accuracy: the fraction of a target's images whose
@@ -23,8 +23,8 @@ SAME_IMAGES = 0.95
 class Induction:
     """kNN accuracies of one architecture on one target, on which no model is trained.
 
-    The rows differ in the number of source classes. A model that stands for several variants
-    appears under each of them.
+    The rows differ in the number of source classes. If several variants resolve to one model, it
+    has a row for each of them.
     """
 
     arch: str

@@ -2,7 +2,7 @@
 
 `harness.report.data.rows` and `run_rows` create them from the results. Tables, figures and CSV
 files are made from these records only; the CSV columns are the fields in this order. Accuracies
-are fractions in [0, 1].
+are fractions in [0, 1]. `key` is the key of the stage that measured the value.
 """
 
 import math
@@ -66,8 +66,9 @@ class AccuracyRow:
     Attributes:
         num_classes: classes of the model itself; None if its training result is missing.
         eps: attack radius in pretraining.
-        view: `common_unmasked`, `common_masked` or `own`: the classes of the test images, and
-            whether the prediction is restricted to the common classes.
+        view: `own` for images of the model's own classes; `common_unmasked` or `common_masked` for
+            images of the classes that all subsets share. `common_masked` leaves out the logits of
+            all other classes.
         attack: `clean` or `adversarial`.
         attack_eps: radius of the evaluation attack; None if clean.
         num_answers: number of classes that can be predicted; chance is 1 / num_answers.
@@ -105,8 +106,8 @@ class CoarseRow:
         labels: name of the subset whose labels are predicted.
         num_labels: number of these labels that the model can predict. A model that was trained on
             some of the classes may cover only some of the labels.
-        by: `sum` or `max` if the fine classes' probabilities are combined in this way; `own` if the
-            labels are the model's own classes.
+        by: how a label's probability follows from those of its fine classes, `sum` or `max`; `own`
+            if the labels are the model's own classes.
         attack: `clean` or `adversarial`.
     """
 
@@ -364,7 +365,7 @@ Row = TypeVar("Row", AccuracyRow, TransferRow, ScoreRow)
 def format_eps(eps: float) -> str:
     """Format an attack radius: `0.5`, or `8/255` if that is shorter.
 
-    Linf radii are multiples of 1/255 or of half of it.
+    Linf radii are usually multiples of 1/255 or of 0.5/255.
     """
     levels = round(2 * 255 * eps) / 2
     decimal, fraction = f"{eps:g}", f"{levels:g}/255"
@@ -374,7 +375,7 @@ def format_eps(eps: float) -> str:
 def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
     """Select each method's rows with the most images per class and the most steps per target.
 
-    These rows are the end points of the curves; comparisons other than curves use only these rows.
+    They are the last points of the curves over training size. All other comparisons use only them.
     """
     rows = list(rows)
     largest: dict[tuple[str, str], tuple[float, float]] = {}

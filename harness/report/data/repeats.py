@@ -1,8 +1,8 @@
 """Find betons and models that are equal under different keys.
 
-Two subsets may select the same images. Two variants may be the same training: equal steps and equal
-epochs are the same if no image is missing. Such models would count twice, and their differences of
-zero would dilute an effect.
+Two subsets may select the same images. Two variants may be the same training: if a subset has all
+images, "equal steps" and "equal epochs" give the same number of steps. Such models would count
+twice, and their differences of zero would dilute an effect.
 """
 
 from collections.abc import Iterable, Mapping

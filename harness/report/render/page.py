@@ -1,6 +1,6 @@
 """Write a report: one self-contained HTML page, or Markdown, and every number as CSV.
 
-Equal results give equal bytes. Stages without a result are listed; the rest is still reported.
+Equal results give equal bytes. Stages without a result are listed; the report has all others.
 """
 
 import base64
@@ -41,7 +41,7 @@ from writers.text_names import counted, printable_lines
 
 FORMATS = ("html", "md", "csv", "parquet")
 MAX_ROWS = 1000  # largest number of rows of a table in the page; longer ones slow browsers down
-_NUM_WRITERS = 8
+_NUM_WRITERS = 8  # threads that write files
 _FOLDER = Path(__file__).parent
 
 
@@ -116,7 +116,7 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
             pending: deque[Future[None]] = deque()
             for name, content in _files(report, formats):
                 first = first or name
-                if len(pending) == _NUM_WRITERS:  # a large report does not fit into memory twice
+                if len(pending) == _NUM_WRITERS:  # formatted files of a large report fill memory
                     pending.popleft().result()
                 pending.append(writers.submit(_write_file, out / name, content))
             for future in pending:

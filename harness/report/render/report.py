@@ -40,7 +40,7 @@ class Report:
         num_skipped: stages that the recipe's shortlist skipped.
         headline: the answer in one sentence.
         sentences: the opening paragraphs.
-        lead: the figure of the first screen.
+        lead: the figure at the top of the page; None if there is nothing to compare.
         more: further findings that belong to no section.
     """
 

@@ -1,7 +1,8 @@
 """Compare architectures: transfer against source accuracy, and methods by their wins.
 
-After Kornblith, Shlens and Le 2019. Models of one architecture that differ in training are not
-independent, so each architecture is represented by one model (`one_per_architecture`).
+The comparisons are those of Kornblith, Shlens and Le 2019. Models of one architecture that differ
+in training are not independent, so only one model of each architecture is used
+(`one_per_architecture`).
 """
 
 import math
@@ -24,6 +25,8 @@ class Association:
 
     Attributes:
         num_models: number of architectures; each has one model.
+        r: Pearson's correlation; low_95 and high_95 are the bounds of its 95 % interval.
+        rho: Spearman's rank correlation.
         left_out: models without a known source accuracy, or without results on every target.
     """
 

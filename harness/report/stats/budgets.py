@@ -9,7 +9,7 @@ from harness.config.recipe import Recipe
 from harness.report.data.records import ModelId, TransferRow, at_full_size
 from writers.subset.image_steps import Budget
 
-NUM_IMAGES = (500_000, 250_000, 125_000)
+NUM_IMAGES = (500_000, 250_000, 125_000)  # numbers of pretraining images in Huh et al. 2016
 # Published scores (Huh et al. 2016): (target, `by`) -> percent for each of NUM_IMAGES. The targets
 # are detection on VOC 2007 and scenes.
 PUBLISHED: Mapping[tuple[str, str], tuple[float, ...]] = {
@@ -43,7 +43,7 @@ class BudgetScore:
 
 
 def budget_scores(recipe: Recipe, transfer: Iterable[TransferRow]) -> list[BudgetScore]:
-    """Average the transfers of subsets whose only step is a budget of a given number of images.
+    """Average the transfers of subsets that are defined only by a budget of images.
 
     Returns:
         A row per target, method, model and subset; empty unless both kinds of budget were measured.

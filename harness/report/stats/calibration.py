@@ -26,7 +26,7 @@ MAX_FALSE_POSITIVES = 0.06
 MIN_COVERAGE = 0.93
 # Base accuracy, and standard deviations of the effects of model and of (model, target): fractions.
 BASE, MODEL_SD, TARGET_SD = 0.75, 0.010, 0.008
-SEEDS, TARGETS, IMAGES = (1, 2, 3, 5), (3, 12), (50, 4000)
+SEEDS, TARGETS, IMAGES = (1, 2, 3, 5), (3, 12), (50, 4000)  # sizes of the simulated designs
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _images(seeds: int) -> Study:
 
 
 def _methods(targets: int) -> Study:
-    """Compare methods that differ by an effect of the target, of mean 0, and noise of 8 models."""
+    """Compare two methods on 8 models; they differ by noise and by a target's effect of mean 0."""
 
     def study(random: Random) -> Verdict:
         of_target = random.normal(0, TARGET_SD, targets)
@@ -214,7 +214,7 @@ def _methods(targets: int) -> Study:
 
 
 def _kendall(targets: int) -> Study:
-    """Compute the weighted Kendall of one score on similar targets, for 8 given models."""
+    """Compute the weighted Kendall correlation of one score on similar targets, for 8 models."""
     quality = np.linspace(0, 1, 8)
 
     def draw(random: Random, number: int) -> Floats:
@@ -230,7 +230,10 @@ def _kendall(targets: int) -> Study:
 
 
 def _elo(targets: int) -> Study:
-    """Compute the Elo of one of 8 models from two families whose order depends on the target."""
+    """Compute the Elo strength of one of 8 models of two families.
+
+    The order of the families depends on the target.
+    """
     quality = np.linspace(0, 1, 8)
     # Models of one family rise and fall together on a target.
     family = np.arange(8) % 2

@@ -32,7 +32,7 @@ from harness.report.stats.intervals import (
 Floats = NDArray[np.float64]
 Key = tuple[object, ...]
 Unit = Literal["model", "target"]
-_MAX_PAIRED_METHODS = 4  # with more methods, each is compared with the first one only
+_MAX_PAIRED_METHODS = 4  # more methods are compared only with the first one and with scratch
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class ScratchComparison:
             the runs of each side are all equal.
         verdict: `negative`, `positive`, `not clear`, or why there is no interval: `one run` or
             `equal runs`.
+        num_seeds: number of runs of the side with fewer runs.
         scratch_method: the recipe's name of the scratch method.
     """
 
@@ -239,7 +240,7 @@ def _comparison(
 
 
 def differences_by_target(places: Sequence[Key], sides: Floats) -> Floats:
-    """Average the differences of each target: [T].
+    """Average the differences of each target: float64 [T].
 
     Args:
         places: (seed, target, other axes...) of P runs.
@@ -252,7 +253,7 @@ def differences_by_target(places: Sequence[Key], sides: Floats) -> Floats:
 
 
 def differences_by_model(places: Sequence[Key], sides: Floats) -> Floats:
-    """Average the differences of each seed: [S], for the seeds that cover the same targets.
+    """Average the differences of each seed that covers all targets: float64 [S].
 
     Models of one seed that differ in another axis share the seed's random numbers, so they are one
     unit.

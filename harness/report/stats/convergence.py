@@ -1,8 +1,9 @@
 """Compute the training steps that a method needs for most of its final accuracy.
 
-After Kornblith, Shlens and Le 2019 (figure on convergence): the smallest number of steps at which
-the odds of a correct answer, p / (1 - p), reach a fraction of the odds at the largest number.
-Between two measured numbers of steps, the log-odds are a straight line over log(steps).
+This is the smallest number of steps at which the odds of a correct answer, p / (1 - p), reach a
+fraction of the odds at the largest number of steps (Kornblith, Shlens and Le 2019, figure on
+convergence). Between two measured numbers of steps, the log-odds are a straight line over
+log(steps).
 """
 
 import math
@@ -20,6 +21,7 @@ class Convergence:
     """Steps of one method, on one target and model, to FRACTION of the final odds.
 
     Attributes:
+        num_points: number of different training lengths that were measured.
         num_steps: the largest number of steps that was measured.
         final_score: the target's metric at num_steps, mean over seeds, as a fraction.
         steps: number of steps that reach the odds. None if the smallest measured number already
@@ -50,7 +52,7 @@ class Speedup:
 
     Attributes:
         ratio: geometric mean over models and targets.
-        num_bounds: targets on which only a bound is known for one of the two.
+        num_bounds: number of (model, target) pairs with only a bound for one of the two methods.
     """
 
     method: str

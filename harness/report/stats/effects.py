@@ -2,10 +2,11 @@
 
 The comparisons are:
 - each subset with the largest one, also target by target (`subset_by_target`);
-- the first subset with a given number of classes with each later subset with as many classes
+- subsets with equal numbers of classes: the one that the recipe lists first with each later one
   (`same_size`);
 - each eps with the smallest, and each variant of pretraining with the base variant;
-- fewer classes with fewer images per class, at equal numbers of images (`budget`).
+- a subset of fewer classes with a subset of fewer images per class; both have the same number of
+  images (`budget`).
 """
 
 import math
@@ -22,7 +23,7 @@ from harness.report.data.records import (
 from harness.report.stats.intervals import Condition, SeedMean, paired_difference
 
 MASKING = "clean masked_minus_unmasked"
-BUDGET_TOLERANCE = 0.05
+BUDGET_TOLERANCE = 0.05  # largest relative difference of numbers of images that count as equal
 MEASURES = {
     "clean common_unmasked": "clean top-1, common classes, unmasked",
     "clean common_masked": "clean top-1, common classes, masked",
@@ -272,7 +273,7 @@ def _subset_effects_by_target(
 
 
 def _eps_effects(arch: str, points: Sequence[_Point], eps: float, baseline: float) -> list[Effect]:
-    # Attacked models are compared under equal attacks only, so attack_eps is in the condition.
+    # Models are compared under equal attacks only, so the attack's eps is one of the equal axes.
     return _differences(
         arch,
         points,

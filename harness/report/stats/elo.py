@@ -19,7 +19,7 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 RIDGE = 1e-3
-MAX_STEPS = 100
+MAX_STEPS = 100  # largest number of steps of Newton's method; a few suffice
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from harness.report.data.records import GridRow, ScoreRow, TransferRow, at_full_size
 
-MIN_TARGETS = 3  # smallest number of targets; of two, the other target is always the nearest
+MIN_TARGETS = 3  # with two targets, the nearest one is always the other one
 ONE_FOR_ALL = "one setting for all"
 
 Setting = tuple[tuple[str, object], ...]
@@ -121,6 +121,7 @@ def _best(values: Mapping[Setting, float]) -> Setting:
 
 
 def _one_for_all(values: Mapping[str, Mapping[Setting, float]]) -> dict[str, Setting]:
+    """Return target -> the setting with the best mean over the other targets."""
     return {
         target: _best(
             {
@@ -135,6 +136,7 @@ def _one_for_all(values: Mapping[str, Mapping[Setting, float]]) -> dict[str, Set
 def _of_nearest(
     values: Mapping[str, Mapping[Setting, float]], measure: Mapping[str, float]
 ) -> dict[str, Setting]:
+    """Return target -> the best setting of the other target with the nearest value of a measure."""
     return {
         target: _best(
             values[

@@ -17,8 +17,8 @@ from harness.report.stats.intervals import MIN_SPREAD
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-_MAX_LOG2_ATOMS = 20
-_CIRCLE = 2**17
+_MAX_LOG2_ATOMS = 20  # up to 2**20 combinations of sums are enumerated
+_CIRCLE = 2**17  # number of integers that rounded sums are mapped to, and length of the FFT
 
 
 def mcnemar(correct: Bools, other_correct: Bools) -> float:
@@ -94,7 +94,10 @@ def sign_flip_test(differences: Floats) -> float:
 def _rounded_sign_flip_test(
     differences: Floats, weights: Floats, counts: Integers, observed: float
 ) -> float:
-    """Compute p from the characteristic function of the sum, on a circle of integers.
+    """Compute p from the distribution of the rounded sum modulo _CIRCLE.
+
+    The distribution is the Fourier transform of the characteristic function, which is a product
+    over images.
 
     Args:
         differences: float64 [N], without zeros.
@@ -120,7 +123,8 @@ def _rounded_sign_flip_test(
         logarithm += count * log_cosine[place]
         if count % 2:
             is_negative ^= cosine[place] < 0
-        # Drop frequencies whose product is already below the precision of float64: soon, most are.
+        # Drop frequencies whose product is below the precision of float64: most of them after a
+        # few weights.
         if (kept := logarithm > -45).mean() < 0.7:
             frequency, logarithm = frequency[kept], logarithm[kept]
             is_negative = is_negative[kept]

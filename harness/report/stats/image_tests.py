@@ -36,7 +36,7 @@ from harness.report.stats.hypothesis_tests import (
 )
 
 SPLIT = "test"
-MODEL_AXES = ("subset", "eps", "variant")
+MODEL_AXES = ("subset", "eps", "variant")  # axes that change pretraining
 MAX_TESTS = 1000  # largest number of tests; reading a file and a test take about 1 ms each
 NUM_MAP_PERMUTATIONS = 1000
 MAX_CLASSES = 1_000_000  # largest number of classes, because the counts of each class take memory
@@ -54,6 +54,7 @@ class ImageTest:
         model: description of what the two models share.
         only_setting: images that only the setting classifies correctly, summed over seeds.
         difference: difference of the target's metric, as a fraction.
+        test: name of the test.
         p: p-value; NaN if pretrained models are compared and there is only one pair.
         p_holm: p adjusted for all tests of the report.
     """

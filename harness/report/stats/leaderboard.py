@@ -21,7 +21,7 @@ from harness.report.stats.hypothesis_tests import sign_test
 
 Floats = NDArray[np.float64]
 MIN_MODELS = 4  # smallest number of models for a correlation; over fewer it means nothing
-TOP = 5
+TOP = 5  # number of best models per target that `times_in_top` counts
 MIN_SEEDS = 3  # smallest number of seeds for a median
 
 
@@ -104,7 +104,8 @@ def largest_block(measured: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
     if not measured.any():
         return [], []
     order = np.argsort(-measured.sum(axis=0), kind="stable")
-    firsts = np.tri(len(order), dtype=bool)[:, np.argsort(order)]  # row k: k + 1 best-covered ones
+    # Row k of `firsts` selects the k + 1 best-covered columns.
+    firsts = np.tri(len(order), dtype=bool)[:, np.argsort(order)]
     candidates = np.unique(np.vstack([measured, firsts, measured.all(axis=0)]), axis=0)
     covered = candidates.astype(np.int64) @ measured.T.astype(np.int64)  # [candidate, row]
     num_columns = candidates.sum(axis=1)
@@ -207,6 +208,7 @@ class RankedModel:
         num_targets: number of targets that the mean is taken over.
         standard_error: in logits, over targets, without the targets' difficulty (Morey 2008).
         times_in_top: targets on which the model is among the TOP best.
+        elo: Elo strength in log-odds (`harness.report.stats.elo`).
         elo_standard_error: None if the model won or lost every match: its strength then has a
             bound on one side only.
         p_next: two-sided p of the sign test over targets against the next model of the ranking;

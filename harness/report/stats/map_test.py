@@ -71,11 +71,14 @@ _Merged = tuple[Integers, NDArray[np.int8], NDArray[np.int8]]
 
 
 def _merge_all(scores: Floats, other_scores: Floats, labels: Integers) -> list[_Merged]:
-    """Merge both models' lists of each class that some image has, sorted by decreasing score.
+    """Merge both models' scores of each class into one list, sorted by decreasing score.
+
+    Classes that no image has are left out.
 
     Returns:
-        For each class: image of each entry; 1 if the score is the second model's; 1 if the class
-        is present in the image, plus 2 if the entry is the last one with its score.
+        For each class, three arrays with one value per entry of the list: the index of the image; 1
+        if the score is the second model's; 1 if the class is present in the image, plus 2 if the
+        entry is the last one with its score.
     """
     classes = []
     for label in np.flatnonzero((labels == 1).any(axis=0)):
@@ -101,8 +104,9 @@ def _differences(classes: list[_Merged], exchanged: NDArray[np.int8]) -> NDArray
 def _add_differences(image, is_second, marks, exchanged, sums):
     """Add 11 times the differences of average precision [P] of one class to `sums`.
 
-    Entries are removed one by one, from the last one upwards. Only thresholds that are the score of
-    an image with the class matter: at other thresholds, precision is lower and recall is equal.
+    Entries are removed one by one, from the lowest score upwards. Only thresholds that are the
+    score of an image with the class matter: at other thresholds, precision is lower and recall is
+    equal.
     """
     num_entries, num_columns = len(image), exchanged.shape[1]
     both = num_entries
@@ -110,8 +114,8 @@ def _add_differences(image, is_second, marks, exchanged, sums):
     for entry in range(num_entries):
         both_positive += marks[entry] & 1
     num_positive = both_positive // 2
-    # Number of images that reach each of the 11 recalls. It is an integer, because in floats
-    # 3 / 10 < 3 * 0.1.
+    # Number of images with the class that each of the 11 recalls needs. Computed with integers,
+    # because in floats 3 / 10 < 3 * 0.1.
     needed = np.empty(12, np.int32)
     needed[0] = -1
     for tenths in range(11):

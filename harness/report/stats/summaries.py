@@ -34,8 +34,9 @@ class DatasetMeans:
 def dataset_adjusted_means(scores: Floats) -> DatasetMeans:
     """Average scores [M, D] over datasets, with standard errors that ignore datasets' difficulty.
 
-    For the errors, each dataset's mean over models is subtracted, and the standard error of the
-    rest is multiplied by sqrt(M / (M - 1)) (Morey 2008). It is NaN for a single model or dataset.
+    For the errors, each dataset's mean over models is subtracted, and the standard error of these
+    differences is multiplied by sqrt(M / (M - 1)) (Morey 2008). The errors are NaN for a single
+    model or dataset.
     """
     num_models, num_datasets = scores.shape
     if num_models < 2 or num_datasets < 2:

@@ -14,7 +14,7 @@ from harness.report.text.caveats import max_sampling_error
 from harness.report.text.phrases import averaged_over, in_points, join_words, percent
 
 Size = tuple[int, int]  # classes and training images of a subset
-MAX_OTHER_SUBSETS = 3  # subsets that the opening names; the table of differences has all
+MAX_OTHER_SUBSETS = 3  # largest number of further subsets in the text; the table has all
 
 
 def answers(
@@ -88,7 +88,7 @@ def _about_classes(
     baseline = of_subsets[0].baseline
     smallest = smallest_subset(sizes, [effect.setting for effect in of_subsets], baseline)
     chosen: dict[str, Effect] = {}
-    for effect in of_subsets:  # the first of a measure is averaged over every eps
+    for effect in of_subsets:  # the first effect of a measure is the mean over every eps
         if effect.setting == smallest:
             chosen.setdefault(effect.measure, effect)
     by_images = sizes.get(smallest, (0, 0))[0] == sizes.get(baseline, (0, 0))[0]
@@ -138,7 +138,7 @@ def _by_target(effects: Sequence[Effect], sizes: Mapping[str, Size]) -> str:
 def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:
     """State the clear differences of the subsets that are not the smallest."""
     first: dict[tuple[str, str], Effect] = {}
-    for effect in of_subsets:  # the first of a measure is averaged over every eps
+    for effect in of_subsets:  # the first effect of a measure is the mean over every eps
         first.setdefault((effect.setting, effect.measure), effect)
     clear: dict[str, dict[str, Effect]] = {}
     for (setting, measure), effect in first.items():
@@ -331,7 +331,7 @@ def _by_method(chosen: Mapping[str, Effect]) -> str:
 
 
 def _averages(chosen: Iterable[Effect], at_eps: str = "") -> str:
-    """State what the effects are averaged over; for each axis, the largest set of values counts."""
+    """State what the effects are averaged over: for each axis, the most values of any effect."""
     widest: dict[str, tuple[str, ...]] = {}
     for effect in chosen:
         for axis, values in effect.over.items():

@@ -7,7 +7,7 @@ from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.intervals import is_near_chance, sampling_error
 from harness.report.text.phrases import half_width, join_words
 
-MAX_LISTED = 12
+MAX_LISTED = 12  # largest number of pairs in a sentence
 MARKS = (
     "In the tables, bold is the best value of a column. sd is the standard deviation over seeds. "
     "* means p below 0.05 after Holm's adjustment for all lines of the table."

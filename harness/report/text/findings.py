@@ -1,8 +1,9 @@
 """Write sentences about many models and targets.
 
-They cover predictors of transfer, methods, models, scratch and induction. Except for induction,
-the targets are the sample: `±` is half a 95 % t interval over targets, and `not clear` means that
-the interval includes zero.
+They cover predictors of transfer, methods, models, scratch and induction. For predictors and
+methods, the targets are the sample: `±` is half the width of a 95 % t interval over targets, and
+`not clear` means that the interval includes zero. Other intervals are over architectures, models or
+seeds.
 """
 
 import math
@@ -50,7 +51,7 @@ MAX_LEFT_OUT = 6  # largest number of names in a sentence; the table has all nam
 
 
 def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) -> str:
-    """State which cheap score ranks the models most like the most expensive method does.
+    """State which cheap score ranks the models most like the recipe's last method does.
 
     If a shortlist selected the models, the sentence names it.
     """
@@ -125,7 +126,7 @@ def about_strengths(analysis: Analysis) -> str:
 
 
 def about_training(groups: Sequence[TrainingGroup]) -> str:
-    """State which kinds of training differ from supervised training, for the first method."""
+    """State which kinds of training differ from supervised training, for the first method only."""
     parts = []
     for group in groups:
         difference = group.difference
@@ -236,7 +237,10 @@ def _selected(transfer: Sequence[TransferRow]) -> list[str]:
 
 
 def about_scratch(rows: Sequence[ScratchComparison]) -> str:
-    """State how often transfer is clearly better or worse than scratch at equal tuning."""
+    """State how often transfer is clearly better or worse than scratch.
+
+    Only cases in which both tried the same number of configurations are judged.
+    """
     matched = [row for row in rows if row.is_matched]
     if not matched:
         return (
@@ -329,7 +333,7 @@ def _trained_on(row: ScoreRow) -> str:
 
 
 def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
-    """Name the model with the highest mean over the targets, and the next; "" without two models.
+    """Name the two models with the highest means over the targets; "" if there is only one model.
 
     Only the method with the most models is described; other methods may have other best models.
     """

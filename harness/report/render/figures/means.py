@@ -1,4 +1,4 @@
-"""Draw the figure of the first screen: each model's mean over the targets."""
+"""Draw the figure at the top of a report: each model's mean over the targets."""
 
 from collections.abc import Mapping
 

@@ -22,7 +22,7 @@ _MAX_NAMED = 18  # largest number of named points in a scatter plot
 _MAX_NAME_LENGTH = 34
 _NAME_SIZE = 6.5  # font size of names, in points
 _LETTER = 0.56 * _NAME_SIZE  # mean width of a letter, in points
-# Heights of a name above its point that are tried, in points, nearest first.
+# Heights of a name above its point that are tried, in typographic points, nearest first.
 _HEIGHTS = (0.0, *(sign * 7.0 * step for step in range(1, 9) for sign in (1, -1)))
 
 Box = tuple[float, float, float, float]  # left, lower, right, upper edge, in points

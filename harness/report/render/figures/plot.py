@@ -83,6 +83,7 @@ class Panel:
     """One plot with its caption and numbers.
 
     Attributes:
+        detail: text that follows the title, such as the metric.
         description: text alternative for screen readers.
         data: the numbers as CSV.
         wide: the plot needs the full width of the page.

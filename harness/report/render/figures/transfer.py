@@ -20,7 +20,10 @@ _Series = tuple[str, str]  # method, variant
 
 
 def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
-    """Draw the metric against eps per arch and target: a color per subset, a dash per method."""
+    """Draw the metric against eps for each arch, target and variant.
+
+    Each subset has a color, and each method a line style.
+    """
     panels: list[Panel] = []
     archs = list(dict.fromkeys(row.arch for row in rows))
     variants = list(dict.fromkeys(row.variant for row in rows))

@@ -16,7 +16,7 @@ _OWN = (
     *("lr", "val_top1", "val_mean_per_class", "chosen"),
     *("val_map11", "val_map50_11", "val_score", "setting"),
 )
-_GRIDS_OF_PART = 200
+_GRIDS_OF_PART = 200  # grids that are formatted and written together
 
 
 def grid_csv(grids: Iterable[Grid]) -> Iterator[bytes]:
@@ -35,7 +35,7 @@ def grid_csv(grids: Iterable[Grid]) -> Iterator[bytes]:
 
 
 def _lines(grid: Grid) -> str:
-    """Format the lines of one grid. Most time is spent here, so there is no call per cell."""
+    """Format the lines of one grid. Cells that all lines share are formatted only once."""
     form = ",".join(
         [
             "{}" if name in _OWN else csv_cell(value).replace("{", "{{").replace("}", "}}")

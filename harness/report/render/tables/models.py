@@ -31,7 +31,7 @@ def ranking_table(rows: Sequence[RankedModel], measured: Collection[str] = ()) -
 
     Args:
         rows: the models.
-        measured: loaded models whose accuracy on the source was measured; their cells say so.
+        measured: loaded models whose accuracy on the source was measured; their cells are marked.
     """
     columns: list[ColumnOf[RankedModel]] = [
         (Column("model", numeric=False), lambda row: text(row.model)),

@@ -1,7 +1,7 @@
 """Shell completion of the names of recipes, datasets and subsets.
 
-Enable it once per shell: eval "$(_HARNESS_COMPLETE=bash_source harness)", or zsh_source,
-fish_source.
+Enable it once per shell: eval "$(_HARNESS_COMPLETE=bash_source harness)", with zsh_source or
+fish_source in these shells.
 """
 
 from pathlib import Path

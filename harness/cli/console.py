@@ -31,7 +31,7 @@ Report = Callable[[int, int], None]
 
 
 def out() -> Console:
-    """Return a console on standard output, for results. Brackets in text are printed as is."""
+    """Return a console on standard output, for results. Square brackets are not markup in it."""
     return Console(highlight=False, markup=False)
 
 
@@ -42,7 +42,7 @@ def err() -> Console:
 
 @contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Report]:
-    """Show progress inside the block; yield a function to call for each item; it is cheap."""
+    """Show progress inside the block; yield a cheap function to call after each item."""
     console = err()
     if console.quiet:
         yield lambda done, total: None
@@ -72,9 +72,9 @@ def width() -> int | None:
 
 
 def hanging(head: str, text: str) -> str:
-    """Write `text` after `head`; on a terminal further lines start where the text starts.
+    """Return `head` and `text`, wrapped for a terminal; further lines start below the text.
 
-    In a pipe or a file the text stays on one line.
+    For a pipe or a file the text stays on one line.
     """
     columns = width()
     if columns is None or columns - len(head) < MIN_TEXT_WIDTH:

@@ -74,7 +74,7 @@ verbosity.add_options(cli)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
-    # Imports and plans create no garbage; collecting it takes a sixth of their time.
+    # Imports and plans create almost no garbage, but looking for it takes a sixth of their time.
     gc.set_threshold(100_000)
     try:
         # click returns the code of ctx.exit(); a command's own return value is None.

@@ -1,6 +1,7 @@
 """Types of options and arguments that are paths.
 
-A pipe would block a command, a device may never end, and neither can be replaced by a result.
+Pipes and devices are refused: reading a pipe may block, reading a device may never end, and a
+command cannot replace either by a file.
 """
 
 import os

@@ -16,8 +16,9 @@ from writers.subset.spec import everything
 def compare_backends(folder: Path) -> str:
     """Write a small beton into the folder and load it with the ffcv and the reference backend.
 
-    Both backends decode with the accurate inverse DCT and average the same areas. No exact value of
-    these images is nearer to a rounding tie than 4e-5 of a level, so that they must be equal.
+    Both backends decode with the accurate inverse DCT and average the same areas. In these images,
+    exact values are at least 4e-5 levels away from a rounding tie. Both must therefore round to the
+    same pixels.
 
     Returns:
         One line for `harness doctor`.

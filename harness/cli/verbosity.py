@@ -14,7 +14,7 @@ LOGGER = logging.getLogger("harness")
 
 
 class _StandardError(logging.Handler):
-    """Writes to the current sys.stderr, so that a live table can put itself below the lines."""
+    """Looks up sys.stderr for each line: a live table replaces it, to print lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
@@ -40,7 +40,7 @@ def reset() -> None:
 
 
 def add_options(command: click.Command) -> click.Command:
-    """Add -v and -q to a command and its subcommands: they are accepted after each name."""
+    """Add -v and -q to a command and its subcommands, so that they may follow either name."""
     for one in (command, *getattr(command, "commands", {}).values()):
         if not any(parameter.name == "verbose" for parameter in one.params):
             one.params += [

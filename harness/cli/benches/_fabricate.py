@@ -44,7 +44,7 @@ def write_results(stages: Iterable[Stage], runs: Path, *, with_predictions: bool
     """
     qualities: dict[str, float] = {}  # key of a model -> log-odds of its ImageNet accuracy
     scores: dict[str, dict[str, dict[str, float]]] = {}  # score -> model -> target -> value
-    chosen: dict[str, list[str]] = {}  # key of a shortlist -> its models
+    chosen: dict[str, list[str]] = {}  # key of a shortlist stage -> models that it selects
     num_results = 0
     for stage in stages:
         if stage.gated_by and stage.axes.get("model") not in chosen[stage.gated_by.key]:
@@ -113,7 +113,10 @@ def _make(
 
 
 def _model_key(stage: Stage) -> str:
-    """Key of the stage that made the model that this stage uses; its own if it makes one."""
+    """Return the key of the stage that makes this stage's model, which may be the stage itself.
+
+    Returns "" if the stage uses no model.
+    """
     if stage.spec.makes_model:
         return stage.key
     if "model" in stage.needs:

@@ -121,7 +121,8 @@ def pretrain(stage: Stage, quality: float) -> PretrainMetrics:
     """Make the metrics of a pretrain stage."""
     num_classes = len(_subset_classes(stage.needs["data"]))
     is_longer = stage.config["settings"].get("length") == "equal_steps"
-    # The report would count trainings with equal images and equal steps as one model.
+    # Give each length its own number of steps, because the report counts trainings with equal
+    # images and steps as one model.
     num_steps = 200_000 if is_longer else 150 * num_classes
     return {
         "val": _scores(quality, 50 * num_classes),

@@ -42,7 +42,10 @@ class MatrixRuns:
         }
 
     def overhead(self, number: int) -> dict[str, Any]:
-        """Run the recipe in empty folders, report included; return slot-seconds by purpose."""
+        """Run the recipe in empty folders, report included; return how the slots spent the time.
+
+        `parts_s` has the seconds of all slots together for each purpose, such as own_work.
+        """
         from harness.runner.launcher import LauncherSettings
         from harness.runner.slots import make_slots
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from writers.errors import UserError
 
 CONTROL = "nvidia-cuda-mps-control"
-START_S = 20.0
+START_S = 20.0  # longest time to start or stop the service, in seconds
 
 
 @contextmanager

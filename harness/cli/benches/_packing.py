@@ -17,7 +17,7 @@ from harness.runner.slots import make_slots
 from harness.system.folders import Folders
 from writers.errors import UserError
 
-NUM_PACKED = 12
+NUM_PACKED = 12  # fine-tunes that share the GPU
 MIN_SPEEDUP = 2.0
 GOALS = (
     Goal(
@@ -107,7 +107,8 @@ def measure_packing(
             ]
             with variables(places):  # environment of the workers that start here
                 launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
-                # The first stage of a kind runs alone, to be measured. Pass 2 warms all workers.
+                # In the first pass, the first stage of a kind runs alone, to measure its memory.
+                # The second pass warms all workers.
                 try:
                     for _ in range(2):
                         run(launchers[name], tunes(next(seeds)))

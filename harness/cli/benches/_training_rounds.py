@@ -104,7 +104,7 @@ def measure_steps(
         steps: Contender -> description and function that takes one step. Contenders that turn out
             to be absent are removed from it. An error in the contender `plain` is raised.
         device: Device of the steps. On a CPU, rates are per second of this process's CPU time.
-        plan: Rounds to run; if there is a deadline, the most that are run.
+        plan: Rounds and steps to run. If there is a deadline, fewer may be run.
         batch_size: Images per step.
         absent: Receives the reason of each absent contender.
         around: Contender -> function that makes a context, which is entered around each of its

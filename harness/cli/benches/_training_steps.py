@@ -166,7 +166,7 @@ def write_trace(step: Callable[[], None], folder: "Path", device: str) -> "Path"
 def plain_step(
     arch: str, resolution: int, batch_size: int, eps: float, device: str
 ) -> Callable[[], None]:
-    """Return a step as common scripts have it: eager, channels-last, autocast, `.item()` each time.
+    """Return a step as common scripts have it: eager, channels-last, autocast, `.item()` per step.
 
     For the arguments see `our_step`.
     """

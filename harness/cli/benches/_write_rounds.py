@@ -182,7 +182,7 @@ class WriteRounds:
 
 @contextmanager
 def _timed() -> Iterator[dict[str, float]]:
-    """Yield a dict that gets the block's wall and CPU seconds, with children that have ended."""
+    """Yield a dict that gets the block's wall and CPU seconds, ended child processes included."""
     times: dict[str, float] = {}
     started, cpu_started = time.perf_counter(), sum(os.times()[:4])
     yield times

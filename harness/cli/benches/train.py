@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from harness.cli.benches._record import Goal
     from harness.cli.benches._rounds import Measured, RoundPlan
 
+# Smallest acceptable ratios. MIN_FED: rate fed by our loader, relative to the rate on one batch.
 MIN_FED = {"clean": 0.97, "robust": 0.99}
 MIN_TIMED = 0.99  # rate with all spans timed, relative to the rate without
 MIN_SPEEDUP_OVER_PLAIN = 1.15
-OPTIONS_OF_FED = frozenset({"corpus", "fed_mode", "formats", "threads", "scratch"})
+OPTIONS_OF_FED = frozenset({"corpus", "fed_mode", "formats", "threads", "scratch"})  # need --fed
 
 
 @click.command(short_help="Training steps: ours against a plain loop, and fed by the loader.")

@@ -1,6 +1,6 @@
 """Report inputs of a recipe that have changed or no longer exist, and confirm the changes.
 
-Contents are determined in `harness.runner.inputs`.
+`harness.runner.inputs` compares the contents of the files.
 """
 
 from typing import TYPE_CHECKING

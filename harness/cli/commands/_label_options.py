@@ -57,7 +57,7 @@ OPTIONS = (
         help="Allow several labels per image, or only one. Default: inferred from the table.",
     ),
 )
-# Names under which click passes them to a command.
+# Names under which click passes the values of OPTIONS to a command.
 PARAMETERS = (
     "label_files",
     "file_column",

@@ -29,8 +29,8 @@ def print_selections(
         plan: Stages of the recipe.
         left: Unfinished stages by key.
         folders: Folders of the runs.
-        known: Times of steps on this machine.
-        predict: Predicts the time of other stages.
+        known: Times of steps on this machine; None if none were measured.
+        predict: Predicts the time of other stages; None if all stages are finished.
     """
     from harness.cli import console
 

@@ -99,7 +99,11 @@ def _split_of(file: Path) -> str | None:
 
 
 def _class_names(classes: str) -> list[str]:
-    """Read class names from a file or a subset. Raises UserError."""
+    """Read class names from a file or a subset.
+
+    Raises:
+        UserError: the file or subset cannot be read, lists no classes, or lists a class twice.
+    """
     from writers.errors import UserError
     from writers.subset.lists import read_class_list
     from writers.subset.spec import named

@@ -9,7 +9,7 @@ from harness.cli.number_types import FloatType
 from harness.cli.path_types import PathType
 from writers.text_names import counted, printable
 
-MAX_NAMES = 8  # tensors listed
+MAX_NAMES = 8  # largest number of left-out tensors that are printed
 
 
 @click.command(short_help="Convert a checkpoint of another program into a model.pt.")

@@ -20,6 +20,7 @@ PACKAGES = {
     "launchers": "harness.runner.launchers",
     "trackers": "harness.runner.trackers",
 }
+# Models of libraries, which have no module here.
 ZOO = {
     "torchvision/NAME": "Any classifier of torchvision, cut before its last layer",
     "timm/NAME": "Any classifier of timm, cut before its last layer",
@@ -105,7 +106,7 @@ def _first_docstring_line(module: str) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    """First line of the comment at the top of a recipe or class list; skips an editor's line."""
+    """Return the first comment line of a recipe or class list, after a line for YAML editors."""
     lines = path.read_text().splitlines()
     return lines["yaml-language-server" in lines[0]].lstrip("# ").strip()
 

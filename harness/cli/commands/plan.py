@@ -186,7 +186,7 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
 
 
 def _unfinished(plan: "Matrix", states: "dict[str, State]") -> "dict[str, Stage]":
-    """Return the stages that need work, by key; the shortlist's skipped ones need none."""
+    """Return the stages that need work, by key. Stages that the shortlist skips need none."""
     return {stage.key: stage for stage in plan.stages if states[stage.key] not in FINISHED}
 
 

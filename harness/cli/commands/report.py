@@ -201,7 +201,7 @@ def _print_left_out(report: "Report", folders: Folders) -> None:
 def finished(
     matrix: "Matrix", folders: Folders, damaged: dict[str, str] | None = None
 ) -> "Iterator[tuple[Stage, Result]]":
-    """Iterate over the recipe's finished stages, and their results under its stage names.
+    """Iterate over the recipe's finished stages and their results, which get its stage names.
 
     Args:
         matrix: Stages of the recipe.
@@ -318,9 +318,9 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def _blame_results(matrix: "Matrix", folders: Folders) -> Iterator[None]:
-    """If the block fails, raise UserError if a result lacks a field.
+    """Replace an exception of the block by a UserError if a result is damaged or lacks a field.
 
-    If every result is complete, the failure is a bug of the report, and its exception propagates.
+    If every result is complete, the exception is a bug of the report, and it propagates.
     """
     from harness.runner import metrics_types
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.matrix.expand import Matrix
     from harness.runner.executor import Event, Run
 
-STOP_GRACE_S = 20.0
+STOP_GRACE_S = 20.0  # time for running stages to save their state after Ctrl-C, in seconds
 LOCAL = "local"  # the launcher on this machine
 
 
@@ -180,7 +180,7 @@ def _run(
     tracker: str | None = None,
     **settings: Any,
 ) -> None:
-    """Run the recipe with further settings: fields of LauncherSettings."""
+    """Run the recipe; `settings` are fields of LauncherSettings."""
     import importlib
     import shlex
     import signal
@@ -326,7 +326,8 @@ def _report(plan: "Matrix", folders: Folders) -> "Path":
 def _check_raw_data(plan: "Matrix", folders: Folders) -> None:
     """Raise UserError if the source dataset is missing; warn about missing targets.
 
-    Without its source nothing can be pretrained. Other stages of a missing dataset fail alone.
+    Without the source nothing can be pretrained. If another dataset is missing, only the stages
+    that need it fail.
     """
     from harness.cli.commands.plan import missing_data
     from harness.runner.executor import unfinished

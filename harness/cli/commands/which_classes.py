@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.modeling.classifier import Classifier
     from writers.subset.scores import ClassScores
 
-ARCHIVES = (".tar", ".zip", ".parquet")  # of photographs
+ARCHIVES = (".tar", ".zip", ".parquet")  # extensions of archives of photographs
 
 
 @click.command(
@@ -181,7 +181,8 @@ def command(
 def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
     """Find the photographs: a path, the name of a dataset, or a path below the raw folder.
 
-    The raw images of a dataset are in a folder of its name, and have its splits.
+    A dataset's name is tried before a path in the raw folder: its raw images are there under the
+    same name, and have the dataset's splits.
 
     Returns:
         The dataset, and the path of its images unless they are in the dataset's own raw folder.
@@ -299,7 +300,7 @@ def _probabilities(
 
 
 def _num_train_images(classes: Sequence[str], source_beton: Path | None) -> dict[str, int]:
-    """Count the source's training images of each class; 1 for each without a beton.
+    """Return each class's number of training images in the source; 1 if the numbers are unknown.
 
     Raises:
         UserError: the beton lacks a class.

@@ -95,7 +95,7 @@ def fitting(rows: Sequence[Sequence[str]], right: Sequence[int]) -> tuple[list[s
 
     Args:
         rows: cells; the first row is the header.
-        right: numbers of the columns that are aligned at the right.
+        right: indices of the columns that are aligned at the right.
 
     Returns:
         Lines, and headers of the dropped columns.

@@ -14,7 +14,7 @@ from writers.regular_file import other_kind
 
 
 class PathType(click.Path):
-    """Path of a file or a folder, or of one that is still to be written, as `pathlib.Path`."""
+    """Path of an existing or a new file or folder, as `pathlib.Path`."""
 
     def __init__(self, *, exists: bool = False, file: bool = True, folder: bool = True) -> None:
         """Choose what is accepted.

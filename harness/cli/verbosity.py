@@ -1,7 +1,7 @@
 """The options -v and -q: how much a command writes to standard error.
 
 The level of the logger `harness` is the only state. INFO is the default. DEBUG (-v) adds details of
-a run and tracebacks of errors that a person can fix. WARNING (-q) leaves results, warnings and
+a run and tracebacks of errors that a person can fix. WARNING (-q) shows only results, warnings and
 errors.
 """
 
@@ -31,7 +31,7 @@ def is_verbose() -> bool:
 
 
 def reset() -> None:
-    """Start a command with the default level, and with lines on standard error."""
+    """Set the default level, and print log lines on standard error."""
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     handler = _StandardError()

@@ -1,3 +1,3 @@
 """Turn results into one HTML page: tables, figures and timing."""
 
-ANSWER_FILE = "answer.txt"  # in a report's folder: the answer in one sentence, for the terminal
+ANSWER_FILE = "answer.txt"  # file in a report's folder with the answer in one sentence

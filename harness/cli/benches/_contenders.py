@@ -1,4 +1,4 @@
-"""Run each contender (a loader under test) in a process, stopped while others are measured."""
+"""Run each contender (a loader under test) in a process that is stopped while others run."""
 
 import json
 import os
@@ -110,8 +110,9 @@ def measure_contenders(
     """Measure contenders (file:variant) on the same work, in turns.
 
     If there is a deadline, one epoch of each contender is timed first, to choose the length of the
-    rounds; a step of the plan is then an epoch. A contender that fails to open is then absent, and
-    the others continue. Contenders whose turn to open comes after half of the time are absent, too.
+    rounds; `num_steps` of the plan is then a number of epochs. A contender that fails to open is
+    then absent, and the others continue. Contenders whose turn to open comes after half of the time
+    are absent, too.
 
     Args:
         names: Contenders.

@@ -72,7 +72,7 @@ class FedBy:
 class FedByLoader:
     """Train on batches from our loader. A round opens a new epoch and closes it at its end.
 
-    So the loader does no work while other contenders are measured, and every batch after the
+    The loader therefore does no work while other contenders are measured, and every batch after the
     warm-up is decoded while the clock runs. If the loader filled its queue between rounds, a round
     would not show that the loader is too slow.
     """

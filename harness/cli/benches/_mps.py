@@ -39,7 +39,7 @@ def mps_daemon(folder: Path) -> Iterator[dict[str, str]]:
     try:
         yield places
     finally:
-        with suppress(subprocess.TimeoutExpired):  # it waits for its last client
+        with suppress(subprocess.TimeoutExpired):  # the service waits for its last client
             subprocess.run(
                 [CONTROL],
                 input="quit\n",

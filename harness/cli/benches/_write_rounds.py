@@ -55,7 +55,7 @@ ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class WriteRounds:
-    """The opened corpus, and one round of each writer.
+    """Runs single rounds of each writer on an opened corpus.
 
     Attributes:
         num_images: Number of images in the corpus.

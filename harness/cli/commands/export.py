@@ -132,7 +132,7 @@ def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:
 
 
 def _view(record: "Result | None", about: dict[str, Any]) -> str:
-    """Describe how images were cropped for the accuracies; "" unless from a pretrain stage."""
+    """Describe how images were cropped for the accuracies; "" for results of other stages."""
     from harness.config.train import PretrainSettings
 
     if record is None or record.kind != "pretrain":

@@ -205,7 +205,8 @@ def _stage_folders(folders: Folders, only: set[str] | None) -> list[Path]:
 def _sizes(paths: list[Path]) -> dict[Path, int]:
     """Return the bytes that deleting each file or folder frees.
 
-    The bytes of a hard-linked file (a beton that stages share) are counted with its last link.
+    A beton that stages share is hard-linked; its bytes are counted only if all of its links are
+    among the paths.
     """
     stats = {
         path: [

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from harness.runner.stage_state import State
 
 WATCH_EVERY_S = 1.0
-MAX_ALIKE = 5  # lines for stages of one kind and role; if there are more, they are only counted
-MAX_ROWS = 200  # models in the table
+MAX_ALIKE = 5  # if more stages have the same kind and role, one line counts them
+MAX_ROWS = 200  # largest number of models in the table
 # Text and style of each state.
 MARKS: "dict[State, tuple[str, str]]" = {
     "done": ("done", "green"),
@@ -133,7 +133,7 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
 
 
 def _running_for(folder: Path) -> float | None:
-    """Seconds since the stage was assigned to its worker; None if it was not."""
+    """Seconds since the stage was assigned to its worker; None if it has not been assigned."""
     try:
         return max(0.0, time.time() - (folder / "stage.json").stat().st_mtime)
     except OSError:
@@ -183,7 +183,7 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
 def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     """Build a table with a row per model; scores and transfers are shown as counts.
 
-    At most MAX_ROWS models are shown, unfinished ones first; the rest are counted.
+    At most MAX_ROWS models are shown, unfinished ones first; the others are only counted.
     """
     from rich.console import Group
     from rich.table import Table

@@ -123,7 +123,7 @@ class _Provenance:
             )
 
     def _model_fields(self, result: Result, model: Result | None) -> dict[str, Any]:
-        """Return the fields that describe the model and its pretraining; None: random weights."""
+        """Return the fields on a model and its pretraining; `model` is None for random weights."""
         facts = self._facts(result, model)
         axes = result.axes
         trained = model if model is not None and model.kind == "pretrain" else None

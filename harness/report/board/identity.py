@@ -18,7 +18,7 @@ _ATTACK = ("norm", "eps", "steps", "step_size", "resolution", "restarts", "logit
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Digests of a model: `digest` identifies the model up to its seed. "" means unknown."""
+    """Digests of a model; `digest` is equal for models that differ only in seed. "" is unknown."""
 
     digest: str
     weights_sha256: str = ""
@@ -27,7 +27,10 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Digests of a task, of its method's settings, and of its test images ("" if unknown)."""
+    """Digests of what was measured, of the method's settings, and of the test images.
+
+    `test_sha256` is "" if unknown.
+    """
 
     digest: str
     protocol_digest: str

@@ -12,7 +12,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
 
 
 def recipe_file(digest: str, recipe: Mapping[str, Any]) -> str:
-    """Return the name of a recipe's file in the site; the recipe's name is part of it if plain."""
+    """Return the file name of a recipe in the site; a name of unusual characters is left out."""
     name = str(recipe.get("name", ""))
     return f"{name}-{digest}.json" if _NAME.fullmatch(name) else f"recipe-{digest}.json"
 
@@ -37,7 +37,8 @@ def command(
     Args:
         row: row of the board to repeat.
         recipe: settings of its recipe; None if the recipe was not exported.
-        whole_model: repeat the method on all targets and with all seeds.
+        whole_model: True repeats the method on all targets and with all seeds; False repeats one
+            run.
         targets: targets to run if `whole_model`; empty means all of the recipe.
         subsets: subsets whose source accuracy was compared with the row's; empty means all of the
             recipe.

@@ -72,8 +72,8 @@ class BoardRow:
     Scores are fractions in [0, 1]. None means not measured, "" unknown or not applicable.
 
     Attributes:
-        model_digest: identifies the model up to its seed, by its settings and the digests of its
-            data, or by the digest of its weights.
+        model_digest: identifies the model apart from its seed, by its settings and the digests of
+            its data, or by the digest of its weights.
         task_digest: identifies what was measured, by images of the target, metric and settings.
         protocol_digest: identifies the method's settings, on any target.
         seed: seed of pretraining; for loaded models, seed of the transfer.

@@ -17,7 +17,7 @@ from harness.runner.result import Result
 
 
 class PlannedModel(NamedTuple):
-    """A model that the recipe trains, up to its seed."""
+    """A model that the recipe trains, with any seed."""
 
     arch: str
     subset: str

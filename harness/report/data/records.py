@@ -18,7 +18,10 @@ KNN = "knn"  # name of the nearest-neighbor score, which is an accuracy, unlike 
 
 
 class ModelId(NamedTuple):
-    """Identifies a model up to its seed: `model` for a loaded model, the rest for a trained one."""
+    """Identifies a model apart from its seed.
+
+    A loaded model has only `model`; a trained model has only the other fields.
+    """
 
     model: str
     arch: str
@@ -204,7 +207,7 @@ class TransferRow:
 
     @property
     def model_id(self) -> ModelId:
-        """The model up to its seed."""
+        """The model apart from its seed."""
         return ModelId(self.model, self.arch, self.subset, self.variant, self.eps)
 
     @property
@@ -308,7 +311,7 @@ class ScoreRow:
 
     @property
     def model_id(self) -> ModelId:
-        """The model up to its seed."""
+        """The model apart from its seed."""
         return ModelId(self.model, self.arch, self.subset, self.variant, self.eps)
 
 

@@ -31,9 +31,10 @@ class SelectionRow:
 
 @dataclass(frozen=True)
 class ClassScoreRow:
-    """One of the highest or lowest scores of classes for targets.
+    """Score of one class for the targets; only the highest and lowest scores have a row.
 
     Attributes:
+        words: English name of a WordNet class; "" if unknown.
         low_95: lower end of the 95 % interval. None if the method gives no interval.
         high_95: upper end of the 95 % interval. None if the method gives no interval.
     """

@@ -116,7 +116,8 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
             pending: deque[Future[None]] = deque()
             for name, content in _files(report, formats):
                 first = first or name
-                if len(pending) == _NUM_WRITERS:  # formatted files of a large report fill memory
+                # Wait for a thread: the formatted files of a large report would fill the memory.
+                if len(pending) == _NUM_WRITERS:
                     pending.popleft().result()
                 pending.append(writers.submit(_write_file, out / name, content))
             for future in pending:

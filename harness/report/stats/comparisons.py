@@ -115,9 +115,9 @@ class ScratchComparison:
 
 
 def comparisons(rows: Iterable[TransferRow]) -> list[Comparison]:
-    """Compare every pair of settings that share targets, at the full size of the targets.
+    """Compare every pair of settings that share targets; only rows of `at_full_size` are used.
 
-    p-values are adjusted over all of them.
+    p-values are adjusted for all comparisons together.
     """
     rows = at_full_size(rows)
     compared = [*_method_comparisons(rows)]
@@ -299,7 +299,7 @@ def _mean(rows: Sequence[TransferRow], measure: Callable[[TransferRow], float]) 
 def against_scratch(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> list[ScratchComparison]:
-    """Compare each transfer, at the full size of its target, with scratch on the same arch.
+    """Compare each transfer with scratch on the same arch; only rows of `at_full_size` are used.
 
     A recipe may have several scratch methods, e.g. with different budgets. Each is a separate
     baseline, because only runs of the same method differ in nothing but the seed.

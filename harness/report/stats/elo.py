@@ -77,7 +77,7 @@ def fit(wins: Floats, *, ridge: float = RIDGE) -> Strengths:
         )
 
     def expected(strengths: Floats) -> tuple[Floats, Floats]:
-        """Return the probability of each win [M, M], and the information in all matches [M, M]."""
+        """Return the probability of each win [M, M], and the Fisher information [M, M]."""
         probability = special.expit(strengths[:, None] - strengths)
         information = -matches * probability * (1 - probability)
         np.fill_diagonal(information, 0)

@@ -130,7 +130,7 @@ def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[ModelId, str]:
 def score_matrices(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> dict[str, ScoreMatrix]:
-    """Return method -> score matrix at the full size of the targets, without scratch methods."""
+    """Return method -> score matrix of the rows of `at_full_size`, without scratch methods."""
     return _matrices([row for row in rows if not row.is_scratch], names)
 
 

@@ -37,7 +37,7 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
     Args:
         matrix: scores without gaps, from which the association was computed.
         association: correlation to print.
-        number: number of the panel.
+        number: index of the panel, for its name.
     """
     name = f"source-{number}"
     means = summaries.dataset_adjusted_means(matrix.logits)

@@ -56,7 +56,7 @@ def percent_cell(fraction: float | None) -> Cell:
 def points(fraction: float, half_width: float | None = None) -> str:
     """A difference of fractions as signed percentage points.
 
-    If the interval of this half width excludes zero, the decimals show that.
+    If the interval with this half width excludes zero, there are enough decimals to show that.
     """
     half = math.inf if half_width is None else half_width
     low, high = 100 * (fraction - half), 100 * (fraction + half)
@@ -130,7 +130,10 @@ def variant_cell(variant: str, same: Sequence[str]) -> Cell:
 
 
 def model_columns(rows: Sequence[ModelRecord]) -> list[ColumnOf[ModelRecord]]:
-    """Columns that distinguish the models; axes with one value are omitted, except the first."""
+    """Columns that distinguish the models.
+
+    Variant, eps and arch are omitted if they have a single value.
+    """
     columns: list[ColumnOf[ModelRecord]] = []
     if any(row.model for row in rows):
         columns.append((Column("model", numeric=False), lambda row: optional_text(row.model)))

@@ -175,7 +175,7 @@ def beton_table(rows: Sequence[BetonRow]) -> Table:
 
 
 def kinds_table(rows: Sequence[StageRow]) -> Table:
-    """Number, time and number formats of the finished stages of each kind."""
+    """Number, time and precision of the finished stages of each kind."""
     columns = (
         Column("stages", numeric=False),
         Column("done"),
@@ -206,7 +206,7 @@ def kinds_table(rows: Sequence[StageRow]) -> Table:
 
 
 def _precisions(rows: Sequence[StageRow]) -> Cell:
-    """Format the stages' number formats; if they differ, with counts, the most frequent first."""
+    """Format the stages' precision; if it differs, with counts, the most frequent value first."""
     counts = Counter(row.precision for row in rows if row.precision).most_common()
     if not counts:
         return NONE

@@ -1,4 +1,4 @@
-"""Text from recipes and files reaches the terminal as it is: no markup, no control sequences."""
+"""Output of the command line: no markup or control sequences from recipes and files; progress."""
 
 import os
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from harness.cli.commands import status
 from harness.system.atomic_write import write_json
 
 
-def test_brackets_are_no_markup(capsys):
+def test_brackets_are_not_markup(capsys):
     console.out().print("a [bold]b[/bold] [/] [red")
     assert capsys.readouterr().out == "a [bold]b[/bold] [/] [red\n"
 
@@ -28,7 +28,7 @@ def test_errors_drop_colors_and_show_other_control_characters_as_escapes(capsys)
     assert capsys.readouterr().err == "no file\nnext\nhint \\x07\n"
 
 
-def test_a_line_of_a_megabyte_loses_its_middle(capsys):
+def test_a_very_long_line_of_an_error_is_cut_in_the_middle(capsys):
     assert main._print_error("There is no " + "x" * 10**6 + " in the table.\nsecond") == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("There is no xxx") and first.endswith("xxx in the table.")
@@ -46,8 +46,8 @@ def test_files_follow_the_umask(tmp_path, umask):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_lines_of_slow_progress_have_no_rate_of_zero(capsys, monkeypatch):
-    """Four of nine in 20 s, then two hundred more in the next 20 s."""
+def test_a_rate_below_one_per_second_is_not_printed(capsys, monkeypatch):
+    """4 contenders in 20 s have no rate; 204 in 40 s are printed as 5 per second."""
     times = iter([0.0, 20.0, 40.0])
     monkeypatch.setattr("harness.cli.console.time.monotonic", lambda: next(times))
     report = console._plain("open contenders", "contenders")

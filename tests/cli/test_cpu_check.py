@@ -1,4 +1,4 @@
-"""The check of torch's CPU kernels: wrong results, crashes and hangs are named; doctor reports."""
+"""The check of torch's CPU kernels finds wrong results, crashes and hangs for `harness doctor`."""
 
 import json
 import math
@@ -22,7 +22,7 @@ NARROW = CASES[0]
 SMALL = replace(NARROW, channels=(4,), num_tries=2)
 
 
-def test_doctor_runs_and_every_case_is_right_as_the_harness_computes_it(
+def test_doctor_runs_and_the_harness_computes_every_case_correctly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     results: list[CaseResult] = []
@@ -31,7 +31,7 @@ def test_doctor_runs_and_every_case_is_right_as_the_harness_computes_it(
     for name in ("HARNESS_DATA", "HARNESS_RAW", "HARNESS_RUNS"):
         monkeypatch.setenv(name, str(tmp_path / name))
     ended = CliRunner().invoke(cli, ["doctor", "--json"])
-    # 1 if this machine has a problem, such as a nearly full disk.
+    # The exit code is 1 if this machine has a problem, such as a nearly full disk.
     assert ended.exit_code in (0, 1), ended.output
     findings = {finding["what"]: finding for finding in json.loads(ended.stdout)}
     assert {"gpu", "decoder", "$HARNESS_RUNS", "shared memory"} < findings.keys()
@@ -41,12 +41,12 @@ def test_doctor_runs_and_every_case_is_right_as_the_harness_computes_it(
     for case in CASES:
         assert faults[case.name, "harness"] == ""
         assert (case.name, "torch") in faults, (
-            "torch's own kernel may be wrong here, but is checked"
+            "torch's own kernel was not checked; it may be wrong on this machine"
         )
 
 
 class Wrong(TorchFunctionMode):
-    """A convolution with a right forward pass and a wrong weight gradient."""
+    """Replace conv2d by one with a correct forward pass and a wrong gradient of the weight."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Wrong(TorchFunctionMode):
 
 
 def test_a_wrong_gradient_is_measured():
-    """oneDNN is off, so that torch's own kernels are right on every CPU."""
+    """oneDNN is off, so that torch's own kernels are correct on every CPU."""
     with torch.backends.mkldnn.flags(enabled=False):
         assert largest_error(SMALL, nullcontext) < 1e-5
         assert largest_error(SMALL, lambda: Wrong(1.5)) == pytest.approx(0.5, abs=1e-3)

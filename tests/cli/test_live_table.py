@@ -1,4 +1,4 @@
-"""The live table of a running matrix: its bar, and its cost with thousands of stages."""
+"""The live table of a running matrix: its progress bar, its time left, and what it reads."""
 
 import io
 import re
@@ -58,14 +58,15 @@ def test_the_bar_shows_the_time_left_at_measured_rates(
     monkeypatch.setattr(live_table, "REFRESH_EVERY_S", 1e-9)
     monkeypatch.setattr(live_table, "ESTIMATE_EVERY_S", 0.0)
     run, shown = run_of(stages, tmp_path), []
-    done, failed, skipped, running = stages  # of 1, 2, 3 and 4 passes over the images
+    done, failed, skipped, running = stages  # 1, 2, 3 and 4 epochs, on two slots
 
     def events() -> Iterator[Event]:
         yield Event("waiting")
         shown.append(bars[0].tasks[0].fields["eta"])
         run.finished.add(done.key)
         yield Event("done", done, wall_s=10.0)
-        shown.append(bars[0].tasks[0].fields["eta"])  # 4, and 3 + 2 passes
+        # 10 s per epoch: one slot has 4 epochs left, the other 3 + 2.
+        shown.append(bars[0].tasks[0].fields["eta"])
         for what, stage in (("failed", failed), ("skipped", skipped)):
             yield Event(what, stage)
         run.running[running.key] = (running, time.monotonic() - 15.0)
@@ -73,11 +74,12 @@ def test_the_bar_shows_the_time_left_at_measured_rates(
             done=1, total=4
         )
         yield Event("waiting")
-        shown.append(bars[0].tasks[0].fields["eta"])  # a quarter took 15 s
+        # The last stage has needed at least 15 s for a quarter, so at least 45 s are left.
+        shown.append(bars[0].tasks[0].fields["eta"])
 
     live_table._live(run, events(), terminal())
     assert shown[:2] == ["", "about 50.0 s left"]
-    # At least 15 s have passed for a quarter; without the progress, 25 s would be left.
+    # Without the reported progress, 25 s would be left: 4 epochs of 10 s, less 15 s.
     assert seconds_of(shown[2]) >= 45.0
 
 

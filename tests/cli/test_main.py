@@ -1,4 +1,4 @@
-"""The command line: exit codes, errors without tracebacks, --json, suggested names, Ctrl-C."""
+"""The command line: exit codes, errors without tracebacks, --json, suggested names, doctor."""
 
 import json
 import os
@@ -154,7 +154,7 @@ def test_errors_of_the_file_system_are_explained(harness, monkeypatch):
     assert os_errors.explain(OSError(71, "Protocol error")) is None
 
 
-def test_a_closed_pipe_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     line = f"{sys.executable} -m harness.cli.main ls | head -n 1"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
     assert ended.stdout == "datasets\n" and ended.stderr == ""
@@ -203,7 +203,7 @@ def test_plan_counts_done_stages_and_runs_nothing(harness):
 
 def test_plan_of_imagenet_needs_no_imagenet(harness):
     content = json.loads(harness("plan", "robust_l2", "--json")[1])
-    # 3 subsets x 3 eps x 3 seeds = 27 models, each x 12 targets x 2 methods
+    # 3 subsets x 3 eps x 3 seeds = 27 models; x 12 targets x 2 methods = 648 transfers.
     assert content["kinds"] == {
         "write": {"left": 15},
         "pretrain": {"left": 27},
@@ -353,7 +353,7 @@ def test_doctor_names_the_fix():
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the self-test, whose images are drawn once."""
+    """Folder of the self-test, shared so that its images are generated once."""
     return tmp_path_factory.mktemp("self_test")
 
 

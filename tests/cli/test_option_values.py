@@ -1,4 +1,4 @@
-"""Values of options that the parser accepts and a command could not use, or would ignore."""
+"""Refused options: click accepts the value, but the command cannot use it, or would ignore it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_no_option_accepts_nan_or_infinity():
-    """nan is in every range of click: --keep nan ended in a traceback."""
+    """click's own FloatRange accepts NaN; `--keep nan` once ended in a traceback."""
     found = 0
     for name, command in commands(cli):
         for option in command.params:
@@ -103,7 +103,7 @@ def test_outputs_that_exclude_each_other_are_refused(capsys: pytest.CaptureFixtu
 def test_a_benchmark_leaves_the_files_of_its_scratch_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """`bench matrix --scratch DIR` removed DIR with all that was in it."""
+    """`bench matrix --scratch DIR` once deleted DIR and all files in it."""
     (tmp_path / "thesis.tex").write_text("text")
     monkeypatch.setattr("harness.cli.benches.matrix.MatrixRuns.warm_up", lambda runs: 1 / 0)
     arguments = ["bench", "matrix", "--overhead", "--scratch", str(tmp_path)]
@@ -112,14 +112,15 @@ def test_a_benchmark_leaves_the_files_of_its_scratch_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_batch_that_no_memory_holds_is_refused(tmp_path: Path):
-    """numpy raised ValueError for such shapes, and MemoryError for smaller ones."""
+def test_a_batch_that_does_not_fit_into_memory_is_refused(tmp_path: Path):
+    """Without this check, numpy raises ValueError for the largest shapes, else MemoryError."""
     with pytest.raises(UserError, match="memory for a batch of 128 images"):
         LoaderPlan(tmp_path / "x.beton", 128, 10**9)
     assert LoaderPlan(tmp_path / "x.beton", 10**6, 224).batch_size == 10**6
 
 
-def test_classes_are_ranked_by_models_of_others(tmp_path: Path):
+def test_subset_rank_needs_the_resolution_the_classes_and_the_split(tmp_path: Path):
+    """The checkpoint may lack its resolution or its classes, as those of other programs do."""
     write_colors(tmp_path)
     source = ["--source", str(tmp_path / "colors-images")]
     betons = ["--out", str(tmp_path / "betons")]

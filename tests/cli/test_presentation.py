@@ -1,4 +1,4 @@
-"""Output for people: examples, colors, units, completion, JSON, hints on missing data."""
+"""Output for people: help texts, colors, units, completion, hints, line width; also --json."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_no_color_removes_the_color_of_error_lines(monkeypatch: pytest.MonkeyPat
         (1.1e11, "110 GB"),
     ],
 )
-def test_sizes_in_units_that_people_read(num_bytes: float, text: str):
+def test_sizes_are_printed_with_a_fitting_unit(num_bytes: float, text: str):
     assert console.size(num_bytes) == text
 
 
@@ -165,7 +165,7 @@ def test_lines_fit_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     result = CliRunner(catch_exceptions=False).invoke(cli, [*arguments])
     assert result.exit_code == 0
-    # A path or an address longer than a line stays whole.
+    # A single word that is longer than the line, such as a path or a URL, is not broken.
     assert [
         line for line in result.output.splitlines() if len(line) > 80 and len(line.split()) > 1
     ] == []
@@ -182,7 +182,7 @@ def test_a_table_drops_last_columns_that_do_not_fit(monkeypatch: pytest.MonkeyPa
     assert console.fitting(rows, right=(1,)) == (["      train", "pets  3,680"], ["license"])
 
 
-def test_text_wraps_under_itself_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
+def test_wrapped_lines_are_indented_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
     text = "one two three four five six seven eight"
     monkeypatch.setenv("COLUMNS", "40")
     assert console.hanging("  ab  ", text) == "  ab  one two three four five six seven\n      eight"

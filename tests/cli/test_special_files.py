@@ -1,4 +1,7 @@
-"""Every path of every command: a pipe, a socket or a device is refused at once, and stays."""
+"""Every command refuses a pipe, a socket or a device in place of a path, and leaves it there.
+
+Reading a pipe that nobody writes to would block forever.
+"""
 
 import os
 import socket
@@ -11,11 +14,11 @@ import pytest
 from harness.cli.main import cli, main
 from harness.cli.path_types import PathType
 
-# Words in the metavar of a text that may be a path.
+# A parameter is tested if its metavar has one of these words.
 PATH_WORDS = ("DIR", "FILE", "TAR", "BETON", "CSV", "RECIPE", "SUBSET", "MODEL", "STAGE")
-# Name of a file that is taken for a path, by such a word.
+# Word in the metavar -> name of a file that the command takes for a path, not for a name.
 NAMES = {"RECIPE": "./s.yaml", "FILE.yaml": "s.yaml", "SUBSET": "./s.txt", "NAME|FILE": "./s.txt"}
-# Values of the parameters that commands require, by name.
+# Required parameter -> a value for it while another parameter is tested.
 VALUES = {
     "arch": "resnet10",
     "checkpoint": "plain",
@@ -113,7 +116,7 @@ def test_a_pipe_in_place_of_any_path_is_refused_and_stays(
     error = capfd.readouterr().err
     assert ended.value.code == 2, error
     assert 1 <= len(error.splitlines()) <= 2
-    if metavar != "STAGE":  # a name of stages, never a path
+    if metavar != "STAGE":  # the name or key of a stage, never a path
         assert f"{Path(name)}" in error and "is a pipe" in error
     assert Path(name).is_fifo()
 
@@ -160,7 +163,7 @@ def test_the_type_of_paths_accepts_files_and_folders_only(
     ],
     ids=" ".join,
 )
-def test_special_files_in_place_of_texts_are_refused_in_one_line(
+def test_special_files_in_place_of_input_files_are_refused_in_two_lines_at_most(
     arguments: list[str],
     make,
     tmp_path: Path,

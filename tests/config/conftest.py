@@ -1,4 +1,4 @@
-"""The file of a small recipe."""
+"""A fixture with the file of a small recipe."""
 
 from pathlib import Path
 

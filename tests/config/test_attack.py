@@ -18,14 +18,14 @@ def test_the_step_size_is_set_or_follows_from_eps_and_steps():
 
 
 def test_eps_scales_with_resolution_if_eps_at_is_set():
-    """The same change per pixel as eps 3 at 224 pixels: protocol of the L2 literature, by hand."""
+    """The change per pixel stays that of eps 3 at 224 pixels: 3 * side / 224."""
     assert [
         round(AttackSettings(eps_at=224).eps_of(3.0, side), 2) for side in (224, 160, 192, 128)
     ] == [3.0, 2.14, 2.57, 1.71]
     assert AttackSettings().eps_of(3.0, 160) == 3.0
 
 
-def test_restarts_are_for_random_starts():
+def test_restarts_need_a_random_start():
     assert EvaluationAttack(restarts=3, random_start="ball").restarts == 3
     with pytest.raises(ValidationError, match="restarts need a random_start"):
         EvaluationAttack(restarts=3)
@@ -85,8 +85,11 @@ def test_models_are_evaluated_with_pgd_of_20_steps():
         EvaluateSettings.model_validate({"attack": {"method": "fast"}})
 
 
-def test_costs_are_counted_in_passes_of_a_clean_step():
-    """A pass is a forward pass and two gradients (pixels, weights); a PGD step is two thirds."""
+def test_the_cost_of_an_attack_is_a_multiple_of_a_clean_training_step():
+    """A PGD step costs two thirds of a training step, because it computes no gradient of weights.
+
+    Keeping the best iterate adds a forward pass, a third of a training step.
+    """
     assert AttackSettings(steps=3).num_passes == pytest.approx(2.0)
     assert AttackSettings(steps=3, best_iterate=True).num_passes == pytest.approx(7 / 3)
     assert AttackSettings(method="free").num_passes == 3.0

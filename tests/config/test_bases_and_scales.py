@@ -17,7 +17,7 @@ def test_a_recipe_inherits_from_its_base(recipe_file: Path, tmp_path: Path):
     )
     found = recipe.read(child)
     assert found.name == "child" and found.pretrain.epochs == 9
-    assert found.pretrain.optimizer.lr == 0.001, "mappings merge"
+    assert found.pretrain.optimizer.lr == 0.001, "mappings are merged"
     assert set(found.methods) == {"fixed", "full"} and found.archs == ("resnet10",)
     grandchild = tmp_path / "sub" / "grandchild.yaml"
     grandchild.parent.mkdir()
@@ -25,8 +25,8 @@ def test_a_recipe_inherits_from_its_base(recipe_file: Path, tmp_path: Path):
         "base: ../child.yaml\nname: grandchild\nmethods: {fixed: null}\neps: [1]\n"
     )
     found = recipe.read(grandchild)
-    assert set(found.methods) == {"full"}, "null takes away what was inherited"
-    assert found.eps == (1.0,), "lists replace"
+    assert set(found.methods) == {"full"}, "null removes an inherited entry"
+    assert found.eps == (1.0,), "a list replaces the inherited list"
 
 
 def test_mistakes_of_a_base_are_reported_with_the_line_of_the_base(
@@ -43,7 +43,7 @@ def test_mistakes_of_a_base_are_reported_with_the_line_of_the_base(
     assert "child.yaml: name: is missing." in mistakes(child)
 
 
-def test_a_base_that_is_absent_or_circular(recipe_file: Path, tmp_path: Path):
+def test_an_absent_or_circular_base_is_refused(recipe_file: Path, tmp_path: Path):
     child = tmp_path / "child.yaml"
     child.write_text("name: child\nbase: nowhere.yaml\n")
     assert mistakes(child)[0].startswith("child.yaml:2: base: there is no file")
@@ -67,7 +67,7 @@ def test_a_base_is_found_by_name_or_by_path(recipe_file: Path, tmp_path: Path):
     (tmp_path / "demo.yaml").write_text(GOOD)
     child.write_text("base: demo.yaml\nname: child\n")
     assert recipe.read(child).subsets[0].name == "all" and len(recipe.read(child).subsets) == 1, (
-        "a path is from here"
+        "the path is relative to the child's folder"
     )
 
 
@@ -96,7 +96,7 @@ def test_a_scale_overrides_the_file_and_set_overrides_the_scale(recipe_file: Pat
     assert (tiny.name, tiny.scale) == ("tiny_tiny", "tiny")
     for order in (["scale=tiny", "pretrain.epochs=7"], ["pretrain.epochs=7", "scale=tiny"]):
         assert recipe.read(recipe_file, order).pretrain.epochs == 7
-    assert recipe.read(recipe_file, ["scale=wrong", "scale=tiny"]) == tiny, "the last one counts"
+    assert recipe.read(recipe_file, ["scale=wrong", "scale=tiny"]) == tiny, "the last value applies"
     recipe_file.write_text(SCALES + "scale: tiny\n")
     assert recipe.read(recipe_file) == tiny and recipe.read(recipe_file, ["scale=null"]) == plain
     recipe_file.write_text(SCALES.replace("tiny: {", "tiny: {name: small, "))
@@ -244,7 +244,7 @@ def test_a_file_keeps_its_own_settings_above_a_scale_of_its_base(recipe_file: Pa
     assert recipe.read(recipe_file, ["scale=small"]).eps == (0,)
 
 
-def test_a_file_replaces_a_scale_of_its_base_that_is_no_mapping(recipe_file: Path):
+def test_a_file_replaces_a_scale_of_its_base_that_is_not_a_mapping(recipe_file: Path):
     recipe_file.write_text(GOOD + "scales: {small: 5}\n")
     own = recipe_file.with_name("own.yaml")
     own.write_text(f"base: {recipe_file.name}\nname: own\nscales: {{small: {{seeds: [3]}}}}\n")

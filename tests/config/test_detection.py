@@ -1,4 +1,4 @@
-"""Targets with boxes and the method detection go together, and wrong pairs are refused."""
+"""The method detection is used on targets with boxes, and all other methods on other targets."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def written(folder: Path, targets: str, methods: str, more: str = "") -> Path:
     return path
 
 
-def test_detection_takes_targets_with_boxes_and_other_methods_the_others(tmp_path: Path) -> None:
+def test_each_method_is_planned_for_the_targets_that_fit_it(tmp_path: Path) -> None:
     path = written(tmp_path, f"{BOXES}, {SCENES}", f"{DETECTION}, {FULL}", "scores: [knn]")
     stages = expand(read(str(path))).stages
     transfers = [stage for stage in stages if stage.kind == "transfer"]
@@ -43,7 +43,7 @@ def test_detection_takes_targets_with_boxes_and_other_methods_the_others(tmp_pat
     assert scored == {"synthetic_scenes"}
 
 
-def test_a_changed_setting_changes_the_key(tmp_path: Path) -> None:
+def test_a_changed_setting_of_detection_changes_the_key(tmp_path: Path) -> None:
     keys = set()
     for change in ("", ", neck: fpn", ", train_from: 3", ", bn_stats: update", ", anchors: [64]"):
         methods = f"detection: {{short_side: 64, long_side: 96{change}}}"
@@ -70,7 +70,7 @@ def test_a_changed_setting_changes_the_key(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_pairs_are_refused_before_anything_runs(
+def test_methods_and_metrics_that_do_not_fit_the_targets_are_refused(
     tmp_path: Path, targets: str, methods: str, more: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -1,7 +1,7 @@
-"""Inputs that a recipe names are refused when it is planned, unless they can be read.
+"""Input files that a recipe names are checked when it is planned; unreadable ones are refused.
 
-The test walks the models of a recipe, so each new text setting must be marked as a path or be
-listed here.
+The tests walk the settings models of a recipe, so a new text setting must be marked as a path or be
+listed in NO_PATHS.
 """
 
 import os
@@ -63,7 +63,7 @@ def _source(**settings: Any) -> dict[str, Any]:
     return {"source": {"dataset": "folder", "name": "s", **settings}, "subsets": ["all"]}
 
 
-# Setting -> the part of a recipe that names `path`, and the key in the message.
+# Setting -> its key in the error message, and a function from a path to a recipe with that path.
 NAMED: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "DataSettings.path": ("source.path", lambda path: _source(path=path)),
     "LabelTable.files": ("source.labels.files.0", lambda path: _source(path=".", labels=path)),
@@ -79,7 +79,7 @@ NAMED: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "Images.like": ("subsets.0.budget", lambda path: _subset(budget={"like": path})),
     "Examples.examples": ("subsets.0", lambda path: _subset(examples=path)),
 }
-# Inputs that are read into the recipe itself, and are no settings of it.
+# The same for files that are read as parts of the recipe, so that no setting has their path.
 READ = {
     "base": ("base", lambda path: {"base": path}),
     "subset": ("subsets.0", lambda path: {"subsets": [path]}),
@@ -88,7 +88,7 @@ READ = {
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Iterate over the models in an annotation."""
+    """Iterate over the pydantic models in a type annotation."""
     is_class = isinstance(annotation, type) and not typing.get_args(annotation)
     if is_class and issubclass(annotation, BaseModel):
         yield annotation
@@ -97,7 +97,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _settings() -> dict[str, Any]:
-    """Return the settings of a recipe: `Model.field` of the model that declares it -> its field."""
+    """Return the fields of all settings models, by `Model.field`; Model declares the field."""
     waiting: list[type[BaseModel]] = [Recipe, *map(methods.settings_model, methods.available())]
     found: dict[str, Any] = {}
     seen = set()
@@ -133,7 +133,7 @@ SETTINGS = _settings()
 PATHS = {name for name, field in SETTINGS.items() if marker_of(field)}
 
 
-def test_every_setting_of_text_is_a_path_or_is_listed_as_none():
+def test_every_text_setting_is_a_path_or_is_listed_in_no_paths():
     texts = {name for name, field in SETTINGS.items() if _is_text(field.annotation)}
     texts = {name for name in texts if not name.endswith(".sha256")}
     assert NAMED.keys() == PATHS
@@ -184,7 +184,7 @@ def _plan(tmp_path: Path, part: dict[str, Any]) -> None:
 def test_special_files_are_refused_in_one_line_that_names_the_key(
     setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "raw").mkdir()
     key, part = (NAMED | READ)[setting]
     kinds: dict[str, Callable[[Path], None]] = dict(KINDS)

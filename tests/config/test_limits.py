@@ -112,7 +112,7 @@ def read(values: dict[str, Any]) -> Recipe:
             id="include",
         ),
         pytest.param(
-            {**SOURCE, "subsets": SUBSETS}, ["9,000,000 pairs", "3,000 subsets"], id="compared"
+            {**SOURCE, "subsets": SUBSETS}, ["9,000,000 pairs", "3,000 subsets"], id="subset pairs"
         ),
         pytest.param(
             {**SOURCE, "seeds": list(range(20_000))},
@@ -121,7 +121,7 @@ def read(values: dict[str, Any]) -> Recipe:
         ),
     ],
 )
-def test_products_of_lists_are_refused_with_their_number_and_the_lists(
+def test_too_many_combinations_are_refused_with_their_number_and_the_lists(
     values: dict[str, Any], words: list[str]
 ):
     with pytest.raises(UserError) as error:
@@ -140,7 +140,7 @@ def test_lists_that_do_not_multiply_are_planned():
 @pytest.mark.parametrize(
     "name", [name for name in load.available() if name not in ("model_zoo", "better_models")]
 )
-def test_the_count_is_at_least_the_number_of_stages_and_far_below_the_limit(name: str):
+def test_the_count_of_a_shipped_recipe_is_an_upper_bound_far_below_the_limit(name: str):
     recipe = load.read(name)
     counted = sum(term.count for term in limits.terms_of(recipe))
     num_stages = len(expand(recipe).stages)

@@ -183,7 +183,7 @@ def test_an_unknown_recipe_suggests_similar_names(recipe_file: Path):
         recipe.read("nowhere/demo.yaml")
 
 
-def test_files_that_are_no_recipe_are_refused(recipe_file: Path):
+def test_files_that_are_not_recipes_are_refused(recipe_file: Path):
     recipe_file.write_text("- a\n- b\n")
     assert mistakes(recipe_file) == ["tiny.yaml: a recipe is a mapping of settings."]
     recipe_file.write_bytes(b"\xff\xfe\x00")
@@ -227,11 +227,11 @@ def test_set_overrides_single_settings(recipe_file: Path):
     assert found.evaluate.batch_size == 8
     assert found.question == "what"
     assert recipe.read(recipe_file, ["pretrain.optimizer=null"]).pretrain.optimizer.lr == 0.5, (
-        "null goes back to the default"
+        "null restores the default"
     )
     assert (
         recipe.read(recipe_file, ["pretrain.epochs=3", "pretrain.epochs=4"]).pretrain.epochs == 4
-    ), "the last one counts"
+    ), "the last value applies"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_wrong_override_is_named(recipe_file: Path, override: str, expected: s
     assert len(found) == 1 and found[0].startswith(expected), found
 
 
-def test_an_override_that_turns_an_axis_off_does_not_make_the_rest_a_mistake(recipe_file: Path):
+def test_attack_settings_of_a_file_are_accepted_if_set_turns_attacks_off(recipe_file: Path):
     edited(recipe_file, "epochs: 2\n  opt", "attack: {steps: 3}\n  opt")
     assert recipe.read(recipe_file, ["eps=[0]"]).eps == (0.0,)
 

@@ -1,4 +1,4 @@
-"""Free text of a recipe is one printable line, and becomes no path."""
+"""Names in a recipe are printable, and stay inert in file names, CSV files and terminals."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_file_names_stay_in_their_folder(text, tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\tx", "\r=1"])
-def test_csv_cells_are_no_formulas(text):
+def test_csv_cells_are_not_formulas(text):
     assert inert(text) == "'" + text.replace("\r", "\n")
     assert to_csv_text(("a", "b"), [(text, -1.5)]).splitlines()[-1].endswith(",-1.5")
 
@@ -79,5 +79,5 @@ def test_colors_and_carriage_returns_of_logs_are_dropped():
 
 
 @pytest.mark.parametrize("text", ["-1.5", "+3", "1e-5", "-2.5e-7", "pets", "a=b", ""])
-def test_numbers_and_words_stay(text):
+def test_numbers_and_words_in_csv_cells_are_unchanged(text):
     assert inert(text) == text

@@ -9,7 +9,7 @@ from harness.config import load, raw_paths
 
 @pytest.fixture
 def missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Return a function that lists what is missing for a recipe's source at `path`."""
+    """Return a function from a source's path to the message that it is missing, or ""."""
     monkeypatch.chdir(tmp_path)
 
     def found(path: str) -> str:

@@ -8,8 +8,7 @@ from harness.config import pretrain_presets as presets
 from harness.config.train import PretrainSettings
 from writers.errors import UserError
 
-# ffcv-imagenet's rn18 configs: epochs -> the first epoch, counted from 0, that trains at 192
-# pixels.
+# ffcv-imagenet's rn18 configs: epochs -> first epoch (counted from 0) that trains at 192 pixels.
 FIRST_AT_192 = {16: 12, 24: 19, 32: 25, 40: 32, 56: 45, 88: 71}
 RECIPE = "name: tiny\nsource: {path: photos}\nsubsets: [all]\n"
 
@@ -35,7 +34,7 @@ def test_every_preset_is_valid():
         PretrainSettings.model_validate(presets.spelled_out({"preset": name}))
 
 
-def test_a_ramp_is_a_line_rounded_to_the_multiple():
+def test_the_resolution_rises_linearly_in_multiples_between_the_epochs_of_the_ramp():
     settings = PretrainSettings(
         epochs=9, resolution=64, progressive={"start_resolution": 32, "ramp": (2, 6), "multiple": 8}
     )
@@ -74,7 +73,7 @@ def test_a_ramp_without_effect_is_refused(change, words):
         )
 
 
-def test_free_training_takes_whole_batches():
+def test_free_training_cannot_accumulate_gradients():
     with pytest.raises(ValidationError, match="accumulate cannot be used with"):
         PretrainSettings.model_validate({"attack": {"method": "free"}, "accumulate": "auto"})
 

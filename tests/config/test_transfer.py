@@ -32,7 +32,7 @@ def transfers(methods: dict[str, Any], **more: Any):
 
 
 def settings_of(method: str, recipe_settings: dict[str, Any]) -> Any:
-    """Settings of a method as a recipe has them, with the values of their preset."""
+    """Validate settings as a recipe states them, together with the values of their preset."""
     spelled = method_presets.spelled_out(recipe_settings, method)
     return settings_model(method).model_validate(spelled)
 
@@ -138,7 +138,7 @@ def test_kornblith_searches_7_rates_by_8_ratios():
     assert len(grid.trials(scratch)) == 56
     assert (min(scratch.rates), max(scratch.rates)) == (1e-3, 1.0)
     assert scratch.grid.weight_decay is not None
-    # The preset has six digits.
+    # The preset is written with six significant digits.
     assert scratch.grid.weight_decay[-1] == pytest.approx(10**-1.5, rel=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_settings_of_a_recipe_override_its_preset_in_either_spelling():
     assert settings.grid.axes() == {"weight_decay": (0.0,)} and settings.bn_momentum == "kornblith"
 
 
-def test_lists_of_steps_and_sizes_are_stages_with_axes_of_their_own():
+def test_lists_of_steps_and_per_class_make_a_stage_for_each_combination():
     stages = transfers(
         {"curve": {"method": "full", "steps": [10, 20], "per_class": [2, 4]}, "full": {}}
     )
@@ -237,7 +237,8 @@ def test_the_long_form_of_rates_and_spelled_out_defaults_change_no_key():
 def test_scratch_is_trained_once_for_all_models_of_an_architecture():
     stages = transfers({"scratch": {}, "full": {}}, eps=[0.0, 1.0], seeds=[0, 1])
     scratch = [stage for stage in stages if stage.axes["method"] == "scratch"]
-    assert len(scratch) == 2 * 2 and len(stages) == 4 + 2 * 4  # targets by seeds; by eps, too
+    # scratch: 2 targets x 2 seeds; full: 2 targets x 2 seeds x 2 eps.
+    assert len(scratch) == 2 * 2 and len(stages) == 4 + 2 * 4
     assert all(set(stage.needs) == {"data"} and "eps" not in stage.axes for stage in scratch)
 
 
@@ -259,7 +260,7 @@ NEW_DEFAULTS: dict[str, Any] = {"policy": "full", "lrs": (0.5,), "lambdas": (3.0
 
 @pytest.mark.parametrize("method", available())
 def test_a_changed_default_changes_the_settings_of_a_stage(method: str):
-    """Keys hold resolved settings: none is left out because it has its default."""
+    """Stage keys depend on all settings of a method, also on those that have their default."""
     needed = {"train_from": 3} if method == "partial" else {}
     model = settings_model(method)
     settings = model.model_validate(needed)
@@ -269,14 +270,15 @@ def test_a_changed_default_changes_the_settings_of_a_stage(method: str):
             changed = settings.model_copy(update={name: value}).resolved()
             assert (changed != resolved) == (value != getattr(settings, name))
     left_out = set(model.model_fields) - resolved.keys() - settings.without_effect().keys()
-    # Without augmentations and with the random order, keys are those of versions without a choice.
+    # `augment` and `order` are left out if they have their defaults, so that keys equal those of
+    # versions without these settings.
     assert left_out <= {"method", "per_target", "eval_crop", "augment", "order"}
-    # The features of logreg have a crop, not the fit; detection sees whole images.
+    # logreg has its crop in the settings of its features stage; detection uses whole images.
     assert "eval_crop" in resolved or method in ("logreg", "detection")
     assert model.model_validate_json(json.dumps(resolved), strict=True).resolved() == resolved
 
 
-def test_every_method_has_settings_of_its_own_kind():
+def test_only_settings_of_methods_that_train_networks_are_transfer_settings():
     for method in available():
         model = settings_model(method)
         assert issubclass(model, MethodSettings)
@@ -294,7 +296,7 @@ def test_settings_of_a_recipe_are_those_of_its_methods():
 
 
 def optimizer_of(method: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Optimizer of the first stage of a method in a recipe."""
+    """Return the optimizer settings of the method's first transfer stage."""
     return dict(transfers({method: settings})[0].config["settings"]["optimizer"])
 
 
@@ -367,7 +369,7 @@ def test_a_partial_encoding_of_a_target_is_merged_with_the_recipes(
     assert {key: encoding[key] for key in expected} == expected
 
 
-def test_the_layers_with_l2sp_are_an_axis_of_the_grid():
+def test_the_layer_groups_with_an_l2sp_penalty_can_be_an_axis_of_the_grid():
     settings = settings_of(
         "l2sp", {"num_low": 2, "lrs": [0.1], "grid": {"start_groups": ["both", "low", "none"]}}
     )
@@ -380,7 +382,7 @@ def test_the_layers_with_l2sp_are_an_axis_of_the_grid():
 
 @pytest.mark.parametrize("target", ["cifar10", "cifar100"])
 def test_the_fast_preset_trains_on_whole_images_of_cifar(target: str):
-    """data-transfer decodes all 32 pixels and resizes them; other targets are cropped."""
+    """MadryLab/data-transfer resizes whole 32-pixel images and crops those of other targets."""
     settings = settings_of("full", {"preset": "fast"})
     assert settings.for_target(target).train_crop == "center"
     assert settings.for_target(target).eval_crop == 1.0

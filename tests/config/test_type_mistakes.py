@@ -1,4 +1,4 @@
-"""A value of a wrong type, anywhere in a recipe, gives one line: place, what is needed, value."""
+"""A value of a wrong type, anywhere in a recipe, gives one line: place, accepted values, value."""
 
 import copy
 import random
@@ -12,7 +12,7 @@ from harness.config.load import read
 from harness.config.validate import check
 from writers.errors import UserError
 
-# No setting accepts all of these, and no pattern of the messages may depend on them.
+# Values to put into a recipe. Every setting refuses some of them.
 WRONG: tuple[Any, ...] = (
     *(None, True, -1, 10**30, 0.5, "", "x", "1"),
     *([], [0], ["a"], [[1]], [None], {}, {"a": 1}, {"name": 3}, [{"x": 1}], ["a", 1]),
@@ -64,7 +64,7 @@ def test_each_mistake_is_reported_once_at_its_innermost_place(name: str):
         for line, key in zip(lines, named, strict=True):
             assert line.startswith("r.yaml:1: ") and line.endswith((".", "?")), described
             assert "after validation" not in line and "Input should" not in line, described
-            # A list and its items are not both wrong.
+            # A setting and a part of it are not both reported.
             assert not any(other.startswith(f"{key}.") for other in named), described
 
 
@@ -88,7 +88,7 @@ def test_each_mistake_is_reported_once_at_its_innermost_place(name: str):
         ("subsets=[{name: a b, under: n02084071}]", "subsets.0.name: must consist of letters"),
     ],
 )  # fmt: skip
-def test_the_line_has_the_place_what_is_needed_and_the_value(setting: str, line: str):
+def test_the_line_has_the_place_the_accepted_values_and_the_value(setting: str, line: str):
     with pytest.raises(UserError) as caught:
         read("demo", [setting])
     lines = [text for text in str(caught.value).split("\n") if text.startswith(f"--set {setting}")]
@@ -96,7 +96,7 @@ def test_the_line_has_the_place_what_is_needed_and_the_value(setting: str, line:
     assert lines[0].startswith(f"--set {setting}: {line}")
 
 
-def test_places_in_subsets_of_each_are_those_of_the_entry():
+def test_a_mistake_in_an_entry_with_each_is_reported_once_at_that_entry():
     wrong = "[all, {each: {keep: [3, 4, 5]}, name: 'a-{keep}', random: {clases: '{keep}'}}]"
     with pytest.raises(UserError) as caught:
         read("demo", [f"subsets={wrong}"])

@@ -56,7 +56,7 @@ def test_a_damaged_cache_is_replaced(lookups: list[str], tmp_path: Path, content
     assert lookups == ["torchvision"] * 2
 
 
-def test_an_unwritable_cache_folder_is_no_error(lookups: list[str], tmp_path: Path):
+def test_an_unwritable_cache_folder_is_not_an_error(lookups: list[str], tmp_path: Path):
     (tmp_path / "file").touch()
     for _ in range(2):
         assert len(zoo_names.matching("torchvision/*", None, tmp_path / "file")) == 3

@@ -1,4 +1,4 @@
-"""harness plan --calibrate: hours from timed steps against a manual calculation; unknown steps."""
+"""`harness plan --calibrate`: hours from timed steps, against a calculation by hand."""
 
 import json
 import subprocess
@@ -56,7 +56,7 @@ def stages_by_key(plan: Matrix) -> dict[str, Stage]:
 
 
 def estimated(plan: Matrix, step_s: Callable[[dict[str, Any]], float]) -> Estimate:
-    """Estimate with the times that `step_s` returns."""
+    """Estimate the plan as if a step took the seconds that `step_s` returns."""
     steps = unmeasured(stages_by_key(plan), Path("runs"), Calibration(HERE, {}))
     known = Calibration(HERE, {step_key(step): step_s(step) for step in steps})
     assert unmeasured(stages_by_key(plan), Path("runs"), known) == []
@@ -72,7 +72,7 @@ def run_plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, 
     return shown.out, shown.err
 
 
-def test_the_demo_is_calibrated_once_and_for_this_device(capsys: pytest.CaptureFixture[str]):
+def test_the_demo_is_calibrated_once_per_device(capsys: pytest.CaptureFixture[str]):
     sets = [part for value in SMALL for part in ("--set", value)]
     out, err = run_plan(capsys, "demo", *sets, "--calibrate", "--json")
     assert "timing 8 kinds of steps on" in err
@@ -123,10 +123,11 @@ methods:
 
 
 def test_hours_equal_a_manual_calculation():
-    """Sizes of datasets that are not here are the documented ones.
+    """Datasets that are not on this machine have their documented numbers of images.
 
-    things: 30 classes with 50 training and 20 val images. patterns: 8 classes with 20, 20 and 40.
-    pets: 37 classes, 3680 images of which a tenth becomes val, and 3669 test images.
+    things: 30 classes, each with 50 train and 20 val images. patterns: 8 classes, each with 20
+    train, 20 val and 40 test images. pets: 3680 images in 37 classes, a tenth of them for val, and
+    3669 test images.
     """
     plan = plan_of(RECIPE)
     seconds = {
@@ -150,7 +151,7 @@ def test_hours_equal_a_manual_calculation():
         return {"forward": 0.01, "attack": 0.07}[step["step"]]
 
     def pretrain(num_train: int, num_val: int, robust: bool) -> float:
-        """Epochs at 32, 32, 64 and 64 pixels; three evaluations, each with two sets of weights."""
+        """Epochs at 32, 32, 64 and 64 pixels; three evaluations of the weights and of the EMA."""
         kind = "robust" if robust else "clean"
         return (
             num_train / 10 * 2 * (seconds[f"{kind}32"] + seconds[f"{kind}64"])
@@ -175,7 +176,7 @@ def test_hours_equal_a_manual_calculation():
             + 0.01 * (2 * num_val + num_test) / 32
             + 3.2 * 11 * min(32, num_few) / 32
             + 0.01 * (num_val + num_test) / 32
-            # features
+            # Features for logreg.
             + 0.01 * (num_train + num_val + num_test) / 128
         )
     found = estimated(plan, step_s)
@@ -218,8 +219,8 @@ pretrain: {epochs: 2, batch_size: 10, resolution: 32}
         wall_s=90.0,
     )
     steps = unmeasured(stages_by_key(plan), Path("runs"), Calibration(HERE, {}))
-    assert {step["step"] for step in steps} == {"forward"}  # nothing of pretraining is left to time
-    # Pretraining was timed before it was run.
+    assert {step["step"] for step in steps} == {"forward"}  # the result replaces timed pretraining
+    # The result also takes precedence if pretraining was timed before.
     known = Calibration(HERE, {step_key(step): 9.0 for step in everything})
     found = estimate({model.key: model, evaluate.key: evaluate}, Path("runs"), known)
     assert found.num_calibrated == 1

@@ -31,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_image_counts_of_a_subset_of_a_missing_dataset(subset: str, expected: Counts | None):
-    """Patterns: 8 classes of 20 images to train on and 20 of val."""
+    """synthetic_patterns has 8 classes, each with 20 train and 20 val images."""
     plan = plan_of(
         "name: taken\nsource: {dataset: synthetic_patterns}\narchs: [resnet10]\n"
         + ("ranking: {split: val}\n" if "reference" in subset else "")
@@ -61,6 +61,7 @@ def test_image_counts_of_imagenet_subsets():
     assert (
         budget is not None
         and budget.num_classes == 1000
-        and budget.splits["train"] == pytest.approx(1_153_050, rel=1e-3)  # 1000 classes round
+        # The number of images of each of the 1000 classes is rounded.
+        and budget.splits["train"] == pytest.approx(1_153_050, rel=1e-3)
     )
     assert counts["all"] == Counts({"train": 19_850 - 1985, "val": 1985, "test": 19_850}, 397)

@@ -1,4 +1,4 @@
-"""`harness plan --calibrate` continues after an interruption, and then estimates a whole recipe."""
+"""`harness plan --calibrate` continues after an interruption, and then estimates all stages."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 class Interrupted:
-    """Times steps as `measure` does, and is interrupted at some step."""
+    """Yield the results of `measure`, and raise KeyboardInterrupt instead of result number `at`."""
 
     def __init__(self, measure, at: int) -> None:
         self._measure, self._at = measure, at
@@ -45,15 +45,15 @@ class Interrupted:
             yield step, seconds
 
 
-def at_random(steps, *_: Any, **options: Any) -> Iterator[tuple[dict[str, Any], float]]:
-    """Stands for steps of full size, which take minutes each on a CPU."""
+def made_up_seconds(steps, *_: Any, **options: Any) -> Iterator[tuple[dict[str, Any], float]]:
+    """Yield made-up seconds instead of timing steps of full size, which take minutes on a CPU."""
     for number, step in enumerate(steps, 1):
         yield step, 0.01 * number
 
 
 @pytest.mark.parametrize("recipe", [TINY, DAY], ids=" ".join)
 def test_an_interrupted_calibration_keeps_what_it_has_timed(recipe, monkeypatch, capsys):
-    measure = calibrate.measure if recipe == TINY else at_random
+    measure = calibrate.measure if recipe == TINY else made_up_seconds
     first = Interrupted(measure, at=2)
     monkeypatch.setattr(calibrate, "measure", first)
     assert plan(*recipe, "--calibrate")
@@ -66,7 +66,7 @@ def test_an_interrupted_calibration_keeps_what_it_has_timed(recipe, monkeypatch,
     found = json.loads(capsys.readouterr().out)
     assert rows()[:2] == kept and [row["step"] for row in rows()[2:]] == second.timed
     assert second.timed and not any(step in first.timed for step in second.timed)
-    # Only writing, for which there is no network to time, stays unknown.
+    # Only write stages stay unknown, because they have no network to time.
     estimate, kinds = found["estimate"], [stage["kind"] for stage in found["stages"]]
     assert estimate["num_unknown"] == kinds.count("write")
     assert estimate["num_calibrated"] == len(kinds) - estimate["num_unknown"] > 0

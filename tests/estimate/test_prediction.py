@@ -1,4 +1,4 @@
-"""Predicted GPU-hours: of published runs, of shipped recipes, and what is left unknown."""
+"""Predicted GPU-hours of published runs and of shipped recipes, and stages without prediction."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,9 @@ from harness.estimate.prediction import H100, Gpu, Predictor, network_costs
 from harness.estimate.workload import Workloads
 from harness.matrix.expand import expand
 
-A100 = Gpu("A100 SXM, 40 GB", 1.555e12, 150e12)  # of data sheet; convolutions as on an H100
+# The bandwidth is that of the data sheet. Convolutions reach the same fraction of the data sheet's
+# FLOP/s as on an H100: 150 of 312 TFLOP/s.
+A100 = Gpu("A100 SXM, 40 GB", 1.555e12, 150e12)
 
 
 def predict(recipe: str, *overrides: str, gpu: Gpu = H100) -> Estimate:
@@ -42,14 +44,14 @@ def test_the_published_runs_of_ffcv_imagenet_are_predicted_within_a_tenth(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "overrides", "documented"),  # hours in the head of the recipe
+    ("recipe", "overrides", "documented"),  # bounds of the hours in the recipe's first comment
     [
         ("imagenet_rn18_16", [], (10 / 60, 18 / 60)),
         ("imagenet_rn18_16_robust", [], (41 / 60, 72 / 60)),
         ("robust_l2", ["scale=day"], (18, 22)),
     ],
 )
-def test_predictions_agree_with_the_heads_of_the_recipes(
+def test_predictions_agree_with_the_first_comments_of_the_recipes(
     recipe: str, overrides: list[str], documented: tuple[float, float]
 ):
     found = predict(recipe, *overrides)
@@ -60,7 +62,9 @@ def test_predictions_agree_with_the_heads_of_the_recipes(
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("is_attacked", [False, True])
 @pytest.mark.parametrize("compiled", ["off", "auto"])
-def test_a_step_costs_what_the_documented_roofline_has(arch: str, is_attacked: bool, compiled: str):
+def test_seconds_of_a_step_agree_with_the_memory_traffic_of_the_gpu_check(
+    arch: str, is_attacked: bool, compiled: str
+):
     step: dict[str, Any] = {
         "step": "pretrain",
         "arch": arch,
@@ -78,8 +82,8 @@ def test_a_step_costs_what_the_documented_roofline_has(arch: str, is_attacked: b
     assert seconds == pytest.approx(expected, rel=0.1)
 
 
-def test_the_table_has_what_a_network_computes():
-    # torchvision's documentation: 1.81 billion multiply-adds; timm's: 2.48 million activations
+def test_the_table_of_network_costs_agrees_with_documented_numbers():
+    # torchvision documents 1.81e9 multiply-adds (2 operations each), timm 2.48e6 activations.
     assert counting.count("resnet18") == (224, pytest.approx(2 * 1.81e9, rel=0.01), 2483712)
     row = network_costs()["resnet18"]
     assert row.flop == pytest.approx(2 * 1.81e9, rel=0.01) and row.activations == 2.484e6
@@ -126,7 +130,7 @@ def test_plan_prints_a_prediction_for_a_named_gpu(capsys: pytest.CaptureFixture[
 
     text = " ".join(show("which_classes", "--set", "scale=day").split())
     assert "left: unknown" in text
-    # 12 hours in the head of the recipe, which leaves out the loader
+    # The recipe's first comment has 12 hours, without the time that the loader adds.
     assert "predicted: about 13 GPU-hours on one H100 SXM, not measured, for all 525 stages" in text
     assert "el2n: 2 pretrainings, about 0.4 GPU-hours (predicted)" in text
     found = json.loads(show("imagenet_rn18_16", "--json"))["estimate"]

@@ -1,4 +1,4 @@
-"""Workloads that are predicted for a stage, against the work it does."""
+"""The predicted workload of a stage (images per kind of step) equals the work that it does."""
 
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,13 @@ def model(root: Path, data: Result) -> Result:
 
 
 @pytest.fixture
-def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Images of each batch that a model is only looked at with."""
+def forward_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives the size of each batch of a forward pass without training."""
     seen: list[int] = []
-    answers = evaluate._logits_of_batches
+    original = evaluate._logits_of_batches
 
     def counted(*arguments: Any, **more: Any) -> Any:
-        for logits, labels in answers(*arguments, **more):
+        for logits, labels in original(*arguments, **more):
             seen.append(len(labels))
             yield logits, labels
 
@@ -59,7 +59,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def predicted(root: Path, stage: Stage, data: Result) -> dict[str, float]:
-    """Step -> images."""
+    """Return the predicted number of images of each kind of step."""
     write = stage.needs["data"]
     result.save(data.model_copy(update={"key": write.key}), write.folder(root))
     num_images: dict[str, float] = {}
@@ -102,7 +102,7 @@ def test_a_transfer_trains_and_evaluates_as_often_as_predicted(
     root: Path,
     data: Result,
     model: Result,
-    looked_at: list[int],
+    forward_batch_sizes: list[int],
     method: str,
     settings: dict[str, Any],
 ):
@@ -125,12 +125,12 @@ def test_a_transfer_trains_and_evaluates_as_often_as_predicted(
     outcome = transfer.run(context_of(root, f"run{len(list(root.iterdir()))}", config, needs))
     assert predicted(root, Stage("transfer", config, stages), data) == {
         "transfer": pytest.approx(trained(outcome)),
-        "forward": sum(looked_at),
+        "forward": sum(forward_batch_sizes),
     }
 
 
 def test_a_pretraining_trains_and_evaluates_as_often_as_predicted(
-    root: Path, data: Result, looked_at: list[int]
+    root: Path, data: Result, forward_batch_sizes: list[int]
 ):
     settings = {
         "epochs": 3,
@@ -144,7 +144,7 @@ def test_a_pretraining_trains_and_evaluates_as_often_as_predicted(
     stage = Stage("pretrain", context.config, {"data": Stage("write", {"data": "target"})})
     assert predicted(root, stage, data) == {
         "pretrain": pytest.approx(trained(outcome)),
-        "forward": sum(looked_at),
+        "forward": sum(forward_batch_sizes),
     }
     parts = {
         part.step["settings"]["resolution"]: part.num_images

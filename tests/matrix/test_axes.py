@@ -19,7 +19,7 @@ def variants() -> dict[str, PretrainSettings]:
     }
 
 
-def test_variants_are_an_axis_of_pretraining_and_share_what_they_do_not_change():
+def test_variants_are_an_axis_of_pretraining_and_share_equal_stages():
     changed, known = (
         recipe(variants=variants(), seeds=[0]),
         {stage.key for stage in expand(recipe(seeds=[0])).stages},
@@ -39,10 +39,10 @@ def test_variants_are_an_axis_of_pretraining_and_share_what_they_do_not_change()
         if stage.key in known
         and name.split("/")[0] not in ("write", "rank")
         and "reference" not in name
-    }, "the plain variant is what the recipe was without variants"
+    }, "stages of the plain variant have the keys of the recipe without variants"
     assert (
         "pretrain/all/fast/eps0/seed0" not in stages and "pretrain/all/fast/eps0.5/seed0" in stages
-    ), "clean, it is plain"
+    ), "without an attack, the variant `fast` equals `plain`"
     transfer = stages["transfer/synthetic_patterns/full/all/smooth/eps0/seed0"]
     assert transfer.axes["variant"] == "smooth"
     assert transfer.needs["model"] is stages["pretrain/all/smooth/eps0/seed0"]

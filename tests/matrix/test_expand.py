@@ -18,8 +18,8 @@ from tests.helpers.small_matrix import by_name, kinds, recipe, touched
 
 def test_every_point_of_the_axes_is_trained_evaluated_and_transferred():
     matrix = expand(recipe())
-    # 2 subsets x 2 eps x 2 seeds = 8 models, and the reference; x 2 targets x 2 methods = 32
-    # transfers
+    # 2 subsets x 2 eps x 2 seeds = 8 models, and the reference model. 8 models x 2 targets x
+    # 2 methods = 32 transfers.
     assert kinds(matrix) == {"write": 4, "pretrain": 9, "rank": 1, "evaluate": 8, "transfer": 32}
     assert len({stage.name for stage in matrix.stages}) == len(matrix.stages)
 
@@ -116,7 +116,7 @@ def test_a_ranking_on_train_needs_a_model_per_held_out_fold():
 
 
 def test_models_are_ranked_and_evaluated_in_their_training_precision():
-    """By name, also by variant; `auto` stays `auto`. Transfers have that of their method."""
+    """`auto` stays `auto`; a variant has its own precision. Transfers have that of their method."""
     usual, half = (
         by_name(expand(recipe(**more)))
         for more in ({}, {"pretrain": {"precision": "bf16"}, "methods": {"full": {}}})
@@ -155,8 +155,8 @@ def test_keys_are_the_same_at_every_expansion_and_in_every_recipe():
     )
     assert [stage.key for stage in one.stages] == [stage.key for stage in expand(recipe()).stages]
     shared = {stage.key for stage in one.stages} & {stage.key for stage in other.stages}
-    # the source, 2 models and their 8 transfers, 2 targets; not evaluate: the common classes are
-    # others
+    # Betons of the source and of 2 targets, 2 models and their 8 transfers. Evaluations are not
+    # shared, because the recipes have different common classes.
     assert len(shared) == 13
 
 
@@ -232,7 +232,7 @@ def test_ten_thousand_stages_are_expanded():
     assert len({stage.key for stage in matrix.stages}) == len(matrix.urgency) == len(matrix.stages)
 
 
-def test_settings_are_dumped_once_however_many_models_there_are(monkeypatch: pytest.MonkeyPatch):
+def test_settings_are_dumped_once_for_any_number_of_models(monkeypatch: pytest.MonkeyPatch):
     """The number of dumps does not grow with the number of stages, so expansion stays linear."""
 
     def dumps(changed: Recipe) -> int:
@@ -252,7 +252,8 @@ def test_settings_are_dumped_once_however_many_models_there_are(monkeypatch: pyt
     assert dumps(recipe(seeds=list(range(50)))) == dumps(recipe()) > 0
 
 
-def test_controls_are_left_out_of_the_common_classes_and_coarser_labels_always():
+def test_common_classes_are_those_of_the_named_subsets_without_coarser_labels():
+    """`evaluate.common` names the subsets. Those with coarser labels never limit the classes."""
     coarse = {"name": "coarse", "steps": [{"coarsen": {"bottom_up": 79}}]}
 
     def configs(**changes: Any) -> dict[str, Any]:
@@ -268,13 +269,13 @@ def test_controls_are_left_out_of_the_common_classes_and_coarser_labels_always()
     ]
     assert found["common"] == ["common_0", "common_1"] and "coarse" not in found
     assert configs(subsets=plain, evaluate={"common": plain}) == configs(subsets=plain), (
-        "all of them is the default"
+        "by default, all subsets limit the common classes"
     )
     found = configs(subsets=["all", coarse, "in900"])["evaluate/all/eps0/seed0"]
     assert (found["common"], found["coarse"]) == (["common_0", "common_2"], {"common_1": "coarse"})
 
 
-def test_a_held_out_ranking_reaches_its_stages():
+def test_settings_of_a_held_out_ranking_are_in_the_reference_model_and_the_rank_stage():
     stages = by_name(expand(recipe(ranking={"split": "held_out", "seed": 5})))
     held_out = {"per_class": 50, "seed": 5}
     assert stages["pretrain/reference/seed5"].config["held_out"] == held_out
@@ -288,7 +289,7 @@ def test_a_held_out_ranking_reaches_its_stages():
 
 
 def test_a_subset_with_all_classes_shares_its_data_with_the_reference():
-    """Forty gigabytes that are not written twice: in1000 of ImageNet is all of it."""
+    """in1000 is all of ImageNet, so its 40 GB are not written twice."""
     subsets = ["in1000", "in900", {"name": "held-out", "remove": {"hardest": 100}}]
     stages = by_name(expand(recipe(source={"dataset": "imagenet"}, subsets=subsets)))
     assert {name for name in stages if name.startswith("write/imagenet")} == {
@@ -328,7 +329,8 @@ def test_a_new_resize_version_changes_the_keys_of_stages_that_load_images(
     monkeypatch.setattr(interpolation, "RESIZE_VERSION", interpolation.RESIZE_VERSION + 1)
     after = {stage.name: stage for stage in expand(recipe(**shown)).stages}
     for name, stage in after.items():
-        is_raw = stage.kind == "write" and not stage.needs  # else its ranking loads images
+        # A subset that needs a ranking depends on a stage that loads images.
+        is_raw = stage.kind == "write" and not stage.needs
         assert (stage.key == before[name].key) == is_raw, name
         loads = stage.kind in ("pretrain", "rank", "evaluate", "features") or (
             stage.kind == "transfer" and "data" in stage.needs

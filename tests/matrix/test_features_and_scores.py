@@ -1,4 +1,4 @@
-"""Stages that use frozen models: features once per view, scores, and errors in recipes."""
+"""Stages that use trained models: features, scores and transfers, and mistakes in recipes."""
 
 import os
 import subprocess
@@ -71,7 +71,7 @@ def test_every_model_is_scored_for_every_target_on_features_extracted_once():
     }
 
 
-def test_all_scores_are_those_of_the_catalogue_and_other_scores_touch_no_features():
+def test_all_selects_every_score_and_the_choice_of_scores_changes_no_other_stage():
     one, every = expand(recipe(scores=["knn"])), expand(recipe(scores="all"))
     assert next(stage for stage in every.stages if stage.kind == "score").config[
         "scores"
@@ -122,7 +122,7 @@ def zoo(**changes: Any) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def test_models_that_exist_are_adopted_scored_and_transferred():
+def test_published_models_and_checkpoints_are_adopted_scored_and_transferred():
     stages = expand(zoo(seeds=[0, 1])).stages
     assert Counter(stage.kind for stage in stages) == {
         "write": 2,
@@ -152,7 +152,8 @@ def test_models_that_exist_are_adopted_scored_and_transferred():
     }
     assert transfer.needs["model"].key == mine.key and transfer.config["seed"] == 1
     seen = by_name["features/synthetic_scenes/mine"]
-    assert seen.config["resolution"] is None and seen.config["eval_crop"] is None  # the model's own
+    # None means the resolution and the crop of the model.
+    assert seen.config["resolution"] is None and seen.config["eval_crop"] is None
     for stage in stages:
         assert {need.key for need in stage.needs.values()} <= {other.key for other in stages}
 
@@ -180,7 +181,7 @@ def test_resolution_and_crop_do_not_change_the_adopted_weights():
     )
 
 
-def test_existing_and_pretrained_models_can_be_in_one_recipe():
+def test_one_recipe_can_adopt_models_and_pretrain_others():
     stages = expand(recipe(models=["efficientnet_lite0"])).stages
     assert Counter(stage.kind for stage in stages) == {
         "write": 3,

@@ -1,4 +1,4 @@
-"""Pairs that do not fit are listed once, by reason, and their stages do not exist."""
+"""Pairs of a method and a target that do not fit get no stages, and are listed once, by reason."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_every_pair_has_a_stage_or_is_listed(recipe: Path) -> None:
     assert planned | set(listed) == everything and not planned & set(listed)
 
 
-def test_plan_lists_them_in_its_text_and_its_json(recipe: Path, tmp_path: Path) -> None:
+def test_plan_lists_the_left_out_pairs_as_text_and_as_json(recipe: Path, tmp_path: Path) -> None:
     folders = [f"--{name}-dir={tmp_path / name}" for name in ("data", "raw", "runs")]
     text = CliRunner().invoke(cli, ["plan", str(recipe), *folders]).output
     lines = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""`source_accuracy: measured` adds one evaluation per loaded model, and changes no other stage."""
+"""`source_accuracy: measured` adds one evaluation per adopted model, and changes no other stage."""
 
 from collections import Counter
 from typing import Any
@@ -53,8 +53,11 @@ def test_one_evaluation_per_model_and_the_val_split_of_the_source_are_added():
     assert with_terms == without + 3
 
 
-def test_models_are_shown_images_in_their_own_view():
-    """Published weights as published; the entry of a checkpoint may state its view."""
+def test_models_are_evaluated_at_their_own_resolution_and_crop():
+    """Published weights are evaluated as published, although one entry sets 160 pixels.
+
+    The entry of a checkpoint states its resolution.
+    """
     found = evaluations(measured(features={"batch_size": 32, "resolution": 64}))
     views = {name: stage.config["resolution"] for name, stage in found.items()}
     assert views == {"torchvision/resnet18": None, "timm/inception_v3": None, "mine": 96}

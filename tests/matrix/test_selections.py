@@ -1,4 +1,4 @@
-"""Selections of a recipe: stages shared by key, targets' test images unseen, subsets of `each`."""
+"""Selections of classes for a target: shared stages, unread test images, subsets from `each`."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ def matrix() -> Matrix:
 
 
 def test_selections_read_train_and_val_of_targets_only(matrix: Matrix):
-    """Everything that a select stage rests on, but for influence's transfers, which read val."""
+    """Checks the features that select stages need, not the transfers that influence needs."""
     for stage in matrix.stages:
         if stage.kind != "select":
             continue
@@ -44,6 +44,7 @@ def test_models_of_a_selection_are_shared_by_methods_and_targets(matrix: Matrix)
 
 
 def test_a_recipe_can_exclude_unseen_targets(matrix: Matrix):
+    """A target is unseen by a subset that was selected for another target."""
     transfers = [
         stage.axes
         for stage in matrix.stages
@@ -143,6 +144,6 @@ def test_a_per_target_selection_costs_a_pretraining_per_target():
         for stage in found.stages
         if stage.kind == "pretrain" and "role" not in stage.axes
     )
-    # 12 targets x 3 shares x 2 eps x 3 seeds
+    # 12 targets x 3 fractions x 2 eps x 3 seeds
     assert models["label"] == models["feature"] == models["influence"] == 12 * 3 * 2 * 3
     assert models["el2n"] == models["hardest"] == models["random"] == 3 * 2 * 3

@@ -1,4 +1,4 @@
-"""Adding a kind of stage adds a package and edits no list; it plans and runs like the others."""
+"""A new kind of stage is a package, listed nowhere; it is planned and run like the others."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_a_kind_in_a_package_of_its_own_plans_and_runs(package: str, tmp_path: Path):
+def test_a_kind_in_another_package_is_planned_and_run(package: str, tmp_path: Path):
     folders = Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
 
     def stage(name: str, *needs: Stage, **config: object) -> Stage:
@@ -88,7 +88,7 @@ def test_a_kind_in_a_package_of_its_own_plans_and_runs(package: str, tmp_path: P
     assert is_done(total.spec, total.folder(folders.runs), folders.data)
     (two.folder(folders.runs) / "sum.txt").unlink()
     assert not is_done(two.spec, two.folder(folders.runs), folders.data)
-    assert list(unfinished(matrix, folders)) == [broken.key], "nothing left reads the deleted file"
+    assert list(unfinished(matrix, folders)) == [broken.key], "no stage to run needs the lost file"
 
 
 def test_a_kind_is_searched_in_the_given_package_first(package: str):

@@ -1,4 +1,4 @@
-"""Commands in the recipes' comments work, and numbers in them hold."""
+"""Commands in the comments of recipes work, and numbers of configurations there are correct."""
 
 import re
 import shlex
@@ -9,11 +9,11 @@ from harness.config import load as recipe
 from harness.config.grid import num_configs, trials
 from harness.matrix.expand import expand
 
-SPECIAL = set("{}[]*?~$()<>|&;`")  # what bash or zsh does not leave alone outside quotes
+SPECIAL = set("{}[]*?~$()<>|&;`")  # characters that bash or zsh interprets outside quotes
 
 
 def typed() -> list[tuple[str, str]]:
-    """(recipe, everything from `--set` on) of each line of a comment that has one."""
+    """Return (recipe, text from `--set` to the end) of each comment line with `--set`."""
     return [
         (name, line[line.index("--set") :])
         for name in recipe.available()

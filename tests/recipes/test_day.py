@@ -1,4 +1,7 @@
-"""`scale=day`, and the 16-epoch recipes, within their hours on one H100 by the roofline."""
+"""Predicted times on one H100: recipes with `scale=day` take a day, those of 16 epochs less.
+
+A roofline model gives the seconds of a step: memory traffic limits training of ResNet-18.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,16 +16,16 @@ from harness.estimate.estimate import estimate
 from harness.matrix.expand import Matrix, expand
 
 # ResNet-18, bf16, 224 px, eager: images per second that memory allows on an H100 (90 % of 3.0 TB/s
-# at 100 MB an image), and the fraction of it that a training step reaches.
+# at 100 MB per image), and the fraction of this rate that a training step reaches.
 CEILING, REACHED = 27_000, 0.4
-STEP_S_OF_PASS = 1 / (CEILING * REACHED)  # a clean training step, per image
-FORWARD = 1 / 3  # of a training step
-STAGE_S = 15.0  # start and end of a stage
+STEP_S_OF_PASS = 1 / (CEILING * REACHED)  # seconds per image of a clean training step
+FORWARD = 1 / 3  # cost of a forward pass, as a fraction of a training step
+STAGE_S = 15.0  # seconds to start and end a stage
 MINUTES_OF_RECORD = {"imagenet_rn18_16": 25, "imagenet_rn18_16_robust": 90}
 
 
 class Roofline(Mapping[str, float]):
-    """Seconds of a step of ResNet-18, from its description."""
+    """Predicted seconds of a step of ResNet-18; the key is the step's description in JSON."""
 
     def __getitem__(self, key: str) -> float:
         step = json.loads(key)
@@ -74,15 +77,15 @@ def test_scale_day_fits_in_24_hours_and_keeps_the_posters_models(name, tmp_path)
         for stage in transfers
         if stage.axes["target"] == "aircraft"
     }
-    assert epochs == {24}, "the preset, not the 150 of the whole protocol"
+    assert epochs == {24}, "epochs of the preset `fast`, not the 150 of the full protocol"
 
 
 @pytest.mark.parametrize("name", MINUTES_OF_RECORD)
-def test_the_16_epochs_cost_minutes(name, tmp_path):
+def test_recipes_of_16_epochs_take_minutes(name, tmp_path):
     predicted, _ = hours(name, tmp_path)
     assert 60 * predicted < MINUTES_OF_RECORD[name], f"{60 * predicted:.0f} minutes"
 
 
 def test_the_whole_protocol_takes_more_than_a_day(tmp_path):
-    """The roofline can fail: it does so for 90 epochs and three seeds."""
+    """The prediction can exceed a day: the full protocol has 90 epochs and three seeds."""
     assert hours("robust_l2", tmp_path)[0] > 100

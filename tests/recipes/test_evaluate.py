@@ -1,4 +1,4 @@
-"""Recipes with coarser labels and held-out rankings: scores equal numpy's, on unseen images."""
+"""Coarser labels are scored as by numpy; held-out rankings use images not trained on."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def model(root: Path, source: Result) -> Result:
 
 
 def coarse(*groups: list[str]) -> Result:
-    """The result of a write stage whose labels stand for groups of classes."""
+    """Return the result of a write stage with one label per group of classes."""
     return as_result(
         "write",
         {
@@ -58,7 +58,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def test_coarser_logits_are_summed_probabilities_or_the_likeliest_class():
     logits = np.random.default_rng(0).normal(0, 4, (50, 7)).astype(np.float32)
-    logits[0] = [200, -200, 0, 0, 0, 0, -200]  # sums that a float32 softmax loses
+    # Probabilities of two groups that underflow to 0 in a float32 softmax.
+    logits[0] = [200, -200, 0, 0, 0, 0, -200]
     groups = np.array([2, 0, 1, 1, 0, 2, 2])
     summed = np.stack([softmax(logits)[:, groups == group].sum(1) for group in range(3)], 1)
     found = group_logits(torch.tensor(logits), torch.tensor(groups), 3, "sum")
@@ -73,7 +74,7 @@ def test_a_fine_model_is_scored_on_coarser_labels(root: Path, source: Result, mo
     needs = {"model": model, "data": source, "common_0": source, "common_1": coarse(*groups)}
     config = {**CONFIG, "common": ["common_0"], "coarse": {"common_1": "coarse"}}
     metrics = evaluate.run(context_of(root, "fine", config, needs)).metrics
-    assert metrics["num_common_classes"] == 5, "coarser labels are not compared as classes"
+    assert metrics["num_common_classes"] == 5, "coarser labels are not common classes"
     found = metrics["coarse"]["coarse"]
     assert found["num_labels"] == 3 and found["adversarial"] is None
 
@@ -148,7 +149,7 @@ def test_a_model_without_the_common_classes_is_evaluated_on_its_own_classes(
     )
 
 
-def test_a_held_out_ranking_goes_by_images_that_the_reference_was_not_trained_on(
+def test_a_held_out_ranking_uses_images_that_the_reference_was_not_trained_on(
     root: Path, source: Result
 ):
     held_out = {"per_class": 4, "seed": 7}
@@ -181,7 +182,7 @@ def test_a_held_out_ranking_goes_by_images_that_the_reference_was_not_trained_on
     seen = without_held_out(plan, held_out).indices
     unseen = sample_per_class_of_beton(plan.beton, 4, 7)
     assert sorted([*seen, *unseen]) == list(range(100)), (
-        "each image is either trained on or ranked by"
+        "each image is used either for training or for the ranking"
     )
     with pytest.raises(UserError, match=r"5 classes have no image left"):
         without_held_out(plan, {"per_class": 20, "seed": 7})

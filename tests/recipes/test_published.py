@@ -11,7 +11,7 @@ from writers.errors import UserError
 def test_robust_recipes_attack_and_freeze_as_salmans_code(name: str):
     """The `robustness` library keeps the best iterate, in training and in evaluation (use_best=1).
 
-    What is frozen in robust-models-transfer are weights, and statistics continue to move.
+    robust-models-transfer freezes the weights only: batch-norm statistics are still updated.
     """
     stages = expand(recipe.read(name)).stages
     for kind in ("pretrain", "evaluate"):
@@ -31,7 +31,7 @@ def test_robust_recipes_attack_and_freeze_as_salmans_code(name: str):
 
 @pytest.mark.parametrize("name", ["robust_l2", "robust_linf", "fewer_classes"])
 def test_robust_recipes_augment_as_the_robustness_library(name: str):
-    """The preset of its ImageNet training: ColorJitter(0.1, 0.1, 0.1) and Lighting(0.05) after crop and flip."""
+    """The ImageNet preset has ColorJitter(0.1, 0.1, 0.1) and Lighting(0.05) after crop and flip."""
     expected = {
         "color_jitter": {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.0},
         "lighting": 0.05,
@@ -47,7 +47,7 @@ def test_robust_recipes_augment_as_the_robustness_library(name: str):
 
 
 def test_non_binary_augments_as_its_command_line():
-    """timm: --mixup 0.2 --aa rand-m9-mstd0.5-inc1 --reprob 0.5 --remode pixel."""
+    """timm's options: --mixup 0.2 --aa rand-m9-mstd0.5-inc1 --reprob 0.5 --remode pixel."""
     stages = expand(recipe.read("non_binary")).stages
     for method in ("default", "l2sp", "scratch"):
         settings = [
@@ -87,7 +87,7 @@ def test_augmentations_can_be_removed_and_changed():
 
 
 def test_no_pretraining_of_huh_is_repeated_under_another_key():
-    """Coarser labels keep all images, so that equal epochs are equal steps."""
+    """Subsets with coarser labels have all images, so equal epochs are equal steps."""
     stages = expand(recipe.read("what_makes_imagenet_good")).stages
     trained = [stage.axes for stage in stages if stage.kind == "pretrain"]
     by_variant = {

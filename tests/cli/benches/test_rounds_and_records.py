@@ -61,9 +61,10 @@ def test_processes_of_a_benchmark_inherit_pythonpath(monkeypatch):
 @pytest.mark.parametrize(
     "step_s, overhead_s, left_s, planned",
     [
-        ({"a": 0.1}, {}, 1000, RoundPlan(5, 20)),  # 5 * 20 * 0.1 = 10 s of 900
+        # A plan may take 90 % of the seconds left.
+        ({"a": 0.1}, {}, 1000, RoundPlan(5, 20)),  # 5 rounds * 20 steps * 0.1 s = 10 s of 900 s
         ({"a": 0.5, "b": 0.5}, {}, 50, RoundPlan(5, 9)),  # 45 s / 5 rounds = 9 steps of 1 s
-        # Of 9 s per round, the overhead leaves 5 s for steps.
+        # 9 s per round, less 4 s of overhead, leave 5 steps of 1 s.
         ({"a": 0.5, "b": 0.5}, {"b": 4.0}, 50, RoundPlan(5, 5)),
         ({"a": 1.0}, {}, 14, RoundPlan(4, 3)),  # 12.6 s: 4 rounds of 3 steps, not 5 of 2
         ({"a": 1.0}, {}, 1, RoundPlan(3, 3)),  # the minimum, although it does not fit
@@ -93,7 +94,7 @@ def test_a_record_before_the_first_round():
 
 
 def test_a_ratio_compares_within_rounds_with_the_best_contender():
-    """The machine runs at half speed in round 2: rates change, ratios do not."""
+    """In round 2 the machine runs at half speed: rates halve, but the ratio is about the same."""
     measured = {
         "ours": Measured("ours", rates=[300, 150, 330]),
         "x": Measured("x", rates=[100, 50, 100]),
@@ -132,7 +133,7 @@ def test_a_ratio_with_absent_contenders_has_no_goal():
 
 
 def test_ratios_of_a_gpu_run():
-    """With the contenders that benchmarks/gpu_check.py names."""
+    """The contenders are some of those that benchmarks/gpu_check.py measures."""
     measured = {
         name: Measured(name, rates=[1.0])
         for name in ("ours:restart", "ours:resident", "ffcv:jpeg", "torchvision:io", "dali:gpu")
@@ -148,15 +149,15 @@ def test_ratios_of_a_gpu_run():
     assert ratios[1].title == "ours:restart / torchvision:io"
 
 
-def test_ours_and_the_others_are_opened_by_turns(monkeypatch, tmp_path):
-    """Under a time limit the last ones may not be opened, and without the others no ratio is."""
+def test_ours_and_the_others_are_opened_alternately(monkeypatch, tmp_path):
+    """A time limit may leave out the last contenders, and a ratio needs one of each side."""
     opened: list[str] = []
 
     def measure(names, work, num_rounds, **options):
         opened.extend(names)
         return {}, {}, RoundPlan(1, 1)
 
-    # Imported first: at its first import it would keep the replaced function.
+    # Imported later, this module would bind the replaced function for the rest of the session.
     importlib.import_module("harness.cli.benches._load_parts")
     monkeypatch.setattr("harness.cli.benches._contenders.measure_contenders", measure)
     corpus = tmp_path / "photos"
@@ -217,7 +218,7 @@ def test_bench_load_end_to_end(tmp_path: Path):
         assert len(row["rates"]) == 2
         assert min(row["rates"]) > 0
         assert row["opened"]["shape"] == [8, 3, 224, 224]
-        # Noise around mid-gray: these are the images.
+        # The images are noise around mid-gray (128), so the mean pixel shows that they were read.
         assert 100 < row["opened"]["mean_pixel"] < 156
         assert [detail["num_images"] for detail in row["details"]] == [24, 24]
     assert content["environment"]["packages"]["torch"] and content["work"]["num_images"] == 12

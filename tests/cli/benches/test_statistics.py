@@ -1,4 +1,4 @@
-"""The table of error rates as a command."""
+"""`harness bench statistics`: the table of false-positive rates and interval coverage."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""`harness bench train` and `attack` at tiny sizes: contenders, rounds, and the plain attack."""
+"""`harness bench train` and `bench attack` at tiny sizes: contenders, rounds, plain attack.
+
+A fed contender trains on batches of a loader; the others repeat one batch of noise.
+"""
 
 import json
 import signal
@@ -58,7 +61,7 @@ def run(tmp_path: Path, *arguments: str) -> dict:
     return json.loads(file.read_text())
 
 
-def test_bench_train_fed_and_not(tmp_path):
+def test_bench_train_with_and_without_a_loader(tmp_path):
     folder = tmp_path / "photos" / "noise"
     folder.mkdir(parents=True)
     for index in range(9):
@@ -87,12 +90,12 @@ def test_bench_train_fed_and_not(tmp_path):
     assert record["work"]["clock"] == "this process's CPU time"
     assert record["environment"]["packages"]["torch"]
     (beton,) = (tmp_path / "s").glob("*.beton")
-    # A round takes 2 batches of 5 images: the 9 images are written twice.
+    # A round reads 5 batches of 2 images (4 of them to warm up), so the 9 images are written twice.
     assert open_beton(beton).manifest.num_samples == 18
 
 
 def test_compiled_steps_are_fed_from_each_format_by_each_number_of_threads(tmp_path, monkeypatch):
-    """One network, compiled once for all; a trace of its steps is written."""
+    """All fed contenders share one compiled network; --trace writes a trace of its steps."""
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     folder = tmp_path / "photos" / "noise"
     folder.mkdir(parents=True)
@@ -129,7 +132,7 @@ def test_invalid_fed_from_options_are_refused(values, message):
 
 
 def test_the_loader_is_idle_while_others_are_measured(monkeypatch):
-    """Each fed round is an epoch that starts before the clock and ends with the round."""
+    """A fed round is one epoch, which starts before the clock does and ends with the round."""
     calls: list[str] = []
 
     class Loader:
@@ -159,7 +162,7 @@ def test_the_loader_is_idle_while_others_are_measured(monkeypatch):
     first, second = (
         [f"epoch {number}", *before, "clock", *counted, "clock", "end"] for number in (1, 2)
     )
-    assert calls[-28:] == [*plain, *first, *second, *plain]  # turn by turn
+    assert calls[-28:] == [*plain, *first, *second, *plain]  # the order of contenders rotates
     assert measured["fed"].rates == [20, 20]
 
 
@@ -177,7 +180,7 @@ def test_a_time_limit_sizes_the_rounds_and_is_recorded(tmp_path):
 
 
 def test_contenders_are_saved_before_the_next_one_compiles():
-    """A compiler may take the rest of the time: the process is then killed in a warm-up."""
+    """Compilation may use up the time, and the process is then killed during a warm-up."""
     saved: list[dict[str, list[float]]] = []
     seen: list[dict[str, list[float]]] = []
     steps = {
@@ -199,7 +202,7 @@ def test_contenders_are_saved_before_the_next_one_compiles():
 
 
 def test_a_killed_benchmark_leaves_its_complete_rounds(tmp_path):
-    """SIGKILL after the first round: the record is whole, and counts what it holds."""
+    """After SIGKILL, the record is complete JSON and has the number of finished rounds."""
     file = tmp_path / "record.json"
     command = [sys.executable, "-m", "harness.cli.main", "bench", "attack", *TINY]
     process = subprocess.Popen(
@@ -233,15 +236,14 @@ def test_bench_attack_records_the_cost_of_an_attack(tmp_path):
             for clean, attacked in zip(rates["ours:clean"], rates["ours:pgd3"], strict=True)
         ]
     )
-    assert all(ratio["must"] is None for ratio in record["ratios"])  # the targets are a GPU's
+    assert all(ratio["must"] is None for ratio in record["ratios"])  # goals apply to GPUs only
 
 
 def test_the_plain_attack_equals_the_harness():
-    """The benchmark compares two ways to compute the same images."""
+    """The compared attacks return the same images, so their speeds can be compared."""
     torch.manual_seed(0)
-    model = classifier.build(
-        "resnet10", 10
-    ).double()  # no kernel's rounding decides about a kink of ReLU
+    # In float64, rounding does not change which side of zero a ReLU's input is on.
+    model = classifier.build("resnet10", 10).double()
     model.register_forward_pre_hook(lambda _, inputs: inputs[0].double())
     images, labels = noise_batch(4, 16, 10, "cpu")
     pixels, settings = images.float() / 255, pgd3()
@@ -250,7 +252,7 @@ def test_the_plain_attack_equals_the_harness():
         model, pixels, labels, norm="l2", eps=0.5, steps=3, step_size=settings.step_length(0.5)
     )
     assert (plain - pixels).flatten(1).norm(dim=1).min() > 0.1
-    # Pixels are float32, which rounds each of three steps by 6e-8.
+    # Pixels are float32, so each of the three steps rounds by up to 6e-8.
     torch.testing.assert_close(plain, ours, atol=1e-6, rtol=0)
 
 
@@ -270,7 +272,7 @@ def test_bench_train_with_each_augmentation(tmp_path):
 
 
 def test_the_cost_of_timing_spans_is_measured(tmp_path, monkeypatch):
-    """All spans of a step are timed, and read after each round."""
+    """With --timer, all spans of a step are timed, and they are read after each round."""
     read: list[dict] = []
     end_epoch = Timer.end_epoch
     monkeypatch.setattr(Timer, "end_epoch", lambda timer: read.append(end_epoch(timer)) or read[-1])

@@ -76,7 +76,9 @@ def test_the_record_and_the_tables(corpus: Path, tmp_path: Path):
     ]
 
 
-def test_ffcvs_own_writer_writes_the_same_images(corpus: Path, tmp_path: Path):
+def test_stock_ffcvs_writer_is_timed_and_the_beton_to_copy_from_is_valid(
+    corpus: Path, tmp_path: Path
+):
     work = WriteRounds(corpus, tmp_path, 1, 2)
     detail = work.round("ffcv:jpeg400")
     assert detail["img_per_s"] > 0 and detail["bytes"] > 10_000

@@ -1,4 +1,4 @@
-"""The commands download, verify-raw and ls datasets."""
+"""The commands `harness download`, `harness verify-raw` and `harness ls datasets`."""
 
 import hashlib
 import http.server
@@ -44,7 +44,7 @@ def harness(capfd: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture
 def eurosat_tree(tmp_path: Path) -> Path:
-    """Ten images of each class, in the raw folder."""
+    """Ten images of each EuroSAT class, in the raw folder."""
     random = np.random.default_rng(0)
     for kind in eurosat.CLASSES:
         folder = tmp_path / "raw" / "eurosat" / "2750" / kind
@@ -58,7 +58,7 @@ def eurosat_tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Any:
-    """Serves the folder served/; gives its address."""
+    """Serve the folder served/ over HTTP on this machine; yields the URL."""
     (tmp_path / "served").mkdir()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -122,7 +122,7 @@ def test_download_fetches_and_verifies(
     assert "eurosat/train_32x32.mat: fetched" in out
 
 
-def test_files_without_a_host_are_listed_with_their_folder(harness: Any, tmp_path: Path):
+def test_files_that_cannot_be_fetched_are_listed_with_their_folder(harness: Any, tmp_path: Path):
     code, out, _ = harness("download", "resisc45")
     assert code == 1
     assert "raw/resisc45/NWPU-RESISC45" in out
@@ -182,10 +182,11 @@ def test_verify_raw_lists_problems(
     assert harness("verify-raw", "eurosat", "--source", "nowhere")[0] == 2
 
 
-def test_a_class_without_images_and_counts_with_carved_val(eurosat_tree: Path):
+def test_images_split_off_as_val_count_as_train_and_an_empty_class_is_named(eurosat_tree: Path):
     source = open_dataset("eurosat", eurosat_tree, SplitSettings())
     spec = replace(eurosat.SPEC, split_sizes={"train": 80, "test": 20})
-    assert check.check_raw(source, spec).problems == []  # val was carved out of the published train
+    # The published data has no val, so val is split off from the published train.
+    assert check.check_raw(source, spec).problems == []
     source.splits["train"] = [example for example in source.splits["train"] if example.label != 3]
     problems = check.check_raw(source, spec).problems
     assert problems == ["train has 74 images; 80 were published", "train has no image of Highway"]

@@ -1,4 +1,7 @@
-"""The manifest of a beton decides which methods fit it, before anything runs."""
+"""The labels of a beton decide which methods a recipe may use; its manifest is read when planning.
+
+A beton has one label per image, several labels per image, or boxes of objects.
+"""
 
 import json
 from collections.abc import Sequence
@@ -43,7 +46,7 @@ def write(source: Source, file: Path) -> Path:
 
 
 def one_label() -> Source:
-    """The same images, with one class each."""
+    """Return the images of `source_of(range(6))` with one label each, and without boxes."""
     source = source_of(range(6))
     source.splits["train"] = [
         Example(example.key, number % 3, f"{number % 3}/{number}")
@@ -54,7 +57,10 @@ def one_label() -> Source:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """boxes, many and one: betons with boxes, several labels, and one label; adopted: another."""
+    """Folder of betons: `boxes`, `many` (several labels), `one` (one label) and `adopted`.
+
+    `adopted` has one label per image; its manifest was made from the beton by `adopt`.
+    """
     folder = tmp_path_factory.mktemp("betons")
     write(source_of(range(6)), folder / "boxes.beton")
     write(source_of(range(6), has_boxes=False), folder / "many.beton")
@@ -66,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(folder: Path, target: str, methods: Sequence[str], scores: str = "", *more: str) -> Result:
-    """Run `harness plan` in the folder; the target may be the name of a beton."""
+    """Run `harness plan` in the folder; the target is the name of a beton, or YAML."""
     data = target if target.startswith("{") else f"{{dataset: beton, path: {target}.beton}}"
     recipe = RECIPE.format(targets=data, methods=", ".join(methods), scores=scores)
     (folder / "recipe.yaml").write_text(recipe)
@@ -82,7 +88,7 @@ def transfers(result: Result) -> list[dict[str, Any]]:
 
 
 def refusal(result: Result) -> str:
-    """Message of the UserError that ended the command, which exits with code 2."""
+    """Return the message of the UserError that ended the command."""
     assert isinstance(result.exception, UserError), result.output
     return result.exception.message
 
@@ -101,7 +107,7 @@ def test_detection_is_planned_for_a_beton_with_boxes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("method", OTHERS)
-def test_labels_of_images_are_planned_for_other_betons(folder: Path, method: str) -> None:
+def test_methods_for_labels_are_planned_for_betons_without_boxes(folder: Path, method: str) -> None:
     for beton in ("many", "one", "adopted"):
         (transfer,) = transfers(plan(folder, beton, [method], "", "--json"))
         assert transfer["axes"]["method"] == method.partition(":")[0]
@@ -132,7 +138,7 @@ def test_labels_of_images_are_planned_for_other_betons(folder: Path, method: str
         ),
     ],
 )
-def test_wrong_pairs_are_refused(
+def test_methods_scores_and_metrics_that_do_not_fit_the_labels_are_refused(
     folder: Path, target: str, methods: Sequence[str], scores: str, message: str
 ) -> None:
     result = plan(folder, target, methods, scores)
@@ -160,14 +166,14 @@ def test_a_source_with_boxes_is_refused(folder: Path) -> None:
     assert "it can only be a target" in refusal(result)
 
 
-def test_a_missing_beton_is_planned_by_the_methods_of_the_recipe(folder: Path) -> None:
+def test_a_missing_beton_is_assumed_to_fit_the_methods_of_the_recipe(folder: Path) -> None:
     for method in (DETECTION, "full: {}"):
         result = plan(folder, "missing", [method], "", "--json")
         assert [stage["axes"]["method"] for stage in transfers(result)] == [method.split(":")[0]]
     assert "There is no" in plan(folder, "missing", [DETECTION]).stderr
 
 
-def test_a_beton_that_is_gone_keeps_its_kind(folder: Path) -> None:
+def test_a_deleted_beton_keeps_the_kind_of_labels_of_the_last_plan(folder: Path) -> None:
     write(source_of(range(6)), folder / "gone.beton")
     mixed = [DETECTION, "full: {}"]
     targets = "{dataset: beton, path: gone.beton, name: gone}, {dataset: synthetic_scenes}"

@@ -1,4 +1,4 @@
-"""A stage kind and a method from outside of the harness: every command works with them."""
+"""A stage kind and a method that are defined outside the harness work with every command."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ methods:
   bias: {epochs: 2, strength: 0.25}
   full: {epochs: 2}
 """
-# A kind that reads files from outside, writes into both folders, makes a model and is a gate.
+# A kind with an input that no stage writes, an output file and a model, which gates other stages.
 SPEC = """
 from harness.matrix.stage_kind import StageKind
 
@@ -125,7 +125,7 @@ def test_a_new_method_is_read_planned_and_reported(run: Callable[..., str]) -> N
     ]
     matrix = expand.expand(read("tiny.yaml"))
     (biased,) = [stage for stage in matrix.stages if stage.axes.get("method") == "bias"]
-    assert biased.config["settings"]["strength"] == 0.25, "settings of its own are in its key"
+    assert biased.config["settings"]["strength"] == 0.25, "the method's setting is part of the key"
     write_results(matrix.stages, Path("runs"))
     assert "bias" in run("status", "tiny.yaml")
     run("report", "tiny.yaml")

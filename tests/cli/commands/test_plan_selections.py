@@ -1,4 +1,4 @@
-"""`harness plan` states how many pretrainings a selection costs."""
+"""`harness plan` prints how many pretrainings a selection of classes or images costs."""
 
 import json
 from pathlib import Path
@@ -30,8 +30,8 @@ def test_a_selection_per_target_costs_a_pretraining_for_each(tmp_path: Path):
     assert "hours of one device" not in text
 
 
-def test_hours_are_those_of_finished_models(tmp_path: Path):
-    """One finished model of a second per epoch: hours of all others follow from it."""
+def test_hours_follow_from_the_time_of_a_finished_model(tmp_path: Path):
+    """The finished model took an hour per unit of work; the same is assumed of the others."""
     stages = expand(recipe.read("which_classes", ["scale=tiny"])).stages
     stage = next(stage for stage in stages if stage.kind == "pretrain" and "role" not in stage.axes)
     folder = stage.folder(tmp_path / "runs")
@@ -77,7 +77,7 @@ def test_status_counts_the_many_models_that_score_classes(tmp_path: Path):
 
 
 def test_status_counts_stages_of_one_name(tmp_path: Path):
-    """Label and feature mapping each look at a target: a row must not show the first state only."""
+    """Label and feature mapping both extract features of a target: one row counts both stages."""
     folders = [f"--{kind}-dir={tmp_path / kind}" for kind in ("runs", "raw", "data")]
     found = CliRunner().invoke(cli, ["status", "which_classes", "--set", "scale=tiny", *folders])
     assert found.exit_code == 0, found.output

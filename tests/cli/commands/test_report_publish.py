@@ -1,4 +1,4 @@
-"""`harness report --publish`: a board from results on disk, and from others' rows."""
+"""`harness report --publish`: a leaderboard from results on disk and rows of other boards."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""harness logs, cancel and gc on stages of a real `harness run`."""
+"""`harness run`, `logs`, `cancel` and `gc`, on stages of a real run or on made-up folders."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_cancel_stops_a_run_of_another_process():
     assert not any(lease.is_held(folder) for folder in Path("runs").glob("stages/*/*"))
 
 
-def test_an_error_of_the_run_lets_its_stages_save(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_ends_with_an_error_stops_its_stages_first(monkeypatch: pytest.MonkeyPatch):
     def follow(run: Run, _: object) -> None:
         for _ in run.events():
             if list(Path("runs").glob("stages/*/*/progress.json")):
@@ -247,7 +247,7 @@ def test_gc_deletes_temporary_files_of_killed_writes(capsys: pytest.CaptureFixtu
         for name in ("model.pt", "train.npz", "result.json"):
             with tempfile.NamedTemporaryFile(
                 dir=place, prefix=f".{name}.", delete=False
-            ) as file:  # as writes do
+            ) as file:  # named as by an atomic write that was killed
                 file.write(bytes(1000))
     kept = {path for path in runs.rglob("*")} | {
         left / "log.txt",
@@ -258,7 +258,7 @@ def test_gc_deletes_temporary_files_of_killed_writes(capsys: pytest.CaptureFixtu
         assert harness("gc", "--all", "--yes") == 0
         stdout = capsys.readouterr().out
     assert stdout.count("(temporary)") == 9 and "in 10 entries" in stdout, (
-        "temporary files in checkpoints of finished stages count with the folder"
+        "checkpoints of a finished stage are one entry, with their temporary files"
     )
     assert all(path.exists() for path in kept)
     assert not list(left.rglob(".*"))
@@ -267,7 +267,7 @@ def test_gc_deletes_temporary_files_of_killed_writes(capsys: pytest.CaptureFixtu
     assert harness("gc", "tiny.yaml", "--all", "--unused", "--yes") == 0 and not left.exists()
 
 
-def test_gc_deletes_stages_of_no_named_recipe(capsys: pytest.CaptureFixture[str]):
+def test_gc_unused_deletes_stages_that_no_given_recipe_has(capsys: pytest.CaptureFixture[str]):
     key = next(
         planned.key for planned in expand(read("tiny.yaml")).stages if planned.kind == "write"
     )
@@ -308,7 +308,9 @@ def test_gc_keeps_stages_run_with_set_if_it_is_repeated(capsys: pytest.CaptureFi
         assert harness(*mistake) == 2 and words in capsys.readouterr().err
 
 
-def test_gc_counts_a_linked_beton_with_its_last_name(capsys: pytest.CaptureFixture[str]):
+def test_gc_counts_the_bytes_of_a_beton_only_if_it_deletes_its_last_hard_link(
+    capsys: pytest.CaptureFixture[str],
+):
     data = Path("data")
     for key in ("0ld", "0lder"):
         stage("write", key, result=False)
@@ -319,7 +321,7 @@ def test_gc_counts_a_linked_beton_with_its_last_name(capsys: pytest.CaptureFixtu
     for key in ("0ld", "0lder"):
         os.link(first, data / f"things-all-{key}" / "train.beton")
     assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
-    # Deleted: the checkpoints of the stages.
+    # 4 MB are the checkpoints of two stages; the beton still has a link.
     assert "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1
     for key in ("0ld", "0lder"):
         stage("write", key, result=False)

@@ -104,7 +104,7 @@ def test_the_resolution_of_a_file_without_one_is_an_option(root: Path):
     assert json.loads(given.stdout)["scores"] == json.loads(stated.stdout)["scores"]
 
 
-def test_a_network_of_one_size_takes_no_other_resolution():
+def test_a_network_with_a_fixed_input_size_refuses_other_resolutions():
     model = classifier.build("resnet10", 2, channels=(16, 16, 16, 16))
     model.fixed_size = 299
     assert image_resolution("m", model, {"resolution": 224}, None) == 299

@@ -1,4 +1,4 @@
-"""The table of `harness status` for many models."""
+"""`harness status`: the rows that are shown if there are many models, and the count of retries."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`harness which-classes`: what it counts, keeps and writes, and its refusals."""
+"""`harness which-classes`: the classes it keeps, the files it writes, and refused inputs."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def invoke(
 
 
 def probabilities(root: Path) -> np.ndarray:
-    """A plain loop over the images of train and val, in the model's own view."""
+    """Softmax outputs [N, 10] for train and val, by a plain loop, at the model's resolution."""
     model, _ = classifier.load(root / "model.pt")
     model.eval()
     rows = []
@@ -102,7 +102,7 @@ def test_classes_that_the_model_predicts_are_kept(root: Path, tmp_path: Path):
 def test_names_of_classes_and_targets_may_have_any_characters(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A name with # begins no comment, and one beyond U+FFFF needs no pair of escapes."""
+    """In the YAML file, a # in a name begins no comment, and characters above U+FFFF survive."""
     classes = ["#tag", "a,b", "\N{GRINNING FACE}", 'x"y', "null", "1e3", " z", "h", "i", "j"]
     about = {"arch": "resnet10", "channels": [16] * 4, "resolution": 24, "classes": classes}
     torch.manual_seed(0)
@@ -130,8 +130,8 @@ def test_names_of_classes_and_targets_may_have_any_characters(
     assert scores.ranked(classes) == [row["class"] for row in content["classes"]]
 
 
-def test_other_photographs_of_equal_number_are_written_again(tmp_path: Path):
-    """Two folders of one name share a folder of betons; a beton is kept only for its own images."""
+def test_betons_are_rewritten_for_another_folder_of_photographs_with_the_same_name(tmp_path: Path):
+    """Folders of the same name share a folder of betons; a beton is reused for the same images."""
     from harness.cli.commands._model_and_images import write_betons
     from harness.system.folders import Folders
 
@@ -150,12 +150,12 @@ def test_other_photographs_of_equal_number_are_written_again(tmp_path: Path):
 
     first, second = written("a"), written("b")
     assert first[0] != second[0]
-    assert written("b") == second  # current: not written again
+    assert written("b") == second  # the beton is current, so its file is not touched
     assert written("a")[0] == first[0] and written("c")[0] not in (first[0], second[0])
 
 
-def test_the_name_of_a_dataset_is_not_its_raw_folder(tmp_path: Path):
-    """The folder has the official files, whose splits the dataset defines."""
+def test_the_name_of_a_dataset_takes_precedence_over_a_raw_folder(tmp_path: Path):
+    """The name `pets` is the dataset with its official splits, even if raw/pets exists."""
     from harness.cli.commands.which_classes import _images_of
     from harness.system.folders import Folders
 
@@ -167,7 +167,7 @@ def test_the_name_of_a_dataset_is_not_its_raw_folder(tmp_path: Path):
     assert _images_of(str(folders.raw / "pets"), folders) == ("folder", folders.raw / "pets")
 
 
-def test_test_images_take_no_part(root: Path, tmp_path: Path):
+def test_no_beton_of_test_images_is_written(root: Path, tmp_path: Path):
     assert invoke(root, "--out", str(tmp_path / "a.yaml")).exit_code == 0
     written = {file.stem for file in (root / "betons" / "colors-images-all").glob("*.beton")}
     assert written == {"train", "val"}
@@ -187,7 +187,7 @@ def test_the_output_reports_kept_classes_and_saved_images(root: Path, tmp_path: 
     assert again.exit_code != 0 and "already exists" in str(again.exception)
 
 
-def test_the_recommended_fraction_keeps_exactly_the_classes_that_are_seen(capsys):
+def test_the_recommended_fraction_keeps_exactly_the_classes_that_are_predicted(capsys):
     counts = {f"n{index:03d}": int(index < 172) for index in range(1000)}
     nothing = dict.fromkeys(counts, 0.0)
     _print(ClassScores(nothing, nothing, nothing, "mapping"), list(counts), counts, 800, 1)
@@ -216,7 +216,7 @@ def test_the_description_of_a_surrogate_adds_no_lines(root: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["same.yaml", "model.pt", "old.csv"])
 def test_scores_replace_no_file(root: Path, tmp_path: Path, name: str):
-    """Neither the subset nor a file that exists; nothing is computed before."""
+    """--csv must end in .csv and must not exist; this is checked before anything is computed."""
     (tmp_path / "old.csv").write_text("mine")
     arguments = ("--out", str(tmp_path / "same.yaml"), "--csv", str(tmp_path / name))
     found = invoke(root, *arguments)
@@ -225,7 +225,7 @@ def test_scores_replace_no_file(root: Path, tmp_path: Path, name: str):
     assert not (tmp_path / "same.yaml").exists()
 
 
-def test_a_beton_of_the_source_counts_what_is_saved(root: Path, tmp_path: Path):
+def test_image_counts_of_a_source_beton_give_the_saved_fraction(root: Path, tmp_path: Path):
     source = root / "betons" / "colors-images-all" / "train.beton"
     found = invoke(root, "--source-beton", str(source), "--out", str(tmp_path / "a.yaml"))
     assert "lacks 10 classes of the surrogate, such as source0" in str(found.exception)
@@ -309,7 +309,7 @@ def test_a_surrogate_whose_description_does_not_fit_is_refused(
 
 
 def test_a_surrogate_with_weights_that_are_not_finite_is_refused(root: Path, tmp_path: Path):
-    """Softmax of NaN would rank the first class first."""
+    """With NaN logits, argmax would return class 0 for every image."""
     model, about = classifier.load(root / "model.pt")
     with torch.no_grad():
         model.head.weight[3, 5] = float("nan")
@@ -340,7 +340,7 @@ def test_photographs_that_cannot_be_read_are_named_with_a_command_that_exists(
     assert "harness write-beton --on-error skip" in found.exception.hint
 
 
-def test_a_view_beyond_the_memory_is_refused_in_one_line(
+def test_a_resolution_that_needs_too_much_memory_is_refused_in_one_line(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     arguments = [

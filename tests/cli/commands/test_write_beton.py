@@ -1,4 +1,4 @@
-"""`harness write-beton` and `harness verify`: presets, copies, parts, options without effect."""
+"""`harness write-beton`, `verify`, `subset show`: presets, copies, parts, refused options."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_copy_from_a_folder_of_betons(tree: Path):
 
 
 def test_a_budget_counts_training_images_for_every_split(tree: Path):
-    """3 images of each class in train, 1 in val: a budget of 3 is one class."""
+    """Classes have 3 images each in train and 1 in val, so a budget of 3 images keeps one class."""
     Path("few.yaml").write_text("steps:\n  - budget: {by: classes, images: 3}\n")
     (written, _) = manifests(
         "--dataset", "folder", "--source", "photos", "--subset", "few.yaml", "--out", "few"

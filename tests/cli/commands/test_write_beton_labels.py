@@ -1,4 +1,4 @@
-"""`harness write-beton --labels`, and `labels:` of a recipe: keys follow the table's labels."""
+"""`harness write-beton --labels`, and `labels` in a recipe: stage keys depend on the labels."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_labels_of_a_recipe_decide_its_keys(pets: Path, tmp_path: Path):
     assert before == write_keys(recipe, tmp_path)
     table = (pets / "labels.csv").read_text()
     (pets / "labels.csv").write_text(table.replace("id,label", "image,class"))
-    assert write_keys(recipe, tmp_path) == before  # the same labels, written in another way
+    assert write_keys(recipe, tmp_path) == before  # the same labels under other column names
     write_labels(pets, {3: "a"})
     changed = write_keys(recipe, tmp_path)
     assert changed.keys() == before.keys() and not set(changed.values()) & set(before.values())

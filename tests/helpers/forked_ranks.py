@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ class ForkedRanks:
             context.Process(target=_run_rank, args=(rank, num_processes, port, job, arguments))
             for rank in range(num_processes)
         ]
-        for process in self.processes:
-            process.start()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This process.*is multi-threaded", DeprecationWarning)
+            for process in self.processes:
+                process.start()
 
     def codes(self) -> list[int | None]:
         """Wait for four minutes at most and return the exit codes."""

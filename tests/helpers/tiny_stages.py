@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from harness.runner.context import Outcome, StageContext
@@ -35,17 +34,6 @@ TRANSFER: dict[str, Any] = {
     "optimizer": {"schedule": "cosine"},
     "lrs": [0.1, 0.01],
 }
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a module's stages, with their data in data/.
-
-    The conftest.py files of tests with such stages import it.
-    """
-    root = tmp_path_factory.mktemp("stages")
-    (root / "data").mkdir()
-    return root
 
 
 def write_colors(

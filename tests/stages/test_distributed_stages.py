@@ -15,27 +15,17 @@ from harness.runner import result
 from harness.system.atomic_write import write_json
 from tests.helpers.execution import wait_for
 from tests.helpers.forked_ranks import ForkedRanks, make_stage, metrics_of, run_worker
-from tests.helpers.tiny_stages import SPLITS, as_result, write_colors
+from tests.helpers.tiny_stages import SPLITS, as_result
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("data")
+@pytest.fixture
+def data(root) -> Path:
+    return root / "data"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def written(data) -> result.Result:
-    return write_colors(data)
-
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
-]
-
-
-def test_a_stage_in_two_processes_resumes_exactly(data, written, tmp_path):
-    whole = make_stage(tmp_path / "whole", written)
-    stopped = make_stage(tmp_path / "stopped", written)
+def test_a_stage_in_two_processes_resumes_exactly(data, source, tmp_path):
+    whole = make_stage(tmp_path / "whole", source)
+    stopped = make_stage(tmp_path / "stopped", source)
     assert ForkedRanks(run_worker, whole, data).codes() == [0, 0]
     group = ForkedRanks(run_worker, stopped, data, 0.3)
     wait_for((stopped / "step1").exists)
@@ -102,8 +92,8 @@ def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path
     return folder
 
 
-def test_two_processes_stop_evaluating_after_the_same_batch(data, written, tmp_path):
-    folder = make_evaluation(tmp_path, written, 3)
+def test_two_processes_stop_evaluating_after_the_same_batch(data, source, tmp_path):
+    folder = make_evaluation(tmp_path, source, 3)
     group = ForkedRanks(run_worker, folder, data, 0.3)
     wait_for((folder / "step1").exists)
     os.kill(group.processes[1].pid, signal.SIGTERM)  # the rank that does not write
@@ -112,9 +102,9 @@ def test_two_processes_stop_evaluating_after_the_same_batch(data, written, tmp_p
 
 
 @pytest.mark.parametrize("batch_size", [7, 23])
-def test_two_processes_evaluate_each_image_once_like_one(batch_size, data, written, tmp_path):
+def test_two_processes_evaluate_each_image_once_like_one(batch_size, data, source, tmp_path):
     """24 images in batches of 7 (4 + 3, the last 2 + 1) and of 23 (rank 1 has one batch less)."""
-    one, two = (make_evaluation(tmp_path / name, written, batch_size) for name in ("one", "two"))
+    one, two = (make_evaluation(tmp_path / name, source, batch_size) for name in ("one", "two"))
     assert ForkedRanks(run_worker, one, data, num_processes=1).codes() == [0]
     assert ForkedRanks(run_worker, two, data).codes() == [0, 0]
     ours, theirs = (result.load(folder) for folder in (two, one))
@@ -130,8 +120,8 @@ def test_two_processes_evaluate_each_image_once_like_one(batch_size, data, writt
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_all_with_an_error(victim, data, written, tmp_path):
-    folder = make_stage(tmp_path, written)
+def test_a_killed_process_ends_all_with_an_error(victim, data, source, tmp_path):
+    folder = make_stage(tmp_path, source)
     group = ForkedRanks(run_worker, folder, data, 0.3)
     wait_for((folder / f"step{victim}").exists)
     group.processes[victim].kill()
@@ -140,7 +130,7 @@ def test_a_killed_process_ends_all_with_an_error(victim, data, written, tmp_path
     assert "lost another one" in (folder / "error.txt").read_text() and result.load(folder) is None
 
 
-def test_a_user_error_is_reported_once_and_ends_all(data, written, tmp_path):
-    folder = make_stage(tmp_path, written, sync_batch_norm=True)
+def test_a_user_error_is_reported_once_and_ends_all(data, source, tmp_path):
+    folder = make_stage(tmp_path, source, sync_batch_norm=True)
     assert ForkedRanks(run_worker, folder, data).codes() == [1, 1]
     assert "sync_batch_norm needs GPUs" in (folder / "error.txt").read_text()

@@ -43,11 +43,6 @@ def source(root: Path) -> Result:
     return write_colors(root / "data", splits={"train": 20, "val": 8})
 
 
-@pytest.fixture(scope="module")
-def target(root: Path) -> Result:
-    return write_colors(root / "data", "other colors", 4)
-
-
 def early(root: Path, source: Result, name: str, seed: int, **more: Any) -> Result:
     context = pretrain_context(root, source, name, seed=seed, settings={"epochs": 4}, **more)
     context.config["first_epochs"] = 3

@@ -15,7 +15,6 @@ from harness.config.attack import AttackSettings
 from harness.config.train import PretrainSettings
 from harness.modeling import classifier
 from harness.profiling.timer import Timer
-from harness.runner import result
 from harness.stages.pretrain.learner import _build
 from harness.system import distributed
 from harness.system.distributed import AsyncFlags, ProcessGroup
@@ -27,21 +26,17 @@ from loaders import open_loader
 from loaders.augmentations import Augmentations
 from loaders.plan import LoaderPlan
 from tests.helpers.forked_ranks import ForkedRanks
-from tests.helpers.tiny_stages import SPLITS, write_colors
+from tests.helpers.tiny_stages import write_colors
 
 # 60 images: the last batch of 11 has 5 images, 3 + 2 for two processes.
-NUM_TRAIN = 3 * SPLITS["train"]
+NUM_TRAIN = 60
 MIXED = Augmentations(mixup=0.4, cutmix=1.0, lighting=0.1)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def written(data) -> result.Result:
-    return write_colors(data)
+def beton(root) -> Path:
+    written = write_colors(root / "data", splits={"train": NUM_TRAIN // 3})
+    return root / "data" / written.metrics["splits"]["train"]["path"]
 
 
 def test_without_torchrun_there_is_one_process():
@@ -91,10 +86,10 @@ def test_a_last_batch_needs_two_images_in_each_process(num_samples, world_size, 
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_in_order_restores_the_order_of_a_single_process(world_size, data):
+def test_in_order_restores_the_order_of_a_single_process(world_size, beton):
     plans = [
         LoaderPlan(
-            data / "colors" / "train.beton",
+            beton,
             7,
             24,
             rank=rank,
@@ -197,11 +192,6 @@ def _save_result(folder: Path, beton: Path, more: dict[str, Any]) -> None:
         torch.save(train_two_epochs(beton, group, **more), folder / f"result{group.rank}")
 
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
-]
-
-
 @pytest.mark.parametrize(
     "more",
     [
@@ -213,9 +203,8 @@ pytestmark = [
     ],
     ids=["whole", "parts", "attacked", "mixed"],
 )
-def test_two_processes_train_like_one(more, data, tmp_path):
+def test_two_processes_train_like_one(more, beton, tmp_path):
     """Each sample once per epoch, in the same batches; losses and weights equal up to rounding."""
-    beton = data / "colors" / "train.beton"
     assert ForkedRanks(_save_result, tmp_path, beton, more).codes() == [0, 0]
     two = [torch.load(tmp_path / f"result{rank}", weights_only=False) for rank in range(2)]
     one = train_two_epochs(beton, ProcessGroup(), **more)
@@ -236,6 +225,3 @@ def test_two_processes_train_like_one(more, data, tmp_path):
         assert rank_result["scores"]["num_correct"] == one["scores"]["num_correct"]
     assert two[0]["weights"].tobytes() == two[1]["weights"].tobytes()
     assert two[0]["seen"] == two[1]["seen"]
-
-
-# A stage

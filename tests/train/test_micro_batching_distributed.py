@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -13,10 +12,6 @@ from harness.train import micro_batching
 from harness.train.step import TrainStep
 from tests.helpers.forked_ranks import ForkedRanks, make_stage, metrics_of, run_worker
 from tests.helpers.tiny_stages import write_colors
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
-]
 
 
 def run_with_less_memory_on_rank_1(folder: Path, data: Path, *more: str) -> None:

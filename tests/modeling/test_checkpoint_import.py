@@ -1,4 +1,4 @@
-"""Files of other programs: prefixes, stray tensors, foreign heads, and hints that help."""
+"""Checkpoints of other programs: prefixes, other tensors and heads, hints, damaged files."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_the_largest_match_is_imported(layout: str, tmp_path: Path):
         assert set(about["left_out"]) & set(expected[layout])
 
 
-def test_an_average_has_a_counter(tmp_path: Path):
+def test_averaged_weights_are_read_without_their_counter(tmp_path: Path):
     theirs = network()
     average = torch.optim.swa_utils.AveragedModel(theirs).state_dict()
     torch.save({"model": network(10).state_dict(), "model_ema": average}, tmp_path / "c.pt")
@@ -92,8 +92,8 @@ def test_a_foreign_head_is_refused_or_dropped(tmp_path: Path):
     assert torch.equal(again.backbone.conv1[0].weight, network(10).conv1[0].weight)
 
 
-def test_class_maps_are_not_cut_to_fewer_classes(tmp_path: Path):
-    """The first 900 of ImageNet's 1000 scores were given the names of in900's classes."""
+def test_a_network_without_a_separate_head_needs_all_its_classes(tmp_path: Path):
+    """SqueezeNet's features are the scores of ImageNet's 1,000 classes; they cannot become 900."""
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "c.pt")
     with pytest.raises(UserError, match="scores of 1,000 classes and has no head that could"):
         import_checkpoint(tmp_path / "c.pt", "torchvision/squeezenet1_1", "in900")
@@ -147,7 +147,7 @@ def test_files_that_contain_themselves_or_nest_deeply_are_refused(tmp_path: Path
 
 
 def test_a_huge_memo_index_allocates_no_memory(tmp_path: Path):
-    """pickle in C would allocate 16 GiB for a memo of this size."""
+    """Python's pickle module, in C, would allocate 16 GiB for a memo of this size."""
     put = b"K\x01" + pickle.LONG_BINPUT + struct.pack("<I", 2**30)
     (tmp_path / "c.pt").write_bytes(pickle.PROTO + b"\x02" + put + pickle.STOP)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -157,10 +157,12 @@ def test_a_huge_memo_index_allocates_no_memory(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["c.pt", "c.safetensors"])
-def test_gigabytes_of_another_kind_are_not_read(tmp_path: Path, name: str, monkeypatch):
+def test_a_large_file_of_another_kind_is_not_read(tmp_path: Path, name: str, monkeypatch):
     with (tmp_path / name).open("wb") as file:
         file.truncate(2**35)
-    monkeypatch.setattr(state_dicts, "content_digest", lambda path: pytest.fail("it is read"))
+    monkeypatch.setattr(
+        state_dicts, "content_digest", lambda path: pytest.fail("the file must not be read")
+    )
     with pytest.raises(UserError, match="is not a complete"):
         state_dicts.read(tmp_path / name)
 
@@ -174,7 +176,7 @@ def test_gigabytes_of_another_kind_are_not_read(tmp_path: Path, name: str, monke
         {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]},
     ],
 )
-def test_false_headers_of_safetensors_are_refused(tmp_path: Path, entry: dict):
+def test_invalid_headers_of_safetensors_are_refused(tmp_path: Path, entry: dict):
     header = json.dumps({"a": entry}).encode()
     path = tmp_path / "c.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(entry["data_offsets"][1] & 15))
@@ -217,7 +219,9 @@ def test_a_normalization_that_cannot_be_applied_is_refused(
         ("fc.bias", lambda t: t.bool(), "type bool"),
     ],
 )
-def test_tensors_that_are_no_weights_are_refused(name: str, change, words: str, tmp_path: Path):
+def test_weights_that_are_not_finite_floats_are_refused(
+    name: str, change, words: str, tmp_path: Path
+):
     state = network().state_dict()
     torch.save({**state, name: change(state[name])}, tmp_path / "c.pt")
     with pytest.raises(UserError, match=words):
@@ -231,7 +235,7 @@ def test_normalizations_beyond_float32_are_refused(tmp_path: Path):
             import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, mean=mean, std=std)
 
 
-def test_names_of_many_parts_are_refused(tmp_path: Path):
+def test_very_long_names_are_refused(tmp_path: Path):
     long = prefixed("m." * 50_000, {"a.weight": torch.ones(1), "b.weight": torch.ones(1)})
     torch.save(long, tmp_path / "c.pt")
     with pytest.raises(UserError, match="name has 100,008 characters"):
@@ -262,7 +266,7 @@ def test_a_compressed_file_is_refused_before_it_is_unpacked(tmp_path: Path):
     ids=["sparse", "meta", "complex", "quantized"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_tensors_of_other_kinds_are_no_weights(tmp_path: Path, change):
+def test_tensors_of_other_kinds_are_refused(tmp_path: Path, change):
     state = {name: change(value.float()) for name, value in network().state_dict().items()}
     torch.save(state, tmp_path / "c.pt")
     with pytest.raises(UserError):
@@ -272,7 +276,7 @@ def test_tensors_of_other_kinds_are_no_weights(tmp_path: Path, change):
 @pytest.mark.parametrize(
     "given", [{"eps": float("nan")}, {"mean": [float("inf")] * 3}, {"std": [0.0, 1.0, 1.0]}]
 )
-def test_settings_that_are_no_numbers_are_refused(tmp_path: Path, given: dict):
+def test_settings_that_are_not_finite_or_not_positive_are_refused(tmp_path: Path, given: dict):
     with pytest.raises(UserError, match="finite numbers"):
         import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, **given)
 

@@ -1,4 +1,4 @@
-"""Layouts of self-supervised checkpoints: which copy of the network is read, and what is not."""
+"""Layouts of self-supervised checkpoints: which copy of the network and which head is read."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +26,8 @@ def projection(prefix: str) -> State:
     return {f"{prefix}{layer}.weight": torch.rand(8, 8) for layer in (0, 2)}
 
 
-# Method -> a file as its published code saves it. `wanted` is the network that the authors
-# evaluate, `other` a second copy with other weights.
+# Test case -> name of the layout, and a function that makes a file as the published code saves it.
+# `wanted` has the weights that the authors evaluate; `other` is a second copy of other weights.
 LAYOUTS: dict[str, tuple[str, Callable[[State, State], dict]]] = {
     "MoCo v1": (
         "MoCo",
@@ -265,14 +265,17 @@ def linear(name: str, num_outputs: int, num_inputs: int) -> State:
 
 
 def numbered(state: State) -> State:
-    """Names of `nn.Sequential(*resnet.children())`."""
+    """Rename tensors as in `nn.Sequential(*resnet.children())`."""
     children = [name for name, _ in torchvision.models.resnet18().named_children()]
     split = {name: name.partition(".") for name in state}
     return {f"{children.index(split[n][0])}.{split[n][2]}": value for n, value in state.items()}
 
 
 def bodies() -> tuple[torch.nn.Module, State, State]:
-    """A plain network of random weights, its state without the head, and other weights."""
+    """Return a ResNet-18 of random weights, its state without the head, and other weights.
+
+    The network's head is removed, so that it returns features.
+    """
     torch.manual_seed(0)
     plain = torchvision.models.resnet18().eval()
     for module in plain.modules():
@@ -295,11 +298,11 @@ def test_features_equal_those_of_the_plain_network(name: str, tmp_path: Path):
     weights = model.backbone.state_dict()
     assert all(torch.equal(weights[tensor], wanted[tensor]) for tensor in wanted)
     images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():  # layers run in another memory layout, and so add in another order
+    with torch.no_grad():  # another memory layout changes the order of sums
         assert torch.allclose(model.eval().backbone(images), plain(images), rtol=1e-4, atol=1e-4)
 
 
-def test_the_part_can_be_chosen(tmp_path: Path):
+def test_another_copy_of_the_network_can_be_chosen_by_part(tmp_path: Path):
     _, wanted, other = bodies()
     torch.save(LAYOUTS["DINO"][1](wanted, other), tmp_path / "c.pth")
     model, _ = import_checkpoint(tmp_path / "c.pth", ARCH, None, part="student")
@@ -315,7 +318,7 @@ def test_the_part_can_be_chosen(tmp_path: Path):
     assert loaded.training == "self-supervised"
 
 
-def test_a_file_without_a_layout_is_no_self_supervised_one(tmp_path: Path):
+def test_a_supervised_checkpoint_has_no_layout_and_keeps_its_head(tmp_path: Path):
     state = under("module.", torchvision.models.resnet18().state_dict())
     torch.save({"state_dict": state}, tmp_path / "c.pth")
     _, about = import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
@@ -323,13 +326,13 @@ def test_a_file_without_a_layout_is_no_self_supervised_one(tmp_path: Path):
 
 
 def test_a_file_of_a_backbone_alone_has_no_head(tmp_path: Path):
-    """DINO publishes such files."""
+    """DINO's authors publish such files."""
     _, wanted, _ = bodies()
     torch.save(wanted, tmp_path / "c.pth")
     model, about = import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
     assert not about["has_head"] and about["classes"] == [] and about["left_out"] == []
     assert torch.equal(model.backbone.state_dict()["conv1.weight"], wanted["conv1.weight"])
-    # Something else that is left out may be a head: that is for the user to decide.
+    # Other tensors that are left out may be a head, so the user must decide.
     torch.save(wanted | linear("fc", 10, 512), tmp_path / "c.pth")
     with pytest.raises(UserError, match="10 classes"):
         import_checkpoint(tmp_path / "c.pth", ARCH, "in1000")
@@ -357,7 +360,8 @@ def test_a_linear_evaluation_keeps_its_head(network: str, head: str, arch: str, 
     assert about["left_out"] == sorted(projection("projector."))
     _, about = import_checkpoint(tmp_path / "c.pth", arch, None)
     assert not about["has_head"] and f"{head}.weight" in about["left_out"]
-    second = linear(f"momentum_{head}", 1000, 512)  # solo-learn's, of the averaged network
+    # solo-learn saves a second head, of the averaged network.
+    second = linear(f"momentum_{head}", 1000, 512)
     torch.save({"state_dict": state | second}, tmp_path / "c.pth")
     model, _ = import_checkpoint(tmp_path / "c.pth", arch, "in1000")
     assert torch.equal(model.head.weight, layer[f"{head}.weight"])
@@ -366,7 +370,7 @@ def test_a_linear_evaluation_keeps_its_head(network: str, head: str, arch: str, 
         import_checkpoint(tmp_path / "c.pth", arch, "in1000")
 
 
-def test_networks_of_filtered_images_are_refused(tmp_path: Path):
+def test_networks_that_take_sobel_filtered_images_are_refused(tmp_path: Path):
     _, wanted, _ = bodies()
     sobel = wanted | {"conv1.weight": torch.rand(64, 2, 7, 7)}
     torch.save(under("backbone.", sobel) | projection("neck.fc"), tmp_path / "c.pth")
@@ -400,7 +404,7 @@ def test_a_self_supervised_model_of_timm_has_features_and_no_head(tmp_path: Path
 
 @pytest.mark.parametrize(("arch", "fits"), [("vit_small", False), ("vit_base", True)])
 def test_vision_transformers_of_moco_v3_have_twelve_heads(arch: str, fits: bool, tmp_path: Path):
-    """The shapes of ViT-Small's weights fit timm's network with 6 heads, but its features not."""
+    """ViT-Small's weights also fit timm's network with 6 heads, which computes other features."""
     timm = pytest.importorskip("timm")
     name = f"{arch}_patch16_224"
     plain = timm.create_model(name, pretrained=False, num_classes=0, num_heads=12)

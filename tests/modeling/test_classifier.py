@@ -1,4 +1,4 @@
-"""Models: normalization, equality with torchvision, heads, files."""
+"""Classifiers: normalization, equality with torchvision, heads, files."""
 
 from pathlib import Path
 
@@ -25,12 +25,12 @@ def test_model_equals_torchvisions_network_on_normalized_pixels(arch):
     theirs.load_state_dict(weights | {"fc.weight": model.head.weight, "fc.bias": model.head.bias})
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     expected = theirs(normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    # float32 through 18 or 50 layers: 3e-6 of a standard deviation
+    # float32 through 18 or 50 layers: differences of 3e-6 standard deviations were seen.
     assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
 @pytest.mark.parametrize("arch", names.names("harness.modeling.archs"))
-def test_every_architecture_keeps_the_contract(arch):
+def test_every_architecture_has_equal_shapes_layout_and_initialization(arch):
     torch.manual_seed(0)
     model = classifier.build(arch, 3).eval()
     pixels = torch.randint(0, 256, (2, 3, 36, 36), dtype=torch.uint8).to(
@@ -67,7 +67,7 @@ def test_resnet10_has_the_requested_widths():
         lambda _, __, output: sizes.append(tuple(output.shape))
     )
     model(torch.rand(1, 3, 64, 64))
-    assert sizes == [(1, 28, 2, 2)]  # strides 2 of the stem and 2 of its pooling, then 1, 2, 2, 2
+    assert sizes == [(1, 28, 2, 2)]  # 64 / 32: strides 2 (stem), 2 (its pooling), 1, 2, 2, 2
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_a_new_head_depends_only_on_its_generator():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
     assert model(torch.rand(2, 3, 24, 24)).shape == (2, 40)
-    reference = nn.Linear(64, 40).weight  # the same distribution: uniform with nn.Linear's bound
-    # 2560 draws: a standard error of 1 %.
+    reference = nn.Linear(64, 40).weight  # drawn from the same uniform distribution
+    # The standard deviation of 2560 draws has a standard error of 1 %.
     assert abs(heads[0].std() / reference.std() - 1) < 0.05 and heads[0].abs().max() <= 1 / 8
     model.backbone.load_state_dict(backbone, strict=True)
     assert model.head.weight.requires_grad
@@ -168,10 +168,10 @@ def test_precision_follows_setting_and_device(monkeypatch):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-def test_gigabytes_that_are_no_model_are_not_read(tmp_path: Path, monkeypatch):
+def test_a_large_file_that_is_not_a_model_is_not_read(tmp_path: Path, monkeypatch):
     with (tmp_path / "model.pt").open("wb") as file:
         file.truncate(2**35)
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file must not be read"))
     with pytest.raises(UserError, match="not a complete model"):
         classifier.load(tmp_path / "model.pt")
 

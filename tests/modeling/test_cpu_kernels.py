@@ -1,4 +1,4 @@
-"""Convolutions with wrong CPU kernels in torch are computed correctly on all code paths."""
+"""Convolutions for which torch has wrong CPU kernels are computed correctly in all cases."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ class Convolutions(TorchDispatchMode):
 
 
 class Foreign(nn.Module):
-    """Stand for a network of another library: a narrow strided convolution as a function call."""
+    """A network like those of other libraries, with a narrow strided convolution as a function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Foreign(nn.Module):
         (lambda: classifier.build("resnet18", 3), False),
         (lambda: nn.Sequential(nn.Conv2d(32, 8, 1, stride=(1, 2)), nn.BatchNorm2d(8)), True),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 1)), False),
-        # Has its own weights, and is not analyzed.
+        # A module with its own weights counts as affected, because it is not analyzed.
         (
             lambda: nn.Sequential(nn.ReLU(), Foreign()),
             True,
@@ -108,7 +108,7 @@ def test_only_unaffected_networks_skip_the_workaround(model, affected):
         ("bf16", None),
     ):
         with autocast(precision, "cpu", unknown):
-            assert _get_current_function_mode_stack(), "taken for affected"
+            assert _get_current_function_mode_stack(), "unknown models must count as affected"
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -131,7 +131,7 @@ def test_a_training_step_uses_no_convolution_that_may_be_wrong(foreign, precisio
         if weight_shape[2:] == (3, 3) and min(images_shape[2:]) == 1 and stride > 1:
             pixels += 1
             assert dtype == torch.float32
-    assert foreign or pixels, "a map of one pixel is among them"
+    assert foreign or pixels, "some strided convolution must have an input of one pixel"
 
 
 def test_padding_by_name_of_a_narrow_convolution_is_supported():
@@ -141,7 +141,7 @@ def test_padding_by_name_of_a_narrow_convolution_is_supported():
     assert [stride for _, _, stride, _ in computed.seen] == [1]
 
 
-def test_reduced_precision_is_kept_outside_the_one_case():
+def test_bf16_convolutions_on_one_pixel_return_bf16_of_the_right_value():
     weight, images = torch.randn(32, 32, 3, 3), torch.randn(2, 32, 1, 1)
     with autocast("bf16", "cpu"):
         for stride in (1, 2):
@@ -150,4 +150,6 @@ def test_reduced_precision_is_kept_outside_the_one_case():
     torch.testing.assert_close(
         output.float(), functional.conv2d(images, weight, stride=2, padding=1), rtol=0.01, atol=0.05
     )
-    assert functional.conv2d(images, weight, padding=1).dtype == torch.float32, "left as it was"
+    assert functional.conv2d(images, weight, padding=1).dtype == torch.float32, (
+        "must be unchanged outside"
+    )

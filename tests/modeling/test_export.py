@@ -1,4 +1,4 @@
-"""Exported models, loaded by the programs that they are for."""
+"""Exported models: loaded by the target library, they return equal logits."""
 
 import json
 import os
@@ -20,11 +20,11 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 
 def saved_model(folder: Path, arch: str, num_classes: int = 7, **options):
-    """A model with running statistics and a normalization of its own, and its file."""
+    """Save a model with its own normalization and running statistics; return it and the file."""
     torch.manual_seed(0)
     model = classifier.build(arch, num_classes, **options)
     classifier.set_normalization(model, MEAN, STD)
-    model(torch.rand(4, 3, 64, 64))  # moves the running statistics
+    model(torch.rand(4, 3, 64, 64))  # updates the running statistics
     file = folder / "model.pt"
     about = {
         "arch": arch,
@@ -51,7 +51,7 @@ def code_of(card: str) -> str:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_others_may_read_the_weights_if_the_umask_permits(tmp_path: Path, umask: int):
+def test_the_umask_decides_who_may_read_the_exported_weights(tmp_path: Path, umask: int):
     _, file = saved_model(tmp_path, "resnet18")
     before = os.umask(umask)
     try:
@@ -148,7 +148,7 @@ def test_the_card_omits_top5_if_it_cannot_fail(tmp_path: Path, num_classes: int,
     assert "top1" in text and ("top5" in text) == is_shown
 
 
-def test_a_changed_network_is_refused_with_a_hint(tmp_path: Path):
+def test_a_network_that_the_target_library_lacks_is_refused_with_a_hint(tmp_path: Path):
     _, file = saved_model(tmp_path, "resnet10")
     with pytest.raises(UserError, match="no network resnet10") as info:
         export(file, "torchvision", tmp_path / "out")

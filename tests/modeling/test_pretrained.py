@@ -1,4 +1,4 @@
-"""Pretrained models: places and layouts of weights, equality with libraries, a recipe."""
+"""Pretrained models: where weights are found, equality with libraries, and use in a recipe."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def logits_equal(
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs.eval()(normalize(images / 255, list(network.mean), list(network.std)))
-        # float32 through many layers: 6e-7 of a std. Random weights give small logits.
+        # float32 through many layers: 6e-7 standard deviations. Random weights give small logits.
         return torch.allclose(
             model.eval()(images), expected, rtol=0, atol=1e-4 * float(expected.std())
         )
@@ -59,7 +59,7 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
         == sum(parameter.numel() for parameter in theirs.parameters())
         == 1366792
     )
-    # torchvision's metadata: 0.04 giga multiply-adds, rounded.
+    # torchvision's metadata has the rounded value of 0.04 giga multiply-adds.
     assert metrics["flops"] == pytest.approx(2 * 0.04e9, rel=0.05)
     assert about["classes"][0] == "n01440764"
     assert metrics["weights"] == file
@@ -68,7 +68,7 @@ def test_torchvision_weights_load_under_their_published_name(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_networks_with_input_transforms_and_auxiliary_heads_equal_torchvisions(name: str):
-    """Networks as torchvision loads them: they convert the common normalization to their own."""
+    """These networks convert the usual normalization to their own if `transform_input` is set."""
     theirs = getattr(torchvision.models, name)(init_weights=False, transform_input=True)
     published = zoo.pretrained_weights(f"torchvision/{name}")
     tensors = published.rename_keys(theirs.state_dict())
@@ -140,7 +140,7 @@ def test_timm_weights_load_with_timms_conversion(tmp_path: Path):
 def test_published_weights_come_with_their_interpolation(
     tmp_path: Path, settings: dict[str, str], expected: str
 ):
-    name = "timm/resnet10t"  # timm states bicubic for it
+    name = "timm/resnet10t"  # bicubic in timm's configuration
     assert zoo.build("torchvision/shufflenet_v2_x0_5").interpolation == "bilinear"
     save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet10t.safetensors")
     config = {"model": {"name": name, **settings}, "weights_dir": "."}
@@ -149,8 +149,8 @@ def test_published_weights_come_with_their_interpolation(
     assert metrics["interpolation"] == about["interpolation"] == expected
 
 
-def test_weights_are_named_as_in_torchvision(tmp_path: Path):
-    """V1 and V2 of one network are different files, accuracies and crops."""
+def test_a_version_of_weights_can_be_chosen_by_torchvisions_name(tmp_path: Path):
+    """V1 and V2 of a network differ in file, accuracy and crop."""
     theirs = torchvision.models.mobilenet_v2()
     first, second = (f"torchvision/mobilenet_v2@IMAGENET1K_V{version}" for version in (1, 2))
     for name, weights in zip((first, second), torchvision.models.MobileNet_V2_Weights, strict=True):
@@ -192,7 +192,7 @@ def test_accuracies_that_timm_published_belong_to_the_weights_and_their_input():
         zoo.pretrained_weights(f"timm/{name}").imagenet_top1
         for name in ("inception_v3.tv_in1k", "inception_v3.gluon_in1k", "mobilenetv1_100")
     ]
-    # The results at 224 pixels, not those of the same weights at 256.
+    # These are the results at 224 pixels. The same weights also have results at 256 pixels.
     assert found == pytest.approx([0.77472, 0.78806, 0.75388])
     assert zoo.pretrained_weights("timm/inception_v3").imagenet_top1 == pytest.approx(0.77472)
     assert timm_accuracy("resnet10t.no_such_tag", 224, 0.875) is None
@@ -205,7 +205,7 @@ def test_a_pattern_with_weights_matches_networks_that_have_them():
         matching("torchvision/resnet18@IMAGENET1K_V2")
 
 
-def test_library_caches_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_caches_of_libraries_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     file = zoo.pretrained_weights("torchvision/shufflenet_v2_x0_5").file_names[0]
     (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
@@ -307,7 +307,7 @@ shortlist: {by: knn, best: 1, methods: [tuned]}
 """
 
 
-def test_a_model_without_weights_fails_alone_in_a_recipe(tmp_path: Path):
+def test_in_a_recipe_a_model_without_weights_fails_and_others_run(tmp_path: Path):
     write_colors(tmp_path / "raw")
     kept = tmp_path / "raw" / "kept"
     kept.mkdir()
@@ -345,7 +345,7 @@ def test_a_model_without_weights_fails_alone_in_a_recipe(tmp_path: Path):
         "features": {"done": 2, "left": 1},
         "score": {"done": 2, "left": 1},
         "transfer": {"done": 3, "left": 1, "skipped": 2},
-        "shortlist": {"left": 1},  # the next run repeats it, with the scores that are missing
+        "shortlist": {"left": 1},  # the next run repeats it, because scores are missing
     }
     axes = {
         stage["kind"]: stage["axes"]
@@ -369,4 +369,4 @@ def test_a_model_without_weights_fails_alone_in_a_recipe(tmp_path: Path):
     rows = {line.split()[0]: line.split()[1:] for line in status if line}
     assert rows["robust"][:3] == ["done", "1/1", "1/1"]
     best = {rows[name][3] for name in ("robust", "torchvision/shufflenet_v2_x0_5")}
-    assert best == {"1/1", "skipped"}  # either: the weights are random
+    assert best == {"1/1", "skipped"}  # either model may be best, because the weights are random

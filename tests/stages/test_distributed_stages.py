@@ -1,4 +1,4 @@
-"""Two workers of one stage: equal results, resume after a stop, and a common end."""
+"""One stage in two processes: exact resume, equal evaluation, and errors that end both."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def test_a_stage_in_two_processes_resumes_exactly(data, source, tmp_path):
     assert ForkedRanks(run_worker, whole, data).codes() == [0, 0]
     group = ForkedRanks(run_worker, stopped, data, 0.3)
     wait_for((stopped / "step1").exists)
-    os.kill(group.processes[1].pid, signal.SIGTERM)  # the rank that does not write
+    os.kill(group.processes[1].pid, signal.SIGTERM)  # rank 0 writes the checkpoint
     assert group.codes() == [75, 75]
     assert list((stopped / "checkpoints").glob("*.pt")) and not (stopped / "error.txt").exists()
     assert ForkedRanks(run_worker, stopped, data).codes() == [0, 0]
@@ -48,7 +48,10 @@ def test_a_stage_in_two_processes_resumes_exactly(data, source, tmp_path):
 
 
 def make_evaluation(runs: Path, written: result.Result, batch_size: int) -> Path:
-    """Return the folder of an evaluate stage with its model; the same at each call."""
+    """Create a pretrain stage with a saved model and a stage that evaluates it.
+
+    Returns the folder of the evaluate stage. Each call saves the same weights.
+    """
     torch.manual_seed(0)
     trained = make_stage(runs, written)
     classifier.save(
@@ -96,14 +99,18 @@ def test_two_processes_stop_evaluating_after_the_same_batch(data, source, tmp_pa
     folder = make_evaluation(tmp_path, source, 3)
     group = ForkedRanks(run_worker, folder, data, 0.3)
     wait_for((folder / "step1").exists)
-    os.kill(group.processes[1].pid, signal.SIGTERM)  # the rank that does not write
+    os.kill(group.processes[1].pid, signal.SIGTERM)  # rank 0 would write the result
     assert group.codes() == [75, 75]
     assert result.load(folder) is None and not (folder / "error.txt").exists()
 
 
 @pytest.mark.parametrize("batch_size", [7, 23])
-def test_two_processes_evaluate_each_image_once_like_one(batch_size, data, source, tmp_path):
-    """24 images in batches of 7 (4 + 3, the last 2 + 1) and of 23 (rank 1 has one batch less)."""
+def test_two_processes_evaluate_as_one_process_does(batch_size, data, source, tmp_path):
+    """Two ranks share the 24 images unevenly.
+
+    Batches of 7 give them 4 + 3 images, and 2 + 1 of the last batch. With batches of 23, the last
+    batch has one image, so rank 1 has one batch less.
+    """
     one, two = (make_evaluation(tmp_path / name, source, batch_size) for name in ("one", "two"))
     assert ForkedRanks(run_worker, one, data, num_processes=1).codes() == [0]
     assert ForkedRanks(run_worker, two, data).codes() == [0, 0]
@@ -120,7 +127,7 @@ def test_two_processes_evaluate_each_image_once_like_one(batch_size, data, sourc
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_all_with_an_error(victim, data, source, tmp_path):
+def test_if_a_process_is_killed_the_other_ends_with_an_error(victim, data, source, tmp_path):
     folder = make_stage(tmp_path, source)
     group = ForkedRanks(run_worker, folder, data, 0.3)
     wait_for((folder / f"step{victim}").exists)
@@ -130,7 +137,7 @@ def test_a_killed_process_ends_all_with_an_error(victim, data, source, tmp_path)
     assert "lost another one" in (folder / "error.txt").read_text() and result.load(folder) is None
 
 
-def test_a_user_error_is_reported_once_and_ends_all(data, source, tmp_path):
+def test_a_user_error_is_reported_once_and_ends_both_processes(data, source, tmp_path):
     folder = make_stage(tmp_path, source, sync_batch_norm=True)
     assert ForkedRanks(run_worker, folder, data).codes() == [1, 1]
     assert "sync_batch_norm needs GPUs" in (folder / "error.txt").read_text()

@@ -30,7 +30,7 @@ from writers.errors import UserError
 
 
 def check_predictions(root: Path, metrics: dict, source: Result) -> None:
-    """Scores can be recomputed from the file, and its images found in files of other runs."""
+    """Check that the file of predictions yields the scores, and has the beton's sample ids."""
     found = np.load(root / "evaluate" / metrics["predictions"])
     beton = open_beton(root / "data" / source.metrics["splits"]["val"]["path"])
     assert found["sample"].tolist() == beton.ids.tolist()
@@ -78,7 +78,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
     assert metrics["common_classes"] == ["color0", "color2"]
     for scores in (metrics["clean"], metrics["adversarial"]):
         assert (scores["own"]["num_images"], scores["common_masked"]["num_images"]) == (24, 16)
-    # Under attack, each view has its own images, so only the clean counts have a fixed order.
+    # Each view is attacked separately, so this order is certain for clean images only.
     correct = {view: scores["num_correct"] for view, scores in metrics["clean"].items()}
     assert correct["common_masked"] >= correct["common_unmasked"]
     assert metrics["adversarial"]["own"]["loss"] > metrics["clean"]["own"]["loss"]
@@ -103,7 +103,7 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
 def test_evaluation_and_ranking_compute_in_the_precision_of_the_recipe(
     root: Path, model: Result, source: Result, monkeypatch: pytest.MonkeyPatch
 ):
-    """The logits of the head have the computed type."""
+    """The dtype of the head's logits shows the precision."""
     seen: list[torch.dtype] = []
     load = models.load
 
@@ -170,12 +170,16 @@ def test_a_pass_over_images_reports_progress_and_stops_after_a_batch(
     with pytest.raises(Stopped):
         run(context)
     progress = json.loads((context.folder / "progress.json").read_text())
-    assert next(polls) == num_polls + 2, "no batch after the request"
+    assert next(polls) == num_polls + 2, "no batch may follow the stop request"
     assert (progress["done"], progress["total"], progress["note"]) == (7, 24, note)
 
 
 def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path, source: Result):
-    """Equals the ranking of folds joined by hand; a model that trained on all folds is refused."""
+    """The accuracies equal those of a loop over both folds.
+
+    The command with both checkpoints gives the same result. Two models of one fold are refused, and
+    so is a model that trained on both folds.
+    """
     beton = root / "data" / source.metrics["splits"]["train"]["path"]
     needs, right, seen = {"data": source}, np.zeros(3), []
     for number in range(2):
@@ -194,7 +198,7 @@ def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path
         assert about["held_out"] == fold
         plan = LoaderPlan(beton, 5, 24, center_fraction=1.0, indices=sorted(seen[-1]))
         classifier.eval()
-        # In the stage's batches and precision: elsewhere another rounding may decide a close case.
+        # Uses the stage's batch size and precision. Other rounding could change a prediction.
         with (
             open_loader(plan) as loader,
             loader.epoch(0) as batches,

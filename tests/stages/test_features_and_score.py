@@ -1,4 +1,4 @@
-"""The stages features and score, compared with a slow pass; equal at every run."""
+"""The stages features and score: equal to a loop over images, and repeatable."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -58,10 +58,10 @@ def seen(root: Path, data: Result, source: Result) -> Result:
     return as_result("features", outcome.metrics)
 
 
-def test_features_and_probabilities_equal_a_slow_pass_per_image(
+def test_features_and_probabilities_equal_a_loop_over_images(
     root: Path, data: Result, seen: Result
 ):
-    """Against the image files: of 28 x 32 pixels, the middle 28 x 28 as they are."""
+    """The loop reads the image files, 28 x 32 pixels, and crops the central 28 x 28."""
     loaded, _ = model.load(root / "model" / MODEL_FILE)
     loaded.eval()
     assert seen.metrics["splits"].keys() == {"train", "val", "test"}
@@ -85,11 +85,11 @@ def test_features_and_probabilities_equal_a_slow_pass_per_image(
                 for theirs, label in by_hand
                 if label == found.labels[row]
             ]
-            # Batches of another size: float32 sums in another order.
+            # Another batch size changes the order of float32 sums.
             assert min(distances) < 1e-5
         assert found.probs is not None and found.probs.sum(axis=1) == pytest.approx(1)
         head = loaded.head(torch.from_numpy(found.features)).softmax(1).detach().numpy()
-        assert found.probs == pytest.approx(head, abs=1e-6)  # float32 softmax
+        assert found.probs == pytest.approx(head, abs=1e-6)  # softmax in float32
 
 
 def test_a_repeated_stage_writes_equal_bytes_and_is_done_only_with_all_files(
@@ -115,7 +115,7 @@ def test_a_repeated_stage_writes_equal_bytes_and_is_done_only_with_all_files(
     assert not list(folder.glob(".*npz*"))
 
 
-def test_resolution_defaults_to_the_models_and_missing_splits_are_skipped(
+def test_resolution_defaults_to_that_of_the_model_and_missing_splits_are_skipped(
     root: Path, source: Result
 ):
     few = write_colors(root / "data", "two splits", splits={"train": 4, "val": 2})

@@ -1,4 +1,4 @@
-"""Loaded models are evaluated on the source in their own view, with their own order of classes."""
+"""A loaded model is evaluated on the source with its saved resolution, crop and class order."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def measured(root: Path, folder: Path, source: Result, **config: Any) -> Any:
 
 @pytest.fixture
 def reordered(root: Path, model: Result, source: Result, tmp_path: Path) -> models.Classifier:
-    """The trained model, saved with another order of classes and a view of its own."""
+    """The trained model, saved with its classes reordered and with the settings of VIEW."""
     loaded, about = models.load(root / "model" / MODEL_FILE)
     order = [2, 0, 1]
     with torch.no_grad():
@@ -48,7 +48,7 @@ def reordered(root: Path, model: Result, source: Result, tmp_path: Path) -> mode
     return loaded.eval()
 
 
-def test_the_measured_accuracy_is_that_of_a_loop_over_the_images(
+def test_the_accuracy_equals_that_of_a_loop_over_the_images(
     root: Path, source: Result, reordered: models.Classifier, tmp_path: Path
 ):
     file = root / "data" / source.metrics["splits"]["val"]["path"]
@@ -69,7 +69,7 @@ def test_the_measured_accuracy_is_that_of_a_loop_over_the_images(
     assert {name: metrics[name] for name in VIEW} == VIEW
     by_class = metrics["per_class"]["clean"]["own"]
     assert sum(by_class) == counts[16] and len(by_class) == 3
-    # The entry of a checkpoint may state its view.
+    # The recipe's entry for the model may set resolution and crop instead.
     metrics = measured(root, tmp_path, source, resolution=24, eval_crop=1.0)
     assert metrics["clean"]["own"]["num_correct"] == counts[24] > 8
     assert (metrics["resolution"], metrics["eval_crop"]) == (24, 1.0)
@@ -87,7 +87,7 @@ def test_the_measured_accuracy_is_that_of_a_loop_over_the_images(
         ),
     ],
 )
-def test_a_model_of_other_classes_ends_with_the_reason_and_no_scores(
+def test_a_model_with_other_classes_gets_a_reason_instead_of_scores(
     root: Path, source: Result, tmp_path: Path, changes: dict, num_classes: int, reason: str
 ):
     model = models.build("resnet10", num_classes, channels=(8, 8, 8, 8))

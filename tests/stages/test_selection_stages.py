@@ -1,4 +1,4 @@
-"""Stages that score classes and images on tiny betons, against plain loops, and views."""
+"""The stages select and view on tiny betons, compared with plain loops."""
 
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def source(root: Path) -> Result:
 
 
 def early(root: Path, source: Result, name: str, seed: int, **more: Any) -> Result:
+    """Run the first three of four epochs, and save the model after each of them."""
     context = pretrain_context(root, source, name, seed=seed, settings={"epochs": 4}, **more)
     context.config["first_epochs"] = 3
     return as_result("pretrain", pretrain.run(context).metrics)
@@ -59,7 +60,7 @@ def select_context(root: Path, name: str, config: dict[str, Any], needs: dict[st
 
 
 def probabilities(root: Path, file: Path, resolution: int = 24) -> tuple[np.ndarray, ...]:
-    """Ids, labels and probabilities by a plain loop over the training images."""
+    """Compute ids, labels and probabilities [N, K] by a plain loop over the training images."""
     model, _ = classifier.load(file)
     model.eval()
     plan = LoaderPlan(root / "data" / "colors" / "train.beton", 13, resolution, center_fraction=1.0)
@@ -70,7 +71,7 @@ def probabilities(root: Path, file: Path, resolution: int = 24) -> tuple[np.ndar
         return loader.samples.ids, torch.cat(labels).numpy(), torch.cat(probs).numpy()
 
 
-def test_an_early_training_is_the_beginning_of_the_whole_one(
+def test_an_early_training_equals_the_first_epochs_of_the_whole_one(
     root: Path, source: Result, trainings: dict[str, Result]
 ):
     metrics = trainings["model_1"].metrics
@@ -145,7 +146,7 @@ def test_forgetting_counts_events_between_epochs(
 
 @pytest.fixture(scope="module")
 def feature_results(root: Path, source: Result, target: Result, trainings) -> dict[str, Result]:
-    """Features of the source and of the target, by the first early model."""
+    """Features of the source and of the target, computed by the first model of `trainings`."""
     found = {}
     for role, data, splits in (
         ("source", source, ["train"]),
@@ -225,8 +226,8 @@ def test_influence_reads_val_and_not_test(root: Path, source: Result):
         assert found[name]["score"] == pytest.approx(np.mean(having) - np.mean(others))
 
 
-def test_a_model_on_a_view_equals_one_on_the_same_images(root: Path, source: Result):
-    """Positions and labels of a view give the batches of a loader of the subset itself."""
+def test_a_model_trains_on_the_images_and_labels_of_a_view(root: Path, source: Result):
+    """The loader reads the images of the view and renumbers their labels; training repeats."""
     config = {
         "subset": {"steps": [{"classes": ["color0", "color2"]}, {"per_class": {"images": 9}}]}
     }

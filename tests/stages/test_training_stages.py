@@ -1,4 +1,4 @@
-"""The stages pretrain and transfer on tiny betons: they learn, repeat and resume exactly, and read test once."""
+"""The stages pretrain and transfer on tiny betons: they learn, repeat and resume exactly."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def test_pretraining_learns_three_colors(model: Result, root: Path):
     assert not (root / "model" / "checkpoints").exists()
 
 
-def test_the_progress_names_what_follows_the_last_step(model: Result, root: Path):
+def test_the_progress_names_the_phase_after_the_last_step(model: Result, root: Path):
     progress = json.loads((root / "model" / "progress.json").read_text())
     assert progress["done"] == progress["total"] == 80
     assert progress["note"] == "speed without loading"
@@ -104,7 +104,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     whole = pretrain.run(
         pretrain_context(root, source, f"{name}-whole", eps=0.25, settings=settings)
     )
-    for stop_at in (6, 5):  # in the middle of the second epoch, and of the third
+    for stop_at in (6, 5):  # within the second epoch, then within the third
         calls = iter(range(10**6))
         with pytest.raises(Stopped):
             pretrain.run(
@@ -129,7 +129,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 def test_resume_is_exact_with_progressive_resizing_ema_and_fast_and_free_attacks(
     root: Path, source: Result, attack: dict
 ):
-    """Interrupted at every third step, within epochs; `eps_used` is the radius by resolution."""
+    """Stops after every third step, also within epochs. `eps_used` is the radius by resolution."""
     settings = {
         "epochs": 3,
         "resolution": 24,
@@ -172,8 +172,8 @@ def test_resume_is_exact_with_progressive_resizing_ema_and_fast_and_free_attacks
     assert whole.metrics["val_of_last_step"] != whole.metrics["val"]
 
 
-def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: Result):
-    """Evaluates every second epoch, timed apart; everything else is bit-equal to a run without."""
+def test_evaluating_during_training_changes_no_weights_and_resumes(root: Path, source: Result):
+    """Evaluation after every second epoch has its own time. The weights equal those without it."""
     settings = {"epochs": 5, "ema_decay": 0.5}
     plain = pretrain.run(pretrain_context(root, source, "no-eval", settings=settings))
     settings |= {"eval_every": 2}
@@ -184,7 +184,8 @@ def test_evaluating_on_the_way_changes_nothing_and_resumes(root: Path, source: R
     assert times[0] is None and 0 < times[1] < whole.timing["eval_s"]
     assert same_weights(root / "eval", root / "no-eval")
     assert whole.metrics["val"] == plain.metrics["val"]
-    # At the end of the second pass, after which its checkpoint lacks the scores; and a step later.
+    # Stop between the second epoch and its evaluation, so that the checkpoint lacks the scores.
+    # Then stop one step later.
     for stop_at in (9, 1):
         calls = iter(range(10**6))
         with pytest.raises(Stopped):
@@ -213,7 +214,7 @@ def test_equal_steps_takes_as_many_steps_as_all_the_data_would(root: Path, sourc
     )
     assert [record["num_steps"] for record in metrics["epochs"]] == [
         2
-    ] * 6  # 21 images are 16 and 5
+    ] * 6  # two batches: 21 images are 16 and 5
 
 
 @pytest.mark.parametrize("order", ["random", "quasi_random"])
@@ -232,7 +233,7 @@ def test_training_images_have_the_order_of_the_recipe(
 
 
 def test_a_last_batch_of_one_image_is_dropped(root: Path):
-    # 33 images: 16, 16 and 1.
+    # 33 images are 16, 16 and 1.
     odd = write_colors(root / "data", "odd", splits={"train": 11, "val": 4})
     metrics = pretrain.run(pretrain_context(root, odd, "odd")).metrics
     assert [record["num_images"] for record in metrics["epochs"]] == [32, 32]
@@ -247,13 +248,13 @@ def test_divergence_is_reported_with_its_step_even_at_the_last(root: Path, sourc
             pretrain_context(root, source, "diverged", settings={"optimizer": {"lr": 1e30}})
         )
     too_far = {"lr": 3e38, "schedule": "constant", "weight_decay": 1e6}
-    last = {"epochs": 1, "batch_size": 60, "optimizer": too_far}  # one step, whose loss is fine
+    last = {"epochs": 1, "batch_size": 60, "optimizer": too_far}  # one step, whose loss is finite
     with pytest.raises(UserError, match="not finite from step 1 of 1 on"):
         pretrain.run(pretrain_context(root, source, "diverged-last", settings=last))
 
 
 def test_logits_that_are_not_finite_are_an_error_in_evaluation(root: Path, source: Result):
-    # Weights stay finite.
+    # The weights stay finite, but the logits overflow.
     large = {
         "epochs": 1,
         "batch_size": 60,
@@ -276,7 +277,7 @@ def test_transfer_learns_chooses_on_val_and_reads_test_once(
         context_of(root, f"transfer-{method}", config, {"model": model, "data": target})
     )
     metrics = outcome.metrics
-    assert metrics["test"]["top1"] > 0.6  # of four classes
+    assert metrics["test"]["top1"] > 0.6  # chance is 0.25
     assert metrics["test"]["num_images"] == 32
     assert opened.count("test.beton") == 1
     answers = np.load(root / f"transfer-{method}" / metrics["predictions"])

@@ -1,4 +1,4 @@
-"""The write stage reuses existing betons, with the same result as without them."""
+"""The write stage: reuse of existing betons, unreadable images, several labels per image."""
 
 import shutil
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_a_subset_is_copied_from_the_smallest_superset_and_equals_a_fresh_write(
         shutil.rmtree("elsewhere")
 
 
-def test_unreadable_images_are_left_out_if_the_recipe_says_so(capfd: pytest.CaptureFixture[str]):
+def test_unreadable_images_are_left_out_with_on_error_skip(capfd: pytest.CaptureFixture[str]):
     (Path("raw") / "things" / "c1" / "3.jpg").write_bytes(b"\xff\xd8 damaged")
     stage = stages()["all"]
     with pytest.raises(UserError, match=r"c1/3\.jpg"):

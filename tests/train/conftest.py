@@ -1,4 +1,4 @@
-"""Fixtures of the tests of training."""
+"""Fixtures of the training tests: networks and images to attack, graphs of torch.compile."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Graphs traced by torch.compile, without the minute that code generation takes."""
+    """List graphs that torch.compile traces; generate no code, which would take a minute."""
     made = []
 
     def keep(graph, inputs):

@@ -15,8 +15,8 @@ from tests.helpers.attacked_networks import build_network
 class ConfidentModel(nn.Module):
     """A confident half-precision model whose pixel gradients underflow.
 
-    The backward pass starts with 1 - p = 1e-4. The gradient of a pixel is 1e-8 times that of a
-    logit, which float16 rounds to zero.
+    The gradients of both logits are 1 - p = 1e-4 in size, and each logit contributes 1e-4 of its
+    gradient to a pixel's. The sum is 2e-8, which float16 rounds to zero.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def test_fp16_scaling_prevents_gradients_from_underflowing(monkeypatch):
     monkeypatch.setattr("harness.train.attack._fp16_scale", torch.ones_like)
     still = attack()
     assert counter == 2 * 2 and torch.equal(still[:2], images[:2]), (
-        "the model needs no scaling, so the test proves nothing"
+        "without scaling, the gradients must underflow"
     )
 
 
@@ -59,7 +59,7 @@ def test_fp16_steps_approximate_float32_steps(batch, norm):
         for precision in ("float32", "fp16")
     )
     moves = [(images - batch[0]).flatten(1) for images in (exact, low)]
-    # float16 has 11 bits; under linf the sign of small gradients may differ.
+    # float16 has 11 significant bits. Under linf, the sign of small gradients may differ.
     assert (functional.cosine_similarity(*moves) > {"l2": 0.999, "linf": 0.95}[norm]).all()
 
 

@@ -1,4 +1,4 @@
-"""The attack leaves model, statistics and images as they were, also after an error."""
+"""The attack does not change the model, its statistics or the images, also if it fails."""
 
 import copy
 
@@ -43,7 +43,7 @@ def test_pgd_changes_neither_model_nor_images(net, batch):
     assert torch.equal(images, kept) and not images.requires_grad
 
 
-def test_attacks_in_evaluation_mode_and_for_gradients_of_pixels_only(net, batch):
+def test_the_attack_uses_evaluation_mode_and_gradients_of_pixels_only(net, batch):
     seen = []
     net.register_forward_hook(
         lambda model, _, __: seen.append(
@@ -55,7 +55,7 @@ def test_attacks_in_evaluation_mode_and_for_gradients_of_pixels_only(net, batch)
     assert seen == [False] * 3
 
 
-def test_restores_the_model_when_it_fails(net, batch):
+def test_the_model_is_restored_when_the_attack_fails(net, batch):
     with pytest.raises(IndexError):
         pgd(net, batch[0], batch[1] + K, norm="l2", eps=1.0, steps=1, step_size=0.5)
     assert net.training and all(parameter.requires_grad for parameter in net.parameters())
@@ -68,9 +68,9 @@ def test_pgd_works_under_no_grad(net, batch):
 
 
 def test_batch_norm_train_uses_batch_statistics_without_updating_running_ones(smooth_net, batch):
-    """With batch_norm="train" BatchNorm uses batch statistics; dropout is off."""
+    """Dropout is off. A BatchNorm layer in evaluation mode uses its running statistics."""
     net, (images, labels) = smooth_net, batch
-    net.backbone.stage2.bn1.eval()  # frozen, as by a transfer method
+    net.backbone.stage2.bn1.eval()  # frozen, as transfer methods may do
     before = {name: value.clone() for name, value in net.state_dict().items()}
     moved = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5, batch_norm="train")
     after = net.state_dict()
@@ -86,7 +86,7 @@ def test_batch_norm_train_uses_batch_statistics_without_updating_running_ones(sm
         functional.cross_entropy(twin(variable), labels, reduction="sum"), variable
     )
     step = gradient * (0.5 / gradient.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
-    # float32 pixels: one rounding of the step and one of the sum
+    # The step and its sum with the pixel are each rounded to float32.
     torch.testing.assert_close(moved, (images + step).clamp(0, 1), rtol=0, atol=1e-6)
     in_eval = pgd(net, images, labels, norm="l2", eps=1.0, steps=1, step_size=0.5)
     assert not torch.allclose(moved, in_eval, atol=1e-3)  # statistics matter far more than rounding

@@ -1,4 +1,4 @@
-"""Training on augmented batches: soft labels, attacks, resumption, times, and stage keys."""
+"""Training on augmented batches: soft labels, attacks, resume, times, and resolved settings."""
 
 import json
 from pathlib import Path
@@ -69,8 +69,8 @@ def make_learner(attack: AttackSettings | None = None, eps: float = 0.0) -> Trai
 
 
 @pytest.mark.parametrize("method", ["none", "pgd", "free"])
-def test_certain_probabilities_train_as_class_numbers_do(method):
-    """With and without an attack: it raises the loss of the labels that training lowers."""
+def test_one_hot_labels_train_as_class_numbers_do(method):
+    """Losses and weights agree without an attack and with one, which also uses the labels."""
     attack = {
         "none": None,
         "pgd": AttackSettings(steps=2),
@@ -105,7 +105,7 @@ def test_an_attack_raises_the_loss_of_mixed_labels():
     assert (after > before).all()
 
 
-def test_heads_that_train_at_once_take_probabilities():
+def test_a_stack_of_heads_trains_on_probabilities():
     start = nn.Linear(5, K)
     features = torch.randn((6, 5), generator=torch.Generator().manual_seed(7))
     heads = HeadStack(start, [SCHEDULE])
@@ -155,7 +155,7 @@ def train(
 
 @pytest.mark.parametrize("steps_before", [1, 3, 4])
 def test_training_resumes_within_and_between_epochs(beton, tmp_path, steps_before):
-    """With an attack and progressive resizing: the weights are those of a run without a stop."""
+    """With an attack and progressive resizing, the weights equal those of a run without a stop."""
     attack = AttackSettings(steps=1)
     whole = make_learner(attack, 0.5)
     train(beton, whole)
@@ -179,7 +179,7 @@ def test_training_resumes_within_and_between_epochs(beton, tmp_path, steps_befor
         assert torch.equal(second.model.state_dict()[name], tensor), name
 
 
-def test_augmenting_has_its_own_time(beton):
+def test_augmentation_is_timed_separately(beton):
     timer = Timer("cpu")
     records = train(beton, make_learner(), timer)
     assert len(records) == 2
@@ -190,7 +190,7 @@ def test_augmenting_has_its_own_time(beton):
 @pytest.mark.parametrize(
     "model", [PretrainSettings, settings_model("full"), settings_model("fixed")]
 )
-def test_keys_change_only_if_something_is_augmented(model):
+def test_settings_change_only_if_something_is_augmented(model):
     plain = model().resolved()
     assert "augment" not in plain
     assert model.model_validate({"augment": None}).resolved() == plain
@@ -211,7 +211,7 @@ def test_keys_change_only_if_something_is_augmented(model):
 @pytest.mark.parametrize(
     "model", [PretrainSettings, settings_model("full"), settings_model("fixed")]
 )
-def test_a_balanced_order_has_keys_of_its_own(model):
+def test_a_balanced_order_changes_the_settings(model):
     plain, balanced = model(), model.model_validate({"order": "balanced"})
     assert balanced.resolved() == {**plain.resolved(), "order": "balanced"}
     assert (

@@ -69,7 +69,11 @@ def test_restore_after_restores_learner_and_random_state(steps_before, attack):
 
 
 class FakeCompiled:
-    """Replace torch.compile, which takes a minute: same results, and a step of given seconds."""
+    """Replace the result of torch.compile, which takes a minute.
+
+    Computes the same as the original. A step takes `seconds` on the fake clock. If `seconds` is
+    negative, the compiler fails.
+    """
 
     def __init__(self, function, sizes: frozenset[int], mode: str = "", *, seconds, clock) -> None:
         self.function, self.sizes, self.seconds, self.clock = function, sizes, seconds, clock
@@ -86,7 +90,7 @@ class FakeClock:
     now = 0.0
 
     def perf_counter(self) -> float:
-        self.now += 1  # an eager step of one second
+        self.now += 1  # one second between two reads, as for an eager step
         return self.now
 
 

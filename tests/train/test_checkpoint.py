@@ -1,4 +1,4 @@
-"""Checkpoints: atomic, two kept, damaged ones skipped, no code unpickled."""
+"""Checkpoints: atomic writes, two files kept, damaged files skipped, no code unpickled."""
 
 import random
 from functools import partial
@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(tmp_path, capsy
 
 
 def test_any_changed_byte_is_detected(tmp_path):
-    """torch.save stores raw weights: without a checksum most flipped bits would be accepted."""
+    """torch.save stores raw weights, so most flipped bits are noticed only by a checksum."""
     path = checkpoint.save(tmp_path, 1, {"weights": torch.arange(3.0)})
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
@@ -94,7 +94,7 @@ def draw() -> tuple[float, ...]:
 
 
 def test_restored_generators_continue_their_sequences(tmp_path):
-    draw()  # leaves numpy with the cached second number of a pair
+    draw()  # numpy draws normal numbers in pairs, and keeps the second one
     checkpoint.save(tmp_path, 1, {"random": checkpoint.random_state("cpu")})
     expected = [draw() for _ in range(3)]
     saved = checkpoint.latest(tmp_path).state

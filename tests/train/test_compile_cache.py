@@ -1,4 +1,4 @@
-"""torch's compile cache on disk works with our step: a second job does not compile again.
+"""A second process reads the compiled step from torch's cache on disk.
 
 pytest tests/train/test_compile_cache.py --compiler
 """
@@ -62,6 +62,8 @@ def test_a_second_process_uses_the_compile_cache(tmp_path: Path, request: pytest
         )
         for _ in range(2)
     )
-    assert first["misses"] == 2 and first["hits"] == 0, "one graph forward, one backward"
+    assert first["misses"] == 2 and first["hits"] == 0, (
+        "one graph for the forward pass, one for the backward pass"
+    )
     assert second["hits"] == 2 and second["misses"] == 0
     assert first["loss"] == second["loss"]

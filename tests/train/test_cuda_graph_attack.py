@@ -1,4 +1,4 @@
-"""Attacks in a CUDA graph: on a GPU equal to eager ones, on a CPU never chosen."""
+"""Attacks in a CUDA graph equal eager attacks. They are not among the modes for a CPU."""
 
 import threading
 
@@ -34,17 +34,18 @@ def make_learner(compiled: str, **attack) -> TrainStep:
     "attack", [{}, {"random_start": "ball"}, {"best_iterate": True, "norm": "linf"}]
 )
 def test_a_captured_attack_equals_the_eager_one(attack):
-    """With changing weights, another resolution and a short batch, which is not captured.
+    """The weights and the resolution change; a smaller batch is not captured.
 
-    Weights are made equal before each batch, because training amplifies differences in rounding.
+    The weights are made equal before each batch, because training amplifies rounding differences.
     """
     eager, captured = (make_learner(name, **attack) for name in ("eager", "captured_attack"))
     for size, side in ((16, 32), (16, 32), (7, 32), (16, 48), (16, 48)):
-        captured.model.load_state_dict(eager.model.state_dict())  # in place, as graphs need
+        # Copies in place, because a graph reads fixed addresses.
+        captured.model.load_state_dict(eager.model.state_dict())
         batch = autotune.noise_batch(size, side, 5, "cuda:0")
         theirs, ours = (learner.attack(*batch).clone() for learner in (eager, captured))
-        # cuDNN may add in another order. A gradient close to a kink of ReLU, or to zero under
-        # sign, then moves a few pixels elsewhere.
+        # cuDNN may sum in another order. A few pixels then move differently: near a kink of ReLU,
+        # or if linf takes the sign of a gradient close to zero.
         assert ((ours - theirs).abs() < 1e-4).double().mean() > 0.99
         for learner in (eager, captured):
             learner.train_batch(*batch)

@@ -1,4 +1,4 @@
-"""Mean average precision of detections against the development kit's rules and torchmetrics."""
+"""Average precision of detections, compared with VOC's development kit and torchmetrics."""
 
 from fractions import Fraction
 
@@ -16,7 +16,10 @@ Image = tuple[tuple[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.nd
 
 
 def slow_precisions(images: list[Image], label: int) -> tuple[Fraction, Fraction] | None:
-    """VOCevaldet.m of the development kit, step by step, for one class."""
+    """Compute 11-point precision and area of a class, step by step as in the kit's VOCevaldet.m.
+
+    Returns None if the class has no object that is not difficult.
+    """
     truth, num_positive = [], 0
     for _, (boxes, labels, difficult) in images:
         own = [
@@ -40,7 +43,7 @@ def slow_precisions(images: list[Image], label: int) -> tuple[Fraction, Fraction
     for _, number, box in found:
         best, best_thing = -1.0, None
         for thing in truth[number]:
-            # The kit's corners are inclusive: the first pixel is 1, so `right` is the last one.
+            # The kit counts pixels from 1, and both corners belong to the box.
             own, other = [box[0] + 1, box[1] + 1, *box[2:]], thing["box"]
             other = [other[0] + 1, other[1] + 1, *other[2:]]
             width = min(own[2], other[2]) - max(own[0], other[0]) + 1
@@ -71,7 +74,7 @@ def slow_precisions(images: list[Image], label: int) -> tuple[Fraction, Fraction
             if recall >= Fraction(tenth, 10)
         ]
         eleven += max(reached, default=Fraction(0)) / 11
-    # VOC 2010's area: precision is made monotone from the right, then summed where recall rises.
+    # Area as in VOC 2010: make precision monotone from the right, then integrate over recall.
     recalls, precisions = [Fraction(0), *recalls, Fraction(1)], [Fraction(0), *precisions, 0]
     for place in reversed(range(len(precisions) - 1)):
         precisions[place] = max(precisions[place], precisions[place + 1])
@@ -83,11 +86,11 @@ def slow_precisions(images: list[Image], label: int) -> tuple[Fraction, Fraction
 
 
 def made_images(*, apart: bool, seed: int) -> list[Image]:
-    """Images of up to five objects, with shifted, doubled, missed and invented detections.
+    """Make images of up to five objects, with shifted, doubled, missed and invented detections.
 
     Args:
-        apart: objects of one image do not touch, and none is difficult.
-        seed: of the draws.
+        apart: True keeps the objects of an image apart and makes none difficult.
+        seed: seed of the random numbers.
     """
     random = np.random.default_rng(seed)
     images = []
@@ -131,7 +134,7 @@ def sparse() -> list[Image]:
     return made_images(apart=True, seed=1)
 
 
-def test_equals_the_kit_on_a_thousand_images(crowded: list[Image]) -> None:
+def test_precisions_equal_those_of_the_kit_on_a_thousand_images(crowded: list[Image]) -> None:
     precisions, slow = counted(crowded).by_class(), []
     for label in range(NUM_CLASSES):
         expected = slow_precisions(crowded, label)
@@ -146,8 +149,8 @@ def test_equals_the_kit_on_a_thousand_images(crowded: list[Image]) -> None:
     assert 0.1 < scores["map50"] < 0.9 and scores["num_images"] == NUM_IMAGES
 
 
-def test_difficult_objects_matter_on_these_images(crowded: list[Image]) -> None:
-    """Otherwise the comparison with the kit would not test them."""
+def test_difficult_objects_change_the_scores_of_the_crowded_images(crowded: list[Image]) -> None:
+    """Otherwise, the comparison with the kit would not test the rules for difficult objects."""
     easy = [
         (detected, (boxes, labels, np.zeros_like(difficult)))
         for detected, (boxes, labels, difficult) in crowded
@@ -156,7 +159,7 @@ def test_difficult_objects_matter_on_these_images(crowded: list[Image]) -> None:
 
 
 def coco_precisions(images: list[Image], recalls: np.ndarray) -> np.ndarray:
-    """Precision of each class at given recalls by torchmetrics, [R, K]."""
+    """Compute each class's precision at the given recalls by torchmetrics, [len(recalls), K]."""
     from torchmetrics.detection import MeanAveragePrecision
 
     metric = MeanAveragePrecision(
@@ -184,8 +187,8 @@ def coco_precisions(images: list[Image], recalls: np.ndarray) -> np.ndarray:
     return metric.compute()["precision"][0, :, :, 0, -1].numpy()
 
 
-def test_equals_torchmetrics_on_a_thousand_images(sparse: list[Image]) -> None:
-    """On objects apart from each other; on others COCO's assignment differs from VOC's."""
+def test_precisions_equal_those_of_torchmetrics_on_a_thousand_images(sparse: list[Image]) -> None:
+    """The objects are apart: on others, COCO assigns detections differently than VOC."""
     own = counted(sparse).by_class()
     eleven = np.arange(11) / 10
     steps = [np.arange(1, one.num_objects + 1) / one.num_objects for one in own if one is not None]
@@ -204,7 +207,12 @@ def test_equals_torchmetrics_on_a_thousand_images(sparse: list[Image]) -> None:
 def one_image(
     detected: list[tuple[float, ...]], objects: list[tuple[float, ...]]
 ) -> tuple[float, float]:
-    """Precisions of class 0; detections are boxes and scores, objects boxes and difficulty."""
+    """Return 11-point precision and area of class 0 in one image.
+
+    Args:
+        detected: rows of four corners and a score.
+        objects: rows of four corners and 1 if the object is difficult, else 0.
+    """
     found, truth = (np.array(rows, np.float64).reshape(-1, 5) for rows in (detected, objects))
     counts = counted(
         [
@@ -230,13 +238,13 @@ def test_a_second_detection_of_an_object_is_a_false_positive() -> None:
 
 
 def test_a_detection_does_not_move_to_the_second_best_object() -> None:
-    """COCO gives it to an object that is not found yet; the kit counts a false positive."""
+    """COCO would assign it to the other object; the kit counts a false positive."""
     thing, neighbor = (0, 0, 10, 10), (2, 0, 12, 10)
     between = (0, 0, 10.5, 10)
     assert one_image([(*thing, 0.9), (*between, 0.8)], [(*thing, 0), (*neighbor, 0)])[1] == 0.5
 
 
-def test_a_detection_of_a_difficult_object_does_not_count() -> None:
+def test_a_detection_of_a_difficult_object_is_ignored() -> None:
     thing, hard = (0, 0, 10, 10), (50, 50, 60, 60)
     assert one_image([(*hard, 0.9), (*hard, 0.8), (*thing, 0.7)], [(*thing, 0), (*hard, 1)]) == (
         1,
@@ -267,7 +275,7 @@ def test_a_class_without_objects_is_left_out_of_the_mean() -> None:
     assert counts.scores()["num_images"] == 3 and counts.scores()["num_detections"] == 2
 
 
-def test_no_detection_at_all_is_zero() -> None:
+def test_precision_without_any_detection_is_zero() -> None:
     assert one_image([], [(0, 0, 10, 10, 0)]) == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Ranks of a process group: shares of samples, and training equal to that of one process."""
+"""Process groups: how ranks share samples, and training that equals that of one process."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +28,7 @@ from loaders.plan import LoaderPlan
 from tests.helpers.forked_ranks import ForkedRanks
 from tests.helpers.tiny_stages import write_colors
 
-# 60 images: the last batch of 11 has 5 images, 3 + 2 for two processes.
+# With batches of 11, the last batch has 5 images: 3 for rank 0 and 2 for rank 1.
 NUM_TRAIN = 60
 MIXED = Augmentations(mixup=0.4, cutmix=1.0, lighting=0.1)
 
@@ -57,7 +57,7 @@ def test_without_torchrun_there_is_one_process():
 @pytest.mark.parametrize("arch", ["resnet10", "timm/mobilenetv3_small_050"])
 @pytest.mark.parametrize("batch_norm_scale", [True, False])
 def test_sync_batch_norm_keeps_the_network(arch, batch_norm_scale, monkeypatch):
-    """Outputs and trained parameters are equal, also with scales that do not train."""
+    """Outputs and names of trained parameters are equal, also if BatchNorm's scales are frozen."""
     # The model would move to a GPU, which the test does not need.
     monkeypatch.setattr(classifier.Classifier, "to", lambda model, *args, **more: model)
     logits, trained = [], []
@@ -102,18 +102,18 @@ def test_in_order_restores_the_order_of_a_single_process(world_size, beton):
         [torch.from_numpy(part) for part in open_loader(plan).samples.batches(plan, 0)]
         for plan in plans
     ]
-    # The last batch has one image, which belongs to the first rank.
+    # The last batch has one image, which rank 0 reads.
     assert in_order(parts).tolist() == list(range(22))
 
 
 class NetworkWithoutBatchNorm(nn.Module):
-    """A small network; statistics of BatchNorm per process would make losses differ."""
+    """A small network without BatchNorm, whose statistics per process would change the losses."""
 
     def __init__(self) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(3, 6, 3, stride=2)
         self.head = nn.Linear(6, 3)
-        # Like running statistics: depends on each process's images.
+        # Depends on each process's images, as running statistics do.
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -198,13 +198,13 @@ def _save_result(folder: Path, beton: Path, more: dict[str, Any]) -> None:
         {},
         {"parts": 2},
         {"attack": AttackSettings(steps=2)},
-        # Partners are on the same rank: twice the number of processes divides the batch size.
+        # The batch size is a multiple of 4, so both images of a mixed pair are on the same rank.
         {"attack": AttackSettings(steps=2), "batch_size": 12, "augmentations": MIXED},
     ],
-    ids=["whole", "parts", "attacked", "mixed"],
+    ids=["whole batches", "micro-batches", "attack", "mixup and cutmix"],
 )
-def test_two_processes_train_like_one(more, beton, tmp_path):
-    """Each sample once per epoch, in the same batches; losses and weights equal up to rounding."""
+def test_two_processes_train_as_one_process_does(more, beton, tmp_path):
+    """Each epoch has each sample once, in the same batches. Results are equal up to rounding."""
     assert ForkedRanks(_save_result, tmp_path, beton, more).codes() == [0, 0]
     two = [torch.load(tmp_path / f"result{rank}", weights_only=False) for rank in range(2)]
     one = train_two_epochs(beton, ProcessGroup(), **more)
@@ -217,7 +217,7 @@ def test_two_processes_train_like_one(more, beton, tmp_path):
         for ours, theirs in zip(rank_result["losses"], one["losses"], strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
             assert ours["top1"] == theirs["top1"]
-        # Gradients add in another order: 8e-8 at most.
+        # Gradients are summed in another order. The largest difference seen was 8e-8.
         np.testing.assert_allclose(rank_result["weights"], one["weights"], rtol=0, atol=2e-6)
         assert rank_result["predictions"] == one["predictions"]
         assert rank_result["per_class"] == one["per_class"]

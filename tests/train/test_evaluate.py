@@ -1,4 +1,4 @@
-"""Evaluation against a numpy loop over images; modes, views and attacks."""
+"""Evaluation, compared with a numpy loop over images: views, attacks and module modes."""
 
 import copy
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ VIEWS = {
 
 
 class FakeLoader:
-    """Batches in one buffer that is reused, as in real loaders."""
+    """Yields batches in one buffer that is overwritten later, as real loaders do."""
 
     multi_label = False
     plan = SimpleNamespace(local_batch_size=5, resolution=24)
@@ -66,7 +66,7 @@ def net() -> classifier.Classifier:
 def slow_scores(
     model: classifier.Classifier, images: Tensor, labels: np.ndarray, view: View
 ) -> dict[str, float]:
-    """Scores image by image, in float64 with numpy."""
+    """Compute the scores image by image, in float64 with numpy."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     right, top5, losses, classes = [], [], [], []
@@ -104,7 +104,7 @@ def test_clean_scores_equal_a_numpy_loop(net):
     for name, view in VIEWS.items():
         assert counts[name].scores() == pytest.approx(
             slow_scores(net, loader.images, loader.labels.numpy(), view),
-            rel=1e-5,  # float32 logits of single images
+            rel=1e-5,  # the loop computes float32 logits of single images
         )
     assert 0 < counts["own"].scores()["top1"] < 1, "some predictions must be right and some wrong"
     assert counts["masked"].scores()["top1"] >= counts["unmasked"].scores()["top1"]
@@ -146,7 +146,7 @@ def test_one_attack_on_all_logits_serves_all_views(net, best_iterate):
         scores = counts[name].scores()
         assert scores == pytest.approx(
             slow_scores(net, moved, loader.labels.numpy(), view),
-            rel=1e-5,  # float32 logits of single images
+            rel=1e-5,  # the loop computes float32 logits of single images
         )
         assert scores["num_images"] == clean[name].scores()["num_images"]
     assert counts["own"].scores()["loss"] > clean["own"].scores()["loss"] + 0.1
@@ -207,12 +207,17 @@ class OneImage(FakeLoader):
 
 @pytest.mark.parametrize(("attacked_logits", "top1"), [("scored", 0.0), ("all", 1.0)])
 def test_an_attack_on_other_logits_flatters_the_masked_view(attacked_logits, top1):
-    """Class 2 draws the attack along its pixel. Brute force over the ball finds class 1."""
+    """The logit of class 2 misleads an attack on all logits.
+
+    A search over the ball finds images that the view with classes 0 and 1 misclassifies.
+    """
     model, view, eps = Rows(), View(labels=(0, 1), logits=(0, 1)), 0.1
     angles = torch.linspace(0, 2 * torch.pi, 1000)
     ball = 128 / 255 + eps * torch.stack([angles.cos(), angles.sin(), 0 * angles], 1)
     logits = model(ball[..., None, None])
-    assert (logits[:, 1] > logits[:, 0]).any(), "the masked prediction can be changed"
+    assert (logits[:, 1] > logits[:, 0]).any(), (
+        "some image in the ball must change the masked prediction"
+    )
     counts = evaluate(
         model,
         OneImage(),
@@ -275,7 +280,7 @@ def test_evaluation_restores_the_model_and_is_repeatable(net):
     }
 
 
-def test_restores_the_modes_when_the_loader_fails(net):
+def test_module_modes_are_restored_when_the_loader_fails(net):
     class Broken(FakeLoader):
         @contextmanager
         def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
@@ -299,7 +304,7 @@ def test_a_loader_that_drops_images_is_refused(net):
         )
 
 
-def test_a_view_must_allow_the_true_classes():
+def test_a_view_must_include_the_logits_of_its_labels():
     for labels in (None, (1, 2)):
         with pytest.raises(AssertionError):
             View(labels=labels, logits=(1, 3))

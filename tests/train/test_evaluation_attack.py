@@ -1,4 +1,4 @@
-"""The attack of an evaluation: layout and number format of its passes, compiled, with restarts."""
+"""The attack of an evaluation: memory layout, precision, compiled modes and restarts."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def plan(mode: str = "eager", attack: AttackSettings = ATTACK, **settings) -> At
 
 
 class Operands(TorchDispatchMode):
-    """Notes the images that convolutions get, and their gradients."""
+    """Records the inputs of convolutions and, in the backward pass, their output gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def test_all_passes_of_an_attack_are_bf16_in_channels_last(model, batch, norm, f
 
 
 def test_a_compiled_attack_equals_the_eager_one(model, batch, graphs):
-    """Also on the last batch, which is smaller and not compiled, and with restarts."""
+    """With restarts, and also for a last batch, which is smaller and not compiled."""
     attack = ATTACK.model_copy(update={"restarts": 2})
     eager, compiled = (plan(mode, attack).attack_on(model) for mode in ("eager", "compiled"))
     images, labels = batch
@@ -77,7 +77,7 @@ def test_a_compiled_attack_equals_the_eager_one(model, batch, graphs):
         found = compiled(images[:size], labels[:size])
         assert torch.equal(found, eager(images[:size], labels[:size]))
         assert not torch.equal(found, images[:size].float() / 255)
-    assert len(graphs) == 3, "the model, with gradients and without, and the move"
+    assert len(graphs) == 3, "the model with gradients, the model without, and the PGD update"
 
 
 def choose(model, batch, folder, setting):
@@ -85,7 +85,9 @@ def choose(model, batch, folder, setting):
     return choose_attack_mode([model], (images, [labels]), plan(), setting, folder)
 
 
-def test_the_choice_tries_a_few_steps_of_each_mode(model, batch, graphs, tmp_path, monkeypatch):
+def test_each_mode_is_tried_with_a_few_steps_without_restarts(
+    model, batch, graphs, tmp_path, monkeypatch
+):
     tried = []
     pgd = evaluation_attack.PgdAttack
 

@@ -1,4 +1,4 @@
-"""The training loop with a recording learner: steps, rates, stops, resumption, divergence."""
+"""The training loop, with a learner that records its steps: rates, stops, resume, divergence."""
 
 from pathlib import Path
 
@@ -21,7 +21,10 @@ CONSTANT = ScheduleSettings(schedule="constant")
 
 
 class FakeLoader(Loader):
-    """Batches filled with the epoch's number; records which epochs were opened and closed."""
+    """Loader whose pixels are the number of the batch and whose labels are that of the epoch.
+
+    `opened` lists the iterators that it returned.
+    """
 
     def __init__(self, num_samples: int, batch_size: int = 4, drop_last: bool = False) -> None:
         super().__init__(
@@ -62,7 +65,10 @@ class FakeLoader(Loader):
 
 
 class Recorder:
-    """Record (epoch, batch size, rate) per step; `total` stands for weights in a checkpoint."""
+    """Learner that records (epoch, batch size, rate) of each step.
+
+    `total` depends on all batches so far, as weights do, and is saved in checkpoints.
+    """
 
     peak_lr = 0.5
 
@@ -78,7 +84,7 @@ class Recorder:
     def train_batch(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.steps.append((int(labels[0]), len(labels), self._rate))
         self.places.append((int(labels[0]), int(images[0, 0, 0, 0]), images.shape[-1]))
-        noise = float(torch.rand(()))  # like dropout
+        noise = float(torch.rand(()))  # reads the random generator, like dropout
         self.total = 0.9 * self.total + self._rate * (
             int(labels[0]) + int(images[0, 0, 0, 0]) + images.shape[-1] + noise
         )
@@ -128,7 +134,7 @@ def without_seconds(records):
 
 
 def often(folder: Path) -> Checkpoints:
-    """Checkpoint after every step."""
+    """Checkpoints that are saved after every step."""
     return Checkpoints(folder, every_s=-1.0)
 
 
@@ -184,7 +190,7 @@ def test_the_rate_follows_the_schedule_and_is_recorded():
 def test_equal_steps_on_fewer_data_have_the_same_rates(schedule):
     whole, few = Recorder(), Recorder()
     train(whole, FakeLoader(20), schedule, epochs=4)  # 4 epochs of 5 steps
-    # 6 passes of 3 steps, and 2 more.
+    # 20 steps: 6 passes of 3 steps, and 2 more steps.
     records = train(few, FakeLoader(12), schedule, epochs=4, steps_per_epoch=5)
     assert [rate for _, _, rate in few.steps] == [rate for _, _, rate in whole.steps]
     assert [record["num_steps"] for record in records] == [3] * 6 + [2]
@@ -192,7 +198,7 @@ def test_equal_steps_on_fewer_data_have_the_same_rates(schedule):
 
 @pytest.mark.parametrize("steps_before", range(10))
 def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path, steps_before):
-    """Including an epoch's first and last step, with resizing and random numbers."""
+    """The steps include the first and last of an epoch; resolutions and random numbers vary."""
     schedule = ScheduleSettings(schedule="cosine")
     whole, whole_clock = Recorder(), Clock()
     torch.manual_seed(1)
@@ -239,7 +245,7 @@ def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path, steps_before):
 
 
 def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
-    """Each read of the fake clock takes a second, which reveals time lost or counted twice."""
+    """On the fake clock a step takes 10 s, a checkpoint 3 s, and a restart 500 s."""
 
     class Ticking:
         now = 0.0
@@ -277,7 +283,7 @@ def test_clocks_add_up_over_restarts(tmp_path, monkeypatch):
             clock, ticking.now = Clock(), ticking.now + 500.0
     assert clock.train_s == 90.0  # nine steps
     assert [record["timing"]["train_s"] for record in records] == [30.0, 30.0, 30.0]
-    # A checkpoint cannot contain its own time.
+    # A checkpoint cannot contain the time of its own writing.
     assert clock.checkpoint_s == 3.0 and clock.num_restarts == 3
 
 
@@ -310,7 +316,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path, ca
     newest.write_bytes(data)
     clock, learner = Clock(), Recorder()
     records = train(learner, FakeLoader(12), checkpoints=Checkpoints(tmp_path), clock=clock)
-    assert len(learner.steps) == 5 and learner.total == whole.total  # from step 4 on
+    assert len(learner.steps) == 5 and learner.total == whole.total  # resumed after step 4
     assert without_seconds(records) == without_seconds(expected)
     assert len(clock.damaged_checkpoints) == 1 and newest.name in clock.damaged_checkpoints[0]
     assert newest.name in capsys.readouterr().err
@@ -344,7 +350,7 @@ def test_a_lower_rate_is_advised_only_if_the_first_step_was_finite(bad_step):
     assert "precision: float32" in failed.value.hint
     assert (advises_rate, causes) == ((False, [True] * 3) if bad_step == 0 else (True, [False] * 3))
     assert len(learner.steps) == (1 if bad_step == 0 else 3 * (bad_step // 3 + 1)), (
-        "checked at once"
+        "the first step is checked immediately, others at the end of the epoch"
     )
 
 

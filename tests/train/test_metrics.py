@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, in edge cases, and with NaN."""
+"""Classification scores, compared with scikit-learn, in edge cases and with NaN."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def counted(
 
 @pytest.fixture
 def outputs() -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of 500 images of 12 unbalanced classes, better than chance."""
+    """Logits and labels of 500 images of 12 unbalanced classes, better than chance."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 12, (500,), generator=generator) * torch.randint(
         0, 2, (500,), generator=generator
@@ -107,7 +107,7 @@ def test_mean_probability_equals_a_hand_calculation():
     logits = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     mean_probability = counted(logits, torch.tensor([0, 0, 0]), 1).mean_probability()
     probs = torch.softmax(logits.double(), 1)[:, 0]
-    # counted in float32
+    # The probabilities are summed in float32.
     assert torch.allclose(
         mean_probability,
         torch.stack([probs.mean(), torch.tensor(0.0, dtype=torch.float64)]),
@@ -137,7 +137,7 @@ def test_a_nan_logit_is_never_correct_and_is_reported():
 
 
 def test_counts_are_exact_beyond_float_precision():
-    """Half-precision accuracies, as in the published code, lose images."""
+    """An accuracy in half precision, as in the published code, is too coarse for this count."""
     counts = Counts(2, "cpu")
     right = torch.tensor([[1.0, 0.0]]).expand(4099, 2)
     counts.add(right, torch.zeros(4099, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Batches that do not fit in memory: micro-batches, messages with the size that fits, retries."""
+"""Batches that do not fit in memory: micro-batches, messages with a size that fits, retries."""
 
 import copy
 
@@ -31,7 +31,10 @@ def limit_memory(
     *,
     after: int = 0,
 ) -> None:
-    """After `after` forward passes, fail those with more images, like a GPU's allocator."""
+    """Let forward passes of more than `most_images` images run out of memory.
+
+    The first `after` forward passes succeed with any number.
+    """
     seen: list[int] = []
     original = TrainStep._forward
 
@@ -54,7 +57,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def transfer_context(tmp_path, source):
-    """Factory of transfer stages with batches of 20 images."""
+    """Function that makes the context of a transfer stage with batches of 20 images."""
     trained = as_result(
         "pretrain", pretrain.run(pretrain_context(tmp_path, source, settings={"epochs": 1})).metrics
     )

@@ -15,7 +15,7 @@ from tests.helpers.tiny_stages import write_colors
 
 
 def run_with_less_memory_on_rank_1(folder: Path, data: Path, *more: str) -> None:
-    """Run a worker; on rank 1 only 3 of its 5 images per batch fit after the first step."""
+    """Run a worker. After the first step, 3 images fit on rank 1, which has 5 of each batch."""
     original = TrainStep._forward
 
     def forward(self: TrainStep, images: Tensor, labels: Tensor, **how: Any) -> Tensor:
@@ -27,10 +27,10 @@ def run_with_less_memory_on_rank_1(folder: Path, data: Path, *more: str) -> None
     run_worker(folder, data, 0.0, *more)
 
 
-def test_out_of_memory_on_one_rank_makes_all_retry_in_more_micro_batches(tmp_path):
+def test_out_of_memory_on_one_rank_makes_both_retry_with_more_micro_batches(tmp_path):
     folder = make_stage(tmp_path, write_colors(tmp_path), accumulate="auto")
     answers, answers_of_retry = tmp_path / "answers", tmp_path / "answers_of_retry"
-    answers.mkdir()  # as the launcher does: the ranks exchange an address through a file in it
+    answers.mkdir()  # The launcher does this, too: ranks exchange an address through a file in it.
     answers_of_retry.mkdir()
     assert ForkedRanks(
         run_with_less_memory_on_rank_1, folder, tmp_path, "--answers", str(answers)

@@ -1,4 +1,4 @@
-"""Several labels per image: loss and average precision against references, and a transfer."""
+"""Several labels per image: loss and average precision against references, and transfer."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -39,7 +39,10 @@ from writers.subset.spec import Subset, everything
 
 
 def slow_eleven_point(scores: list[float], labels: list[int]) -> Fraction:
-    """VOCevalcls.m of the VOC devkit, line by line, in exact fractions; scores must differ."""
+    """Compute 11-point AP as VOCevalcls.m of the VOC devkit does, in exact fractions.
+
+    The scores must differ.
+    """
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     num_positive = sum(label > 0 for label in labels)
     true = false = 0
@@ -60,14 +63,14 @@ def slow_eleven_point(scores: list[float], labels: list[int]) -> Fraction:
 
 
 def test_eleven_point_ap_equals_a_hand_calculation():
-    # Sorted by score: present, absent, present, absent. Precision is 1 up to a recall of 1/2 (6 of the 11
-    # points), and 2/3 up to 1 (5 points).
+    # Sorted by score: present, absent, present, absent. Precision is 1 up to a recall of 1/2
+    # (6 of the 11 points), and 2/3 above it (5 points).
     assert eleven_point_ap(np.array([4.0, 3, 2, 1]), np.array([1, -1, 1, -1])) == pytest.approx(
         (6 + 5 * 2 / 3) / 11
     )
     assert eleven_point_ap(np.array([4.0, 3, 2]), np.array([-1, -1, 1])) == pytest.approx(1 / 3)
     difficult = eleven_point_ap(np.array([5.0, 4, 3, 2.5, 2, 1]), np.array([0, 1, -1, 0, 1, -1]))
-    assert difficult == pytest.approx((6 + 5 * 2 / 3) / 11)  # as without the difficult ones
+    assert difficult == pytest.approx((6 + 5 * 2 / 3) / 11)  # label 0 is difficult and is ignored
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -90,7 +93,7 @@ def test_average_precision_equals_the_devkit_and_scikit_learn(seed: int):
     )
 
 
-def test_recalls_of_exact_tenths_count():
+def test_a_recall_of_exactly_a_tenth_reaches_its_point():
     """In floating point 3/10 is below 3 * 0.1, so the point at 0.3 would use a later image."""
     labels = np.array([1] * 3 + [-1] * 90 + [1] * 7)
     scores = -np.arange(100.0)
@@ -104,7 +107,7 @@ def test_multilabel_scores_equal_their_definitions():
     buffer = torch.empty(2, 3, dtype=torch.int8)
     for part in (0, 2):
         counts.add(logits[part : part + 2], buffer.copy_(labels[part : part + 2]))
-    buffer.zero_()  # loaders reuse their memory
+    buffer.zero_()  # as loaders do, which reuse their memory
     scores = counts.scores()
     by_class = [eleven_point_ap(logits[:, k].numpy(), labels[:, k].numpy()) for k in range(3)]
     assert scores["map11"] == pytest.approx(np.mean(by_class))
@@ -122,7 +125,7 @@ def test_multilabel_scores_equal_their_definitions():
     with pytest.raises(UserError, match="loss over 2 images is nan"):
         counts.scores()
     nothing, truth = np.full(2, np.nan), np.array([1, -1])
-    # Ranked last and first: precision 1/2 at every recall.
+    # NaN scores rank the present image last, so precision is 1/2 at every recall.
     assert eleven_point_ap(nothing, truth) == 0.5
     with pytest.raises(UserError, match="no image"):
         MultiLabelCounts().scores()
@@ -180,7 +183,7 @@ def test_an_attack_raises_the_multilabel_loss():
 
 
 def write_stripes(data: Path, num_images: dict[str, int]) -> Any:
-    """Write images in which each of four colors is present, absent or small (difficult)."""
+    """Write images in which each of four colors is present, absent or marked as difficult."""
     random = np.random.default_rng(0)
     colors = np.array([[230, 30, 30], [30, 200, 30], [40, 60, 230], [230, 210, 40]])
     (data / "stripes-images").mkdir(parents=True)
@@ -275,7 +278,7 @@ def test_the_loader_yields_a_row_of_labels_per_image(root: Path, target: Any, ba
 
 
 @pytest.mark.parametrize("method", ["fixed", "full"])
-def test_multilabel_transfer_learns_and_selects_by_map_on_val(
+def test_multilabel_transfer_learns_and_selects_by_map11_on_val(
     root: Path, model: Any, target: Any, method: str
 ):
     settings = {

@@ -1,4 +1,4 @@
-"""Parameters with weight decay, and SGD steps against the textbook formula."""
+"""Parameters with and without weight decay, and SGD steps against the textbook formula."""
 
 import pytest
 import torch

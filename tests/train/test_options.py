@@ -1,4 +1,4 @@
-"""Options of training: BlurPool, EMA, flip averaging, fast and free attacks, accumulation."""
+"""Training options: BlurPool, EMA, flip averaging, fast and free attacks, accumulation."""
 
 import copy
 
@@ -50,7 +50,7 @@ def stepper(model: nn.Module, eps: float = 0.0, **more):
 
 
 def test_blur_pool_applies_the_binomial_filter_before_the_convolution():
-    """The filter is scipy's correlation with zero padding; the convolution is torch's."""
+    """The reference filters with scipy and zero padding, then convolves with torch."""
     torch.manual_seed(0)
     plain = nn.Conv2d(16, 4, 3, stride=2, padding=1)
     blurred = nn.Sequential(copy.deepcopy(plain))
@@ -62,7 +62,7 @@ def test_blur_pool_applies_the_binomial_filter_before_the_convolution():
             convolve(images.numpy().astype(np.float64), kernel, mode="constant")
         ).float()
     )
-    assert torch.allclose(blurred(images), expected, atol=1e-6)  # float32 sums in any order
+    assert torch.allclose(blurred(images), expected, atol=1e-6)  # float32 sums in another order
 
 
 def test_blur_pool_blurs_strided_convolutions_of_resnet18_except_the_first():
@@ -95,7 +95,7 @@ def test_a_loaded_model_has_its_blur_pool(tmp_path):
 
 def test_blur_pool_without_effect_is_refused():
     with pytest.raises(UserError, match="blur_pool has no effect on resnet10"):
-        classifier.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)  # never run
+        classifier.build("resnet10", K, channels=(8, 8, 8, 8), blur_pool=True)
 
 
 def test_ema_equals_the_formula_and_the_model_keeps_its_own_weights():
@@ -114,7 +114,7 @@ def test_ema_equals_the_formula_and_the_model_keeps_its_own_weights():
     own = {name: value.clone() for name, value in model.state_dict().items()}
     with step.final_weights():
         for name, value in model.state_dict().items():
-            # float32; measured 1.2e-7
+            # float32: differences of up to 1.2e-7 were measured.
             assert torch.allclose(value, mean[name], rtol=0, atol=1e-6), name
         assert not torch.equal(model.head.weight, own["head.weight"])
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
@@ -136,7 +136,7 @@ def test_flip_average_is_the_mean_of_both_passes_and_differentiable():
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_free_training_equals_a_plain_loop(norm):
-    """One backward pass per replay for weights and noise; the noise is kept for the next batch."""
+    """One backward pass per replay updates weights and noise. The next batch reuses the noise."""
     eps = {"l2": 0.5, "linf": 0.03}[norm]
     model, plain = (make_float64(make_smooth(network())) for _ in range(2))
     step = stepper(model, eps, attack={"method": "free", "norm": norm, "replays": 3})
@@ -220,9 +220,10 @@ def test_eps_scales_with_the_resolution(monkeypatch):
 
 @pytest.mark.parametrize("num_parts", [2, 4])
 def test_accumulated_gradients_equal_those_of_the_batch(num_parts):
-    """BatchNorm, which would see micro-batches, is in evaluation mode.
+    """BatchNorm is in evaluation mode, because it would normalize each micro-batch.
 
-    Also with unequal parts of two images or more: 7 in 3 and 7 in 4 are both 3, 2, 2.
+    Seven images in 2 micro-batches are 4 + 3. In 4 they are 3 + 2 + 2, because each has two images
+    or more.
     """
     whole, parts = (make_float64(make_smooth(network())) for _ in range(2))
     losses = []
@@ -239,7 +240,7 @@ def test_accumulated_gradients_equal_those_of_the_batch(num_parts):
         for batch in batches(2, size=7):
             step.train_batch(*batch)
         losses.append(step.totals())
-    # Attacked images and logits are float32 for any dtype of the model.
+    # Attacked images and logits are float32, although the model computes in float64.
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)

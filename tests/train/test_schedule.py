@@ -1,4 +1,4 @@
-"""Learning rates against torch's schedulers if torch has them, and at start, peak and end."""
+"""Learning rates, compared with torch's schedulers, and at start, peak and end."""
 
 import numpy as np
 import pytest

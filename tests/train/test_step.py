@@ -1,4 +1,4 @@
-"""The training step against a plain loop, bit for bit; layout, attack, precision and resumption."""
+"""The training step: equal to a plain loop; memory layout, attack, precision and resume."""
 
 import copy
 from functools import partial
@@ -29,7 +29,7 @@ def network() -> classifier.Classifier:
 
 
 def wide() -> classifier.Classifier:
-    """A network wide enough that torch's convolutions are right, and used, on every CPU."""
+    """A network for which the step needs no workaround for torch's convolutions on any CPU."""
     torch.manual_seed(0)
     return classifier.build("resnet10", K, channels=(16, 16, 16, 16))
 
@@ -102,7 +102,8 @@ def test_step_equals_a_plain_loop_bit_for_bit(eps):
 def test_totals_reset_and_are_weighted_by_images():
     model = network()
     step, optimizer = stepper(model)
-    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.0  # keeps the weights
+    # The weights must not change.
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.0
     ((images, labels),) = batches(1)
     step.train_batch(images, labels)
     step.totals()
@@ -116,8 +117,8 @@ def test_totals_reset_and_are_weighted_by_images():
     assert totals["num_images"] == 8 and totals["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_attack_leaves_no_gradients_and_no_statistics():
-    """BatchNorm sees one batch per step, the attacked one, and only it yields gradients."""
+def test_the_attack_changes_neither_gradients_nor_statistics():
+    """Only the passes on the attacked batch change them, once per step."""
     model, plain = wide(), wide().train()
     step, optimizer = stepper(model, eps=0.5, best_iterate=True)
     gradients: list[Tensor] = []
@@ -127,7 +128,7 @@ def test_the_attack_leaves_no_gradients_and_no_statistics():
     ((images, labels),) = batches(1)
     step.train_batch(images, labels)
     assert all(parameter.grad is None for parameter in model.parameters()), (
-        "gradients take memory during the next attack"
+        "gradients would take memory during the next attack"
     )
     assert int(model.backbone.stem[1].num_batches_tracked) == 1
     moved = pgd(
@@ -186,7 +187,7 @@ def test_the_loaders_batch_is_not_modified():
     assert torch.equal(images, kept)
 
 
-# 8 and 11 bits of mantissa.
+# bf16 has 8 significant bits, fp16 has 11.
 @pytest.mark.parametrize(("precision", "cosine"), [("bf16", 0.9), ("fp16", 0.99)])
 def test_low_precision_steps_point_in_the_same_direction(precision, cosine):
     exact, low, start = network(), network(), network()
@@ -195,7 +196,7 @@ def test_low_precision_steps_point_in_the_same_direction(precision, cosine):
         state = step.state_dict()
         if kind == "fp16":
             state["scaler"]["scale"] = (
-                256.0  # the initial 2 ** 16 may overflow, and then nothing moves
+                256.0  # the initial 2 ** 16 may overflow, and the step is then skipped
             )
         step.load_state_dict(state)
         step.train_batch(*batches(1)[0])
@@ -231,7 +232,7 @@ def fill_uninitialized_with_nan():
 
 
 def test_a_first_step_that_overflows_leaves_no_momentum(fill_uninitialized_with_nan):
-    """Later steps equal those of a run without overflow."""
+    """Later steps equal those of a run without the overflowing step."""
     overflowed, plain = network(), network()
     for model in (overflowed, plain):
         step, _ = stepper(model, precision="fp16")
@@ -247,7 +248,7 @@ def test_a_first_step_that_overflows_leaves_no_momentum(fill_uninitialized_with_
 
 
 def test_resumed_steps_equal_uninterrupted_ones():
-    """The state includes random starts."""
+    """The saved state includes the generator of the attack's random starts."""
     make = partial(stepper, eps=0.5, random_start="ball")
     whole = network()
     step, _ = make(whole)
@@ -267,7 +268,7 @@ def test_resumed_steps_equal_uninterrupted_ones():
         assert torch.equal(ours, theirs)
 
 
-def test_zero_gradients_are_counted_and_times_kept():
+def test_zero_gradients_are_counted_and_spans_are_timed():
     model = network()
     with torch.no_grad():
         model.head.weight.zero_()  # no gradient reaches the pixels
@@ -297,7 +298,7 @@ class Waits(TorchDispatchMode):
 
 
 class Reads(TorchFunctionMode):
-    """Refuse reading values on the host, which on a CPU is not a dispatched operation."""
+    """Refuse functions that read values on the host. On a CPU, `Waits` does not see them."""
 
     FUNCTIONS = (
         Tensor.item,
@@ -327,7 +328,7 @@ class Reads(TorchFunctionMode):
     ],
 )
 def test_a_step_never_synchronizes(precision, attack):
-    """All calls of the loop for a step: rate, step with EMA and micro-batches, counts."""
+    """Covers all calls of the loop: learning rate, step with EMA and micro-batches, counts."""
     model = network()
     optimizer = make_sgd(model, SETTINGS, 0.1)
     settings = AttackSettings.model_validate(

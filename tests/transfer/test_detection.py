@@ -1,4 +1,4 @@
-"""Faster R-CNN on ResNets: frozen parts, learning, resuming, boxes in pixels of the given image."""
+"""Faster R-CNN on ResNets: frozen stages, learning, resume, coordinates of boxes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Batch:
 
 
 class Squares:
-    """Bright (class 0) or dark (class 1) squares on gray, in images of varying size."""
+    """Loader of images of varying size, each with a bright (class 0) or dark (class 1) square."""
 
     def __init__(self, num_images: int, batch_size: int = 4) -> None:
         self.num_samples, self._batch_size = num_images, batch_size
@@ -93,7 +93,7 @@ def step_of(model: Detector, lr: float = 0.02) -> DetectionStep:
 
 
 def train(step: DetectionStep, num_epochs: int, folder: Path | None = None, **options: Any) -> None:
-    """Train on the squares, with checkpoints if there is a folder."""
+    """Train on 16 images of squares; save checkpoints if `folder` is given."""
     loader: Any = FedLoader(Squares(16), FitPlan(4, 64), "cpu")
     checkpoints = Checkpoints(folder) if folder else None
     for _ in fit(
@@ -108,7 +108,7 @@ def train(step: DetectionStep, num_epochs: int, folder: Path | None = None, **op
         pass
 
 
-def test_learns_to_find_squares() -> None:
+def test_training_improves_the_detection_of_squares() -> None:
     model = detector(TINY.model_copy(update={"train_from": 0, "bn_stats": "update"}))
     before = detect(model, Squares(16), NUM_CLASSES, "cpu", "float32").scores()
     torch.manual_seed(1)
@@ -154,7 +154,7 @@ def test_frozen_stages_and_batch_norm_keep_their_values(train_from: int) -> None
     ).any()
 
 
-def test_batch_norm_may_follow_the_target() -> None:
+def test_trained_stages_may_update_their_batch_norm() -> None:
     model = detector(TINY.model_copy(update={"bn_stats": "update", "train_from": 1})).train()
     stem, first = model.backbone.stages[0], model.backbone.stages[1]
     assert not any(module.training for module in stem.modules() if isinstance(module, BatchNorm))
@@ -179,7 +179,7 @@ def test_a_killed_training_resumes_to_equal_weights(tmp_path: Path) -> None:
         assert torch.equal(value, again.model.state_dict()[name]), name
 
 
-def test_normalizes_once_with_the_networks_own_statistics() -> None:
+def test_images_are_normalized_once_with_the_mean_and_std_of_the_network() -> None:
     model = tiny_model()
     classifier.set_normalization(model, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     images, _ = Detector(model, NUM_CLASSES, TINY).transform([torch.ones(3, 64, 64)])
@@ -196,7 +196,7 @@ def test_normalizes_once_with_the_networks_own_statistics() -> None:
     ("size", "resized"),
     [((375, 500), (600, 800)), ((333, 500), (600, 900)), ((100, 500), (200, 1000))],
 )
-def test_resizes_the_short_side_to_600_and_the_long_side_to_1000_at_most(
+def test_images_are_resized_to_a_short_side_of_600_and_a_long_side_of_at_most_1000(
     size: tuple[int, int], resized: tuple[int, int]
 ) -> None:
     settings = DetectionSettings(method="detection")
@@ -208,7 +208,7 @@ def test_resizes_the_short_side_to_600_and_the_long_side_to_1000_at_most(
 
 
 def test_boxes_are_in_pixels_of_the_given_image() -> None:
-    """A detection in an image of half the size has half the coordinates."""
+    """In an image of half the size, boxes stay within half the coordinates."""
     model = detector().eval()
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
     model.roi_heads.score_thresh = 0.0
@@ -220,7 +220,7 @@ def test_boxes_are_in_pixels_of_the_given_image() -> None:
     assert float(half["boxes"].max()) <= 32
 
 
-def test_difficult_objects_are_no_targets_and_labels_count_from_one() -> None:
+def test_targets_omit_difficult_objects_and_their_labels_start_at_1() -> None:
     boxes = torch.tensor([[0.0, 0, 4, 4], [5, 5, 9, 9]])
     batch = Batch(
         [torch.zeros(3, 9, 9)], [boxes], [torch.tensor([0, 1])], [torch.tensor([True, False])]
@@ -229,7 +229,7 @@ def test_difficult_objects_are_no_targets_and_labels_count_from_one() -> None:
     assert torch.equal(target["boxes"], boxes[1:]) and target["labels"].tolist() == [2]
 
 
-def test_trains_on_images_without_objects() -> None:
+def test_images_without_objects_can_be_trained_on() -> None:
     step = step_of(detector())
     images = [torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
@@ -252,7 +252,7 @@ def test_outputs_are_float32_in_bf16() -> None:
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "torchvision/resnet50", "timm/resnet18"])
-def test_splits_every_resnet_into_a_stem_and_four_stages(arch: str) -> None:
+def test_resnets_are_split_into_a_stem_and_four_stages(arch: str) -> None:
     model = tiny_model(arch).eval()
     hidden = image = torch.rand(1, 3, 64, 64)
     stages = split_resnet(model.backbone)
@@ -273,7 +273,7 @@ def test_a_beton_without_boxes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["detection_training", "detection"])
-def test_steps_of_an_estimate_run(tmp_path: Path, name: str) -> None:
+def test_the_steps_that_an_estimate_times_can_run(tmp_path: Path, name: str) -> None:
     about = {"arch": "resnet10", "channels": [16] * 4, "blur_pool": False, "batch_norm_scale": True}
     settings = {**TINY.resolved(), "batch_size": 2}
     kept = {key: settings[key] for key in DETECTION_SETTINGS if key in settings}
@@ -283,7 +283,7 @@ def test_steps_of_an_estimate_run(tmp_path: Path, name: str) -> None:
         run_step()
 
 
-def test_refuses_networks_that_are_no_resnets() -> None:
+def test_networks_other_than_resnets_are_refused() -> None:
     with pytest.raises(UserError, match="needs a ResNet"):
         split_resnet(tiny_model("squeezenet1_1").backbone)
 
@@ -299,12 +299,12 @@ def test_refuses_networks_that_are_no_resnets() -> None:
         ({"train_from": 5}, "train_from"),
     ],
 )
-def test_refuses_settings_without_effect(settings: dict[str, Any], message: str) -> None:
+def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DetectionSettings(method="detection", **settings)
 
 
-def test_resolved_settings_read_back() -> None:
+def test_resolved_settings_can_be_read_again() -> None:
     resolved = TINY.resolved()
     assert {"neck", "short_side", "anchors", "lrs"} <= resolved.keys()
     assert not {"resolution", "order", "augment"} & resolved.keys()

@@ -1,4 +1,4 @@
-"""A stage of detection: its scores follow from the file of detections that it writes."""
+"""The transfer stage with method detection: scores agree with its file of detections."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ SETTINGS = DetectionSettings(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """Run the stage on six images; returns its folder and its outcome."""
+    """Run the stage on six images; return its folder and its outcome."""
     root = tmp_path_factory.mktemp("stages")
     written: dict[str, Any] = {}
     for split, numbers in SPLITS.items():
@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     return context.folder, run(context)
 
 
-def test_the_scores_follow_from_the_file_of_detections(finished: tuple[Path, Outcome]) -> None:
+def test_the_scores_can_be_recomputed_from_the_file(finished: tuple[Path, Outcome]) -> None:
     folder, outcome = finished
     metrics = outcome.metrics
     ids, detected, objects = read_detections(folder / metrics["detections"])
@@ -75,10 +75,10 @@ def test_the_scores_follow_from_the_file_of_detections(finished: tuple[Path, Out
     assert test["map50"] == np.mean([one.area for one in present])
     assert test["num_detections"] == len(detected.scores) > 0
     assert test["num_images"] == len(ids) == 2
-    assert "predictions" not in metrics  # tests on images read those
+    assert "predictions" not in metrics  # only classifiers have this file
 
 
-def test_images_objects_and_boxes_are_those_of_the_beton(finished: tuple[Path, Outcome]) -> None:
+def test_the_file_has_the_images_and_objects_of_the_beton(finished: tuple[Path, Outcome]) -> None:
     folder, outcome = finished
     ids, detected, objects = read_detections(folder / outcome.metrics["detections"])
     beton = open_beton(folder.parent / "data" / "boxed" / "test.beton")
@@ -92,6 +92,6 @@ def test_images_objects_and_boxes_are_those_of_the_beton(finished: tuple[Path, O
         assert np.array_equal(objects.difficult[own], boxes[:, 5] != 0)
         found = detected.boxes[detected.image == number]
         assert (found >= 0).all() and (found[:, :2] <= found[:, 2:]).all()
-        # scaled back from the resized image, in float32
+        # boxes were scaled back from the resized image, in float32
         assert (found[:, 2:] <= np.array([row["width"], row["height"]]) + 0.01).all()
     assert ((detected.labels >= 0) & (detected.labels < len(CLASSES))).all()

@@ -1,4 +1,4 @@
-"""Heads in one batched product, against torch's own linear layer and optimizer, one at a time."""
+"""Heads that train together in batched products, compared with single heads in plain torch."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from harness.transfer.methods._head_stack import HeadStack
 DIM, NUM_CLASSES, BATCH_SIZE, NUM_STEPS = 24, 7, 10, 6
 RATES = (0.5, 0.1, 0.02, 0.003, 0.5)
 DECAYS = (0.0, 1e-3, 1e-2, 0.0, 0.1)
-# Largest difference after NUM_STEPS steps, relative to the largest value: sums of float32 in
-# another order.
+# Largest difference after NUM_STEPS steps, relative to the largest value. Sums of float32 are taken
+# in another order.
 TOLERANCE = 1e-5
 
 
@@ -46,7 +46,7 @@ def batches(multi_label: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]
 
 
 def alone(settings: ScheduleSettings, multi_label: bool, smoothing: float) -> tuple:
-    """Train one head by autograd and torch's SGD; returns it, its losses and correct images."""
+    """Train one head by autograd and torch's SGD; return it, its losses and numbers correct."""
     head = start()
     optimizer = make_sgd(head, settings, settings.lr)
     losses, right = [], []
@@ -87,7 +87,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
         (False, 0.0, {"momentum": 0.0}),
     ],
 )
-def test_each_head_is_the_head_that_trains_alone(
+def test_each_head_of_a_stack_equals_the_head_that_trains_alone(
     multi_label, smoothing, settings, heads_per_chunk, monkeypatch
 ):
     of_head = 4 * NUM_CLASSES * (_head_stack.NUM_LOGITS * BATCH_SIZE + 2 * DIM)
@@ -101,7 +101,7 @@ def test_each_head_is_the_head_that_trains_alone(
         assert right[:, index].tolist() == own_right, index
 
 
-def test_a_head_that_diverges_leaves_the_others_as_they_are():
+def test_a_head_that_diverges_does_not_change_the_others():
     settings = make_settings()
     wild = [*settings[:2], ScheduleSettings(lr=1e30), *settings[2:]]
     stack, _, _ = together(wild, False, 0.0)
@@ -111,8 +111,8 @@ def test_a_head_that_diverges_leaves_the_others_as_they_are():
     assert close(rest, calm.weight)
 
 
-def test_memory_is_that_of_one_chunk(monkeypatch):
-    """Many classes and heads: no tensor of all heads' logits is ever made."""
+def test_logits_of_only_one_chunk_of_heads_are_in_memory(monkeypatch):
+    """With many heads and classes, the logits of all heads may not fit in memory."""
     largest = 0
     compute = torch.baddbmm
 

@@ -22,7 +22,7 @@ def split(number: int, seed: int) -> Features:
 
 
 @pytest.mark.parametrize("has_val", [True, False])
-def test_accuracies_are_those_of_scikit_learn_with_the_chosen_penalty(has_val: bool):
+def test_accuracies_equal_those_of_scikit_learn_with_the_chosen_penalty(has_val: bool):
     train, test = split(200, 1), split(150, 3)
     val = split(80, 2) if has_val else None
     probe = linear_probe(train, val, test)

@@ -1,4 +1,4 @@
-"""Logistic regression has scikit-learn's optimum for each penalty, and reports its choice."""
+"""Logistic regression: scikit-learn's optimum for each penalty, and the choice of the penalty."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,8 @@ def test_the_optimum_equals_scikit_learns(data, penalty):
         float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         + penalty / 2 * (theirs.coef_**2).sum()
     )
-    assert ours.loss / 300 == pytest.approx(loss / 300, abs=1e-8)  # two solvers
+    # The solvers stop at slightly different points.
+    assert ours.loss / 300 == pytest.approx(loss / 300, abs=1e-8)
     assert ours.converged and ours.largest_gradient <= 1e-6
     # One image of 300 may be on a decision boundary.
     assert (ours.logits(features).argmax(1) == logits.argmax(1)).double().mean() > 0.995
@@ -46,7 +47,7 @@ def test_the_path_is_that_of_the_paper_and_convergence_is_reported(data):
     assert [fit.penalty for fit in path] == sorted(logistic_regression.LAMBDAS, reverse=True)
     assert all(fit.converged for fit in path)
     losses = [fit.loss for fit in path]
-    assert losses == sorted(losses, reverse=True), "a weaker penalty fits better"
+    assert losses == sorted(losses, reverse=True), "the loss must fall as the penalty gets weaker"
 
 
 def test_a_fit_that_does_not_converge_is_reported(data, monkeypatch):
@@ -67,7 +68,7 @@ def test_validation_selects_the_penalty_and_both_sets_are_fitted(data):
     assert chosen.scores[chosen.fit.penalty] == max(chosen.scores.values())
     assert len(chosen.scores) == 5
     whole = logistic_regression.fit_path(features, labels, 5, [chosen.fit.penalty])[0]
-    assert chosen.fit.loss == pytest.approx(whole.loss, rel=1e-8)  # from another start
+    assert chosen.fit.loss == pytest.approx(whole.loss, rel=1e-8)  # this fit starts elsewhere
     assert logistic_regression.select_penalty(
         train, val, 5, lambda logits, truth: 0.5, [1.0, 10.0]
     ).at_the_edge
@@ -75,7 +76,7 @@ def test_validation_selects_the_penalty_and_both_sets_are_fitted(data):
 
 def test_standardized_features_have_mean_0_and_deviation_1(data):
     features = data[0].clone()
-    features[:, 3] = 7.0  # a dead unit
+    features[:, 3] = 7.0  # constant, as for a dead unit
     standardized = logistic_regression.standardization(features)(features)
     assert torch.allclose(standardized.mean(0), torch.zeros(16, dtype=torch.float64), atol=1e-12)
     assert standardized[:, 3].abs().max() == 0
@@ -83,7 +84,7 @@ def test_standardized_features_have_mean_0_and_deviation_1(data):
 
 
 @pytest.mark.parametrize("many_labels", [False, True])
-def test_conjugate_gradients_and_the_solved_hessian_agree(data, monkeypatch, many_labels):
+def test_conjugate_gradients_and_a_solve_with_the_hessian_agree(data, monkeypatch, many_labels):
     features, labels = data
     if many_labels:
         random = np.random.default_rng(3)
@@ -97,5 +98,5 @@ def test_conjugate_gradients_and_the_solved_hessian_agree(data, monkeypatch, man
     ):
         assert one.converged and other.converged
         assert one.loss / 300 == pytest.approx(other.loss / 300, abs=1e-7)
-        # The loss is flat under a weak penalty: weights differ more, by 3e-4.
+        # Under a weak penalty the loss is flat near its minimum, so weights differ more, by 3e-4.
         assert torch.allclose(one.weights, other.weights, atol=2e-3)

@@ -1,4 +1,4 @@
-"""Logistic regression as a stage, against scikit-learn; VOC, few images, stops."""
+"""The transfer method logreg, compared with scikit-learn: several labels, few images, stops."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ LAMBDAS = [1e-4, 1e-2, 1.0, 100.0]
 
 
 def write_features(folder: Path, *, shift: float = 1.0, multi_label: bool = False) -> Result:
-    """Write splits of 160, 60 and 80 images, like a features stage."""
+    """Write features of 160 train, 60 val and 80 test images, as a features stage does."""
     folder.mkdir()
     random = np.random.default_rng(0)
     centres = random.normal(0, shift, (K, D))
@@ -55,7 +55,7 @@ def run(
     return transfer.run(context_of(root, name, config, needs))
 
 
-def test_the_stage_equals_scikit_learn_along_the_path(tmp_path):
+def test_fits_for_all_penalties_equal_those_of_scikit_learn(tmp_path):
     outcome = run(tmp_path, {"features": write_features(tmp_path / "features", shift=0.4)})
     metrics = outcome.metrics
     train, val, test = (
@@ -90,7 +90,7 @@ def test_the_stage_equals_scikit_learn_along_the_path(tmp_path):
     assert metrics["num_unconverged"] == 0 and metrics["refit"] and metrics["lr"] is None
 
 
-def test_voc_has_one_binary_fit_per_class_without_difficult_images(tmp_path):
+def test_several_labels_are_fitted_per_class_without_its_difficult_images(tmp_path):
     needs = {"features": write_features(tmp_path / "features", multi_label=True)}
     metrics = run(tmp_path, needs, "map11").metrics
     train, val, test = (
@@ -114,7 +114,7 @@ def test_voc_has_one_binary_fit_per_class_without_difficult_images(tmp_path):
     assert all(entry["converged"] for entry in metrics["grid"])
 
 
-def test_per_class_and_crops_are_supported(tmp_path):
+def test_a_grid_of_crops_and_few_images_per_class(tmp_path):
     sharp, blurred = (
         write_features(tmp_path / "features_1"),
         write_features(tmp_path / "features_0.5", shift=0.05),
@@ -128,7 +128,7 @@ def test_per_class_and_crops_are_supported(tmp_path):
     assert few["val"]["top1"] <= metrics["val"]["top1"]
 
 
-def test_a_stage_stops_between_fits_and_starts_again(tmp_path):
+def test_a_stage_that_stopped_between_fits_can_run_again(tmp_path):
     needs = {"features": write_features(tmp_path / "features")}
     config = {"method": "logreg", "metric": "top1", "settings": {"lambdas": LAMBDAS}}
     calls = iter(range(100))
@@ -159,5 +159,7 @@ def test_all_45_penalties_converge_with_more_features_than_images():
             torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
             + fit.penalty / 2 * (theirs.coef_**2).sum()
         )
-        assert fit.loss / 60 <= float(loss) / 60 + 1e-9, "no worse than scikit-learn"
+        assert fit.loss / 60 <= float(loss) / 60 + 1e-9, (
+            "the loss must not exceed that of scikit-learn"
+        )
         assert fit.loss / 60 == pytest.approx(float(loss) / 60, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Weights and statistics that each method moves; heads on a shared backbone train as alone."""
+"""Weights and statistics that each method changes, and heads that share a backbone."""
 
 import copy
 
@@ -72,7 +72,7 @@ def train(learner, num_steps: int = 3):
 
 
 def moved(setup: TransferSetup, model) -> tuple[bool, bool, bool]:
-    """Return which of backbone weights, BatchNorm statistics and head differ from the start."""
+    """Return whether backbone weights, BatchNorm statistics and head differ from the start."""
     start, now = setup.load().state_dict(), model.state_dict()
     changed = {name for name in start if not torch.equal(start[name], now[name])}
     statistics = {name for name in changed if "running_" in name}
@@ -93,7 +93,7 @@ def moved(setup: TransferSetup, model) -> tuple[bool, bool, bool]:
         ("full", "update", (True, True, True)),
     ],
 )
-def test_each_method_moves_its_part_of_the_model(method, bn_stats, expected):
+def test_each_method_changes_its_part_of_the_model(method, bn_stats, expected):
     setup = make_setup(method, bn_stats)
     seen = {lr: moved(setup, model) for lr, model in trained(method, setup).items()}
     assert seen == {0.1: expected, 0.01: expected}
@@ -106,7 +106,7 @@ def test_heads_on_a_shared_backbone_equal_heads_trained_alone(bn_stats):
     for lr in lrs:
         alone = trained("fixed", make_setup("fixed", bn_stats, (lr,)), 5)[lr].state_dict()
         for name, value in shared[lr].state_dict().items():
-            if name.startswith("head."):  # sums of float32 in another order
+            if name.startswith("head."):  # float32 sums in another order
                 assert torch.allclose(value, alone[name], rtol=1e-5, atol=1e-6), name
             else:
                 assert torch.equal(value, alone[name]), name
@@ -133,7 +133,7 @@ def test_a_shared_backbone_equals_a_plain_loop_over_the_head(bn_stats):
         for number, (parameter, gradient) in enumerate(zip((weight, bias), gradients, strict=True)):
             velocity[number] = 0.9 * velocity[number] + gradient
             parameter -= 0.07 * velocity[number]
-    assert torch.allclose(model.head.weight, weight, atol=1e-6)  # float32, measured 3e-8
+    assert torch.allclose(model.head.weight, weight, atol=1e-6)  # float32; 3e-8 was measured
     assert torch.allclose(model.head.bias, bias, atol=1e-6)
     statistics = dict(plain.backbone.named_buffers())
     assert statistics

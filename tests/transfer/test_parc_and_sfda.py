@@ -1,4 +1,4 @@
-"""PARC and SFDA against loops over their formulas, libraries, and known values."""
+"""PARC and SFDA, compared with loops over their formulas, with libraries and with known values."""
 
 import math
 
@@ -20,7 +20,10 @@ def clusters(num_images: int, num_features: int, num_classes: int, scale: float 
 
 
 def parc_by_pairs(features, labels):
-    """Two lists of distances, one pair of images after another. Rounding keeps ties of labels."""
+    """Compute PARC by a loop over pairs of images.
+
+    Distances are rounded, so that equal distances of labels stay ties.
+    """
     columns = (features - features.mean(axis=0)) / np.where(
         features.std(axis=0) > 0, features.std(axis=0), 1
     )
@@ -49,7 +52,7 @@ def test_parc_ignores_constant_columns_and_the_scale_of_each_column():
     given = parc.score(features=features, labels=labels)
     scales = np.array([1e-30, 1e38, 1, 7, 1e5, 1e-3])
     assert parc.score(features=features * scales, labels=labels) == pytest.approx(given, rel=1e-9)
-    # 2.1 is no binary fraction: the mean of 40 of them is off by rounding
+    # 2.1 has no exact binary form, so the mean of 40 such values has a rounding error.
     constant = np.column_stack([features, np.full(40, 2.1), np.zeros(40)])
     padded = np.column_stack([features, np.zeros((40, 2))])
     assert parc.score(features=constant, labels=labels) == parc.score(
@@ -80,7 +83,7 @@ def test_parc_is_refused_if_it_is_undefined(features, labels, reason):
     assert reason in failed["parc"]
 
 
-def test_parc_of_many_images_uses_some_of_them(monkeypatch):
+def test_parc_of_many_images_uses_a_random_sample(monkeypatch):
     features, labels = clusters(300, 6, 4)
     everything = parc.score(features=features, labels=labels)
     monkeypatch.setattr(parc, "MAX_IMAGES", 150)
@@ -91,7 +94,7 @@ def test_parc_of_many_images_uses_some_of_them(monkeypatch):
 
 
 def sfda_by_library(features, labels):
-    """Scikit-learn's discriminant with the same shrinkage, and loops for the rest."""
+    """Compute SFDA by scikit-learn's discriminant of the same shrinkage and a loop over images."""
     num_images, num_classes = len(labels), labels.max() + 1
     covariance = sum(
         np.atleast_2d(np.cov(features[labels == c].T, bias=True)) * (labels == c).mean()
@@ -114,7 +117,8 @@ def sfda_by_library(features, labels):
     return np.mean([row[label] for row, label in zip(fitted(np.stack(moved)), labels, strict=True)])
 
 
-# A small scale gives much shrinkage, a large one almost none, and D > N the other coordinates.
+# A small scale gives much shrinkage, a large one almost none. With D > N, the score computes in
+# the coordinates of an SVD.
 @pytest.mark.parametrize(
     ("shape", "scale"),
     [((60, 5, 4), 0.1), ((60, 5, 4), 1.0), ((60, 5, 2), 30.0), ((30, 45, 3), 0.1), ((20, 1, 2), 1)],
@@ -136,7 +140,7 @@ def test_sfda_does_not_depend_on_the_origin_or_a_rotation():
 def test_sfda_has_its_limit_for_one_class_and_for_constant_features():
     features, labels = clusters(60, 5, 4)
     assert sfda.score(features=features, labels=np.zeros(60, int)) == 1
-    for value in (0.0, 2.1, 3e38):  # priors decide: 0.75, 0.25
+    for value in (0.0, 2.1, 3e38):  # probabilities are the classes' fractions, 0.75 and 0.25
         counts = np.repeat([0, 1], [45, 15])
         assert sfda.score(features=np.full((60, 5), value), labels=counts) == pytest.approx(
             0.75 * 0.75 + 0.25 * 0.25, rel=1e-3
@@ -154,7 +158,7 @@ def test_sfda_of_the_largest_float32_features_is_finite():
 
 
 def test_sfda_saturates_with_more_large_features_than_images():
-    """Random labels: the limit that the docstring states."""
+    """Even random labels give 1, as the docstring of the score warns."""
     features = np.random.default_rng(0).normal(0, 3, (40, 80))
     labels = np.random.default_rng(1).integers(0, 4, 40)
     assert sfda.score(features=features, labels=labels) == pytest.approx(1, abs=1e-6)

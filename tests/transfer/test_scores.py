@@ -1,4 +1,4 @@
-"""Scores against loops over their formulas, and against libraries or known values."""
+"""Transferability scores, compared with loops over their formulas, libraries or known values."""
 
 import math
 
@@ -18,7 +18,7 @@ N, D, C, K = 240, 12, 7, 4
 
 @pytest.fixture
 def data():
-    """Features in K clusters, probabilities correlated with the labels, labels."""
+    """Features in K clusters, probabilities of C classes that correlate with the labels, labels."""
     random = np.random.default_rng(0)
     labels = random.integers(0, K, N)
     features = random.normal(0, 1, (N, D)) + 1.5 * random.normal(0, 1, (K, D))[labels]
@@ -36,7 +36,7 @@ def test_better_features_score_higher_for_any_label_values(name, data):
     assert isinstance(given, float) and math.isfinite(given)
     assert given > module.score(features=features, probs=probs, labels=shuffled)
     renamed = np.array([40, 3, 17, 9])[labels]
-    # float32 features: 5e-6 off at most
+    # float32 features changed no score by more than 5e-6.
     assert module.score(
         features=features.astype(np.float32), probs=probs, labels=renamed
     ) == pytest.approx(given, rel=1e-4)
@@ -87,9 +87,9 @@ def test_leep_equals_loops(data):
     assert leep.score(probs=probs, labels=labels) == pytest.approx(total / N, rel=1e-12)
 
 
-def test_leep_has_its_limits_for_a_perfect_and_an_uninformative_source():
+def test_leep_of_a_perfect_and_of_an_uninformative_source():
     labels = np.arange(1000) % 10
-    one_hot = np.eye(20)[labels]  # ten source classes have no mass at all
+    one_hot = np.eye(20)[labels]  # ten source classes have probability 0 for all images
     assert leep.score(probs=one_hot, labels=labels) == 0.0
     blind = np.random.default_rng(0).dirichlet(np.ones(5) * 50, 20_000)
     # 20,000 random predictions are slightly informative.
@@ -138,7 +138,7 @@ def test_nleep_is_zero_for_separate_clusters_and_reports_details(data):
 
 
 def test_nleep_equals_leep_of_the_mixtures_posteriors(data):
-    """Posteriors from scipy's densities and the parameters of the mixture."""
+    """The reference computes posteriors from the mixture's parameters and scipy's densities."""
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
@@ -162,7 +162,7 @@ def test_nleep_equals_leep_of_the_mixtures_posteriors(data):
 
 @pytest.mark.parametrize("shape", [(N, D), (30, 60)])
 def test_logme_equals_the_log_density_of_the_labels(data, shape, monkeypatch):
-    """The evidence is Gaussian, y ~ N(0, 1 / beta + f f^T / alpha); precisions maximize it."""
+    """The evidence is the density of y ~ N(0, I / beta + f f^T / alpha), maximized over both."""
     from scipy.optimize import minimize
 
     random = np.random.default_rng(3)
@@ -172,7 +172,7 @@ def test_logme_equals_the_log_density_of_the_labels(data, shape, monkeypatch):
     eigenvalues, vectors = np.linalg.eigh(features @ features.T)
 
     def evidence(log_precisions, target):
-        """multivariate_normal(0, covariance).logpdf(target) in the covariance's eigenbasis."""
+        """Compute the log-density per image in the eigenbasis of the covariance."""
         variances = np.exp(-log_precisions[1]) + np.maximum(eigenvalues, 0) * np.exp(
             -log_precisions[0]
         )
@@ -188,7 +188,7 @@ def test_logme_equals_the_log_density_of_the_labels(data, shape, monkeypatch):
     ]
     monkeypatch.setattr(logme, "MAX_ITERATIONS", 1000)
     monkeypatch.setattr(logme, "TOLERANCE", 1e-12)
-    monkeypatch.setattr(logme, "FLOOR", 1e-12)  # the published one shifts the optimum by 9e-4
+    monkeypatch.setattr(logme, "FLOOR", 1e-12)  # the published floor shifts the optimum by 9e-4
     # The remaining floor shifts it by 3e-7; Nelder-Mead stops within 1e-8 of a maximum.
     assert logme.score(features=features, labels=labels) == pytest.approx(np.mean(best), abs=1e-5)
 
@@ -210,7 +210,7 @@ def test_logme_agrees_with_scikit_learns_bayesian_ridge(data):
             tol=1e-10,
         ).fit(features, target)
         evidences.append(ridge.scores_[-1] / N)
-    # Ours stops at a change of 1e-3 in alpha / beta, as published.
+    # The score stops at a relative change of 1e-3 in alpha / beta, as published.
     assert logme.score(features=features, labels=labels) == pytest.approx(
         np.mean(evidences), abs=1e-6
     )
@@ -268,10 +268,10 @@ def test_gbc_equals_loops(data, spherical):
     )
 
 
-def test_gbc_of_equal_classes_and_of_distant_ones():
+def test_gbc_of_equal_and_of_distant_classes():
     labels = np.arange(100) % 2
     same = np.repeat(np.random.default_rng(0).normal(size=(50, 3)), 2, axis=0)
-    # Two ordered pairs that overlap completely.
+    # Both ordered pairs of classes overlap completely.
     assert gbc.score(features=same, labels=labels) == pytest.approx(-2)
     assert gbc.score(features=same + 1000 * labels[:, None], labels=labels) == pytest.approx(0)
 
@@ -311,7 +311,10 @@ def test_knn_agrees_with_scikit_learn(data, k, metric, monkeypatch):
 
 
 def test_knn_is_exact_far_from_the_origin_and_with_ties():
-    """|a|^2 - 2 a b + |b|^2 cancels in float32; equal distances go to the lower index."""
+    """Far from the origin, |a|^2 - 2 a b + |b|^2 loses all digits in float32.
+
+    If distances are equal, the lower index is the nearer neighbor.
+    """
     random = np.random.default_rng(0)
     features = 1e5 + random.normal(0, 1e-2, (60, 3))
     expected = [
@@ -340,7 +343,7 @@ def test_knn_counts_duplicates_and_refuses_a_k_that_is_too_large(data):
 
 
 def test_nleep_has_fewer_components_with_few_images():
-    """5 K components as published, fewer per class with fewer images, at last N - 1."""
+    """There are 5 K components as published; fewer per class if N is small, and at most N - 1."""
     features = np.random.default_rng(0).normal(0, 1, (60, 3))
     for num_classes, components in ((5, 25), (11, 55), (12, 48), (25, 50), (40, 40), (60, 59)):
         details = nleep.details(features=features, labels=np.arange(60) % num_classes)
@@ -351,7 +354,7 @@ def test_nleep_has_fewer_components_with_few_images():
         assert details["covariances"] == "full" and details["score"] <= 0
 
 
-def test_several_labels_per_image_suit_only_logme(data):
+def test_only_logme_accepts_several_labels_per_image(data):
     features, probs, labels = data
     many = np.where(np.eye(K, dtype=np.int8)[labels] == 1, 1, -1).astype(np.int8)
     assert logme.score(features=features, labels=many) == logme.score(

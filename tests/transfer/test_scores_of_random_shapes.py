@@ -1,4 +1,4 @@
-"""Scores of random shapes, with ties, constant columns and absent classes, equal their formulas."""
+"""Scores equal their formulas for random shapes, ties, constant columns and absent classes."""
 
 import math
 
@@ -22,7 +22,10 @@ FEW = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def drawn(num_images: int, num_features: int, num_classes: int, num_sources: int, seed: int):
-    """Features with ties and constant columns, probabilities with zeros, labels with gaps."""
+    """Draw features with ties and constant columns, probabilities with zeros, and labels.
+
+    Some classes may have no image.
+    """
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, num_images)
     features = np.round(
@@ -45,7 +48,7 @@ def test_leep_of_random_shapes_equals_loops(**shape):
         likelihood = 0.0
         for z in range(num_sources):
             mass = sum(probs[j, z] for j in range(num_images))
-            if mass > 0:  # a source class without mass has no effect
+            if mass > 0:  # a source class with probability 0 has no effect
                 likelihood += (
                     sum(probs[j, z] for j in range(num_images) if labels[j] == labels[i])
                     / mass
@@ -83,7 +86,7 @@ def test_knn_of_random_shapes_with_ties_equals_loops(**shape):
 @FEW
 @SHAPES
 def test_logme_of_random_shapes_equals_the_published_iteration(**shape):
-    """gamma, alpha and beta from matrices instead of singular values, for D <= N (JMLR paper)."""
+    """The reference follows the JMLR paper: it inverts matrices of the features, for D <= N."""
     features, _, labels = drawn(**shape)
     (num_images, num_features), evidences = features.shape, []
     assume(num_features <= num_images)
@@ -114,7 +117,7 @@ def test_logme_of_random_shapes_equals_the_published_iteration(**shape):
             if abs(alpha / beta - t) / t <= 1e-3:
                 break
         evidences.append(evidence)
-    # The published matrices lose digits that singular values keep.
+    # The inverted matrices lose digits that the score's singular values keep.
     assert logme.score(features=features, labels=labels) == pytest.approx(
         np.mean(evidences), rel=1e-5, abs=1e-5
     )

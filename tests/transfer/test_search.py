@@ -1,4 +1,4 @@
-"""The hyper-parameter search: each point as if trained alone, halving, crops, resumption."""
+"""The hyper-parameter search: points equal those trained alone, halving, crops, resume."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ def target(root: Path) -> Result:
 
 @pytest.fixture(scope="module")
 def model(root: Path) -> Result:
-    """A model with dropout before the last layer, so that trials draw random numbers."""
     source = write_colors(root / "data", "source", splits={"train": 8, "val": 2})
     return as_result(
         "pretrain", pretrain.run(pretrain_context(root, source, settings={"epochs": 1})).metrics
@@ -52,6 +51,7 @@ def model(root: Path) -> Result:
 
 @pytest.fixture
 def with_dropout(monkeypatch):
+    """Add dropout before the head of loaded models, so that trials draw random numbers."""
     load = classifier.load
 
     def loaded(path):
@@ -156,7 +156,9 @@ def test_halving_selects_among_fully_trained_points_at_lower_cost(root, target, 
         model,
         {**overrides, "lrs": [last["lr"]], "policy": "full"},
     ).metrics
-    assert alone["test"] == metrics["test"], "the last rung trains again for the whole length"
+    assert alone["test"] == metrics["test"], (
+        "the last rung must train from the start, for the whole length"
+    )
     first = [entry for entry, share in zip(metrics["grid"], shares, strict=True) if share < 1 / 2]
     assert all(entry["val"] is not None for entry in first)
 
@@ -258,7 +260,7 @@ def test_samples_per_class_are_nested_and_equal_in_all_files(root, target):
     assert sorted(samples.ids.tolist()) == sorted(beton.ids[drawn[4]].tolist())
 
 
-def test_a_stage_on_few_images_sees_no_others(root, target, model):
+def test_a_stage_with_per_class_trains_on_no_other_images(root, target, model):
     outcome = run(
         root,
         "few",
@@ -268,10 +270,10 @@ def test_a_stage_on_few_images_sees_no_others(root, target, model):
         {"epochs": 2, "lrs": [0.05], "per_class": 3, "batch_size": 6},
     )
     assert outcome.metrics["num_train_images"] == 12 and outcome.timing["num_steps"] == 4
-    assert outcome.metrics["val"]["num_images"] == 24, "val stays whole"
+    assert outcome.metrics["val"]["num_images"] == 24, "val must keep all images"
 
 
-def test_val_that_is_test_is_refused(root, target, model):
+def test_a_val_split_with_images_of_test_is_refused(root, target, model):
     same = target.model_copy(
         update={
             "metrics": {
@@ -303,7 +305,7 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
     )
     assert {name: metrics[name] for name in ("val", "grid", "chosen", "num_configs")} == {
         name: plain[name] for name in ("val", "grid", "chosen", "num_configs")
-    }, "chosen as without"
+    }, "the choice must not depend on the refit"
     assert metrics["test"] != plain["test"] and outcome.timing["num_steps"] == 2 * 2 * 3 + 2 * 5
     assert sorted(path.name for path in (root / "refit").iterdir()) == ["predictions.npz"]
     splits = target.metrics["splits"]

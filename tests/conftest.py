@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kill-demo",
         type=int,
         metavar="N",
-        help="runner/test_end_to_end.py: interrupt the demo recipe at N points, not a tiny one at 4",
+        help="runner/test_end_to_end.py: interrupt the demo at N points, not a tiny recipe at 4",
     )
     parser.addoption(
         "--kill-nodes",
@@ -82,14 +82,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def thread_pools(num_modules: int) -> ThreadpoolController:
     """Return the thread pools of this process.
 
-    Finding them takes milliseconds. The cache by `num_modules` repeats it only after an import.
+    Finding them takes milliseconds, so the result is cached until `num_modules` changes: only an
+    import can add a pool.
     """
     return ThreadpoolController()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread_in_fixtures() -> None:
-    """Limit torch to one thread in fixtures of modules, which run before `one_thread` starts.
+    """Limit torch to one thread in module-scoped fixtures, which run before `one_thread`.
 
     On a busy machine, a fixture with two threads took 300 s instead of 11 s.
     """
@@ -108,7 +109,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let programs print as into a pipe, independent of the terminal that runs the tests."""
+    """Remove COLUMNS, so that the width of printed tables does not depend on the terminal."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 

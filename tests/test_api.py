@@ -30,7 +30,7 @@ def test_import_is_light():
 
 
 def finished(tmp_path: Path) -> Path:
-    """A recipe with results of all stages, on disk."""
+    """Write a recipe and results of all its stages; return the path of the recipe."""
     recipe = make_recipe()
     file = tmp_path / "fake.yaml"
     file.write_text(recipe.model_dump_json(exclude_unset=True))
@@ -74,14 +74,14 @@ def test_parquet_files_have_the_numbers_of_the_csv_files(tmp_path: Path):
 
 @dataclass(frozen=True)
 class Chosen:
-    """A row with a mapping, as the axes of a grid are."""
+    """A row with a mapping, like the rows of grids with their `setting`."""
 
     name: str
     chosen: dict[str, object]
     labels: tuple[str, ...] = ()
 
 
-def test_mappings_become_columns_and_mixed_columns_text():
+def test_mappings_become_columns_and_columns_of_mixed_types_text():
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [Chosen("a", {"lr": 0.1, "augment": "none"}, ("x", "y")), Chosen("b", {"lr": "auto"})]
     assert flat_records(Chosen, rows) == [

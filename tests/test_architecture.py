@@ -62,7 +62,7 @@ def test_contracts_find_a_forbidden_import(tmp_path: Path):
 
 
 def test_light_modules_import_no_torch():
-    """One process imports them in turn: the first one that imports a heavy module is named."""
+    """One process imports the modules in turn; the error names the first that imports torch."""
     code = (
         f"import importlib, sys\nfor module in {LIGHT!r}:\n"
         f"    importlib.import_module(module)\n    heavy = set({HEAVY!r}) & sys.modules.keys()\n"
@@ -98,5 +98,5 @@ def test_a_run_does_not_wait_for_slow_imports(modules: str, absent: str):
     assert ended.returncode == 0, ended.stderr
 
 
-def test_few_modules_are_outside_of_packages():
+def test_few_modules_are_directly_in_harness():
     assert len(list((ROOT / "harness").glob("*.py"))) <= 8

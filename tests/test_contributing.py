@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md: its files exist, and a new file is enough to add something."""
+"""The instructions in CONTRIBUTING.md: files exist, and one new file adds a dataset or a model."""
 
 import re
 import sys
@@ -61,7 +61,7 @@ class Options(LauncherOptions):
 
 @pytest.fixture(autouse=True)
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One new file in each package."""
+    """Add one new file to each of the packages in FILES."""
     for (package, name), text in FILES.items():
         folder = tmp_path / package
         folder.mkdir()
@@ -73,7 +73,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(f"{package}.{name}", None)
 
 
-def test_the_files_that_it_names_exist() -> None:
+def test_the_files_that_contributing_names_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     paths = set(re.findall(r"`((?:harness|writers|loaders|recipes|tests|docs)/[\w./<>]*)`", text))
     assert len(paths) > 25

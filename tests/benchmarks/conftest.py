@@ -1,3 +1,3 @@
-"""Import FFCV without what it compiles when it is imported, before a test imports it."""
+"""Import FFCV without its import side effects before a test imports it."""
 
 import loaders.ffcv_parts  # noqa: F401

@@ -36,7 +36,7 @@ LIBRARIES = {
 def test_cpu_only_contenders_are_absent_on_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, variant: str
 ):
-    """They raise before they use their libraries, which need not be installed."""
+    """They raise before they use their libraries, which are mocks here."""
     for library in LIBRARIES[name]:
         monkeypatch.setitem(sys.modules, library, MagicMock(StreamingDataset=object))
     module = f"benchmarks.contenders.{name}"

@@ -54,7 +54,7 @@ def test_benchmarks_accept_the_options_of_the_check(tmp_path, tiny):
 
 
 def test_a_part_continues_after_failed_and_hanging_steps(tmp_path, monkeypatch):
-    """The summary is saved after each step, with the rounds that a stopped benchmark left."""
+    """The summary is saved after each step, with the number of rounds of a stopped benchmark."""
     monkeypatch.setattr(gpu_check, "MIN_STEP_S", 2.0)
     hanging = (
         "import json, sys, time; from pathlib import Path\n"
@@ -95,7 +95,7 @@ def test_an_old_record_is_deleted_before_the_step(tmp_path):
 
 
 def test_the_installation_check_fails_without_the_c_kernel(tmp_path):
-    """Without the C parts the faults are recorded, and the exit code is 1."""
+    """Without the C libraries, the faults are in the record and the exit code is 1."""
     script = (
         "import sys; from writers.jpeg import native; native.library_file = lambda module: None\n"
         "from benchmarks import installation\n"
@@ -126,7 +126,7 @@ def test_the_installation_check_passes_with_the_c_parts():
 
 
 def test_the_installation_check_names_what_torch_compile_lacks(monkeypatch, tmp_path):
-    """Triton takes CC, or gcc or clang from PATH, and Python.h."""
+    """Triton needs Python.h and a compiler: CC if it is set, otherwise gcc or clang from PATH."""
     headers = tmp_path / "include"
     headers.mkdir()
     monkeypatch.setattr(installation.sysconfig, "get_path", lambda *_: str(headers))
@@ -179,7 +179,8 @@ def test_the_bundle_follows_requirements_and_skips_present_packages(tmp_path):
         lambda file: gpu_bundle.missing(gpu_bundle.requirements_of(file), ["torch"], "3.12"),
     )
     assert collected == wheels
-    assert fetched == ["top", "inner[fast]==1.0", "leaf_er>=1"]  # each once, and pinned as required
+    # Each package is fetched once, with the required version.
+    assert fetched == ["top", "inner[fast]==1.0", "leaf_er>=1"]
 
 
 def test_the_bundle_starts_from_the_project_requirements():
@@ -238,8 +239,8 @@ def test_the_digest_covers_c_files_in_all_folders(tmp_path):
     assert len(digests) == 5
 
 
-def test_a_plugin_of_the_machine_does_not_end_the_gpu_tests(tmp_path):
-    """An entry point of pytest that cannot be imported; a mark of a plugin that the tests need."""
+def test_a_broken_pytest_plugin_does_not_stop_the_gpu_tests(tmp_path):
+    """The broken plugin is not imported, and the marker of a plugin that the tests use is known."""
     (tmp_path / "broken-1.0.dist-info").mkdir()
     (tmp_path / "broken-1.0.dist-info/METADATA").write_text("Name: broken\nVersion: 1.0\n")
     (tmp_path / "broken-1.0.dist-info/entry_points.txt").write_text(
@@ -269,7 +270,7 @@ def test_gpu_tests_are_found_by_their_marker():
 
 
 def test_predictions_equal_the_documented_roofline():
-    """docs/benchmarks.md: ceilings in 1,000 images/s, eager / fused, on an H100 and an H200."""
+    """The table in docs/benchmarks.md has upper limits in 1,000 images/s, eager / fused, by GPU."""
     table = (ROOT / "docs/benchmarks.md").read_text()
     for arch, name in (("resnet18", "ResNet-18"), ("resnet50", "ResNet-50")):
         for attacked, kind in ((False, "clean"), (True, "PGD-3")):
@@ -311,7 +312,7 @@ def test_the_table_has_each_measurement_with_its_prediction():
     assert gpu_predictions.comparison({"installation.json": {"faults": []}}, "h100") == ""
 
 
-def test_a_rehearsal_of_the_gpu_tests_has_a_gpu(tmp_path):
+def test_a_rehearsal_of_the_gpu_tests_has_a_fake_gpu(tmp_path):
     tiny, real = (
         gpu_check_parts.plan(tmp_path, tmp_path, tmp_path, flag)["A"][1] for flag in (True, False)
     )

@@ -1,4 +1,4 @@
-"""Photographs decode to libjpeg-turbo's pixels in every form and code path."""
+"""Photographs decode to libjpeg-turbo's pixels in every storage format and by every kernel."""
 
 import io
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def photographs() -> list[bytes]:
-    """Three photographs that other packages contain: 4:4:4 twice, and 4:2:0."""
+    """Photographs that scikit-learn and matplotlib contain: two in 4:4:4, one in 4:2:0."""
     folders = [
         Path(sklearn.datasets.__file__).parent / "images",
         Path(matplotlib.get_data_path()) / "sample_data",
@@ -58,7 +58,7 @@ def test_counts_are_written_as_json(tmp_path, monkeypatch):
     assert counts["values"].keys() == counts["different"].keys()
 
 
-def test_photographs_as_they_are():
+def test_every_reader_has_equal_pixels_for_unchanged_photographs():
     assert_equal(pixels.compare(photographs()))
 
 
@@ -77,7 +77,7 @@ def test_every_reader_has_equal_pixels_for_other_codings(options):
     assert_equal(pixels.compare([recoded(jpeg, **options) for jpeg in photographs()]))
 
 
-def test_what_dct_does_not_hold_is_counted_and_decoded_in_the_other_forms():
+def test_a_jpeg_that_dct_cannot_store_is_counted_and_decoded_in_the_other_forms():
     found = pixels.compare([recoded(photographs()[0], keep_rgb=True)])
     assert found.not_stored == {"dct": 1} and not any(found.different.values())
     assert "indexed, scalar" in found.values

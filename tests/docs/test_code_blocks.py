@@ -1,8 +1,8 @@
 """Code blocks of the README and the documentation run, or are marked with what they need.
 
 In a bash block, each command is a line, with backslashes for continuation. A command marked [data]
-needs files of the reader, one marked [long] takes minutes: their options are checked, and they do
-not run. Python blocks marked [data] run here on a few generated photographs.
+needs files of the reader, and a command marked [long] takes minutes. Only the options of marked
+commands are checked. Python blocks marked [data] run here on a few generated photographs.
 """
 
 import json
@@ -58,7 +58,7 @@ def commands(block: Block) -> list[str]:
 
 
 def distinct_commands() -> list[tuple[str, str]]:
-    """Pages and commands; one that several pages have, with the same mark, is listed once."""
+    """Return (page, command) pairs; a command on several pages with the same mark occurs once."""
     found: dict[tuple[tuple[str, ...], bool], tuple[str, str]] = {}
     for block in blocks("bash"):
         for command in commands(block):
@@ -74,7 +74,7 @@ ALL_COMMANDS = [
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with photographs of two classes, and betons of them."""
+    """Return a folder with images of two classes in `my-photos/`, and their betons."""
     folder = tmp_path_factory.mktemp("reader")
     rng = np.random.default_rng(0)
     for name in ("apple", "pear"):
@@ -94,7 +94,7 @@ def run(command: str, folder: Path) -> None:
 
 
 def run_program(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in the folder, without settings of the person who runs the tests."""
+    """Run a command in the folder, without the HARNESS_* variables of this environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HARNESS_")}
     return subprocess.run(
         command, cwd=folder, env=kept, capture_output=True, text=True, timeout=300
@@ -104,7 +104,7 @@ def run_program(command: list[str], folder: Path) -> subprocess.CompletedProcess
 def check_options(words: list[str]) -> None:
     """Raise click.UsageError if the command or an option does not exist."""
     command: click.Command = cli
-    # A command keeps the names of its help option from its first context.
+    # click caches a command's help option, whose names come from the first context.
     context = click.Context(cli, info_name="harness", **cli.context_settings)
     words = words[1:]
     while isinstance(command, click.Group) and words:
@@ -129,7 +129,7 @@ def test_commands_run_or_have_valid_options(command: str, workspace: Path) -> No
             run(command, workspace)
 
 
-# Runs blocks in turn, each with names of its own, and prints the traceback of each as JSON.
+# Runs blocks in turn, each with its own globals. Prints a JSON list of tracebacks, "" on success.
 RUN_BLOCKS = """
 import json, sys, traceback
 errors = []
@@ -146,7 +146,10 @@ print(json.dumps(errors))
 
 @pytest.fixture(scope="module")
 def python_errors(workspace: Path) -> dict[Block, str]:
-    """Errors of the Python blocks that run, in one process: importing torch takes seconds."""
+    """Run the Python blocks that are not [long]; return their tracebacks, "" on success.
+
+    One process runs all blocks, because importing torch takes seconds.
+    """
     run_here = [block for block in blocks("python") if "[long]" not in block.text]
     texts = json.dumps([block.text for block in run_here])
     ended = run_program([sys.executable, "-c", RUN_BLOCKS, texts], workspace)

@@ -55,7 +55,7 @@ def test_pages_request_nothing_from_other_hosts(site: Path) -> None:
             assert attribute not in text, page
 
 
-def test_numbers_of_stages_are_those_of_the_plan(site: Path) -> None:
+def test_the_page_of_costs_has_each_recipe_with_its_number_of_stages(site: Path) -> None:
     page = (site / "recipes/costs/index.html").read_text()
     assert ">717<" in page
     rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)

@@ -8,12 +8,14 @@ from pathlib import Path
 from tests.fuzz.run import TARGETS, fuzz
 from tests.fuzz.sanitized import BUILD, build, compiler
 
-MAX_FINDINGS = 20  # of a target
+MAX_FINDINGS = 20  # per target
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}")
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help=f"{', '.join(TARGETS)}; default: all"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--count", type=int, default=2000, help="cases of each target")
@@ -39,7 +41,7 @@ def main() -> int:
             saved = save_input(target, finding.seed, finding.number)
             print(f"{finding}\n  input: {saved}", flush=True)
             if of_target == MAX_FINDINGS:
-                print(f"{target}: the rest is left out after {MAX_FINDINGS} findings")
+                print(f"{target}: stopped after {MAX_FINDINGS} findings")
                 break
         print(f"{target}: {time.monotonic() - started:.0f} s", flush=True)
     print(f"{num_findings} findings")
@@ -47,7 +49,7 @@ def main() -> int:
 
 
 def save_input(target: str, seed: int, number: int) -> Path:
-    """Write the input of a case, with the manifest of a beton, to `build/fuzz/findings`."""
+    """Write the input of a case to `build/fuzz/findings`; a beton is written with its manifest."""
     from tests.fuzz.cases import image_case
     from tests.fuzz.tables import write_case
 

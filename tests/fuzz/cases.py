@@ -1,4 +1,4 @@
-"""Inputs of the fuzzers: a case depends on the target, the seed and the case's number only."""
+"""Inputs of the fuzzers. A case depends only on the target, the seed and the case's number."""
 
 import functools
 import io
@@ -27,9 +27,9 @@ class Case:
 
     Attributes:
         data: the mutated bytes.
-        width: pixels that the beton's row gives.
-        height: likewise.
-        box: left, top, width and height of the crop, within the image.
+        width: image width according to the beton's row, in pixels.
+        height: image height according to the beton's row, in pixels.
+        box: left, top, width and height of the crop, in pixels, inside the image.
     """
 
     data: bytes
@@ -39,7 +39,7 @@ class Case:
 
 
 def draws_of(target: str, seed: int, number: int) -> np.random.Generator:
-    """Return the random numbers of a case."""
+    """Return the random generator of a case."""
     return np.random.default_rng([zlib.crc32(target.encode()), seed, number])
 
 
@@ -84,7 +84,7 @@ def plain_jpegs() -> list[tuple[bytes, tuple[int, int]]]:
 
 @functools.cache
 def indexed_jpegs() -> list[tuple[bytes, tuple[int, int]]]:
-    """JPEGs with a restart index."""
+    """JPEGs with a restart index, each with its width and height."""
     found = [(add_restart_index(data), size) for data, size in plain_jpegs()]
     for data, size in plain_jpegs():
         if (planes := decode_planes(data)) is not None and planes.factors == (2, 2):
@@ -94,7 +94,7 @@ def indexed_jpegs() -> list[tuple[bytes, tuple[int, int]]]:
 
 @functools.cache
 def dct_blobs() -> list[tuple[bytes, tuple[int, int]]]:
-    """Blobs of dct images."""
+    """Blobs of dct images, each with its width and height."""
     found = [(dct.from_jpeg(data), size) for data, size in plain_jpegs()]
     return [(data, size) for data, size in found if data is not None]
 
@@ -172,11 +172,12 @@ def mutated_dct(blob: bytes, draws: np.random.Generator) -> bytes:
     data, kind = bytearray(blob), draws.random()
     if kind < 0.35:
         begin, end = 4, first_row
-    elif kind < 0.6:  # the offsets of 16 blocks each, with which a row begins
+    elif kind < 0.6:  # a row begins with an offset for each run of 16 blocks
         table = 20 + 128 * blob[7]
         begin = int(draws.choice(np.frombuffer(blob[table:first_row], "<u4")))
         end = begin + 8
-        if draws.random() < 0.5 and end < len(data):  # change one byte of an offset a little
+        if draws.random() < 0.5 and end < len(data):
+            # Replace the high byte of one of the first four offsets by a small value.
             data[begin + 1 + 2 * int(draws.integers(4))] = int(draws.integers(8))
             end = begin
     else:
@@ -192,7 +193,7 @@ def mutated_dct(blob: bytes, draws: np.random.Generator) -> bytes:
 
 
 def _first_row(blob: bytes) -> int:
-    """Offset of the first row of blocks, from the header alone."""
+    """Offset of the first row of blocks in bytes, computed from the header."""
     components, halved, tables = min(blob[5], 3), blob[6], blob[7]
     height = int.from_bytes(blob[10:12], "little")
     rows = 0

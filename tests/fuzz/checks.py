@@ -1,4 +1,7 @@
-"""Pass a case to public functions; a finding is a string, an exception that is not theirs, a crash."""
+"""Check a case with public functions.
+
+A finding is a returned string, an undocumented exception or a crash.
+"""
 
 import functools
 import importlib.util
@@ -15,13 +18,13 @@ from writers.dct import blob as dct
 from writers.jpeg import turbojpeg
 from writers.jpeg.restart_index import DamagedJpegError, add_restart_index
 
-R = 16  # pixels of a side of the output
-WRITTEN_EVERY = 4  # cases between two that the writers read, too, which takes longer
+R = 16  # width and height of the output in pixels
+WRITTEN_EVERY = 4  # every fourth case is passed to the writers, too, which takes longer
 
 
 @functools.cache
 def kernels() -> dict[str, Callable[..., None]]:
-    """The C kernel in each instruction set of this CPU, and numba's."""
+    """The C kernel for each instruction set of this CPU, and the numba kernel, by name."""
     from loaders import kernel_numba
 
     found = {name: kernel_c.open_kernel(name) for name in kernel_c.instruction_sets()}
@@ -29,7 +32,7 @@ def kernels() -> dict[str, Callable[..., None]]:
 
 
 def _ffcv_library() -> Path:
-    """FFCV's shared object, which holds libjpeg-turbo; found without an import of torch."""
+    """FFCV's shared object, which is linked to libjpeg-turbo; found without an import of torch."""
     spec = importlib.util.find_spec("ffcv")
     assert spec is not None and spec.submodule_search_locations is not None
     folder = Path(spec.submodule_search_locations[0])
@@ -39,7 +42,7 @@ def _ffcv_library() -> Path:
 def decoded(name: str, case: Case, mode: int) -> np.ndarray | None:
     """Pixels of the case's box, uint8 [R, R, 3]; None if the kernel refuses the image.
 
-    The image is at the end of its memory, so that a sanitizer sees each read past it.
+    The image ends where its array ends, so that a sanitizer reports each read past the image.
     """
     file = np.zeros(max(4096, len(case.data)), np.uint8)
     offset = len(file) - len(case.data)
@@ -77,7 +80,7 @@ def decode(
 
 
 def compile_kernels() -> None:
-    """Load the kernels and compile numba's for the types of a case, outside of any time limit."""
+    """Load the kernels and compile the numba kernel before the time limit of a case applies."""
     nothing, no_numbers = np.zeros(0, np.uint8), np.zeros(0, np.int64)
     boxes = np.zeros((0, 4), np.int64)
     for name in kernels():
@@ -107,12 +110,12 @@ def difference(results: dict[str, np.ndarray | None]) -> str:
             refuses, accepts = (first_name, name) if first is None else (name, first_name)
             return f"{refuses} refuses what {accepts} accepts"
         if first is not None and other is not None and not np.array_equal(first, other):
-            return f"{first_name} and {name} give other pixels"
+            return f"{first_name} and {name} give different pixels"
     return ""
 
 
 def _check_writers(case: Case, pixels: np.ndarray | None) -> str:
-    """Recode the JPEG; what a writer accepts decodes to the pixels of the original."""
+    """Convert the JPEG as writers do; each copy must decode to the pixels of the original."""
     for encoding in (
         Encoding(format="passthrough"),
         Encoding(format="jpeg"),
@@ -132,7 +135,7 @@ def _check_writers(case: Case, pixels: np.ndarray | None) -> str:
             recoded[mode] = data
     for mode, data in recoded.items():
         if mode == DCT and dct.check(data) != _size_of(case.data):
-            return "a dct blob has another size than its JPEG"
+            return "a dct blob differs from its JPEG in width or height"
         if _size_of(case.data) != (case.width, case.height):
             continue
         again = decoded("numba" if mode == JPEG else _fastest(), replaced(case, data), mode)
@@ -164,7 +167,7 @@ def _check_dct(case: Case, number: int) -> str:
 
 
 def replaced(case: Case, data: bytes) -> Case:
-    """The same crop of other bytes."""
+    """The same case with other bytes."""
     return Case(data, case.width, case.height, case.box)
 
 

@@ -1,4 +1,4 @@
-"""Run a range of cases in one process, which a crash may end: called by `run.py`."""
+"""Run a range of cases in a process that a crash may end; `run.py` starts it."""
 
 import argparse
 import faulthandler
@@ -22,13 +22,13 @@ def main() -> None:
         "--state",
         type=Path,
         required=True,
-        help="file for the current number; cases are next to it",
+        help="file for the number of the current case; its folder is used for cases",
     )
     parser.add_argument("--limit", type=float, required=True, help="seconds for a case")
     chosen = parser.parse_args()
     use_libraries(chosen.libraries)
 
-    # Imported here: they load the libraries.
+    # Import these only now, because they load the libraries.
     from tests.fuzz.checks import check_image_case, compile_kernels
     from tests.fuzz.tables import check_beton_case
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def use_libraries(folder: Path) -> None:
-    """Make the product load its C libraries from a folder of sanitized builds."""
+    """Load the C libraries of `loaders` and `writers` from a folder of sanitized builds."""
     from tests.fuzz.sanitized import library_of
 
     def library_file(module: str) -> Path:

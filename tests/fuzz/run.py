@@ -1,4 +1,4 @@
-"""Fuzz in child processes: a crash or a hang of a child is a finding, and the next one continues."""
+"""Fuzz in child processes. A child that crashes or hangs is a finding; the next child continues."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 
 TARGETS = ("jpeg", "index", "dct", "beton")
 CASES_PER_CHILD = 5000
-LAST_WORDS = 6000  # characters of a child's stderr in a finding
+MAX_STDERR = 6000  # characters of a child's stderr in a finding, from its start
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def fuzz(
 
     Args:
         gcc: path of the compiler.
-        libraries: `build(gcc)`.
+        libraries: folder that `build(gcc)` returned.
         target: one of TARGETS.
-        seed: of all cases.
+        seed: seed of all cases.
         first: number of the first case.
         count: number of cases.
         limit: seconds that a case may take.
@@ -78,7 +78,7 @@ def fuzz(
                 start += number_of_cases
             else:
                 ended_at = int(state.read_text())
-                words = child.stderr[:LAST_WORDS]
+                words = child.stderr[:MAX_STDERR]
                 yield Finding(
                     target, seed, ended_at, f"the process ended with {child.returncode}:\n{words}"
                 )
@@ -86,6 +86,6 @@ def fuzz(
 
 
 def _memory() -> Path | None:
-    """Folder of files in memory; None if the system has none."""
+    """Return /dev/shm, whose files are in memory, or None if it cannot be written."""
     memory = Path("/dev/shm")
     return memory if memory.is_dir() and os.access(memory, os.W_OK) else None

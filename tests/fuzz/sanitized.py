@@ -28,7 +28,9 @@ def compiler() -> str | None:
 
 
 def build(gcc: str, root: Path = ROOT) -> Path:
-    """Build the extensions that pyproject.toml lists; return the folder of this state of sources.
+    """Build the extensions that pyproject.toml lists, and return the folder with the builds.
+
+    The folder's name is a hash of sources and flags; existing builds in it are reused.
 
     Args:
         gcc: path of the compiler.
@@ -75,7 +77,7 @@ def environment(gcc: str) -> dict[str, str]:
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99:max_allocation_size_mb=8192:"
         "allocator_may_return_null=1:quarantine_size_mb=16",
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "PYTHONMALLOC": "malloc",  # each bytes object has redzones of its own
+        "PYTHONMALLOC": "malloc",  # AddressSanitizer puts redzones around each bytes object
         "NUMBA_BOUNDSCHECK": "1",
         "NUMBA_CACHE_DIR": str(BUILD / "numba"),
         "OMP_NUM_THREADS": "1",
@@ -83,7 +85,7 @@ def environment(gcc: str) -> dict[str, str]:
 
 
 def _library(gcc: str, name: str) -> str | None:
-    """Path of a library of the compiler; gcc prints the plain name of one that it lacks."""
+    """Path of a library of the compiler; None if gcc does not have it and prints only the name."""
     ended = subprocess.run(
         [gcc, f"-print-file-name={name}"], capture_output=True, text=True, timeout=60, check=True
     )

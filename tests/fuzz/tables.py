@@ -1,4 +1,4 @@
-"""Mutated tables and manifests of betons: only UserErrors, and no read outside the file."""
+"""Mutated tables and manifests of betons: readers raise only UserError and stay in the file."""
 
 import functools
 import json
@@ -88,7 +88,7 @@ def write_case(path: Path, seed: int, number: int) -> None:
 
 
 def _move(rows: np.ndarray, blobs: np.ndarray, draws: np.random.Generator) -> None:
-    """Move or resize images in rows and blobs alike; the bytes at the new place do not match."""
+    """Move or resize images in rows and in the table of blobs, but do not move their bytes."""
     for _ in range(int(draws.integers(1, 3))):
         row = int(draws.integers(len(rows)))
         blob = int(np.flatnonzero(blobs["sample"] == row)[0])
@@ -123,7 +123,7 @@ def _set_edge(table: np.ndarray, name: str, draws: np.random.Generator) -> None:
 
 
 def _seal(path: Path, draws: np.random.Generator) -> None:
-    """Update the digests, as a faulty writer would, and in some cases change the manifest."""
+    """Update the digests, as a faulty writer would, and change the manifest of some cases."""
     changes: dict[str, object] = {}
     if draws.random() < 0.2:
         name = str(
@@ -145,7 +145,7 @@ def _seal(path: Path, draws: np.random.Generator) -> None:
 def check_beton_case(path: Path, seed: int, number: int) -> str:
     """Write the case to the path; return what is wrong with it, or ''.
 
-    Only UserError may be raised by the product.
+    `read_manifest` and `open_samples` may raise UserError. Any other exception is a finding.
     """
     write_case(path, seed, number)
     problems = verify(path, num_threads=1)
@@ -153,13 +153,13 @@ def check_beton_case(path: Path, seed: int, number: int) -> str:
         read_manifest(path)
         samples = open_samples(LoaderPlan(path, batch_size=2, resolution=R))
     except UserError:
-        return "" if problems else "it verifies, but cannot be opened"
+        return "" if problems else "the beton passes verify, but cannot be opened"
     names = [name for name in kernels() if name != "numba" or not (samples.modes == DCT).any()]
     results = {
         name: _decoded(name, path, samples) for name in (names[number % len(names)], names[-1])
     }
     if not problems and any(result is None for result in results.values()):
-        return "it verifies, but an image does not decode"
+        return "the beton passes verify, but an image cannot be decoded"
     return difference(results)
 
 

@@ -1,4 +1,4 @@
-"""The fuzzers find faults that are put into a copy of the C sources, and none in the sources."""
+"""The fuzzers find no fault in the C sources, but one in each copy that lacks a check."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(native.library() is None, reason="the package's C parts were not built"),
     pytest.mark.timeout(3600),
 ]
-# A check of the C code, what remains without it, and the target that must notice.
+# A C file, a check in it, the text that replaces the check, and the target that must find this.
 FAULTS = [
     ("loaders/kernel_jpeg.c", "end < begin + 2 || end > table || ", "", "index"),
     ("loaders/kernel_jpeg.c", " || frame + 10 > scan", "", "index"),
@@ -57,7 +57,7 @@ def test_a_missing_check_is_found(
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     text = (tmp_path / file).read_text()
-    assert check in text, "the check has moved: choose another one"
+    assert check in text, "the check is not in the file any more: choose another one"
     (tmp_path / file).write_text(text.replace(check, rest))
     found = fuzz(GCC, build(GCC, tmp_path), target, seed=7, first=0, count=4000)
     assert next(found, None) is not None

@@ -39,14 +39,14 @@ ATTACKS = {
     "fast": AttackSettings(method="fast", random_start="ball"),
     "free": AttackSettings(method="free", replays=2),
 }
-# Relative differences. A GPU adds in another order, and a gradient near a kink of ReLU then goes
-# elsewhere; attacks amplify it.
+# Relative tolerances. A GPU adds in another order than a CPU. This can change the sign of a ReLU's
+# input that is nearly zero, and so its gradient; attacks amplify the difference.
 LOSS, LENGTH = 0.02, 0.1
 
 
 @pytest.fixture(autouse=True)
 def gpu():
-    """The GPU with float32 in float32, as workers compute."""
+    """Select the GPU and switch TF32 off, as workers do."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     select_gpu(GPU)
     yield
@@ -89,7 +89,7 @@ def test_reduced_precision_has_nearly_the_loss_of_float32(precision):
 
 
 def test_every_compile_mode_takes_the_eager_step():
-    """None fails, and each agrees with the eager step; with the compiler of the machine."""
+    """Each mode compiles with this machine's compiler, and its step agrees with the eager step."""
     learner = product.make_learner(GPU, attack=ATTACKS["pgd l2"])
     batch = product.make_batch(GPU)
     measured = autotune.choose_compile_mode(learner, batch, "auto", GPU)
@@ -100,12 +100,12 @@ def test_every_compile_mode_takes_the_eager_step():
         assert measured[mode]["deviation"] < LENGTH, mode
 
 
-def test_micro_batches_of_one_batch_take_one_step():
+def test_the_loss_over_micro_batches_is_that_of_a_cpu():
     loss, _ = step_of(GPU, "clean", num_micro_batches=2)
     assert loss == pytest.approx(step_of("cpu", "clean", num_micro_batches=2)[0], rel=LOSS)
 
 
-def test_a_resumed_run_takes_the_next_step_of_the_saved_one():
+def test_a_resumed_run_takes_the_same_next_step_as_the_saved_run():
     batch = product.make_batch(GPU)
     runs = [
         product.make_learner(GPU, "captured_attack", attack=ATTACKS["pgd linf"], ema_decay=0.9)
@@ -144,7 +144,7 @@ def read(plan: LoaderPlan) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_slots_are_not_refilled_while_the_gpu_is_busy(plan):
-    """200 batches in few slots, each used after 100 ms of work that waits in the GPU's queue."""
+    """The GPU uses at least 200 batches late: 100 ms of other work is queued before each epoch."""
     plan = replace(plan, batch_size=2, backend="ffcv")
     with open_loader(plan) as loader:
         expected = [images.clone() for images, _ in loader.epoch(0)]
@@ -152,9 +152,9 @@ def test_slots_are_not_refilled_while_the_gpu_is_busy(plan):
     on_gpu = [images.to(GPU) for images in expected]
     with open_loader(replace(plan, device=GPU)) as loader:
         for _ in range(200 // len(expected) + 1):
-            torch.cuda._sleep(180_000_000)
+            torch.cuda._sleep(180_000_000)  # clock cycles: 100 ms at 1.8 GHz
             for (images, _), twin in zip(loader.epoch(0), on_gpu, strict=True):
-                torch.cuda._sleep(2_000_000)
+                torch.cuda._sleep(2_000_000)  # 1 ms
                 num_wrong += (images != twin).any()
     assert num_wrong.item() == 0
 
@@ -213,7 +213,7 @@ def test_logistic_regression_has_the_optimum_of_a_cpu():
 
 
 def test_a_batch_that_exhausts_the_gpu_is_split(tmp_path: Path):
-    """The allocator refuses a petabyte, which stands for the step of more than two images."""
+    """A step with more than two images requests 1 PiB here, which the allocator refuses."""
     learner = product.make_learner(GPU, attack=ATTACKS["pgd l2"])
     forward = TrainStep._forward
 
@@ -268,16 +268,19 @@ with distributed.init_process_group(group, "cuda:0"):
         losses.append(totals["loss"])
     num_weights = len(set(group.all_gather(weight(learner))))
     line = f"RANK {group.rank} {int(totals['num_images'])} {num_weights} {losses[0]} {losses[1]}"
-    os.write(1, (line + chr(10)).encode())  # one write, one line
+    os.write(1, (line + chr(10)).encode())  # one write, so that lines of two ranks do not mix
 """
 
 
 def test_two_ranks_on_one_gpu_train_one_model(tmp_path: Path):
-    """Over gloo: NCCL refuses two ranks on one GPU. Robust, with accumulation, and resumed."""
+    """Ranks have equal weights after adversarial steps; a resumed run has the same loss.
+
+    The ranks use gloo, because NCCL refuses two ranks on one GPU.
+    """
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    # The loopback address: the name of a machine without a network may have none.
+    # Use the loopback address: without a network, the host name may have no address.
     local = ["--local-addr", "127.0.0.1"]
     launch = ["-m", "torch.distributed.run", "--standalone", *local, "--nproc-per-node", "2"]
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""Telemetry of a run: FLOPs against a hand count, peaks, samples of NVML, a trace."""
+"""Telemetry of a run: FLOPs against a hand count, peak FLOP/s, NVML samples, a trace."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ def hand_count(model: classifier.Classifier) -> float:
 
 
 def test_flops_equal_a_hand_count():
-    """Training: forward and both gradients; PGD step: forward and one; best iterate: forward."""
+    """Costs in forward passes: 3 for a training step, 2 for a PGD step, 1 for the best iterate."""
     model = classifier.build("resnet10", K, channels=CHANNELS).eval()
     forward = hand_count(copy.deepcopy(model))
     assert training_flops(model, SIDE, None) == pytest.approx(3 * forward)
@@ -59,8 +59,11 @@ def test_flops_equal_a_hand_count():
     ("arch", "multiply_adds"), [("resnet18", 1.81e9), ("torchvision/efficientnet_b0", 0.386e9)]
 )
 def test_flops_equal_published_ones(arch, multiply_adds):
-    """torchvision's tables at 224 pixels, whose GFLOPS are multiply-adds; also depthwise ones."""
-    # published with three digits, and without the small layers
+    """The oracle is torchvision's table at 224 pixels, whose GFLOPS count multiply-adds.
+
+    efficientnet_b0 has depthwise convolutions.
+    """
+    # Three passes of two FLOPs per multiply-add. The table has three digits and omits small layers.
     assert training_flops(classifier.build(arch, 1000), 224, None) / 6 == pytest.approx(
         multiply_adds, rel=0.03
     )
@@ -83,7 +86,7 @@ def test_flops_equal_torchs_counter(arch):
 
 
 def test_training_imports_no_compiler():
-    """Importing it takes longer than a small fine-tune; optimizers and FLOP counters would."""
+    """torch's optimizers and FLOP counter would import torch._dynamo, which takes seconds."""
     code = """
 import sys, torch
 from harness.modeling import classifier
@@ -161,7 +164,7 @@ class FakeNvml:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine with a GPU whose allocator has no device before CUDA is initialized."""
+    """Fake a GPU whose peak memory can be reset only after CUDA is initialized."""
     initialized = []
 
     def reset_peak_memory_stats(device: torch.device) -> None:

@@ -68,7 +68,7 @@ def test_percentiles_over_steps_equal_numpys(clock):
     assert percentiles["copy"] == {"p50": 0.0, "p90": 0.0, "p99": 0.0}
     spend(timer, clock, "data_wait", 5.0)
     timer.end_step()
-    # Epochs are apart.
+    # The next epoch does not include the steps of the last one.
     assert timer.end_epoch()["percentiles_ms"]["step"]["p50"] == pytest.approx(5000)
     assert timer.seconds["data_wait"] == pytest.approx(columns[:, 0].sum() + 5)
     assert timer.end_epoch()["percentiles_ms"]["step"]["p99"] == 0
@@ -99,7 +99,7 @@ def test_a_disabled_timer_measures_nothing():
 
 
 class FakeEvent:
-    """A device whose clock runs at half the host's, with 0.2 s before the timed work."""
+    """A CUDA event that records the time of FakeClock.device_now, in seconds."""
 
     made = 0
 
@@ -121,7 +121,7 @@ def test_on_a_gpu_waiting_is_split_into_the_loader_and_the_copy(clock, monkeypat
     timer, FakeClock.device_now, FakeEvent.made = Timer("cuda"), 0.0, 0
     for _ in range(3):
         with timer.span("data_wait"):
-            clock.now += 1.0  # the host waits for one second, the device for three
+            clock.now += 1.0  # the host waits for 1 s, the device for 3 s: 2 s are the copy
             FakeClock.device_now += 3.0
         with timer.span("attack"):
             FakeClock.device_now += 4.0
@@ -245,14 +245,14 @@ def test_a_rate_above_the_replay_is_not_clamped():
     assert summary_of(1000, 80.0)["gpu_fed"] == pytest.approx(1.25)
 
 
-def test_cached_features_have_no_loader_that_keeps_the_model_busy():
+def test_training_on_cached_features_is_not_called_busy():
     timing = summary_of(0, None)
     assert timing["gpu_fed"] is None and "cached features" in timing["verdict"]
     assert "busy" not in timing["verdict"]
 
 
 @pytest.mark.parametrize(("num_images", "num_rates"), [(0, 1), (10**12, 3)])
-def test_a_replay_below_the_training_itself_is_repeated(monkeypatch, num_images, num_rates):
+def test_a_replay_slower_than_training_is_repeated(monkeypatch, num_images, num_rates):
     rates = iter([1.0, 5.0, 3.0])
     taken: list[float] = []
 

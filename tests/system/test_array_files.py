@@ -1,4 +1,4 @@
-"""Files of arrays of stages: read back as written, and named when they are damaged or edited."""
+"""Array files (.npz) of stages: read back as written; errors name a damaged or edited file."""
 
 import os
 
@@ -30,14 +30,14 @@ def test_arrays_are_read_as_written_and_equal_arrays_give_equal_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_only_the_arrays_of_the_forms_are_read(tmp_path):
+def test_only_arrays_named_in_the_forms_are_read(tmp_path):
     write_arrays(tmp_path / "a", ARRAYS)
     forms = {"labels": Form("i"), "clusters": Form("i", needed=False)}
     assert read_arrays(tmp_path / "a", "labels", forms).keys() == {"labels"}
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing", "empty", "begin", "half", "text", "other arrays", "one array", "pipe"]
+    "damage", ["missing", "empty", "2 bytes", "half", "text", "other arrays", "one array", "pipe"]
 )
 def test_a_damaged_file_is_named(tmp_path, damage):
     file = tmp_path / "train.npz"
@@ -52,7 +52,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         write_arrays(file, ARRAYS)
         data = file.read_bytes()
         file.write_bytes(
-            {"empty": b"", "begin": b"PK", "half": data[: len(data) // 2], "text": b"no arrays"}[
+            {"empty": b"", "2 bytes": b"PK", "half": data[: len(data) // 2], "text": b"no arrays"}[
                 damage
             ]
         )
@@ -75,7 +75,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         (FEATURES, {**OF_FEATURES, "ids": np.array(5, np.uint64)}, r"ids is uint64 \[\]"),
     ],
 )
-def test_arrays_of_another_form_are_refused(forms, arrays, words, tmp_path):
+def test_arrays_of_another_dtype_or_shape_are_refused(forms, arrays, words, tmp_path):
     write_arrays(tmp_path / "a.npz", arrays)
     with pytest.raises(UserError, match=words):
         read_arrays(tmp_path / "a.npz", "numbers", forms)

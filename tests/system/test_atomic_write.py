@@ -40,7 +40,7 @@ def test_nan_is_refused(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_path_is_a_folder():
+def test_an_empty_path_is_refused_as_a_folder():
     with pytest.raises(IsADirectoryError):
         write_atomically(Path(), b"x")
 

@@ -13,7 +13,7 @@ from tests.helpers import ROOT
 
 
 def fake_nvidia_smi(folder: Path, output: str) -> None:
-    """Put an nvidia-smi that prints `output` into the folder."""
+    """Write an executable nvidia-smi that prints `output` to the folder."""
     program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\nprintf '{output}'\n")
     program.chmod(0o755)

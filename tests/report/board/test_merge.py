@@ -1,4 +1,4 @@
-"""Merging is independent of the order and idempotent; contradictions are named."""
+"""Merging boards is idempotent and independent of their order; errors name contradictions."""
 
 import itertools
 import shutil
@@ -23,7 +23,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> list[exported.Export]:
-    """Two recipes that share models: one more seed, and one more target."""
+    """Exports of two recipes that share the models of seed 1; the second has one more target."""
     settings = {"eps": (0.0,), "methods": ("full",)}
     recipes = [
         make_recipe(**settings, seeds=(0, 1), targets=("grocery",)),
@@ -37,7 +37,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> list[exported.Export]:
     return made
 
 
-def test_order_does_not_matter_and_a_second_time_changes_nothing(
+def test_merging_in_any_order_or_twice_gives_equal_files(
     exports: list[exported.Export], tmp_path: Path
 ) -> None:
     first, second = exports
@@ -62,7 +62,9 @@ def test_a_merged_copy_is_equal_to_the_board_of_the_recipe(tmp_path: Path) -> No
     assert contents(tmp_path / "copy") == contents(tmp_path / "own")
 
 
-def test_models_of_two_recipes_are_one_by_digest(exports: list[exported.Export]) -> None:
+def test_equal_models_of_two_recipes_have_one_digest_and_one_row(
+    exports: list[exported.Export],
+) -> None:
     merged = merge(exports)
     models = {row.subset: set() for row in merged.rows}
     for each in merged.rows:
@@ -72,7 +74,7 @@ def test_models_of_two_recipes_are_one_by_digest(exports: list[exported.Export])
         "minus3": 1,
         "minus6": 1,
     }
-    # Seed 1 on grocery, and its evaluation, are in both: one row each.
+    # Both recipes have seed 1 on grocery and its evaluation; the merged board has one row for each.
     seeds = [row.seed for row in merged.rows if row.target == "grocery"]
     assert sorted(seeds) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert merged.num_duplicates == 3 + 3
@@ -90,13 +92,13 @@ def test_duplicates_count_once_under_any_name() -> None:
 
 
 def test_a_duplicate_with_more_values_replaces_the_other() -> None:
-    """A recipe is published twice: evaluations were not done the first time."""
+    """A recipe is published before and after its evaluations."""
     early, late = row(by="Ada", source_accuracy=None), row(by="Ada", source_accuracy=0.7)
     for order in itertools.permutations([export(early), export(late)]):
         assert merge(order).rows == (late,)
 
 
-def test_repetitions_are_kept_and_marked(tmp_path: Path) -> None:
+def test_repeated_runs_are_kept_and_marked(tmp_path: Path) -> None:
     again = row(score=0.47, started_at="2026-11-22T05:00:00+00:00", by="Bob")
     same = row(started_at="2026-11-23T05:00:00+00:00", by="Eve")
     written = site.publish(tmp_path, [export(row(by="Ada"), again, same)])

@@ -39,7 +39,7 @@ def own_metric(result: Result) -> float:
 
 
 def scores(results: list[Result], subset: str, eps: float, method: str) -> dict[int, list[float]]:
-    """Seed -> scores on both targets, from the records themselves."""
+    """Return the scores on both targets by seed, read from the results."""
     return {
         seed: [
             own_metric(result)
@@ -74,6 +74,7 @@ def test_every_transfer_and_evaluation_is_a_row_with_its_score(
                 attacked = result.metrics["adversarial"]["common_masked"]["top1"]
                 expected[result.key, "source", "l2 eps 0.5"] = attacked
     assert found == expected
+    # Transfers: subsets x eps x seeds x targets x methods; then clean and attacked evaluations.
     assert len(rows) == len(expected) == 3 * 2 * 3 * 2 * 2 + 3 * 2 * 3 + 3 * 3
 
 
@@ -149,7 +150,7 @@ def test_transfer_seeds_of_a_loaded_model_are_one_model() -> None:
     assert (mean.mean, mean.num_seeds, mean.half_width) == (pytest.approx(0.6), 1, None)
 
 
-def test_mean_is_over_common_targets_and_gaps_have_no_rank() -> None:
+def test_mean_is_over_common_targets_and_a_model_without_one_has_no_rank() -> None:
     tasks = {"grocery": "a" * 16, "pets": "b" * 16}
     rows = [
         row(

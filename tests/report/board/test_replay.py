@@ -1,4 +1,4 @@
-"""The command of a row, for recipes of this project, plans the stage of the row."""
+"""The command on a board's row plans the stage of the row, for recipes of this project."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ from harness.report.board.standings import board
 from harness.report.board.tables import _replay_cell
 from tests.helpers.board_rows import row
 
-# robust_l2: clean and robust models, with attacks. better_models: variants, and loaded models.
+# robust_l2 has clean and robust models and attacks, better_models has variants and loaded models.
 RECIPES = ["robust_l2", "robust_linf", "better_models", "model_zoo"]
 
 
@@ -50,11 +50,12 @@ def test_commands_plan_the_stage(
             keys = {one.key for one in planned if one.kind == kind}
             assert stage.key in keys
             if kind == "transfer":
-                assert len(keys) <= 2  # numbers of images per class have equal axes
+                # Rows do not give the images per class, so both numbers are planned.
+                assert len(keys) <= 2
             assert len(planned) <= len(stages)
 
 
-def test_a_whole_model_has_the_targets_that_its_recipe_left(
+def test_the_command_of_a_model_does_not_add_targets_that_its_recipe_excludes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A subset for one target is transferred to that target only."""
@@ -80,10 +81,10 @@ def test_a_whole_model_has_the_targets_that_its_recipe_left(
 
 
 @pytest.mark.parametrize("common", ["[all,minus1,minus2]", "null"])
-def test_a_source_row_has_the_subsets_that_its_recipe_left(
+def test_the_command_of_a_source_row_does_not_add_subsets_that_its_recipe_excludes(
     common: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Robust models of fewer_classes leave the controls out, whose classes may be shared."""
+    """fewer_classes has no robust models of its controls, but compares models on their classes."""
     monkeypatch.chdir(tmp_path)
     recipe = read("fewer_classes", ["scale=tiny", f"evaluate.common={common}"])
     digest, settings = published_recipe(recipe)
@@ -104,7 +105,7 @@ def test_a_source_row_has_the_subsets_that_its_recipe_left(
         for stage in (again, robust[0])
     ]
     assert shared[0] == shared[1] and len(shared[0]) > 1
-    if common == "null":  # a clean model of each control, for its classes
+    if common == "null":  # clean models of the controls are needed for the common classes
         assert again.key == robust[0].key
         assert {one.axes["subset"] for one in evaluated if not one.axes["eps"]} == {
             subset.name for subset in recipe.subsets

@@ -1,4 +1,4 @@
-"""The site: links resolve, nothing is loaded, nothing names this machine; commands replay rows."""
+"""The board's site: links resolve, pages load nothing and name no machine; commands replay rows."""
 
 import getpass
 import json
@@ -41,7 +41,7 @@ def test_links_resolve_and_nothing_is_loaded(folder: Path) -> None:
     pages = {path: Page(path.read_text()) for path in folder.rglob("*.html")}
     assert len(pages) == 2 + 3 + 1
     for path, page in pages.items():
-        assert len(page.ids) == len(set(page.ids)), "an id twice"
+        assert len(page.ids) == len(set(page.ids)), "an id occurs twice"
         assert {tag for tag, _ in page.loads} == {"a"}
         text = path.read_text()
         for address in re.findall(r'href="([^"]*)"', text):
@@ -72,13 +72,15 @@ def test_pages_contain_no_machine_name_or_path(folder: Path) -> None:
     for file in folder.rglob("*"):
         content = file.read_bytes() if file.is_file() else b""
         for text in private:
-            # A host name or a home may be a short word: it must not be part of a longer one.
+            # A host name or a home folder may be a short word: do not find it in longer words.
             found = re.search(rb"(?<![\w-])%b(?![\w-])" % re.escape(text.encode()), content)
             assert not found, f"{text} in {file.name}"
 
 
-def test_commands_run_exactly_the_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe in the site, with the command's settings, has the transfer of the row."""
+def test_commands_plan_only_the_transfers_of_their_row(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command's settings, the recipe in the site plans only transfers of the row."""
     monkeypatch.chdir(folder / "recipes")
     text = "\n".join(path.read_text() for path in (folder / "targets").glob("*.html"))
     commands = sorted(set(re.findall(r"<pre>(harness run [^<]*)</pre>", text)))

@@ -1,4 +1,4 @@
-"""Files from others: bounded, checked, escaped. Errors name the file, the row and the field."""
+"""Boards from other people: size limits, checks and escaping; errors name file, row and field."""
 
 import csv
 import json
@@ -134,7 +134,7 @@ def test_a_missing_field_is_named() -> None:
         file_content(extra=1),
     ],
 )
-def test_other_content_is_refused(content: bytes) -> None:
+def test_files_that_are_not_boards_are_refused(content: bytes) -> None:
     with pytest.raises(UserError, match=r"friend.json"):
         exported.parse(content, "friend.json")
 
@@ -205,8 +205,8 @@ def test_names_of_results_lose_paths_and_control_characters(text: str, expected:
     assert not names_path(publishable(text))
 
 
-def test_what_is_published_can_be_read_again(tmp_path: Path) -> None:
-    """Any text of a result gives a row that the checks accept."""
+def test_published_rows_can_be_read_again(tmp_path: Path) -> None:
+    """The checks accept a row with any text that a result may have."""
     for text in (*HOSTILE.values(), "/a/b", "a\x00b", "\ud800", " /etc ", "x" * 1000, "é" * 300):
         hostile = row(subset=publishable(text), by=publishable(text))
         written = "".join(exported.to_json((hostile,), {})).encode()

@@ -1,4 +1,4 @@
-"""Equal betons and equal trainings under different keys count once, and are named."""
+"""Models from equal betons and equal training count once; the report names the repeats."""
 
 from pathlib import Path
 
@@ -74,12 +74,12 @@ def test_equal_numbers_of_steps_add_no_difference_of_zero(tmp_path: Path) -> Non
     page = Page(write(recipe, results, [], tmp_path, ("html",)).read_text())
     assert "equal_steps is equal_epochs for minus3" in page.text
     named = [row[1] for row in page.tables["accuracy-0-common_masked"][2:]]
-    assert named.count("equal_epochs same as equal_steps") == 2  # of all, and of minus3
+    assert named.count("equal_epochs same as equal_steps") == 2  # for `all` and for minus3
     assert "not run" not in page.text
 
 
 @pytest.mark.parametrize("changed", ["seed", "settings", "steps", "images"])
-def test_models_that_differ_in_one_thing_are_two_models(changed: str) -> None:
+def test_models_that_differ_in_one_respect_are_two_models(changed: str) -> None:
     recipe = make_recipe(eps=(0.0,), seeds=(0, 1) if changed == "seed" else (0,))
     results = make_results(recipe)
     if changed != "images":
@@ -106,7 +106,7 @@ def test_models_that_differ_in_one_thing_are_two_models(changed: str) -> None:
     assert len(repeats) == len(pairs)
 
 
-def test_unknown_steps_prove_nothing() -> None:
+def test_models_with_unknown_numbers_of_steps_are_not_called_equal() -> None:
     recipe = make_recipe(eps=(0.0,))
     results = with_equal_files(make_results(recipe), "minus3", "minus6")
     without = [

@@ -1,4 +1,4 @@
-"""Rows of methods on features: the model of each run, and the axes of its grid."""
+"""Report rows: the model of a transfer on features, the axes of a grid, and learning curves."""
 
 from harness.report.data.collection import Collection
 from harness.report.data.grid_rows import GridRows
@@ -63,7 +63,7 @@ def test_a_grid_of_one_axis_has_no_heat_map() -> None:
     assert heat_panels(GridRows(collected(logreg_results(crops=(0.875,))))) == []
 
 
-def test_curves_keep_models_and_the_other_size_apart() -> None:
+def test_curves_are_separate_for_each_model_and_number_of_steps() -> None:
     results = []
     for subset, gain in (("all", 0.0), ("minus3", 0.2)):
         model = fakes.stage("pretrain", {**AXES, "subset": subset}, {"num_classes": 24})

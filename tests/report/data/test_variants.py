@@ -129,7 +129,7 @@ def test_differences_pair_equal_variants_and_shared_models_count_for_each() -> N
     )
     assert compared.num_pairs == 2 * 2 * len(VARIANTS)  # targets, seeds
     of_variants = [row for row in comparisons(transfer) if row.axis == "variant"]
-    # All classes are not compared with themselves.
+    # Both variants of `all` are one model, so they are not compared.
     assert {row.num_pairs for row in of_variants} == {2 * 2 * 2}
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: no console messages; tables sort by click and by address."""
+"""The report in a browser: no console messages; a click or the address sorts tables."""
 
 import html
 import re
@@ -19,7 +19,7 @@ CHROMIUM = (
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
 
-# Clicks a heading after the page's own script has run.
+# Clicks a heading several times after the page's own script has run.
 PRESS = (
     "<script>for (let n = 0; n < %d; n++) "
     "document.querySelectorAll('#%s thead button')[%d].click();</script></body>"
@@ -65,7 +65,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(report: Path) -> dict[str, Opened]:
-    """Name -> the page, opened in one of several ways."""
+    """Open copies of the report, with added scripts or other addresses and widths, by name."""
     text, folder = report.read_text(), report.parent
     top1 = Page(text).tables["transfers"][0].index("top-1")
     by_target = text.replace("</body>", PRESS % (1, "transfers", 0))
@@ -140,7 +140,7 @@ def opened(report: Path) -> dict[str, Opened]:
 def test_the_console_is_empty_and_the_page_does_not_change_by_itself(
     report: Path, opened: dict[str, Opened]
 ) -> None:
-    # The check sees a message that is there.
+    # The page with an added message shows that messages are found.
     assert {name for name, page in opened.items() if page.messages} == {"message"}
     page, as_written = opened["plain"].page, Page(report.read_text())
     assert page.tables == as_written.tables
@@ -172,9 +172,9 @@ def test_text_sorts_ascending_and_empty_cells_stay_last(opened: dict[str, Opened
         assert opened[name].page.tables["kinds"][-1][0] == "all"
 
 
-def test_the_page_of_models_has_its_figures(opened: dict[str, Opened]) -> None:
+def test_a_report_of_loaded_models_has_its_figures(opened: dict[str, Opened]) -> None:
     page = opened["models"].page
-    # Means, scatter, predictors and Elo by each method.
+    # One of means; scatter, predictors and Elo for each of two methods.
     assert page.tags.count("figure") == 7 and page.loads == []
 
 
@@ -186,11 +186,11 @@ def test_a_long_table_is_filtered_by_words(opened: dict[str, Opened]) -> None:
 
 
 def test_a_narrow_window_scrolls_tables_and_not_the_page(opened: dict[str, Opened]) -> None:
-    """In a frame, because a headless window is at least 500 pixels wide."""
+    """The page is in a frame, because a headless window is at least 500 pixels wide."""
     assert opened["phone"].width <= 375 < opened["phone"].width_of_first_table
 
 
-def test_an_address_opens_sorted(opened: dict[str, Opened]) -> None:
+def test_the_address_selects_the_sorted_column(opened: dict[str, Opened]) -> None:
     assert opened["sorted"].page.aria_sort["stages"] == ["none", "none", "none", "descending"]
     assert opened["sorted_by_no_table"].page.tables == opened["sorted_by_no_column"].page.tables
 

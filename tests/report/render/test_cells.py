@@ -1,4 +1,4 @@
-"""Cells: thousands separators, intervals near zero, and shares near all."""
+"""Cells of tables: thousands separators, intervals near zero, and fractions near 100 %."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def timing(**fields: float) -> TimingRow:
     return TimingRow(kind="pretrain", name="x", verdict="", key="k", **values)
 
 
-def test_a_share_below_all_is_not_100_percent() -> None:
+def test_a_fraction_below_one_is_not_shown_as_100_percent() -> None:
     (table,) = runs.timing_tables([timing(gpu_fed=0.999), timing(gpu_fed=1.0)])
     assert [row[4].text for row in table.rows] == ["99 %", "100 %"]
     assert cells.percent_cell(0.9997).text == "99.9"

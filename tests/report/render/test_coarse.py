@@ -1,4 +1,4 @@
-"""Models of finer classes on coarser labels: their table and rows."""
+"""Models of fine classes, evaluated on the coarser labels of another model: table and CSV rows."""
 
 import csv
 from pathlib import Path
@@ -28,7 +28,7 @@ def on_coarse_labels(result: Result) -> Result:
     )
 
 
-def test_finer_models_are_in_the_table_of_the_coarse_one(tmp_path: Path) -> None:
+def test_finer_models_are_in_the_table_of_the_coarse_model(tmp_path: Path) -> None:
     recipe = make_recipe(seeds=(0, 1), eps=(0.0, 0.5))
     page = write(
         recipe,
@@ -51,7 +51,7 @@ def test_finer_models_are_in_the_table_of_the_coarse_one(tmp_path: Path) -> None
     assert table[6] == ["minus6 18", "0", "50.5 sd 0.7"]
     with (tmp_path / "coarse.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    # Seeds x (clean of eps 0; clean and attacked of eps 0.5).
+    # Seeds x rows per model (sum and max; only own for minus6): clean at eps 0; both at eps 0.5.
     assert len(rows) == 2 * (2 + 2 + 1) + 2 * 2 * (2 + 2 + 1)
     (row,) = [
         row
@@ -62,7 +62,7 @@ def test_finer_models_are_in_the_table_of_the_coarse_one(tmp_path: Path) -> None
     assert float(row["top1"]) == 0.66 and row["labels"] == "minus6" and row["num_labels"] == "8"
 
 
-def test_models_of_other_classes_and_recipes_without_finer_models_have_no_line(
+def test_models_of_other_classes_have_no_line_and_a_coarse_model_alone_no_table(
     tmp_path: Path,
 ) -> None:
     recipe = make_recipe(eps=(0.0,))

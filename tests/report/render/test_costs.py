@@ -1,4 +1,4 @@
-"""Accuracy next to the cost of a model: minutes, energy and memory of the GPU."""
+"""The table of costs: a model's accuracy, minutes, and energy and memory of the GPU."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def test_a_model_has_its_cost_in_one_row():
     assert len(table.rows) == 1 and table.rows[0][2].below == "30.0"
 
 
-def test_what_was_not_measured_is_a_dash():
+def test_a_missing_measurement_is_a_dash():
     on_cpu = replace(ROW, val_top1=None, energy_wh=None, gpu="", gpu_memory_bytes=None)
     row = cost_table([on_cpu]).rows[0]
     assert len({cell.text for cell in (row[1], row[3], row[4], row[5])}) == 1

@@ -1,4 +1,4 @@
-"""CSV files of the records, compared with the csv module and one row at a time."""
+"""CSV files of records equal those that the csv module writes row by row."""
 
 import csv
 import dataclasses

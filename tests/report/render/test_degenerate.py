@@ -1,4 +1,4 @@
-"""Reports of degenerate results: pages without nan, and sentences that claim no more than is known."""
+"""Reports of degenerate results have no nan, and no sentence that the results do not support."""
 
 import html
 import re
@@ -25,7 +25,7 @@ def text_of(page: str) -> str:
 
 
 def with_score(result: Result, value: float) -> Result:
-    """Set every accuracy of a transfer, and every score and the accuracy of a model."""
+    """Set accuracies of a transfer on val and test, scores of a model, and its accuracy."""
     if result.kind == "transfer":
         return replace_metrics(
             result, test=scores(value, 2000), val=scores(value, 500), grid=result.metrics["grid"]
@@ -84,7 +84,7 @@ def test_degenerate_models_have_a_page_without_nan(tmp_path: Path, case: str) ->
 
 
 def constant(recipe: Recipe) -> list[Result]:
-    """Results of a recipe of trained models, all transfers equally accurate."""
+    """Make results of a recipe in which all transfers are equally accurate."""
     return [
         with_score(result, 0.5) if result.kind == "transfer" else result
         for result in make_results(recipe)

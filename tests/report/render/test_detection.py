@@ -1,4 +1,4 @@
-"""A target with boxes: the report shows both mean precisions, and no top-1."""
+"""Detection: the report shows mAP at 11 and at all recalls, no top-1. Also legends of figures."""
 
 import csv
 from dataclasses import replace
@@ -38,7 +38,7 @@ def results_and_recipe():
     return results, recipe
 
 
-def test_tables_show_both_mean_precisions_and_no_top1():
+def test_tables_show_both_map_values_and_no_top1():
     results, recipe = results_and_recipe()
     rows = transfer_rows(Collection(recipe, results))
     table = transfer_table(recipe, rows)
@@ -55,7 +55,7 @@ def test_tables_show_both_mean_precisions_and_no_top1():
     assert "difficult objects are ignored" in table.note
 
 
-def test_the_page_and_the_csv_have_them(tmp_path: Path):
+def test_the_page_and_the_csv_have_both_map_values(tmp_path: Path):
     results, recipe = results_and_recipe()
     write(recipe, results, [], tmp_path, ("csv", "html", "md"))
     with (tmp_path / "transfer.csv").open() as file:
@@ -76,7 +76,7 @@ def legend(recipe, results):
 
 
 def without(results, **axes):
-    """Results without the transfers that have these axes."""
+    """Remove the transfers that have these axes."""
     return [
         result
         for result in results
@@ -101,7 +101,7 @@ def test_legends_over_eps_name_subsets_and_methods_that_ran():
 
 
 def sized(recipe, *, per_class):
-    """Rows of `full` with these images per class, and of `fixed` with all images."""
+    """Rows of `full` for each number of images per class, and of `fixed` with all images."""
     rows = [row for row in transfer_rows(Collection(recipe, make_results(recipe))) if row.eps == 0]
     fixed = [row for row in rows if row.method == "fixed"]
     full = [row for row in rows if row.method == "full"]

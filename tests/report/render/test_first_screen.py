@@ -1,4 +1,4 @@
-"""The first figure has the means over shared targets, and the first sentence fits to it."""
+"""The first figure has means over shared targets, and the first sentence agrees with it."""
 
 import csv
 import math
@@ -106,7 +106,7 @@ def test_names_of_close_points_do_not_overlap(seed: int) -> None:
     boxes = []
     for (x, y), ((aside, up), is_left) in zip(places, offsets, strict=True):
         assert (aside < 0) == is_left
-        left = x + aside - 50 * is_left  # 14 letters of 6.5 points are about 50 points wide
+        left = x + aside - 50 * is_left  # 14 letters at font size 6.5 are about 50 points wide
         boxes.append((left, y + up - 3, left + 50, y + up + 3))
     overlapping = [
         pair

@@ -64,7 +64,7 @@ def test_tables_show_the_mean_average_precision():
             assert line[per_class].text == "–" and not line[per_class].own
         else:
             assert row.map11 is None and line[column].text == "–"
-    assert sum(line[column].best for line in table.rows) == 2  # of fixed and of full
+    assert sum(line[column].best for line in table.rows) == 2  # one for fixed, one for full
     assert "top-1 and top-5 count images with a present class" in table.note
     assert {panel.title: panel.detail for panel in transfer_panels(recipe, rows)}[
         "voc"

@@ -1,4 +1,4 @@
-"""The page as a file: complete, self-contained, escaped, reproducible; its CSV and Markdown."""
+"""The report page is complete, self-contained, escaped and reproducible; its CSV and Markdown."""
 
 import csv
 import html
@@ -58,7 +58,7 @@ def test_a_complete_matrix_makes_a_sound_page(
 ) -> None:
     recipe = make_recipe(seeds=seeds, archs=archs)
     page = assert_sound(render(recipe, make_results(recipe), tmp_path))
-    assert page.tags.count("figure") == 2 * len(archs) + 2  # the means come first
+    assert page.tags.count("figure") == 2 * len(archs) + 2  # targets x archs, means, classes
     assert {f"accuracy-{index}-common_masked" for index in range(len(archs))} <= set(page.tables)
     assert recipe.question in page.text and "have no result yet" not in page.text
     assert ("There is one seed and no interval" in page.text) == (len(seeds) == 1)
@@ -130,6 +130,7 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         },
     )
     names = files_of(tmp_path / "one")
+    # index.html, report.md and answer.txt; CSV tables; SVG and CSV of each figure.
     assert len(names) == 3 + 25 + 2 * 3
     for other in ("two", "three"):
         assert files_of(tmp_path / other) == names
@@ -201,6 +202,7 @@ def test_csv_reads_back_to_the_results(tmp_path: Path) -> None:
     results = {result.key: result for result in make_results(recipe)}
     write(recipe, list(results.values()), [], tmp_path, ("csv",))
     rows = read_csv(tmp_path / "accuracy.csv")
+    # Subsets x seeds x views of each eps; models of eps 0 are not attacked.
     assert len(rows) == 3 * 2 * (3 + 6 + 6)
     for row in rows:
         scores = results[row["key"]].metrics[row["attack"]][row["view"]]
@@ -210,7 +212,7 @@ def test_csv_reads_back_to_the_results(tmp_path: Path) -> None:
         assert int(row["num_images"]) == scores["num_images"]
         assert float(row["eps"]) == results[row["key"]].axes["eps"]
     rows = read_csv(tmp_path / "transfer.csv")
-    assert len(rows) == 2 * 2 * 3 * 3 * 2
+    assert len(rows) == 2 * 2 * 3 * 3 * 2  # targets, methods, subsets, eps, seeds
     for row in rows:
         metrics = results[row["key"]].metrics
         assert [float(row["top1"]), float(row["lr"])] == [metrics["test"]["top1"], metrics["lr"]]

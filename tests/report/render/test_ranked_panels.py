@@ -1,4 +1,4 @@
-"""The Elo panel: the places of its markers, read off the axis of the SVG."""
+"""The figure of Elo strengths: positions of its markers, converted with the axis of the SVG."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def panel_of(strengths: Sequence[float]) -> Panel:
 
 
 def values_of_markers(svg: str) -> list[float]:
-    """Values on the horizontal axis of all markers, from top to bottom, by its tick labels."""
+    """Convert the markers, from top to bottom, to values of the horizontal axis, by its ticks."""
     ticks = re.findall(r' x="([\d.]+)"[^>]*>([−\d.]+)</text>', svg)
     places = [float(x) for x, _ in ticks]
     labels = [float(text.replace("−", "-")) for _, text in ticks]

@@ -102,7 +102,7 @@ def test_differences_of_methods_are_means_of_pairs(study: Study) -> None:
     for row in rows:
         first, second = scores[row["setting"]], scores[row["baseline"]]
         if "scratch" in row["setting"] + row["baseline"]:
-            continue  # has no model: paired by architecture
+            continue  # has no source model: runs are paired by architecture
         pairs = [first[place] - second[place] for place in first if place in second]
         assert float(row["difference"]) == pytest.approx(statistics.fmean(pairs))
         won = (sum(pair > 0 for pair in pairs), sum(pair == 0 for pair in pairs))
@@ -130,7 +130,7 @@ def test_differences_of_variants_and_subsets_are_those_of_the_evaluations(study:
     }
     for row in rows:
         if "eps=0;eps=1" in row["over"]:
-            continue  # a mean over eps, each of which has a row of its own
+            continue  # a mean over eps; each eps also has a row
         if row["axis"] == "subset" and "eps=0" not in row["over"]:
             continue
         setting, baseline = (

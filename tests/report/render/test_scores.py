@@ -1,4 +1,7 @@
-"""Scores of frozen models: table and induction; and the transfer figure of one eps."""
+"""Transferability scores: their table and induction. Also the axes of the transfer figure.
+
+Induction: do features trained on coarse classes separate fine ones (Huh et al. 2016)?
+"""
 
 import csv
 import io
@@ -97,7 +100,7 @@ def test_induction_is_drawn_over_subsets_with_the_same_images_only() -> None:
     assert {line["num_seeds"] for line in numbers(panel.data)} == {"2"}
     for label in ("9", "127", "1k"):
         assert f">{label}</text>" in panel.svg
-    assert ">918</text>" not in panel.svg  # it would overlap with 1k
+    assert ">918</text>" not in panel.svg  # its label would overlap 1k
 
 
 def test_induction_uses_only_targets_without_training() -> None:

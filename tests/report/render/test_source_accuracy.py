@@ -18,7 +18,7 @@ MEASURED = {"torchvision/net0": 0.675, "torchvision/net1": 0.5, "torchvision/net
 
 
 def zoo() -> list[Result]:
-    """Eight models; net0 is measured half a point off, net1 far off, net2 without success."""
+    """Eight models. Three were measured: net0 is half a point off, net1 far off, net2 failed."""
     results = fakes.model_zoo()
     for model in [result for result in results if result.kind == "adopt"]:
         if (name := model.axes["model"]) in MEASURED:
@@ -33,7 +33,7 @@ def zoo() -> list[Result]:
     return results
 
 
-def test_the_measured_accuracy_is_used_and_the_published_one_without_it() -> None:
+def test_the_published_accuracy_is_used_only_without_a_measured_one() -> None:
     rows = transfer_rows(Collection(fakes.recipe_for(fakes.TARGETS, ("fixed", "full")), zoo()))
     known = {row.model: row.source_accuracy for row in rows}
     assert known["torchvision/net0"] == 0.675 and known["torchvision/net1"] == 0.5
@@ -46,7 +46,7 @@ def test_the_measured_accuracy_is_used_and_the_published_one_without_it() -> Non
     assert len(others) == 6 and all(known[name] == published[name] for name in others)
 
 
-def test_evaluations_of_loaded_models_are_no_accuracies_of_the_recipe() -> None:
+def test_evaluations_of_loaded_models_are_not_in_the_accuracy_rows() -> None:
     collection = Collection(fakes.recipe_for(fakes.TARGETS, ("fixed", "full")), zoo())
     assert accuracy_rows(collection) == [] and len(collection.of("evaluate")) == 3
 

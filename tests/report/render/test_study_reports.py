@@ -1,4 +1,4 @@
-"""Complete reports of synthetic studies, and the numbers of their figures."""
+"""Complete reports of synthetic studies, and the numbers in their figures."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_a_recipe_with_loaded_models_only_has_a_report(tmp_path: Path) -> None:
         assert svg.startswith("<?xml")
         assert "var(" not in svg
         assert (tmp_path / "figures" / f"{name}.csv").stat().st_size > 40
-    assert text.count("Among 4 cheap predictors") == 1  # in the opening only
+    assert text.count("Among 4 cheap predictors") == 1  # only among the opening sentences
     assert "## Models compared" in (tmp_path / "report.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""The numbers on the page, recomputed from the results."""
+"""Tables of the page have the numbers that are recomputed from the results."""
 
 import itertools
 import statistics
@@ -57,7 +57,7 @@ def shown(sd: float) -> str:
 
 
 @pytest.mark.parametrize("view", ["common_unmasked", "common_masked", "own"])
-def test_accuracy_table_holds_the_means_over_seeds(tmp_path: Path, view: str) -> None:
+def test_accuracy_table_shows_the_means_over_seeds(tmp_path: Path, view: str) -> None:
     recipe = make_recipe(seeds=(0, 1, 2))
     results = make_results(recipe)
     table = page_of(recipe, results, tmp_path).tables[f"accuracy-0-{view}"]
@@ -95,7 +95,7 @@ def test_best_of_each_column_is_marked(tmp_path: Path) -> None:
     assert f'<span class="value best">{100 * best:.1f}</span>' in table
 
 
-def test_transfer_table_holds_every_number(tmp_path: Path) -> None:
+def test_transfer_table_shows_every_number(tmp_path: Path) -> None:
     recipe = make_recipe(seeds=(0, 1))
     results = make_results(recipe)
     table = page_of(recipe, results, tmp_path).tables["transfers"]
@@ -299,7 +299,7 @@ def test_time_by_kind_adds_up(tmp_path: Path) -> None:
     ]
 
 
-def test_lines_are_made_when_they_are_read():
+def test_rows_of_a_table_are_made_when_they_are_read():
     made: list[int] = []
 
     def cell(row: int) -> Cell:

@@ -17,14 +17,14 @@ from tests.helpers import study_fakes as fakes
 
 
 def with_score(result: Result, change: float, method: str) -> Result:
-    """The result with another test score, if it is of that method."""
+    """Add `change` to the test accuracy of a transfer by `method`; return others unchanged."""
     if result.kind != "transfer" or result.axes["method"] != method:
         return result
     test = fakes.scores(result.metrics["test"]["top1"] + change, fakes.NUM_IMAGES)
     return result.model_copy(update={"metrics": {**result.metrics, "test": test}})
 
 
-# Methods over targets.
+# Comparisons of methods over targets.
 
 
 def test_a_method_comparison_has_the_t_interval_over_targets() -> None:
@@ -68,13 +68,15 @@ def test_two_targets_give_no_interval() -> None:
 
 
 def test_comparisons_are_marked_after_holm() -> None:
-    """Six lines of p = 0.02 are clear one by one, but none is after Holm."""
+    """Six comparisons with p = 0.02 are each clear alone, but none is after Holm's correction."""
     found, _ = fakes.analyzed(fakes.model_zoo())
     (row,) = found.comparisons
     lines = [replace(row, p=0.02, p_holm=p) for p in holm([0.02] * 6)]
     assert row.is_clear and not any("*" in cells[5].text for cells in comparison_table(lines).rows)
     (cells,) = comparison_table([replace(row, p=0.02, p_holm=0.02)]).rows
-    assert cells[5].text.endswith("*") and not cells[5].best  # bold is the best of a column
+    assert (
+        cells[5].text.endswith("*") and not cells[5].best
+    )  # bold marks the best value of a column
 
 
 def test_p_values_are_adjusted_over_all_comparisons() -> None:
@@ -86,7 +88,7 @@ def test_p_values_are_adjusted_over_all_comparisons() -> None:
         assert row.p <= row.p_holm <= 3 * row.p + 1e-12
 
 
-# Models: source accuracy, strengths, predictors.
+# Comparisons of models: source accuracy, Elo strengths, predictors.
 
 
 def test_correlation_with_source_accuracy_equals_scipy_on_logits() -> None:
@@ -118,7 +120,7 @@ def test_an_unclear_correlation_is_stated() -> None:
     assert ("correlates with" in text) == bool(clear) and len(clear) < len(found.associations)
 
 
-def test_models_without_published_accuracy_make_no_correlation() -> None:
+def test_models_without_published_accuracy_are_not_correlated() -> None:
     results = [
         result.model_copy(update={"metrics": {**result.metrics, "imagenet_top1": None}})
         if result.kind == "adopt"
@@ -206,7 +208,7 @@ def test_a_model_with_missing_targets_is_ranked_but_not_averaged() -> None:
     assert next(row for row in found.associations if row.method == "full").num_models == 7
 
 
-# Amounts, scratch, grids.
+# Numbers of classes and images, training from scratch, grids.
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_unequal_tuning_and_single_runs_are_not_judged() -> None:
 
 
 def test_scratch_methods_of_different_budgets_are_separate_baselines() -> None:
-    """Transfer is worse than the tuned scratch and better than the short one, by each interval."""
+    """Transfer is clearly worse than tuned training from scratch, and clearly better than short."""
     results = fakes.against_scratch(-0.02)
     for seed in (0, 1, 2):
         for target in ("pets", "cars"):

@@ -1,4 +1,4 @@
-"""Correlations and wins over architectures, of fabricated accuracies whose answer is known."""
+"""Correlations and wins over architectures, for made-up accuracies with a known answer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def transferred(
 def study(
     pairs: Mapping[str, tuple[float, float]], *, method: str = "full", kind: str | None = None
 ) -> list[Result]:
-    """Name -> log-odds on ImageNet, and mean log-odds on the targets."""
+    """Make results; `pairs`: model -> log-odds on ImageNet and mean log-odds on the targets."""
     results = []
     for name, (source, target) in pairs.items():
         model = adopted(name, sigmoid(source))
@@ -58,7 +58,7 @@ LINE = {f"timm/net{index}": (0.2 * index, 0.1 * index) for index in range(8)}
 
 
 def test_six_variants_of_one_architecture_do_not_enter_a_correlation():
-    """On a line, r is 1; six trained variants off the line would lower it."""
+    """Loaded models on a line have r = 1; six trained variants off the line would lower r."""
     results = study({"torchvision/resnet50@IMAGENET1K_V1": (1.1, 0.55), **LINE})
     for index in range(6):
         axes = {"arch": "resnet50", "subset": "in1000", "variant": f"v{index}", "eps": 0.0}
@@ -83,7 +83,7 @@ def test_six_variants_of_one_architecture_do_not_enter_a_correlation():
 
 
 def test_a_recipe_of_existing_models_opens_with_the_correlation():
-    """Variants of pretraining are controls there: their difference does not open the page."""
+    """Variants of pretraining are controls there: their difference is not the headline."""
     results = study(LINE)
     for variant, logit in (("plain", 1.0), ("smooth", 2.0)):
         axes = {"arch": "resnet50", "subset": "in1000", "variant": variant, "eps": 0.0, "seed": 0}
@@ -99,7 +99,7 @@ def test_a_recipe_of_existing_models_opens_with_the_correlation():
 
 
 @pytest.mark.parametrize("true_r", [0.99, 0.9, 0.5, -0.7])
-def test_the_correlation_is_that_of_the_fabricated_log_odds(true_r: float):
+def test_the_correlation_is_that_of_the_made_up_log_odds(true_r: float):
     rng = np.random.default_rng(5)
     source, noise = rng.normal(size=16), rng.normal(size=16)
     source = (source - source.mean()) / source.std()
@@ -115,7 +115,7 @@ def test_the_correlation_is_that_of_the_fabricated_log_odds(true_r: float):
     )
 
 
-def test_one_model_ahead_of_its_targets_does_not_empty_a_correlation():
+def test_a_model_with_more_targets_than_others_is_correlated_on_shared_targets():
     results = study(LINE)
     ahead = adopted("timm/ahead", sigmoid(1.7))
     results = [
@@ -128,7 +128,7 @@ def test_one_model_ahead_of_its_targets_does_not_empty_a_correlation():
     assert row.r == pytest.approx(1, abs=1e-4)
 
 
-def test_one_model_late_is_named_and_left_out():
+def test_models_without_all_targets_or_accuracy_are_named_and_left_out():
     results = study(LINE)
     late = adopted("timm/late", sigmoid(1.0))
     unknown = adopted("timm/unknown", None)
@@ -141,7 +141,7 @@ def test_one_model_late_is_named_and_left_out():
     assert "2 more are left out" in text and "timm/late and timm/unknown." in text
 
 
-def test_weights_tags_and_libraries_of_one_architecture_are_one():
+def test_an_architecture_counts_once_with_any_weights_tag_or_library():
     results = study(LINE)
     for name in ("torchvision/net0@IMAGENET1K_V2", "timm/net1.a1_in1k", "net2"):
         model = adopted(name, 0.9)
@@ -167,7 +167,7 @@ def test_training_from_scratch_has_a_correlation_and_no_ranking():
 
 
 def test_wins_are_counted_once_per_architecture_and_target():
-    """Of 9 architectures on 4 targets, full loses on three models' first target."""
+    """Of the 36 pairs of architecture and target, full loses 3 and ties 1; variants add none."""
     pairs = {"torchvision/resnet50": (0.0, 0.0), **LINE}
     results = []
     for index, (name, (source, target)) in enumerate(pairs.items()):
@@ -200,7 +200,7 @@ def test_few_architectures_have_neither_wins_nor_a_correlation():
     assert found.associations == [] and found.signs == []
 
 
-def test_times_in_the_top_five_are_of_knn_and_not_of_a_method():
+def test_times_in_the_top_five_are_counted_by_knn_scores():
     results = fakes.model_zoo(num_models=8, noise=0.02)
     found, _ = fakes.analyzed(results)
     _, scores = fakes.rows_of(results)

@@ -1,4 +1,7 @@
-"""The table of equal numbers of images, against means computed by hand."""
+"""The table of budgets: fewer classes against fewer images per class at equal numbers of images.
+
+Published numbers are those of Huh et al. 2016.
+"""
 
 import pytest
 
@@ -13,7 +16,7 @@ SCORES = {"classes": (0.70, 0.60, 0.50), "examples": (0.68, 0.62, 0.40)}
 
 
 def study(kinds=("classes", "examples")):
-    """Two seeds, 0.02 above and below the score."""
+    """Make a recipe and results of two seeds, 0.02 above and below SCORES."""
     recipe = make_recipe(
         eps=(0.0,),
         seeds=(0, 1),
@@ -85,7 +88,7 @@ def test_one_kind_of_budget_has_no_table():
         ("voc2007", {"classes": [None] * 3, "examples": [None] * 3}),
     ],
 )
-def test_huhs_pascal_numbers_are_of_detection_only(target, published):
+def test_published_pascal_numbers_are_shown_for_detection_only(target, published):
     recipe, results = study()
     results = [
         result.model_copy(update={"axes": {**result.axes, "target": target}})

@@ -1,4 +1,4 @@
-"""Error rates of comparisons under simulated nulls, and the unit that they use."""
+"""Error rates of comparisons in simulated studies without an effect, and their unit."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,10 +91,10 @@ def test_the_whole_comparison_rarely_finds_effects_in_null_studies() -> None:
     assert sum(row.is_clear for row in studies) <= 33
 
 
-def test_simulated_rates_hold_for_what_is_printed_and_fail_for_what_is_not() -> None:
+def test_simulated_error_rates_are_nominal_for_printed_procedures_only() -> None:
     lines = list(calibrations(150, procedures=("subset, eps or variant", "the same, t over")))
     for line in lines:
-        if line.is_printed:  # six standard errors of 5 % in 150 studies are 10.7 %
+        if line.is_printed:  # 5 % in 150 studies has a standard error of 1.8 %
             assert line.false_positives is None or line.false_positives < 0.12, line
             assert line.coverage is None or line.coverage > 0.88, line
     over_targets = [line for line in lines if line.procedure == "the same, t over targets"]
@@ -118,7 +118,9 @@ def test_one_sample_test_equals_scipy() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_images_of_one_pretrained_model_are_nested_in_it(tmp_path: Path, seeds: int) -> None:
+def test_a_test_over_images_has_the_pretrained_model_as_its_unit(
+    tmp_path: Path, seeds: int
+) -> None:
     rows = study(lambda name, seed, target: 0.7, seeds)
     rows = [row for row in rows if row.target == "pets"]
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Steps to 90 % of the final odds, against curves in closed form."""
+"""Numbers of steps until 90 % of the final odds, for curves in closed form."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_pretrained_and_random_networks_are_compared_by_the_ratio_of_steps():
     assert text.startswith("full_steps reaches 90 % of its final odds in 6.7 times fewer steps")
 
 
-def test_one_length_has_no_convergence():
+def test_one_number_of_steps_has_no_convergence():
     model = fakes.stage("adopt", {"model": "timm/a"}, {"arch": "timm/a"})
     single = [row for row in curve(0.5, "full_steps", "full", model) if row.axes["steps"] == 100]
     found, _ = fakes.analyzed([model, *single])

@@ -1,11 +1,11 @@
-"""Measures that select the settings of a grid, on grids whose best settings are known."""
+"""Cheap measures of a target that select settings of a grid, on grids with a known best setting."""
 
 import pytest
 
 from harness.report.data.records import GridRow, ScoreRow
 from harness.report.stats.fit_measures import ONE_FOR_ALL, FitMeasure, fit_measures
 
-BEST = {"a": 0, "b": 0, "c": 1, "d": 1}  # target -> its best number of new blocks
+BEST = {"a": 0, "b": 0, "c": 1, "d": 1}  # target -> its best `reinit_last`
 USEFUL, USELESS = (
     {"a": 0.1, "b": 0.2, "c": 0.8, "d": 0.9},
     {"a": 0.1, "c": 0.2, "b": 0.8, "d": 0.9},
@@ -53,7 +53,7 @@ def test_a_measure_that_groups_targets_by_their_best_setting_finds_it() -> None:
     assert found["useful"] == FitMeasure("l2sp", "useful", 4, 4, 0.0)
     assert found["useless"].times_found == 0
     assert found["useless"].mean_loss == pytest.approx(0.2)
-    # Without a target, the other setting has the higher mean.
+    # If a target is left out, the mean of the others selects the setting that is worse for it.
     assert found[ONE_FOR_ALL].times_found == 0
     assert next(iter(found)) == "useful"
 

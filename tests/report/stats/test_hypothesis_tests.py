@@ -24,7 +24,7 @@ def test_logit_stays_finite_and_is_monotone():
 
 
 def test_errors_ignore_the_difficulty_of_datasets():
-    """Adding a constant to a dataset changes no error; the factor is that of Morey's equation."""
+    """Adding a constant to a dataset's scores changes no error. 5 / 4 is Morey's factor."""
     scores = RANDOM.normal(0, 1, (5, 12))
     found, shifted = (
         summaries.dataset_adjusted_means(scores),
@@ -118,7 +118,7 @@ def test_t_test_of_differences_and_its_limits():
 
 
 def test_holm_by_hand():
-    # Holm 1979's procedure.
+    # Holm (1979): the smallest p times 4, the next times 3, and so on, never decreasing.
     assert hypothesis_tests.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
         [0.03, 0.06, 0.06, 0.02]
     )
@@ -211,8 +211,8 @@ def test_sign_flips_of_many_class_sizes_agree_with_random_flips(
     assert hypothesis_tests.sign_flip_test(weighted) == pytest.approx(sampled, abs=4 * error)
 
 
-def test_sign_flips_give_p_below_that_of_any_number_of_permutations():
-    """Holm's adjustment for hundreds of tests needs p below 1e-4, the least of 10,000 draws."""
+def test_sign_flips_give_smaller_p_than_random_permutations_can():
+    """Holm's adjustment of hundreds of tests needs less than 1e-4, the least p of 10,000 draws."""
     weighted = np.tile(np.repeat(1 / np.arange(5, 45), np.arange(5, 45)), 2)
     weighted[::20] *= -1
     sd = math.sqrt((weighted**2).sum())
@@ -222,7 +222,7 @@ def test_sign_flips_give_p_below_that_of_any_number_of_permutations():
 
 @pytest.mark.parametrize("noise", [1.05, 1.3, 2.5])
 def test_map_permutations_equal_a_plain_loop(noise):
-    """The same permutations with the evaluation's 11-point precision give the same p."""
+    """A loop over the same permutations, with the evaluation's 11-point AP, gives the same p."""
     average_precision = pytest.importorskip("harness.train.average_precision")
     random = np.random.default_rng(int(noise * 100))
     labels = random.choice([-1, 0, 1], (50, 3), p=[0.6, 0.1, 0.3]).astype(np.int8)

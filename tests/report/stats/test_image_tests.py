@@ -1,4 +1,4 @@
-"""Tests on images, from files of predictions."""
+"""Statistical tests over test images, computed from the prediction files of stages."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ from tests.helpers import study_fakes as fakes
 def predictions(
     folder: Path, results: list[Result], right: Any, order: Any = None
 ) -> dict[str, Path]:
-    """Write files of predictions as transfer stages do; `right(result)`: bool [N]."""
+    """Write prediction files as transfer stages do, and return them by stage key.
+
+    Args:
+        right: result -> which images are classified correctly, bool [N].
+        order: result -> permutation of the images in its file; None for the same order in all.
+    """
     found = {}
     labels = np.arange(fakes.NUM_IMAGES, dtype=np.int32) % 7
     ids = np.arange(fakes.NUM_IMAGES, dtype=np.uint64) * 977
@@ -114,7 +119,7 @@ def test_unusable_files_are_not_tested(tmp_path: Path) -> None:
 
 
 def test_mean_average_precision_is_tested_from_saved_scores(tmp_path: Path) -> None:
-    """The evaluation writes the files; the difference equals that of its scores."""
+    """The test reads files of an evaluation; its difference is that of the evaluation's scores."""
     torch = pytest.importorskip("torch")
     from harness.train.average_precision import MultiLabelCounts
     from harness.train.predictions import FILE, save_arrays

@@ -20,7 +20,7 @@ Measured = dict[tuple[int, Condition], float]
 @pytest.mark.parametrize("degrees", [1, 2, 5, 9, 10, 11, 20, 200])
 def test_t_quantile_equals_scipy(degrees: int) -> None:
     stats = pytest.importorskip("scipy.stats")
-    # Six digits in the table; the series from ten degrees on is off by at most 7.5e-5.
+    # The table for 1 to 9 degrees has six digits. From 10 on, a series is used: error up to 7.5e-5.
     assert t_quantile_975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-4)
 
 
@@ -30,7 +30,9 @@ def test_interval_equals_scipy() -> None:
     found = seed_mean(values)
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert found.sd == pytest.approx(np.std(values, ddof=1))
-    assert found.half_width == pytest.approx((high - low) / 2, rel=1e-5)  # a table of six digits
+    assert found.half_width == pytest.approx(
+        (high - low) / 2, rel=1e-5
+    )  # the table of quantiles has six digits
     assert found.mean == pytest.approx((high + low) / 2)
 
 

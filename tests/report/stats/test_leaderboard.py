@@ -83,6 +83,6 @@ def test_p_next_is_the_sign_test_of_direct_matches(won: int) -> None:
 
 
 def test_a_higher_strength_without_direct_wins_is_not_ahead() -> None:
-    """Model `a` has 4 + 57 wins, `b` has 15 + 45, of which 15 are against `a`."""
+    """Model `a` has 4 wins against `b` and 57 others; `b` has 15 wins against `a` and 45 others."""
     first, second, *_ = ranking_of(np.where(np.arange(19) < 15, 0.95, 0.05))
     assert (first.model, second.model, first.p_next) == ("a", "b", 1.0)

@@ -1,4 +1,4 @@
-"""Controls of predictors: size alone, accuracy alone, correlation given size, families."""
+"""Controls of predictors: size or accuracy alone, correlation given size, families left out."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ NETWORKS += ("densenet161", "regnety_016")
 GENERATOR = np.random.default_rng(0)
 SIZES = np.array([12, 26, 60, 86, 300, 8, 29, 11], float) * 1e6
 ACCURACY = 0.5 + 0.02 * np.log(SIZES / 1e6) + GENERATOR.normal(0, 0.01, 8)
-SCORE = np.log(SIZES) + GENERATOR.normal(0, 0.2, 8)  # follows size, nothing else
+SCORE = np.log(SIZES) + GENERATOR.normal(0, 0.2, 8)  # size and noise
 UNKNOWN = np.full(8, np.nan)
 IDS = tuple(ModelId(f"timm/{name}", "", "", "", 0.0) for name in NETWORKS)
 
@@ -51,7 +51,7 @@ def rows_by_name(**more: np.ndarray) -> dict[str, PredictorRow]:
     return {row.predictor: row for row in predictor_rows(score_rows(), {"full": matrix(**more)})}
 
 
-def test_size_alone_and_accuracy_alone_have_rows_of_their_own():
+def test_size_and_accuracy_are_predictors_with_a_row_each():
     rows = rows_by_name()
     assert set(rows) == {"logme", PARAMETERS, IMAGENET_ACCURACY}
     assert rows[PARAMETERS].spearman == pytest.approx(scipy_stats.spearmanr(SIZES, ACCURACY)[0])
@@ -61,7 +61,7 @@ def test_size_alone_and_accuracy_alone_have_rows_of_their_own():
     assert {row.predictor for row in own} == {PARAMETERS, "source accuracy"}
 
 
-def test_the_correlation_given_size_is_that_of_three_correlations():
+def test_the_correlation_given_size_follows_from_three_correlations():
     """r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))."""
     row = rows_by_name()["logme"]
     xy, xz, yz = (
@@ -74,16 +74,16 @@ def test_the_correlation_given_size_is_that_of_three_correlations():
     )
     expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
     assert row.partial_given_size == pytest.approx(expected)
-    assert abs(row.partial_given_size) < row.pearson  # the score follows size, and little else
+    assert abs(row.partial_given_size) < row.pearson  # the score mainly follows size
     assert rows_by_name()[PARAMETERS].partial_given_size is None
     assert rows_by_name(sizes=UNKNOWN)["logme"].partial_given_size is None
     assert PARAMETERS not in rows_by_name(sizes=UNKNOWN)
     assert math.isnan(summaries.partial_correlation(np.log(SIZES), ACCURACY, np.log(SIZES)))
 
 
-def test_a_predictor_that_rests_on_one_family_is_seen_without_it():
+def test_the_lowest_correlation_without_one_family_is_reported():
     values = ACCURACY.copy()
-    values[[5, 6, 7]] = ACCURACY[[5, 6, 7]][::-1]  # wrong among densenets and the regnet
+    values[[5, 6, 7]] = ACCURACY[[5, 6, 7]][::-1]  # wrong order of the densenets and the regnet
     (row,) = [
         row
         for row in predictor_rows(score_rows(values), {"full": matrix()})
@@ -108,7 +108,7 @@ def test_a_predictor_that_rests_on_one_family_is_seen_without_it():
         ("101", "101"),
     ],
 )
-def test_families_are_the_first_word_of_a_network(network: str, family: str):
+def test_a_family_is_the_beginning_of_a_networks_name(network: str, family: str):
     assert family_of(network) == family
 
 
@@ -125,7 +125,7 @@ def test_the_table_shows_the_controls():
 
 @pytest.mark.parametrize("num_values", [3, 12, 10_000])  # many ties, some, none
 @pytest.mark.parametrize("num_models", [8, 40, 700])
-def test_correlations_without_each_group_are_those_of_the_models_left(
+def test_correlations_without_each_group_are_those_of_the_remaining_models(
     num_models: int, num_values: int
 ):
     chance = np.random.default_rng(num_models + num_values)
@@ -148,7 +148,7 @@ def test_a_ranking_that_is_constant_without_a_group_has_no_correlation():
 
 
 def test_a_sentence_does_not_read_as_if_accuracy_only_ranked_models():
-    """`ImageNet accuracy only ranks 8 models` would be another statement."""
+    """`ImageNet accuracy only ranks 8 models` would mean something else."""
     rows = [replace(row, target=name) for row in predictor_rows([], {"full": matrix()})
             for name in ("pets", "cars", "food")]  # fmt: skip
     both = fakes.analyzed([])[0]

@@ -1,4 +1,4 @@
-"""Models compared by their kind of training: against scipy, and against a plain mean."""
+"""Comparison of models by their kind of training, against scipy and plain means."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,10 @@ NETWORKS = ["resnet50", "resnet18", "vit", "resnet50", "resnet50", "swin"]
 
 
 def rows(gain: float, kinds: list[str] = KINDS) -> tuple[list[TransferRow], np.ndarray]:
-    """Scores of six models on three targets; self-supervised ones are higher by a gain in logits."""
+    """Return rows of six models on three targets, and the mean logit of each model.
+
+    `gain` is added to the logits of self-supervised models.
+    """
     random = np.random.default_rng(3)
     logits = random.normal(0.5, 0.05, (6, 3)) + gain * (np.array(kinds) == KINDS[-1])[:, None]
     scores = np.round(10_000 / (1 + np.exp(-logits))) / 10_000
@@ -48,7 +51,7 @@ def test_a_clear_difference_agrees_with_scipy():
     found = other.difference
     assert found is not None and (found.low, found.high) == pytest.approx(interval, abs=1e-6)
     assert other.best == f"m{3 + means[3:].argmax()}"
-    # resnet50 is the only architecture of both.
+    # Only resnet50 has models of both kinds.
     assert other.num_networks == 1
     assert other.within_networks == pytest.approx(means[3:5].mean() - means[0], abs=1e-9)
     assert about_training(groups(made)) == (
@@ -66,6 +69,6 @@ def test_equal_kinds_show_no_clear_difference():
 def test_models_of_one_kind_or_of_unknown_kinds_are_not_compared():
     assert groups(rows(1.0, ["supervised"] * 6)[0]) == []
     assert groups(rows(1.0, [""] * 6)[0]) == []
-    # One model is no group with an interval.
+    # A group of one model has no interval.
     _, other = groups(rows(1.0, ["supervised"] * 5 + ["self-supervised"])[0])
     assert other.difference is None and about_training([other]) == ""

@@ -1,4 +1,4 @@
-"""The opening sentences for numbers with a known answer, and the claims they must not make."""
+"""The sentences that open a report: right for numbers with a known answer, and never overstated."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -126,7 +126,7 @@ def test_a_gain_that_remains_is_reported() -> None:
 
 
 def test_wide_intervals_are_not_interpreted() -> None:
-    """The masked gain is as large but not clear, so the text must not name a cause."""
+    """The gain is equal with and without masking and not clear, so the text names no cause."""
     gains = {0: 0.010, 1: 0.020, 2: 0.030}
     unmasked = accuracy_rows(
         lambda subset, seed: 0.7 + (gains[seed] + 0.02 if subset == "minus20" else 0),
@@ -290,7 +290,7 @@ def controlled_rows(*, robust: Sequence[str] = ("in1000", "in900", "in800")) -> 
 
 
 def without_widths(text: str) -> str:
-    assert "± 0.0 " not in text  # the widths are far below 0.1 points
+    assert "± 0.0 " not in text  # widths are below 0.1 points, so they have more decimals
     return re.sub(r" ± 0\.0\d+ points", " points", text)
 
 
@@ -349,7 +349,7 @@ def test_every_control_is_compared_at_equal_numbers_of_images() -> None:
     )
 
 
-def test_with_equal_numbers_of_classes_the_fewest_images_open() -> None:
+def test_with_equal_numbers_of_classes_the_subset_with_the_fewest_images_is_first() -> None:
     rows = [replace(row, num_classes=1000) for row in controlled_rows()]
     about_size, *_ = answers([], rows, effects([], rows))
     assert about_size.startswith(

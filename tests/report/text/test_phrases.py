@@ -98,7 +98,9 @@ def test_zero_has_no_sign() -> None:
         (1.2, 0, "120"),
     ],
 )
-def test_only_all_is_printed_as_100_percent(fraction: float, decimals: int, text: str) -> None:
+def test_a_fraction_below_one_is_not_printed_as_100_percent(
+    fraction: float, decimals: int, text: str
+) -> None:
     assert percent(fraction, decimals) == text
 
 
@@ -113,5 +115,7 @@ def test_only_all_is_printed_as_100_percent(fraction: float, decimals: int, text
         (-1.0, 2, "−1.00"),
     ],
 )
-def test_only_an_exact_correlation_is_printed_as_1(value: float, decimals: int, text: str) -> None:
+def test_a_correlation_below_one_is_not_printed_as_1(
+    value: float, decimals: int, text: str
+) -> None:
     assert correlation(value, decimals) == text

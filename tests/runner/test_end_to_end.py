@@ -1,7 +1,8 @@
-"""A complete run on tiny images, interrupted and killed at random points.
+"""Run a small recipe to its end although its processes are killed at random moments.
 
-Executor and workers are killed. The run ends with the same files as an undisturbed one, byte for
-byte. The long form uses the demo, scaled down:
+Executors and workers are killed with SIGKILL, and one executor is interrupted with Ctrl-C. The
+final files must equal those of an undisturbed run, byte for byte. The long form of the test uses
+the demo recipe with one epoch per training, and disturbs it 20 times:
 
     pytest tests/runner/test_end_to_end.py --kill-demo 20 --timeout 3600
 """
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """Recipe to run, its matrix, and the folder to run it in."""
+    """A recipe, the folder to run it in, and how often to disturb the run."""
 
     folder: Path
     recipe: str
@@ -83,7 +84,7 @@ class Case:
         return self.expand(name, self.overrides)
 
     def expand(self, recipe: str | Path, overrides: list[str]) -> Matrix:
-        """Expand a recipe as `harness run` does, which reads the raw images' listing."""
+        """Expand a recipe as `harness run` does; keys depend on the list of raw images."""
         folders = Folders(
             data=self.folder / "quiet-data",
             raw=self.folder / "raw",
@@ -196,12 +197,14 @@ def test_an_interrupted_and_killed_run_ends_with_the_same_files(case: Case, quie
 
 
 def disturb(case: Case, rng: random.Random) -> tuple[dict[str, tuple[int, int]], set[int]]:
-    """Run to the end, with SIGKILL of executor, workers or both, and finally a Ctrl-C.
+    """Run the recipe to its end, and disturb it after random numbers of finished stages.
 
-    The points are spread over the stages.
+    The last disturbance sends Ctrl-C (SIGINT) to the executor. All earlier ones send SIGKILL to
+    the executor, to a worker, or to both. If the executor ends, the same command is started again.
 
     Returns:
-        Inode and time of each result when it first appeared, and the pids of all processes.
+        Inode and modification time (ns) of each result when it was first seen, by stage key, and
+        the pids of all executors and workers.
     """
     stages, runs = case.matrix.stages, case.folder / "disturbed"
     points = sorted(rng.uniform(0, len(stages) - 1) for _ in range(case.num_disturbances))
@@ -246,13 +249,13 @@ def disturb(case: Case, rng: random.Random) -> tuple[dict[str, tuple[int, int]],
 
 
 def written(record: Path) -> tuple[int, int]:
-    """Return inode and modification time, which differ after each write."""
+    """Return inode and modification time (ns), which differ after each write."""
     stat = record.stat()
     return stat.st_ino, stat.st_mtime_ns
 
 
 def numbers(matrix: Matrix, runs: Path) -> dict[str, Any]:
-    """Return the metrics of every stage without those that measure time."""
+    """Return the metrics of every stage, without measured times."""
     metrics = {}
     for stage in matrix.stages:
         record = result.load(stage.folder(runs))

@@ -1,4 +1,7 @@
-"""Executor and local launcher, with stages that sleep, fail and die: order, retries, no orphans."""
+"""Executor and local launcher: order of stages, retries, and no process left after the end.
+
+The stages are fakes that sleep, fail or are killed, as their config demands.
+"""
 
 import json
 import signal
@@ -58,7 +61,7 @@ def test_the_longest_path_starts_first(folders, make, journal):
 
 
 class OneAtATime:
-    """Launcher whose running stages end one after another, without work."""
+    """Launcher that runs no code: each `wait` reports the oldest running stage as done."""
 
     def __init__(self, num_slots: int, folders: Folders) -> None:
         self.num_slots, self.running = num_slots, []
@@ -188,7 +191,7 @@ def test_lost_workers_and_exhausted_memory_are_retried_in_the_same_run(folders, 
 
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_a_stage_that_requires_a_new_process_gets_one(folders, make, is_masked):
-    """Also if closing something raises after it, as CUDA does in a broken context."""
+    """This works even if cleanup raises another exception, as CUDA does in a broken context."""
     stage = make("broken", restart_times=1, masked=is_masked)
     run = execute(matrix_of(stage), folders)
     assert not run.failed
@@ -202,7 +205,7 @@ def test_a_stage_that_requires_a_new_process_gets_one(folders, make, is_masked):
 
 
 def test_a_preempted_stage_saves_and_resumes_in_the_same_run(folders, make, journal):
-    """Preemption ends the worker but not the run, any number of times."""
+    """Preemptions end the worker, are not limited by `max_retries`, and do not end the run."""
     stage = make("preempted", sleep_s=1.5)
     folder = stage.folder(folders.runs)
     with local.open(settings_for(folders)) as launcher:
@@ -245,7 +248,7 @@ def test_a_result_records_its_environment(folders, make):
 
 
 def test_deleted_outputs_are_recomputed_only_for_stages_that_need_them(folders, make, journal):
-    """`pretrain` writes model.pt; its fake does not, as if someone had deleted the file."""
+    """The fake `pretrain` stage writes no model.pt, as if someone had deleted the file."""
     model = make("model", kind="pretrain")
     user = make("user", model)
     folder = model.folder(folders.runs)
@@ -281,7 +284,7 @@ def test_two_runs_at_once_run_each_stage_once(folders, make, journal, tmp_path):
 
 
 def test_a_recent_failure_of_another_run_is_not_retried(folders, make, journal):
-    """Not even if it failed between this run's check and the start of its worker."""
+    """This includes a failure after this run checked the stage and before its worker started."""
     stage = make("failed")
     folder = stage.folder(folders.runs)
     began_at = begin(folders)

@@ -54,7 +54,7 @@ def worker(
 
 
 def run_stage(stage: Stage, worker: ForkedWorker, tmp_path: Path) -> dict:
-    """Run the stage in that worker and return its metrics."""
+    """Run the stage in the worker and return its metrics."""
     folder = stage.folder(tmp_path / "runs")
     prepare(stage, folder)
     worker.stdin.write(request_line(folder, shares_gpu=False))
@@ -64,7 +64,7 @@ def run_stage(stage: Stage, worker: ForkedWorker, tmp_path: Path) -> dict:
 
 
 def test_waiting_for_a_process_that_does_not_end_has_a_limit():
-    """This happens after SIGKILL of a process that waits for a file server."""
+    """A process that waits for a file server may not end for long after SIGKILL."""
     process = subprocess.Popen(["sleep", "600"])
     try:
         assert wait_for_killed(process, limit_s=0.05) is None
@@ -108,7 +108,7 @@ def test_a_killed_worker_keeps_its_pid_until_it_is_reaped(server, tmp_path):
     assert Path(f"/proc/{started.pid}/stat").read_text().split()[2] == "Z"
     assert started.wait() == -signal.SIGKILL
     assert not Path(f"/proc/{started.pid}").exists()
-    run_stage(a_stage(tmp_path, "stage"), other, tmp_path)  # from here on it handles signals
+    run_stage(a_stage(tmp_path, "stage"), other, tmp_path)  # after this, the worker handles SIGTERM
     other.send_signal(signal.SIGTERM)
     assert other.wait() == 75
 
@@ -126,7 +126,7 @@ def test_a_worker_has_its_own_environment(server, tmp_path):
 
 
 def test_a_fork_that_cannot_use_cuda_executes_a_new_interpreter(server, tmp_path):
-    """The process and its pipes stay the same. Workers without a GPU are not affected."""
+    """The pid and the pipes stay the same. Workers without a GPU stay forks."""
 
     def command(of: ForkedWorker) -> str:
         return Path(f"/proc/{of.pid}/cmdline").read_text().replace("\0", " ")
@@ -171,7 +171,7 @@ def test_the_server_ends_with_its_launcher(tmp_path):
 
 
 def test_without_a_server_workers_are_spawned(tmp_path):
-    """Running workers continue after the server is killed; the next worker is a new process."""
+    """Workers continue after the server is killed; the next worker is a new interpreter."""
     first, second = (
         a_stage(tmp_path, "first", sleep_s=0.5),
         a_stage(tmp_path, "second", kind="evaluate"),
@@ -188,7 +188,7 @@ def test_without_a_server_workers_are_spawned(tmp_path):
 
 
 def test_importing_all_stages_does_not_initialize_cuda():
-    """Otherwise no fork could use CUDA: torch refuses it after the first query in the parent."""
+    """Otherwise torch would refuse CUDA in each fork, because its parent has initialized CUDA."""
     code = (
         "import importlib, os, sys\nfrom writers import names\n"
         "for name in names.names('harness.stages'):\n"

@@ -1,4 +1,7 @@
-"""Stages that share a GPU: measurement of their use, and which may join. Needs no GPU."""
+"""Stages that share a GPU: how their GPU use is measured, and which stages may start together.
+
+The tests need no GPU.
+"""
 
 import argparse
 import io
@@ -38,7 +41,17 @@ def a_stage(method: str, seed: int = 0) -> Stage:
 
 
 def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: float | None) -> Path:
-    """Save a result with this GPU use, without the context's 0.7 GB; return the stage's folder."""
+    """Save a result of the stage with the given GPU use.
+
+    Args:
+        folders: runs folder to save it in.
+        stage: stage of the result.
+        gigabytes: peak memory, without the 0.7 GB of a CUDA context that the harness adds.
+        busy: utilization of the GPU, 0 to 1.
+
+    Returns:
+        The folder of the stage.
+    """
     folder = stage.folder(folders.runs)
     result.save(
         result.Result(
@@ -61,6 +74,7 @@ def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: floa
 
 
 def occupy(launcher: local.LocalLauncher, *stages: Stage) -> None:
+    """Mark the first slots as running these stages, and the other slots as free."""
     for index, slot in enumerate(launcher.slots):
         slot.running, slot.resource_key = (
             (Path("busy"), resource_key(stages[index])) if index < len(stages) else (None, ())
@@ -68,11 +82,11 @@ def occupy(launcher: local.LocalLauncher, *stages: Stage) -> None:
 
 
 def test_stages_share_a_gpu_once_one_of_their_kind_was_measured(launcher, folders):
-    """Limited by memory here: 10, 20 and an unknown number of gigabytes, on 40."""
+    """Here memory is the limit: the stages take 10, 20 and unknown gigabytes of the GPU's 40."""
     small, large, unknown = map(a_stage, ("small", "large", "unknown"))
     measured(folders, small, 9, 0.1)  # in an earlier run
     measured(folders, large, 19, 0.1)
-    for running, has_room in (
+    for running, has_room in (  # "s", "l": the small or the large stage may start
         ((), "sl"),
         ((small,), "sl"),
         ((small, small), "s"),
@@ -85,7 +99,7 @@ def test_stages_share_a_gpu_once_one_of_their_kind_was_measured(launcher, folder
             "s" in has_room,
             "l" in has_room,
         ], running
-        assert launcher.can_start(unknown) == (not running), "the first of its kind is alone"
+        assert launcher.can_start(unknown) == (not running), "the first stage of its kind must run alone"
     occupy(launcher, small)
     launcher.sharing.learn(resource_key(unknown), measured(folders, unknown, 1, 0.1))
     assert launcher.can_start(unknown)
@@ -144,7 +158,7 @@ def test_the_largest_use_of_a_kind_counts(folders):
 
 
 def shares_gpu_of(launcher: local.LocalLauncher, *stages: Stage) -> list[bool]:
-    """Start stages in turn and return shares_gpu of the requests that the workers receive."""
+    """Start stages in turn; return `shares_gpu` of each request that a worker receives."""
     record = []
     for slot in launcher.slots:
         slot.process, slot.running = (

@@ -1,4 +1,4 @@
-"""Inputs that decide results are part of the keys: raw images, weights and class lists."""
+"""Stage keys depend on the content of input files: raw images, weights and class lists."""
 
 import os
 import shutil
@@ -110,7 +110,7 @@ def test_changed_images_change_the_keys_of_everything_made_from_them(
     assert keys(inputs.expand_accepted(load.read("small.yaml"), folders.runs)) == then
     finish(folders, planned.matrix)
     assert not plan(folders).changes and keys(plan(folders).matrix) == now
-    # The first images again: their results are valid again.
+    # After the first images are restored, their results are valid again.
     shutil.rmtree("raw")
     shutil.copytree("kept", "raw", copy_function=shutil.copy2)
     assert keys(plan(folders).matrix) == then
@@ -127,7 +127,7 @@ def test_new_times_and_files_that_no_reader_uses_change_nothing(folders: Folders
     planned = inputs.plan(load.read("small.yaml"), folders, lambda *counts: read.append(counts))
     assert not planned.changes and keys(planned.matrix) == keys(before)
     assert [files for files, _ in read] == [8, 16]
-    # The new times are known now: nothing is read again.
+    # The new modification times are recorded now, so no file is read again.
     inputs.plan(load.read("small.yaml"), folders, lambda *counts: pytest.fail("read again"))
 
 
@@ -160,15 +160,15 @@ def test_an_archive_is_compared_by_its_bytes(folders: Folders):
     assert [item.num_stages for item in plan(folders).changes] == [2]
 
 
-def test_a_beton_of_other_images_is_not_kept(folders: Folders):
+def test_a_beton_of_replaced_images_is_written_again(folders: Folders):
     matrix = plan(folders).matrix
     finish(folders, matrix)
     written = {file: file.read_bytes() for file in folders.data.rglob("*.beton")}
-    shutil.rmtree(folders.runs)  # with all records
+    shutil.rmtree(folders.runs)  # also deletes the records of the first images
     for file in folders.raw.rglob("*.bmp"):
         save(file, 9)
     again = plan(folders).matrix
-    assert keys(again) == keys(matrix)  # nothing is known about the first images
+    assert keys(again) == keys(matrix)  # the first images are not recorded anywhere
     finish(folders, again)
     assert all(file.read_bytes() != content for file, content in written.items())
 

@@ -95,7 +95,7 @@ def test_a_damaged_stage_json_is_rewritten(folders, make):
 
 
 def test_a_stage_json_of_another_folder_is_refused(folders, make, tmp_path):
-    """When the worker is started by hand; the executor would rewrite the file first."""
+    """Only a worker that is started by hand meets such a file: the executor rewrites it first."""
     stage, other = make("edited"), make("other")
     folder = stage.folder(folders.runs)
     folder.mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_a_full_disk_fails_its_stage_but_not_the_run(folders, make, journal):
 
 
 def test_a_file_in_the_way_of_a_folder_is_named(folders, make, journal):
-    """A file has the name of a stage's folder: only that stage fails."""
+    """If a file has the name of a stage's folder, only that stage fails."""
     stage, other = make("refused"), make("other")
     folder = stage.folder(folders.runs)
     folder.parent.mkdir(parents=True)

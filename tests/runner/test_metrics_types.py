@@ -1,4 +1,4 @@
-"""Results that somebody edited are refused by file and field, and reports leave them out."""
+"""Edited results are refused with an error that names file and field; reports omit them."""
 
 import html
 import json
@@ -23,7 +23,7 @@ HUGE = "1e999"  # is parsed as infinity
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Matrix, Path]:
-    """The demo's stages and a folder with a made-up result of each."""
+    """Return the demo's matrix, and a runs folder with a made-up result of each stage."""
     matrix, runs = expand(read("demo")), tmp_path_factory.mktemp("runs")
     write_results(matrix.stages, runs, with_predictions=True)
     return matrix, runs
@@ -65,7 +65,7 @@ def set_to(*place: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], None], written: Path | None = None) -> None:
-    """Change a record as a text editor does: `HUGE` is written as a number."""
+    """Change a result file as a text editor could: `HUGE` becomes a number, not a string."""
     record = json.loads(file.read_text())
     change(record)
     text = re.sub(rf'"(-?{HUGE})"', r"\1", json.dumps(record), flags=re.IGNORECASE)

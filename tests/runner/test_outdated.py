@@ -74,7 +74,7 @@ def outdated_stages(matrix: Matrix, folders: Folders) -> list[tuple[str, str, st
 
 
 def with_config(matrix: Matrix, kind: str, change: dict[str, Any]) -> Matrix:
-    """The matrix as it would be with other defaults of one kind; stages of other kinds stay."""
+    """Return the matrix with changed settings of one kind, as if its defaults were different."""
     stages = tuple(
         replace(stage, config={**stage.config, "settings": {**stage.config["settings"], **change}})
         if stage.kind == kind
@@ -102,7 +102,7 @@ def test_settings_of_another_recipe_are_not_outdated(folders: Folders):
 
 
 def test_a_changed_need_is_distinguished_from_a_changed_setting(folders: Folders):
-    """The evaluation's own settings are equal; the model that it needs has others."""
+    """The settings of the evaluation are equal; those of the model that it needs differ."""
     matrix = plan()
     model = next(stage for stage in matrix.stages if stage.kind == "pretrain")
     other = replace(model, config={**model.config, "settings": {"epochs": 1}})

@@ -1,4 +1,4 @@
-"""Origin of a result: the saved recipe gives the same matrix, and hashes of inputs and outputs."""
+"""Provenance of results: the saved recipe has the same stages; inputs and outputs are hashed."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A result is complete or absent; damaged and foreign ones are refused by name."""
+"""Results are written completely or not at all; files that are no valid result are refused."""
 
 import json
 

@@ -40,9 +40,9 @@ def recipe(**changes: Any) -> Recipe:
 
 
 class InThisProcess:
-    """Launcher that finishes each stage at once.
+    """Launcher that saves a made-up result of each stage at once.
 
-    Models named in `broken` cannot be loaded. Shortlists are computed by their real code.
+    Only shortlist stages run their real code. Models named in `broken` cannot be loaded.
     """
 
     num_slots = 1
@@ -218,7 +218,8 @@ def test_a_report_distinguishes_skipped_from_missing_stages(folders: Folders):
     assert f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
 
 
-def test_ranks_by_hand():
+def test_models_are_ranked_by_mean_rank_over_targets():
+    """Equal scores share the mean of their ranks, as in scipy."""
     rows = shortlist.rank(
         {"a": {"x": 0.1, "y": 9.0}, "b": {"x": 0.3, "y": 5.0}, "c": {"x": 0.3, "y": 1.0}}
     )
@@ -235,6 +236,7 @@ def test_ranks_by_hand():
 
 
 def test_targets_without_any_score_do_not_count_and_others_exclude_a_model():
+    """A model is left out if it has no score on a target for which another model has one."""
     roles = {
         f"{model} on {target}": [model, target]
         for model in "ab"

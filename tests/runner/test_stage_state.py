@@ -1,4 +1,4 @@
-"""State of a stage whose folder another host holds."""
+"""State of a stage whose folder is leased by another host."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Stages in two processes: `harness run --gpus-per-stage 2` on the CPU, with interruptions."""
+"""Stages in two processes, as with `harness run --gpus-per-stage 2`, on the CPU."""
 
 import os
 import shutil
@@ -141,7 +141,7 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
 
 
 def test_exhausted_memory_in_one_process_is_retried(folders, make):
-    """All the while, the processes listen on the loopback address only."""
+    """The processes of the stage listen on the loopback address only."""
     stage = make("shared", kind="evaluate", no_room_in_rank=1, sleep_s=1)
     settings = settings_for(folders, gpus_per_stage=2, began_at=begin(folders))
     events: list[tuple[str, str]] = []
@@ -209,5 +209,5 @@ def answer(status: str, cause: str = "") -> dict[str, str]:
         ([], False, None),
     ],
 )
-def test_the_rank_that_failed_first_determines_the_status(answers, stop_requested, expected):
+def test_the_most_informative_answer_of_a_rank_determines_the_status(answers, stop_requested, expected):
     assert torchrun._combine(answers, 2, stop_requested) == expected

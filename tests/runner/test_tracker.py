@@ -1,4 +1,7 @@
-"""Trackers receive the numbers of results once, during a run; checked with their own readers."""
+"""Trackers (tensorboard, mlflow, wandb) receive each number once, while a recipe runs.
+
+The files of each tracker are read with its own package.
+"""
 
 import json
 import os
@@ -150,7 +153,7 @@ def test_stages_without_a_model_are_not_tracked_and_failures_are(tmp_path):
     assert recorder.calls[-1] == ("end", stage.name, False)
 
 
-def test_a_tracker_that_fails_is_reported_once_and_left_alone(tmp_path):
+def test_a_tracker_that_fails_is_reported_once_and_not_called_again(tmp_path):
     warnings: list[str] = []
     recorder = Recorder(fails=True)
     observer = tracking(recorder, tmp_path, warnings)
@@ -264,8 +267,12 @@ def test_mlflow_reads_the_curves(tmp_path, monkeypatch):
 
 
 def leveldb_records(content: bytes) -> Iterator[bytes]:
-    """Records of a log of LevelDB, as in wandb's files: blocks of 32 KiB, in which a record may be cut."""
-    place, record = 7, b""  # after wandb's own header
+    """Yield the records of a LevelDB log, the format of wandb's files.
+
+    The log consists of blocks of 32 KiB. A record that crosses blocks is split into parts. Each
+    part starts with 7 bytes: 4 of a checksum, 2 of its size, and 1 of its kind.
+    """
+    place, record = 7, b""  # the first 7 bytes are wandb's file header
     while place + 7 <= len(content):
         if 2**15 - place % 2**15 < 7:  # too short for a header: the rest of the block is empty
             place += 2**15 - place % 2**15
@@ -273,14 +280,14 @@ def leveldb_records(content: bytes) -> Iterator[bytes]:
         size, kind = struct.unpack("<HB", content[place + 4 : place + 7])
         record += content[place + 7 : place + 7 + size]
         place += 7 + size
-        if kind in (1, 4):  # whole, or last part
+        if kind in (1, 4):  # a record in one part, or the last part
             yield record
             record = b""
 
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb")
 def test_wandb_writes_its_files_offline(tmp_path):
-    """In a process of its own: wandb starts a service that ends with it."""
+    """A subprocess uses wandb, because wandb's service ends only with the process that uses it."""
     script = (
         "from pathlib import Path\n"
         "from tests.runner import test_tracker\n"

@@ -1,4 +1,4 @@
-"""A Slurm of one node on this machine, and skips without submitit."""
+"""Fixtures of the launchers' tests: a Slurm of one node, and a skip if submitit is missing."""
 
 import contextlib
 import os
@@ -91,7 +91,7 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 subprocess.run(["squeue", "-h"], capture_output=True).stdout
                 and time.monotonic() < deadline
             ):
-                time.sleep(0.2)  # steps that outlive slurmctld wait for it forever
+                time.sleep(0.2)  # otherwise job steps would wait for slurmctld forever
         finally:
             for daemon in reversed(daemons):
                 daemon.terminate()
@@ -99,14 +99,14 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _free_ports(num: int) -> list[int]:
-    """Return ports that are free now; another session may run its own Slurm."""
+    """Return ports that are free now: another test session may run a Slurm, too."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(num)]
         return [server.getsockname()[1] for server in sockets]
 
 
 def _start_munge(folder: Path) -> "subprocess.Popen[bytes]":
-    """Start munged with a key and a socket of its own."""
+    """Start munged, Slurm's authentication daemon, with a new key and a socket in `folder`."""
     key, munge_socket = folder / "munge.key", folder / "munge.socket"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)

@@ -200,7 +200,7 @@ def test_two_processes_of_a_stage_run_in_one_task(
 
 
 class Nodes:
-    """Stands in for the module ray on a cluster of nodes with these numbers of GPUs."""
+    """Fake of the module ray, for a cluster of nodes with these numbers of GPUs."""
 
     def __init__(self, *num_gpus: int) -> None:
         self.num_gpus = num_gpus
@@ -275,7 +275,7 @@ print(json.dumps({"gcs": gcs, "listening": sorted(listening)}))
 
 
 def test_without_an_address_ray_starts_a_cluster_on_loopback(cluster: Any, tmp_path: Path):
-    """Although another cluster runs on this machine, and the environment names it."""
+    """Another cluster on this machine is not used, even if RAY_ADDRESS names it."""
     ended = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address},

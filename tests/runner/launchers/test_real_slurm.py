@@ -1,6 +1,6 @@
-"""Slurm launcher on a real Slurm of one node.
+"""Slurm launcher on a real Slurm of one node, which the tests start.
 
-It is started if Debian's slurm-wlm and munge are installed; otherwise these tests are skipped.
+The tests are skipped unless Debian's slurm-wlm and munge are installed.
 """
 
 import os
@@ -53,7 +53,7 @@ def test_killed_and_preempted_jobs_of_an_array_are_retried(folders, make, journa
 
 @pytest.mark.usefixtures("needs_submitit", "real_slurm")
 def test_a_preempted_stage_is_retried(folders, make, journal, tmp_path):
-    """A job of a partition with priority takes its CPUs. Slurm sends SIGTERM, as scancel does."""
+    """A job of a partition with a higher priority takes its CPUs, and Slurm sends SIGTERM."""
     stage = make("preempted", sleep_s=4)
     urgent: list[str] = []
 
@@ -115,7 +115,7 @@ def test_stop_saves_running_jobs_and_cancels_pending_ones(folders, make, journal
 
 @pytest.mark.usefixtures("needs_submitit", "real_slurm")
 def test_a_job_requeued_after_its_result_ends_with_the_run(folders, make):
-    """A preempted job answers "stopped", and Slurm queues it again although nobody waits for it."""
+    """Slurm queues a preempted job again, even if the launcher no longer waits for it."""
     stage = make("requeued", sleep_s=60)
     folder = stage.folder(folders.runs)
     with slurm.open(settings_for(folders, 2, num_threads=1)) as launcher:
@@ -175,7 +175,7 @@ def test_unknown_jobs_of_the_run_are_cancelled(folders, make):
 
 @pytest.mark.usefixtures("needs_submitit", "real_slurm")
 def test_free_text_stays_text(tmp_path, make):
-    """Names with quotes, spaces and shell syntax, in one folder and in the job script."""
+    """Shell syntax, quotes and spaces in folder names and job options are never executed."""
     root = tmp_path / 'it\'s my "runs"; $HOME `id` $(id) & #x *?[a] ünï ☃' / "-dash"
     folders = Folders(root / "data", root / "raw", root / "runs")
     options = slurm.Options(

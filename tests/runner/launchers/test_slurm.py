@@ -176,7 +176,7 @@ def test_jobs_of_an_interrupted_submission_are_cancelled(folders, make, fake_slu
 
 @pytest.mark.usefixtures("needs_submitit")
 def test_stop_calls_few_commands_each_with_a_time_limit(folders, make, fake_slurm, monkeypatch):
-    """However many jobs there are, and even if Slurm does not respond."""
+    """The number of jobs does not matter, nor whether Slurm responds."""
     monkeypatch.setattr(_slurm_commands, "COMMAND_TIMEOUT_S", 0.2)
     with slurm.open(settings_for(folders, None)) as launcher:
         for index in range(slurm.MAX_JOBS):
@@ -209,7 +209,7 @@ def test_folders_that_slurm_misreads_are_refused(tmp_path, name):
     ],
 )
 def test_options_with_line_breaks_or_control_characters_are_refused(setting, message):
-    """A line break would add a line to the job script, and a comma other jobs to scancel."""
+    """A line break would add a line to the job script; a comma would let scancel end other jobs."""
     with pytest.raises(UserError, match=message):
         parse_options(slurm.Options, "slurm", [setting])
 

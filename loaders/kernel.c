@@ -1,11 +1,22 @@
 /* Decode, crop, resize and flip images into a batch: the same pixels as loaders/kernel_numba.py,
- * faster.
+ * but faster.
  *
- * A JPEG with a restart index is decoded here (native/planes.c): Huffman codes of the segments
- * under the crop, inverse DCT, upsampling and colors, each in the fastest instructions of the
- * processor. Other JPEGs go through libjpeg-turbo, whose Huffman decoder is replaced
- * (kernel_huffman.c, kernel_jpeg.c). native/resize.c resizes. No Python is called: threads run in
- * parallel, each with its own memory.
+ * Terms in all files of the kernel:
+ *     blob      the stored bytes of an image: a JPEG, a `dct` blob (writers/dct/blob.h), or RGB
+ *     segment   the entropy-coded data of a JPEG up to its next restart marker
+ *     index     a table after a JPEG with the size of each segment
+ *               (writers/jpeg/restart_index.py), by which segments can be decoded singly
+ *     crop      a box of a stored image, in pixels, which becomes one output image
+ *     part      the smallest box of whole segments that covers all crops and a margin
+ *     plane     decoded samples of one color component
+ *     level     a value from 0 to 255 of a pixel's color
+ *
+ * native/planes.c decodes JPEGs with an index: Huffman codes of the segments under the crops, and
+ * the inverse DCT. native/dct_planes.c does the same for `dct` blobs. native/picture.c upsamples
+ * chroma and converts colors. These loops use the fastest instruction set of the processor. Other
+ * JPEGs go through libjpeg-turbo, with our Huffman decoder if possible (kernel_huffman.c,
+ * kernel_jpeg.c). native/resize.c resizes. The kernel calls no Python, so its threads run in
+ * parallel; each has its own buffers.
  */
 
 #include "kernel.h"
@@ -26,12 +37,13 @@ void harness_free_pool(struct pool *pool) {
     free_pool(pool);
 }
 
-/* Make a batch of n images, each with crops_per_image boxes: those at `positions` of the file's
- * columns `offsets` to `heights`; positions may be NULL. loaders/kernel.py defines the contract;
- * an empty `table` is NULL here, and float16 values are bits. `interpolation`: see
- * native/resize.h. `shift` and `scale`, [3] each, compute what the table holds
- * (loaders/normalize.py), or are NULL. `isa`: see native/stages.h. Returns 0 if this processor has
- * no such instructions. */
+/* Make a batch of n images, with crops_per_image crops of each.
+ *
+ * Image i is row positions[i] of the columns `offsets` to `heights`, or row i if `positions` is
+ * NULL. loaders/kernel.py describes the other arguments; an empty `table` is NULL here, and float16
+ * values are passed as bits. `interpolation`: see native/resize.h. `shift` and `scale`, [3] each,
+ * are NULL unless they compute the values of `table` (loaders/normalize.py). `isa`: see
+ * native/stages.h. Returns 0 if this processor does not have the instruction set, otherwise 1. */
 __attribute__((visibility("default")))
 int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
                        const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,
@@ -49,9 +61,10 @@ int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *po
     return 1;
 }
 
-/* Decode n whole images as planes, uint8 [3, height, width] each, from `starts` [n] on in `output`,
- * mirrored if its flip is 1. The other arguments are those of harness_make_batch. Returns 0 if this
- * processor has no such instructions. */
+/* Decode n whole images as planes, uint8 [3, height, width] each.
+ *
+ * Image i begins at output[starts[i]] (bytes), and is mirrored if flips[i] is 1. The other
+ * arguments and the result are those of harness_make_batch. */
 __attribute__((visibility("default")))
 int harness_decode_whole(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
                          const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,

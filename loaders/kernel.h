@@ -1,4 +1,5 @@
-/* What the files of the C kernel share; kernel.c describes the kernel. */
+/* Types and functions shared by the files of the C kernel; kernel.c describes the kernel and its
+ * terms. */
 
 #ifndef HARNESS_KERNEL_H
 #define HARNESS_KERNEL_H
@@ -12,57 +13,79 @@ enum { VERSION = 6 };       /* as in kernel_c.py; raise both with each change of
 
 /* ---- kernel_huffman.c -------------------------------------------------------------------------------------------------- */
 
-enum { PADDING = 512 };     /* bytes after a segment: more than the codes of one block, whose reads are not checked singly */
-enum { NUM_LANES = 3 };     /* segments that are decoded at the same time */
-enum { LOOKUP_BITS = 10 };
-enum { SHORT_BITS = 11 };   /* of a code with its value: 97 % of those of a photograph at quality 90 */
-enum { END_RUN = 128 };     /* more than all zeros of a block */
+/* Zero bytes after a clean segment. A decoder checks only at the begin of a block that it is at
+ * most 8 bytes beyond the segment. The codes of one block then take at most 208 bytes (27 bits for
+ * DC, 63 * 26 for AC), and a read takes 8. */
+enum { PADDING = 512 };
+enum { NUM_LANES = 3 };     /* segments that native/lanes.c decodes at the same time */
+enum { LOOKUP_BITS = 10 };  /* longest Huffman code in huffman.lookup */
+/* Most bits of a code and its value in huffman.short_codes. In a photograph of quality 90, 97 % of
+ * the codes have at most 11. */
+enum { SHORT_BITS = 11 };
+/* run of an end-of-block code: larger than any run of zeros inside a block */
+enum { END_RUN = 128 };
 
+/* A Huffman code, and the value that follows it. */
 struct code {
-    uint8_t length;     /* of the code, 0 if it is longer than LOOKUP_BITS */
-    uint8_t total;      /* including the bits of the value after it */
-    uint8_t run;        /* zeros before the value */
-    uint8_t shift;      /* 64 minus the value's bits; 64: no value */
-    int32_t lowest;     /* value: those that begin with a 0 bit count from here */
+    uint8_t length;     /* bits of the code; 0 if the code has more than LOOKUP_BITS bits */
+    uint8_t total;      /* bits of the code and of the value after it */
+    uint8_t run;        /* zero coefficients before the value */
+    uint8_t shift;      /* 64 minus the bits of the value; 64 if no value follows */
+    /* added to the bits of a value that begin with a 0: 1 - 2^bits, as JPEG's EXTEND */
+    int32_t lowest;
 };
 
+/* Decoding tables of one Huffman table. */
 struct huffman {
-    /* Of AC codes, for the next SHORT_BITS bits: bits of a code with its value, 1 more than the zeros before the value in
-     * bits 8 to 15, the value in bits 16 to 31. At the end of a block END_RUN zeros before a 0. 0: code and value have more bits. */
+    /* Only for AC. The index is the next SHORT_BITS bits of the data. An entry is 0 if code and
+     * value together have more bits. Otherwise:
+     *     bits 0 to 7     bits of code and value
+     *     bits 8 to 15    1 + the number of zeros before the value
+     *     bits 16 to 31   the value, an int16
+     * An end-of-block code has END_RUN zeros and the value 0. */
     uint32_t short_codes[1 << SHORT_BITS];
-    struct code lookup[1 << LOOKUP_BITS];
-    uint32_t first_beyond[18];      /* of each length: the first code that is too large for it, in 16 bits */
-    int32_t offset[17];             /* from a code of this length to its symbol */
+    struct code lookup[1 << LOOKUP_BITS];   /* the index is the next LOOKUP_BITS bits */
+    /* For codes that `lookup` lacks: the next 16 bits are below first_beyond[n] if they begin with
+     * a code of n bits or fewer. */
+    uint32_t first_beyond[18];
+    /* [n] index of a symbol in `symbols`, minus its code of n bits */
+    int32_t offset[17];
     const uint8_t *symbols;
 };
 
+/* Reader of bits. */
 struct bits {
-    uint64_t word;              /* the next bits, from the highest down */
-    int count;                  /* how many of them are valid; more may be there */
-    const uint8_t *next;        /* byte to take after them */
+    uint64_t word;              /* the next bits, the first one highest */
+    int count;                  /* number of valid bits in `word` */
+    const uint8_t *next;        /* the byte that follows the valid bits */
 };
 
-/* Offsets of a segment's first byte and of the byte after its marker. */
+/* Offsets in a blob: the first byte of a segment, and the byte after the marker at its end. Both
+ * are 0 for a segment that no crop needs. */
 struct segment {
     uint32_t begin, end;
 };
 
-/* Coded data between two markers, and the blocks in it. */
+/* State of decoding the segments of one image. */
 struct entropy {
-    const uint8_t *jpeg, *jpeg_end;     /* begin of the blob; end of the possible coded data */
-    const struct segment *segments;     /* in order; NULL if they are contiguous */
-    int64_t num_segments, segment;      /* in the image, or with an index under the crop; next one */
+    const uint8_t *jpeg, *jpeg_end;     /* begin of the blob; upper limit of its coded data */
+    /* [num_segments], row by row; NULL without an index: found by their markers */
+    const struct segment *segments;
+    /* segments to decode (with an index: those of the part); number of the next one */
+    int64_t num_segments, segment;
     int64_t interval;                   /* MCUs in a segment */
-    int64_t num_mcus, mcus_done;        /* in all that is to be decoded */
-    int64_t mcus_left;                  /* in this segment */
-    size_t position;                    /* after the marker at the end of this one */
-    uint8_t *clean;                     /* this segment without the zeros stuffed after each 0xFF */
-    size_t clean_size;
+    int64_t num_mcus, mcus_done;        /* MCUs to decode; MCUs decoded */
+    int64_t mcus_left;                  /* MCUs left in the current segment */
+    /* offset in the blob after the marker of the current segment */
+    size_t position;
+    /* copy of the current segment without stuffed zeros (the byte 0 after each 0xFF) */
+    uint8_t *clean;
+    size_t clean_size;                  /* bytes; PADDING zeros follow */
     struct bits bits;
-    int predicted[MAX_COMPS_IN_SCAN];
-    struct huffman dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
-    struct code long_code;              /* the last one that was too long for the lookup */
-    jmp_buf *failed;
+    int predicted[MAX_COMPS_IN_SCAN];   /* DC of each component's last block */
+    struct huffman dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];    /* by number of libjpeg's table */
+    struct code long_code;              /* memory for the result of long_code() */
+    jmp_buf *failed;                    /* target of errors */
 };
 
 int make_tables(j_decompress_ptr codec, struct entropy *entropy);
@@ -77,14 +100,16 @@ struct decoder {
     struct jpeg_decompress_struct codec;
     struct jpeg_errors errors;
     struct entropy entropy;
+    /* copy of a JPEG's header whose image size is that of the part */
     uint8_t header[MAX_HEADER];
-    uint8_t *more_clean[NUM_LANES - 1];     /* as entropy.clean, of the other segments that are decoded at the same time */
-    struct segment *segments;   /* room for the segments of the longest blob */
-    int64_t blob_size;          /* for which there is room in entropy.clean, more_clean and segments */
-    uint8_t *pixels;            /* [num_pixels, 3] */
-    int64_t num_pixels;
+    uint8_t *more_clean[NUM_LANES - 1];     /* as entropy.clean, for the other lanes */
+    struct segment *segments;   /* memory of entropy.segments */
+    /* bytes of a blob for which clean, more_clean and segments have room */
+    int64_t blob_size;
+    uint8_t *pixels;            /* [num_pixels, 3] RGB that libjpeg decoded */
+    int64_t num_pixels;         /* pixels for which there is room */
     int num_dropped;            /* tables in libjpeg's permanent pool that are no longer used */
-    uint32_t crc[4][256];       /* of a byte, and of a byte before 1 to 3 zeros */
+    uint32_t crc[4][256];       /* [z][b]: CRC-32 step of a byte b that z zero bytes follow */
 };
 
 struct decoder *new_decoder(void);

@@ -1,10 +1,12 @@
 /* The C kernel's own Huffman decoder, which replaces libjpeg's for baseline images of one scan.
  *
- * It begins at any segment between restart markers, so with an index it decodes only those under
- * the crop; without one it decodes segment after segment. A segment is first copied without the
- * zeros that are stuffed after each 0xFF, so that bits come eight bytes at a time; code, run and
- * size of a value are looked up at once. Any error ends in a longjmp, after which libjpeg decodes
- * the whole image.
+ * With an index, it decodes only the segments under the crop; without one, all segments in order. A
+ * segment is first copied without its stuffed zeros (the byte 0 after each 0xFF), so that a read
+ * takes eight bytes. One lookup gives the length of a code, its run of zeros and the size of its
+ * value. Any error ends in a longjmp, after which libjpeg decodes the whole image.
+ *
+ * native/lanes.c decodes several segments at a time with the same tables; this file decodes one, in
+ * libjpeg's pipeline.
  */
 
 #include <stdlib.h>
@@ -17,9 +19,11 @@ static struct code make_code(int length, int run, int size) {
     return (struct code){length, length + size, run, 64 - size, 1 - (1 << size)};
 }
 
-enum { MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };    /* bits of a value in a baseline image */
+enum { MAX_DC_SIZE = 11, MAX_AC_SIZE = 10 };    /* most bits of a value in a baseline image */
 
-/* Write the short_codes that begin with a code of `length` bits, of a value of `size` bits; returns their end. */
+/* Write the entries of short_codes whose index begins with one code, from `next` on; return the
+ * entry after them. The code has `length` bits, at most SHORT_BITS; its value has `size` bits and
+ * comes after `run` zeros. */
 static uint32_t *put_short_codes(uint32_t *next, int length, int run, int size) {
     const int spread = SHORT_BITS - length - size;
     if (spread < 0) {
@@ -27,7 +31,8 @@ static uint32_t *put_short_codes(uint32_t *next, int length, int run, int size) 
         return next + (1 << (SHORT_BITS - length));
     }
     const uint32_t code = (uint32_t)(run + 1) << 8 | (uint32_t)(length + size);
-    /* The values that begin with a 0 bit, then the others: each ascend by 1. */
+    /* Values whose bits begin with 0 are negative and come first, then the positive ones; both
+     * ascend by 1. */
     const int32_t first[2] = {1 - (1 << size), 1 << size >> 1};
     for (int half = size > 0 ? 0 : 1; half < 2; half++) {
         uint32_t entry = (uint32_t)(size > 0 ? first[half] : 0) << 16 | code;
@@ -38,7 +43,8 @@ static uint32_t *put_short_codes(uint32_t *next, int length, int run, int size) 
     return next;
 }
 
-/* Returns 0 for a table that no baseline image has. Codes ascend, so that tables are filled from their begin on. */
+/* Codes ascend, so that lookup and short_codes are filled from their begin on. Each code is below
+ * 2^length, so that the entries of all codes fit. */
 int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     struct code *next = huffman->lookup;
     uint32_t *next_short = huffman->short_codes;
@@ -73,8 +79,6 @@ int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     return 1;
 }
 
-/* A code longer than LOOKUP_BITS at the start of `word`. Not inlined: it is rare, and would take
- * registers. */
 const struct code *long_code(struct entropy *entropy, const struct huffman *huffman, uint64_t word, int is_dc) {
     uint32_t code = word >> 48;
     int length = LOOKUP_BITS + 1;
@@ -88,8 +92,10 @@ const struct code *long_code(struct entropy *entropy, const struct huffman *huff
     return &entropy->long_code;
 }
 
-/* Fill `block`, which is all zeros, with a block's coefficients. Two codes and their values fit
- * the bits of one refill. */
+/* Decode the coefficients of a block to `block` [64], natural order, which is all zeros.
+ *
+ * A refill leaves at least 56 valid bits. DC and its value have at most 27 bits, AC at most 26. So
+ * one refill is enough for two codes. */
 INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struct huffman *dc, const struct huffman *ac,
                          int *predicted, JCOEF *block) {
     refill(bits);
@@ -106,7 +112,8 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
         const uint32_t short_code = ac->short_codes[bits->word >> (64 - SHORT_BITS)];
         if (__builtin_expect(short_code != 0, 1)) {
             k += (int)(short_code >> 8 & 0xFF) - 1;
-            block[ZIGZAG[k]] = (JCOEF)(short_code >> 16);       /* at the end of a block, the last one is still 0 */
+            /* An end-of-block code writes its 0 to block[63], which is still 0 then. */
+            block[ZIGZAG[k]] = (JCOEF)(short_code >> 16);
             drop(bits, (int)(short_code & 0xFF));
             continue;
         }
@@ -121,11 +128,13 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
                 return;     /* the end of the block */
         }
     }
+    /* a run of zeros beyond the block; after an end-of-block code, k is above END_RUN */
     if (k > 64 && k <= END_RUN)
         fail(entropy);
 }
 
-/* Copy the next segment to entropy->clean, and check the marker at its end. */
+/* Copy the next segment to entropy->clean, and check the marker at its end. The copy is at most as
+ * long as the blob, for which reserve_blob has made room. */
 static void open_segment(struct entropy *entropy) {
     if (entropy->segment >= entropy->num_segments)
         fail(entropy);
@@ -143,7 +152,8 @@ static void open_segment(struct entropy *entropy) {
         if (escape[1] != 0) {
             int64_t number = entropy->segment;
             int expected = number == entropy->num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
-            if (segment ? from != end : escape[1] != expected)     /* read_index has checked the marker at its end */
+            /* with an index, read_index has checked the marker */
+            if (segment ? from != end : escape[1] != expected)
                 fail(entropy);
             break;
         }
@@ -159,7 +169,7 @@ static void open_segment(struct entropy *entropy) {
     memset(entropy->predicted, 0, sizeof entropy->predicted);
 }
 
-/* Check that all bits are used except for less than a byte of padding. */
+/* Check that all bits of the segment are used, except for at most 7 bits of padding. */
 static void close_segment(const struct entropy *entropy) {
     int64_t used = 8 * (entropy->bits.next - entropy->clean) - entropy->bits.count;
     int64_t left = 8 * (int64_t)entropy->clean_size - used;
@@ -167,8 +177,7 @@ static void close_segment(const struct entropy *entropy) {
         fail(entropy);
 }
 
-/* Replacement of libjpeg's decode_mcu: decode one MCU into zeroed blocks. (Not FOR_EACH_PROCESSOR:
- * that makes it slower.) */
+/* Replacement of libjpeg's decode_mcu: decode one MCU into zeroed blocks. */
 static boolean decode_mcu(j_decompress_ptr codec, JBLOCKROW *blocks) {
     struct entropy *entropy = codec->client_data;
     if (entropy->mcus_left == 0)
@@ -177,7 +186,7 @@ static boolean decode_mcu(j_decompress_ptr codec, JBLOCKROW *blocks) {
     for (int b = 0; b < codec->blocks_in_MCU; b++) {
         int c = codec->MCU_membership[b];
         const jpeg_component_info *component = codec->cur_comp_info[c];
-        if (bits.next > entropy->clean + entropy->clean_size + 8)
+        if (bits.next > entropy->clean + entropy->clean_size + 8)   /* PADDING relies on this */
             fail(entropy);
         decode_block(entropy, &bits, &entropy->dc[component->dc_tbl_no], &entropy->ac[component->ac_tbl_no],
                      &entropy->predicted[c], blocks[b][0]);
@@ -189,14 +198,15 @@ static boolean decode_mcu(j_decompress_ptr codec, JBLOCKROW *blocks) {
     return TRUE;
 }
 
-/* libjpeg's own, private; `decode_mcu` has been its second pointer in all versions of libjpeg and
- * libjpeg-turbo. */
+/* Begin of a private struct of libjpeg. `decode_mcu` is its second pointer in all versions of
+ * libjpeg and libjpeg-turbo. */
 struct jpeg_entropy_decoder {
     void (*start_pass)(j_decompress_ptr codec);
     boolean (*decode_mcu)(j_decompress_ptr codec, JBLOCKROW *blocks);
 };
 
-/* Make the tables of the scan's components; 0 if no baseline image has them. */
+/* Make the decoding tables of the scan's components. Returns 0 if one of them is missing or not
+ * valid in a baseline image. */
 int make_tables(j_decompress_ptr codec, struct entropy *entropy) {
     for (int c = 0; c < codec->comps_in_scan; c++) {
         int dc = codec->cur_comp_info[c]->dc_tbl_no, ac = codec->cur_comp_info[c]->ac_tbl_no;
@@ -211,7 +221,8 @@ int make_tables(j_decompress_ptr codec, struct entropy *entropy) {
 int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
     if (codec->progressive_mode || codec->arith_code || codec->comps_in_scan != codec->num_components)
         return 0;
-    /* Lossless images have other values here; libjpeg-turbo 3 calls their decoder with other arguments. */
+    /* Other values mean a lossless image, whose decoder libjpeg-turbo 3 calls with other
+     * arguments. */
     if (codec->Ss != 0 || codec->Se != DCTSIZE2 - 1 || codec->Ah != 0 || codec->Al != 0)
         return 0;
     if (!make_tables(codec, entropy))
@@ -229,7 +240,7 @@ int use_own_entropy(j_decompress_ptr codec, struct entropy *entropy) {
     return 1;
 }
 
-/* Decode the rest of the image, only to detect damage. */
+/* Decode the MCUs that are left, only to detect damage. */
 void decode_rest(j_decompress_ptr codec) {
     const struct entropy *entropy = codec->client_data;
     JBLOCK blocks[D_MAX_BLOCKS_IN_MCU];

@@ -1,13 +1,14 @@
-/* Decode the part of a JPEG under a box by libjpeg-turbo with our Huffman decoder, or all of it by
- * libjpeg-turbo. */
+/* Read restart indexes, and decode JPEGs with libjpeg-turbo: the part under a box with our Huffman
+ * decoder, or the whole image with libjpeg-turbo's. */
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernel.h"
 
-enum { MARGIN = 2 };        /* pixels around the crop from which its chroma is interpolated */
-enum { MIN_WIDTH = 5 };   /* pixels; libjpeg does not interpolate chroma of narrower images */
+/* pixels: chroma of a pixel is interpolated from samples at most this far away */
+enum { MARGIN = 2 };
+enum { MIN_WIDTH = 5 };     /* pixels: libjpeg does not interpolate the chroma of narrower images */
 enum { FOOTER_SIZE = 28, INDEX_VERSION = 1 };     /* as in writers/jpeg/restart_index.py */
 
 static uint32_t u16(const uint8_t *at) {
@@ -18,6 +19,7 @@ static uint32_t u32(const uint8_t *at) {
     return u16(at) | u16(at + 2) << 16;
 }
 
+/* Continue the CRC-32 `crc`, without the final inversion, with `size` bytes, four at a time. */
 static uint32_t crc32_of(const uint32_t tables[4][256], uint32_t crc, const uint8_t *bytes, int64_t size) {
     int64_t i = 0;
     for (; i + 4 <= size; i += 4) {
@@ -29,17 +31,27 @@ static uint32_t crc32_of(const uint32_t tables[4][256], uint32_t crc, const uint
     return crc;
 }
 
-/* The segments, from the first to the last one, that the crops need in a row of segments of this
- * size; `most` is the last one of the row. */
+/* Return the first and the last column of segments that the crops need in row `row` of segments. A
+ * segment has width x height pixels; `most` is the last column of the part. */
 static struct span segments_of(const struct box *crops, int64_t num_crops, int64_t row, int64_t width, int64_t height, int64_t most) {
     struct span columns = columns_of(crops, num_crops, row * height - MARGIN, (row + 1) * height + MARGIN - 1);
     return (struct span){max64(columns.first - MARGIN, 0) / width, min64((columns.last + MARGIN) / width, most)};
 }
 
-/* Read the index after the image. Sets `part`, the area of segments around `box`, the box around
- * all crops; writes its header to decoder->header and its segments to decoder->segments, those that
- * no crop needs as {0, 0}; without crops, all are needed. Sets decoder->entropy up. Returns the size
- * of the header, or 0 if no index matches blob and image. Same as cut_out in cut_out_numba.py. */
+/* Read the index after the JPEG, and prepare to decode the segments under the crops.
+ *
+ * `box` is the smallest box around all crops. With at most one crop, all segments of the part are
+ * needed. Sets:
+ *     part                the part: `box`, MARGIN pixels around it, and what completes the segments
+ *     decoder->header     the JPEG's header, with the size of the part as image size
+ *     decoder->segments   the segments of the part, row by row; {0, 0} if no crop needs one
+ *     decoder->entropy    the fields that locate the segments
+ * Returns the bytes of the header, or 0 if the blob has no index, or an index that does not match
+ * the blob or width and height. Same as cut_out in cut_out_numba.py.
+ *
+ * Why reads stay in the blob: `scan`, the size of the header, is at most `table`; the frame is
+ * inside the header; the table has num_segments entries; and `end` is compared with `table` before
+ * the marker in front of it is read. Segments number at most size / 2, see reserve_blob. */
 static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                           const struct box *crops, int64_t num_crops, const struct box *box, struct box *part) {
     int64_t footer = size - FOOTER_SIZE;
@@ -55,13 +67,16 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     if (~crc32_of(decoder->crc, crc, blob + table, footer + 16 - table) != u32(at + 16))
         return 0;
 
-    /* The frame: FF C0, u16 length, 8, u16 height, u16 width, components; of each an id, factors and a table's number. */
+    /* Bytes of the frame header: FF C0, u16 length, 8, u16 height, u16 width, number of components;
+     * then three bytes of each component: its id, its sampling factors, the number of its
+     * quantization table. */
     at = blob + frame;
     int num_components = at[9], across = 1, down = 1;
     if ((num_components != 1 && num_components != 3) || frame + 10 + 3 * num_components > scan ||
         256 * at[5] + at[6] != height || 256 * at[7] + at[8] != width)
         return 0;
-    for (int k = 0; num_components == 3 && k < 3; k++) {    /* a scan of one component has MCUs of one block */
+    /* gray: factors do not matter, since an MCU is one block */
+    for (int k = 0; num_components == 3 && k < 3; k++) {
         int factors = at[11 + 3 * k];
         across = factors >> 4 > across ? factors >> 4 : across;
         down = (factors & 15) > down ? factors & 15 : down;
@@ -112,8 +127,10 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     return scan;
 }
 
-enum { UNREAD = 1 };            /* in bits[0] of a Huffman table, which libjpeg sets to 0 when it reads one */
-enum { MAX_DROPPED = 64 };     /* unused tables that libjpeg's permanent pool may hold */
+/* mark in bits[0] of a Huffman table; libjpeg sets bits[0] to 0 when it reads a table */
+enum { UNREAD = 1 };
+/* most unused tables in libjpeg's permanent pool before the codec is created again */
+enum { MAX_DROPPED = 64 };
 
 /* Mark libjpeg's tables as unread. Without this, an image that has no tables would be decoded with
  * those of the image before it. The tables stay allocated: libjpeg takes new ones from its
@@ -143,8 +160,8 @@ static int is_zero(const JQUANT_TBL *table) {
     return found == 0;
 }
 
-/* After the header: libjpeg treats a table that is NULL as absent. It then fails, or takes the
- * standard's Huffman tables. */
+/* Remove the tables that are still marked; call it after the header was read. libjpeg treats a NULL
+ * table as absent: it fails, or takes the Huffman tables of the JPEG standard. */
 static void drop_unread_tables(struct decoder *decoder) {
     j_decompress_ptr codec = &decoder->codec;
     for (int i = 0; i < NUM_QUANT_TBLS; i++)
@@ -162,8 +179,8 @@ static void drop_unread_tables(struct decoder *decoder) {
     }
 }
 
-/* Read the index and the header of an image that has an index. Returns 0 if it has none; errors
- * end in a longjmp. */
+/* Read the index and the header of a JPEG with an index, as read_index describes. Returns 0 if
+ * there is no valid index; other errors end in a longjmp to decoder->errors.back. */
 int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *crops,
                  int64_t num_crops, const struct box *box, struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
@@ -181,10 +198,12 @@ int open_indexed(struct decoder *decoder, const uint8_t *blob, int64_t size, int
     return 1;
 }
 
+/* Ways to decode, the fastest first: only the part, with our Huffman decoder; the whole image, with
+ * our Huffman decoder; the whole image, with libjpeg's. */
 enum way { WITH_INDEX, OWN_ENTROPY, LIBJPEG };
 
-/* Prepare the decoder up to the first pixel. Returns 0 if there is no index; other errors end in a
- * longjmp. */
+/* Prepare the decoder up to the first pixel. Returns 0 if WITH_INDEX finds no valid index; other
+ * errors end in a longjmp to decoder->errors.back. */
 static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height,
                  const struct box *box, struct box *part) {
     j_decompress_ptr codec = &decoder->codec;
@@ -208,7 +227,8 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
     jpeg_read_header(codec, TRUE);
     drop_unread_tables(decoder);
     if (way == OWN_ENTROPY) {
-        /* If the blob ends in its header, libjpeg has replaced it by an end marker in its own memory. */
+        /* If the blob ends within its header, libjpeg continues with an end marker in its own
+         * memory. */
         uintptr_t next = (uintptr_t)codec->src->next_input_byte, first = (uintptr_t)blob;
         if (next < first || next > first + size)
             longjmp(decoder->errors.back, 1);
@@ -224,7 +244,7 @@ static int begin(enum way way, struct decoder *decoder, const uint8_t *blob, int
     return 1;
 }
 
-/* Returns 0 if this way fails. */
+/* Decode in one way, as decode_box describes. Returns 0 on an error or a warning. */
 static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width,
                              int64_t height, const struct box *box, struct box *part) {
     if (setjmp(decoder->errors.back) != 0) {
@@ -240,15 +260,17 @@ static int decode_in_one_way(enum way way, struct decoder *decoder, const uint8_
         jpeg_read_scanlines(codec, &row, 1);
     }
     if (way == LIBJPEG)
-        jpeg_finish_decompress(codec);      /* reads to the end */
+        jpeg_finish_decompress(codec);      /* reads to the end, so that all damage is found */
     if (way != LIBJPEG)
         decode_rest(codec);
     jpeg_abort_decompress(codec);
     return decoder->errors.base.num_warnings == 0;
 }
 
-/* Decode the part of a JPEG under `box`, with a margin, or all of it, to decoder->pixels:
- * contiguous rows of RGB of the area `part`. Returns 0 if libjpeg has an error or a warning. */
+/* Decode a JPEG, or only its part around `box`, to decoder->pixels.
+ *
+ * Sets `part` to the box that was decoded, in pixels; pixels are [part->height, part->width, 3].
+ * Rows below `box` may be undefined. Returns 0 if all ways end in an error or a warning. */
 int decode_box(struct decoder *decoder, const uint8_t *blob, int64_t size, int64_t width, int64_t height, const struct box *box,
                struct box *part) {
     for (enum way way = WITH_INDEX; way <= LIBJPEG; way++)
@@ -267,7 +289,7 @@ void free_decoder(struct decoder *decoder) {
     free(decoder);
 }
 
-/* NULL if memory is short. */
+/* Returns NULL if memory is short. */
 struct decoder *new_decoder(void) {
     struct decoder *volatile decoder = calloc(1, sizeof *decoder);
     if (decoder == NULL)
@@ -302,7 +324,8 @@ int reserve_blob(struct decoder *decoder, int64_t size) {
             free(decoder->more_clean[i]);
             has_memory &= (decoder->more_clean[i] = malloc(room + PADDING)) != NULL;
         }
-        decoder->segments = malloc(room / 2 * sizeof *decoder->segments + 1);   /* each takes at least two bytes of index */
+        /* a segment takes two bytes of the index */
+        decoder->segments = malloc(room / 2 * sizeof *decoder->segments + 1);
         decoder->blob_size = has_memory && decoder->segments != NULL ? room : 0;
     }
     return size <= decoder->blob_size;

@@ -1,5 +1,5 @@
-/* The choice of random crops, as loaders/augment.py describes it and computes it in numpy: the same
- * boxes and flips, without the GIL. */
+/* Choose random crops without the GIL: the same boxes and flips as loaders/augment.py, which
+ * describes the method. */
 
 #include <math.h>
 
@@ -7,7 +7,7 @@
 
 enum { NUM_TRIES = 10, NUM_WORDS = 1 + 2 * NUM_TRIES + 2 };     /* as in augment.py */
 
-/* splitmix64's output function; as _mix in writers/random_streams.py, and so is GAMMA. */
+/* Increment and output function of splitmix64, as in writers/random_streams.py. */
 static const uint64_t GAMMA = 0x9E3779B97F4A7C15;
 
 static uint64_t mix(uint64_t word) {
@@ -16,21 +16,23 @@ static uint64_t mix(uint64_t word) {
     return word ^ word >> 31;
 }
 
-/* Word `number` of a sample's stream. */
+/* Random word `number` of a sample's stream. */
 static uint64_t word_at(uint64_t stream, int64_t number) {
     return mix(stream + (uint64_t)(number + 1) * GAMMA);
 }
 
+/* Return a number in [0, 1) from the highest 53 bits. */
 static double uniform(uint64_t word) {
     return (double)(word >> 11) * 0x1p-53;
 }
 
-/* Ranges of the share of the area, and of the ratio of width and height with its logarithms. */
+/* Limits of a crop: its share of the image's area, and its width divided by its height, also as
+ * natural logarithm. */
 struct ranges {
     double least_scale, most_scale, least_ratio, most_ratio, least_log, most_log;
 };
 
-/* The box of a view whose words begin at `first`. */
+/* Choose a crop with the random words from number `first` on. Word `first` is that of the flip. */
 static struct box choose_box(const struct ranges *ranges, uint64_t stream, int64_t first, int64_t width, int64_t height) {
     for (int64_t number = first + 1; number < first + 1 + 2 * NUM_TRIES; number += 2) {
         double share = ranges->least_scale + (ranges->most_scale - ranges->least_scale) * uniform(word_at(stream, number));
@@ -51,8 +53,8 @@ static struct box choose_box(const struct ranges *ranges, uint64_t stream, int64
     return (struct box){(width - box_width) >> 1, (height - box_height) >> 1, box_width, box_height};
 }
 
-/* Choose `num_views` crops of each of n samples: boxes [n, num_views] and their flips, which are 0
- * unless `has_flips`. */
+/* Choose `num_views` crops of each of n samples: boxes [n, num_views] and flips [n, num_views]. All
+ * flips are 0 if `has_flips` is 0. */
 __attribute__((visibility("default")))
 void harness_choose_crops(uint64_t seed, uint64_t epoch, const uint64_t *ids, const int64_t *widths, const int64_t *heights,
                           int64_t n, int64_t num_views, const struct ranges *ranges, int has_flips, struct box *boxes,

@@ -1,14 +1,23 @@
-/* `dct` blobs in AVX2: two blocks at a time from packed groups to samples, without leaving the
- * registers.
+/* Decode `dct` blobs in AVX2: two blocks at a time, in registers, from packed bits to samples.
+ * writers/dct/blob.h defines group, code, bitmap, run and DCT_WIDE.
  *
- * A group's values are packed bits; pdep moves each into its byte. The mask has the bits of a
- * value in each byte that the bitmap names, so its popcount is the number of bits consumed. AMD's
- * first two Zen generations take some 100 cycles for a pdep; for them, a multiplication moves each
- * value to the top of a word, and a shuffle puts it in its place. Then, 16 coefficients of each of
- * the two blocks in a register: values become signed, bytes go from the zigzag's order to rows,
- * words are multiplied by the quantization table, and the inverse DCT (idct.h) ends in samples.
- * Values of WIDE groups, which do not fit bytes, are added to the rows; few blocks have
- * any.
+ * Steps:
+ *     1. The values of a group, which are w bits each, are spread to one byte each by pdep. The
+ *        mask has the lowest w bits of each byte that the bitmap marks. Its popcount is the number
+ *        of bits that the group takes.
+ *     2. 16 coefficients (two groups) of each block in one vector become signed.
+ *     3. Shuffles move bytes from zigzag order to rows, which are widened to 16 bits.
+ *     4. Rows are multiplied by the quantization table, and the inverse DCT (idct.h) gives samples.
+ * Values of 11 bits (DCT_WIDE) do not fit a byte. They are added to the rows after step 3; few
+ * blocks have any.
+ *
+ * pdep takes some 100 cycles on Zen and Zen 2. For these, step 1 moves each value to the top of a
+ * 16-bit word by a multiplication, and to its byte by a shuffle (has_pdep = 0).
+ *
+ * Why reads stay in the run's memory, also for damaged blobs: the position is compared with the end
+ * of the run before each pair of blocks. A block has at most DCT_MAX_BLOCK = 96 bytes, and a load
+ * at most 16. So at most 2 * 96 + 16 bytes after the run are read, and DCT_AHEAD bytes are
+ * readable.
  */
 
 #include "../../writers/dct/blob.h"
@@ -18,7 +27,7 @@
 
 #define EACH_BYTE 0x0101010101010101u
 
-/* Bytes of ones for the bits of a bitmap. */
+/* For each bitmap: a byte of ones for each bit that is set. */
 #define E1(b) (((b) & 1 ? 0xFFull : 0) | ((b) & 2 ? 0xFFull << 8 : 0) | ((b) & 4 ? 0xFFull << 16 : 0) | \
                ((b) & 8 ? 0xFFull << 24 : 0) | ((b) & 16 ? 0xFFull << 32 : 0) | ((b) & 32 ? 0xFFull << 40 : 0) | \
                ((b) & 64 ? 0xFFull << 48 : 0) | ((b) & 128 ? 0xFFull << 56 : 0))
@@ -27,17 +36,19 @@
 #define E64(b) E16(b), E16((b) + 16), E16((b) + 32), E16((b) + 48)
 static const uint64_t EXPANDED[256] = {E64(0), E64(64), E64(128), E64(192)};
 
-/* For each code, the bits of a value in every byte; codes 8 to 15 are those of the first group. 0
- * if values are WIDE. */
+/* For each code, a mask with the lowest w bits of every byte; w: bits of a value. 0 for DCT_WIDE.
+ * Codes of a block's first group are increased by 8, because its code 6 has another w. */
 static const uint64_t VALUE_BITS[16] = {
     0, 0x01 * EACH_BYTE, 0x03 * EACH_BYTE, 0x07 * EACH_BYTE, 0x0F * EACH_BYTE, 0x1F * EACH_BYTE, 0x7F * EACH_BYTE, 0,
     0, 0x01 * EACH_BYTE, 0x03 * EACH_BYTE, 0x07 * EACH_BYTE, 0x0F * EACH_BYTE, 0x1F * EACH_BYTE, 0xFF * EACH_BYTE, 0};
 
-/* The offset subtracted from a value, by code: half of its range. */
+/* 2^(w - 1) for each code (as in VALUE_BITS), which is subtracted from a stored value; 0 for
+ * DCT_WIDE. */
 static const uint8_t HALF_RANGE[16] = {0, 1, 2, 4, 8, 16, 64, 0, 0, 1, 2, 4, 8, 16, 128, 0};
 
-/* How to extract 8 values of `width` bits from bytes, starting at bit `offset`: two bytes of each
- * value as a word, and the factor that moves it to the word's top. */
+/* How to extract 8 values of `width` bits from bytes, from bit `offset` of the first byte on.
+ * `bytes`: shuffle that moves the two bytes of each value to a 16-bit word. `factors`: power of two
+ * that moves the value to the top of its word. */
 struct cut {
     uint8_t bytes[16];
     uint16_t factors[8];
@@ -52,10 +63,10 @@ struct cut {
 static const struct cut CUTS[9][8] = {      /* [width][offset] */
     {{{0}, {0}}}, CUTS_OF(1), CUTS_OF(2), CUTS_OF(3), CUTS_OF(4), CUTS_OF(5), CUTS_OF(6), CUTS_OF(7), CUTS_OF(8)};
 
-/* Bits of a value, by code as in VALUE_BITS; 0 if values are WIDE. */
+/* Bits of a value for each code, as in VALUE_BITS; 0 for DCT_WIDE. */
 static const uint8_t WIDTHS[16] = {0, 1, 2, 3, 4, 5, 7, 0, 0, 1, 2, 3, 4, 5, 8, 0};
 
-/* For each bitmap, the index of the value in each byte; 0x80: no value. */
+/* For each bitmap, a shuffle: the number of the value that belongs in each byte; 0x80 gives 0. */
 #define P1(b, k) ((b) >> (k) & 1 ? __builtin_popcount((b) & ((1 << (k)) - 1)) : 0x80)
 #define P8(b) {P1(b, 0), P1(b, 1), P1(b, 2), P1(b, 3), P1(b, 4), P1(b, 5), P1(b, 6), P1(b, 7)}
 #define P32(b) P8(b), P8((b) + 1), P8((b) + 2), P8((b) + 3)
@@ -64,7 +75,9 @@ static const uint8_t WIDTHS[16] = {0, 1, 2, 3, 4, 5, 7, 0, 0, 1, 2, 3, 4, 5, 8, 
 static const uint8_t PLACES[256][8] = {P512(0), P512(64), P512(128), P512(192)};
 
 #define _ -1
-/* Bytes of two rows out of the zigzag's coefficients 0-15, 16-31, 32-47, 48-63. */
+/* Shuffles from zigzag order to rows: [rows 2 j and 2 j + 1][coefficients 16 i to 16 i + 15]. A
+ * byte is the number of a coefficient among these 16; -1 gives 0. Results of the four i are
+ * combined by or. */
 static const int8_t TO_ROWS[4][4][16] = {
     {{0, 1, 5, 6, 14, 15, _, _, 2, 4, 7, 13, _, _, _, _},
      {_, _, _, _, _, _, 11, 12, _, _, _, _, 0, 10, 13, _},
@@ -96,16 +109,19 @@ INLINE_AVX2 uint64_t load_64(const uint8_t *from) {
     return word;
 }
 
-/* A block with its packed groups separated. */
+/* A block after step 1. */
 struct unpacked {
-    uint64_t groups[8];         /* values as they are packed, a byte each */
-    uint64_t codes, bitmaps;    /* a byte for each group; codes of the first group are 8 to 15 */
-    const uint8_t *values;      /* where packed values begin */
-    int64_t bits;               /* of those that are not WIDE */
-    uint32_t wide;              /* a bit in each code of a WIDE group */
+    /* stored values of each group, a byte each; 0 if there is none, or for DCT_WIDE */
+    uint64_t groups[8];
+    /* a byte for each group; codes of the first group are increased by 8 */
+    uint64_t codes, bitmaps;
+    const uint8_t *values;      /* begin of the packed values */
+    /* bits of the packed values without those of DCT_WIDE, which follow them */
+    int64_t bits;
+    uint32_t wide;              /* bit 3 g is set if group g has the code DCT_WIDE */
 };
 
-/* The 3 bits of each code to a byte. */
+/* Spread codes of 3 bits to one byte each. */
 INLINE_AVX2 uint64_t spread_codes(uint32_t codes, int has_pdep) {
     if (has_pdep)
         return _pdep_u64(codes, 0x07 * EACH_BYTE);
@@ -114,7 +130,8 @@ INLINE_AVX2 uint64_t spread_codes(uint32_t codes, int has_pdep) {
     return (spread & 0x0007000700070007) | (spread & 0x0038003800380038) << 5;
 }
 
-/* The first bytes of `bytes` to those bytes whose highest bit is set in `present`. */
+/* Move the first bytes of `bytes` to the places whose byte in `present` is 0x80; others become
+ * 0. */
 INLINE_AVX2 uint64_t spread_bytes(uint64_t bytes, uint64_t present, int has_pdep) {
     if (has_pdep)
         return _pdep_u64(bytes, (present >> 7) * 0xFF);
@@ -123,7 +140,8 @@ INLINE_AVX2 uint64_t spread_bytes(uint64_t bytes, uint64_t present, int has_pdep
     return (uint64_t)_mm_cvtsi128_si64(_mm_shuffle_epi8(_mm_cvtsi64_si128((long long)bytes), places));
 }
 
-/* A group's values, each in its byte; adds their bits to `*bit`. */
+/* Return a group's stored values, each in the byte of its coefficient. They begin at bit `*bit`
+ * after `from`, which moves to the end of the values. */
 INLINE_AVX2 uint64_t spread_values(const uint8_t *from, int64_t *bit, unsigned bitmap, unsigned code, int has_pdep) {
     const uint8_t *at = from + (*bit >> 3);
     if (has_pdep) {
@@ -142,11 +160,12 @@ INLINE_AVX2 uint64_t spread_values(const uint8_t *from, int64_t *bit, unsigned b
     return (uint64_t)_mm_cvtsi128_si64(_mm_shuffle_epi8(_mm_packus_epi16(words, words), places));
 }
 
-/* Read a block; returns the begin of the next one. `groups` and `has_pdep` are compile-time
- * constants. */
+/* Step 1 for a block at `from`. Returns the begin of the next block. `groups` (of the run) and
+ * `has_pdep` are compile-time constants. */
 INLINE_AVX2 const uint8_t *unpack(const uint8_t *from, uint32_t codes, int groups, int has_pdep, struct unpacked *block) {
     uint64_t spread = spread_codes(codes, has_pdep);
-    uint64_t present = (spread + 0x7F * EACH_BYTE) & 0x80 * EACH_BYTE;        /* the highest bit of bytes that are not 0 */
+    /* 0x80 in bytes that are not 0 */
+    uint64_t present = (spread + 0x7F * EACH_BYTE) & 0x80 * EACH_BYTE;
     uint64_t bitmaps = spread_bytes(load_64(from), present, has_pdep);
     block->codes = spread | 8;
     block->bitmaps = bitmaps;
@@ -164,11 +183,14 @@ INLINE_AVX2 const uint8_t *unpack(const uint8_t *from, uint32_t codes, int group
     return from + ((bit + 7) >> 3);
 }
 
+/* Load 16 bytes to both halves of a vector. */
 INLINE_AVX2 __m256i both(const void *from) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)from));
 }
 
-/* The signed values of groups 2i and 2i + 1 of two blocks: those of the first in the low half. */
+/* Step 2: signed values of groups 2 i and 2 i + 1 of two blocks, the first block in the low half.
+ * `halves`: HALF_RANGE of each group. A stored value less 2^(w - 1) is increased by 1 if it is not
+ * negative, since 0 is not stored. Places that the bitmaps do not mark become 0. */
 INLINE_AVX2 __m256i signed_values(const struct unpacked *a, const struct unpacked *b, int i, __m256i halves, __m256i bitmaps) {
     const __m256i bits = _mm256_set1_epi64x((long long)0x8040201008040201u);
     const __m256i spread = _mm256_broadcastsi128_si256(
@@ -176,12 +198,14 @@ INLINE_AVX2 __m256i signed_values(const struct unpacked *a, const struct unpacke
     __m256i values = _mm256_set_epi64x((long long)b->groups[2 * i + 1], (long long)b->groups[2 * i],
                                        (long long)a->groups[2 * i + 1], (long long)a->groups[2 * i]);
     values = _mm256_sub_epi8(values, _mm256_shuffle_epi8(halves, spread));
-    values = _mm256_sub_epi8(values, _mm256_cmpgt_epi8(values, _mm256_set1_epi8(-1)));      /* no value is 0 */
+    values = _mm256_sub_epi8(values, _mm256_cmpgt_epi8(values, _mm256_set1_epi8(-1)));
     __m256i present = _mm256_and_si256(_mm256_shuffle_epi8(bitmaps, spread), bits);
     return _mm256_and_si256(values, _mm256_cmpeq_epi8(present, bits));
 }
 
-/* Write a block's WIDE values, less the 1 that signed_values leaves in their places, into zeroed rows of two blocks. */
+/* Write a block's values of DCT_WIDE groups to `rows`, which are zero: columns 0 to 7 for the first
+ * block, 8 to 15 for the second. The caller adds them to the rows, in whose places signed_values
+ * has left a 1 (from a stored 0); so they are written less 1. */
 __attribute__((noinline, cold))
 static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_second) {
     int64_t bit = block->bits;
@@ -196,9 +220,12 @@ static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_s
     }
 }
 
+/* Steps 2 to 4 for two blocks. */
 INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, int16_t dc_a, int16_t dc_b, int groups,
                            const __m256i multipliers[8], const int16_t *table, uint8_t *samples, int64_t stride) {
-    int16_t wide[8][16];        /* written long before it is read: a load waits for narrower stores */
+    /* Written first and read last: a 32-byte load right after narrower stores to its bytes would
+     * stall. */
+    int16_t wide[8][16];
     if (__builtin_expect(a->wide | b->wide, 0)) {
         memset(wide, 0, sizeof wide);
         put_wide(a, wide, 0);
@@ -211,7 +238,8 @@ INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, i
     for (int i = 0; i < groups / 2; i++)
         zigzag[i] = signed_values(a, b, i, halves, bitmaps);
     for (int j = 0; j < 4; j++) {
-        static const uint8_t USED[4] = {0x7, 0xF, 0xF, 0xE};     /* which of the zigzag's parts have values of the rows */
+        /* bit i: TO_ROWS[j][i] has values */
+        static const uint8_t USED[4] = {0x7, 0xF, 0xF, 0xE};
         __m256i two_rows = _mm256_setzero_si256();
         for (int i = 0; i < groups / 2; i++)
             if (USED[j] >> i & 1)
@@ -240,10 +268,12 @@ INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, i
     transform_pair(r, samples, stride);
 }
 
-/* Blocks first ... last of a run. Returns 0 if the run is damaged. */
+/* Decode blocks first ... last of a run to samples. Returns 0 if the run is damaged. If the number
+ * of blocks is odd, the last one is written twice, to 8 bytes more of each row. */
 INLINE_AVX2 int read_run(const struct dct_run *found, int64_t first, int64_t last, int groups, int has_pdep,
                          const __m256i multipliers[8], const int16_t *table, uint8_t *samples, int64_t stride) {
-    const struct dct_run copy = *found, *run = &copy;     /* stays in registers: no store can change it */
+    /* a local copy stays in registers, since no store can change it */
+    const struct dct_run copy = *found, *run = &copy;
     const uint8_t *at = run->blocks;
     struct unpacked a, b;
     for (int64_t i = 0; i < first; i++) {

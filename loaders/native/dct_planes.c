@@ -1,5 +1,5 @@
-/* A `dct` blob's planes under its crops: unpack coefficients, inverse DCT. writers/dct/blob.h defines
- * the layout. */
+/* Decode the planes of a `dct` blob under its crops: unpack coefficients, inverse DCT.
+ * writers/dct/blob.h defines the blob's layout; planes have the layout of planes.c. */
 
 #include <string.h>
 

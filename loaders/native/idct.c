@@ -1,12 +1,16 @@
-/* The inverse DCT: exactly libjpeg-turbo's accurate integer transform.
+/* The inverse DCT, with the same bytes as libjpeg-turbo's accurate integer transform (JDCT_ISLOW).
  *
- * Loeffler, Ligtenberg, Moschytz (ICASSP 1989), figure 1, as in jidctint of the Independent JPEG
- * Group: columns, then rows, with constants of 13 bits. Results of the columns keep 2 more bits.
- * The vector versions of libjpeg-turbo, whose results are the definition here, multiply by the
- * quantization table in 16 bits, which wraps; add the terms of z3, z4 and of the even part's first
- * stage in 16 bits, which wraps; and round to 16 bits with saturation. A block whose coefficients
- * are all in its first row is special: its columns are shifted, which wraps, instead of being
- * rounded, which saturates. Only coefficients that no encoder writes show these differences.
+ * The algorithm is figure 1 of Loeffler, Ligtenberg, Moschytz (ICASSP 1989), as in jidctint.c of
+ * the Independent JPEG Group: columns, then rows, with constants of 13 bits. Results of the columns
+ * keep 2 more bits.
+ *
+ * For damaged data, which gives larger values than any encoder writes, overflow matters. The
+ * results are then those of libjpeg-turbo's vector code:
+ *     - Products with the quantization table wrap to 16 bits.
+ *     - The sums z3 and z4, and r0 + r4 and r0 - r4 of the even part, wrap to 16 bits.
+ *     - Rounding saturates to 16 bits.
+ *     - If all coefficients of a block are in its first row, columns are shifted left instead of
+ *       rounded. Shifts wrap.
  */
 
 #include "idct.h"
@@ -20,7 +24,7 @@ static int16_t rounded(int32_t value, int bits) {
     return value < -32768 ? -32768 : value > 32767 ? 32767 : value;
 }
 
-/* One column or row of 8 values, `step` apart, in place. */
+/* Transform one column or row in place: 8 values, `step` apart. Drops `bits` bits with rounding. */
 static void transform_8(int16_t *in, int step, int bits) {
     int16_t r0 = in[0], r1 = in[step], r2 = in[2 * step], r3 = in[3 * step];
     int16_t r4 = in[4 * step], r5 = in[5 * step], r6 = in[6 * step], r7 = in[7 * step];
@@ -70,7 +74,8 @@ void inverse_dct_scalar(const int16_t *blocks, int64_t count, const int16_t *tab
 }
 
 #if HAS_AVX2
-/* Two blocks at once: the first in the low halves of the registers, the second in the high ones. */
+/* As inverse_dct_scalar, two blocks at a time: the first one in the low halves of the vectors. If
+ * `count` is odd, the last block is computed twice, and 8 bytes more are written to each row. */
 INLINE_AVX2 void transform_blocks(const int16_t *blocks, int64_t count, const int16_t *table, uint8_t *rows, int64_t stride) {
     __m256i multipliers[8];
     for (int y = 0; y < 8; y++)

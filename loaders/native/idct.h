@@ -1,4 +1,4 @@
-/* The inverse DCT's constants, and the transform of two blocks in AVX2 registers; idct.c has the
+/* Constants of the inverse DCT, and its AVX2 version for two blocks at a time; idct.c has the
  * equations. */
 
 #ifndef HARNESS_IDCT_H
@@ -8,15 +8,17 @@
 
 enum { CONST_BITS = 13, PASS1_BITS = 2 };
 enum { ROUND_COLUMNS = CONST_BITS - PASS1_BITS, ROUND_ROWS = CONST_BITS + PASS1_BITS + 3 };
-enum { MAX_SHIFTED = 32767 >> PASS1_BITS };      /* beyond it, shifting wraps and rounding saturates */
+/* Largest dequantized value that can be shifted by PASS1_BITS in 16 bits. For larger ones, shifting
+ * (which wraps) and rounding (which saturates) differ. */
+enum { MAX_SHIFTED = 32767 >> PASS1_BITS };
 
 enum {      /* units of 1 / 8192 */
     F_0_298 = 2446, F_0_390 = 3196, F_0_541 = 4433, F_0_765 = 6270, F_0_899 = 7373, F_1_175 = 9633, F_1_501 = 12299,
     F_1_847 = 15137, F_1_961 = 16069, F_2_053 = 16819, F_2_562 = 20995, F_3_072 = 25172
 };
 
-/* The products of sums that the vector code folds into two multiplications: a * first + b *
- * second. */
+/* Pairs of factors (first, second) of sums a * first + b * second, which one pmaddwd computes. Each
+ * merges several multiplications of jidctint. */
 #define ODD_Z3 (F_1_175 - F_1_961), F_1_175
 #define ODD_Z4 F_1_175, (F_1_175 - F_0_390)
 #define ODD_7 (F_0_298 - F_0_899), -F_0_899
@@ -31,31 +33,33 @@ enum {      /* units of 1 / 8192 */
 
 #define INLINE_AVX2 TARGET_AVX2 static inline __attribute__((always_inline))
 
-/* True if a dequantized value of a first row is large enough for the special case of idct.c to
- * differ. */
+/* Return 1 if a dequantized value of a block's first row is beyond MAX_SHIFTED. Only then, the
+ * special case of idct.c differs from the usual transform. */
 INLINE_AVX2 int is_beyond_shift(__m256i first_rows) {
     __m256i most = _mm256_set1_epi16(MAX_SHIFTED), least = _mm256_set1_epi16(-MAX_SHIFTED - 1);
     __m256i beyond = _mm256_or_si256(_mm256_cmpgt_epi16(first_rows, most), _mm256_cmpgt_epi16(least, first_rows));
     return !_mm256_testz_si256(beyond, beyond);
 }
 
-/* 16-bit pairs (first, second) for pmaddwd, which multiplies (a, b) by them and adds. */
+/* A vector of 16-bit pairs (first, second) for pmaddwd. */
 #define PAIR_OF(first, second) _mm256_set1_epi32((int)((uint32_t)(uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
 #define PAIR(factors) PAIR_OF(factors)
 
+/* Shift sums of 32 bits right by `bits`, rounded, and pack them to 16 bits with saturation. */
 INLINE_AVX2 __m256i round_to_16(__m256i low, __m256i high, int bits) {
     __m256i half = _mm256_set1_epi32(1 << (bits - 1));
     return _mm256_packs_epi32(_mm256_srai_epi32(_mm256_add_epi32(low, half), bits),
                               _mm256_srai_epi32(_mm256_add_epi32(high, half), bits));
 }
 
-/* transform_8 of idct.c on each of the 16 lanes of the vectors r[0..7]. */
+/* transform_8 of idct.c on 16 columns at once: r[y] has their values in row y. */
 INLINE_AVX2 void transform_vectors(__m256i r[8], int bits) {
     const __m256i zero = _mm256_setzero_si256();
     const __m256i even3 = PAIR(EVEN_3), even2 = PAIR(EVEN_2), odd_z3 = PAIR(ODD_Z3), odd_z4 = PAIR(ODD_Z4);
     const __m256i odd_7 = PAIR(ODD_7), odd_1 = PAIR(ODD_1), odd_5 = PAIR(ODD_5), odd_3 = PAIR(ODD_3);
 
-    __m256i sums[8], odds[8];       /* 32 bits: of the low and the high lanes in turn */
+    /* 32-bit sums of even and odd part; [2 i], [2 i + 1]: from unpacklo and unpackhi */
+    __m256i sums[8], odds[8];
     __m256i plus = _mm256_add_epi16(r[0], r[4]), minus = _mm256_sub_epi16(r[0], r[4]);
     __m256i z3 = _mm256_add_epi16(r[7], r[3]), z4 = _mm256_add_epi16(r[5], r[1]);
     for (int high = 0; high < 2; high++) {
@@ -80,7 +84,8 @@ INLINE_AVX2 void transform_vectors(__m256i r[8], int bits) {
     }
 }
 
-/* Two matrices of 8 x 8 words, one in the low halves and one in the high halves. */
+/* Transpose two matrices of 8 x 8 words, one in the low and one in the high halves of the
+ * vectors. */
 INLINE_AVX2 void transpose_words(__m256i r[8]) {
     __m256i a0 = _mm256_unpacklo_epi16(r[0], r[1]), a1 = _mm256_unpackhi_epi16(r[0], r[1]);
     __m256i a2 = _mm256_unpacklo_epi16(r[2], r[3]), a3 = _mm256_unpackhi_epi16(r[2], r[3]);
@@ -96,14 +101,17 @@ INLINE_AVX2 void transpose_words(__m256i r[8]) {
     r[6] = _mm256_unpacklo_epi64(b3, b7), r[7] = _mm256_unpackhi_epi64(b3, b7);
 }
 
+/* Store two rows of 16 samples. The vector has 8 bytes of each row of the first block, then 8 bytes
+ * of each row of the second block. They are the samples less 128. */
 INLINE_AVX2 void store_two_rows(__m256i rows_of_both, uint8_t *to, int64_t stride) {
     __m256i rows = _mm256_xor_si256(_mm256_permute4x64_epi64(rows_of_both, 0xD8), _mm256_set1_epi8((char)0x80));
     _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(rows));
     _mm_storeu_si128((__m128i *)(to + stride), _mm256_extracti128_si256(rows, 1));
 }
 
-/* The dequantized rows of two blocks to 8 rows of 16 samples. The rows of the second pass come out
- * as columns, packed to bytes, and are transposed as bytes. */
+/* Transform the dequantized rows of two blocks (first block in the low halves) to 8 rows of 16
+ * samples. The results of the second pass are columns; they are packed to bytes and transposed as
+ * bytes. */
 INLINE_AVX2 void transform_pair(__m256i r[8], uint8_t *rows, int64_t stride) {
     transform_vectors(r, ROUND_COLUMNS);
     transpose_words(r);

@@ -1,4 +1,4 @@
-/* Run-time selection of the instruction set. */
+/* Select the instruction set at run time. */
 
 #include "stages.h"
 
@@ -76,7 +76,8 @@ static int has_vbmi(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
 }
 
-/* Ice Lake, which lacks bf16, lowers its clock for 512-bit code: it keeps AVX2. */
+/* Ice Lake lowers its clock for 512-bit code, so AVX2 is used there. It is recognized by its lack
+ * of bf16. */
 static int has_fast_vbmi(void) {
     return has_vbmi() && __builtin_cpu_supports("avx512bf16");
 }
@@ -109,9 +110,9 @@ const struct stages *stages_of(enum isa isa) {
     }
 }
 
-/* The name of an instruction set, BEST_ISA's for 0: "scalar", "libjpeg-turbo", "AVX2 without
- * pdep", "AVX2", "AVX-512 VBMI"; NULL if this processor or this build does not have it. For tests and `harness
- * doctor`. */
+/* Return the name of an instruction set (enum isa), for tests and `harness doctor`. Names:
+ * "scalar", "libjpeg-turbo", "AVX2 without pdep", "AVX2", "AVX-512 VBMI". Returns NULL if this
+ * processor or this build does not have the instruction set. */
 __attribute__((visibility("default")))
 const char *harness_isa_name(int isa) {
     const struct stages *stages = stages_of((enum isa)isa);

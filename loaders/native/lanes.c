@@ -1,9 +1,9 @@
-/* Huffman decoding of the segments under a crop, three at a time.
+/* Decode the Huffman codes of the segments under the crops, three segments at a time.
  *
- * The end of a code is known only after its lookup, so one segment's codes form a chain of
- * dependent loads and shifts. Three segments have three independent chains. Segments come from one
- * queue: a lane that has finished one takes the next, so that all lanes work until the last
- * segments.
+ * The end of a code is known only after its lookup, so the codes of one segment form a chain of
+ * dependent loads and shifts. Three segments give the processor three independent chains. A lane is
+ * the decoder of one segment. When a lane has finished its segment, it takes the next one of the
+ * image, so that all lanes are busy until the last segments.
  */
 
 #include <stdlib.h>
@@ -13,20 +13,25 @@
 #include "lanes.h"
 #include "stages.h"
 
-/* State that changes with each code: few values, so that lanes fit the registers. */
+/* The state of a lane that changes with each code. It is small, so that three of them fit the
+ * registers. */
 struct position {
-    const uint8_t *at;          /* the byte of the next bit when `word` was read */
-    uint64_t word;              /* the next bits, from the highest down, and a bit of 1 after them */
-    int64_t k;                  /* next coefficient of the block, in zigzag order */
-    JCOEF *block;
+    const uint8_t *at;          /* byte from which `word` was read */
+    /* The next bits of the segment, the first one highest, then a 1 and zeros. Each bit that is
+     * shifted out adds a zero, so the number of zeros is the number of bits used since the byte
+     * `at`. */
+    uint64_t word;
+    int64_t k;                  /* number of the block's next coefficient, zigzag order */
+    JCOEF *block;               /* [64] coefficients, natural order */
     const struct huffman *ac;
 };
 
-enum { WORD_BITS = 56 };        /* the least that read_word leaves in `word` */
+/* Fewest bits in `word` after read_word: 63, less at most 7 used bits of the byte `at`. */
+enum { WORD_BITS = 56 };
 
-/* Drop the bits that were used, and read those after them. */
+/* Advance `at` to the byte of the next bit, and read `word` from there. Reads 8 bytes. */
 INLINE void read_word(struct position *position) {
-    const int used = __builtin_ctzll(position->word);     /* from the first bit of the byte `at` */
+    const int used = __builtin_ctzll(position->word);
     uint64_t word;
     position->at += used >> 3;
     memcpy(&word, position->at, 8);
@@ -36,17 +41,21 @@ INLINE void read_word(struct position *position) {
     position->word = (word | 1) << (used & 7);
 }
 
-/* A segment that is being decoded. */
+/* The state of a lane that changes with each block or segment. */
 struct lane {
-    uint8_t *clean, *clean_end; /* its bytes, without the zeros that are stuffed after each 0xFF */
-    int next_block;             /* in the MCU */
+    /* copy of the segment without stuffed zeros (the byte 0 after each 0xFF); PADDING zeros
+     * follow */
+    uint8_t *clean, *clean_end;
+    int next_block;             /* number of the next block in its MCU */
     int64_t blocks_left;        /* in the segment */
-    int predicted[MAX_COMPS_IN_SCAN];
-    JCOEF *blocks[D_MAX_BLOCKS_IN_MCU];     /* target of each block of the MCU */
+    int predicted[MAX_COMPS_IN_SCAN];       /* DC of each component's last block */
+    JCOEF *blocks[D_MAX_BLOCKS_IN_MCU];     /* coefficients of each block of the next MCU */
 };
 
-/* Copy a segment, without the zeros that are stuffed after each 0xFF and without the marker at its end, which read_index has
- * checked. Returns the end of the copy. Reads up to 7 bytes after the segment: at least the index's footer is there. */
+/* Copy a segment without stuffed zeros, and without the marker at its end, which read_index has
+ * checked. Returns the end of the copy. Reads and writes 8 bytes at a time. Up to 7 bytes after the
+ * segment are read, which is in the blob: the footer of the index has 28 bytes. Up to 7 bytes after
+ * the copy are written, for which there is PADDING. */
 static uint8_t *copy_clean(const struct entropy *entropy, const uint8_t *from, const uint8_t *end, uint8_t *to) {
     const uint64_t low = 0x0101010101010101, high = 0x80 * low;
     while (from < end) {
@@ -56,7 +65,8 @@ static uint8_t *copy_clean(const struct entropy *entropy, const uint8_t *from, c
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
         word = __builtin_bswap64(word);
 #endif
-        const uint64_t found = (~word - low) & word & high;     /* the first bit is that of the first 0xFF */
+        /* the lowest bit set is in the first byte 0xFF */
+        const uint64_t found = (~word - low) & word & high;
         if (found == 0) {
             from += 8, to += 8;
             continue;
@@ -72,18 +82,20 @@ static uint8_t *copy_clean(const struct entropy *entropy, const uint8_t *from, c
     return to;
 }
 
-/* As open_segment in kernel_huffman.c. Begins a lane's next segment; 0 if none is left. */
+/* Begin a lane's next segment, as open_segment in kernel_huffman.c. Returns 0 if no segment is
+ * left. */
 static int open_lane(struct lanes *lanes, struct lane *lane, struct position *position) {
     const struct entropy *entropy = lanes->entropy;
     int64_t number = lanes->next_segment++;
-    while (number < entropy->num_segments && entropy->segments[number].end == 0)     /* no crop needs it */
+    /* skip those that no crop needs */
+    while (number < entropy->num_segments && entropy->segments[number].end == 0)
         number = lanes->next_segment++;
     if (number >= entropy->num_segments)
         return 0;
     const uint8_t *from = entropy->jpeg + entropy->segments[number].begin, *end = entropy->jpeg + entropy->segments[number].end;
     uint8_t *to = copy_clean(entropy, from, end, lane->clean);
     for (int i = 0; i < PADDING; i += 32)
-        memset(to + i, 0, 32);  /* as in clear_block */
+        memset(to + i, 0, 32);  /* 32 bytes at a time, for the reason given at clear_block */
     lane->clean_end = to;
     lane->next_block = 0;
     lane->blocks_left = entropy->interval * lanes->blocks_in_mcu;
@@ -99,15 +111,16 @@ static int open_lane(struct lanes *lanes, struct lane *lane, struct position *po
     return 1;
 }
 
-/* Same as close_segment: all bits are used except for less than a byte of padding. */
+/* Check that all bits of the segment are used, except for at most 7 bits of padding. */
 static void close_lane(const struct lanes *lanes, const struct lane *lane, const uint8_t *at, uint64_t word) {
     int64_t left = 8 * (lane->clean_end - at) - __builtin_ctzll(word);
     if (left < 0 || left > 7)
         fail(lanes->entropy);
 }
 
-/* The begin of a lane's first or next segment; k = 0 if none is left. By value: a position whose address is known stays in
- * memory instead of registers. */
+/* Begin a lane's next segment; in the result, k is 0 if no segment is left. Returns a value instead
+ * of changing the caller's position through a pointer: a position whose address is taken would stay
+ * in memory instead of registers. */
 __attribute__((noinline)) static struct position next_segment(struct lanes *lanes, struct lane *lane) {
     struct position position = {.k = 1};
     if (!open_lane(lanes, lane, &position))
@@ -115,14 +128,18 @@ __attribute__((noinline)) static struct position next_segment(struct lanes *lane
     return position;
 }
 
-/* Zero 64 coefficients, aligned to 32 bytes. (For memset, gcc emits `rep stos`, which takes longer than a code.) */
+/* Zero the 64 coefficients of a block, which are aligned to 32 bytes. (For memset of 128 bytes, gcc
+ * emits `rep stos`, which takes longer than decoding a code.) */
 INLINE void clear_block(JCOEF *block) {
     typedef uint64_t four __attribute__((vector_size(32), may_alias));
     for (four *at = (four *)block; at < (four *)(block + DCTSIZE2); at++)
         *at = (four){0};
 }
 
-/* Begin the lane's next block: clear it and decode its first value. Returns 0 if no segment is left. */
+/* Begin the lane's next block, which may be the first one of its next segment: clear it and decode
+ * DC. Returns 0 if no segment is left. Checks that the last block did not end in a run of zeros
+ * beyond its end, and that the position is at most 8 bytes after the segment; PADDING relies on
+ * this. */
 INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *position) {
     struct entropy *entropy = lanes->entropy;
     read_word(position);
@@ -155,7 +172,7 @@ INLINE int begin_block(struct lanes *lanes, struct lane *lane, struct position *
     return 1;
 }
 
-/* Decode a code that short_codes lacks. Returns 0 at the end of the block. */
+/* Decode an AC code that short_codes lacks, and its value. Returns 0 if the block ends. */
 INLINE int take_long(struct lanes *lanes, struct position *position) {
     read_word(position);
     const uint64_t word = position->word;
@@ -170,24 +187,27 @@ INLINE int take_long(struct lanes *lanes, struct position *position) {
     return k + 1 < DCTSIZE2;
 }
 
-/* Decode the next code and its value; go to `is_long` instead if they have more than SHORT_BITS bits, and to `ended` after the
- * block. (A macro, because the caller of a function would need a second branch.) */
+/* Decode the next AC code and its value. If they have more than SHORT_BITS bits, go to `is_long`
+ * instead; if the block ends, go to `ended`. (A macro, because the caller of a function would need
+ * a second branch.) */
 #define TAKE_SHORT(position, is_long, ended) \
     do { \
         const uint64_t code = (position).ac->short_codes[(position).word >> (64 - SHORT_BITS)]; \
         if (__builtin_expect(code == 0, 0)) \
             goto is_long; \
         (position).k += code >> 8 & 0xFF; \
-        /* At the end of a block, the last one is still 0. */ \
+        /* An end-of-block code writes its 0 to block[63], which is still 0 then. */ \
         (position).block[ZIGZAG[(position).k - 1]] = (JCOEF)(code >> 16); \
         (position).word <<= code & 63; \
         if (__builtin_expect((position).k >= DCTSIZE2, 0)) \
             goto ended; \
     } while (0)
 
+/* short codes that fit the bits of one read_word */
 enum { SHORT_IN_WORD = WORD_BITS / SHORT_BITS };
 
-/* The targets of TAKE_SHORT, which continue its loop. Falls through if no segment is left. */
+/* The targets of TAKE_SHORT: they continue the enclosing loop, or fall through if the lane has no
+ * segment left. */
 #define CONTINUE(position, lane, is_long, ended) \
     is_long: \
         if (take_long(lanes, &(position))) \
@@ -196,7 +216,7 @@ enum { SHORT_IN_WORD = WORD_BITS / SHORT_BITS };
         if (begin_block(lanes, lane, &(position))) \
             continue;
 
-/* Decode with one lane until no segment is left. */
+/* Decode with one lane until no segment is left. `position` is inside a block. */
 INLINE void decode_one(struct lanes *lanes, struct lane *lane, struct position position) {
     while (1) {
         read_word(&position);
@@ -228,6 +248,7 @@ INLINE void decode_two(struct lanes *lanes, struct lane *first_lane, struct posi
     }
 }
 
+/* Decode with three lanes, and with fewer lanes at the end. */
 INLINE void decode(struct lanes *lanes) {
     struct lane lane[NUM_LANES], *first_lane = &lane[0], *second_lane = &lane[1];
     for (int i = 0; i < NUM_LANES; i++)
@@ -269,7 +290,8 @@ void decode_lanes_scalar(struct lanes *lanes) {
 }
 
 #if HAS_AVX2
-/* The same code: BMI2's shifts take a third of the instructions, and save a register. */
+/* The same code, compiled for AVX2's processors: with BMI2, shifts take a third of the instructions
+ * and one register less. */
 TARGET_AVX2
 void decode_lanes_avx2(struct lanes *lanes) {
     decode(lanes);

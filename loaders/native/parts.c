@@ -1,5 +1,6 @@
-/* CPU time of each part of the kernel, for `harness bench load --parts`. The parts run one after another
- * on whole crops; the kernel does the last two row by row. */
+/* Measure the CPU time of each part of the kernel, for `harness bench load --parts`. Here, each
+ * part processes a whole crop before the next part begins; the kernel alternates COLOR and RESIZE
+ * for each row. */
 
 #include <time.h>
 
@@ -13,7 +14,8 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Add the seconds of one image to `seconds`. Returns 0 if it is damaged, or has no index. */
+/* Make image i, and add the seconds of its parts to `seconds`. Returns 0 if memory is short, the
+ * image is damaged, or native/planes.c cannot decode it (a JPEG without index, for example). */
 static int time_image(struct worker *worker, const struct job *job, int64_t i, double seconds[NUM_PARTS]) {
     const uint8_t *blob = job->file + job->offsets[i];
     const struct box *box = &job->boxes[i];
@@ -45,7 +47,7 @@ static int time_image(struct worker *worker, const struct job *job, int64_t i, d
         picture_row(picture, job->stages, y, rgb);
     }
     double colors = now();
-    /* Colors are converted again, together with the resize. */
+    /* The resize converts the colors of each row again; their time is subtracted below. */
     if (!begin_resize(&worker->resizers[0], job->stages, box->width, box->height, picture->kind == GREY_PLANE ? 1 : 3,
                       job->flips[i], job->resolution, job->interpolation, &job->format,
                       (uint8_t *)job->output + i * job->resolution * job->resolution * 3) ||
@@ -58,8 +60,9 @@ static int time_image(struct worker *worker, const struct job *job, int64_t i, d
     return 1;
 }
 
-/* Make n uint8 images, one crop of each, and add up the seconds of each part. The arguments are those of
- * harness_make_batch. Returns how many images were made. */
+/* Make n uint8 images, one crop of each, and add the seconds of each part to `seconds`. The other
+ * arguments are those of harness_make_batch. Returns the number of images made before the first
+ * failure. */
 __attribute__((visibility("default")))
 int64_t harness_time_parts(const uint8_t *file, const int64_t *offsets, const int64_t *sizes, const uint8_t *modes,
                            const int64_t *widths, const int64_t *heights, const struct box *boxes, const uint8_t *flips, int64_t n,

@@ -1,4 +1,4 @@
-/* Rows of RGB from decoded planes or pixels. */
+/* Convert decoded planes or pixels to rows of R, G and B. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +46,8 @@ struct span columns_of(const struct box *crops, int64_t num_crops, int64_t first
 }
 
 int prepare_rows(struct picture *picture) {
-    /* Vector code makes up to 64 pixels more than requested. */
+    /* Upsampling begins and ends at whole chroma samples: up to 2 pixels more. It writes up to 128
+     * samples at a time, and so up to ROW_PADDING beyond the multiple of 64. */
     int64_t stride = round_up(picture->box.width + 2, 64) + 2 * ROW_PADDING;
     uint8_t *memory = reserve(&picture->memory, &picture->size, 5 * stride);
     for (int i = 0; memory != NULL && i < 5; i++)
@@ -54,16 +55,17 @@ int prepare_rows(struct picture *picture) {
     return memory != NULL;
 }
 
+/* Return the address of sample (x, y) of the component. */
 static const uint8_t *sample_row(const struct plane *plane, int64_t y, int64_t x) {
     return plane->samples + (y - plane->top) * plane->stride + x - plane->left;
 }
 
-/* A row of chroma at luma's resolution, of `width` pixels from `left` on; upsampled to `scratch` if
- * need be. */
+/* Return a row of chroma at luma's resolution: `width` samples from pixel (left, y) on. If chroma
+ * is halved, it is upsampled to `scratch`. */
 static const uint8_t *chroma_row(const struct picture *picture, const struct stages *stages, const struct plane *plane, int64_t y,
                                  int64_t left, int64_t width, uint8_t *scratch) {
     int64_t row = picture->halved_down ? y / 2 : y, column = picture->halved_across ? left / 2 : left;
-    /* The row on the other side; beyond the first and the last one stand copies of them. */
+    /* The second nearest row. At the image's border, the nearest row takes its place. */
     int64_t other = picture->halved_down ? max64(0, min64(y % 2 ? row + 1 : row - 1, plane->height - 1)) : row;
     const uint8_t *near = sample_row(plane, row, column), *far = sample_row(plane, other, column);
     if (!picture->halved_across) {

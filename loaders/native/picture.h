@@ -1,5 +1,6 @@
-/* The pixels under the crops of an image, before the resize: as RGB in memory, or as planes of
- * YCbCr. They become rows of R, G and B one at a time, so that these stay in the first-level cache. */
+/* The decoded pixels under the crops of an image, before the resize: RGB, one gray plane, or planes
+ * of YCbCr. They are converted to R, G and B row by row, so that these rows stay in the L1
+ * cache. */
 
 #ifndef HARNESS_PICTURE_H
 #define HARNESS_PICTURE_H
@@ -11,17 +12,19 @@ struct box {
     int64_t left, top, width, height;
 };
 
-/* Decoded samples of a component: the part of it that the crops need. */
+/* Decoded samples of the part of a component that the crops need. Samples outside the crops are
+ * undefined. */
 struct plane {
-    uint8_t *samples;           /* of (left, top); rows `stride` bytes apart, ROW_PADDING before and after them */
-    int64_t stride;
+    /* the sample (left, top) of the component; ROW_PADDING bytes around each row */
+    uint8_t *samples;
+    int64_t stride;             /* bytes from row to row */
     int64_t left, top;          /* in samples of the whole component */
-    int64_t width, height;      /* of the whole component; samples beyond are padding of its blocks */
+    int64_t width, height;      /* of the whole component, in samples; blocks may reach beyond */
 };
 
 enum picture_kind { RGB_PIXELS, GREY_PLANE, YCC_PLANES };
 
-/* Range of columns or rows. */
+/* A range of columns or rows, of pixels, samples or blocks. */
 struct span {
     int64_t first, last;        /* empty if last < first */
 };
@@ -30,34 +33,38 @@ struct picture {
     enum picture_kind kind;
     const struct box *crops;
     int64_t num_crops;
-    struct box box;             /* the smallest one around all crops */
-    const uint8_t *pixels;      /* RGB_PIXELS: of the box's first pixel */
-    int64_t stride;
-    struct plane planes[3];
-    int halved_across, halved_down;     /* chroma has one sample for two of luma */
-    uint8_t *rows[5];           /* scratch memory: R, G, B, and upsampled Cb, Cr, each as wide as the box with padding */
-    void *memory;
-    size_t size;
+    struct box box;             /* the smallest box around all crops */
+    const uint8_t *pixels;      /* RGB_PIXELS: the box's first pixel */
+    int64_t stride;             /* RGB_PIXELS: bytes from row to row */
+    struct plane planes[3];     /* GREY_PLANE: the first one; YCC_PLANES: Y, Cb, Cr */
+    int halved_across, halved_down;     /* chroma has half of luma's samples along this axis */
+    /* scratch rows as wide as the box, with padding: R, G, B, upsampled Cb and Cr */
+    uint8_t *rows[5];
+    void *memory;               /* of `rows` */
+    size_t size;                /* of `memory`, in bytes */
 };
 
-/* The crops of a picture, and the box around them. */
+/* Set the crops of a picture, and the box around them. `crops` must outlive the use of the
+ * picture. */
 void set_crops(struct picture *picture, const struct box *crops, int64_t num_crops);
 
-/* The columns, from the first to the last one, under those crops that have one of these rows. */
+/* Return the range of columns under those crops that contain one of these rows; empty if none
+ * does. */
 struct span columns_of(const struct box *crops, int64_t num_crops, int64_t first_row, int64_t last_row);
 
 /* Make room in picture->rows for the picture's box. Returns 0 if memory is short. */
 int prepare_rows(struct picture *picture);
 
-/* Row y of the stored image, which is in the box, as rows of R, G and B that begin at the box's left.
- * They are defined under the crops. `rgb` points to them until the next call; gray pictures have one
- * row for all three colors. */
+/* Convert row y of the stored image, which must be in the box, to rows of R, G and B that begin at
+ * the left of the box. Only levels under the crops are defined. `rgb` is valid until the next call.
+ * In gray pictures, its three pointers are equal. */
 void picture_row(const struct picture *picture, const struct stages *stages, int64_t y, const uint8_t *rgb[3]);
 
 void free_picture(struct picture *picture);
 
-/* Memory for `size` bytes and ROW_PADDING before and after them, kept if it is large enough;
- * aligned to 64 bytes. NULL if memory is short. Its content is lost. */
+/* Return `size` bytes with ROW_PADDING bytes before and after them, aligned to 64 bytes. Keeps
+ * `*memory` if its `*reserved` bytes are enough; otherwise allocates it again, and its content is
+ * lost. Returns NULL if memory is short. */
 uint8_t *reserve(void **memory, size_t *reserved, size_t size);
 
 static inline int64_t min64(int64_t a, int64_t b) {

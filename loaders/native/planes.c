@@ -1,8 +1,7 @@
-/* An indexed JPEG's planes under its crops: header, Huffman codes, inverse DCT.
+/* Decode the planes of an indexed JPEG under its crops: header, Huffman codes, inverse DCT.
  *
- * libjpeg reads the header and nothing else. Images that this file does not decode (other colors
- * than YCbCr and gray, other sampling than 4:4:4, 4:2:2, 4:4:0 and 4:2:0, narrow images) are
- * decoded by libjpeg's pipeline, and so are damaged ones.
+ * libjpeg reads only the header. This file decodes gray images, and YCbCr with sampling 4:4:4,
+ * 4:2:2, 4:4:0 or 4:2:0. The callers use libjpeg for other, narrow and damaged images.
  */
 
 #include <string.h>
@@ -12,7 +11,8 @@
 #include "lanes.h"
 #include "planes.h"
 
-enum { MIN_WIDTH = 8 };       /* libjpeg does not interpolate chroma of images that are at most 4 pixels wide */
+/* pixels; libjpeg does not interpolate the chroma of images at most 4 pixels wide */
+enum { MIN_WIDTH = 8 };
 
 /* Returns 1 if the image can be decoded here. */
 static int is_ordinary(const struct jpeg_decompress_struct *codec, const struct entropy *entropy, int64_t width) {
@@ -46,7 +46,8 @@ struct span span_of(int64_t first, int64_t last, int is_halved, int64_t size) {
 
 struct span blocks_of(const struct picture *picture, int component, int64_t y) {
     int across = component > 0 && picture->halved_across, down = component > 0 && picture->halved_down;
-    /* Rows of pixels that need this row of blocks; as in span_of, one sample more on both sides. */
+    /* Pixels are counted here: `size` rows in a row of blocks, and `more` in the sample that
+     * span_of adds on both sides. */
     int64_t size = down ? 16 : 8, more = down ? 2 : 0;
     struct span columns = columns_of(picture->crops, picture->num_crops, size * y - more, size * (y + 1) - 1 + more);
     columns = span_of(columns.first, columns.last, across, picture->planes[component].width);
@@ -63,7 +64,11 @@ void repeat_borders(const struct plane *plane, int64_t num_rows, struct span col
     }
 }
 
-/* The inverse DCT of the blocks that the picture's crops need, to rows of samples. */
+/* Compute the samples of one plane from the blocks that the picture's crops need.
+ *
+ * The plane begins at the first block under the picture's box. Blocks of the box are blocks of the
+ * part, since the part contains the box and MARGIN pixels around it, or reaches the image's
+ * border. */
 static void transform_plane(const struct stages *stages, const struct picture *picture, const struct box *part, int component,
                             const struct coefficients *coefficients, const JQUANT_TBL *quant, struct plane *plane) {
     const struct box *box = &picture->box;
@@ -88,7 +93,11 @@ static void transform_plane(const struct stages *stages, const struct picture *p
         repeat_borders(plane, 8 * (bottom - top + 1), columns);
 }
 
-/* Lay out the memory for coefficients and planes of `part`. Returns 0 if memory is short. */
+/* Make room for coefficients and planes of the part, and set their addresses and strides.
+ *
+ * A row of samples has room for the row's blocks, rounded up to 64 bytes, and ROW_PADDING before
+ * and after. The inverse DCT writes two blocks at a time, and so up to 8 bytes after the last
+ * block. Returns 0 if memory is short. */
 static int make_room(struct planes_memory *memory, struct picture *picture, const struct box *part,
                      struct coefficients coefficients[3], int num_components) {
     size_t num_blocks = 0, num_samples = 0;
@@ -115,14 +124,15 @@ static int make_room(struct planes_memory *memory, struct picture *picture, cons
     return 1;
 }
 
-/* Set the lanes up; returns 0 if the index does not fit the image's MCUs. */
+/* Set up the decoding of all segments. Returns 0 if the index does not match the image's MCUs. */
 static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const struct box *part,
                          const struct coefficients coefficients[3], const struct picture *picture) {
     const struct jpeg_decompress_struct *codec = &decoder->codec;
     struct entropy *entropy = &decoder->entropy;
     int64_t mcu_width = 8 * (picture->halved_across + 1), mcu_height = 8 * (picture->halved_down + 1);
     int64_t mcus_per_row = (part->width + mcu_width - 1) / mcu_width, num_rows = (part->height + mcu_height - 1) / mcu_height;
-    /* The index was read with the frame that it points to, which may differ from libjpeg's frame. */
+    /* In a damaged image, the frame header that the index points to may differ from the one that
+     * libjpeg reads. */
     if (part->left % mcu_width != 0 || part->top % mcu_height != 0 || mcus_per_row % entropy->interval != 0 ||
         entropy->num_segments * entropy->interval != mcus_per_row * num_rows)
         return 0;
@@ -143,7 +153,7 @@ static int set_up_lanes(struct lanes *lanes, struct decoder *decoder, const stru
     return 1;
 }
 
-/* As decode_coefficients; errors end in a longjmp. */
+/* As decode_coefficients, but errors end in a longjmp. Returns 0 if there is no index. */
 static int read_coefficients(struct decoder *decoder, const struct stages *stages, struct planes_memory *memory, const uint8_t *blob,
                              int64_t size, int64_t width, int64_t height, struct picture *picture, struct coefficients coefficients[3],
                              struct box *part) {

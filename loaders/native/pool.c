@@ -1,9 +1,9 @@
 /* Threads that make a batch, without Python.
  *
- * Each image of a batch is a task; each thread takes the next pending one. Results do not depend
- * on which thread makes an image, nor on the number of threads. Threads start with the first batch
- * and wait for the next. They keep their memory. A forked process has only the forking thread and
- * starts its own.
+ * Each image of a batch is a task, and each thread takes the next pending task. Results do not
+ * depend on which thread makes an image, nor on the number of threads. Threads start with the first
+ * batch of several images. Between batches they wait and keep their buffers. A forked process has
+ * only the thread that forked, so it starts new threads.
  */
 
 #include <pthread.h>
@@ -15,20 +15,23 @@
 #include "pool.h"
 
 struct pool {
-    pthread_mutex_t turn;           /* held by the caller whose job runs */
-    pthread_mutex_t lock;           /* of all that follows */
+    pthread_mutex_t turn;           /* locked by the caller whose job runs */
+    /* protects num_started, num_busy, num_jobs, has_ended and job */
+    pthread_mutex_t lock;
     pthread_cond_t job_came, job_done;
-    pid_t process;                  /* whose threads these are */
-    int num_threads, num_started;   /* started: without the caller */
-    int num_busy;
-    int64_t num_jobs;
+    pid_t process;                  /* process in which the threads run */
+    int num_threads, num_started;   /* num_started: without the caller */
+    int num_busy;                   /* started threads that work on the job */
+    int64_t num_jobs;               /* jobs so far */
     int has_ended;
-    const struct job *job;
-    _Atomic int64_t next_image;
-    pthread_t *threads;
-    struct worker *workers;         /* [num_threads], the caller's first */
+    const struct job *job;          /* NULL between jobs */
+    _Atomic int64_t next_image;     /* number of the next pending image of the job */
+    pthread_t *threads;             /* [num_threads], num_started of them are in use */
+    /* [num_threads] one for each thread; the first is the caller's */
+    struct worker *workers;
 };
 
+/* Argument of a new thread. */
 struct start {
     struct pool *pool;
     int number;
@@ -66,8 +69,8 @@ static void *serve(void *argument) {
     return NULL;
 }
 
-/* Start the missing threads. If the system refuses some, the others do the work. Signals go to
- * Python's threads. */
+/* Start the missing threads. If the system refuses some, the others do the work. The threads block
+ * all signals except faults, so that Python's threads receive them. */
 static void start_threads(struct pool *pool) {
     static const int FAULTS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     sigset_t blocked, before;
@@ -122,12 +125,14 @@ struct pool *new_pool(int num_threads) {
 
 void run_job(struct pool *pool, const struct job *job) {
     if (pool->process != getpid()) {
-        /* Forked: locks and workers may be in any state that the parent's threads left. Their memory is leaked. */
+        /* This process is a fork: the parent's threads may have left locks and workers in any
+         * state, so their memory is leaked. */
         for (int i = 0; i < pool->num_threads; i++)
             pool->workers[i] = (struct worker){0};
         reset(pool);
     }
-    if (pthread_mutex_trylock(&pool->turn) != 0) {     /* another job runs: this one does not wait for it */
+    /* another job runs: make this one without other threads */
+    if (pthread_mutex_trylock(&pool->turn) != 0) {
         struct worker worker = {0};
         for (int64_t i = 0; i < job->num_images; i++)
             work_on(&worker, job, i);

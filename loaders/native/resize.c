@@ -1,16 +1,19 @@
-/* The resize, in integers. AREA: the area under each output pixel if an axis shrinks, bilinear if
- * it grows. BILINEAR and BICUBIC: Pillow's filters, as wide as an output pixel needs if an axis
- * shrinks (antialiasing). At most one level from Pillow, across and then down. (Pillow 13 resizes
- * high images down first; clipping between the axes then changes 0.01 % of a photograph's values
- * by 2 to 7 levels in bicubic.)
+/* Resize a crop, in integers.
  *
- * Weights have 14 bits and sum to 16384. An image is resized across first, to 16 bits in units of
- * 1 / 128 level, then down:
+ * AREA averages the area under each output pixel if an axis shrinks, and interpolates linearly if
+ * it grows. BILINEAR and BICUBIC are Pillow's filters; if an axis shrinks, they are stretched
+ * (antialiasing). Results differ from Pillow's by at most one level if Pillow also resizes across
+ * first. (Pillow 13 resizes tall images down first. Levels are clipped between the axes, so 0.01 %
+ * of a photograph's levels then differ by 2 to 7 in bicubic.)
+ *
+ * The weights of an output pixel have 14 bits and sum to 16384. A crop is resized across first, to
+ * 16 bits in units of 1 / 128 level, then down:
  *     row[x] = (sum of across[x, k] * level[x + k] + 64) >> 7, at least 0 and at most 255 * 128
  *     level  = (sum of down[y, k] * row[y + k] + 2^20) >> 21, at least 0 and at most 255
- * No order of sums, no fused multiply-add and no vector width changes any of this, so C, numba,
- * numpy and torch agree bit for bit. (resize_numba.py and backends/reference.py have the same
- * equations.)
+ * Integer sums do not depend on their order, so C, numba, numpy and torch agree bit for bit.
+ * (resize_numba.py and backends/reference.py have the same equations.) Sums fit 32 bits: across,
+ * 255 * 16384 is below 2^22; down, 255 * 128 * 16384 is below 2^29. Negative weights of BICUBIC
+ * increase the sum of the weights' magnitudes to less than twice of that.
  */
 
 #include <stdlib.h>
@@ -19,7 +22,8 @@
 #include "resize.h"
 #include "weights.h"
 
-/* Bump allocator from `base` on; if that is NULL, only the size is counted. */
+/* Allocator of parts of one buffer, aligned to 64 bytes. If `base` is NULL, it only counts the
+ * size. */
 struct arena {
     uint8_t *base;
     size_t used;
@@ -47,9 +51,10 @@ static void lay_out_weights(struct weights *weights, int64_t source, int64_t tar
     }
 }
 
+/* Set the arrays of a resizer. Call it first with an arena without memory, to count the size. */
 static void lay_out(struct resizer *resizer, int64_t width, int64_t height, int64_t resolution, enum interpolation interpolation,
                     struct arena *arena) {
-    resizer->stride = round_up(resolution, 32);     /* vector code works on 32 columns at a time */
+    resizer->stride = round_up(resolution, 32);     /* vector code processes 32 columns at a time */
     lay_out_weights(&resizer->across, width, resolution, interpolation, 1, arena);
     lay_out_weights(&resizer->down, height, resolution, interpolation, 0, arena);
     resizer->ring_rows = most_needed(height, resolution, interpolation);
@@ -79,6 +84,7 @@ int begin_resize(struct resizer *resizer, const struct stages *stages, int64_t w
     return 1;
 }
 
+/* Convert resizer->levels to the next output row. */
 static void write_pixels(const struct resizer *resizer, const struct stages *stages) {
     const struct output_format *format = resizer->format;
     const int64_t resolution = resizer->resolution, begin = resizer->num_made * resolution * 3;
@@ -100,7 +106,8 @@ static void write_pixels(const struct resizer *resizer, const struct stages *sta
             row[3 * x + c] = format->table[256 * c + levels[c][x]];
 }
 
-/* The next output row, whose last source row is the last one in the ring. */
+/* Make the next output row. The last row that it needs is the last one added to the ring, since
+ * resize_row makes each output row as soon as possible. */
 static void make_row(struct resizer *resizer, const struct stages *stages) {
     const int64_t ring_rows = resizer->ring_rows, slot = resizer->slot, count = resizer->down.counts[resizer->num_made];
     const int16_t *values = resizer->down.values + resizer->num_made * resizer->down.stride, **rows = resizer->rows;
@@ -108,7 +115,8 @@ static void make_row(struct resizer *resizer, const struct stages *stages) {
         rows[k] = resizer->ring + place * 3 * resizer->stride;
         place = place + 1 < ring_rows ? place + 1 : 0;
     }
-    rows[count] = rows[count - 1];      /* the second of a pair; its weight is 0 */
+    /* if count is odd: second row of the last pair, with weight 0 */
+    rows[count] = rows[count - 1];
     stages->resize_down(rows, values, count, resizer->num_colors * resizer->stride, resizer->levels);
     write_pixels(resizer, stages);
     resizer->num_made++;
@@ -131,13 +139,15 @@ void free_resizer(struct resizer *resizer) {
     resizer->size = 0;
 }
 
+/* Round a sum of the resize across, and limit it to the range of rows. */
 static inline int16_t clamp_row(int32_t sum) {
     sum >>= ROUND_ACROSS;
     return (int16_t)(sum < 0 ? 0 : sum > MOST_ACROSS ? MOST_ACROSS : sum);
 }
 
-/* Same as below, with equally many products for each output pixel, and no sum out of range: weights
- * after `counts` are 0, and rows have padding. */
+/* Same as the loop of resize_color if no weight is negative, with `count` products for each output
+ * pixel, a constant that compilers can unroll. Weights after `counts` are 0; rows have padding, so
+ * that levels after the crop can be read. */
 static inline void resize_few(const uint8_t *row, const struct weights *weights, int64_t count, int16_t *result) {
     for (int64_t x = 0; x < weights->target; x++) {
         const int16_t *values = weights->values + x * weights->stride;
@@ -175,10 +185,11 @@ void resize_across_scalar(const uint8_t *const rows[], int64_t num_colors, const
         resize_color(rows[c], weights, result + c * stride);
 }
 
-/* Row by row within a few columns, which compilers vectorize. */
+/* Processes 32 columns row by row, which compilers vectorize. */
 void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result) {
     enum { COLUMNS = 32 };
-    for (int64_t begin = 0; begin < count; begin += COLUMNS) {      /* rows and result have room for whole steps */
+    /* rows and result have whole steps */
+    for (int64_t begin = 0; begin < count; begin += COLUMNS) {
         int32_t sums[COLUMNS];
         for (int x = 0; x < COLUMNS; x++)
             sums[x] = 1 << (ROUND_DOWN - 1);
@@ -186,7 +197,8 @@ void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64
             for (int x = 0; x < COLUMNS; x++)
                 sums[x] += values[k] * rows[k][begin + x];
         for (int x = 0; x < COLUMNS; x++) {
-            int32_t level = sums[x] >> ROUND_DOWN;      /* of 32 bits: 64 would not be vectorized */
+            /* int32_t: 64 bits would not be vectorized */
+            int32_t level = sums[x] >> ROUND_DOWN;
             level = level < 0 ? 0 : level;
             result[begin + x] = (uint8_t)(level > 255 ? 255 : level);
         }
@@ -198,12 +210,14 @@ void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64
 
 #define INLINE_AVX2 TARGET_AVX2 static inline __attribute__((always_inline))
 
+/* Load 16 bytes to each half of a vector. */
 INLINE_AVX2 __m256i load_two(const uint8_t *low, const uint8_t *high) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
                                    _mm_loadu_si128((const __m128i *)high), 1);
 }
 
-/* Sums that began with half a unit. */
+/* Shift sums of the resize across to rows, and pack them. The sums began with half a unit, for
+ * rounding. */
 INLINE_AVX2 __m256i shifted_across(const struct weights *weights, __m256i low, __m256i high) {
     __m256i row = _mm256_packs_epi32(_mm256_srai_epi32(low, ROUND_ACROSS), _mm256_srai_epi32(high, ROUND_ACROSS));
     if (!weights->has_negative)
@@ -211,9 +225,14 @@ INLINE_AVX2 __m256i shifted_across(const struct weights *weights, __m256i low, _
     return _mm256_max_epi16(_mm256_min_epi16(row, _mm256_set1_epi16(MOST_ACROSS)), _mm256_setzero_si256());
 }
 
-/* 16 output pixels at a time: 16 bytes for each 4 of them, out of which come words of their 1st
- * and 2nd source pixels, of their 3rd and 4th, ... `pairs` is weights->pairs and `num_colors` 1 or
- * 3, which share the tables; both are compile-time constants for their usual values. */
+/* Resize across with tables of words (struct weights, is_narrow): a block of 16 output pixels at a
+ * time.
+ *
+ * Each group of 4 output pixels has a window of 16 bytes. For each pair, a shuffle gives words of
+ * two source pixels of each output pixel, and pmaddwd multiplies and adds them. `even` are groups 0
+ * and 2, `odd` groups 1 and 3. `pairs` is weights->pairs, `num_colors` 1 or 3; both are
+ * compile-time constants for their usual values. Writes up to 15 columns after the last one, below
+ * the stride. */
 INLINE_AVX2 void resize_narrow(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
                                int16_t *restrict result, int64_t stride) {
     const __m256i half = _mm256_set1_epi32(1 << (ROUND_ACROSS - 1));
@@ -238,11 +257,17 @@ INLINE_AVX2 void resize_narrow(const uint8_t *const rows[], int64_t num_colors, 
     }
 }
 
-/* The same with weights of bytes: sums of (128 high + low) * level, plus 64, shifted by 7, are the sum of high * level plus
- * (the sum of low * level, plus 64) >> 7, which fit 16 bits. 8 output pixels of each 16 bytes. */
+/* The same with weights of bytes (struct weights, has_bytes): 8 output pixels from each window of
+ * 16 bytes.
+ *
+ * (sum of (128 * high + low) * level + 64) >> 7 equals the sum of high * level, plus (the sum of
+ * low * level + 64) >> 7. Both sums fit an int16: highs are at least 0 and sum to 128; lows above 0
+ * sum to at most 128, those below to at least -128; and 255 * 128 is at most 32767. So pmaddubsw
+ * does not saturate. */
 INLINE_AVX2 void resize_bytes(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
                               int16_t *restrict result, int64_t stride) {
-    const __m256i shift = _mm256_set1_epi16(1 << (15 - ROUND_ACROSS));     /* a rounding shift right by 7 */
+    /* pmulhrsw by it is a rounded shift by 7 */
+    const __m256i shift = _mm256_set1_epi16(1 << (15 - ROUND_ACROSS));
     for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
         const __m256i *shuffles = (const __m256i *)weights->shuffles + block * pairs;
         const __m256i *values = (const __m256i *)weights->byte_values + 2 * block * pairs;
@@ -261,6 +286,8 @@ INLINE_AVX2 void resize_bytes(const uint8_t *const rows[], int64_t num_colors, c
     }
 }
 
+/* Return 8 partial sums of `count` products. Reads 16 levels and weights at a time; weights after
+ * `count` are 0. */
 INLINE_AVX2 __m256i weighted(const uint8_t *from, const int16_t *values, int64_t count) {
     __m256i sum = _mm256_setzero_si256();
     for (int64_t k = 0; k < count; k += 16) {
@@ -270,7 +297,7 @@ INLINE_AVX2 __m256i weighted(const uint8_t *from, const int16_t *values, int64_t
     return sum;
 }
 
-/* Any scale: 4 output pixels at a time, each the sum of products over its own source pixels. */
+/* Resize across for any scale, without tables: 4 output pixels at a time. */
 INLINE_AVX2 void resize_wide(const uint8_t *row, const struct weights *weights, int16_t *result) {
     const __m256i half = _mm256_set1_epi32(1 << (ROUND_ACROSS - 1));
     for (int64_t x = 0; x < weights->target; x += 4) {
@@ -311,13 +338,15 @@ void resize_across_avx2(const uint8_t *const rows[], int64_t num_colors, const s
         resize_colors(rows, 1, weights, result, stride);
 }
 
+/* Return the two weights of a pair of rows, in each 32 bits. */
 INLINE_AVX2 __m256i pair_of(const int16_t *values, int64_t pair) {
     int32_t both;
     memcpy(&both, values + 2 * pair, sizeof both);
     return _mm256_set1_epi32(both);
 }
 
-/* Rows in pairs; `pairs` as above. rows[2 * pairs - 1] may be a row of weight 0. */
+/* Resize down: weighted sums of rows, two rows with one pmaddwd. `pairs` is a compile-time constant
+ * for its usual values. rows[2 * pairs - 1] may be a row of weight 0. */
 INLINE_AVX2 void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count,
                           uint8_t *restrict result) {
     const __m256i half = _mm256_set1_epi32(1 << (ROUND_DOWN - 1));

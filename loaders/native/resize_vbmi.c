@@ -1,5 +1,6 @@
-/* The resize in AVX-512 VBMI: the same sums as in resize.c, 16 output pixels of each 64-byte
- * window across, and 32 columns at a time down. Intel since Ice Lake and AMD since Zen 4 have VNNI, which adds products, too. */
+/* Resize in AVX-512 VBMI: the same sums as in resize.c. Across, 16 or 32 output pixels come from
+ * each window of 64 bytes; down, 32 columns are processed at a time. VNNI (Intel since Ice Lake,
+ * AMD since Zen 4) multiplies and adds in one instruction. */
 
 #include <string.h>
 
@@ -10,12 +11,13 @@
 
 #define INLINE_VBMI TARGET_VBMI static inline __attribute__((always_inline))
 
-/* Words of two vectors after packing, which works on each 128 bits: in order. */
+/* Restore the order after a pack of two vectors, which works on 128 bits at a time. */
 INLINE_VBMI __m512i in_order(__m512i packed) {
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), packed);
 }
 
-/* Sums of 16 output pixels in units of 1 / 2^14 level. */
+/* Return the rows' values (units of 1 / 128 level, as int32) of 16 output pixels, whose window
+ * begins at `from`. */
 INLINE_VBMI __m512i sum_window(const uint8_t *from, const uint8_t *shuffles, const int16_t *values, int64_t pairs) {
     __m512i window = _mm512_loadu_si512(from), sum = _mm512_set1_epi32(1 << (ROUND_ACROSS - 1));
     for (int64_t pair = 0; pair < pairs; pair++) {
@@ -25,8 +27,9 @@ INLINE_VBMI __m512i sum_window(const uint8_t *from, const uint8_t *shuffles, con
     return _mm512_srai_epi32(sum, ROUND_ACROSS);
 }
 
-/* 32 output pixels of each color at a time, so that colors share the tables. `num_colors` is a
- * compile-time constant, and so is `pairs` (weights->pairs) for its usual values. */
+/* Resize across with tables of words (struct weights, is_narrow with has_windows): 32 output pixels
+ * of each color at a time. `num_colors` is a compile-time constant, and so is `pairs`
+ * (weights->pairs) for its usual values. */
 INLINE_VBMI void resize_windows(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
                                 int16_t *restrict result, int64_t stride) {
     for (int64_t block = 0; block < (weights->target + 15) / 16; block += 2) {
@@ -43,7 +46,8 @@ INLINE_VBMI void resize_windows(const uint8_t *const rows[], int64_t num_colors,
     }
 }
 
-/* The same with weights of bytes, as in resize.c: 32 output pixels of each 64 bytes. */
+/* The same with weights of bytes, as resize_bytes in resize.c: 32 output pixels from each
+ * window. */
 INLINE_VBMI void resize_bytes(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
                               int16_t *restrict result, int64_t stride) {
     const __m512i shift = _mm512_set1_epi16(1 << (15 - ROUND_ACROSS));
@@ -88,13 +92,14 @@ void resize_across_vbmi(const uint8_t *const rows[], int64_t num_colors, const s
         resize_colors(rows, 1, weights, result, stride);
 }
 
+/* Return the two weights of a pair of rows, in each 32 bits. */
 INLINE_VBMI __m512i pair_of(const int16_t *values, int64_t pair) {
     int32_t both;
     memcpy(&both, values + 2 * pair, sizeof both);
     return _mm512_set1_epi32(both);
 }
 
-/* Words of 32 columns. */
+/* Return the weighted sums of 32 columns from x on, as int16, not yet limited to 0..255. */
 INLINE_VBMI __m512i sum_columns(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t x) {
     __m512i low = _mm512_set1_epi32(1 << (ROUND_DOWN - 1)), high = low;
     for (int64_t pair = 0; pair < pairs; pair++) {
@@ -105,7 +110,7 @@ INLINE_VBMI __m512i sum_columns(const int16_t *const *rows, const int16_t *value
     return _mm512_packs_epi32(_mm512_srai_epi32(low, ROUND_DOWN), _mm512_srai_epi32(high, ROUND_DOWN));
 }
 
-/* Rows in pairs, as in resize.c. */
+/* Resize down, as sum_rows in resize.c. */
 INLINE_VBMI void sum_rows(const int16_t *const *rows, const int16_t *values, int64_t pairs, int64_t count,
                           uint8_t *restrict result) {
     int64_t x = 0;

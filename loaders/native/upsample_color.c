@@ -1,15 +1,16 @@
-/* Planes of YCbCr to rows of RGB: chroma upsampling and color conversion, bit-equal to
- * libjpeg-turbo.
+/* Convert planes of YCbCr to rows of R, G and B: chroma upsampling and color conversion, with the
+ * same bytes as libjpeg-turbo. Also the conversion between RGB pixels and rows, and to float16.
  *
- * Upsampling is jdsample's "fancy" one, a triangle filter: each output sample is 3/4 of the nearer
- * and 1/4 of the farther chroma sample along each axis, with roundings that alternate. The first
- * and the last samples of a row or column have no farther one; the caller repeats them beyond the
- * border, which gives libjpeg's results there, too.
+ * Upsampling is the "fancy" one of jdsample.c, a triangle filter. Along each axis, an output sample
+ * is 3/4 of the nearest chroma sample and 1/4 of the second nearest. Rounding alternates between
+ * output samples. At the image's border, where there is no second nearest sample, the caller
+ * repeats the nearest one (repeat_borders in planes.h, chroma_row in picture.c). This gives
+ * libjpeg's results.
  *
- * Colors are jdcolor's: with cb and cr less 128,
+ * The color conversion is that of jdcolor.c. With cb and cr less 128,
  *     R = y + 1.40200 cr,  G = y - 0.34414 cb - 0.71414 cr,  B = y + 1.77200 cb
- * in units of 1 / 65536, each product (for G, their sum) rounded half up, and the result clipped
- * to 0..255.
+ * Constants are in units of 1 / 65536. Each product (for G, the sum of both) is rounded half up,
+ * and the result is clipped to 0..255.
  */
 
 #include "stages.h"
@@ -67,7 +68,8 @@ void join_rgb_scalar(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels
 
 #define INLINE_AVX2 TARGET_AVX2 static inline __attribute__((always_inline))
 
-/* 32 words: of samples 0-7 and 16-23, and of samples 8-15 and 24-31. */
+/* 32 words. low: samples 0-7 and 16-23; high: samples 8-15 and 24-31, as unpacklo and unpackhi give
+ * them. */
 struct words {
     __m256i low, high;
 };
@@ -80,7 +82,7 @@ INLINE_AVX2 void store_bytes(uint8_t *to, __m256i first, __m256i second) {
     _mm256_storeu_si256((__m256i *)to, _mm256_packus_epi16(first, second));
 }
 
-/* 3 near + far of 32 samples. */
+/* Return 3 * near + far of 32 samples. */
 INLINE_AVX2 struct words near_and_far(__m256i near, __m256i far) {
     const __m256i weights = _mm256_set1_epi16(0x0103);
     return (struct words){_mm256_maddubs_epi16(_mm256_unpacklo_epi8(near, far), weights),
@@ -91,14 +93,14 @@ INLINE_AVX2 struct words add(struct words a, struct words b) {
     return (struct words){_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
 }
 
-/* (sums + bias) >> bits. */
+/* Return (sums + bias) >> bits. */
 INLINE_AVX2 struct words rounded(struct words sums, int bias, int bits) {
     const __m256i more = _mm256_set1_epi16((short)bias);
     struct words shifted = add(sums, (struct words){more, more});
     return (struct words){_mm256_srli_epi16(shifted.low, bits), _mm256_srli_epi16(shifted.high, bits)};
 }
 
-/* 64 output samples from words of 0..255: left[0], right[0], left[1], ... */
+/* Store 64 output samples, left[0], right[0], left[1], ..., from words of 0..255. */
 INLINE_AVX2 void store_alternated(uint8_t *row, struct words left, struct words right) {
     __m256i low = _mm256_or_si256(left.low, _mm256_slli_epi16(right.low, 8));
     __m256i high = _mm256_or_si256(left.high, _mm256_slli_epi16(right.high, 8));
@@ -117,9 +119,11 @@ void upsample_h2v1_avx2(const uint8_t *near, int64_t count, uint8_t *row) {
     }
 }
 
-/* The sums of each sample's left and right neighbor, out of those of 32 samples before it, of its own and of 32 after it. */
+/* Return the sums of the left (right_of: right) neighbor of each sample. `before`, `here` and
+ * `after` are the sums of three consecutive groups of 32 samples. */
 INLINE_AVX2 struct words left_of(struct words before, struct words here) {
-    enum { LAST_AND_FIRST = 0x21 };     /* halves: the last one of `before`, the first one of `here` */
+    /* a vector of the last half of the first operand and the first half of the second */
+    enum { LAST_AND_FIRST = 0x21 };
     return (struct words){_mm256_alignr_epi8(here.low, _mm256_permute2x128_si256(before.high, here.high, LAST_AND_FIRST), 14),
                           _mm256_alignr_epi8(here.high, here.low, 14)};
 }
@@ -131,7 +135,8 @@ INLINE_AVX2 struct words right_of(struct words here, struct words after) {
 
 TARGET_AVX2
 void upsample_h2v2_avx2(const uint8_t *near, const uint8_t *far, int64_t count, uint8_t *row) {
-    /* Only the last of 32 samples before the first one counts. */
+    /* Of the 32 samples before the first one, only the last one is used; all are in the row's
+     * padding or in the row. */
     struct words before = near_and_far(load_32(near - 32), load_32(far - 32)), here = near_and_far(load_32(near), load_32(far));
     for (int64_t i = 0; i < count; i += 32) {
         struct words after = near_and_far(load_32(near + i + 32), load_32(far + i + 32));
@@ -150,8 +155,9 @@ void upsample_h1v2_avx2(const uint8_t *near, const uint8_t *far, int bias, int64
     }
 }
 
-/* a * factor / 65536, rounded half up, of words a of -128..127. The instruction takes half of the factor; half a unit too
- * much or too little of it changes none of the 256 products. */
+/* Return a * factor / 65536, rounded half up, for words a of -128..127. pmulhrsw computes (a * f +
+ * 2^14) >> 15, so f is half of the factor. f is rounded toward 0 if the factor is odd, which
+ * changes none of the 256 products. */
 INLINE_AVX2 __m256i product(__m256i a, int factor) {
     return _mm256_mulhrs_epi16(a, _mm256_set1_epi16((short)(factor / 2)));
 }
@@ -160,11 +166,13 @@ struct rgb_words {
     __m256i r, g, b;
 };
 
+/* Convert 16 pixels, as words of 0..255; results are not clipped. */
 INLINE_AVX2 struct rgb_words rgb_of(__m256i y, __m256i cb, __m256i cr) {
     const __m256i center = _mm256_set1_epi16(128), half = _mm256_set1_epi32(HALF);
     const __m256i green = _mm256_set1_epi32((int)((uint32_t)(uint16_t)-FIX_0_344 | (uint32_t)(ONE - FIX_0_714) << 16));
     cb = _mm256_sub_epi16(cb, center), cr = _mm256_sub_epi16(cr, center);
-    /* 1.402 = 1 + 0.402, 1.772 = 2 - 0.228 and -0.714 = -1 + 0.286, so that factors fit 16 bits. */
+    /* 1.402 = 1 + 0.402, 1.772 = 2 - 0.228 and -0.714 = -1 + 0.286, so that all factors fit 16
+     * bits. */
     __m256i red = _mm256_add_epi16(_mm256_add_epi16(y, cr), product(cr, FIX_1_402 - ONE));
     __m256i blue = _mm256_add_epi16(_mm256_add_epi16(y, _mm256_add_epi16(cb, cb)), product(cb, FIX_1_772 - 2 * ONE));
     __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(cb, cr), green);
@@ -192,8 +200,9 @@ void ycc_to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, int
 }
 
 #define _ -1
-/* Of 48 bytes of RGB in three vectors, which bytes of each vector are of a color; and of three
- * colors, which bytes stand where. */
+/* Shuffles of 16 RGB pixels, which are 48 bytes in three vectors. SPLIT[color][vector] gives the
+ * bytes of a color that are in a vector; JOIN[vector][color] gives the bytes of a color for a
+ * vector. -1 gives 0. The results of the three shuffles are combined by or. */
 static const int8_t SPLIT[3][3][16] = {
     {{0, 3, 6, 9, 12, 15, _, _, _, _, _, _, _, _, _, _}, {_, _, _, _, _, _, 2, 5, 8, 11, 14, _, _, _, _, _},
      {_, _, _, _, _, _, _, _, _, _, _, 1, 4, 7, 10, 13}},
@@ -216,12 +225,13 @@ INLINE_AVX2 __m128i load_16(const void *from) {
     return _mm_loadu_si128((const __m128i *)from);
 }
 
+/* Shuffle three vectors and combine them by or. */
 INLINE_AVX2 __m128i picked(const __m128i from[3], const int8_t masks[3][16]) {
     return _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(from[0], load_16(masks[0])), _mm_shuffle_epi8(from[1], load_16(masks[1]))),
                         _mm_shuffle_epi8(from[2], load_16(masks[2])));
 }
 
-/* Reads no byte after the last pixel, which may end the file. */
+/* Reads no byte after the last pixel: the mapped file may end there. */
 TARGET_AVX2
 void split_rgb_avx2(const uint8_t *pixels, int64_t count, uint8_t *const rgb[3]) {
     int64_t i = 0;
@@ -235,6 +245,7 @@ void split_rgb_avx2(const uint8_t *pixels, int64_t count, uint8_t *const rgb[3])
             rgb[c][i] = pixels[3 * i + c];
 }
 
+/* As `picked`, with the same masks for both halves of the vectors. */
 INLINE_AVX2 __m256i picked_twice(const __m256i from[3], const int8_t masks[3][16]) {
     __m256i picked = _mm256_setzero_si256();
     for (int c = 0; c < 3; c++)
@@ -242,7 +253,7 @@ INLINE_AVX2 __m256i picked_twice(const __m256i from[3], const int8_t masks[3][16
     return picked;
 }
 
-/* Writes no byte after the last pixel: the next image may be there. */
+/* Writes no byte after the last pixel: the next output image may begin there. */
 TARGET_AVX2
 void join_rgb_avx2(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels) {
     int64_t i = 0;
@@ -264,7 +275,8 @@ void join_rgb_avx2(const uint8_t *const rgb[3], int64_t count, uint8_t *pixels) 
             pixels[3 * i + c] = rgb[c][i];
 }
 
-/* 24 values, 8 pixels, at a time: the colors repeat after three vectors of 8. */
+/* Converts 24 values (8 pixels) at a time, because the colors of three vectors of 8 values
+ * repeat. */
 TARGET_AVX2
 void to_float16_avx2(const uint8_t *pixels, int64_t count, const float shift[3], const float scale[3], uint16_t *result) {
     __m256 shifts[3], scales[3];

@@ -1,4 +1,4 @@
-/* The constants of the color conversion, in units of 1 / 65536; upsample_color.c has the equations. */
+/* Constants of the color conversion, in units of 1 / 65536; upsample_color.c has the equations. */
 
 #ifndef HARNESS_UPSAMPLE_COLOR_H
 #define HARNESS_UPSAMPLE_COLOR_H

@@ -1,4 +1,5 @@
-/* The weights of the resize along an axis, in integers; resize.c describes the sums. */
+/* Compute the weights of the resize along an axis, in integers. resize.c has the sums that use
+ * them. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -7,18 +8,22 @@
 
 enum { ONE = 1 << WEIGHT_BITS };
 
+/* BILINEAR and BICUBIC reach `interpolation` pixels to both sides of the center, source pixels if
+ * the axis grows, output pixels if it shrinks. AREA: an output pixel touches at most source /
+ * target + 2 source pixels. */
 int64_t most_needed(int64_t source, int64_t target, enum interpolation interpolation) {
     if (interpolation != AREA)
         return 2 * interpolation * max64(source, target) / target + 1;
     return source > target ? source / target + 2 : 2;
 }
 
+/* Return a / b rounded down, for b above 0. */
 static int64_t floor_div(int64_t a, int64_t b) {
     return a >= 0 ? a / b : -((b - 1 - a) / b);
 }
 
-/* The filter's weight at a distance, up to a constant factor; `unit` is the distance 1. Bicubic as
- * Keys (1981), equation 4, with a = -1/2, of the distance in 1 / 2^14. */
+/* Return the filter's value at a distance, multiplied by a constant. `unit` is the distance 1.
+ * BICUBIC is equation 4 of Keys (1981) with a = -1/2; the distance is rounded to 14 bits. */
 static int64_t filter_weight(enum interpolation interpolation, int64_t distance, int64_t unit) {
     if (interpolation == BILINEAR)
         return max64(unit - distance, 0);
@@ -28,9 +33,11 @@ static int64_t filter_weight(enum interpolation interpolation, int64_t distance,
     return t < 2 * one ? ((5 * one - t) * t * t - 8 * one * one * t + 4 * one * one * one) >> 19 : 0;
 }
 
-/* Weights of BILINEAR or BICUBIC for output pixel i; the sum of the first k is the rounded sum of
- * the first k exact ones. Distances are in units of 1 / (2 target) of a source pixel. Returns the
- * first source pixel and sets the number of weights. */
+/* Compute the weights of BILINEAR or BICUBIC for output pixel i. Sets the number of weights;
+ * returns the first source pixel.
+ *
+ * The sum of the first k weights is the rounded sum of the first k exact weights, so all sum to
+ * ONE. Distances are integers, in units of 1 / (2 target) of a source pixel. */
 static int64_t fill_filter(int16_t *values, int32_t *count, int64_t i, int64_t source, int64_t target,
                            enum interpolation interpolation) {
     int64_t unit = 2 * max64(source, target), reach = interpolation * unit, center = (2 * i + 1) * source;
@@ -49,7 +56,8 @@ static int64_t fill_filter(int16_t *values, int32_t *count, int64_t i, int64_t s
     return first;
 }
 
-/* A quotient by the source's length, and its remainder, at least 0: sums of them take no division. */
+/* Quotient and remainder (at least 0) of a division by `source`. Adding two of them needs no
+ * division. */
 struct quotient {
     int64_t whole, rest;
 };
@@ -64,14 +72,18 @@ static inline struct quotient add(struct quotient a, struct quotient b, int64_t 
     return sum.rest < source ? sum : (struct quotient){sum.whole + 1, sum.rest - source};
 }
 
-/* Shrinking, output pixel i covers [i, i + 1) * source / target source pixels; the weight of each
- * is its covered share, rounded so that the sum of the first k is the rounded sum of the first k
- * shares. In whole units of 1 / target of a source pixel, so that an output pixel covers `source`
- * of them, and a source pixel has `target`. */
+/* Compute the weights of AREA if the axis shrinks.
+ *
+ * Output pixel i covers the source pixels from i * source / target to (i + 1) * source / target.
+ * The weight of a source pixel is its share of the covered length. The sum of the first k weights
+ * is the rounded sum of the first k shares, so all sum to ONE. Lengths are integers, in units of 1
+ * / target of a source pixel: a source pixel has `target` units, an output pixel `source` units. */
 static void fill_shares(struct weights *weights, int64_t source, int64_t target, int mirrored) {
     const int64_t advance = source % target;
     const struct quotient pixel = divide(target * ONE, source), next = divide(-advance * ONE, source);
-    struct quotient begin = divide(target * ONE + source / 2, source);      /* covered by the first source pixel */
+    /* share of the first source pixel, rounded */
+    struct quotient begin = divide(target * ONE + source / 2, source);
+    /* first source pixel of the output pixel, and its covered length */
     int64_t first = 0, covered_first = target;
     for (int64_t i = 0; i < target; i++) {
         int64_t place = mirrored ? target - 1 - i : i, given = 0;
@@ -98,8 +110,9 @@ static void fill_shares(struct weights *weights, int64_t source, int64_t target,
     }
 }
 
-/* Enlarging, the weights are linear between the two nearest centers, and the border is repeated.
- * In whole units of 1 / (2 target) of a source pixel. */
+/* Compute the weights of AREA if the axis grows: linear between the centers of the two nearest
+ * source pixels. Before the first and after the last center, that pixel has all the weight. Lengths
+ * are integers, in units of 1 / (2 target) of a source pixel. */
 static void fill_linear(struct weights *weights, int64_t source, int64_t target, int mirrored) {
     for (int64_t i = 0; i < target; i++) {
         int64_t place = mirrored ? target - 1 - i : i;
@@ -134,11 +147,17 @@ void fill_weights(struct weights *weights, int64_t source, int64_t target, enum 
     }
 }
 
-/* Split up to 3 weights, as sums of 128 * high + low. The lows sum to 0, and those above 0 to at most 128. A weight that is all
- * of the sum counts half in each of two places, where the same pixel has to be. Returns that weight's number, or -1. */
+/* Split up to 3 weights into bytes: weight = 128 * high + low.
+ *
+ * The highs are at least 0 and sum to 128. The lows sum to 0, and those above 0 to at most 128;
+ * resize_bytes relies on both. A high of 128 does not fit its byte. If a weight is below ONE but
+ * its high would be 128, another high takes 1 of it. If a weight is ONE, both places of its pair
+ * get a high of 64, and the caller lets both places refer to its source pixel. Returns the number
+ * of that weight, or -1 if no weight is ONE. */
 static inline int split(const int16_t *values, int8_t high[4], int8_t low[4]) {
     enum { LOW = 128, HALF = LOW / 2 };
-    int first = (values[0] + HALF) / LOW, second = (values[0] + values[1] + HALF) / LOW;    /* sums of the highs */
+    /* sums of the first 1 and 2 highs */
+    int first = (values[0] + HALF) / LOW, second = (values[0] + values[1] + HALF) / LOW;
     int whole = -1;
     if (first == LOW || second - first == LOW || second == 0) {     /* a high of 128 does not fit its byte */
         whole = values[0] == ONE ? 0 : values[1] == ONE ? 1 : values[2] == ONE ? 2 : -1;
@@ -157,7 +176,8 @@ static inline int split(const int16_t *values, int8_t high[4], int8_t low[4]) {
     return whole;
 }
 
-/* The sizes are compile-time constants: of a group in output pixels, of its window in bytes, and of a block in output pixels. */
+/* Fill the tables of bytes. `group_size` and `block_size` are in output pixels, `window` in bytes;
+ * all are compile-time constants. Returns 0 if a group does not fit its window. */
 static inline __attribute__((always_inline)) int fill_groups(struct weights *weights, int64_t group_size, int64_t window,
                                                              int64_t block_size) {
     const int64_t target = weights->target, pairs = weights->pairs;
@@ -194,7 +214,6 @@ int fill_bytes(struct weights *weights, int has_windows) {
     return weights->has_bytes;
 }
 
-/* The tables for vector code of 64-byte windows. Output pixels beyond the last are copies of it. */
 void fill_windows(struct weights *weights) {
     weights->pairs = (weights->most + 1) / 2;
     weights->is_narrow = 1;
@@ -218,7 +237,6 @@ void fill_windows(struct weights *weights) {
     }
 }
 
-/* The tables for vector code of 16-byte windows, likewise. */
 void fill_shuffles(struct weights *weights) {
     weights->pairs = (weights->most + 1) / 2;
     weights->is_narrow = 2 * weights->pairs <= 16;
@@ -232,7 +250,8 @@ void fill_shuffles(struct weights *weights) {
             }
             weights->bases[4 * block + group] = (int32_t)base;
             for (int64_t pair = 0; pair < pairs; pair++) {
-                int64_t place = ((block * pairs + pair) * 2 + group % 2) * 2 + group / 2;     /* of 16 bytes, 8 words */
+                /* in units of 16 bytes or 8 words */
+                int64_t place = ((block * pairs + pair) * 2 + group % 2) * 2 + group / 2;
                 for (int64_t j = 0; j < 4; j++) {
                     int64_t byte = weights->starts[pixels[j]] - base + 2 * pair;
                     int64_t left = weights->counts[pixels[j]] - 2 * pair;
@@ -240,7 +259,7 @@ void fill_shuffles(struct weights *weights) {
                         weights->is_narrow = 0;
                     uint8_t *shuffle = weights->shuffles + 16 * place + 4 * j;
                     shuffle[0] = (uint8_t)min64(byte, 127), shuffle[2] = (uint8_t)min64(byte + 1, 127);
-                    shuffle[1] = shuffle[3] = 0x80;     /* zero */
+                    shuffle[1] = shuffle[3] = 0x80;     /* gives 0: high byte of a word */
                     memcpy(weights->pair_values + 8 * place + 2 * j, weights->values + pixels[j] * weights->stride + 2 * pair,
                            2 * sizeof(int16_t));
                 }

@@ -1,5 +1,5 @@
-/* Turn a stored image into its crops, or into planes of all of it; the area under them is decoded
- * once. */
+/* Make the crops of a stored image, or planes of the whole image. Pixels that several crops share
+ * are decoded once. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,7 @@ int resize_crops(struct worker *worker, const struct stages *stages) {
     return 1;
 }
 
-/* Decode what the crops need of an image, up to rows of worker->picture. */
+/* Decode the part of an image that the crops need to worker->picture. `row`: see job.positions. */
 static enum image_error open_picture(struct worker *worker, const struct job *job, int64_t row, const struct box *crops,
                                      int64_t num_crops) {
     const uint8_t *blob = job->file + job->offsets[row];
@@ -78,7 +78,7 @@ static enum image_error open_picture(struct worker *worker, const struct job *jo
     return NONE;
 }
 
-/* Copy a row of samples, mirrored if `flip`, eight at a time. */
+/* Copy a row of `width` samples, mirrored if `flip` is 1. */
 static void copy_row(const uint8_t *row, int64_t width, int flip, uint8_t *target) {
     if (!flip) {
         memcpy(target, row, width);
@@ -95,7 +95,7 @@ static void copy_row(const uint8_t *row, int64_t width, int flip, uint8_t *targe
         target[x] = row[width - 1 - x];
 }
 
-/* Write all of an image as planes. */
+/* Write a whole image to the job's output, as planes. */
 static enum image_error make_whole(struct worker *worker, const struct job *job, int64_t number) {
     const int64_t row = job->positions != NULL ? job->positions[number] : number;
     const int64_t width = job->widths[row], height = job->heights[row];
@@ -111,10 +111,11 @@ static enum image_error make_whole(struct worker *worker, const struct job *job,
         for (int c = 0; c < 3; c++)
             copy_row(rgb[c], width, job->flips[number], output + (c * height + y) * width);
     }
-    picture->crops = NULL;      /* `all` ends here */
+    picture->crops = NULL;      /* crops points to `all`, which is valid only in this function */
     return error;
 }
 
+/* Write the output images of all crops of an image. */
 static enum image_error make_crops(struct worker *worker, const struct job *job, int64_t number) {
     const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
     struct picture *picture = &worker->picture;

@@ -9,32 +9,36 @@
 #include "resize.h"
 #include "stages.h"
 
-enum { JPEG = 0, DCT = 2 };      /* modes; as in writers/beton/encoding.py */
-enum { MAX_PIXELS = 178956970 };    /* of a compressed image; as in writers/jpeg/turbojpeg.py */
+/* modes, as in writers/beton/encoding.py; all others are RGB pixels */
+enum { JPEG = 0, DCT = 2 };
+enum { MAX_PIXELS = 178956970 };    /* of a JPEG or `dct` blob; as in writers/jpeg/turbojpeg.py */
 
 enum image_error { NONE = 0, DAMAGED = 1, OUT_OF_MEMORY = 2 };      /* as in kernel_c.py */
 
 /* Images of a beton, and the batch to make of them. */
 struct job {
     const uint8_t *file;
-    const int64_t *positions;   /* [num_images] of each image in the columns of the file's; NULL: 0, 1, 2, ... */
-    const int64_t *offsets, *sizes;
-    const uint8_t *modes;
-    const int64_t *widths, *heights;
-    const struct box *boxes;    /* [num_images, crops_per_image] */
-    const uint8_t *flips;       /* likewise */
+    /* [num_images] row of each image in the five columns below; NULL: 0, 1, 2, ... */
+    const int64_t *positions;
+    const int64_t *offsets, *sizes;     /* columns: blob of each image in `file`, in bytes */
+    const uint8_t *modes;               /* column: JPEG, DCT, ... */
+    const int64_t *widths, *heights;    /* columns, in pixels */
+    const struct box *boxes;    /* [num_images, crops_per_image] crops */
+    const uint8_t *flips;       /* [num_images, crops_per_image] 1: mirror the output image */
     int64_t num_images, crops_per_image, resolution;
     void *output;               /* [num_images, crops_per_image, resolution, resolution, 3] */
-    const int64_t *starts;      /* [num_images] whole images: place of each in output, as planes uint8 [3, height, width];
-                                 * then there are no boxes, and a flip per image. NULL: crops */
-    uint8_t *error_codes;        /* [num_images] enum image_error */
+    /* [num_images] NULL to make crops. Otherwise, whole images are made: uint8 planes [3, height,
+     * width] from output + starts[i] on. There are no boxes then, and flips is [num_images]. */
+    const int64_t *starts;
+    uint8_t *error_codes;       /* [num_images] enum image_error */
     enum interpolation interpolation;
     struct output_format format;
     const struct stages *stages;
 };
 
+/* Buffers of one thread. They are kept from image to image and grow as needed. */
 struct worker {
-    struct decoder *decoder;
+    struct decoder *decoder;        /* NULL before the first JPEG */
     struct planes_memory planes;
     struct picture picture;
     struct resizer *resizers;       /* [num_resizers], one for each crop of an image */
@@ -44,11 +48,11 @@ struct worker {
 /* Make room for `num_resizers` resizers in worker->resizers. Returns 0 if memory is short. */
 int reserve_resizers(struct worker *worker, int64_t num_resizers);
 
-/* Resize the crops of worker->picture, each with its resizer, after begin_resize. Returns 0 if memory
- * is short. */
+/* Resize crop i of worker->picture with worker->resizers[i], for each crop. Call begin_resize for
+ * each resizer first. Returns 0 if memory is short. */
 int resize_crops(struct worker *worker, const struct stages *stages);
 
-/* Make the crops of one image of the job, or all of it, and set its error code. */
+/* Make the crops of image `number` of the job, or the whole image, and set its error code. */
 void work_on(struct worker *worker, const struct job *job, int64_t number);
 
 void free_worker(struct worker *worker);

@@ -1,5 +1,6 @@
-/* Reading of `dct` blobs, in plain C; blob.h defines the layout. Every read is bounded for any
- * input. */
+/* Read `dct` blobs, in plain C; blob.h defines the layout. Damaged blobs cause no read outside
+ * their bytes and `scratch`: positions are checked before each block, and DCT_AHEAD covers the
+ * rest. */
 
 #include "blob.h"
 
@@ -108,12 +109,15 @@ int64_t dct_block_size(const uint8_t *from, uint32_t codes, int groups) {
     return num_bitmaps + (bits + 7) / 8;
 }
 
+/* Return the next `count` bits, at most 25, and advance `*bit`. */
 static uint32_t take_bits(const uint8_t *bytes, int64_t *bit, int count) {
     uint32_t value = dct_u32(bytes + *bit / 8) >> *bit % 8 & ((1u << count) - 1);
     *bit += count;
     return value;
 }
 
+/* Decode the block at `from` to `block` [64], natural order. Returns the begin of the next
+ * block. */
 static const uint8_t *read_block(const uint8_t *from, uint32_t codes, int groups, int16_t dc, int16_t *block) {
     int64_t num_bitmaps = 0, bit;
     memset(block, 0, 64 * sizeof *block);
@@ -134,9 +138,10 @@ static const uint8_t *read_block(const uint8_t *from, uint32_t codes, int groups
                 if (present >> k & 1) {
                     int value = lowest + (int)take_bits(from, &bit, bits);
                     value += value >= 0;
-                    if (bits == 8)          /* vector code keeps it in a byte; +128 occurs in damaged blobs only */
+                    /* as vector code, which keeps it in a signed byte; writers never store 128 */
+                    if (bits == 8)
                         value = (int8_t)value;
-                    if (8 * g + k > 0)      /* a damaged bitmap may name DC */
+                    if (8 * g + k > 0)      /* a damaged bitmap may mark DC */
                         block[ZIGZAG[8 * g + k]] = (int16_t)value;
                 }
         }

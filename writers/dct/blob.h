@@ -1,23 +1,34 @@
-/* `dct` blobs: the quantized coefficients of a JPEG without entropy code, so that a crop can be
- * decoded alone and fast.
+/* Layout of `dct` blobs: the quantized coefficients of a JPEG without entropy code, so that a crop
+ * can be decoded alone and fast.
  *
- * Little endian. A component's blocks are stored row by row, a row in runs of RUN blocks; decoding
- * can begin at any run.
- *     header      HEADER bytes: "hdct", u8 version, u8 components (1 or 3), u8 halved (1: chroma across, 2: down), u8 number of
- *                 tables, u16 width, u16 height (pixels), u32 checksum, u8 [3] each component's table, u8 0
- *     tables      i16 [tables, 64], quantization in natural order
- *     rows        u32 [rows of all components + 1]: offset of each row of blocks from the blob's begin; end of the last row
- *                 (and zeros up to a multiple of 8 bytes; the checksum covers all before the first row)
- *     each row    u16 [runs]: offset of each run from the row's begin; the runs
- *     each run    u8 groups, u8 dc_bits, i16 dc_min; n x dc_bits bits: each block's DC minus dc_min; byte-aligned;
- *                 n x groups x 3 bits: a code for each group of each block; byte-aligned; the blocks
- *     each block  u8 bitmap of each group that is not empty; values; byte-aligned
- * A group is 8 coefficients of the zigzag order (the first one lacks DC); `groups` is the maximum
- * over the blocks of the run. Bits are taken from the lowest up. Code 0: the group is empty.
- * Otherwise the bitmap marks the nonzero coefficients, and the code gives the bits of a value
- * (bits_of): w bits are one of -2^(w-1) ... -1, 1 ... 2^(w-1), counted from the lowest. Values of
- * groups of WIDE bits come after those of all others. Blocks that only pad an MCU are omitted: no
- * pixel depends on them.
+ * A component's blocks are stored row by row. A row is divided into runs of DCT_RUN blocks; the
+ * last run may have fewer. Decoding can begin at any run. A group is 8 coefficients that are
+ * consecutive in zigzag order; the first group lacks DC.
+ *
+ * Numbers are little endian; bits are filled from the lowest up.
+ *     header      DCT_HEADER bytes: "hdct", u8 version, u8 number of components (1 or 3), u8
+ *                 halved, u8 number of tables, u16 width, u16 height, u32 checksum, u8 [3] table of
+ *                 each component, u8 0. Width and height are in pixels. Bit 0 of `halved`: chroma
+ *                 is halved across; bit 1: down.
+ *     tables      i16 [tables, 64] quantization tables, natural order
+ *     rows        u32 [rows of all components + 1] offset of each row from the begin of the blob,
+ *                 and the end of the last row. Zeros follow up to a multiple of 8 bytes. The
+ *                 checksum covers all bytes before the first row.
+ *     each row    u16 [runs] offset of each run from the begin of the row; then the runs
+ *     each run    u8 groups, u8 dc_bits, i16 dc_min; DC minus dc_min of each block, dc_bits bits
+ *                 each; codes of each block, 3 bits for each of its first `groups` groups; then the
+ *                 blocks. Groups after the first `groups` ones are empty in all blocks of the run.
+ *     each block  u8 bitmap of each group that is not empty; then the values of all groups
+ * DCs and codes of a run, and values of a block, begin and end at whole bytes.
+ *
+ * Code 0 means that the group is empty, i.e. all 8 coefficients are 0. Otherwise, the bitmap marks
+ * the coefficients that are not 0 (lowest bit: the first), and a value is stored for each of them.
+ * The code gives the bits w of a value (dct_bits_of). Values are -2^(w-1) ... -1, 1 ... 2^(w-1),
+ * stored as their number in this list. Values of groups with code DCT_WIDE come after those of all
+ * other groups.
+ *
+ * Blocks that only complete an MCU at the right or lower border are omitted: no pixel depends on
+ * them.
  */
 
 #ifndef HARNESS_DCT_BLOB_H
@@ -28,62 +39,72 @@
 #include <string.h>
 
 enum { DCT_VERSION = 1, DCT_HEADER = 20, DCT_RUN = 16, DCT_RUN_HEADER = 4 };
-enum { DCT_GROUPS = 8, DCT_CODE_BITS = 3, DCT_WIDE = 7 };       /* DCT_WIDE: the code of the widest values */
-enum { DCT_AHEAD = 256 };           /* bytes after a run that decoders may read: two blocks, and a little */
-enum { DCT_MAX_BLOCK = 8 + 88 };    /* bytes: bitmaps, and 64 values of 11 bits */
+/* DCT_WIDE: code of values of 11 bits, the widest ones */
+enum { DCT_GROUPS = 8, DCT_CODE_BITS = 3, DCT_WIDE = 7 };
+/* Bytes after a run that decoders may read. They compare the position with the end of the run
+ * before each pair of blocks, so they read at most two blocks and one load of 16 bytes more. */
+enum { DCT_AHEAD = 256 };
+enum { DCT_MAX_BLOCK = 8 + 88 };    /* most bytes of a block: 8 bitmaps, and 64 values of 11 bits */
 
-/* Bits of a value in group `group`. */
+/* Return the bits of a value in group number `group`. */
 static inline int dct_bits_of(int group, int code) {
     static const uint8_t BITS[8] = {0, 1, 2, 3, 4, 5, 7, 11};
     return code == 6 && group == 0 ? 8 : BITS[code];
 }
 
 struct dct_component {
-    int16_t table[64];              /* natural order */
+    int16_t table[64];              /* quantization, natural order */
     int64_t width, height;          /* in samples */
-    int64_t blocks_per_row, num_rows, num_runs;     /* num_runs: of a row */
-    int64_t first_row;              /* among the rows of all components */
+    int64_t blocks_per_row, num_rows, num_runs;     /* rows of blocks; runs in a row */
+    int64_t first_row;              /* number of its first row among the rows of all components */
 };
 
+/* A blob whose header was checked. */
 struct dct_image {
     const uint8_t *blob;
-    int64_t size;
-    int64_t width, height;
+    int64_t size;                   /* of the blob, in bytes */
+    int64_t width, height;          /* in pixels */
     int num_components, halved_across, halved_down;
     struct dct_component components[3];
-    const uint8_t *rows;            /* u32 [rows + 1] */
+    const uint8_t *rows;            /* the blob's u32 [rows of all components + 1] */
 };
 
-/* A run of blocks. */
+/* A run of blocks: addresses of its sections, and the fields of its header. */
 struct dct_run {
     const uint8_t *dc, *codes, *blocks, *end;
     int64_t num_blocks;
     int groups, dc_bits, dc_min;
 };
 
-/* The checksum of what is before the first row (mixing by multiplication, 64 bits at a time),
- * without itself. size: a multiple of 8. */
+/* Return the checksum of the first `size` bytes, all before the first row; the bytes of the
+ * checksum are taken as 0. Each step mixes 64 bits by a multiplication. size: a multiple of 8. */
 uint32_t dct_checksum(const uint8_t *blob, int64_t size);
 
-/* Fill in image->components from the size and the sampling of an image; returns the number of rows
- * of all components. */
+/* Fill image->components, except tables, from size and sampling of the image. Returns the number of
+ * rows of all components. */
 int64_t dct_lay_out(struct dct_image *image);
 
-/* Read the header of a blob. Returns 0 if the bytes are not a blob, or damaged. */
+/* Read header, tables and rows of a blob. Returns 0 if the bytes are not a `dct` blob, or if these
+ * sections are damaged. After success, row offsets ascend and are inside the blob. */
 int open_dct(struct dct_image *image, const uint8_t *blob, int64_t size);
 
-/* Find run `number` of a row. `scratch`, for DCT_MAX_RUN + DCT_AHEAD bytes, holds a copy of a run
- * so near the end of the blob that decoders would read past it. Returns 0 if the row or the run is
- * damaged. */
+/* Most bytes of a run: its header, 16 bits of DC and 24 bits of codes for each block, and the
+ * blocks. */
 enum { DCT_MAX_RUN = DCT_RUN_HEADER + 2 * DCT_RUN + 3 * DCT_RUN + DCT_RUN * DCT_MAX_BLOCK };
+
+/* Find run `number` of a row of blocks.
+ *
+ * Decoders may read DCT_AHEAD bytes after a run. If the blob ends before, the run is copied to
+ * `scratch`, which must have DCT_MAX_RUN + DCT_AHEAD bytes. Returns 0 if the row or the run is
+ * damaged. After success, all sections of the run are inside the row. */
 int find_run(const struct dct_image *image, const struct dct_component *component, int64_t row, int64_t number,
              struct dct_run *run, uint8_t *scratch);
 
-/* Bytes of the block at `from`, of a run, with these codes. */
+/* Return the bytes of the block at `from`. `codes`: see dct_codes; `groups`: of its run. */
 int64_t dct_block_size(const uint8_t *from, uint32_t codes, int groups);
 
-/* Decode blocks first ... first + count - 1 of a row to int16 [count, 64] in natural order.
- * Returns 0 if the row is damaged. */
+/* Decode blocks first ... first + count - 1 of a row to `blocks`, int16 [count, 64] in natural
+ * order. Returns 0 if the row is damaged. */
 int read_dct_blocks(const struct dct_image *image, int component, int64_t row, int64_t first, int64_t count, int16_t *blocks);
 
 static inline uint32_t dct_u16(const uint8_t *at) {
@@ -94,12 +115,13 @@ static inline uint32_t dct_u32(const uint8_t *at) {
     return dct_u16(at) | dct_u16(at + 2) << 16;
 }
 
-/* The codes of the run's block `i`, 3 bits each. */
+/* Return the codes of the run's block `i`: 3 bits for each group, the first group lowest. */
 static inline uint32_t dct_codes(const struct dct_run *run, int64_t i) {
     int64_t bit = i * DCT_CODE_BITS * run->groups;
     return dct_u32(run->codes + bit / 8) >> bit % 8 & ((1u << DCT_CODE_BITS * run->groups) - 1);
 }
 
+/* Return DC of the run's block `i`. */
 static inline int16_t dct_dc(const struct dct_run *run, int64_t i) {
     int64_t bit = i * run->dc_bits;
     uint32_t value = dct_u32(run->dc + bit / 8) >> bit % 8 & ((1u << run->dc_bits) - 1);

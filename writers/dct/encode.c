@@ -1,12 +1,12 @@
-/* JPEGs to `dct` blobs and back, without decoding pixels; blob.h defines the layout. Called by
- * blob.py. */
+/* Convert JPEGs to `dct` blobs and back, without decoding pixels, for blob.py. blob.h defines the
+ * layout. */
 
 #include <stdlib.h>
 
 #include "../jpeg/libjpeg.h"
 #include "blob.h"
 
-enum { MIN_WIDTH = 8 };                               /* libjpeg upsamples narrower images differently */
+enum { MIN_WIDTH = 8 };     /* pixels; libjpeg upsamples images of at most 4 pixels differently */
 
 static const uint8_t ZIGZAG[64] = {
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
@@ -15,10 +15,11 @@ static const uint8_t ZIGZAG[64] = {
 
 /* ---- Writing ------------------------------------------------------------------------------------------------------------- */
 
+/* Writes bits from the lowest up. */
 struct bit_writer {
     uint8_t *next;
-    uint64_t word;
-    int count;
+    uint64_t word;      /* bits that are not written yet */
+    int count;          /* their number, below 32 between calls */
 };
 
 static void put_bits(struct bit_writer *writer, uint32_t value, int count) {
@@ -33,6 +34,7 @@ static void put_bits(struct bit_writer *writer, uint32_t value, int count) {
     }
 }
 
+/* Write the bits that are left, and zeros up to a whole byte. */
 static void end_byte(struct bit_writer *writer) {
     for (; writer->count > 0; writer->count -= 8, writer->word >>= 8)
         *writer->next++ = (uint8_t)writer->word;
@@ -40,27 +42,30 @@ static void end_byte(struct bit_writer *writer) {
     writer->count = 0;
 }
 
-/* The code of the narrowest values that hold all of a group; -1 if there is none. `values`: 8 of
- * the zigzag, DC as 0. */
+/* Return the code with the fewest bits that can store all values of a group, or -1 if none can.
+ * `values`: the 8 coefficients of the group, with 0 instead of DC. */
 static int code_of(int group, const int16_t values[8]) {
     int present = 0, beyond = 0, has_128 = 0;
     for (int k = 0; k < 8; k++) {
         int value = values[k];
         present |= value;
         has_128 |= value == 128;
-        beyond |= value > 0 ? value - 1 : value < 0 ? -value - 1 : 0;       /* how far beyond 1 or -1 */
+        /* distance from 1 or -1 */
+        beyond |= value > 0 ? value - 1 : value < 0 ? -value - 1 : 0;
     }
     if (present == 0)
         return 0;
     int bits = beyond == 0 ? 1 : 33 - __builtin_clz((unsigned)beyond);
     for (int code = 1; code <= DCT_WIDE; code++) {
         int width = dct_bits_of(group, code);
-        if (bits <= width && !(width == 8 && has_128))      /* 8 bits: decoders keep them in a signed byte */
+        /* decoders keep values of 8 bits in a signed byte, which 128 does not fit */
+        if (bits <= width && !(width == 8 && has_128))
             return code;
     }
     return -1;
 }
 
+/* Write a block to `to`; return its end. `values`: [64] zigzag order, with 0 instead of DC. */
 static uint8_t *put_block(uint8_t *to, const int16_t values[64], const uint8_t codes[8], int groups) {
     uint8_t bitmaps[8];
     for (int g = 0; g < groups; g++) {
@@ -86,8 +91,8 @@ static uint8_t *put_block(uint8_t *to, const int16_t values[64], const uint8_t c
     return writer.next;
 }
 
-/* A run of n blocks (natural order). Returns its end; NULL for coefficients that the format cannot
- * hold. */
+/* Write a run of n blocks [n, 64] (natural order) to `to`. Returns its end, or NULL if the format
+ * cannot store a coefficient. */
 static uint8_t *put_run(uint8_t *to, const JBLOCK *blocks, int64_t n) {
     int16_t values[DCT_RUN][64];
     uint8_t codes[DCT_RUN][8];
@@ -125,7 +130,7 @@ static uint8_t *put_run(uint8_t *to, const JBLOCK *blocks, int64_t n) {
 
 /* ---- JPEG to blob -------------------------------------------------------------------------------------------------------- */
 
-/* Returns 1 if the format can hold the image: gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0. */
+/* Return 1 if the format can store the image: gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0. */
 static int is_ordinary(const struct jpeg_decompress_struct *source) {
     if (source->data_precision != 8 || source->image_width < MIN_WIDTH || source->image_width > 65535 ||
         source->image_height > 65535)
@@ -146,6 +151,7 @@ static void put_u32(uint8_t *to, uint32_t value) {
     put_u16(to, value & 0xFFFF), put_u16(to + 2, value >> 16);
 }
 
+/* Return an upper bound of the bytes of a blob. */
 static int64_t most_bytes(const struct dct_image *image, int64_t num_rows) {
     int64_t size = DCT_HEADER + 3 * 128 + 4 * (num_rows + 1) + 8;
     for (int c = 0; c < image->num_components; c++)
@@ -153,8 +159,7 @@ static int64_t most_bytes(const struct dct_image *image, int64_t num_rows) {
     return size;
 }
 
-/* Write header, tables and rows to `blob`. Returns the total size; 0 if the format cannot hold the
- * image. */
+/* Write the whole blob. Returns its bytes, or 0 if the format cannot store the image. */
 static int64_t put_image(j_decompress_ptr source, jvirt_barray_ptr *coefficients, struct dct_image *image, int64_t num_rows,
                          uint8_t *blob) {
     memcpy(blob, "hdct", 4);
@@ -209,9 +214,10 @@ static int64_t put_image(j_decompress_ptr source, jvirt_barray_ptr *coefficients
     return to - blob;
 }
 
-/* Set `*result` (to be freed with harness_free) and its size. Returns JPEG_DONE; JPEG_DAMAGED with the
- * reason in `message`, which has room for 200 bytes; or JPEG_LEFT_ALONE for an intact image that a blob
- * cannot hold. */
+/* Convert a JPEG to a blob. Sets `*result` (to be freed with harness_free) and its size in bytes.
+ *
+ * Returns JPEG_DONE; JPEG_DAMAGED with the reason in `message`, which has room for 200 bytes; or
+ * JPEG_LEFT_ALONE, with no result, for an intact image that the format cannot store. */
 int harness_jpeg_to_dct(const unsigned char *jpeg, unsigned long size, unsigned char **result, unsigned long *result_size,
                         char *message) {
     struct jpeg_decompress_struct source = {0};
@@ -269,8 +275,9 @@ static void set_component(j_compress_ptr target, const struct dct_image *image, 
         target->quant_tbl_ptrs[c]->quantval[k] = (UINT16)image->components[c].table[k];
 }
 
-/* Convert a blob to a JPEG of the same pixels; results as in harness_jpeg_to_dct. The blocks that
- * pad MCUs are copies of a row's last block. */
+/* Convert a blob to a JPEG of the same pixels. Arguments and result as in harness_jpeg_to_dct, but
+ * never JPEG_LEFT_ALONE. Blocks that only complete an MCU are copies of the last block of their
+ * row, or of the last row. */
 int harness_dct_to_jpeg(const unsigned char *blob, unsigned long size, unsigned char **result, unsigned long *result_size,
                         char *message) {
     struct jpeg_compress_struct target = {0};
@@ -334,8 +341,8 @@ int harness_dct_to_jpeg(const unsigned char *blob, unsigned long size, unsigned 
     return outcome;
 }
 
-/* Read all blocks of a blob. Returns 0 and its size in pixels, or JPEG_DAMAGED and the reason in
- * `message`. */
+/* Read all blocks of a blob, and set its width and height in pixels. Returns JPEG_DONE, or
+ * JPEG_DAMAGED with the reason in `message`, which has room for 200 bytes. */
 int harness_check_dct(const unsigned char *blob, unsigned long size, int *width, int *height, char *message) {
     struct dct_image image;
     if (!open_dct(&image, blob, (int64_t)size)) {
@@ -354,8 +361,8 @@ int harness_check_dct(const unsigned char *blob, unsigned long size, int *width,
     return is_whole ? JPEG_DONE : JPEG_DAMAGED;
 }
 
-/* The coefficients of a component, int16 [rows, blocks_per_row, 64] in natural order, for tests.
- * Returns 0 if it is damaged. */
+/* Decode the coefficients of a component to `blocks`, int16 [rows, blocks_per_row, 64] in natural
+ * order, for tests. Returns 0 if the blob is damaged. */
 int harness_read_dct(const unsigned char *blob, unsigned long size, int component, int16_t *blocks) {
     struct dct_image image;
     if (!open_dct(&image, blob, (int64_t)size) || component >= image.num_components)

@@ -1,7 +1,9 @@
-/* libjpeg's own error handler ends the process, and its output in memory leaks after an error. These do neither.
+/* Error handler and output buffer for libjpeg. libjpeg's default handler ends the process on an
+ * error, and its buffer (jpeg_mem_dest) leaks after an error. These do neither.
  *
- * Loaders and writers share the handler, so that they accept the same images: bytes between markers, which some cameras leave,
- * carry no pixels; before a restart marker they are the rest of damaged data. All other warnings mean damage.
+ * Loaders and writers share the handler, so that they accept the same images. Extraneous bytes
+ * between markers, as some cameras write them, are accepted, since no pixel depends on them. Before
+ * a restart marker, they are left of damaged data. All other warnings mean damage.
  */
 
 #include <stdlib.h>
@@ -66,7 +68,7 @@ static boolean grow(j_compress_ptr codec) {
 }
 
 static void end_writing(j_compress_ptr codec) {
-    (void)codec;    /* all of it is in memory already */
+    (void)codec;    /* all bytes are in memory already */
 }
 
 int start_jpeg_memory(struct jpeg_memory *memory, size_t size) {

@@ -1,4 +1,5 @@
-/* libjpeg with errors that return to the caller, and with output in memory; libjpeg.c describes both. */
+/* An error handler of libjpeg that returns to the caller, and an output buffer in memory; libjpeg.c
+ * has the reasons. */
 
 #ifndef HARNESS_LIBJPEG_H
 #define HARNESS_LIBJPEG_H
@@ -13,35 +14,39 @@
 
 enum jpeg_outcome { JPEG_DONE = 0, JPEG_DAMAGED = -1, JPEG_LEFT_ALONE = 1 };    /* as in restart_index.py and dct/blob.py */
 
-/* The handler of a codec, whose `err` points to `base`. */
+/* Error handler of one codec; the codec's `err` points to `base`. */
 struct jpeg_errors {
-    struct jpeg_error_mgr base;     /* num_warnings: those that affect pixels */
-    jmp_buf back;                   /* set by setjmp; errors jump to it */
-    char *message;                  /* of the error, or of the first warning that counts; NULL: not kept */
-    int has_index;                  /* the JPEG has a restart index, so we wrote it: it has no extraneous bytes */
+    struct jpeg_error_mgr base;     /* num_warnings: warnings that mean damage */
+    jmp_buf back;                   /* target of errors; the caller sets it with setjmp */
+    /* text of the error, or of the first warning that means damage; NULL: not stored */
+    char *message;
+    /* the JPEG has a restart index, so writers of this project wrote it: extraneous bytes are
+     * damage */
+    int has_index;
 };
 
-/* Set a handler up. message: room for JMSG_LENGTH_MAX = 200 bytes, or NULL. */
+/* Initialize a handler. message: room for JMSG_LENGTH_MAX = 200 bytes, or NULL. */
 struct jpeg_error_mgr *start_jpeg_errors(struct jpeg_errors *errors, char *message);
 
-/* Returns 1 if bytes end as those of a JPEG with a restart index do (restart_index.py). */
+/* Return 1 if the bytes end with the magic number of a restart index (restart_index.py). */
 int ends_in_index(const uint8_t *jpeg, size_t size);
 
-/* Returns 0 for a progressive image whose last scans are missing. A decoder smooths it; the same coefficients in one scan would
- * not be smoothed. */
+/* Return 0 for a progressive image whose last scans are missing, otherwise 1. Decoders smooth such
+ * an image, but not the same coefficients in one scan, so recoding would change pixels. */
 int has_all_scans(const struct jpeg_decompress_struct *source);
 
-/* Growing output buffer. (libjpeg's own jpeg_mem_dest leaks its memory after an error.) */
+/* Output buffer that grows; the codec's `dest` points to `base`. */
 struct jpeg_memory {
     struct jpeg_destination_mgr base;
     uint8_t *bytes;
-    size_t size;
+    size_t size;        /* allocated bytes */
 };
 
-/* Set the buffer of a codec up; its `dest` points to `base`. Returns 0 if memory is short. */
+/* Initialize a buffer with `size` bytes. Returns 0 if memory is short. */
 int start_jpeg_memory(struct jpeg_memory *memory, size_t size);
 
-/* Return the written bytes on success; free them otherwise. */
+/* If `outcome` is JPEG_DONE, set `*result` and `*result_size` to the written bytes, which the
+ * caller frees. Otherwise, free them and set both to 0. */
 void end_jpeg_memory(struct jpeg_memory *memory, enum jpeg_outcome outcome, uint8_t **result, unsigned long *result_size);
 
 #endif

@@ -1,12 +1,14 @@
-/* What markers.py looks for, a hundred times as fast. No Python in here, so threads run side by side. */
+/* Check the markers of a JPEG, as markers.py does, about a hundred times as fast. Runs without the
+ * GIL. */
 
 #include <stdint.h>
 #include <string.h>
 
 enum { CUT_SHORT = -1, OUT_OF_ORDER = -2 };
 
-/* Check the markers from `position`, the start of the first scan. Returns 0, one of the above, or the first marker that
- * is not allowed in a scan. */
+/* Check the markers from `position`, the begin of the first scan, up to the end of the image.
+ * Returns 0, CUT_SHORT, OUT_OF_ORDER (of restart markers), or the code of the first marker that is
+ * not allowed there. */
 int harness_check_markers(const uint8_t *jpeg, uint64_t size, uint64_t position) {
     const uint8_t *found;
     int num_restarts = 0;

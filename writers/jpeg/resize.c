@@ -1,4 +1,5 @@
-/* The resize of resize.py, with the same bytes; see there for the method. Runs without the GIL. */
+/* Shrink images, for resize.py, which describes the method. Gives the bytes of resize_numba.py.
+ * Runs without the GIL. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,21 +11,26 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
+/* ONE: sum of the shares of a new pixel along one axis. HALF: half a level, with the 24 fractional
+ * bits of both axes. */
 enum { ONE = 1 << 12, HALF = 1 << 23 };
 
-/* Along one axis: each new pixel's first source pixel, how many count, and their shares of ONE, padded with 0 to `most`. */
+/* The shares of source pixels in new pixels along one axis. */
 struct taps {
+    /* [target] first source pixel and number of source pixels of a new pixel */
     int32_t *starts, *counts;
-    uint32_t *shares;
-    int32_t most;
+    uint32_t *shares;           /* [target, most] in units of 1 / ONE; 0 after `counts` of them */
+    int32_t most;               /* at least 3 */
 };
 
-/* Two new rows, as wide as the source. */
+/* Scratch memory: two rows that were shrunk down but not yet across, of source_width pixels. */
 struct lines {
-    uint32_t *upper, *lower;
-    uint64_t *both;
+    uint32_t *upper, *lower;    /* levels with 12 fractional bits */
+    uint64_t *both;             /* upper in the low, lower in the high 32 bits */
 };
 
+/* Compute the shares. A new pixel covers numerator / denominator source pixels. Returns 0 if memory
+ * is short. */
 static int make_taps(struct taps *taps, int64_t source, int64_t target, int64_t numerator, int64_t denominator) {
     taps->most = numerator / denominator + 2 > 3 ? numerator / denominator + 2 : 3;
     taps->starts = malloc(2 * target * sizeof(int32_t));
@@ -49,7 +55,9 @@ static int make_taps(struct taps *taps, int64_t source, int64_t target, int64_t 
     return 1;
 }
 
-/* line = the sum of shares over `count` rows of `size` bytes. Products of 16 bits, which every processor has side by side. */
+/* Set line [size] to the sum of `count` rows of `size` bytes, multiplied by their shares. Factors
+ * have 16 bits, because every processor has vector instructions for such products. Sums are at most
+ * 255 * ONE. */
 INLINE void sum_rows(const uint8_t *restrict rows, int64_t stride, int64_t count, const uint32_t *shares, int64_t size,
                      uint32_t *restrict line) {
     const uint16_t first = shares[0], second = shares[1], third = shares[2];
@@ -72,8 +80,10 @@ INLINE void sum_rows(const uint8_t *restrict rows, int64_t stride, int64_t count
     }
 }
 
-/* Two rows at once, in the halves of 64 bits: no half's sum reaches into the other. `most` is taps->most, and `channels`
- * the values of a pixel, compile-time constants for their usual values. */
+/* Shrink two lines across at once, one in each half of 64 bits. The sum of a half is at most 255 *
+ * 2^24 + HALF, below 2^32, so it does not carry into the other half. `most` is taps->most, and
+ * `channels` the number of values of a pixel; both are compile-time constants for their usual
+ * values. */
 INLINE void sum_columns(const uint64_t *restrict lines, const struct taps *taps, int64_t most, int64_t channels, int64_t target,
                         uint8_t *upper, uint8_t *lower) {
     for (int64_t x = 0; x < target; x++) {
@@ -89,6 +99,7 @@ INLINE void sum_columns(const uint64_t *restrict lines, const struct taps *taps,
     }
 }
 
+/* Shrink all rows, two at a time. */
 FOR_EACH_PROCESSOR
 static void shrink_rows(uint8_t *output, int64_t output_stride, int64_t width, int64_t height, const uint8_t *pixels,
                         int64_t stride, int64_t source_width, int64_t channels, const struct taps *across,
@@ -113,8 +124,9 @@ static void shrink_rows(uint8_t *output, int64_t output_stride, int64_t width, i
     }
 }
 
-/* `pixels` [source_height, source_width, channels] to `output` [height, width, channels], whose rows are output_stride bytes apart.
- * A new pixel covers x_numerator / x_denominator source pixels across, and likewise down. Returns 0 if memory is short. */
+/* Shrink `pixels` [source_height, source_width, channels] to `output` [height, width, channels].
+ * Rows are `stride` and `output_stride` bytes apart. A new pixel covers x_numerator / x_denominator
+ * source pixels across, and y_numerator / y_denominator down. Returns 0 if memory is short. */
 int harness_shrink(uint8_t *output, int64_t output_stride, int64_t width, int64_t height, const uint8_t *pixels, int64_t stride,
                    int64_t source_width, int64_t source_height, int64_t channels, int64_t x_numerator, int64_t x_denominator,
                    int64_t y_numerator, int64_t y_denominator) {
@@ -124,7 +136,7 @@ int harness_shrink(uint8_t *output, int64_t output_stride, int64_t width, int64_
     int done = make_taps(&across, source_width, width, x_numerator, x_denominator) &&
                make_taps(&down, source_height, height, y_numerator, y_denominator) &&
                (lines.upper = malloc(2 * size * sizeof(uint32_t))) != NULL &&
-               /* zeros after its end, which are added with a share of 0 */
+               /* sum_columns reads `most` pixels from each start, so zeros follow the last pixel */
                (lines.both = calloc(size + across.most * channels, sizeof(uint64_t))) != NULL;
     if (done) {
         lines.lower = lines.upper + size;

@@ -1,15 +1,16 @@
-/* JPEGs for the restart index: one baseline scan with restart markers and optimized Huffman tables, from another JPEG's
- * coefficients or from pixels; and damage reports. Called by restart_index.py and turbojpeg.py. No Python is called, so
- * threads run in parallel. */
+/* Write the JPEGs to which restart_index.py adds an index: one baseline scan with restart markers
+ * and optimized Huffman tables, from the coefficients of another JPEG or from pixels. Also find the
+ * damage of a JPEG, for turbojpeg.py. Runs without the GIL. */
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "libjpeg.h"
 
-/* Set `*result` (to be freed with harness_free) and its size: a JPEG with a restart marker after every `interval` MCUs.
- * Returns JPEG_DONE; JPEG_DAMAGED with the reason in `message`, which has room for JMSG_LENGTH_MAX = 200 bytes; or
- * JPEG_LEFT_ALONE for an intact image that one baseline scan cannot express. */
+/* Recode a JPEG's coefficients, with a restart marker after every `interval` MCUs. Sets `*result`
+ * (to be freed with harness_free) and its size in bytes. Returns JPEG_DONE; JPEG_DAMAGED with the
+ * reason in `message`, which has room for JMSG_LENGTH_MAX = 200 bytes; or JPEG_LEFT_ALONE, with no
+ * result, for an intact image that one baseline scan cannot express. */
 int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, unsigned int interval,
                                 unsigned char **result, unsigned long *result_size, char *message) {
     struct jpeg_decompress_struct source = {0};
@@ -48,7 +49,8 @@ int harness_add_restart_markers(const unsigned char *jpeg, unsigned long size, u
     return outcome;
 }
 
-/* Write the first damage of a JPEG to `message`, which has room for 200 bytes: '' if no pixel is affected. */
+/* Write a description of the first damage of a JPEG to `message`, which has room for 200 bytes: an
+ * empty text if there is none. */
 void harness_find_damage(const unsigned char *jpeg, unsigned long size, char *message) {
     struct jpeg_decompress_struct source = {0};
     struct jpeg_errors errors;
@@ -64,7 +66,9 @@ void harness_find_damage(const unsigned char *jpeg, unsigned long size, char *me
     jpeg_destroy_decompress(&source);
 }
 
-/* The rows of one component that make up a row of MCUs, copied to `rows`, whose ends and last rows fill whole blocks. */
+/* Copy the rows of a component's plane that belong to one row of MCUs to `rows`, from row `first`
+ * on. Rows of `rows` have whole blocks: the last sample of each row is repeated, and so is the last
+ * row of the plane. Sizes are in samples. */
 static void fill_rows(const jpeg_component_info *component, const unsigned char *plane, int stride, int width, int height,
                       int first, JSAMPARRAY rows) {
     const int block_width = component->width_in_blocks * DCTSIZE, num_rows = component->v_samp_factor * DCTSIZE;
@@ -75,12 +79,15 @@ static void fill_rows(const jpeg_component_info *component, const unsigned char 
     }
 }
 
+/* Return a side of the luma plane in samples: rounded up to even if chroma is halved, i.e. with
+ * three planes. */
 static int whole(int side, int num_planes) {
     return num_planes == 1 ? side : (side + 1) / 2 * 2;
 }
 
-/* Encode planes, one of gray or three of YCbCr at 4:2:0, with `strides` in bytes. Equal to harness_add_restart_markers
- * of the output of libjpeg-turbo's tjCompressFromYUVPlanes. */
+/* Encode planes (one gray, or three of YCbCr at 4:2:0; `strides` in bytes) with a restart marker
+ * after every `interval` MCUs. Gives the bytes of harness_add_restart_markers for the output of
+ * libjpeg-turbo's tjCompressFromYUVPlanes. Results are as there. */
 int harness_encode_with_markers(const unsigned char *const planes[3], const int strides[3], int num_planes, int width,
                                 int height, int quality, unsigned int interval, unsigned char **result,
                                 unsigned long *result_size, char *message) {
@@ -113,7 +120,7 @@ int harness_encode_with_markers(const unsigned char *const planes[3], const int 
                                                target.comp_info[i].v_samp_factor * DCTSIZE);
         for (int row = 0; row < height; row += target.max_v_samp_factor * DCTSIZE) {
             for (int i = 0; i < num_planes; i++) {
-                const int factor = i == 0 ? 1 : 2;      /* of chroma; luma is padded to whole pixels of it */
+                const int factor = i == 0 ? 1 : 2;      /* chroma is halved along both axes */
                 fill_rows(&target.comp_info[i], planes[i], strides[i], whole(width, num_planes) / factor,
                           whole(height, num_planes) / factor, row / factor, rows[i]);
             }

@@ -3,8 +3,9 @@
 `Loader(path, batch_size=...)` is for training code: it iterates, resumes and splits batches among
 ranks. `open_loader(plan)` returns the plain loader of a backend. Each module of `loaders/backends/`
 is a backend; `loaders.backend` defines their interface. The same plan and epoch give the same
-batches with every backend and any number of threads. Names are imported lazily: `import loaders`
-does not import torch.
+batches with any number of threads and with every backend, except `replay` and `synthetic`, which
+return repeated or random images for measurements. Names are imported lazily: `import loaders` does
+not import torch.
 """
 
 from dataclasses import replace

@@ -9,7 +9,7 @@ from numba import types
 from loaders.compile_numba import helper
 from writers.jpeg.restart_index import FOOTER, MAGIC, MAX_HEADER, VERSION
 
-_MARGIN = 2  # pixels around the crop from which its chroma is interpolated
+_MARGIN = 2  # pixels: chroma of a pixel is interpolated from samples at most this far away
 _MIN_WIDTH = 5  # pixels; libjpeg does not interpolate chroma of narrower images
 _FOOTER_SIZE = FOOTER.itemsize
 _MAGIC_HALVES = int.from_bytes(MAGIC[:4], "little"), int.from_bytes(MAGIC[4:], "little")
@@ -17,7 +17,7 @@ _memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.i
 
 
 def _crc_table() -> np.ndarray:
-    """CRC-32 of each byte (zlib polynomial), uint32 [256]."""
+    """Return the table for CRC-32 by bytes (zlib's polynomial), uint32 [256]."""
     words = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         words = np.where(words & 1, (words >> 1) ^ np.uint32(0xEDB88320), words >> 1).astype(

@@ -1,12 +1,11 @@
 """Decode, crop, resize and flip a batch in one pass from the mapped file into the batch's memory.
 
 `BatchDecoder.decode` is one call of the C kernel, which decodes the images of a batch on its own
-threads and does not hold the GIL. Without the C kernel the batch is split into short runs for a few
-Python threads; each run is one call of the numba kernel (loaders/kernel.py), also without the GIL.
-JPEGs are decoded to per-thread scratch images. If a JPEG has a restart index
+threads without the GIL. Without the C kernel, the batch is split into short runs of images for a
+few Python threads; each run is one call of the numba kernel (loaders/kernel.py), also without the
+GIL. JPEGs are decoded to scratch memory of each thread. If a JPEG has a restart index
 (writers/jpeg/restart_index.py), only the part under the crop is decoded. Raw images are read in
-place. The resize averages the exact area under each output pixel if an axis shrinks, and is
-bilinear if it grows; the two axes are independent.
+place. native/resize.c describes the resize.
 
 Numba's parallel loops are not used. With some threading layers, two loaders must not enter numba's
 thread pool at the same time; the pool does not survive a fork; and parallel loops take seconds more
@@ -33,7 +32,7 @@ _RUNS_PER_THREAD = 4
 
 
 class BatchDecoder:
-    """Decode batches of one beton with `num_threads` threads."""
+    """Decode batches of the images in one beton."""
 
     def __init__(
         self,
@@ -49,10 +48,10 @@ class BatchDecoder:
     ) -> None:
         """Map the file and start the threads.
 
-        `scattered` turns the system's read-ahead off. Read-ahead pays if the file stays in memory;
-        otherwise it reads the file many times over. Measured once: two passes over every second
-        image of a 0.63 GB file in a container of 0.9 GB read 19.8 GB with read-ahead and 0.65 GB
-        without (Linux 6, read-ahead of 8 MiB).
+        `scattered` turns the system's read-ahead off. Read-ahead is faster if the file stays in
+        memory; otherwise it reads the same parts of the file many times. Measured once: two passes
+        over every second image of a 0.63 GB file in a container of 0.9 GB read 19.8 GB with
+        read-ahead and 0.65 GB without (Linux 6, read-ahead of 8 MiB).
 
         Args:
             samples: columns of the samples.

@@ -14,9 +14,10 @@ from loaders.compile_numba import helper
 
 _LOOKUP_BITS, _NUM_TABLES = 10, 8  # tables: 4 of DC values, then 4 of AC values
 _MAX_DC_SIZE, _MAX_AC_SIZE = 11, 10  # largest number of bits of a value in a baseline image
-# Positions of the parts of a table, in int32 values: a lookup of short codes; for each code length,
-# the first code beyond this length; for each length, the offset of its symbols; the symbols; and
-# 1 if the table is valid.
+# Positions of the parts of a table, in int32 values. At 0: lookup of short codes. At _BEYOND: a
+# limit for each length n; the next 16 bits are below it if they begin with a code of at most n bits.
+# At _OFFSET: for each length, the number of a symbol minus its code. At _SYMBOLS: the symbols. At
+# _VALID: 1 if the table is valid.
 _BEYOND = 1 << _LOOKUP_BITS
 _OFFSET = _BEYOND + 18
 _SYMBOLS = _OFFSET + 18
@@ -168,7 +169,7 @@ def _make_table(part, at, table, is_dc, scratch):
 
 @helper
 def _segment_end(part, part_size, position, interval, blocks_per_mcu, scratch):
-    """Return the position of the marker after a segment, or -1 if its codes do not fill it."""
+    """Return the position of the marker after a segment, or -1 if its codes do not end there."""
     # `word` holds `count` bits, of which the last `padding` are beyond the end of the segment.
     word, count, padding = np.uint64(0), np.int64(0), np.int64(0)
     is_at_marker = False

@@ -98,7 +98,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                     self.loader.prefetch(batches[number + 1 : number + 2])
                     slot = (first_slot + number) % len(self.copied)
                     # FFCV's events make streams wait, but not this thread, which writes the slot.
-                    # Not measured on a GPU yet.
+                    # The time of this wait was not measured on a GPU yet.
                     if (copied := self.copied[slot]) is not None:
                         copied.synchronize()
                     batch = self.fill(number, positions, slot)
@@ -109,7 +109,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
                     if not self.put((slot, batch)):
                         return
             self.put(None)
-        except BaseException as error:  # without any outcome, the consumer would wait forever
+        except BaseException as error:  # the consumer would wait forever if nothing were queued
             if not isinstance(error, UserError) and len(positions):
                 samples = self.loader.samples
                 first, last = samples.indices[positions[[0, -1]]]

@@ -2,8 +2,8 @@
 """Decode with numba and FFCV's libjpeg-turbo, if the C kernel was not built.
 
 `decode_run` decodes a run of images without the GIL. If a JPEG has a restart index
-(writers/jpeg/restart_index.py), the segments under the crop are assembled into a small JPEG, which
-decodes to the same pixels as the whole image.
+(writers/jpeg/restart_index.py), the segments under the crop are assembled into a small JPEG, whose
+pixels equal those of the whole image.
 
 The code is written to compile fast, since the first process without a compilation cache waits for
 it. Memory is allocated in Python; helpers have no Python wrappers; no argument is a literal, which

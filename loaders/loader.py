@@ -175,9 +175,9 @@ class Loader(ClosedOnExit):
     def __iter__(self) -> Iterator[Batch]:
         """Start the next epoch, or the one that set_epoch or load_state_dict selected.
 
-        An epoch begins with its first batch, so an iterator from which no batch is read does not
-        count; some trainers make one to check their data. An epoch that was left early counts as
-        ended. Only the newest iterator is valid.
+        An epoch begins when its first batch is read: some trainers make an iterator and read
+        nothing, to check their data. An epoch that was left early counts as ended. Only the newest
+        iterator is valid.
         """
         if not self._is_positioned:
             self._epoch, self._batch = self._epoch + 1, 0

@@ -36,6 +36,8 @@ Order = Literal["sequential", "random", "quasi_random", "balanced", "weighted"]
 class LoaderPlan:
     """Settings of a loader. The same plan and epoch give the same batches, in every backend.
 
+    The backends `replay` and `synthetic` are exceptions: they return repeated or random images.
+
     Rank r of W ranks takes samples r, r + W, r + 2 W, ... of each batch. At each step, all ranks
     together have the batch that a single process would have; in an epoch they have each sample
     once. If the last batch has fewer samples than there are ranks, the highest ranks have one batch

@@ -30,11 +30,11 @@ from writers.text_names import counted, preview
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples that a plan selects, as columns of equal length N in the order of the view.
+    """The N samples that a plan selects, in the plan's order, as columns of equal length.
 
     With a weighted order, an epoch draws some samples several times. The columns then have M > N
     rows: rows after the first N are second and later draws. They differ from the first draw of the
-    same sample in their ids only.
+    same sample only in their ids.
 
     Attributes:
         path: the beton.
@@ -282,8 +282,8 @@ def _relabel(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return new labels (-1: not used) and class names.
 
-    A class that is merged from several has their names, joined with "+"; one without any has "".
-    Multi-label arrays (int8 [N, K]) are returned unchanged.
+    If several classes get the same label, its name joins their names with "+". The name of a label
+    that no class gets is "". Multi-label arrays (int8 [N, K]) are returned unchanged.
     """
     if labels.ndim == 2:
         if plan.labels is not None:

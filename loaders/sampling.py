@@ -1,11 +1,12 @@
 """Weighted orders: an epoch of N samples has N draws; some samples are drawn several times.
 
-The draws are systematic samples. If a sample's weight is worth e draws per epoch, the sample is
-drawn floor(e) or ceil(e) times, and e times on average. Samples are laid out by class, so that the
-same holds for the draws of each class. The numbers of draws vary less between epochs than with
-independent draws. All draws are functions of (seed, epoch, sample ids) in integers. The second and
-later draws of a sample within an epoch have different ids, and therefore other crops and
-augmentations.
+Draws use systematic sampling. Each sample is an interval of an axis whose length is its mean number
+of draws per epoch, e. In an epoch, N points at distance 1 with a random offset select the samples.
+So each sample is drawn floor(e) or ceil(e) times, which varies less than independent draws. Samples
+of a class are adjacent on the axis, so the same is true for the number of draws of each class.
+
+Draws are functions of (seed, epoch, sample ids), computed in integers. The second and later draws
+of a sample within an epoch have different ids, and therefore other crops and augmentations.
 """
 
 import csv
@@ -23,11 +24,11 @@ UNIT = 2**32  # units per draw; the units of N draws fit in int64
 
 @dataclass(frozen=True)
 class Draws:
-    """Samples and their possible draws. Row r < N is the first draw of sample r.
+    """Possible draws of N samples, as rows. Row r < N is the first draw of sample r.
 
     Attributes:
         units: int64 [N], mean number of draws per epoch, times UNIT; they sum to N * UNIT.
-        layout_labels: int64 [N], classes by which samples are laid out.
+        layout_labels: int64 [N], classes by which samples are sorted on the axis.
         sample_of_row: int64 [M], M >= N: sample of each row.
         first_more: int64 [N], row of each sample's second draw; its later draws follow this row.
     """
@@ -39,7 +40,7 @@ class Draws:
 
 
 def plan_draws(weights: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> Draws:
-    """Lay out the possible draws of samples.
+    """Compute the mean number of draws of each sample, and list its possible draws.
 
     Args:
         weights: float64 [N], not negative, with a positive finite sum.

@@ -46,7 +46,7 @@ class _Buffers:
 
 
 class WholeImageDecoder:
-    """Decode images of one beton with `num_threads` threads."""
+    """Decode batches of whole images of one beton."""
 
     def __init__(
         self, samples: Samples, num_threads: int, kernel: Literal["c", "pillow"] | None = None

@@ -47,7 +47,7 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
         place = torch.remainder(angle + start, 6)
         ramp = torch.minimum(place, 4 - place).clamp_(0, 1)
         shifted.append(highest - depth * ramp)
-    # The factor maps 1.0 to 255 and keeps each level as wide as the others.
+    # With this factor, truncation maps equally wide intervals of [0, 1] to each level.
     return torch.stack(shifted, dim=-1).mul_(256 - 1e-3).clamp_(0, 255).to(torch.uint8)
 
 

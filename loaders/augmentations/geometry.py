@@ -73,7 +73,7 @@ def resample(images: Tensor, maps: Tensor, *, bilinear: bool, fill: int) -> Tens
 
 
 def _pixels(images: Tensor, x: Tensor, y: Tensor, fill: int) -> Tensor:
-    """Return the pixels at whole coordinates x and y, float64 [N, H, W]; `fill` outside."""
+    """Return the pixels at whole coordinates x and y (float64 [N, H, W]), or `fill` outside."""
     count, height, width, _ = images.shape
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     first = torch.arange(count, device=images.device)[:, None, None] * (height * width)

@@ -191,9 +191,8 @@ class DecodeImages(Operation):  # type: ignore[misc]  # FFCV is untyped
         )
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        # Stack the crops of an image vertically: FFCV's operations support images of three axes
-        # only.
         """Declare the batch's shape and dtype to FFCV."""
+        # Crops of an image are stacked vertically, because FFCV supports images of three axes only.
         height = self._plan.crops_per_image * self.resolution
         shape, dtype = (height, self.resolution, 3), np.dtype(self._plan.dtype)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
@@ -252,7 +251,7 @@ class LookUpLabels(Operation):  # type: ignore[misc]
 
 
 class SlotKeepingGraph(Graph):  # type: ignore[misc]
-    """FFCV graph that does not compile our operations and reuses its slots between epochs."""
+    """FFCV graph that does not compile the loader's operations and reuses slots between epochs."""
 
     def __init__(self, pipelines: dict[str, Any], *, on_gpu: bool) -> None:
         # No metadata and no read function: our decoders read the file themselves.
@@ -272,15 +271,15 @@ class SlotKeepingGraph(Graph):  # type: ignore[misc]
         return self.codegen_all(self.collect_requirements()[1])
 
     def codegen_stage(self, stage: Any, s_ix: int, *rest: Any) -> Any:
-        # FFCV compiles the functions of even stages in every process, so pass an odd number: our
-        # functions call a kernel that is cached.
         """Generate a stage without compiling it."""
+        # FFCV compiles the functions of even stages in every process, so pass an odd number: the
+        # loader's functions are plain Python that calls a compiled kernel.
         return super().codegen_stage(stage, 2 * s_ix + 1, *rest)
 
     def allocate_memory(self, batch_size: int, num_slots: int) -> Any:
+        """Return batch slots; reuses those of the last epoch if their shapes are equal."""
         # FFCV allocates new slots for every epoch, but pinning gigabytes takes seconds
         # (libffcv/ffcv#365).
-        """Return batch slots; reuses those of the last epoch if their shapes are equal."""
         wanted = batch_size, num_slots, self.collect_requirements()[0]
         if wanted != self._wanted:
             self.drop_slots()

@@ -1,4 +1,4 @@
-"""Repeat the first batches of an epoch: training on real images without loading cost.
+"""Repeat the first batches of an epoch, to measure training on real images without loading cost.
 
 The speedup of such a run over a run with `ffcv` is the most that faster loading could gain. The
 backend `synthetic` needs no decoding at all, but a model learns nothing from its noise.

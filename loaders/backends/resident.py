@@ -173,7 +173,7 @@ class ResidentLoader(Loader):
         """Fill `_pixels`; return position -> error for images that do not decode."""
         samples, first_pixels = self.samples, self._first_pixels
         sizes = samples.widths * samples.heights
-        runs = first_pixels * 3 // _STAGED_BYTES  # run of each image; a run has _STAGED_BYTES
+        runs = first_pixels * 3 // _STAGED_BYTES  # number of each image's run, of about this size
         decoder, damaged = BatchDecoder(samples, 1, LIBRARY), {}
         with ThreadPoolExecutor(self.plan.num_threads) as threads:
             for run in np.split(np.arange(samples.num_rows), np.flatnonzero(np.diff(runs)) + 1):

@@ -97,7 +97,7 @@ def open_library(module: str, version: int) -> ctypes.CDLL | None:
         OSError,
         AttributeError,
     ):
-        # a dependency is missing, or the library is so old that it has no version
+        # A dependency is missing, or the library is so old that it has no version.
         return None
 
 

@@ -1,4 +1,4 @@
-"""Read the EXIF orientation of a JPEG. Betons do not apply it, nor does torchvision.
+"""Read the EXIF orientation of a JPEG. Neither this package nor torchvision applies it.
 
 Format: Exif 2.3 (CIPA DC-008), sections 4.5.2 and 4.6.4.
 """

@@ -1,4 +1,4 @@
-"""The resize of resize.c in numba, cached on disk; used if the C library was not built."""
+"""Shrink images as resize.c does, in numba; used if the C library was not built."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 from numba import njit
 
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-_ONE = 1 << 12  # sum of a pixel's weights along an axis: 8 bits of level + 2 x 12 fit into 32
+# Sum of a pixel's weights along an axis. Sums have 8 bits of the level and 12 of each axis: 32.
+_ONE = 1 << 12
 
 
 def shrink_into(
@@ -66,7 +67,7 @@ def _shrink(
     x_starts, x_counts, x_shares = _shares(
         pixels.shape[1], output.shape[1], x_numerator, x_denominator
     )
-    # sums over the source rows of one output row, as wide as the source
+    # Weighted sum of the source rows of one output row; as wide as the source, with zeros after it.
     line = np.zeros((pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32)
     for y in range(output.shape[0]):
         for k in range(y_counts[y]):

@@ -12,7 +12,7 @@ The index, little endian, after the end-of-image marker:
                         last segment)
     FOOTER              defined below
 
-`loaders/decode.py` and `loaders/kernel.c` read the index.
+`loaders/kernel_jpeg.c` and `loaders/cut_out_numba.py` read the index.
 """
 
 import ctypes
@@ -112,8 +112,8 @@ class Frame:
 def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
     """Return the MCUs per segment.
 
-    Of the divisors of a row's MCUs, it is the one whose blocks have the ratio nearest to 1 to
-    BLOCKS_WANTED.
+    It is a divisor of a row's MCUs, so that segments end at the ends of rows. The number of blocks
+    per segment is as close to BLOCKS_WANTED as possible, as a ratio.
     """
     divisors = [number for number in range(1, mcus_per_row + 1) if mcus_per_row % number == 0]
     return min(divisors, key=lambda number: abs(math.log(number * blocks_per_mcu / BLOCKS_WANTED)))
@@ -159,8 +159,8 @@ def read_frame(jpeg: bytes) -> Frame | None:
 
 def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None:
     if marker > 0xC2 or len(content) < 6 or content[0] != 8 or content[5] not in (1, 3):
-        # the coding is not Huffman-coded baseline, extended or progressive, or there are not 8 bits
-        # or not 1 or 3 components
+        # Not supported: arithmetic coding, lossless or hierarchical JPEG, other than 8 bits, and
+        # other than 1 or 3 components.
         return None
     if len(content) != 6 + 3 * content[5]:
         raise DamagedJpegError("its frame has the wrong length")
@@ -175,7 +175,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
     if problem := turbojpeg.size_problem(width, height):
         raise DamagedJpegError(problem)
     if len(factors) == 1:
-        # in a scan of one component, an MCU is one block, whatever its sampling factors
+        # In a scan of one component, an MCU is one block for any sampling factors.
         factors = [(1, 1)]
     blocks = sum(across * down for across, down in factors)
     if blocks > MAX_BLOCKS_IN_MCU:
@@ -186,7 +186,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
 
 
 def _with_index(jpeg: bytes, interval: int) -> bytes:
-    """Append the index. `jpeg` must have no markers after its header but restarts and the end."""
+    """Append the index. `jpeg` may have only restart markers and the end marker after its header."""
     frame = read_frame(jpeg)
     assert frame is not None and frame.num_mcus % interval == 0
     coded = np.frombuffer(jpeg, np.uint8, offset=frame.scan)
@@ -194,7 +194,7 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
     lengths = np.diff(markers + 2, prepend=0)
     assert len(markers) == frame.num_mcus // interval and markers[-1] + 2 == len(coded)
     if frame.scan > MAX_HEADER or lengths.max() > 0xFFFF:
-        return jpeg  # without an index it is still an ordinary JPEG
+        return jpeg  # without an index, it is an ordinary JPEG
     table = lengths.astype("<u2").tobytes()
     footer = np.zeros(1, FOOTER)
     footer[0] = (len(lengths), frame.offset, frame.scan, interval, VERSION, 0, MAGIC)

@@ -18,7 +18,7 @@ import numpy as np
 from writers.errors import UserError
 from writers.jpeg import native
 
-# warning that is harmless by itself: some cameras pad files with such bytes
+# Warning that alone does not mean damage: some cameras pad files with such bytes.
 EXTRANEOUS = "extraneous bytes before marker"
 # TJSAMP -> subsampling of chroma, horizontal and vertical
 CHROMA_FACTORS = {
@@ -237,7 +237,7 @@ def _damage(handle: ctypes.c_void_p, data: bytes) -> str:
     if EXTRANEOUS not in words:
         return words
     library = native.library()
-    if library is None:  # harmless before the end marker, if no restart marker can be missing
+    if library is None:  # no damage before the end marker, unless a restart marker may be missing
         return "" if words.endswith("0xd9") and b"\xff\xdd" not in data else words
     message = ctypes.create_string_buffer(200)
     library.harness_find_damage(data, len(data), message)

@@ -15,9 +15,9 @@ from loaders.compile_numba import helper
 _LOOKUP_BITS, _NUM_TABLES = 10, 8  # tables: 4 of DC values, then 4 of AC values
 _MAX_DC_SIZE, _MAX_AC_SIZE = 11, 10  # largest number of bits of a value in a baseline image
 # Positions of the parts of a table, in int32 values. At 0: lookup of short codes. At _BEYOND: a
-# limit for each length n; the next 16 bits are below it if they begin with a code of at most n bits.
-# At _OFFSET: for each length, the number of a symbol minus its code. At _SYMBOLS: the symbols. At
-# _VALID: 1 if the table is valid.
+# limit for each length n; the next 16 bits are below it if they begin with a code of n bits or
+# fewer. At _OFFSET: for each length, the number of a symbol minus its code. At _SYMBOLS: the
+# symbols. At _VALID: 1 if the table is valid.
 _BEYOND = 1 << _LOOKUP_BITS
 _OFFSET = _BEYOND + 18
 _SYMBOLS = _OFFSET + 18

@@ -140,8 +140,8 @@ INLINE_AVX2 uint64_t spread_bytes(uint64_t bytes, uint64_t present, int has_pdep
     return (uint64_t)_mm_cvtsi128_si64(_mm_shuffle_epi8(_mm_cvtsi64_si128((long long)bytes), places));
 }
 
-/* Return a group's stored values, each in the byte of its coefficient. They begin at bit `*bit`
- * after `from`, which moves to the end of the values. */
+/* Return a group's stored values, each in the byte of its coefficient. The values begin `*bit` bits
+ * after `from`; their number of bits is added to `*bit`. */
 INLINE_AVX2 uint64_t spread_values(const uint8_t *from, int64_t *bit, unsigned bitmap, unsigned code, int has_pdep) {
     const uint8_t *at = from + (*bit >> 3);
     if (has_pdep) {

@@ -186,7 +186,7 @@ def _layout(offset: int, marker: int, content: bytes, scan: int) -> Frame | None
 
 
 def _with_index(jpeg: bytes, interval: int) -> bytes:
-    """Append the index. `jpeg` may have only restart markers and the end marker after its header."""
+    """Append the index. After the header, `jpeg` may have only restart and end markers."""
     frame = read_frame(jpeg)
     assert frame is not None and frame.num_mcus % interval == 0
     coded = np.frombuffer(jpeg, np.uint8, offset=frame.scan)

@@ -99,7 +99,9 @@ def test_stages_share_a_gpu_once_one_of_their_kind_was_measured(launcher, folder
             "s" in has_room,
             "l" in has_room,
         ], running
-        assert launcher.can_start(unknown) == (not running), "the first stage of its kind must run alone"
+        assert launcher.can_start(unknown) == (not running), (
+            "the first stage of its kind must run alone"
+        )
     occupy(launcher, small)
     launcher.sharing.learn(resource_key(unknown), measured(folders, unknown, 1, 0.1))
     assert launcher.can_start(unknown)

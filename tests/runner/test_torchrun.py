@@ -209,5 +209,7 @@ def answer(status: str, cause: str = "") -> dict[str, str]:
         ([], False, None),
     ],
 )
-def test_the_most_informative_answer_of_a_rank_determines_the_status(answers, stop_requested, expected):
+def test_the_most_informative_answer_of_a_rank_determines_the_status(
+    answers, stop_requested, expected
+):
     assert torchrun._combine(answers, 2, stop_requested) == expected

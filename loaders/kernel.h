@@ -13,16 +13,16 @@ enum { VERSION = 6 };       /* as in kernel_c.py; raise both with each change of
 
 /* ---- kernel_huffman.c -------------------------------------------------------------------------------------------------- */
 
-/* Zero bytes after a clean segment. A decoder checks only at the begin of a block that it is at
+/* Zero bytes after a clean segment. A decoder checks only at the start of a block that it is at
  * most 8 bytes beyond the segment. The codes of one block then take at most 208 bytes (27 bits for
  * DC, 63 * 26 for AC), and a read takes 8. */
 enum { PADDING = 512 };
 enum { NUM_LANES = 3 };     /* segments that native/lanes.c decodes at the same time */
-enum { LOOKUP_BITS = 10 };  /* longest Huffman code in huffman.lookup */
+enum { LOOKUP_BITS = 10 };  /* bits of the longest Huffman code in huffman.lookup */
 /* Most bits of a code and its value in huffman.short_codes. In a photograph of quality 90, 97 % of
  * the codes have at most 11. */
 enum { SHORT_BITS = 11 };
-/* run of an end-of-block code: larger than any run of zeros inside a block */
+/* Run of an end-of-block code; it is larger than any run of zeros inside a block. */
 enum { END_RUN = 128 };
 
 /* A Huffman code, and the value that follows it. */
@@ -31,7 +31,7 @@ struct code {
     uint8_t total;      /* bits of the code and of the value after it */
     uint8_t run;        /* zero coefficients before the value */
     uint8_t shift;      /* 64 minus the bits of the value; 64 if no value follows */
-    /* added to the bits of a value that begin with a 0: 1 - 2^bits, as JPEG's EXTEND */
+    /* 1 - 2^bits, which is added to a value whose bits begin with 0 (JPEG's EXTEND). */
     int32_t lowest;
 };
 
@@ -68,17 +68,17 @@ struct segment {
 
 /* State of decoding the segments of one image. */
 struct entropy {
-    const uint8_t *jpeg, *jpeg_end;     /* begin of the blob; upper limit of its coded data */
+    const uint8_t *jpeg, *jpeg_end;     /* start of the blob; end of what may be coded data */
     /* [num_segments], row by row; NULL without an index: found by their markers */
     const struct segment *segments;
-    /* segments to decode (with an index: those of the part); number of the next one */
+    /* Number of segments to decode (with an index: those of the part); number of the next one. */
     int64_t num_segments, segment;
     int64_t interval;                   /* MCUs in a segment */
     int64_t num_mcus, mcus_done;        /* MCUs to decode; MCUs decoded */
     int64_t mcus_left;                  /* MCUs left in the current segment */
-    /* offset in the blob after the marker of the current segment */
+    /* Offset in the blob of the byte after the marker of the current segment. */
     size_t position;
-    /* copy of the current segment without stuffed zeros (the byte 0 after each 0xFF) */
+    /* Copy of the current segment without stuffed zeros (the byte 0 after each 0xFF). */
     uint8_t *clean;
     size_t clean_size;                  /* bytes; PADDING zeros follow */
     struct bits bits;
@@ -100,11 +100,11 @@ struct decoder {
     struct jpeg_decompress_struct codec;
     struct jpeg_errors errors;
     struct entropy entropy;
-    /* copy of a JPEG's header whose image size is that of the part */
+    /* Copy of a JPEG's header, with the size of the part as image size. */
     uint8_t header[MAX_HEADER];
     uint8_t *more_clean[NUM_LANES - 1];     /* as entropy.clean, for the other lanes */
     struct segment *segments;   /* memory of entropy.segments */
-    /* bytes of a blob for which clean, more_clean and segments have room */
+    /* Bytes of the longest blob for which entropy.clean, more_clean and segments have room. */
     int64_t blob_size;
     uint8_t *pixels;            /* [num_pixels, 3] RGB that libjpeg decoded */
     int64_t num_pixels;         /* pixels for which there is room */

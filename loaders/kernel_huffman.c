@@ -43,7 +43,7 @@ static uint32_t *put_short_codes(uint32_t *next, int length, int run, int size) 
     return next;
 }
 
-/* Codes ascend, so that lookup and short_codes are filled from their begin on. Each code is below
+/* Codes ascend, so that lookup and short_codes are filled from their start on. Each code is below
  * 2^length, so that the entries of all codes fit. */
 int make_huffman(const JHUFF_TBL *table, struct huffman *huffman, int is_dc) {
     struct code *next = huffman->lookup;
@@ -128,7 +128,7 @@ INLINE void decode_block(struct entropy *entropy, struct bits *bits, const struc
                 return;     /* the end of the block */
         }
     }
-    /* a run of zeros beyond the block; after an end-of-block code, k is above END_RUN */
+    /* A run of zeros went beyond the block. After an end-of-block code, k is above END_RUN. */
     if (k > 64 && k <= END_RUN)
         fail(entropy);
 }
@@ -152,7 +152,7 @@ static void open_segment(struct entropy *entropy) {
         if (escape[1] != 0) {
             int64_t number = entropy->segment;
             int expected = number == entropy->num_segments - 1 ? JPEG_EOI : JPEG_RST0 + number % 8;
-            /* with an index, read_index has checked the marker */
+            /* With an index, read_index has checked the marker. */
             if (segment ? from != end : escape[1] != expected)
                 fail(entropy);
             break;

@@ -6,7 +6,7 @@
 
 #include "kernel.h"
 
-/* pixels: chroma of a pixel is interpolated from samples at most this far away */
+/* In pixels: the chroma of a pixel is interpolated from samples at most this far away. */
 enum { MARGIN = 2 };
 enum { MIN_WIDTH = 5 };     /* pixels: libjpeg does not interpolate the chroma of narrower images */
 enum { FOOTER_SIZE = 28, INDEX_VERSION = 1 };     /* as in writers/jpeg/restart_index.py */
@@ -75,7 +75,7 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     if ((num_components != 1 && num_components != 3) || frame + 10 + 3 * num_components > scan ||
         256 * at[5] + at[6] != height || 256 * at[7] + at[8] != width)
         return 0;
-    /* gray: factors do not matter, since an MCU is one block */
+    /* The factors of a gray image do not matter, since its MCUs are single blocks. */
     for (int k = 0; num_components == 3 && k < 3; k++) {
         int factors = at[11 + 3 * k];
         across = factors >> 4 > across ? factors >> 4 : across;
@@ -127,9 +127,9 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     return scan;
 }
 
-/* mark in bits[0] of a Huffman table; libjpeg sets bits[0] to 0 when it reads a table */
+/* Mark in bits[0] of a Huffman table. libjpeg sets bits[0] to 0 when it reads a table. */
 enum { UNREAD = 1 };
-/* most unused tables in libjpeg's permanent pool before the codec is created again */
+/* Largest number of unused tables in libjpeg's permanent pool, before the codec is replaced. */
 enum { MAX_DROPPED = 64 };
 
 /* Mark libjpeg's tables as unread. Without this, an image that has no tables would be decoded with
@@ -324,7 +324,7 @@ int reserve_blob(struct decoder *decoder, int64_t size) {
             free(decoder->more_clean[i]);
             has_memory &= (decoder->more_clean[i] = malloc(room + PADDING)) != NULL;
         }
-        /* a segment takes two bytes of the index */
+        /* Each segment takes two bytes of the index, so there are at most room / 2. */
         decoder->segments = malloc(room / 2 * sizeof *decoder->segments + 1);
         decoder->blob_size = has_memory && decoder->segments != NULL ? room : 0;
     }

@@ -31,7 +31,7 @@ def open_loader(plan: LoaderPlan) -> "ReplayLoader":
 
 
 class ReplayLoader(Loader):
-    """Loader that cuts its batches from NUM_BATCHES labeled batches of the ffcv backend."""
+    """Loader that repeats NUM_BATCHES batches of the ffcv backend, cut to size if necessary."""
 
     _loaded: tuple[int, list[Batch]] | None = None  # resolution, and batches at this resolution
     _running: PlainEpoch | None = None

@@ -16,7 +16,7 @@
  *
  * Why reads stay in the run's memory, also for damaged blobs: the position is compared with the end
  * of the run before each pair of blocks. A block has at most DCT_MAX_BLOCK = 96 bytes, and a load
- * at most 16. So at most 2 * 96 + 16 bytes after the run are read, and DCT_AHEAD bytes are
+ * reads at most 16. So at most 2 * 96 + 16 bytes after the run are read, and DCT_AHEAD bytes are
  * readable.
  */
 
@@ -111,12 +111,12 @@ INLINE_AVX2 uint64_t load_64(const uint8_t *from) {
 
 /* A block after step 1. */
 struct unpacked {
-    /* stored values of each group, a byte each; 0 if there is none, or for DCT_WIDE */
+    /* Stored values of each group, a byte each. 0 if a coefficient is 0, or for DCT_WIDE. */
     uint64_t groups[8];
-    /* a byte for each group; codes of the first group are increased by 8 */
+    /* A byte for each group. The code of the first group is increased by 8. */
     uint64_t codes, bitmaps;
-    const uint8_t *values;      /* begin of the packed values */
-    /* bits of the packed values without those of DCT_WIDE, which follow them */
+    const uint8_t *values;      /* start of the packed values */
+    /* Bits of the packed values, without those of DCT_WIDE, which come after them. */
     int64_t bits;
     uint32_t wide;              /* bit 3 g is set if group g has the code DCT_WIDE */
 };
@@ -160,7 +160,7 @@ INLINE_AVX2 uint64_t spread_values(const uint8_t *from, int64_t *bit, unsigned b
     return (uint64_t)_mm_cvtsi128_si64(_mm_shuffle_epi8(_mm_packus_epi16(words, words), places));
 }
 
-/* Step 1 for a block at `from`. Returns the begin of the next block. `groups` (of the run) and
+/* Step 1 for a block at `from`. Returns the start of the next block. `groups` (of the run) and
  * `has_pdep` are compile-time constants. */
 INLINE_AVX2 const uint8_t *unpack(const uint8_t *from, uint32_t codes, int groups, int has_pdep, struct unpacked *block) {
     uint64_t spread = spread_codes(codes, has_pdep);
@@ -238,7 +238,7 @@ INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, i
     for (int i = 0; i < groups / 2; i++)
         zigzag[i] = signed_values(a, b, i, halves, bitmaps);
     for (int j = 0; j < 4; j++) {
-        /* bit i: TO_ROWS[j][i] has values */
+        /* Bit i is set if TO_ROWS[j][i] moves coefficients. */
         static const uint8_t USED[4] = {0x7, 0xF, 0xF, 0xE};
         __m256i two_rows = _mm256_setzero_si256();
         for (int i = 0; i < groups / 2; i++)
@@ -272,7 +272,7 @@ INLINE_AVX2 void transform(const struct unpacked *a, const struct unpacked *b, i
  * of blocks is odd, the last one is written twice, to 8 bytes more of each row. */
 INLINE_AVX2 int read_run(const struct dct_run *found, int64_t first, int64_t last, int groups, int has_pdep,
                          const __m256i multipliers[8], const int16_t *table, uint8_t *samples, int64_t stride) {
-    /* a local copy stays in registers, since no store can change it */
+    /* A local copy stays in registers, since no store can change it. */
     const struct dct_run copy = *found, *run = &copy;
     const uint8_t *at = run->blocks;
     struct unpacked a, b;

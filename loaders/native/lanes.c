@@ -43,8 +43,8 @@ INLINE void read_word(struct position *position) {
 
 /* The state of a lane that changes with each block or segment. */
 struct lane {
-    /* copy of the segment without stuffed zeros (the byte 0 after each 0xFF); PADDING zeros
-     * follow */
+    /* Copy of the segment without stuffed zeros (the byte 0 after each 0xFF). PADDING zeros
+     * follow. */
     uint8_t *clean, *clean_end;
     int next_block;             /* number of the next block in its MCU */
     int64_t blocks_left;        /* in the segment */
@@ -65,7 +65,7 @@ static uint8_t *copy_clean(const struct entropy *entropy, const uint8_t *from, c
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
         word = __builtin_bswap64(word);
 #endif
-        /* the lowest bit set is in the first byte 0xFF */
+        /* The lowest bit that is set is in the first byte 0xFF. */
         const uint64_t found = (~word - low) & word & high;
         if (found == 0) {
             from += 8, to += 8;
@@ -87,7 +87,7 @@ static uint8_t *copy_clean(const struct entropy *entropy, const uint8_t *from, c
 static int open_lane(struct lanes *lanes, struct lane *lane, struct position *position) {
     const struct entropy *entropy = lanes->entropy;
     int64_t number = lanes->next_segment++;
-    /* skip those that no crop needs */
+    /* Skip segments that no crop needs. */
     while (number < entropy->num_segments && entropy->segments[number].end == 0)
         number = lanes->next_segment++;
     if (number >= entropy->num_segments)
@@ -203,7 +203,7 @@ INLINE int take_long(struct lanes *lanes, struct position *position) {
             goto ended; \
     } while (0)
 
-/* short codes that fit the bits of one read_word */
+/* Number of short codes whose bits one read_word gives at least. */
 enum { SHORT_IN_WORD = WORD_BITS / SHORT_BITS };
 
 /* The targets of TAKE_SHORT: they continue the enclosing loop, or fall through if the lane has no

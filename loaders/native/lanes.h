@@ -23,7 +23,7 @@ struct lanes {
     int64_t segments_per_row, next_segment;     /* next_segment: the first that no lane has begun */
     int blocks_in_mcu;
     struct mcu_block mcu[D_MAX_BLOCKS_IN_MCU];
-    /* for a copy of one segment: as many bytes as the blob has, and PADDING */
+    /* Room for a copy of one segment of each lane: the blob's bytes, and PADDING. */
     uint8_t *clean[NUM_LANES];
 };
 

@@ -15,7 +15,7 @@ struct box {
 /* Decoded samples of the part of a component that the crops need. Samples outside the crops are
  * undefined. */
 struct plane {
-    /* the sample (left, top) of the component; ROW_PADDING bytes around each row */
+    /* Address of the component's sample (left, top). Each row has ROW_PADDING bytes around it. */
     uint8_t *samples;
     int64_t stride;             /* bytes from row to row */
     int64_t left, top;          /* in samples of the whole component */
@@ -38,7 +38,7 @@ struct picture {
     int64_t stride;             /* RGB_PIXELS: bytes from row to row */
     struct plane planes[3];     /* GREY_PLANE: the first one; YCC_PLANES: Y, Cb, Cr */
     int halved_across, halved_down;     /* chroma has half of luma's samples along this axis */
-    /* scratch rows as wide as the box, with padding: R, G, B, upsampled Cb and Cr */
+    /* Scratch rows as wide as the box, with padding: R, G, B, upsampled Cb and Cr. */
     uint8_t *rows[5];
     void *memory;               /* of `rows` */
     size_t size;                /* of `memory`, in bytes */

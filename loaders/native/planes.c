@@ -11,7 +11,7 @@
 #include "lanes.h"
 #include "planes.h"
 
-/* pixels; libjpeg does not interpolate the chroma of images at most 4 pixels wide */
+/* In pixels. libjpeg does not interpolate the chroma of images that are at most 4 pixels wide. */
 enum { MIN_WIDTH = 8 };
 
 /* Returns 1 if the image can be decoded here. */

@@ -26,7 +26,7 @@ struct coefficients {
 struct span span_of(int64_t first, int64_t last, int is_halved, int64_t size);
 
 /* Return the first and the last column of blocks that the crops need in row `y` of blocks of a
- * component. Rows and columns count from the begin of the whole component. Set the plane's width
+ * component. Rows and columns count from the start of the whole component. Set the plane's width
  * first. */
 struct span blocks_of(const struct picture *picture, int component, int64_t y);
 

@@ -16,7 +16,7 @@
 
 struct pool {
     pthread_mutex_t turn;           /* locked by the caller whose job runs */
-    /* protects num_started, num_busy, num_jobs, has_ended and job */
+    /* Protects num_started, num_busy, num_jobs, has_ended and job. */
     pthread_mutex_t lock;
     pthread_cond_t job_came, job_done;
     pid_t process;                  /* process in which the threads run */
@@ -131,7 +131,7 @@ void run_job(struct pool *pool, const struct job *job) {
             pool->workers[i] = (struct worker){0};
         reset(pool);
     }
-    /* another job runs: make this one without other threads */
+    /* If another job is running, this thread makes all images of this one. */
     if (pthread_mutex_trylock(&pool->turn) != 0) {
         struct worker worker = {0};
         for (int64_t i = 0; i < job->num_images; i++)

@@ -115,7 +115,7 @@ static void make_row(struct resizer *resizer, const struct stages *stages) {
         rows[k] = resizer->ring + place * 3 * resizer->stride;
         place = place + 1 < ring_rows ? place + 1 : 0;
     }
-    /* if count is odd: second row of the last pair, with weight 0 */
+    /* If count is odd, this is the second row of the last pair; its weight is 0. */
     rows[count] = rows[count - 1];
     stages->resize_down(rows, values, count, resizer->num_colors * resizer->stride, resizer->levels);
     write_pixels(resizer, stages);
@@ -146,8 +146,8 @@ static inline int16_t clamp_row(int32_t sum) {
 }
 
 /* Same as the loop of resize_color if no weight is negative, with `count` products for each output
- * pixel, a constant that compilers can unroll. Weights after `counts` are 0; rows have padding, so
- * that levels after the crop can be read. */
+ * pixel. `count` is a compile-time constant, so that the loop is unrolled. Weights after `counts`
+ * are 0, and the levels after the crop that are read are padding. */
 static inline void resize_few(const uint8_t *row, const struct weights *weights, int64_t count, int16_t *result) {
     for (int64_t x = 0; x < weights->target; x++) {
         const int16_t *values = weights->values + x * weights->stride;
@@ -188,7 +188,7 @@ void resize_across_scalar(const uint8_t *const rows[], int64_t num_colors, const
 /* Processes 32 columns row by row, which compilers vectorize. */
 void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64_t num_rows, int64_t count, uint8_t *result) {
     enum { COLUMNS = 32 };
-    /* rows and result have whole steps */
+    /* `count` is a multiple of COLUMNS: it is a number of whole strides. */
     for (int64_t begin = 0; begin < count; begin += COLUMNS) {
         int32_t sums[COLUMNS];
         for (int x = 0; x < COLUMNS; x++)
@@ -197,7 +197,7 @@ void resize_down_scalar(const int16_t *const *rows, const int16_t *values, int64
             for (int x = 0; x < COLUMNS; x++)
                 sums[x] += values[k] * rows[k][begin + x];
         for (int x = 0; x < COLUMNS; x++) {
-            /* int32_t: 64 bits would not be vectorized */
+            /* The type is int32_t, because compilers do not vectorize 64 bits here. */
             int32_t level = sums[x] >> ROUND_DOWN;
             level = level < 0 ? 0 : level;
             result[begin + x] = (uint8_t)(level > 255 ? 255 : level);
@@ -266,7 +266,7 @@ INLINE_AVX2 void resize_narrow(const uint8_t *const rows[], int64_t num_colors, 
  * does not saturate. */
 INLINE_AVX2 void resize_bytes(const uint8_t *const rows[], int64_t num_colors, const struct weights *weights, int64_t pairs,
                               int16_t *restrict result, int64_t stride) {
-    /* pmulhrsw by it is a rounded shift by 7 */
+    /* pmulhrsw with this factor is a rounded shift right by 7. */
     const __m256i shift = _mm256_set1_epi16(1 << (15 - ROUND_ACROSS));
     for (int64_t block = 0; block < (weights->target + 15) / 16; block++) {
         const __m256i *shuffles = (const __m256i *)weights->shuffles + block * pairs;

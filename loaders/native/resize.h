@@ -31,9 +31,9 @@ struct resizer {
      * ring_rows is at least the number of rows that one output row needs. */
     int16_t *ring;
     int64_t ring_rows, stride;  /* stride: a multiple of 32 */
-    /* [ring_rows + 1] scratch: the rows of the ring that one output row needs */
+    /* [ring_rows + 1] Scratch: the rows of the ring that one output row needs. */
     const int16_t **rows;
-    /* scratch for one output row: [3, stride] by color, and [stride, 3] RGB */
+    /* Scratch for one output row: levels [3, stride] by color, and pixels [stride, 3] RGB. */
     uint8_t *levels, *pixels;
     void *memory;               /* of all arrays above */
     size_t size;                /* of `memory`, in bytes */

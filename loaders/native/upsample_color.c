@@ -119,10 +119,10 @@ void upsample_h2v1_avx2(const uint8_t *near, int64_t count, uint8_t *row) {
     }
 }
 
-/* Return the sums of the left (right_of: right) neighbor of each sample. `before`, `here` and
- * `after` are the sums of three consecutive groups of 32 samples. */
+/* Return the sums of the neighbors of 32 samples: left_of of the left neighbors, right_of of the
+ * right ones. `before`, `here` and `after` are the sums of three consecutive groups of 32. */
 INLINE_AVX2 struct words left_of(struct words before, struct words here) {
-    /* a vector of the last half of the first operand and the first half of the second */
+    /* Selects the last half of the first operand and the first half of the second. */
     enum { LAST_AND_FIRST = 0x21 };
     return (struct words){_mm256_alignr_epi8(here.low, _mm256_permute2x128_si256(before.high, here.high, LAST_AND_FIRST), 14),
                           _mm256_alignr_epi8(here.high, here.low, 14)};

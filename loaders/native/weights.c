@@ -81,9 +81,9 @@ static inline struct quotient add(struct quotient a, struct quotient b, int64_t 
 static void fill_shares(struct weights *weights, int64_t source, int64_t target, int mirrored) {
     const int64_t advance = source % target;
     const struct quotient pixel = divide(target * ONE, source), next = divide(-advance * ONE, source);
-    /* share of the first source pixel, rounded */
+    /* Share of the output pixel's first source pixel, rounded. */
     struct quotient begin = divide(target * ONE + source / 2, source);
-    /* first source pixel of the output pixel, and its covered length */
+    /* First source pixel of the output pixel, and its covered length. */
     int64_t first = 0, covered_first = target;
     for (int64_t i = 0; i < target; i++) {
         int64_t place = mirrored ? target - 1 - i : i, given = 0;
@@ -156,7 +156,7 @@ void fill_weights(struct weights *weights, int64_t source, int64_t target, enum 
  * of that weight, or -1 if no weight is ONE. */
 static inline int split(const int16_t *values, int8_t high[4], int8_t low[4]) {
     enum { LOW = 128, HALF = LOW / 2 };
-    /* sums of the first 1 and 2 highs */
+    /* The sum of the first high, and of the first two. */
     int first = (values[0] + HALF) / LOW, second = (values[0] + values[1] + HALF) / LOW;
     int whole = -1;
     if (first == LOW || second - first == LOW || second == 0) {     /* a high of 128 does not fit its byte */
@@ -250,7 +250,7 @@ void fill_shuffles(struct weights *weights) {
             }
             weights->bases[4 * block + group] = (int32_t)base;
             for (int64_t pair = 0; pair < pairs; pair++) {
-                /* in units of 16 bytes or 8 words */
+                /* In units of 16 bytes of shuffles, or 8 words of pair_values. */
                 int64_t place = ((block * pairs + pair) * 2 + group % 2) * 2 + group / 2;
                 for (int64_t j = 0; j < 4; j++) {
                     int64_t byte = weights->starts[pixels[j]] - base + 2 * pair;

@@ -9,7 +9,7 @@
 #include "resize.h"
 #include "stages.h"
 
-/* modes, as in writers/beton/encoding.py; all others are RGB pixels */
+/* Modes, as in writers/beton/encoding.py. Images of all other modes are RGB pixels. */
 enum { JPEG = 0, DCT = 2 };
 enum { MAX_PIXELS = 178956970 };    /* of a JPEG or `dct` blob; as in writers/jpeg/turbojpeg.py */
 

@@ -47,7 +47,7 @@ def recipe(classes: Path) -> Recipe:
 
 
 def run(recipe: Recipe, folders: Folders) -> list[Result]:
-    """Run the stages in this process."""
+    """Run the stages in this process, and return their results."""
     results: dict[str, Result] = {}
     for stage in expand(recipe).stages:
         folder = stage.folder(folders.runs)

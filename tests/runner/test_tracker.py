@@ -43,7 +43,7 @@ EPOCHS = [
 
 
 class Recorder:
-    """Tracker that keeps what it receives."""
+    """Tracker that stores the calls that it receives."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.calls: list[tuple[Any, ...]] = []

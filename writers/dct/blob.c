@@ -116,7 +116,7 @@ static uint32_t take_bits(const uint8_t *bytes, int64_t *bit, int count) {
     return value;
 }
 
-/* Decode the block at `from` to `block` [64], natural order. Returns the begin of the next
+/* Decode the block at `from` to `block` [64], natural order. Returns the start of the next
  * block. */
 static const uint8_t *read_block(const uint8_t *from, uint32_t codes, int groups, int16_t dc, int16_t *block) {
     int64_t num_bitmaps = 0, bit;
@@ -138,7 +138,7 @@ static const uint8_t *read_block(const uint8_t *from, uint32_t codes, int groups
                 if (present >> k & 1) {
                     int value = lowest + (int)take_bits(from, &bit, bits);
                     value += value >= 0;
-                    /* as vector code, which keeps it in a signed byte; writers never store 128 */
+                    /* Wrap as the signed bytes of vector code do. Writers never store 128. */
                     if (bits == 8)
                         value = (int8_t)value;
                     if (8 * g + k > 0)      /* a damaged bitmap may mark DC */

@@ -11,10 +11,10 @@
  *                 each component, u8 0. Width and height are in pixels. Bit 0 of `halved`: chroma
  *                 is halved across; bit 1: down.
  *     tables      i16 [tables, 64] quantization tables, natural order
- *     rows        u32 [rows of all components + 1] offset of each row from the begin of the blob,
+ *     rows        u32 [rows of all components + 1] offset of each row from the start of the blob,
  *                 and the end of the last row. Zeros follow up to a multiple of 8 bytes. The
  *                 checksum covers all bytes before the first row.
- *     each row    u16 [runs] offset of each run from the begin of the row; then the runs
+ *     each row    u16 [runs] offset of each run from the start of the row; then the runs
  *     each run    u8 groups, u8 dc_bits, i16 dc_min; DC minus dc_min of each block, dc_bits bits
  *                 each; codes of each block, 3 bits for each of its first `groups` groups; then the
  *                 blocks. Groups after the first `groups` ones are empty in all blocks of the run.

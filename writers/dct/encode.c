@@ -50,7 +50,7 @@ static int code_of(int group, const int16_t values[8]) {
         int value = values[k];
         present |= value;
         has_128 |= value == 128;
-        /* distance from 1 or -1 */
+        /* Distance of the value from 1 or -1. */
         beyond |= value > 0 ? value - 1 : value < 0 ? -value - 1 : 0;
     }
     if (present == 0)
@@ -58,7 +58,7 @@ static int code_of(int group, const int16_t values[8]) {
     int bits = beyond == 0 ? 1 : 33 - __builtin_clz((unsigned)beyond);
     for (int code = 1; code <= DCT_WIDE; code++) {
         int width = dct_bits_of(group, code);
-        /* decoders keep values of 8 bits in a signed byte, which 128 does not fit */
+        /* Decoders keep values of 8 bits in a signed byte, which 128 does not fit. */
         if (bits <= width && !(width == 8 && has_128))
             return code;
     }

@@ -18,10 +18,9 @@ enum jpeg_outcome { JPEG_DONE = 0, JPEG_DAMAGED = -1, JPEG_LEFT_ALONE = 1 };    
 struct jpeg_errors {
     struct jpeg_error_mgr base;     /* num_warnings: warnings that mean damage */
     jmp_buf back;                   /* target of errors; the caller sets it with setjmp */
-    /* text of the error, or of the first warning that means damage; NULL: not stored */
+    /* Text of the error, or of the first warning that means damage. NULL: no text is stored. */
     char *message;
-    /* the JPEG has a restart index, so writers of this project wrote it: extraneous bytes are
-     * damage */
+    /* The JPEG has a restart index, so this project wrote it, and extraneous bytes are damage. */
     int has_index;
 };
 

@@ -6,7 +6,7 @@
 
 enum { CUT_SHORT = -1, OUT_OF_ORDER = -2 };
 
-/* Check the markers from `position`, the begin of the first scan, up to the end of the image.
+/* Check the markers from `position`, the start of the first scan, up to the end of the image.
  * Returns 0, CUT_SHORT, OUT_OF_ORDER (of restart markers), or the code of the first marker that is
  * not allowed there. */
 int harness_check_markers(const uint8_t *jpeg, uint64_t size, uint64_t position) {

@@ -136,7 +136,7 @@ int harness_shrink(uint8_t *output, int64_t output_stride, int64_t width, int64_
     int done = make_taps(&across, source_width, width, x_numerator, x_denominator) &&
                make_taps(&down, source_height, height, y_numerator, y_denominator) &&
                (lines.upper = malloc(2 * size * sizeof(uint32_t))) != NULL &&
-               /* sum_columns reads `most` pixels from each start, so zeros follow the last pixel */
+               /* sum_columns reads `most` pixels from each start: zeros follow the last pixel. */
                (lines.both = calloc(size + across.most * channels, sizeof(uint64_t))) != NULL;
     if (done) {
         lines.lower = lines.upper + size;

@@ -72,7 +72,7 @@ def width() -> int | None:
 
 
 def hanging(head: str, text: str) -> str:
-    """Return `head` and `text`, wrapped for a terminal; further lines start below the text.
+    """Return `head` and `text`, wrapped for a terminal; further lines are indented by the head.
 
     For a pipe or a file the text stays on one line.
     """

@@ -107,8 +107,8 @@ def measure_packing(
             ]
             with variables(places):  # environment of the workers that start here
                 launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
-                # In the first pass, the first stage of a kind runs alone, to measure its memory.
-                # The second pass warms all workers.
+                # In the first pass, the first stage of a kind runs alone, to measure its use of the
+                # GPU. The second pass warms all workers.
                 try:
                     for _ in range(2):
                         run(launchers[name], tunes(next(seeds)))

@@ -146,7 +146,7 @@ class BoardRow:
 
     @property
     def unit(self) -> int:
-        """Number of a pretrained model among those with its digest; 0 for a loaded model."""
+        """Seed of pretraining, which distinguishes models of one digest; 0 for a loaded model."""
         return self.seed if self.pretrained_here else 0
 
 

@@ -226,7 +226,7 @@ def seed_means(rows: Iterable[BoardRow]) -> SeedMean:
 
 
 def _by_unit(rows: Iterable[BoardRow]) -> dict[int, float]:
-    """Return number of a pretrained model -> its mean score; repetitions of a run count once."""
+    """Return `unit` of a pretrained model -> its mean score; repetitions of a run count once."""
     by_seed: dict[int, dict[int, list[float]]] = {}
     for row in rows:
         by_seed.setdefault(row.unit, {}).setdefault(row.seed, []).append(row.score)

@@ -253,7 +253,7 @@ def differences_by_target(places: Sequence[Key], sides: Floats) -> Floats:
 
 
 def differences_by_model(places: Sequence[Key], sides: Floats) -> Floats:
-    """Average the differences of each seed that covers all targets: float64 [S].
+    """Average the differences of each seed: float64 [S], without the seeds that lack some runs.
 
     Models of one seed that differ in another axis share the seed's random numbers, so they are one
     unit.

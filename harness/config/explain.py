@@ -108,7 +108,7 @@ def _members_in(
 def _sentence(details: Sequence[ErrorDetails], place: Place, values: dict[str, Any]) -> str:
     """Explain all errors of one place in a sentence."""
     wanted = list(dict.fromkeys(filter(None, map(_wanted, details))))
-    # An error of another sort than "must be X" explains more than the mismatches of union members.
+    # An error that is not a "must be X" explains more than the mismatches of union members.
     others = [detail for detail in details if _wanted(detail) is None]
     if others or len(wanted) == 1:
         return explain((others or details)[0], place, values)

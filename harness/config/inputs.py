@@ -164,7 +164,7 @@ def beton_labels(recipe: "Recipe") -> Iterator[BetonLabels]:
 
 
 def inputs_of_model(model: ModelSettings, weights_dir: str) -> Iterator[Input]:
-    """Iterate over the files that decide the weights of one model."""
+    """Iterate over the files that determine the weights and classes of one model."""
     if model.checkpoint is not None:
         yield Checkpoint(model, weights_dir)
         if model.classes is not None and model.classes.endswith(LIST_EXTENSIONS):

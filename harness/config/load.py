@@ -190,7 +190,7 @@ def _scaled(tree: Tree, files: Sequence[Tree]) -> Tree:
         files: the files that were merged, in order.
 
     Raises:
-        UserError: there is no such scale, or `scales` is not a mapping of settings.
+        UserError: the chosen scale does not exist, or `scales` is not a mapping of settings.
     """
     _check_scales(tree)
     scales, scale = tree.values.pop("scales", {}), tree.values.get("scale")

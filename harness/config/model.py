@@ -10,8 +10,8 @@ from harness.config.zoo_names import is_pattern
 from loaders.interpolation import Interpolation
 from writers.regular_file import InputPath, fault_of
 
-LIST_EXTENSIONS = (".txt", ".yaml", ".yml")  # `classes` with such an ending is a file, not a name
-Constants = tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
+LIST_EXTENSIONS = (".txt", ".yaml", ".yml")  # endings of `classes` that make it a file, not a name
+Constants = tuple[float, float, float]  # one value each for red, green and blue pixels in [0, 1]
 
 
 class ModelSettings(Settings):
@@ -87,7 +87,7 @@ class ModelSettings(Settings):
         )
 
     def resolved_weights(self) -> JSON:
-        """Dump the settings that decide the weights, not how images are shown to the model."""
+        """Dump the settings that determine the weights, without resolution and crop of images."""
         settings = self.resolved()
         others = ["resolution", "eval_crop", "limit", "training"]
         others += ["part"] if self.part is None else []  # absent, so that old keys stay valid

@@ -113,7 +113,7 @@ class EvaluateSettings(Settings):
     def resolved_for(self, eps: float, compile_in_training: str) -> JSON:
         """Dump every setting that has an effect on evaluating a model that was trained at eps.
 
-        Leaves out `common`: the config of the stage lists the roles of these subsets instead.
+        Leaves out `common`: the stage's config lists the roles of the subsets in `common` instead.
 
         Args:
             eps: Radius of the attack in training.

@@ -27,8 +27,8 @@ JSON = dict[str, Any]
 def schema() -> JSON:
     """Build the schema of a recipe's file.
 
-    In the schema no key is required and every value may be null, because a file is merged with its
-    base and its scale before it is checked.
+    A file is merged with its base and its scale before it is checked. So the schema requires no
+    key, and every value may be null.
     """
     recipe = Recipe.model_json_schema()
     settings: JSON = recipe["properties"]

@@ -78,7 +78,7 @@ class SelectionSettings(Settings):
     batch_size: Count = 256
 
     def check_used(self, methods: set[str]) -> None:
-        """Raise ValueError if a field is set that none of these methods of scoring uses."""
+        """Raise ValueError if a field is set that none of the scoring methods `methods` uses."""
         users = {
             "surrogate": {"label_mapping", "feature_mapping", "prototypes"},
             "early": {"el2n", "forgetting"},

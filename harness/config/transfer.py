@@ -278,7 +278,7 @@ class TransferSettings(MethodSettings, TrainSettings):
         return grid.passes(self)
 
 
-# Pairs of settings that exclude each other, because both set the same thing.
+# Pairs of settings that exclude each other, because both set the same quantity.
 RIVALS = (
     ("epochs", "steps"),
     ("weight_decay", "decay_ratio"),
@@ -291,7 +291,7 @@ STEP_SCHEDULE = ("step_epochs", "step_at", "step_factor")  # no effect on other 
 def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> JSON:
     """Merge `over` over `under`: plain settings of a method. Mappings merge key by key.
 
-    A setting of `under` is dropped if `over` sets the same thing in another way: `steps` replaces
+    A setting of `under` is dropped if `over` replaces it by another setting: `steps` replaces
     `epochs`, an axis of the grid replaces the setting with its name, and another schedule replaces
     the settings of the step schedule.
     """

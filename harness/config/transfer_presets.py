@@ -143,8 +143,8 @@ METHOD_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def spelled_out(settings: Mapping[str, Any], label: str = "") -> dict[str, Any]:
     """Merge a recipe's settings of a method over the values of their `preset`.
 
-    A value of the preset is dropped if the recipe sets the same thing in another way: `steps`
-    replaces `epochs`, and an axis of the grid replaces the setting with its name.
+    A value of the preset is dropped if the recipe replaces it by another setting: `steps` replaces
+    `epochs`, and an axis of the grid replaces the setting with its name.
 
     Args:
         settings: settings of the method, as in the recipe.

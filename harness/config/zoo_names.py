@@ -82,8 +82,8 @@ _NAMES: TypeAdapter[dict[str, list[str]]] = TypeAdapter(dict[str, list[str]])
 def _published(library: str, names_folder: Path | None) -> dict[str, list[str]]:
     """Map each classifier with published weights to the names of its weights (none for timm).
 
-    The name of the cache file contains the path, time and version of the installed library and the
-    version of the harness, so that files of other versions are never read.
+    The name of the cache file depends on the versions of the library and of the harness, and on the
+    path and time of the library's installation. So a file of another installation is never read.
     """
     spec = importlib.util.find_spec(library)
     if names_folder is None or spec is None or spec.origin is None:

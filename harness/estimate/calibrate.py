@@ -37,8 +37,8 @@ def measure(
         num_threads: Number of CPU threads.
 
     Yields:
-        Each step with its seconds, or with the reason why it cannot be timed, for example that it
-        does not fit in memory or that weights are missing.
+        Each step with its seconds, or with the reason why it cannot be timed. For example, it does
+        not fit in memory, or weights are missing.
 
     Raises:
         UserError: torch cannot use the device.

@@ -3,7 +3,8 @@
     {"schema_version": 1, "steps": [
         {"device": NAME, "torch": VERSION, "step": {...}, "step_s": 0.021}, ...]}
 
-The file has rows of all machines that share the folder of runs; each machine reads its own rows.
+The file has rows of all machines that share the folder of runs. A machine reads only the rows that
+it has measured.
 """
 
 import json
@@ -45,7 +46,7 @@ class Calibration:
     """Times of steps on one machine.
 
     Attributes:
-        machine: The machine.
+        machine: Machine that measured the times.
         step_s: `step_key` of a step -> seconds.
     """
 

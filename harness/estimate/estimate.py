@@ -1,10 +1,11 @@
 """Estimate time and disk space of the unfinished stages from results on disk.
 
-The estimate for a stage is the median of finished stages with the same kind, model, resolution,
-data and method (and any seed, subset and eps), scaled by `StageKind.work`. These times are valid
-for the machines that measured them. If there is no such finished stage, the estimate is computed
-from steps timed on this machine (`harness plan --calibrate`). Without these, the time is unknown,
-but the time on a known GPU can be predicted (`harness.estimate.prediction`).
+The estimate for a stage is the median time of similar finished stages, scaled by `StageKind.work`.
+Similar stages have the same kind, model, resolution, data and method, and any seed, subset and eps.
+The times are valid for the machines that measured them. If no similar stage has finished, the
+estimate is computed from steps timed on this machine (`harness plan --calibrate`). Without timed
+steps the time is unknown, but the time on a known GPU can be predicted
+(`harness.estimate.prediction`).
 """
 
 import statistics

@@ -105,7 +105,7 @@ def _subset_counts(
 ) -> Counts:
     """Count the images of a subset of a dataset that is not on disk.
 
-    Classes that the subset names keep their names; the others get made-up ones.
+    Classes that the subset names keep their names; all other classes get made-up names.
 
     Raises:
         UserError: A step needs the real names of classes, for example to find WordNet nodes.

@@ -1,8 +1,8 @@
 """Predict the seconds of a stage on an H100 by a roofline model, not measured. Imports no torch.
 
-A step takes the longest of three times: for its memory traffic and for its convolutions, at the
-fraction REACHED of the GPU's rates, and for the loader to load its images. `network_costs.csv` has
-the operations and activations of networks, counted by `python -m benchmarks.network_costs`.
+A step takes the longest of three times: memory traffic, convolutions, and loading of the images.
+The first two are computed for the fraction REACHED of the GPU's rates. `network_costs.csv` has the
+operations and activations of networks, counted by `python -m benchmarks.network_costs`.
 
 Checked against a published run: ffcv-imagenet's ResNet-18 on one A100 takes 35.0 minutes for 16
 epochs and 187 minutes for 88. With that GPU's bandwidth, this module predicts 35.5 and 189.5

@@ -1,9 +1,9 @@
 """Seconds of a stage on a reference machine, for the first estimate of the remaining time.
 
-The constants were measured in runs of the demo, on two idle cores of an Intel Xeon, torch 2.14.1,
-one thread per stage: the start of a stage, a forward pass of the demo's network, and drawing of
-generated images. On other machines and for other networks only the ratios between stages matter.
-Imports no torch.
+The constants are times of the start of a stage, of a forward pass of the demo's network, and of
+drawing generated images. They were measured in runs of the demo, on two idle cores of an Intel
+Xeon, with torch 2.14.1 and one thread per stage. On other machines and for other networks only the
+ratios between stages matter. Imports no torch.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,9 @@ from harness.matrix.stage import Stage
 from harness.matrix.workload import Counts, Workload
 from writers.dataset import spec_of
 
-# Times of steps, as multiples of the time of a forward pass: a training step, a step of an attack
-# in training, and a step of an attack in evaluation (faster: BatchNorm computes no statistics).
+# Times of a training step, of a step of an attack in training, and of a step of an attack in
+# evaluation, as multiples of the time of a forward pass. Attacks in evaluation are faster, because
+# BatchNorm computes no statistics.
 TRAINING_PASSES, ATTACK_PASSES, EVALUATED_ATTACK_PASSES = 3.0, 2.2, 1.6
 UNIT_RESOLUTION = 224
 TRAININGS = ("pretrain", "transfer", "detection_training")  # kinds of steps
@@ -41,8 +42,8 @@ class Reference:
         start_s: Start of the stage, before its progress count begins.
         body_s: Remaining part of the stage.
         has_network: The time is spent in a network.
-        is_measured: The reference machine has run such stages. Otherwise the seconds are only
-            comparable with those of similar stages.
+        is_measured: The constants were measured with the stage's network or kind of data.
+            Otherwise the seconds can only be compared with those of similar stages.
     """
 
     start_s: float

@@ -2,10 +2,10 @@
 
 `harness.estimate.reference_times` gives the seconds of each stage on a reference machine. Finished
 stages, and the progress of running stages, give ratios of measured seconds to reference seconds.
-A waiting stage takes its reference seconds times the ratio of the most similar stages: those with
-the same model, data and method; else the same kind and network; else the same kind; else any
-network. Waiting stages are then assigned to slots in the order in which the run starts them.
-Imports no torch.
+A waiting stage takes its reference seconds times the ratio of the most similar stages. These are
+stages with the same model, data and method, or else with the same kind and network, or else of the
+same kind, or else with any network. Waiting stages are then assigned to slots in the order in which
+the run starts them. Imports no torch.
 """
 
 import heapq
@@ -20,7 +20,8 @@ from harness.estimate.reference_times import Reference
 from harness.estimate.workload import Workloads
 from harness.matrix.stage import Stage
 
-# The progress of a running stage is used from this fraction of its work and these seconds.
+# The progress of a running stage is used if at least this fraction of its work is done and it has
+# run for at least MIN_ELAPSED_S seconds.
 MIN_FRACTION = 0.02
 MIN_ELAPSED_S = 1.0
 MIN_SECONDS = 1e-3  # smallest seconds of a stage on the reference machine

@@ -4,7 +4,7 @@
 
 `expand` is a pure function of the recipe and of the contents of its inputs. It uses neither the
 disk nor torch. Stages with equal keys are merged. The config of a stage contains only settings that
-have an effect on it, so a change in the recipe changes only the stages that depend on the change.
+have an effect on it. So a change in the recipe changes only stages that depend on it.
 """
 
 from collections.abc import Iterable

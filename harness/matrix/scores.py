@@ -8,11 +8,11 @@ from typing_extensions import TypedDict
 class Scores(TypedDict, total=False):
     """Fractions of the images, unless noted otherwise.
 
-    Every record has num_images. For images with labels there are top1, top5, loss and num_correct;
-    if each image has one label, also mean_per_class; if images have several labels, also map and
-    map11 (mean average precision; map11 at 11 recalls, as in VOC 2007). For images with boxes there
-    are map50_11 and map50 (mean average precision at IoU 0.5; map50_11 at 11 recalls, map50 at
-    all), num_objects and num_detections.
+    Every record has num_images. Images with labels give top1, top5, loss and num_correct. If each
+    image has one label, there is also mean_per_class. If images have several labels, there are also
+    map and map11: mean average precision at all recalls, and at 11 recalls as in VOC 2007. Images
+    with boxes give num_objects, num_detections, map50 and map50_11: mean average precision at IoU
+    0.5, at all recalls and at 11 recalls.
     """
 
     top1: float

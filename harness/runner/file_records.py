@@ -102,7 +102,7 @@ def contents_of_images(
     """Determine the contents of a dataset's raw files.
 
     Args:
-        images: the input.
+        images: dataset whose files are examined.
         raw: folder of raw downloads.
         runs: folder of stages.
         on_read: called before files are read.

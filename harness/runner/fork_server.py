@@ -320,7 +320,7 @@ def serve(link_fd: int) -> list[str]:
             if os.environ.get("CUDA_VISIBLE_DEVICES") and not _can_use_cuda():
                 os.execv(command[0], command)
             return command[command.index("harness.worker") + 1 :]
-        with contextlib.suppress(OSError):  # the worker has done it itself, or has ended
+        with contextlib.suppress(OSError):  # the worker has called setpgid first, or has ended
             os.setpgid(pid, pid)
         for fd in worker_fds:
             os.close(fd)

@@ -5,12 +5,13 @@ a GPU. Its result records peak memory and GPU utilization, which decide whether 
 may join other stages on a GPU.
 
 NVML's utilization is the fraction of time in which at least one kernel runs. Kernels of different
-processes take turns, so other stages can only use the time that a stage leaves idle: next to a
+processes take turns, so other stages can only use the time that a stage leaves idle. Next to a
 stage with utilization 0.95 they gain almost nothing. The idle times of stages do not fit together
-exactly, so utilizations with the sum 1 do not fill a GPU. By the machine repairman model (one
-server, exponential times; computed, not measured), stages with utilization 0.3 keep a GPU busy for
-0.74 of the time if three of them run, 0.87 for four, 0.94 for five; with utilization 0.5, for 0.80
-with two and 0.94 with three. Above a sum of 1.5 little can be gained, and each stage takes longer.
+exactly, so utilizations with the sum 1 do not fill a GPU. The fraction of time in which a GPU is
+busy follows from the machine repairman model (one server, exponential times; computed, not
+measured). With stages of utilization 0.3 it is 0.74 for three stages, 0.87 for four and 0.94 for
+five. With utilization 0.5 it is 0.80 for two stages and 0.94 for three. Above a sum of 1.5 little
+can be gained, and each stage takes longer.
 """
 
 import json

@@ -55,7 +55,7 @@ class Plan:
     """Stages of a recipe with its current inputs.
 
     Attributes:
-        matrix: the stages.
+        matrix: stages of the recipe, with keys that depend on the current inputs.
         changes: inputs that have changed since the recipe's last run and that finished stages used.
         missing: inputs that no longer exist but have known contents.
     """
@@ -76,7 +76,7 @@ def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_b
     """Expand a recipe with the present contents of its inputs.
 
     Args:
-        recipe: the recipe.
+        recipe: recipe to expand.
         folders: folders of betons, raw data and stages.
         on_read: called before files are read, with their number and bytes.
 

@@ -180,7 +180,7 @@ class Finished:
     Attributes:
         folder: folder of the stage.
         status: see `harness.runner.protocol.Status`.
-        message: the most informative line of a failure; error.txt has the rest.
+        message: the most informative line of a failure; error.txt has the whole message.
         cause: cause of a failure.
     """
 

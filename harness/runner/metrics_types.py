@@ -50,7 +50,7 @@ def problem(result: Result, package: str = STAGES_PACKAGE, *, may_lack: bool = T
     """Describe the first field whose value has a wrong type or range; None if all fields fit.
 
     Args:
-        result: a result.
+        result: result to check.
         package: package of the stage's kind, as in `stage_kind.find`.
         may_lack: accept missing fields.
     """

@@ -24,8 +24,8 @@ class Request(TypedDict):
 class Answer(TypedDict):
     """Outcome of a stage, on a worker's stdout.
 
-    message is the most informative line of an error; error.txt has the rest. cause and message
-    are empty unless the stage failed.
+    message is the most informative line of an error; error.txt has the whole message. cause and
+    message are empty unless the stage failed.
     """
 
     stage: str

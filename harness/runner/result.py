@@ -40,7 +40,8 @@ class Result(BaseModel):
         kind: write, rank, pretrain, adopt, evaluate, features, score, ...
         key: the stage's hash.
         name: name for display, such as transfer/pets/full/minus10/eps0.5/seed0.
-        axes: those of subset, eps, seed, arch, target and method that apply.
+        axes: values of subset, eps, seed, arch, target and method; an axis that the stage does not
+            depend on is missing.
         config: the stage's resolved settings.
         needs: role -> key of the needed stage.
         inputs: role/file -> sha256 of the needed stages' outputs: betons, weights, features.
@@ -57,7 +58,7 @@ class Result(BaseModel):
             missing, or if other stages shared the GPU.
         import_s: seconds to import the stage's code; about 0 unless it is a worker's first stage of
             its kind.
-        wall_s: seconds of the stage's own work, without imports, leases and writing this record.
+        wall_s: seconds of the stage's work, without imports, leases and writing this record.
     """
 
     model_config = ConfigDict(

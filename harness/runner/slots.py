@@ -44,8 +44,8 @@ class Slot:
 def make_slots(settings: LauncherSettings) -> list[Slot]:
     """Divide this machine into slots.
 
-    If there are GPUs, there are `jobs_per_gpu` slots per GPU, or per group of `gpus_per_stage`
-    GPUs, and one slot of low priority for stages that need no GPU. If there are none, there is one
+    If there are GPUs, each GPU, or each group of `gpus_per_stage` GPUs, has `jobs_per_gpu` slots.
+    One more slot of low priority runs stages that need no GPU. If there are no GPUs, there is one
     slot per core on machines with up to 4 cores, and one slot per 4 cores otherwise, divided by
     `gpus_per_stage`. Each slot has as many threads as there are cores per slot. `num_jobs` and
     `num_threads` override these numbers. If there are enough cores, each slot is pinned to separate

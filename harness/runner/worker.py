@@ -92,8 +92,8 @@ def _serve(options: argparse.Namespace, stop: StopSignal) -> None:
 def _read_lines(lines: "queue.SimpleQueue[str | None]", stop: StopSignal) -> None:
     """Put the lines of stdin into the queue, and end the process some time after stdin ends.
 
-    When stdin ends, the launcher does not need this worker any more or has died: a running stage
-    must save and stop, and no other stage may begin. Reads the file descriptor directly, because a
+    Stdin ends if the launcher does not need this worker any more, or has died. A running stage must
+    then save and stop, and no other stage may begin. Reads the file descriptor directly, because a
     thread that is blocked inside `sys.stdin` breaks the interpreter's shutdown.
     """
     text = b""

@@ -40,7 +40,7 @@ def read_arrays(file: Path, what: str, forms: Mapping[str, Form]) -> dict[str, n
     """Read arrays from a file that `write_arrays` wrote, and check them.
 
     Args:
-        file: the file.
+        file: path of the .npz file.
         what: content of the file in messages, such as "features".
         forms: name of each array to read -> its form.
 

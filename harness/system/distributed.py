@@ -266,7 +266,7 @@ def init_process_group(
     may have ended.
 
     Args:
-        group: the processes.
+        group: processes that take part in the collectives.
         device: "cpu" or "cuda".
         timeout_s: a collective fails after this time.
         store: new file on this machine through which the processes find each other. None means

@@ -1,9 +1,9 @@
 """Projected gradient ascent on pixels, for adversarial training and robust evaluation.
 
 The attack is that of Madry et al. 2018, computed as in the `robustness` library (Engstrom et al.
-2019): each step is normalized per image, the perturbed image is projected onto the eps-ball and
-clamped to [0, 1], and the model is in evaluation mode. It differs from that library on purpose in
-three points:
+2019). Each step is normalized per image, the perturbed image is projected onto the eps-ball and
+clamped to [0, 1], and the model is in evaluation mode. The attack differs from that library on
+purpose in three points:
 
 - The loss is summed over the batch. A mean would divide each image's gradient by the batch size,
   and float16 could round the quotient to zero.
@@ -93,8 +93,8 @@ def pgd(
         eps: Radius of the ball in units of [0, 1] pixels.
         steps: Number of gradient steps.
         step_size: Length of a step in the same units.
-        random_start: Start at a random point in the ball (True or "ball"), at a random point on its
-            surface ("sphere"; for linf, one of its corners), or at the image (False or "none").
+        random_start: Start of the attack. True or "ball": a random point in the ball. "sphere": a
+            random point on its surface; for linf, one of its corners. False or "none": the image.
         best_iterate: True returns each image's iterate of highest loss, including the start, and
             costs one more forward pass. False returns the last iterate.
         batch_norm: "train" uses the statistics of the attacked batch in each BatchNorm that is in
@@ -226,7 +226,7 @@ def best_of_restarts(
 
     Args:
         attack: Runs `pgd` from a new random start; returns images [B, 3, R, R].
-        model: The attacked model.
+        model: Model that `attack` attacks; it classifies the results.
         labels: int64 [B] or int8 [B, K].
         restarts: Number of attacks.
         precision: Number format of the comparison.
@@ -277,7 +277,8 @@ def _fp16_scale(loss: Tensor) -> Tensor:
 
     The loss has the gradient p - 1 at the true class's logit, with p = exp(-loss). If the model is
     confident, 1 - p is tiny and the gradient underflows after a few layers of the backward pass.
-    Steps have a fixed length, so each image may have its own factor. It scales 1 - p to FP16_SCALE.
+    Steps have a fixed length, so the factor may differ between images. It scales 1 - p to
+    FP16_SCALE.
     """
     return FP16_SCALE / (-torch.expm1(-loss)).clamp(min=FP16_MIN_ERROR)
 

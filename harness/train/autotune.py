@@ -101,10 +101,11 @@ def choose_compile_mode(
 ) -> CompileMeasurement:
     """Choose and set the learner's compile mode.
 
-    `auto` times the modes that `compile_modes` lists and takes the fastest: eager and compiled, and
-    on a GPU also those with CUDA graphs of the whole model or of the attack. A mode is skipped if
-    it fails, runs out of memory, or if its first step differs from the eager one. Compiled results
-    differ from eager ones in the last bits, so with `auto` two machines may differ in these bits.
+    `auto` times the modes that `compile_modes` lists and takes the fastest. These are eager and
+    compiled, and on a GPU also the modes with CUDA graphs of the whole model or of the attack. A
+    mode is skipped if it fails, runs out of memory, or if its first step differs from the eager
+    step. Compiled results differ from eager results in the last bits. So with `auto`, results of
+    two machines may differ in these bits.
 
     Args:
         learner: Training step whose mode is set.

@@ -137,7 +137,7 @@ def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredErro
 
 
 def read(folder: Path) -> CompileChoice:
-    """Read FILE_NAME in a stage's folder; a missing or damaged file counts as empty."""
+    """Read FILE_NAME in a stage's folder; a missing or damaged file gives an empty choice."""
     try:
         content = json.loads((folder / FILE_NAME).read_text())
         measured, excluded = content["measured"], content["excluded"]

@@ -59,7 +59,7 @@ class View:
 
 
 class ScoredLogits(nn.Module):
-    """Wrapper of a model that returns only the logits that a view scores, to attack these."""
+    """Wrapper of a model that returns only the logits that a view scores; attacks use it."""
 
     def __init__(self, model: nn.Module, view: View, num_classes: int, device: str) -> None:
         """Wrap a model with `num_classes` logits on `device`."""

@@ -70,9 +70,10 @@ class TrainingPlan:
     Attributes:
         schedule: Learning rate schedule.
         num_epochs: Length in epochs.
-        steps_per_epoch: Number of steps that `num_epochs` and the schedule count as an epoch; None
-            counts a pass over the data. If it is larger than a pass (a subset that trains as long
-            as the full data), there are more passes than epochs, and the last one may end early.
+        steps_per_epoch: Number of steps of an epoch, for `num_epochs` and the schedule; None means
+            the steps of a pass over the data. It is larger than a pass if a subset trains as long
+            as the full data. There are then more passes than epochs, and the last pass may end
+            early.
         num_steps: Length in steps, instead of `num_epochs`; None uses `num_epochs`. Settings of the
             schedule are in epochs in both cases.
         resolution_at: Maps the epoch of the schedule, from 0, to the side of the images in pixels.
@@ -119,14 +120,14 @@ def fit(
     A pass drops its last batch if a rank would get fewer than two images of it, because BatchNorm
     has no variance for one image. The next pass has another order, so it drops other images. In a
     smaller last batch, gradients are weighted by each rank's number of images. The first step is
-    checked for finite values immediately, which waits for the GPU once; later steps are checked at
+    checked for finite values immediately, which waits for the GPU once. Later steps are checked at
     the end of a pass and before a checkpoint.
 
     Args:
         learner: Learner that trains.
         loader: Loader of the training images.
         plan: Length, schedule and resolutions.
-        timer: Receives the time of waiting for data; the learner adds its own phases.
+        timer: Measures the time of waiting for data; the learner adds the phases of its steps.
         clock: Times and counts, restored on a resume.
         checkpoints: Where to save, and to resume from; None neither saves nor resumes.
         hooks: Functions that are called at each step.

@@ -70,7 +70,7 @@ def train_plan(
     """Plan random augmented crops of a beton in random order.
 
     Args:
-        beton: The file.
+        beton: Path of the beton.
         settings: Batch size, resolution and augmentation.
         seed: Seed of order and augmentation.
         context: Device, threads and ranks of the stage.
@@ -106,7 +106,7 @@ def eval_plan(
     """Plan center crops of a beton in file order.
 
     Args:
-        beton: The file.
+        beton: Path of the beton.
         batch_size: Images per batch over all ranks.
         resolution: Side of the crops in pixels.
         crop: Side of the crop as a fraction of the image's shorter side.

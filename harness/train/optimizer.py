@@ -47,9 +47,9 @@ def make_sgd(
     its name.
 
     Args:
-        model: The model.
+        model: Model to train.
         settings: Momentum and weight decay.
-        lr: Learning rate.
+        lr: Initial learning rate.
         lr_ratios: Parameter -> its learning rate divided by `lr`; 1 for a parameter that is not
             listed.
     """

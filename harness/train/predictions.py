@@ -62,8 +62,8 @@ def save_detections(folder: Path, ids: np.ndarray, detected: Detected, objects: 
     `sample`, uint64 [N], is the id of each image, the same in every beton that has the image. Each
     detection that the detector keeps has `image`, int32 [D], the index of its image in `sample`;
     `label`, int32 [D], its class from 0; `score`, float32 [D]; and `box`, float32 [D, 4]: left,
-    top, right and bottom in pixels of the stored image. Each annotated object has likewise
-    `object_image`, `object_label` and `object_box`, and also `object_difficult`, bool [G].
+    top, right and bottom in pixels of the stored image. Each annotated object has `object_image`,
+    `object_label` and `object_box` of the same form, and `object_difficult`, bool [G].
 
     Args:
         folder: Folder of the file.

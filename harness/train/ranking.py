@@ -43,8 +43,8 @@ def rank_classes(
 ) -> ClassScores:
     """Rank classes by accuracy over the images of all plans.
 
-    Each model predicts the images of its own plan. Ties are broken by the mean probability of the
-    true class.
+    Each model predicts the images of the plan that it is paired with. Ties are broken by the mean
+    probability of the true class.
 
     Args:
         models: Each model with the plan of the images that it predicts.

@@ -74,7 +74,7 @@ class CompileMeasurement(TypedDict, total=False):
     """The chosen compile mode, and the measurements of each mode that was tried.
 
     Attributes:
-        chosen: Key of `harness.train.compilation.MODES`. The other fields have such a key as name.
+        chosen: Key of `harness.train.compilation.MODES`. All other fields are named after a key.
     """
 
     chosen: Required[str]

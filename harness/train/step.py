@@ -339,7 +339,7 @@ def make_step(
         model: Maps uint8 images, or floats in [0, 1], [B, 3, R, R] to logits [B, K]. Each module
             is in the mode (train or evaluation) that it trains in.
         optimizer: Optimizer of the model's parameters, see `make_sgd`.
-        config: The settings.
+        config: Settings of the step; `attack` and `eps` select `TrainStep` or `FreeTrainStep`.
         timer: Receives the time of each phase of a step.
         group: Ranks that train the model together, on different images of each batch.
         penalty: Adds its gradients to those of the loss before each update.

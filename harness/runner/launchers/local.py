@@ -41,7 +41,7 @@ from harness.system import environment
 
 
 class Options(LauncherOptions):
-    """The local launcher has no options of its own."""
+    """The local launcher has no options besides `LauncherSettings`."""
 
     USES_GPUS_TOGETHER: ClassVar[bool] = True
 
@@ -266,7 +266,7 @@ class LocalLauncher:
         return finished
 
     def _reap(self, slot: Slot) -> list[Finished]:
-        """Clean up after a worker that has ended by itself; report the stage that was running."""
+        """Clean up after a worker that has ended unexpectedly; report the stage that it ran."""
         folder, slot.running = slot.running, None
         code = self._end(slot, wait_s=5.0)
         return [] if folder is None else [_lost(folder, code, self.settings)]

@@ -34,8 +34,8 @@ def open(settings: LauncherSettings, options: Options | None = None) -> "SlurmLa
     """Create the launcher; nothing is submitted yet.
 
     Raises:
-        UserError: submitit or Slurm is missing, Slurm refuses an option, or an option requests a
-            GPU that no stage would use, or fewer GPUs than a stage uses.
+        UserError: submitit or Slurm is missing, or Slurm refuses an option. Also if an option
+            requests a GPU that no stage would use, or fewer GPUs than a stage uses.
     """
     options = options or Options()
     if options.gpu_options and settings.device != "cuda":
@@ -144,7 +144,7 @@ class SlurmLauncher:
         return self.settings.num_jobs or MAX_JOBS
 
     def prefetch(self, kinds: Collection[str]) -> None:
-        """Do nothing, because each stage has its own worker."""
+        """Do nothing, because each job starts a new worker."""
 
     def can_start(self, stage: Stage) -> bool:
         """Return True if the queue may take another job."""
@@ -292,7 +292,7 @@ class SlurmLauncher:
         # SIGTERM came from scancel or from a preemption; only Slurm's record shows from which.
         if slurm_commands.is_cancelled(job.job_id):
             return _cancelled(folder, job.job_id)
-        # Slurm may queue a preempted job again, but the executor starts the stage again itself.
+        # Slurm may queue a preempted job again. Cancel that job: the executor submits a new one.
         slurm_commands.scancel(job.job_id)
         return end
 

@@ -93,7 +93,7 @@ class Features:
         splits: tuple[str, ...],
         probs: bool,
     ) -> Stage:
-        """Make a stage that extracts features for a selection, from some splits only.
+        """Make the stage that extracts features for a select stage, from some splits only.
 
         Args:
             model: stage of the model.

@@ -54,7 +54,7 @@ def write(
 
 
 def references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
-    """Map roles to the reference models: clean, on all classes; their accuracies rank the classes.
+    """Return role -> stage of a reference model, which trains clean on all classes to rank them.
 
     No model ranks images that it was trained on.
     """

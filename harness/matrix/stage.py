@@ -147,7 +147,10 @@ class SharedConfig(dict[str, Any]):
         return {}
 
     def hashed(self, kind: str, version: int) -> "hashlib._Hash":
-        """Return a new hash of the key's text before the needs, for the caller to continue."""
+        """Return a new hash object that contains a key's text up to the needs.
+
+        The caller updates it with the needs.
+        """
         place = kind, version
         if place not in self._hashed:
             self._hashed[place] = hashlib.sha256(_start_of_key(kind, version, self).encode())

@@ -1,7 +1,7 @@
 """Kinds of stages: what planning, running and estimating need to know, without importing torch.
 
 Each kind is a package `harness/stages/<kind>/`. Its `spec.py` holds `SPEC`, a `StageKind`; its
-`run.py` holds `run(context) -> Outcome`. Adding a kind adds a folder and edits no list.
+`run.py` holds `run(context) -> Outcome`. A new kind needs only a new folder.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 
 SPANS = ("data_wait", "copy", "augment", "attack", "forward", "backward", "optimizer")
 PERCENTILES = (50, 90, 99)
-# Below this fraction of the GPU's peak FLOP/s, `verdict` suggests larger or fewer kernels.
+# Below this fraction of the GPU's peak FLOP/s, `verdict` suggests to compile or to enlarge batches.
 LOW_PEAK_SHARE = 0.25
 NO_IMAGES = "Fits cached features: no images are loaded."
 _PLACE = {name: place for place, name in enumerate(SPANS)}

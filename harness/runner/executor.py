@@ -27,7 +27,7 @@ from harness.system.folders import Folders
 from writers import lease
 
 LOGGER = logging.getLogger(__name__)
-BUSY_RETRY_S = 0.5  # interval between checks of a stage that another process holds
+BUSY_RETRY_S = 0.5  # interval between checks of a stage that another process runs
 WAIT_S = 0.25  # longest wait for the launcher, and so the longest time between two events
 
 
@@ -38,8 +38,8 @@ class Event:
     Attributes:
         what: type of the event. While nothing happens, "waiting" comes several times a second.
         stage: stage of the event; None for "waiting".
-        wall_s: for "done", "failed" and "retry": seconds since this run started the stage; 0 if
-            this run did not start it. For other events 0.
+        wall_s: seconds since this run started the stage; 0 if another run did, or if the stage has
+            not ended.
         message: reason of a failure or retry; otherwise empty.
     """
 
@@ -329,7 +329,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
 
 
 def prepare(stage: Stage, folder: Path, recipe_file: str = "") -> None:
-    """Write the stage's stage.json. Delete a result that was computed without some needs."""
+    """Write the stage's stage.json. Delete a result that `stage_state.is_incomplete` rejects."""
     if stage_state.is_incomplete(stage.spec, folder):
         (folder / result.FILE_NAME).unlink()
     spec = stage.to_json()

@@ -32,7 +32,7 @@ from writers.raw_files import (
     walk,
 )
 
-MAX_STATES = 100  # states that are kept; for older states, files are compared again
+MAX_STATES = 100  # states kept per input; if files return to an older state, they are read again
 NUM_READERS = 8
 TOUCHED = "touched.files"  # records of files that were read again and had not changed
 EXTENSION = ".files"
@@ -52,7 +52,7 @@ class States(BaseModel):
     """Content of states.json.
 
     Attributes:
-        input: name of the input, for readers of the file.
+        input: name of the input, for people who read the file.
         contents: state -> contents; the latest state last.
     """
 
@@ -108,6 +108,10 @@ def contents_of_images(
         on_read: called before files are read.
         files: present states of the files. None means that they are listed here; if the state is
             known, the list is not kept in memory.
+
+    Returns:
+        Digest of the listing. If files with equal sizes have other bytes than before, a dash and a
+        digest of these files follow.
 
     Raises:
         OSError: the files are missing or unreadable.

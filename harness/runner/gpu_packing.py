@@ -1,8 +1,8 @@
 """Decide which stages may share a GPU.
 
-Stages with an equal `resource_key` are assumed to use a GPU alike. The first of them runs alone on
-a GPU. Its result records peak memory and GPU utilization, which decide whether the following ones
-may join other stages on a GPU.
+Stages with an equal `resource_key` are assumed to need the same GPU memory and utilization. The
+first of them runs alone on a GPU. Its result records both values, which decide whether later stages
+with this key may join other stages on a GPU.
 
 NVML's utilization is the fraction of time in which at least one kernel runs. Kernels of different
 processes take turns, so other stages can only use the time that a stage leaves idle. Next to a
@@ -133,7 +133,7 @@ class GpuSharing:
         )
 
     def learn(self, stage: ResourceKey, folder: Path) -> None:
-        """Read the GPU use of a stage that has just finished from its result."""
+        """Read the GPU use of a stage from its result, which has just been written."""
         with suppress(OSError, ValueError, AttributeError):
             self._update(stage, json.loads((folder / result.FILE_NAME).read_text()))
 

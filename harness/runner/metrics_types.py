@@ -20,7 +20,7 @@ from harness.runner.result import FILE_NAME, RERUN, Result, field_errors, load
 from writers.errors import UserError
 
 FRACTIONS = frozenset(("top1", "top5", "mean_per_class", "map", "map11", "map50_11", "map50"))
-MAX_INTEGER = 2**63 - 1  # largest value in a column of integers
+MAX_INTEGER = 2**63 - 1  # largest signed integer of 64 bits
 MAX_PROBLEMS = 20  # errors that are checked per result
 
 

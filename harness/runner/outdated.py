@@ -25,7 +25,7 @@ class Outdated:
         successor: the stage of the recipe that replaces it.
         key: key of the outdated stage.
         reason: the kind of change; "needed stage" if only the stages that it needs have changed.
-        details: versions, names of the changed settings, or roles of the changed needs.
+        details: versions, names of the changed settings, or roles of the changed needed stages.
     """
 
     successor: Stage

@@ -20,7 +20,7 @@ class Span:
         needs: keys of the stages that it needs.
         begun: time at which its stage.json was written.
         ended: time at which its result was written.
-        own_s: time of its own work, without the first use of compiled code.
+        own_s: time of its work (`Result.wall_s`), without the first use of compiled code.
         import_s: time to import its code.
         first_use_s: time of the first use of compiled code.
     """

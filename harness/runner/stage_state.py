@@ -69,7 +69,7 @@ def has_outputs(kind: StageKind, folder: Path, data: Path) -> bool:
 
 
 def is_incomplete(kind: StageKind, folder: Path) -> bool:
-    """Return True if the stage ran without some of its needs, so that the next run repeats it.
+    """Return True if the stage ran without results of some needed stages; the next run repeats it.
 
     Returns False for a result that cannot be read; `result.load` reports it.
     """

@@ -108,7 +108,7 @@ class Tracking:
 
         Args:
             tracker: receives the runs.
-            folder: folder of the record, which prevents that an epoch is tracked twice.
+            folder: folder for a record of what was tracked, so that nothing is tracked twice.
             runs: $HARNESS_RUNS.
             warn: function that shows a message.
         """

@@ -142,7 +142,7 @@ def pgd(
 
 
 class PgdAttack:
-    """Attack on training batches: PGD, or its one-step variant `fast`.
+    """Attack with given settings, in training or evaluation: PGD, or its one-step variant `fast`.
 
     Attributes:
         generator: Source of random starts.
@@ -164,7 +164,7 @@ class PgdAttack:
         """Create the attack.
 
         Args:
-            model: The model that trains.
+            model: The attacked model.
             settings: Norm, number and length of steps, and random start.
             eps: Radius in units of [0, 1] pixels; `settings.eps_of` adapts it to the resolution.
             precision: Number format of the passes.

@@ -1,8 +1,8 @@
 """Save and load checkpoints of a training that may be interrupted.
 
-Files are written atomically. The last two are kept, and damaged ones are skipped. A file begins
-with a sha256 of 32 bytes, which is followed by the output of `torch.save` that it was computed
-from. Any changed byte is thus detected.
+Files are written atomically. The last two are kept, and damaged files are skipped. A file consists
+of the sha256 of the output of `torch.save` (32 bytes), and of that output. Any changed byte is thus
+detected.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Keep an exponential moving average of a model's weights during training.
 
-Parameters and BatchNorm statistics are averaged. Integer counters are copied from the model.
+Parameters and BatchNorm statistics are averaged. Integer counters keep the model's values.
 """
 
 from collections.abc import Iterator

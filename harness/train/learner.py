@@ -22,7 +22,7 @@ class Totals(TypedDict):
 
 
 class Learner(Protocol):
-    """Interface to the training loop, for one model or for several heads on one backbone."""
+    """Interface that the training loop uses; trains one model, or several heads on one backbone."""
 
     @property
     def peak_lr(self) -> float:

@@ -30,6 +30,9 @@ def split_path(context: StageContext, role: str, split: str) -> Path:
 def in_view(plan: LoaderPlan, context: StageContext, role: str, split: str) -> LoaderPlan:
     """Restrict a plan of a split to the images that a view stage selected.
 
+    A view stage selects the images of a subset in the betons of the whole source, without writing
+    them again.
+
     Args:
         plan: plan of the whole split.
         context: context of the stage.

@@ -1,4 +1,4 @@
-"""Try the compile modes of a computation; choose the fastest one that agrees with the eager one.
+"""Try the compile modes of a computation; choose the fastest that agrees with the eager mode.
 
 The computation is a training step (`harness.train.autotune`) or the attack of an evaluation
 (`harness.train.evaluation_attack`). A mode is skipped if it fails, runs out of memory, or if its

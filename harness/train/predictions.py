@@ -34,11 +34,10 @@ def save_arrays(
     """Write FILE, which holds arrays over N images.
 
     `sample`, uint64 [N], is the id of each image, the same in every beton that has the image.
-    `label` is its class, numbered as in the model, int32 [N]. If images have
-    several labels, it is int8 [N, K].
-    For each NAME in `predictions` there are `NAME_predicted`, the predicted class, int32 [N] (-1 if
-    the view does not count the image), and `NAME_correct`, bool [N]. With several labels there is
-    also `NAME_scores`, float32 [N, K], from which average precision is computed.
+    `label` is its class, numbered as in the model, int32 [N]. If images have several labels, it is
+    int8 [N, K]. For each NAME in `predictions` there are `NAME_predicted`, the predicted class,
+    int32 [N] (-1 if the view does not score the image), and `NAME_correct`, bool [N]. With several
+    labels there is also `NAME_scores`, float32 [N, K], from which average precision is computed.
 
     Args:
         folder: Folder of the file.

@@ -1,1 +1,1 @@
-"""Trackers, by name (`harness run --tracker NAME`). `harness.runner.tracker` is the contract."""
+"""Trackers, by name (`harness run --tracker NAME`); see `harness.runner.tracker`."""

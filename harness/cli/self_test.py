@@ -32,7 +32,7 @@ def compare_backends(folder: Path) -> str:
     manifest = write_split(
         source, "val", everything(source.classes), Encoding(max_resolution=128), file
     )
-    assert manifest.num_jpeg and manifest.num_raw, "the images are not of both storage forms"
+    assert manifest.num_jpeg and manifest.num_raw, "the beton must have JPEG and raw images"
     batches = {}
     for backend in ("reference", "ffcv"):
         plan = LoaderPlan(file, batch_size=16, resolution=32, horizontal_flip=True, backend=backend)

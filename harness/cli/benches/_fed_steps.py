@@ -85,7 +85,7 @@ class FedByLoader:
 
     def step(self) -> None:
         """Train on the next batch. Call it only inside `round`."""
-        assert self._epoch is not None, "steps are taken in a round"
+        assert self._epoch is not None, "step() must be called inside round()"
         self._learner.train_batch(*next(self._epoch))
 
     @contextmanager

@@ -270,7 +270,7 @@ def differences_by_model(places: Sequence[Key], sides: Floats) -> Floats:
         for side in sides.T.tolist()
     ]
     difference = paired_difference(*keyed)
-    assert difference is not None, "the sides share their places"
+    assert difference is not None, "both sides have the same runs"
     return np.array(difference.by_seed)
 
 

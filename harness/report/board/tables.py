@@ -137,7 +137,7 @@ def runs_table(
         Column("score", hint="percent, in the target's own metric"),
         Column("minutes", hint="of the stage; of a GPU if it ran on one"),
         Column("Wh", hint="energy of the GPU"),
-        Column("GB", hint="peak memory reserved on the GPU, in GiB"),
+        Column("GiB", hint="peak memory reserved on the GPU"),
         Column("device", numeric=False),
         Column("date", numeric=False),
         Column("by", numeric=False),

@@ -363,5 +363,6 @@ def _speedup(row: Speedup) -> str:
         f"{counted(row.num_targets, 'target')})."
     )
     if row.num_bounds:
-        text += f" On {row.num_bounds:,} of them, only a bound is known."
+        pairs = counted(row.num_bounds, "pair")
+        text += f" For {pairs} of model and target, only a bound is known."
     return text

@@ -31,7 +31,7 @@ ROW = TimingRow(
     wall_s=2100.0,
     energy_wh=350.0,
     gpu="NVIDIA H100",
-    gpu_memory_bytes=21_500_000_000,
+    gpu_memory_bytes=int(21.5 * 2**30),
 )
 
 

@@ -110,7 +110,7 @@ def source_accuracy_table(rows: Sequence[SourceAccuracyRow]) -> Table:
         columns,
         "Measured here on the source's val images, in each model's own resolution and crop. The "
         "images may have been reduced in size and encoded again, which published accuracies do "
-        "not include. The report uses the measured accuracy where there is one.",
+        "not include. If there is a measured accuracy, the report uses it.",
     )
 
 

@@ -83,11 +83,11 @@ def cost_table(rows: Sequence[TimingRow]) -> Table:
             lambda row: number(row.energy_wh),
         ),
         (
-            Column("GPU memory, GB", hint="peak that torch reserved"),
+            Column("GPU memory, GiB", hint="peak that torch reserved"),
             lambda row: (
                 NONE
                 if row.gpu_memory_bytes is None
-                else Cell(f"{row.gpu_memory_bytes / 1e9:.1f}", sort=float(row.gpu_memory_bytes))
+                else Cell(f"{row.gpu_memory_bytes / 2**30:.1f}", sort=float(row.gpu_memory_bytes))
             ),
         ),
         (Column("GPU", numeric=False), lambda row: optional_text(row.gpu)),

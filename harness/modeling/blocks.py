@@ -19,8 +19,8 @@ from harness.modeling.module_modes import eval_mode
 
 MIN_RESOLUTION = 224  # pixels: smaller images shrink to one pixel before the last block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# If a list of blocks holds more than this fraction of a module's weights, the module is divided
-# into the blocks of the list and its other layers.
+# If a list of blocks contains more than this fraction of a module's weights, the module is divided
+# into the blocks of the list and the module's other layers.
 MIN_BLOCK_FRACTION = 0.9
 
 
@@ -36,7 +36,7 @@ class Block:
         return [parameter for name, parameter in backbone.named_parameters() if name in own]
 
     def layers(self, backbone: nn.Module) -> list[nn.Module]:
-        """Return the modules that own the block's parameters and buffers."""
+        """Return the modules that directly contain the block's parameters and buffers."""
         return [
             backbone.get_submodule(owner)
             for owner in dict.fromkeys(name.rpartition(".")[0] for name in self.names)
@@ -96,7 +96,11 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
 
 
 def module_of(backbone: nn.Module, block: Block) -> nn.Module:
-    """Return the module whose output is the block's output: the block, or its last layer."""
+    """Return the module whose output is the block's output.
+
+    It is the module that contains the whole block, or, if there is no such module except the
+    backbone and lists of blocks, the block's last layer.
+    """
     owners = [name.split(".")[:-1] for name in block.names]
     shared_names = [
         parts[0]

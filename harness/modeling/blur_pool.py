@@ -13,7 +13,8 @@ MIN_CHANNELS = 16  # input channels; excludes the first convolution, whose input
 class BlurredConv2d(nn.Conv2d):
     """Convolution that blurs its input first.
 
-    Its weights have the same names as without blurring, so a network without it can load them.
+    Its weights have the same names as without blurring, so a network without blurring can load
+    them.
     """
 
     blur: Tensor

@@ -15,7 +15,7 @@ from writers.errors import UserError
 from writers.subset.spec import named
 from writers.text_names import counted
 
-# Children of torchvision's ResNet that have weights -> number among all children.
+# Children of torchvision's ResNet that have weights -> position among all children.
 RESNET_CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
 # Attention heads of MoCo v3's ViT-Small and ViT-Base. In timm, they have 6 and 12 heads.
@@ -46,7 +46,7 @@ def import_checkpoint(
     evaluation, is taken as the head if it has one input per feature and one output per class. If
     the file has a self-supervised layout, a head inside the network, such as
     `online_encoder.net.fc`, is ignored, because self-supervised training does not change its
-    initial values. A head with another number of outputs, such as the 4 outputs of rotation, is
+    initial values. A head with another number of outputs, such as the 4 of rotation prediction, is
     left out if the file has a self-supervised layout, and is an error in other files. If a file has
     nothing but the backbone, the model is imported without a head.
 
@@ -56,7 +56,8 @@ def import_checkpoint(
         classes: name of a subset, or class names in label order. None ignores a head in the file,
             such as one of self-supervised training; `has_head` in the metadata is then False.
         eps: radius of the adversarial training, for the metadata.
-        resolution: side of the images in pixels, for the metadata; None uses the library's.
+        resolution: side of the images in pixels, for the metadata. None means the library's for
+            networks of torchvision and timm, and 224 for `archs/`.
         mean: mean per channel of pixels in [0, 1]; see below.
         std: standard deviation per channel; see below.
         average: read the exponential moving average of the weights.
@@ -197,10 +198,10 @@ def _match(
     network: zoo.Network | None,
     preferred: str,
 ) -> Match:
-    """Match the names in the file with the library's, or, for `archs/`, with ours or torchvision's.
+    """Find the network's tensors in the file by the names in `own`.
 
-    The file may also number a torchvision ResNet's modules, as in
-    `nn.Sequential(*resnet.children())`.
+    If some are missing, torchvision's names are also tried for networks of `archs/`, and the
+    numbered names of a torchvision ResNet that was saved as `nn.Sequential(*resnet.children())`.
     """
     torchvision = {
         name: name if network else name.removeprefix("backbone.").replace("head.", "fc.")

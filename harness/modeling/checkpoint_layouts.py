@@ -20,7 +20,7 @@ class Layout:
 
     Attributes:
         method: name of the method, or of the program that wrote the file.
-        part: part of a name, such as `encoder_q`, that only the copy of the network has that the
+        part: part of tensor names, such as `encoder_q`, that marks the copy of the network that the
             authors evaluate; "" if there is no such part.
         has: beginnings of names, without wrappers, such as `backbone` or `head.fc_cls`. A file must
             have all of them.

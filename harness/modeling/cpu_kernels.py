@@ -39,8 +39,8 @@ class SafeConvolutions(TorchFunctionMode):
 def may_be_affected(model: nn.Module) -> bool:
     """Return False only if no convolution of the model can use a wrong kernel in float32.
 
-    Modules with weights of their own count as affected unless they are torch's or a Conv2d, because
-    they may call a convolution function.
+    A module that is not from torch and directly contains weights counts as affected, because it may
+    call a convolution function. Only Conv2d and its subclasses are inspected.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

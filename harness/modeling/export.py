@@ -71,7 +71,7 @@ def export(
     """
     model.eval()
     folder.mkdir(parents=True, exist_ok=True)
-    # The resolution of a network decides the shape of some weights.
+    # Compare at the given resolution: in some networks, shapes of weights fit only this one.
     images = torch.rand(
         NUM_TEST_IMAGES, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)
     )

@@ -102,8 +102,8 @@ def peak_flops(gpu: str, precision: Precision) -> float | None:
         precision: number format of the computation.
 
     Returns:
-        None if the GPU is unknown, has no rate for bf16, or if the precision is float32, which has
-        several rates.
+        Operations per second. None if the GPU is unknown, if it has no rate for bf16, or if the
+        precision is float32, which has several rates.
     """
     if precision == "float32":
         return None

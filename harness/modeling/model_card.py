@@ -31,7 +31,8 @@ def card(
         file: the exported file; the card contains its sha256.
         usage: lines of Python that load the file.
         input_text: one sentence about the pixels that the file expects.
-        max_difference: largest difference of the file's logits; None if they were not compared.
+        max_difference: largest difference between the file's logits and the model's; None if they
+            were not compared.
         metrics: metrics of the training stage; empty if the model was not trained here.
         inputs: data file that the model was trained on -> sha256.
         license_notes: one sentence per dataset or source of weights.
@@ -55,7 +56,7 @@ def card(
         for key, value in (metrics.get("val") or {}).items()
         if isinstance(value, int | float) and key in ("top1", "top5", "mean_per_class")
     }
-    if 0 < len(classes) <= 5:  # always 100 %
+    if 0 < len(classes) <= 5:  # top5 is then always 100 %
         scores.pop("top5", None)
     compared = (
         "The logits were not compared, because onnxruntime is not installed."

@@ -1,6 +1,6 @@
 """Choose the number format of the network's computations.
 
-Weights, losses, norms and projections are in float32 in all formats.
+Weights and losses are in float32 in all formats, and so are the norms and projections of attacks.
 """
 
 from collections.abc import Iterator

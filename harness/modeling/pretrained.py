@@ -1,6 +1,6 @@
 """Load a pretrained model from published weights, from weights in a package, or from a file.
 
-Nothing is downloaded. Weights of torchvision and timm are searched in the recipe's `weights_dir`,
+Nothing is downloaded. Weights of torchvision and timm are looked up in the recipe's `weights_dir`,
 under their published file name or NAME plus one of EXTENSIONS, and in the libraries' caches.
 """
 
@@ -30,7 +30,7 @@ class PretrainedModel:
 
     model: Classifier
     about: dict[str, Any]  # metadata for `harness.modeling.classifier.save`
-    imagenet_top1: float | None = None  # published accuracy, in [0, 1]
+    imagenet_top1: float | None = None  # published accuracy, in [0, 1]; None means unknown
     imagenet_top5: float | None = None
     license: str | None = None  # published license of the weights
     training: TrainingKind | None = "supervised"  # None means unknown

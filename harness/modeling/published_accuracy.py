@@ -1,6 +1,6 @@
 """Look up the ImageNet accuracy that timm publishes for its weights.
 
-timm's package does not include its results. `timm_imagenet.csv` therefore holds the columns model,
+timm's package does not include its results. `timm_imagenet.csv` is a copy of the columns model,
 img_size, crop_pct, top1 and top5 of results/results-imagenet.csv in
 huggingface/pytorch-image-models, commit 4e5207c. The accuracies were measured on ImageNet's 50,000
 validation images.

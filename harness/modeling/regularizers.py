@@ -1,7 +1,8 @@
 """Regularizers of Kornblith et al. 2019: BatchNorm without a scale, and an auxiliary head.
 
-A BatchNorm without a scale also has none in transfers. The auxiliary head is used in pretraining
-only. Their third regularizer, dropout before the head, is part of `Classifier`.
+If a model is pretrained without scales, its BatchNorms have none in transfers either. The auxiliary
+head is used in pretraining only. The third regularizer of the paper, dropout before the head, is
+part of `Classifier`.
 """
 
 from typing import Any

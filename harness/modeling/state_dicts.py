@@ -1,7 +1,7 @@
 """Read weights from safetensors or torch files, with common wrappers and prefixes removed.
 
-Nothing in a file is executed. If a torch file holds more than tensors and plain values, as the
-training objects in files of the robustness library, an inert object replaces each foreign object.
+Nothing in a file is executed. If a torch file has other objects than tensors and plain values, such
+as the training objects of the robustness library, an inert placeholder replaces each of them.
 """
 
 import math
@@ -225,7 +225,7 @@ def _torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        pass  # the file holds more than tensors, or is not a torch file
+        pass  # the file has other objects than tensors, or is not a torch file
     except Exception as error:  # torch raises many exception types for a damaged file
         raise _damaged_error(path, error) from error
     try:
@@ -352,8 +352,8 @@ def _is_plain(value: Any) -> bool:
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes of DataParallel, torch.compile and training classes.
 
-    The robustness library stores `module.model.`, `module.attacker.` and `module.normalizer.`; only
-    the first counts.
+    Names that begin with one of LEFT_OUT do not keep a prefix from being removed. The robustness
+    library stores `module.attacker.` and `module.normalizer.` next to `module.model.`.
     """
     while True:
         names = [name for name in tensors if not name.startswith(LEFT_OUT)]

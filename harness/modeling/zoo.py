@@ -5,9 +5,9 @@ torchvision's weights IMAGENET1K_V1. In `timm/inception_v3.tf_in1k`, timm's tag 
 
 There is no list of architectures. To find the head, the network is built for an unusual number of
 classes. The only layer with that number of outputs is the head, and its inputs are the features.
-The head may be a 1x1 convolution. After the pooling (BiT, DPN, DLA) it is a linear layer. Before
-the pooling (SqueezeNet) it has no pooled features as input, so the features are then the pooled
-class maps of ImageNet's 1000 classes.
+The head may be a 1x1 convolution. If it follows the pooling (BiT, DPN, DLA), it is equal to a
+linear layer. If it precedes the pooling (SqueezeNet), its inputs are not pooled, so the features of
+the network are instead the pooled class maps of ImageNet's 1000 classes.
 """
 
 import re
@@ -59,12 +59,12 @@ class PretrainedWeights:
     """Metadata of the weights that a library publishes under a name."""
 
     file_names: tuple[str, ...]  # possible file names, at least one
-    caches: tuple[Path, ...]  # folders of the library's cache
+    caches: tuple[Path, ...]  # possible files in the libraries' caches
     url: str | None
     num_classes: int  # 0 if the weights have no head, as after self-supervised training
     # Renames the file's tensors to the network's names.
     rename_keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    imagenet_top1: float | None = None  # published accuracy, in [0, 1]
+    imagenet_top1: float | None = None  # published accuracy, in [0, 1]; None means unknown
     imagenet_top5: float | None = None
     license: str | None = None
 
@@ -291,7 +291,7 @@ def _without_head(
 
 
 def _sees_one_place(make: Callable[[int], nn.Module], name: str, resolution: int) -> bool:
-    """Return True if the layer's input has one position per image, according to its shape."""
+    """Return True if the input of layer `name` is 1 x 1: it follows the pooling."""
     with torch.device("meta"), torch.no_grad():
         network = make(_UNLIKELY).eval()
         places: list[torch.Size] = []

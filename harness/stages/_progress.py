@@ -26,7 +26,7 @@ class PassProgress:
         self._num_reductions_left = full_batches + (rest >= context.group.world_size)
 
     def __call__(self, num_images: int) -> None:
-        """Report that this process has finished `num_images` so far.
+        """Report the number of images that this process has finished so far.
 
         Raises:
             Stopped: a process was asked to stop. All processes raise this after the same batch.

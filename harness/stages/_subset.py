@@ -1,4 +1,4 @@
-"""Resolve the subset of a stage with the needed ranking and scores, and describe it."""
+"""Resolve a stage's subset with the ranking and scores that the stage needs, and describe it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def resolve_subset(
     """Determine the source's classes or images that belong to a subset.
 
     Args:
-        config: the subset as plain JSON.
+        config: the subset as JSON, see `writers.subset.spec.SubsetSpec`.
         classes: classes of the source in label order.
         class_counts: class -> number of training images.
         context: context of the stage, with the needed ranking and scores.

@@ -2,8 +2,9 @@
 
 A workload that `StageKind.workloads` yields describes its step in the field `step`. The module
 `timed_steps.py` of a kind has a dictionary `STEPS` from the names of steps to functions. Such a
-function takes (step, context) and returns a context manager. This gives a function without
-arguments, which runs one step on noise. The step `forward_pass`, which several kinds have, is here.
+function takes (step, context) and returns a context manager. The value of its `with` block is a
+function without arguments, which runs one step on random inputs. The step `forward_pass`, which
+several kinds have, is here.
 """
 
 import importlib
@@ -28,9 +29,9 @@ from writers import names
 JSON = dict[str, Any]
 RunStep = Callable[[], None]
 TimedStep = Callable[[JSON, StageContext], AbstractContextManager[RunStep]]
-# Any number of classes will do, because the head takes a negligible part of a step.
+# The number of classes may differ from the stage's: the head takes a negligible part of a step.
 NUM_CLASSES = 100
-# Any radius above 0 will do, because the time of an attack does not depend on it.
+# The radius may differ from the stage's: the time of an attack does not depend on it.
 EPS = 1.0
 
 

@@ -27,7 +27,12 @@ def forward_pass(
 
 
 def num_held_out(part: Mapping[str, int], counts: Counts) -> int:
-    """Return the number of training images that are held out from a reference model."""
+    """Return the number of training images that are held out from a reference model.
+
+    Args:
+        part: with `folds` or `per_class`; if it is empty, no images are held out.
+        counts: numbers of images and classes of the source.
+    """
     train = counts.splits["train"]
     return (
         round(train / part["folds"])

@@ -1,4 +1,4 @@
-"""Compute a source model's features of a target's images, and probabilities of its classes."""
+"""Compute a source model's features and class probabilities for the images of a target."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Features:
     """Outputs of a model for N images, in the loader's order."""
 
     features: np.ndarray  # float32 [N, D]
-    probs: np.ndarray | None  # float32 [N, C] over the source's classes, or None
-    labels: np.ndarray  # the target's, int64 [N], or int8 [N, K] with several labels
-    ids: np.ndarray  # uint64 [N]
+    probs: np.ndarray | None  # float32 [N, C] over the source's classes; None without a head
+    labels: np.ndarray  # labels in the target: int64 [N], or int8 [N, K] if multi-label
+    ids: np.ndarray  # image ids, uint64 [N]
 
     def save(self, file: Path) -> None:
         """Write a file atomically. Equal arrays give equal bytes."""
@@ -72,7 +72,8 @@ def extract(
         loader: loader of the target's images.
         device: device of the model.
         precision: number format of the forward passes.
-        has_head: False if the model's head was never trained; `probs` is then None.
+        has_head: False skips the head, for example because it was never trained; `probs` is then
+            None.
         after_batch: called after each batch with the number of finished images.
     """
     collected: list[list[Tensor]] = []
@@ -91,7 +92,7 @@ def extract(
             outputs = [batch_labels, seen.float()]
             if logits is not None:
                 outputs.append(logits.float().softmax(dim=1))
-            # Wait for the previous batch only, while the GPU computes this one.
+            # Wait only for the copies of the previous batch, while the GPU computes this one.
             previous, pending = pending, _start_copy(outputs, device)
             if previous is not None:
                 collected.append(previous())

@@ -1,6 +1,7 @@
 """Linear probe: logistic regression on frozen features.
 
-The penalty is chosen on val. The chosen fit is scored once, on test.
+The penalty is chosen on val, or on a random fifth of train if there is no val. A fit with this
+penalty on all of these images is then scored once, on test.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ def linear_probe(
 ) -> dict[str, Any]:
     """Return top-1 and mean per-class accuracy on test, the penalty, and remarks on the fits.
 
-    Features are standardized by the mean and deviation of the images of the fit.
+    Features are standardized by the mean and standard deviation over the images of the final fit.
 
     Raises:
         UserError: there is no test split, or images have several labels.
@@ -80,9 +81,9 @@ def linear_probe(
 def _split(
     train: Features, val: Features | None
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], str]:
-    """Return the images to fit on, the images that select the penalty, and their split's name.
+    """Return the images to fit on, the images that select the penalty, and a name of the latter.
 
-    val selects the penalty even if it lacks some classes.
+    Images are given as features and labels. val selects the penalty even if it lacks some classes.
     """
     if val is not None:
         return (train.features, train.labels), (val.features, val.labels), "val"

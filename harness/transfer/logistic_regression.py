@@ -23,7 +23,8 @@ from harness.transfer.methods.logreg.settings import LAMBDAS
 from writers.errors import UserError
 from writers.text_names import counted
 
-# A fit has converged if its largest gradient and its gap, both per image, are below these.
+# A fit has converged if its largest gradient and its gap (see `Fit`), both per image, are at most
+# these.
 MAX_GRADIENT = 1e-6
 MAX_GAP = 1e-7  # nats
 MAX_STEPS = 200  # Newton iterations
@@ -47,7 +48,7 @@ class Fit:
 
     @property
     def converged(self) -> bool:
-        """True if `largest_gradient` and `gap` are below MAX_GRADIENT and MAX_GAP."""
+        """True if `largest_gradient` is at most MAX_GRADIENT and `gap` is at most MAX_GAP."""
         return self.largest_gradient <= MAX_GRADIENT and self.gap <= MAX_GAP
 
     def logits(self, features: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Standardization:
-    """Standardize features by means and deviations of the training images."""
+    """Standardize features by the means and standard deviations, [D], of the training images."""
 
     mean: Tensor
     deviation: Tensor
@@ -72,9 +73,9 @@ class SelectedFit:
     """The final fit, with the penalty that validation chose.
 
     Attributes:
-        fit: fit on all training images.
-        scores: penalty -> score on the held-out images.
-        path: fits of all penalties on train only.
+        fit: fit with the chosen penalty on train and val together, or on train only.
+        scores: penalty -> score on val.
+        path: one fit per penalty, on train only.
         at_the_edge: True if the chosen penalty is the largest or smallest one, so that a penalty
             outside the range might be better.
     """
@@ -91,7 +92,10 @@ class SelectedFit:
 
 
 def standardization(features: Tensor) -> Standardization:
-    """Compute means and deviations of features [N, D]; constant features get deviation 1."""
+    """Compute mean and standard deviation of each column of features [N, D].
+
+    A constant column gets the deviation 1.
+    """
     deviation = features.std(dim=0, correction=0)
     return Standardization(
         features.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
@@ -106,14 +110,14 @@ def fit_path(
     *,
     stop: Callable[[], None] = lambda: None,
 ) -> list[Fit]:
-    """Fit all penalties, strongest first.
+    """Fit a regression with each penalty, the strongest first.
 
     Args:
         features: [N, D], on any device.
         labels: int64 [N], or int8 [N, K] with 1 present, 0 difficult (ignored), -1 absent.
         num_classes: K.
         penalties: values of lambda.
-        stop: called before each fit; raises to stop.
+        stop: called before each fit; may raise an exception, which ends the fits.
     """
     problem = _Problem(features, labels, num_classes)
     fits = []
@@ -137,10 +141,17 @@ def select_penalty(
     refit_on_val: bool = True,
     stop: Callable[[], None] = lambda: None,
 ) -> SelectedFit:
-    """Fit on train, choose the penalty by `score(logits, labels)` on val, and fit on both.
+    """Choose a penalty on val, and fit a regression with it on train and val together.
 
-    If scores are equal, the stronger penalty is chosen. `refit_on_val=False` skips the second fit,
-    and the result is the fit on train.
+    Args:
+        train: features and labels, as in `fit_path`.
+        val: features and labels.
+        num_classes: K.
+        score: called with logits and labels of val; the penalty with the highest score is chosen.
+            If scores are equal, the stronger penalty is chosen.
+        penalties: values of lambda.
+        refit_on_val: False skips the fit on train and val; the result is then the fit on train.
+        stop: called before each fit on train; may raise an exception, which ends the fits.
     """
     path = fit_path(*train, num_classes, penalties, stop=stop)
     scores = {fitted.penalty: score(fitted.logits(val[0]), val[1]) for fitted in path}
@@ -154,7 +165,7 @@ def select_penalty(
 
 
 class _Problem:
-    """Images of a fit, with features rotated so that they are uncorrelated.
+    """Features and labels of a fit. The features are rotated so that columns are orthogonal.
 
     A rotation does not change the penalty, and brings the Hessian close to a diagonal matrix. The
     biases are the weights of an additional column of ones.
@@ -204,7 +215,7 @@ class _Problem:
         return weighted - probabilities * weighted.sum(1, keepdim=True)
 
     def without_shift(self, step: Tensor) -> Tensor:
-        """Remove the component that is equal for all classes, which a softmax ignores.
+        """Remove from a step the component that is equal for all classes, which a softmax ignores.
 
         Only the penalty has curvature along this component, so conjugate gradients would need ten
         thousand products with the Hessian to remove it from a step.
@@ -220,7 +231,7 @@ class _Problem:
 def _minimize(problem: _Problem, penalty: float, weights: Tensor) -> tuple[Fit, Tensor]:
     """Minimize the objective; return the fit, and its weights in the rotated basis, biases last.
 
-    All values are divided by N, so that tolerances do not depend on it.
+    Loss and penalty are divided by the number of images, so that tolerances do not depend on it.
     """
     features, num_images = problem.features, len(problem.features)
     penalties = torch.full_like(weights, penalty / num_images)
@@ -298,7 +309,7 @@ def _solve_newton(
     flat = hessian.reshape(gradient.numel(), gradient.numel())
     flat.diagonal().add_(penalties.flatten())
     # An equal shift of all biases does not change a softmax, so the Hessian is singular along it.
-    # The gradient has no such component, so curvature can be added there.
+    # The gradient has no component along this shift, so adding curvature there changes no step.
     if problem.labels.ndim == 1:
         flat.reshape(hessian.shape)[-1, :, -1, :] += 1 / num_classes
     factor, failed = torch.linalg.cholesky_ex(flat)
@@ -314,8 +325,8 @@ def _newton_step(
 ) -> tuple[Tensor, int]:
     """Approximate the Newton step by conjugate gradients, and count passes over the features.
 
-    They are preconditioned by the Hessian's diagonal, and stop if the residual is small relative to
-    the gradient (Nocedal and Wright 2006, algorithm 7.1).
+    The conjugate gradients are preconditioned by the Hessian's diagonal, and stop if the residual
+    is small relative to the gradient (Nocedal and Wright 2006, algorithm 7.1).
     """
     features, num_images = problem.features, len(problem.features)
     diagonal = problem.diagonal(probabilities) / num_images + penalties

@@ -35,11 +35,11 @@ class TransferSetup:
         scratch: returns the same architecture with random weights from the stage's seed. Every call
             returns the same weights.
         settings: settings of the transfer, before the values of a trial are applied.
-        bn_stats: "frozen" means that BatchNorm uses the source's statistics and does not change
-            them.
+        bn_stats: "frozen": BatchNorm uses the source's statistics and does not change them.
+            "update": BatchNorm normalizes by the batch and updates its statistics, as usual.
         steps_per_epoch: steps of a pass over the training images.
-        device: device that trains.
-        precision: number format of the passes.
+        device: device on which the method trains.
+        precision: number format of forward and backward passes.
         timer: receives the time of each phase of a step.
     """
 
@@ -71,7 +71,10 @@ class Method(Protocol):
     """Interface of `harness/transfer/methods/<name>/method.py` if the method trains a learner."""
 
     def candidates(self, setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-        """Prepare trials of equal length: one, or several if `TRAINS_TOGETHER` is True."""
+        """Prepare the training of trials of equal length.
+
+        There is one trial, or several if `TRAINS_TOGETHER` of the method's settings is True.
+        """
 
 
 class StageMethod(Protocol):

@@ -6,8 +6,8 @@ The scores are in `harness/transfer/scores/`, one file each. Each file has `NEED
 
 with features [N, D] (floats, the inputs of the head), probs [N, C] (probabilities of the source's
 classes; rows sum to 1) and labels [N] (integers, which `score` renumbers). Inputs that a score does
-not need may be None. If images have several labels, [N, K] of 1, 0 and -1, only logme is defined;
-other scores raise UserError.
+not need may be None. If images have several labels, labels are [N, K] with 1 (present), 0
+(difficult) and -1 (absent). Only logme accepts these; other scores raise UserError.
 
 A file may also have two functions. `variants(*, features, probs, labels, device) -> {name: value}`
 returns the score and its variants, if these take little more time than the score alone.
@@ -66,7 +66,7 @@ def compute(
         probs: [N, C], or None.
         labels: [N], or [N, K] for several labels per image.
         device: device of scores that can use a GPU.
-        before: called with number and name of each score before it is computed.
+        before: called with index, from 0, and name of each score before it is computed.
 
     Raises:
         UserError: a name is unknown.

@@ -72,7 +72,7 @@ class Best:
 
 
 class Search:
-    """The search of one stage.
+    """Hyper-parameter search of one transfer stage.
 
     Attributes:
         setup: Starting point of every trial.
@@ -95,7 +95,7 @@ class Search:
         """Prepare the search.
 
         Args:
-            context: The stage.
+            context: Context of the stage.
             method: Transfer method.
             setup: Starting point of every trial.
             loader: Loader of the training images.
@@ -111,7 +111,7 @@ class Search:
         self.eval_s = 0.0
         self.num_parts = 1
         self._folder = context.folder / "checkpoints"
-        # (number of the trial, fraction of the training) -> crop -> scores on val
+        # (number of the trial, fraction of its full length) -> crop -> scores on val
         self._tried: dict[tuple[int, Fraction], dict[float, Scores]] = {}
         self._best: Best | None = None
         self._failure: UserError = DivergedError(
@@ -122,7 +122,7 @@ class Search:
         self._unsaved_s = 0.0
 
     def run(self) -> Best:
-        """Train all points and return the best.
+        """Train all points of the grid and return the best.
 
         Raises:
             Stopped: a stop was requested; a checkpoint is saved first.
@@ -144,7 +144,7 @@ class Search:
         return self._best
 
     def refit(self, best: Best, loader: Loader) -> Classifier:
-        """Train the best point again, from the start, on the images of another loader.
+        """Train the best point again, from its start values, on the images of another loader.
 
         Raises:
             Stopped: a stop was requested; a checkpoint is saved first.
@@ -172,7 +172,7 @@ class Search:
         """Yield a record of each point and crop.
 
         A record has the values of the point, `val` (scores, or None if training diverged) and, with
-        successive halving, `share` (the fraction of the training that the point received).
+        successive halving, `share` (the fraction of its full length for which the point trained).
         """
         settings = self._setup.settings
         halving = len(grid.shares(settings)) > 1
@@ -201,7 +201,7 @@ class Search:
             )
 
     def _train_group(self, group: list[Trial], share: Fraction) -> None:
-        """Train a group for the fraction `share` of the training; evaluate each trial on val."""
+        """Train a group for the fraction `share` of its full length; evaluate each trial on val."""
         for trial in group:
             self._tried[trial.number, share] = {}
         try:
@@ -248,7 +248,7 @@ class Search:
     def _fit(self, group: list[Trial], share: Fraction, loader: Loader) -> TrainedModels:
         context, settings = self._context, group[0].settings
         accumulate = settings.accumulate if isinstance(settings, NetworkSettings) else None
-        self._last = None  # free its memory
+        self._last = None  # free the memory of the previous learner
         torch.manual_seed(context.config["seed"])  # dropout uses the global generator
         self._setup.timer.clear()
         candidates = self._method.candidates(self._setup, group)

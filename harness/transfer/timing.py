@@ -10,7 +10,7 @@ from harness.train.fit import Clock
 def timing_of(
     clocks: Sequence[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None
 ) -> dict[str, Any]:
-    """Sum the times of all learners. `harness.profiling.timer.summary` describes the arguments."""
+    """Sum the times of all learners; see `harness.profiling.timer.summary` for the arguments."""
     spans = {
         name: sum(clock.spans_s.get(name, 0.0) for clock in clocks)
         for clock in clocks

@@ -1,4 +1,4 @@
-"""Load a pretrained model and save it as `model.pt`, in the form of a pretrain stage."""
+"""Load a pretrained model and save it as `model.pt`, in the format of a pretrain stage."""
 
 from pathlib import Path
 

@@ -54,7 +54,9 @@ Pass = Literal["clean", "adversarial"]
 
 
 def run(context: StageContext) -> Outcome:
-    """Evaluate the model clean, and under attack if it or `eps_of_clean` has an eps.
+    """Evaluate the model on clean images and, if there is an eps, on attacked images.
+
+    The eps is that of the model's training, or `eps_of_clean` if the training was clean.
 
     A stop request stops the stage after the current batch; the next run starts from the beginning.
     """
@@ -226,7 +228,8 @@ def _without_failing_mode(
     """Run an attacked pass. If its compile mode fails, exclude it from the stage's next attempt.
 
     Raises:
-        RestartRequiredError: A capture failed, or a mode other than eager ran out of memory.
+        RestartRequiredError: The capture of a CUDA graph failed, or a mode other than eager ran
+            out of memory.
     """
     try:
         return attacked()
@@ -274,7 +277,7 @@ def _coarse_labels(context: StageContext) -> dict[str, tuple[int, ...]]:
 
 
 def _groups(context: StageContext, role: str) -> list[list[str]]:
-    """List, for each label, its classes of the source."""
+    """List the source classes of each label."""
     metrics = context.needs[role].metrics
     groups: list[list[str]] = metrics["subset"].get("groups") or [
         [name] for name in metrics["classes"]

@@ -26,7 +26,7 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
     )
     if config["eps"] or settings.eps_of_clean:
         # `common` lists the compared subsets. If there is only one, its classes are the common
-        # ones, and the masked attack is the same as the other.
+        # ones, and the masked attack is the same as the unmasked one.
         is_masked = settings.attacked_logits == "scored" and len(config.get("common", ())) != 1
         yield Workload(
             {

@@ -14,10 +14,10 @@ class Epoch(TypedDict):
     epoch: int
     lr: float  # learning rate of the first step
     train_loss: float
-    train_top1: float
+    train_top1: float  # in [0, 1], on the augmented images
     num_images: int
     num_steps: int
-    resolution: int
+    resolution: int  # side of the images, in pixels
     val: NotRequired[Scores]  # scores after this epoch, with `eval_every`
 
 
@@ -32,15 +32,15 @@ class PretrainMetrics(TypedDict):
     num_train_images: int
     num_steps: int
     eps: float  # radius at `eps_resolution`, in units of [0, 1] pixels
-    eps_resolution: int
+    eps_resolution: int  # in pixels
     eps_used: dict[str, float]  # resolution -> radius
     precision: str
-    compiled: str
+    compiled: str  # compile mode of the training step
     num_parts: int  # number of micro-batches per batch
     num_processes: int
     num_parameters: int
-    zero_gradients: int
-    damaged_checkpoints: list[str]
+    zero_gradients: int  # number of input gradients in attacks that were zero everywhere
+    damaged_checkpoints: list[str]  # one line per checkpoint that was skipped
     epoch_models: NotRequired[list[str]]  # files of weights, with `first_epochs`
 
 
@@ -51,4 +51,4 @@ class PretrainTiming(TypedDict, total=False):
     epochs: list[EpochTiming]
     compile: CompileMeasurement
     gpu: dict[str, Any] | None
-    trace: str | None  # name of the file in the stage's folder
+    trace: str | None  # name of the file in the stage's folder; None if no steps were traced

@@ -149,7 +149,7 @@ def run(context: StageContext) -> Outcome:
 
 
 def _show_phase(context: StageContext, clock: Clock, name: str) -> None:
-    """Show the phase that follows the last step, because it may take as long as many steps."""
+    """Show the name of a phase after the last step, because it may take as long as many steps."""
     context.progress(done=clock.num_steps, total=clock.num_steps, note=name)
 
 
@@ -174,10 +174,10 @@ def _plan(context: StageContext, settings: PretrainSettings, seed: int) -> Loade
 
 
 def _print_shares(context: StageContext, settings: PretrainSettings, loader: Loader) -> None:
-    """Print the number of images that each process gets of a batch.
+    """Print how many images of a batch this process gets, if there are several processes.
 
     Raises:
-        UserError: there are too few images to share.
+        UserError: there are fewer than two images per process.
     """
     group, plan = context.group, loader.plan
     if group.world_size == 1:
@@ -197,7 +197,10 @@ def _print_shares(context: StageContext, settings: PretrainSettings, loader: Loa
 
 
 def local_batch_size(loader: Loader, group: ProcessGroup) -> int:
-    """Return this rank's number of images in a full batch, or in the data if they are fewer."""
+    """Return the number of images per step on one rank.
+
+    It is the rank's part of a full batch, or of the whole data if the data has fewer images.
+    """
     return min(loader.plan.local_batch_size, -(-loader.num_samples // group.world_size))
 
 
@@ -243,7 +246,8 @@ def _train(
 
     Raises:
         UserError: the batch does not fit in memory. The message names the size that fits.
-        RestartRequiredError: a capture failed. The next attempt uses another compile mode.
+        RestartRequiredError: the capture of a CUDA graph failed. The next attempt uses another
+            compile mode.
     """
     try:
         passes = fit(
@@ -325,7 +329,11 @@ def _scores(
     settings: PretrainSettings,
     context: StageContext,
 ) -> tuple[Scores, Scores | None]:
-    """Score the saved weights on val; if they are averages, also score the last step's weights."""
+    """Score the final weights on val, and the last step's weights if the final ones are averages.
+
+    Returns:
+        Scores of the final weights, and of the last step's weights or None.
+    """
     plan = eval_plan(
         split_path(context, "data", "val"),
         settings.batch_size,

@@ -10,5 +10,5 @@ class RankMetrics(TypedDict):
     accuracy: dict[str, float]  # class -> fraction of its images that are classified correctly
     num_images: dict[str, int]  # class -> number of its images that were evaluated
     split: str  # images that were evaluated: train, val or held_out
-    tie_break: str
+    tie_break: str  # rule that orders classes of equal accuracy
     precision: str

@@ -18,8 +18,8 @@ from writers.subset.formulas import el2n, forgetting
 def error_norms(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
     """Return the images' ids, uint64 [N], and error norms [M, N].
 
-    They are the norms of probabilities minus one-hot labels, for the last saved model of each of M
-    trainings.
+    An image's error norm is the norm of its probabilities minus its one-hot label. The
+    probabilities are from the last saved model of each of M trainings.
     """
     ids, rows = np.zeros(0, np.uint64), []
     for role in _trainings(context):
@@ -32,7 +32,7 @@ def error_norms(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
 
 
 def forgotten(context: StageContext) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images' ids, uint64 [N], and how often M trainings forget each of them, [M, N]."""
+    """Return the images' ids, uint64 [N], and how often M trainings forget each image, [M, N]."""
     ids, rows = np.zeros(0, np.uint64), []
     for role in _trainings(context):
         evaluations = []

@@ -9,7 +9,7 @@ class ClassScore(TypedDict):
     score: float | None
     low_95: float | None
     high_95: float | None
-    tie_break: float
+    tie_break: float  # orders classes of equal score; higher is better
 
 
 class SelectMetrics(TypedDict):

@@ -130,7 +130,10 @@ def _influence(context: StageContext) -> ClassScores:
 
 
 def _val_accuracy(context: StageContext, number: int, place: int) -> float:
-    """Return a model's accuracy on val, whose images chose its hyper-parameters."""
+    """Return the accuracy of model `number` on val of target `place`.
+
+    The hyper-parameters of the transfer were chosen on the same images.
+    """
     metrics = context.needs[f"transfer_{number}_{place}"].metrics
     accuracy: float = metrics["val"][metrics["metric"]]
     return accuracy

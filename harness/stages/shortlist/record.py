@@ -8,8 +8,8 @@ from harness.runner.shortlist import RankedModel
 class ShortlistMetrics(TypedDict):
     """Metrics of a shortlist stage."""
 
-    by: str
-    best: int
+    by: str  # name of the score
+    best: int  # number of models to choose
     chosen: list[str]  # models, best first
     ranking: list[RankedModel]
     left_out: dict[str, str]  # model -> reason

@@ -17,28 +17,28 @@ class Selection(TypedDict):
     """How the reported model was chosen."""
 
     policy: Any  # "full", or the settings of another policy
-    selected_on: str
-    num_configs: int
-    refit: bool
+    selected_on: str  # split
+    num_configs: int  # number of points and crops that were compared
+    refit: bool  # True if the chosen point was trained again on train and val
 
 
 class TransferMetrics(Selection):
     """Metrics of a transfer stage."""
 
-    metric: str  # reported, and chooses on val: top1, mean_per_class, map11 or map50_11
+    metric: str  # main score, also for the choice on val: top1, mean_per_class, map11 or map50_11
     test: Scores
     val: Scores
     lr: float | None  # None means that the method has no learning rate
     chosen: Mapping[str, float | str]  # axis -> value
     grid: list[GridEntry]
-    num_epochs: int | None
-    num_steps: int | None
+    num_epochs: int | None  # None if the length is set in steps, and for logreg
+    num_steps: int | None  # None for logreg
     num_classes: int
     num_train_images: int
     num_fit_images: int  # images that the tested model was fitted on
     bn_stats: str
     precision: str
-    source_eps: float | None
+    source_eps: float | None  # eps of the source's training; None means unknown or no source
     predictions: NotRequired[str]  # name of the file in the stage's folder
     damaged_checkpoints: list[str]
     # Fields of methods that train a network.

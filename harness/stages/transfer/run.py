@@ -1,7 +1,7 @@
 """Transfer one pretrained model to one target by one method.
 
-The method's whole grid is trained, and val chooses one of its points. Test is read once, to score
-the chosen model.
+A model is trained for each point of the method's grid, and the scores on val choose one of them.
+Test is read once, to score the chosen model.
 """
 
 import copy
@@ -49,7 +49,7 @@ TRAIN_AND_VAL = "trainval.beton"
 
 
 def run(context: StageContext) -> Outcome:
-    """Train the grid, choose on val, and score the chosen model on test."""
+    """Train a model for each point of the grid, choose one on val, and score it on test."""
     started = time.monotonic()
     config = context.config
     settings = settings_model(config["method"]).model_validate(config["settings"])
@@ -131,7 +131,7 @@ def run(context: StageContext) -> Outcome:
 
     chosen, selection = search.point_of(best.trial, best.crop), describe_selection(settings)
     steps, epochs = best.trial.settings.steps, best.trial.settings.epochs
-    assert not isinstance(steps, tuple)  # a list has become one stage per value
+    assert not isinstance(steps, tuple)  # a list of `steps` becomes one stage per value
     metrics: TransferMetrics = {
         "metric": config["metric"],
         "test": test,
@@ -171,8 +171,9 @@ class _Loads:
     Attributes:
         pretrained: returns the pretrained model.
         scratch: returns the architecture with random weights.
-        fixed_size: side in pixels, if the network takes images of one size only.
-        about: metadata that is saved with the model, or the architecture in the config.
+        fixed_size: side in pixels, if the network takes images of one size only; otherwise None.
+        about: metadata that is saved with the pretrained model. If the method needs no model,
+            `arch` of the config.
     """
 
     pretrained: Callable[[], Classifier]

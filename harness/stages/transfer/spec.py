@@ -45,7 +45,7 @@ def work(config: Mapping[str, Any]) -> float:
 
 @lru_cache(maxsize=1024)
 def _num_passes(method: str, settings: str) -> float:
-    """Return the number of passes of a search. It is cached: many transfers share settings."""
+    """Return the number of passes of a search. Cached, because many transfers share settings."""
     num_passes: float = _settings(method, settings).num_passes()
     return num_passes
 
@@ -130,7 +130,7 @@ def _detection(stage: Stage, settings: TransferSettings, target: Counts) -> Iter
 
 
 def _num_images(trial: Trial, num_train_images: int) -> float:
-    """Return the number of images that a trial trains on. An image counts once per epoch."""
+    """Return the number of images that a trial trains on, summed over its epochs."""
     settings = trial.settings
     return (
         settings.steps * min(settings.batch_size, num_train_images)

@@ -23,13 +23,13 @@ from harness.transfer import method
 from harness.transfer.method import TransferSetup
 from harness.transfer.methods._network_settings import NetworkSettings
 
-STEPS_PER_EPOCH = 100
-NUM_BOX_CLASSES = 20
+STEPS_PER_EPOCH = 100  # sets BatchNorm's momentum only, which does not change the time of a step
+NUM_BOX_CLASSES = 20  # as in VOC
 
 
 @contextmanager
 def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Prepare a training step of a method, which may train several trials at once."""
+    """Prepare a training step of a method that trains `num_trials` trials at once."""
     rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
     settings = settings_model(step["method"]).model_validate({**step["settings"], "lrs": rates})
     assert isinstance(settings, TransferSettings)

@@ -10,7 +10,7 @@ from writers.beton.store import open_beton
 
 
 def run(context: StageContext) -> Outcome:
-    """Write, for each split, the positions of the selected images and the new label per class."""
+    """Write, for each split, the positions of the selected images, and each class's new label."""
     whole = context.needs["data"].metrics
     classes = list(whole["classes"])
     betons = {split: open_beton(split_path(context, "data", split)) for split in whole["splits"]}

@@ -13,14 +13,15 @@ from writers.source import Example, Source
 
 
 class RawInput:
-    """Raw files of one dataset, with their sizes and times before they are read."""
+    """Raw files of one dataset, with sizes and modification times from before they are read."""
 
     def __init__(self, data: DataSettings, expected: str, context: StageContext) -> None:
         """Compare the files with the plan.
 
         Args:
             data: the dataset.
-            expected: contents of its raw files when the stage was planned.
+            expected: contents of its raw files when the stage was planned, as returned by
+                `harness.runner.file_records.contents_of_images`.
             context: context of the write stage.
 
         Raises:
@@ -52,7 +53,7 @@ class RawInput:
         return files
 
     def is_recorded(self, source: Source, examples: Iterable[Example]) -> bool:
-        """Return True if the contents of all these images were compared with the plan."""
+        """Return True if the digests of all files of these images are recorded."""
         records = file_records.read_records(self._images.name, self._runs, self._contents)
         return self._used(source, examples) <= records.keys()
 
@@ -81,7 +82,7 @@ class RawInput:
         digests = {}
         for name in names & read.digests.keys():
             num_bytes, digest = read.digests[name]
-            if num_bytes == self._files[name].num_bytes:  # unless encoded again
+            if num_bytes == self._files[name].num_bytes:  # else the source has re-encoded it
                 digests[name] = digest
         if unread := names - digests.keys():
             on_read(len(unread))

@@ -20,7 +20,7 @@ class WrittenSubset(TypedDict):
     name: str
     num_classes: int
     digest: str
-    # For each label, its classes of the source; only if labels are coarser than these classes.
+    # Source classes of each label; only present if a label may have several of them.
     groups: NotRequired[list[list[str]]]
 
 

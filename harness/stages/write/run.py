@@ -37,7 +37,7 @@ def run(context: StageContext) -> Outcome:
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
-    # A source has no test split, so these images stay in train.
+    # If the stage writes no test split, as for a pretraining dataset, its images stay in train.
     test = data.test if "test" in config["splits"] else 0.0
     splits = SplitSettings(
         data.val, test, data.split_seed, data.protocol, data.folders, data.on_error == "skip"
@@ -160,7 +160,7 @@ def _progress(context: StageContext, split: str) -> store.Progress:
     def report(done: int, total: int) -> None:
         nonlocal last
         if context.stop_requested():
-            raise Stopped  # a beton gets its name when it is complete
+            raise Stopped  # leaves no incomplete beton under the final name
         now = time.monotonic()
         if now - last > PROGRESS_EVERY_S:
             last = now

@@ -15,11 +15,11 @@ NUM_LOGITS = 3
 
 
 class HeadStack:
-    """H linear heads from D features to K classes, each with its own rate and weight decay.
+    """H linear heads from D features to K classes; learning rate and weight decay differ.
 
     The optimizer is SGD with momentum, as in `make_sgd`. If a head trains in a stack of another
-    size, its weights differ only by the rounding of float32 sums, because a library may choose
-    another kernel for another number of heads.
+    size, its weights differ only by the rounding of float32 sums, because the library of matrix
+    products may choose another kernel for another number of heads.
 
     Attributes:
         weight: float32 [H, K, D].
@@ -62,7 +62,7 @@ class HeadStack:
         Args:
             features: float32 [B, D].
             labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
-                [B, K], if they are mixed.
+                [B, K], if labels are mixed.
             label_smoothing: Fraction of the target spread evenly over all classes.
 
         Returns:

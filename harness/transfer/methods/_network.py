@@ -109,8 +109,9 @@ def parts(model: Classifier, settings: BlockSettings) -> Parts:
 def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Parameter, float]:
     """Map parameters to their learning rate divided by the head's.
 
-    A block's ratio is the ratio of its group (1 for new blocks), multiplied by `layer_decay` once
-    for each step from the head to the block. Parameters with ratio 1 may be missing.
+    A block's ratio is the ratio of its group (1 for new blocks) times `layer_decay` to the power of
+    the block's distance from the head, which is 1 for the last block. Parameters with ratio 1 may
+    be missing.
     """
     if not isinstance(settings, BlockSettings):
         return {}

@@ -29,12 +29,12 @@ class NetworkSettings(TransferSettings):
     accumulate: Parts = 1
 
     def without_effect(self) -> dict[str, str]:
-        """Add `bn_momentum` if the statistics are frozen."""
+        """Add `bn_momentum` to the fields without effect if the statistics are frozen."""
         return super().without_effect() | idle_bn_momentum(self.bn_stats)
 
 
 class BlockSettings(NetworkSettings):
-    """Where the blocks of a network start, and how fast each learns.
+    """Settings of methods that transfer blocks: their start values and learning rates.
 
     Attributes:
         reinit_last: blocks, from the end, that start from random weights like the head.
@@ -51,7 +51,7 @@ class BlockSettings(NetworkSettings):
     layer_decay: Crop = 1.0
 
     def without_effect(self) -> dict[str, str]:
-        """Add `low_lr_ratio` if no block has the low learning rate."""
+        """Add `low_lr_ratio` to the fields without effect if no block has the low learning rate."""
         reason = "has no effect without num_low, the number of blocks that it is for"
         idle = {"low_lr_ratio": reason} if self.num_low == 0 else {}
         return super().without_effect() | idle

@@ -22,7 +22,7 @@ from harness.transfer.methods.fixed.settings import FixedSettings
 
 
 class SharedBackbone:
-    """Learner with one backbone, and for each trial a head with its own rate and weight decay."""
+    """Learner with one backbone, and one head per trial; the optimizers of the heads differ."""
 
     def __init__(self, setup: TransferSetup, trials: Sequence[Trial]) -> None:
         self._setup = setup
@@ -62,14 +62,14 @@ class SharedBackbone:
         self._num_images += len(labels)
 
     def first_bad_step(self) -> int | None:
-        """Return the step in which the last head diverged; None if a head has not diverged."""
+        """Return the step in which the last head diverged; None if some head has not diverged."""
         return self._watch.first_bad()
 
     def totals(self) -> Totals:
         """Return the totals of the head with the lowest loss, and reset them.
 
-        Other heads may diverge because their learning rates are too high, and would hide its
-        progress in a mean.
+        A mean over all heads would say little, because heads with too high a learning rate may
+        diverge.
         """
         losses = (self._losses / self._num_images).nan_to_num(nan=torch.inf, posinf=torch.inf)
         best = int(losses.argmin())

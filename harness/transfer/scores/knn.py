@@ -1,8 +1,9 @@
 """kNN: leave-one-out accuracy of exact nearest neighbors among the target's training images.
 
-Puigcerver et al. 2020 and Sokolski's sweep use k = 1 and Euclidean distances. Matrix products in
-float32 find candidates, in chunks of rows. The candidates' distances are then computed from
-differences in float64. If the candidates of a row may be incomplete, this is done for all images.
+Puigcerver et al. 2020 and Sokolski (`recipes/model_zoo.yaml`) use k = 1 and Euclidean distances.
+Matrix products in float32 find candidates, in chunks of rows. The candidates' distances are then
+computed from differences in float64. If the candidates of a row may be incomplete, the distances to
+all images are computed in this way.
 If distances are equal, the lower index is nearer; if votes are equal, the lower label wins. Exact
 duplicates bias the score upwards; `duplicates` counts them.
 """

@@ -34,6 +34,11 @@ def log_likelihood(theta: np.ndarray, labels: np.ndarray, num_classes: int) -> f
     """Return the mean over i of log sum_z P(y_i | z) theta(x_i)_z.
 
     Source classes that have probability 0 for all images are ignored.
+
+    Args:
+        theta: [N, C], probabilities of the source's classes.
+        labels: [N], 0..K-1.
+        num_classes: K.
     """
     joint = np.zeros((num_classes, theta.shape[1]))
     np.add.at(joint, labels, theta)

@@ -3,9 +3,9 @@
 You, Liu, Wang and Long, ICML 2021. The evidence is maximized over the precisions alpha (of the
 weights) and beta (of the noise), by the fixed-point iteration of the JMLR 2022 version: gamma = sum
 sigma^2 / (sigma^2 + t) with t = alpha / beta, alpha = gamma / |m|^2, beta = (N - gamma) / |f m -
-y|^2. Here sigma are the singular values of the features, and m is the mean of the weights. The
-score is the mean over classes of the log-evidence per sample. Its determinant includes all D
-directions, even if D > N.
+y|^2. Here f are the features, sigma their singular values, y the one-hot labels of a class, and m
+the posterior mean of the weights. The score is the mean over classes of the log-evidence per
+sample. The determinant in the evidence includes all D directions, even if D > N.
 """
 
 from typing import Any

@@ -34,7 +34,7 @@ class BoxLoader(Protocol):
     def num_samples(self) -> int: ...  # noqa: D102
 
     def epoch(self, number: int, start_batch: int = 0) -> Iterator[BoxBatch]:
-        """Yield the batches of an epoch, beginning with number `start_batch`."""
+        """Yield the batches of epoch `number`, beginning with batch `start_batch`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FitPlan:
 class FedLoader:
     """Adapter of a `BoxLoader` for `harness.train.fit.fit`.
 
-    `fit` waits for each batch, and then finishes it, which copies it to the device.
+    `fit` calls `wait` to get a batch, and then `finish`, which copies the batch to the device.
     """
 
     def __init__(self, loader: BoxLoader, plan: FitPlan, device: str) -> None:
@@ -84,7 +84,7 @@ class _FedEpoch:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        close = getattr(self._batches, "close", None)  # generators have it
+        close = getattr(self._batches, "close", None)  # generators have this method
         if close is not None:
             close()
 

@@ -12,11 +12,11 @@ from harness.transfer.methods.detection.network import Detector
 def detect(
     model: Detector, images: BoxLoader, num_classes: int, device: str, precision: Precision
 ) -> DetectionCounts:
-    """Run a detector on every image of a loader, and collect detections and objects.
+    """Run a detector on every image of a loader; collect its detections and the true objects.
 
     Args:
         model: the detector, on the device.
-        images: batches in any order.
+        images: loader of the images, in any order.
         num_classes: number of classes of objects, without the background.
         device: device of the model.
         precision: number format of the forward pass.

@@ -59,7 +59,7 @@ class DetectionMethod:
     load: Callable[[], Detector]
 
     def candidates(self, setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-        """Prepare one trial."""
+        """Prepare the training of one trial."""
         (trial,) = trials
         model = self.load().train()
         step = DetectionStep(
@@ -76,7 +76,7 @@ class DetectionMethod:
 
 
 def run(context: StageContext) -> Outcome:
-    """Train the grid, choose on val, and score the chosen detector on test."""
+    """Train a detector for each point of the grid, choose one on val, and score it on test."""
     started = time.monotonic()
     settings = DetectionSettings.model_validate(context.config["settings"])
     check_boxes(context)

@@ -20,7 +20,8 @@ from writers.errors import UserError
 NUM_STAGES = 4  # number of stages after the stem
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 PYRAMID_CHANNELS, LINEAR_CHANNELS = 256, 1024
-# Side of a region that is cut from a feature map, in cells. In c4, the fourth stage halves it.
+# Side of a region that is cut from a feature map, in cells, for each neck of the
+# settings. In c4, the fourth stage halves this side.
 REGION_CELLS = {"c4": 14, "fpn": 7}
 SAMPLES_PER_CELL = 2  # sampling points of RoIAlign along each side of a cell
 # Largest number of proposals per image. Ren et al. 2015 use 256 anchors per image in training, and
@@ -141,7 +142,7 @@ def split_resnet(backbone: nn.Module) -> list[nn.Module]:
 
 
 class _Map(nn.Module):
-    """Sequence of stages, whose last output is the only feature map."""
+    """Backbone of c4: a sequence of stages; the output of the last one is the only feature map."""
 
     def __init__(self, stages: list[nn.Module]) -> None:
         super().__init__()
@@ -157,7 +158,7 @@ class _Map(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """Feature pyramid (Lin et al. 2017) on the outputs of all stages except the stem."""
+    """Backbone of fpn: a feature pyramid (Lin et al. 2017) on all stages except the stem."""
 
     def __init__(self, stages: list[nn.Module]) -> None:
         super().__init__()
@@ -179,14 +180,14 @@ class _Pyramid(nn.Module):
 
 
 class _StageHead(nn.Module):
-    """The fourth stage, followed by the mean over positions."""
+    """Head of c4 for each region: the fourth stage, followed by the mean over positions."""
 
     def __init__(self, stage: nn.Module) -> None:
         super().__init__()
         self.stage = stage
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Map [R, C, 14, 14] to [R, D]."""
+        """Map R regions, [R, C, 14, 14], to features [R, D]."""
         features: Tensor = self.stage(regions.contiguous(memory_format=torch.channels_last))
         return features.mean((2, 3))
 

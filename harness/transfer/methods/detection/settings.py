@@ -71,7 +71,7 @@ class DetectionSettings(TransferSettings):
         return self.anchors or ANCHORS[self.neck]
 
     def without_effect(self) -> dict[str, str]:
-        """Add the settings for crops, for one label per image, and for classes of equal size."""
+        """Add the settings in IDLE, which are for classification, to the fields without effect."""
         reason = "has no effect on detection, which trains on whole images with boxes"
         return super().without_effect() | dict.fromkeys(IDLE, reason)
 

@@ -7,7 +7,7 @@ from harness.transfer.methods._network_settings import BnMomentum, idle_bn_momen
 
 
 class FixedSettings(TransferSettings):
-    """Fixed-feature transfer: the statistics of BatchNorm stay too, unless `bn_stats` is update."""
+    """Fixed-feature transfer. BatchNorm statistics are fixed too, unless `bn_stats` is update."""
 
     TRAINS_HEAD_ONLY: ClassVar[bool] = True
     TRAINS_TOGETHER: ClassVar[bool] = True
@@ -17,7 +17,7 @@ class FixedSettings(TransferSettings):
     bn_momentum: BnMomentum = None
 
     def without_effect(self) -> dict[str, str]:
-        """Add `bn_momentum` if the statistics are frozen."""
+        """Add `bn_momentum` to the fields without effect if the statistics are frozen."""
         return super().without_effect() | idle_bn_momentum(self.bn_stats)
 
 

@@ -50,7 +50,7 @@ def run(context: StageContext) -> Outcome:
 
     best: tuple[SelectedFit, _Views, float] | None = None
     grid = []
-    val: dict[tuple[float, float], Scores] = {}  # penalty, crop -> scores
+    val: dict[tuple[float, float], Scores] = {}  # (penalty, crop) -> scores
     for crop, role in zip(crops(settings), feature_roles(settings), strict=True):
         classes = context.needs[role].metrics["classes"]
         views = _Views(context, role, len(classes), settings.per_class)
@@ -167,7 +167,7 @@ class _Views:
         self.test_ids: np.ndarray = train.ids[:0]
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """Load test. Nothing else reads it."""
+        """Load features and labels of test; no other method reads this split."""
         test = self._load("test")
         self.test_ids = test.ids
         return self._on_device(test.features, test.labels)

@@ -7,14 +7,14 @@ from harness.transfer.methods._network_settings import NetworkSettings
 
 
 class ScratchSettings(NetworkSettings):
-    """Training from random weights: there are no statistics of a source to keep."""
+    """Training from random weights. `bn_stats` has no effect: there is no source."""
 
     NEEDS: ClassVar[Role | None] = None
 
     grid: DecayGrid = DecayGrid()
 
     def without_effect(self) -> dict[str, str]:
-        """Add `bn_stats`, because there are no statistics of a source."""
+        """Add `bn_stats` to the fields without effect: there are no statistics of a source."""
         reason = "has no effect on the method scratch"
         return super().without_effect() | {"bn_stats": reason}
 

@@ -39,7 +39,7 @@ class Download:
     file: str  # path relative to the dataset's folder
     url: str = ""  # empty if the host no longer exists or needs an account: the user gets the file
     checksum: str = ""  # "md5:..." or "sha256:...", empty if none is published
-    num_bytes: int | None = None
+    num_bytes: int | None = None  # size of the file; None if none is published
     unpack: bool = False  # unpack the file into its own folder
     inside: str = ""  # earlier file of `downloads` that this one is unpacked from
 
@@ -78,7 +78,7 @@ class DatasetSpec:
         )
 
     def classes(self, protocol: str | None) -> int | None:
-        """Return the published number of classes under a protocol."""
+        """Return the published number of classes under a protocol; None if none is published."""
         return self.protocol_classes.get(protocol or "", self.num_classes)
 
 

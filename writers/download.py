@@ -28,9 +28,9 @@ from writers.dataset import Download
 from writers.errors import UserError
 from writers.lock import locked
 
-CHUNK = 2**20
+CHUNK = 2**20  # bytes per read
 TIMEOUT_S = 60
-GONE = (401, 403, 404, 410)
+GONE = (401, 403, 404, 410)  # HTTP status codes for which a later attempt does not help
 
 
 def fetch(download: Download, folder: Path, progress: Progress | None = None) -> bool:
@@ -42,7 +42,7 @@ def fetch(download: Download, folder: Path, progress: Progress | None = None) ->
         progress: called with the number of bytes received and in total.
 
     Returns:
-        False if the file already existed.
+        True if the file was downloaded or unpacked, False if there was nothing to do.
 
     Raises:
         UserError: the host lacks the file; the connection ended (the next call resumes); or the

@@ -16,8 +16,8 @@ class FolderRules:
         split_folders: "auto" takes folders named train, val, test or a synonym as splits; "never"
             takes them as classes.
         class_level: level of the class folders; 1 is directly below the splits, or at the top if
-            there are no splits. Other levels are ignored. None means 1, but then a tree whose top
-            folders all have the same subfolders is refused.
+            there are no splits. Folders on other levels do not affect the class. None means 1, but
+            then a tree whose top folders all have the same subfolders is refused.
     """
 
     split_folders: SplitFolders = "auto"
@@ -25,15 +25,15 @@ class FolderRules:
 
     @property
     def is_default(self) -> bool:
-        """Return True if these are the default rules, by which only names of folders count."""
+        """Return True if these are the default rules, which use only the names of folders."""
         return self == BY_NAME
 
     def split_of(self, folder: str) -> str | None:
-        """Return the split that a folder's name stands for, or None."""
+        """Return the split that a folder's name means, or None if the folder is not a split."""
         return split_of(folder) if self.split_folders == "auto" else None
 
     def class_and_image(self, path: str) -> tuple[str, str] | None:
-        """Return the class of an image and its path below the class folder.
+        """Return the class of an image and the rest of its path, without the class folder.
 
         Args:
             path: path below the split.
@@ -48,4 +48,4 @@ class FolderRules:
         return folders[at], "/".join([*folders[:at], *folders[at + 1 :], image])
 
 
-BY_NAME = FolderRules()  # the default: only names of folders count
+BY_NAME = FolderRules()  # the default: only the names of folders are used

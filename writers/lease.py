@@ -1,11 +1,11 @@
 """Give a folder to one process at a time, even if several hosts share it over NFS.
 
 Processes of one host exclude each other by a lock of the operating system (`writers.lock`), which
-ends with its process. Hosts exclude each other by a lease: a file `lease-NUMBER` that is created
-exclusively, and whose modification time the holder renews. Numbers only increase. A process that
-finds an expired lease creates the lease of the next number; if several try, only one succeeds. If
-the previous holder resumes, it finds the higher number and stops. All times come from the file
-system (on NFS, from the server), so that the clocks of the hosts do not matter.
+is released when its process ends. Hosts exclude each other by a lease: a file `lease-NUMBER` that
+is created exclusively, and whose modification time the holder renews. Numbers only increase. A
+process that finds an expired lease creates the lease of the next number; if several try, only one
+succeeds. If the previous holder resumes, it finds the higher number and stops. All times come from
+the file system (on NFS, from the server), so that the clocks of the hosts do not matter.
 """
 
 import errno
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from writers import lock
 
-BEAT_S = 15.0  # interval between renewals
-EXPIRES_S = 120.0  # a lease that was not renewed for this time, or 8 renewals, has expired
+BEAT_S = 15.0  # seconds between renewals
+EXPIRES_S = 120.0  # a lease expires if it is not renewed for this time, after 8 missed renewals
 PREFIX = "lease-"
 
 
@@ -53,7 +53,13 @@ class Holder:
 
 @dataclass
 class Lease:
-    """Lease held by this process; a thread calls `beat` to renew it."""
+    """Lease held by this process; a thread calls `beat` to renew it.
+
+    Attributes:
+        path: file of the lease.
+        expires_s: seconds without renewal after which other hosts may take over.
+        renewed_at: time of the last renewal by `time.monotonic`.
+    """
 
     path: Path
     expires_s: float = EXPIRES_S

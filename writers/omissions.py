@@ -41,7 +41,7 @@ class OmissionLog:
         self._counts[reason] = self._counts.get(reason, 0) + 1
         names = self._names.setdefault(reason, [])
         names.append(printable(name))
-        if len(names) > 64 * MAX_NAMES:
+        if len(names) > 64 * MAX_NAMES:  # sort seldom, because sorting takes time
             self._names[reason] = sorted(names)[:MAX_NAMES]
 
     def extend(self, omissions: Iterable[Omission], prefix: str = "") -> None:

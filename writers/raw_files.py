@@ -40,7 +40,7 @@ class Listing:
 
     Attributes:
         digest: digest of names, sizes, labels and splits, 20 hex digits.
-        counted: names of the files that hold images or labels, relative to the dataset's path.
+        counted: names of the files that affect the digest, relative to the dataset's path.
     """
 
     digest: str

@@ -31,7 +31,7 @@ KINDS = "writers.sources"
 
 @dataclass(frozen=True, slots=True)
 class BoxLabel:
-    """A box around an object, in pixels of the image file. If the image is resized, it is scaled.
+    """A box around an object, in pixels of the image file. If the image is resized, so is the box.
 
     The first pixel extends from 0 to 1; right and bottom are exclusive.
     """
@@ -48,8 +48,8 @@ class BoxLabel:
 class Example:
     """An image: its key in the source (`train/cat/1.jpg`), its label, and its name (`cat/1`).
 
-    `name` is `<class>/<path below the class without extension>` and unique in a split. The sample's
-    id is derived from it.
+    `name` is `<class>/<path below the class without extension>`, or only the name of the file if
+    images have several labels. It is unique in a split. The sample's id is derived from it.
     """
 
     key: str
@@ -69,8 +69,8 @@ class SplitSettings:
     `val` and `test` are fractions of each class's images, drawn by `seed`. `protocol` selects named
     splits of the dataset's `SPEC.protocols`; None means the dataset's default. `folders` are the
     rules for trees of folders. If `skip_damaged`, readers of annotations add images with damaged
-    annotations to `Source.damaged` instead of raising an error. Raises UserError if no image is
-    left to train on.
+    annotations to `Source.damaged` instead of raising an error. Raises UserError unless `val` +
+    `test` is less than 1.
     """
 
     val: float = 0.1
@@ -129,6 +129,7 @@ class Source:
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
 
+# Maps keys of images outside class folders to their classes, as far as these are known.
 ClassesOf = Callable[[Collection[str]], Mapping[str, str]]
 
 
@@ -144,7 +145,7 @@ def open_source(
 ) -> Source:
     """Open the images at one or several paths.
 
-    Each of several paths holds a split or a part of one.
+    Each of several paths contains a split or a part of one.
 
     Args:
         path: a folder, archive or shard, or a list of them.
@@ -263,9 +264,10 @@ def carve(
 ) -> dict[str, list[Example]]:
     """Draw missing val and test splits from train, class by class.
 
-    The images of a class are ordered by a function of name and seed, and the first ones are taken.
+    The images of a class are ordered by a function of name and seed, and the last ones are taken.
     If images are added or removed, most others therefore keep their split. At least one image of
-    each class remains in train. If a class has three images or more, each split gets at least one.
+    each class remains in train. If a class has three images or more, each drawn split gets at least
+    one of them.
     """
     from writers.random_streams import random_bits
 

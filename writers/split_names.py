@@ -15,7 +15,7 @@ SPLIT_FOLDER = re.compile(
     re.IGNORECASE,
 )
 SPLITS = tuple(SPLIT_NAMES)
-NO_SPLIT = ""  # stands for the split of images if the source has no splits
+NO_SPLIT = ""  # split of the images of a source that has no splits
 
 
 def split_of(folder: str) -> str | None:

@@ -91,7 +91,7 @@ def first_line(error: BaseException) -> str:
 def _encodable(text: str) -> str:
     r"""Replace undecodable bytes by \xNN, and other lone surrogates by \uNNNN.
 
-    JSON may contain any surrogate; a file name only those that stand for undecodable bytes.
+    JSON may contain any surrogate, file names only those that represent undecodable bytes.
     """
     try:
         data = text.encode("utf-8", "surrogateescape")

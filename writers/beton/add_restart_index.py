@@ -1,4 +1,7 @@
-"""Convert the JPEGs of a beton, with equal pixels: to restart-indexed JPEGs, to dct, and back."""
+"""Convert the images of a beton without changing a pixel.
+
+JPEGs are converted to JPEGs with a restart index or to dct blobs, and dct blobs to JPEGs.
+"""
 
 import os
 from collections import deque
@@ -17,8 +20,8 @@ from writers.dct import blob as dct
 from writers.errors import UserError
 from writers.jpeg.restart_index import DamagedJpegError, add_restart_index
 
-IMAGES_AT_ONCE = 16
-AHEAD_PER_THREAD = 4
+IMAGES_AT_ONCE = 16  # images per task of a thread
+AHEAD_PER_THREAD = 4  # tasks per thread that may be converted ahead of the writing
 
 
 def add_index(
@@ -29,7 +32,7 @@ def add_index(
     Memory: 64 images per thread.
 
     Raises:
-        UserError: the beton does not open, all its JPEGs have an index already, or a JPEG is
+        UserError: the beton does not open, has no JPEG, has a restart index already, or a JPEG is
             damaged; or a disk error as in `write_split`.
     """
     beton = open_beton(from_file)
@@ -74,7 +77,7 @@ def to_dct(
 def to_jpeg(
     from_file: Path, out_file: Path, *, num_threads: int = 1, progress: Progress | None = None
 ) -> Manifest:
-    """Write a copy of `from_file` with dct blobs as JPEGs of the same pixels, with a restart index.
+    """Write a copy of `from_file` in which each dct blob becomes a JPEG with a restart index.
 
     Memory and errors are those of `add_index`.
     """
@@ -104,8 +107,8 @@ def _rewritten(
 ) -> Manifest:
     """Write a copy of a beton in which the images of mode `converts` are converted.
 
-    `stored` maps the bytes of such an image to its new mode and bytes. Images of other modes are
-    copied unchanged. `changed` holds the encoding settings that differ in the copy.
+    `stored` maps the bytes of an image of this mode to its new mode and bytes. Images of other
+    modes are copied unchanged. `changed` contains the encoding settings that differ in the copy.
     """
     manifest = beton.manifest
     if manifest.multi_label:
@@ -170,7 +173,7 @@ _KEPT = (
 def _images(
     beton: Beton, stored: Callable[[bytes], tuple[int, bytes]], num_threads: int, converts: int
 ) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield mode, bytes and digest of each image in file order; threads convert ahead."""
+    """Yield mode, bytes and digest of each image in file order. Threads convert images ahead."""
     rows, sizes = beton.rows, beton.sizes
 
     def work_through(begin: int) -> list[tuple[int, bytes, bytes]]:

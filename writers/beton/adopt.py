@@ -1,8 +1,8 @@
-"""Write a manifest for a beton that stock FFCV wrote. The beton is read once and not changed.
+"""Write a manifest for a beton that stock FFCV wrote. The beton itself is not changed.
 
-Our own betons contain a digest and an id per sample. For an adopted beton these go to a file next
-to the manifest. An id is derived from the image's digest, so it does not depend on the order of the
-file. If several images are equal, their ids also depend on a running number.
+Our own betons contain a digest and an id per sample. For an adopted beton, digests and ids are
+stored in a file next to the manifest. An id is derived from the image's digest, so that it does not
+depend on the order of the file. Equal images are numbered, so that their ids differ.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ from writers.errors import UserError
 from writers.regular_file import open_regular
 from writers.subset.spec import everything
 
-MAX_CLASSES = 1_000_000
-SAMPLES_AT_ONCE = 256
-FIELD_NAMES = {
+MAX_CLASSES = 1_000_000  # a label of this size or more is taken for damage
+SAMPLES_AT_ONCE = 256  # samples per task of a thread
+FIELD_NAMES = {  # FFCV's number of a field type -> its name in messages
     0: "a floating-point number",
     1: "an integer",
     2: "an image",
@@ -134,7 +134,14 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _tables(file: Path, handle: int) -> tuple[bytes, np.ndarray, np.ndarray, int]:
-    """Read and check the tables: header and fields, rows (SAMPLE [N]), blobs (BLOB [N])."""
+    """Read and check the tables of a beton.
+
+    Returns:
+        Header with field descriptors, rows (SAMPLE [N]), blobs (BLOB [N]), file size in bytes.
+
+    Raises:
+        UserError: the file is not a complete beton of images and integer labels.
+    """
     num_bytes = os.fstat(handle).st_size
     head = os.pread(handle, FIRST_ROW, 0)
     if len(head) < FIRST_ROW:
@@ -205,10 +212,10 @@ def _digests(
 
 
 def _sizes(file: Path, rows: np.ndarray, blobs: np.ndarray) -> np.ndarray:
-    """Bytes of each image, int64 [N]. Raises UserError if rows and blobs do not fit."""
+    """Bytes of each image, int64 [N]. Raises UserError if the two tables contradict each other."""
     by_sample = blobs[np.argsort(blobs["sample"], kind="stable")]
     first = np.uint64(FIRST_ROW + rows.nbytes)
-    end = np.uint64(2**62)
+    end = np.uint64(2**62)  # two numbers below it add up without overflow
     fits = (by_sample["sample"] == np.arange(len(rows))) & (by_sample["offset"] == rows["offset"])
     fits &= (by_sample["offset"] >= first) & (by_sample["offset"] < end) & (by_sample["size"] < end)
     num_bytes = 3 * rows["width"].astype(np.uint64) * rows["height"]
@@ -237,9 +244,9 @@ def _ids(digests: np.ndarray) -> np.ndarray:
 
 
 def _publish(file: Path, out_file: Path | None, samples: bytes, manifest: Manifest) -> None:
-    """Write the link and the file of digests and ids, and last the manifest.
+    """Create the link if there is an `out_file`, write digests and ids, and last the manifest.
 
-    The beton is complete as soon as its manifest exists.
+    If the process is killed, a manifest exists only if the other files are complete.
     """
     target = out_file or file
     try:

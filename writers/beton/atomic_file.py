@@ -1,14 +1,14 @@
 """Publish a new beton atomically: complete under its final name with its manifest, or not at all.
 
 The beton is written under a temporary name in the same folder. When it is complete and on the disk,
-an older beton of the same name is removed, the new manifest is renamed, and then the new beton. If
-the process is killed at any point, no incomplete beton remains, and no beton has the manifest of
-another one. The next writer removes the temporary file that a killed writer left.
+an older beton of the same name is removed. Then the new manifest gets its final name, and last the
+new beton. If the process is killed at any point, no beton is incomplete under its final name or has
+the manifest of another beton. The next writer removes the temporary file of a killed writer.
 
 The temporary file is a lease: its name identifies the host, and its writer renews its modification
-time. A writer on the same host is recognized by the lock that it holds. A temporary file of another
-host, or one on a file system without locks, is removed only after its time has expired. If a writer
-finds another active writer, it raises an error.
+time. A writer on the same host is recognized by its lock on the file. A temporary file of another
+host, or on a file system without locks, is removed only if its modification time is more than
+EXPIRES_S seconds old. If a writer finds another active writer, it raises an error.
 """
 
 import contextlib
@@ -30,19 +30,29 @@ from writers.lock import locked
 
 @dataclass(frozen=True)
 class NewBeton:
-    """A beton that is being written."""
+    """A beton that is being written.
+
+    Attributes:
+        handle: file descriptor of the temporary file, open for reading and writing.
+        temporary: path of the temporary file.
+        out_file: final path of the beton.
+    """
 
     handle: int
     temporary: Path
     out_file: Path
 
     def publish(self, manifest: Manifest) -> None:
-        """Rename the file to its final name.
+        """Write the manifest and give both files their final names.
 
-        It must be complete and on the disk. Raises OSError.
+        The beton must be complete and on the disk.
+
+        Raises:
+            UserError: another host has removed the temporary file, because this process paused for
+                too long.
+            OSError: the disk is full or fails.
         """
         write_durably(_temporary_manifest(self.temporary), as_json(manifest))
-        # a beton has its name only with its own manifest; a manifest alone is not a beton
         with locked(self.out_file.parent):
             self._take_name()
         _sync_folder(self.out_file.parent)
@@ -54,12 +64,15 @@ class NewBeton:
         or replaced.
 
         Returns:
-            False if linking is impossible. Raises OSError.
+            True if the link was published, False if linking is impossible.
+
+        Raises:
+            UserError, OSError: as in `publish`.
         """
         linked = _temporary_link(self.temporary)
         write_durably(_temporary_manifest(self.temporary), as_json(manifest))
-        # No writer holds a lock on the link: until it has its final name, it looks like the file
-        # of a killed writer.
+        # No writer has a lock on the link. Until the link has its final name, another writer would
+        # take it for the file of a killed writer and remove it; the folder's lock prevents this.
         with locked(self.out_file.parent):
             try:
                 os.link(file, linked)
@@ -81,6 +94,8 @@ class NewBeton:
                 f"paused for more than {EXPIRES_S:.0f} s.",
                 "Check whether the other host has written it; otherwise run the command again.",
             )
+        # The manifest is renamed before the beton. A process killed in between leaves a manifest
+        # without a beton, which readers report as a missing beton.
         self.out_file.unlink(missing_ok=True)
         _temporary_manifest(self.temporary).replace(manifest_path(self.out_file))
         self.temporary.replace(self.out_file)
@@ -120,7 +135,7 @@ def new_beton(out_file: Path) -> Iterator[NewBeton]:
 
 def _renew_until(stopped: threading.Event, handle: int) -> None:
     while not stopped.wait(BEAT_S):
-        with contextlib.suppress(OSError):  # the next beat tries again
+        with contextlib.suppress(OSError):  # tried again after BEAT_S
             os.utime(handle)
 
 
@@ -134,8 +149,8 @@ def _open_temporary(out_file: Path) -> tuple[int, Path]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            # Look for other writers only after the own file exists: if two hosts start together,
-            # at least one finds the file of the other.
+            # Look for other writers only after this writer's file exists: if two hosts start at the
+            # same time, at least one finds the file of the other.
             _remove_stale(out_file, temporary)
         except BaseException:
             os.close(handle)
@@ -177,7 +192,7 @@ def _is_active(handle: int, path: Path, own: Path) -> bool:
 
 
 def _this_host() -> str:
-    """Identify this boot of this host in the names of temporary files: 12 hex digits."""
+    """Return 12 hex digits that identify this boot of this host in names of temporary files."""
     me = Holder.me()
     return hashlib.sha256(f"{me.host} {me.boot}".encode()).hexdigest()[:12]
 

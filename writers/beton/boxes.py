@@ -33,7 +33,7 @@ class BoxTable:
 
     Attributes:
         values: left, top, right, bottom, class, difficult, float32 [M, 6].
-        starts: first row of each sample, int64 [N + 1].
+        starts: sample i has the rows starts[i] to starts[i + 1] - 1 of `values`, int64 [N + 1].
     """
 
     values: np.ndarray
@@ -124,8 +124,8 @@ def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classe
     Args:
         path: the beton.
         rows: BOXED_SAMPLE [N].
-        limits: lowest and highest offset of blobs in the file.
-        num_classes: number of classes.
+        limits: lowest offset of a blob in the file, and highest offset of its end.
+        num_classes: classes of boxes must be from 0 to num_classes - 1.
 
     Raises:
         ValueError: a blob is outside of the limits, or a box does not fit its image.
@@ -149,7 +149,7 @@ def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classe
 
 
 def check_places(rows: np.ndarray, limits: tuple[int, int]) -> None:
-    """Raise ValueError if a blob of boxes is outside of these offsets or has an impossible size."""
+    """Raise ValueError if a blob of boxes is outside of `limits` or has an impossible size."""
     offsets, sizes = rows["boxes_offset"], rows["boxes_size"]
     begin, end = (np.uint64(limit) for limit in limits)
     fits = (sizes > 0) & (sizes % ROW_BYTES == 0)
@@ -169,7 +169,7 @@ def _check_values(
 ) -> None:
     """Raise ValueError if a box is not within its image, or its class or flag is invalid."""
     left, top, right, bottom, label, difficult = values.T
-    # comparisons with NaN are False
+    # A box with NaN does not fit: comparisons with NaN are False.
     fits = (left >= 0) & (left < right) & (right <= rows["width"][owners])
     fits &= (top >= 0) & (top < bottom) & (bottom <= rows["height"][owners])
     fits &= np.isin(label, np.arange(num_classes)) & np.isin(difficult, (0, 1))

@@ -1,6 +1,7 @@
 """Write the dataset card of betons in Markdown: content, origin, digests and license notes.
 
-A card depends on the manifests only, so that equal files have equal cards.
+A card depends only on file names, manifests and the package's description of the dataset, not on
+time or machine.
 """
 
 import re
@@ -79,7 +80,7 @@ def card(files: Sequence[tuple[Path, Manifest]]) -> str:
 def _spec(dataset: str) -> DatasetSpec | None:
     try:
         return spec_of(dataset)
-    except UserError:  # the manifest is of another version or of an adopted file
+    except UserError:  # another version's dataset, or an adopted file, whose dataset has any name
         return None
 
 
@@ -165,6 +166,6 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    """Return text that Markdown shows as it is: names of classes and folders are free text."""
+    """Escape Markdown in a value: names of classes and folders may contain any characters."""
     text = printable(str(value)).replace("\\", "\\\\")
     return MARKUP.sub(r"\\\g<0>", text)

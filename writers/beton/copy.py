@@ -1,11 +1,12 @@
 """Copy the samples of a subset from one beton to another without decoding.
 
-The result equals, byte for byte, the file written from the images. The order of a file is drawn
-from the sample ids, so a subset keeps the order of the whole dataset, and both files are processed
-front to back. Samples that are adjacent in both files are copied together by the operating system.
-Digests are copied, too, so that damage of an image remains detectable. There is one exception to
-equality: if images were skipped when the input was written, its first page may start later, because
-space was reserved for the rows of these images.
+The result equals, byte for byte, the file that `write_split` writes from the images. The order of a
+file is drawn from the sample ids, so a subset keeps the order of the whole dataset, and both files
+are processed front to back. Samples that are adjacent in both files are copied together by the
+operating system. Digests are copied, too, so that damage of an image remains detectable.
+
+There is one exception: if images are skipped, the first page of a file written from the images may
+start later than in a copy, because that file has space reserved for the rows of skipped images.
 
 Memory: 96 bytes per sample of either file, and 1 MB.
 """
@@ -26,7 +27,7 @@ from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
 from writers.subset.spec import Subset
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**20  # bytes per read if the system does not copy between files by itself
 MAX_COPY_BYTES = 64 * 2**20  # approximate limit of bytes copied between two progress reports
 
 
@@ -96,9 +97,13 @@ class BetonChangedError(OSError):
 def lay_out(
     beton: Beton, positions: np.ndarray, labels: np.ndarray, *, capacity: int | None = None
 ) -> Layout:
-    """Lay out a file with these samples (int64 [M]) and labels.
+    """Lay out a file of some samples of a beton.
 
-    `capacity` is the number of samples to reserve space for, by default M.
+    Args:
+        beton: the input.
+        positions: positions of the samples in the input, int64 [M].
+        labels: new labels of the samples, int64 [M].
+        capacity: number of samples to reserve space for, by default M.
     """
     layout = Layout(capacity or len(positions))
     rows, sizes, ids = beton.rows[positions], beton.sizes[positions], beton.ids[positions]
@@ -120,10 +125,10 @@ def copy_samples(
     check: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Fill a new file of this layout with the samples at these positions, int64 [M], ascending.
+    """Write a new file of this layout with the samples at `positions` (int64 [M], ascending).
 
-    `check` compares each sample with its digest first. Raises BetonChangedError if one differs or
-    the input ends too early.
+    `check` compares each sample with its digest before it is copied. Raises BetonChangedError if a
+    sample differs or the input ends too early.
     """
     origins = beton.rows["offset"][positions].astype(np.int64)
     offsets = layout.rows["offset"].astype(np.int64)
@@ -179,7 +184,7 @@ def check_samples(
 
 
 def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> list[int]:
-    """Find the ends of runs: samples that are adjacent in both files, up to MAX_COPY_BYTES."""
+    """Return the end index of each run: samples adjacent in both files, about MAX_COPY_BYTES."""
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
     apart |= np.diff(np.cumsum(sizes) // MAX_COPY_BYTES) > 0
     return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]

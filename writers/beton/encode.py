@@ -1,7 +1,7 @@
 """Encode an image file as a blob of a beton, with the settings of `writers.beton.encoding`.
 
-libjpeg-turbo decodes JPEG files, at reduced size if they are much larger than needed. If it warns
-that pixels depend on damaged data, that is an error, as in the loaders. A JPEG that is stored as a
+libjpeg-turbo decodes JPEG files, at reduced size if they are much larger than needed. Its warning
+that pixels depend on damaged data is an error, as in the loaders. A JPEG that is stored as a
 smaller JPEG is resized in its color planes: no conversion to RGB, and half as many values to
 resize. Pillow reads all other files.
 """

@@ -14,17 +14,19 @@ PRESET = re.compile(
 
 
 class Encoding(BaseModel):
-    """How the writer stores each image. The manifest holds all of it. Also parses a preset's name.
+    """Settings by which the writer stores images. The manifest contains all of them.
+
+    The name of a preset can be given instead of the settings.
 
     Formats:
         jpeg: JPEG 4:2:0 (gray: one plane); small images (<= 96 px) raw.
         raw: pixels.
-        mixed: a fraction as JPEG, drawn by seed and sample id; the rest raw.
+        mixed: a fraction of the images as JPEG, drawn by seed and sample id; other images raw.
         passthrough: baseline or progressive JPEG files, gray or with three colors, within
-            max_resolution, byte for byte; the rest as `jpeg`.
+            max_resolution, byte for byte; other images as in `jpeg`.
         dct: coefficients of the JPEG that `passthrough` would store, without entropy coding: the
-            same pixels, loaded about twice as fast. Stock FFCV cannot read it. Images that the
-            format cannot hold are stored as JPEG.
+            same pixels, loaded about twice as fast. Stock FFCV cannot read it. Images that cannot
+            be stored as coefficients are stored as JPEG.
 
     EXIF orientation is ignored, as in torchvision. Presets are named like ffcv-imagenet's files,
     <max resolution>_<fraction of JPEG>_<quality>: 500_0.50_90; further presets are jpeg, raw,
@@ -34,7 +36,7 @@ class Encoding(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     format: Literal["jpeg", "raw", "mixed", "passthrough", "dct"] = "jpeg"
-    # longer side in pixels; None keeps the size
+    # longer side in pixels to which larger images are shrunk; None keeps the size
     max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     # `mixed`: fraction of images stored as JPEG

@@ -52,20 +52,21 @@ BOXED_FIRST_ROW = FIRST_ROW + FIELD.itemsize
 # FFCV's numbers of field types: RGB image, integer, bytes, array of fixed shape
 IMAGE_TYPE, INTEGER_TYPE, BYTES_TYPE, ARRAY_TYPE = 2, 1, 3, 4
 CUSTOM_TYPE = 255  # field type of images if some are dct blobs; stock FFCV refuses it
-# shape entries of FFCV's NDArrayField
+# Arguments of FFCV's NDArrayField: shape, number of bytes of `dtype`, and the dtype as JSON.
 ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("num_bytes", "<u8"), ("dtype", "S760")])
 
 PAGE_SIZE = 8 * 2**20  # bytes; FFCV's default
-SMALL_PAGE_SIZE = 2 * 2**20  # FFCV's minimum; saves padding if there are less than FEW_SAMPLES
+# bytes; FFCV's minimum, used for fewer than FEW_SAMPLES samples to save padding
+SMALL_PAGE_SIZE = 2 * 2**20
 FEW_SAMPLES = 10_000
 
 
 class Layout:
     """Layout of up to `capacity` samples: rows, offsets and page size.
 
-    `num_labels` is K if each sample has a label per class; None means one label per sample. The
-    labels of such a sample are a separate blob, and so are its boxes if `has_boxes`. Memory: 96
-    bytes per sample.
+    `num_labels` is K if each sample has a label per class; None means one label per sample. The K
+    labels of a sample are a separate blob, and so are its boxes if `has_boxes`. Memory: 96 bytes
+    per sample.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Layout:
 
     @property
     def rows(self) -> np.ndarray:
-        """SAMPLE [N], or BOXED_SAMPLE [N]."""
+        """Rows of the samples added so far, SAMPLE [N], or BOXED_SAMPLE [N] if `has_boxes`."""
         # zeros: rows have gaps, whose bytes must not depend on earlier contents of the memory
         rows = np.zeros(self.num_samples, self._row)
         for name, column in self._columns.items():

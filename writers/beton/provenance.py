@@ -33,7 +33,7 @@ class Origin(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     dataset: str
-    val: float
+    val: float  # fraction of the training images drawn for val, as in SplitSettings
     test: float
     split_seed: int
     protocol: str | None

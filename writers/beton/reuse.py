@@ -44,7 +44,7 @@ class Reused:
     """Result of a reuse: the manifest of the new beton, and the path of the reused beton."""
 
     manifest: Manifest
-    beton: Path  # the reused beton
+    beton: Path
 
 
 def reuse_samples(
@@ -65,7 +65,7 @@ def reuse_samples(
     receives a message, and the next beton is tried.
 
     Returns:
-        None if no beton can be used, or if images have several labels.
+        None if no beton can be used, images have several labels, or `origin` is None (unknown).
 
     Raises:
         UserError: a class has no images, or there is a disk error, as in `write_split`.
@@ -126,7 +126,7 @@ def _reuse(
         beton = open_beton(path)
         if beton.manifest != manifest or not has_fields_of(beton):
             raise BetonChangedError("It is a different file now.")
-        assert len(beton.sizes) == len(beton.ids)  # raises if tables do not match
+        assert len(beton.sizes) == len(beton.ids)  # `sizes` raises if tables do not match
     except (UserError, OSError) as error:
         raise BetonChangedError(str(error)) from error
     positions = _positions(beton, ids_of(readable))

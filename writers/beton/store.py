@@ -44,12 +44,12 @@ Progress = Callable[[int, int], None]  # called with the number done and the tot
 
 
 class Manifest(BaseModel):
-    """Content and history of a beton, independent of clock and machine. Made by `sealed`."""
+    """Content and history of a beton, independent of clock and machine. Create it by `sealed`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     manifest_version: Literal[4] = 4  # 2: sample ids in the file; 3: digests; 4: `differences`
-    name: str  # dataset and subset: imagenet-in900
+    name: str  # dataset and subset, such as imagenet-in900
     dataset: str
     split: str
     num_samples: int
@@ -77,8 +77,8 @@ class Manifest(BaseModel):
     skipped: list[dict[str, str]]
     # files and records of the source that were not read: reason, count, names of the first ones
     omitted: list[dict[str, Any]] = []
-    page_size: int
-    bytes: int
+    page_size: int  # bytes
+    bytes: int  # size of the file
     sha256: str  # digest of the file up to SMALL_FILE bytes; of its tables if it is larger
     tables_sha256: str  # digest of all bytes before and after the pages
     created_by: str
@@ -161,7 +161,7 @@ class Beton:
     digests: np.ndarray  # digests of the samples, uint8 [N, 16] (`layout.digest_of`)
     # sample ids, uint64 [N] in file order, derived from image names (`writers/random_streams.py`)
     ids: np.ndarray
-    blobs: np.ndarray  # table of all blobs (images, labels, boxes): BLOB, in any order
+    blobs: np.ndarray  # table of all blobs (images, labels, boxes), BLOB [M], in any order
 
     @property
     def labels(self) -> np.ndarray:
@@ -243,7 +243,7 @@ def manifest_path(path: Path) -> Path:
 
 
 def samples_path(path: Path) -> Path:
-    """Return the path of an adopted beton's digests and ids: `<name>.samples`, by its manifest."""
+    """Return the path of an adopted beton's digests and ids, `<name>.samples`."""
     return path.with_name(path.name + ".samples")
 
 

@@ -1,4 +1,4 @@
-"""The error for images that cannot be read, and a file with all of them if they are many."""
+"""Make the error for images that cannot be read; if there are many, list all in a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ MAX_OFFENDERS = 20  # unreadable images listed in a message
 
 
 def unreadable_list(out_file: Path) -> Path:
-    """Return the path of the file that lists all unreadable images if a message is too short."""
+    """Return the path of the file that lists more than MAX_OFFENDERS unreadable images."""
     return out_file.with_name(f"{out_file.name}.unreadable.txt")
 
 

@@ -1,4 +1,4 @@
-"""Find damage in a beton: changed bytes, contradicting tables, images that do not decode."""
+"""Find damage in a beton: changed bytes, tables that contradict, images that do not decode."""
 
 import hashlib
 import os
@@ -33,9 +33,9 @@ def verify(
 ) -> list[str]:
     """List all problems of a beton; an empty list means that it is intact.
 
-    Opening it verifies its tables. Then each sample's bytes are compared with their digest, JPEGs
-    are decoded by libjpeg-turbo, whose warnings count as problems, and bytes between samples must
-    be zero. Each changed byte is found, with its sample.
+    Opening the beton verifies its tables. Then each sample's bytes are compared with their digest,
+    JPEGs are decoded by libjpeg-turbo, whose warnings are problems, and bytes between samples must
+    be zero. Every changed byte is thus found; a problem names its sample.
 
     Args:
         path: the beton.
@@ -93,7 +93,7 @@ def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
             "With eight parts, the first is 1/8 and the last 8/8.",
         )
     order = np.argsort(beton.rows["offset"], kind="stable")
-    assert len(beton.sizes) == len(order)  # raises if tables do not match
+    assert len(beton.sizes) == len(order)  # `sizes` raises if tables do not match
     return order[_share(len(order), part)]
 
 
@@ -113,7 +113,7 @@ def _windows(beton: Beton, order: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _read(handle: int, begin: int, end: int) -> memoryview:
-    """Read these bytes, or fewer at the end of the file."""
+    """Read the bytes from offset `begin` up to `end`, or fewer at the end of the file."""
     data = memoryview(bytearray(end - begin))
     done = 0
     while done < len(data) and (num_read := os.preadv(handle, [data[done:]], begin + done)):
@@ -126,7 +126,8 @@ class _StoredLabels:
     """Labels that are stored as blobs, which the digests of the samples include.
 
     Attributes:
-        labels: int8 [N, K]. None means one label per image, which is in the row.
+        labels: int8 [N, K]. None means one label per image, which is in the row, or labels that
+            cannot be read.
         is_readable: False if labels or boxes are outside of the file, so that digests cannot be
             compared.
     """
@@ -167,7 +168,7 @@ def _problems(
     begin: int,
     numbers: np.ndarray,
 ) -> list[str]:
-    """List the problems of samples. `data` has their images, read from offset `begin`."""
+    """List the problems of the samples `numbers`. `data` is the file from offset `begin` on."""
     problems = []
     for number in numbers.tolist():
         row = beton.rows[number]
@@ -191,7 +192,7 @@ def _problems(
 
 
 def _zero_problems(beton: Beton, part: tuple[int, int]) -> Iterator[str]:
-    """Check that the padding between blobs and at the ends of pages is zero."""
+    """Yield a problem for each gap between blobs, or at the end of a page, that is not all zero."""
     blobs = beton.blobs[np.argsort(beton.blobs["offset"], kind="stable")]
     pages_end = beton.manifest.pages_end
     ends = np.concatenate(

@@ -163,7 +163,8 @@ def _write_samples(
                 blob.digest,
                 (offsets[2], len(blob.stored[2])) if has_boxes else None,
             )
-        # after an unreadable image the file is useless: only read the rest, to list all of them
+        # After an unreadable image the file is useless: read the other images only to list all
+        # that are unreadable.
         if on_error == "skip" or not offenders:
             _write_pieces(new.handle, pieces)
             disk.advance(layout.end)
@@ -244,7 +245,7 @@ def _encoded(
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A sample, ready to be written."""
+    """A sample with an encoded image, ready to be written."""
 
     mode: int
     width: int

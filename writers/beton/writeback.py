@@ -1,4 +1,4 @@
-"""Flush a file to the disk while it is written, so that little is left at the end."""
+"""Flush a file to the disk while it is written, so that the fsync at the end is short."""
 
 import ctypes
 import os
@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self
 
 BYTES_AT_ONCE = 8 * 2**20  # bytes between asynchronous flushes (Linux)
-BYTES_AT_ONCE_WAITED = 128 * 2**20  # on other systems, which wait and write a journal entry
+# the same on other systems, where each flush blocks its thread and writes a journal entry
+BYTES_AT_ONCE_WAITED = 128 * 2**20
 SYNC_FILE_RANGE_WRITE = 2  # Linux's flag: start writing, do not wait
 
 
@@ -80,7 +81,7 @@ class DiskWriter:
             self._error = error
 
     def _is_more_to_send(self) -> bool:
-        """Wait for more bytes; return False if the writer has ended."""
+        """Wait for more bytes; return False after `finish`, or if the block has ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (

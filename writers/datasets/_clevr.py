@@ -1,7 +1,7 @@
 """CLEVR for VTAB's tasks, from CLEVR_v1.0.zip or its unpacked folder.
 
-A tenth of the official train, drawn by seed, becomes val; the rest is train. Test is the official
-val, because the official test has no labels.
+A part of the official train (by default a tenth), drawn by seed, becomes val; the rest is train.
+Test is the official val, because the official test has no labels.
 """
 
 import json

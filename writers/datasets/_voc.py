@@ -1,4 +1,4 @@
-"""Image sets of PASCAL VOC: text files of a class and a split, with a mark per line."""
+"""Image sets of PASCAL VOC: a text file per class and split, whose lines end in 1, 0 or -1."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -14,7 +14,7 @@ def vtab_1k(splits: dict[str, list[Example]], seed: int, name: str) -> dict[str,
     """Draw the 800 training and 200 validation images of VTAB-1k, from names and seed.
 
     The benchmark takes the first images of TensorFlow Datasets' shards, which need that library.
-    Both choices are not stratified, but here every class has an image in train.
+    Neither choice is stratified, but here every class has an image in train.
 
     Raises:
         UserError: a split has fewer images than needed.

@@ -1,6 +1,6 @@
 """CLEVR, distance of the closest object: six ranges. VTAB's task `closest_object_distance`.
 
-The distance is the third of an object's `pixel_coords`. The ranges are those of
+The distance of an object is the third value of its `pixel_coords`. The ranges are those of
 google-research/task_adaptation (data/clevr.py); they exclude their lower ends.
 """
 

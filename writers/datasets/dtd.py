@@ -4,7 +4,7 @@ Reads dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
 
 The first fold is used, as in the papers. A part of train1 and val1 (3,760 together), drawn by seed,
 becomes val; the rest is train; test1 is test. `official` keeps train1 and val1 apart. `vtab` draws
-its 800 and 200 images from them.
+800 training images from train1 and 200 validation images from val1.
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 A part of the official train and val (the small sets `trnid` and `valid`, 10 images per class each),
 drawn by seed, becomes val; the rest is train; test is `tstid`. `official` keeps train and val
-apart. `vtab` draws its 800 and 200 images from them. Some copies of the dataset swap train and
-test; here they are not swapped.
+apart. `vtab` draws 800 training images from `trnid` and 200 validation images from `valid`. Some
+copies of the dataset swap train and test; here they are not swapped.
 """
 
 from pathlib import Path

@@ -20,5 +20,5 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
-    """Open the images at several paths, each of which holds a split or a part of one."""
+    """Open the images at several paths, each of which contains a split or a part of one."""
     return open_source(paths, settings, name=paths[0].name.split(".")[0])

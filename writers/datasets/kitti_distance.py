@@ -1,10 +1,10 @@
 """KITTI, distance of the closest vehicle: four classes. VTAB's task `closest_vehicle_distance`.
 
-The classes are three ranges of distance, and no vehicle. Reads data_object_image_2.zip,
-data_object_label_2.zip and devkit_object.zip, packed or unpacked. Frames of one drive look alike,
-so drives are split instead of frames, as in TensorFlow Datasets (kitti.py, 3.1): a tenth of the
-drives is test and a tenth val, drawn by numpy with seed 123. The devkit maps frames to drives.
-Bounding boxes are ignored.
+The classes are three ranges of distance, and images without a vehicle. Reads
+data_object_image_2.zip, data_object_label_2.zip and devkit_object.zip, packed or unpacked. Frames
+of one drive look alike, so drives are split instead of frames, as in TensorFlow Datasets (kitti.py,
+3.1): a tenth of the drives is test and a tenth val, drawn by numpy with seed 123. The devkit maps
+frames to drives. Bounding boxes are ignored.
 """
 
 from bisect import bisect_left
@@ -69,8 +69,8 @@ THRESHOLDS = (
 )
 CLASSES = ["to 8 m", "8 to 20 m", "above 20 m", "no vehicle"]
 VEHICLES = ("Car", "Van", "Truck")
-NO_VEHICLE = 1000.0
-PARTS = (
+NO_VEHICLE = 1000.0  # distance for images without a vehicle, above the last threshold
+PARTS = (  # paths in the archives
     "training/image_2/",
     "training/label_2/",
     "mapping/train_mapping.txt",

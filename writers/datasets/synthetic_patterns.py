@@ -1,7 +1,7 @@
 """Generated dark objects with patterns, 8 classes from olive to blue: a small target.
 
 Frozen features of a model pretrained on synthetic_things transfer to this target only if the hard
-classes were included.
+classes of synthetic_things were included.
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def pictures() -> "SyntheticSet":
-    """Return the generator of the images; imported here, because SPEC needs no numpy."""
+    """Return how to draw the images. Imports are inside, so that SPEC is read without numpy."""
     from writers.synthetic.generate import SyntheticSet
     from writers.synthetic.patterns import CLASSES
 

@@ -36,7 +36,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def pictures() -> "SyntheticSet":
-    """Return the generator of the images; imported here, because SPEC needs no numpy."""
+    """Return how to draw the images. Imports are inside, so that SPEC is read without numpy."""
     from writers.synthetic.generate import SyntheticSet
     from writers.synthetic.scenes import CLASSES
 

@@ -1,4 +1,4 @@
-"""Slow, simple reference decoder of `dct` blobs in Python integers and numpy, as blob.h defines.
+"""Slow, simple reference decoder of `dct` blobs (see blob.h) in Python integers and numpy.
 
 It reads coefficients bit by bit and decodes whole images. Inverse DCT, upsampling and color
 conversion follow the same papers as the C code (loaders/native/idct.c and upsample_color.c).

@@ -12,7 +12,7 @@ from writers.text_names import counted
 
 MAX_BYTES = 2 * 2**20  # size of the text; the parser takes about 10 s for one MB
 MAX_NODES = 200_000  # number of values, with each alias expanded
-MAX_DEPTH = 30
+MAX_DEPTH = 30  # levels of nesting
 MAX_OPEN_BRACKETS = 200  # the parser's time grows with the square of this number
 BRACKET = re.compile(r"[\[\]{}]")
 MAX_BITS = 1024  # bits of a whole number; Python refuses to print more than about 14,000

@@ -14,10 +14,13 @@ from writers.formats.layout_search import check_labels
 def read_batches(
     path: Path, folder: str, archive: str, names: list[str]
 ) -> list[dict[str, Any]] | None:
-    """Read the batches in the folder `folder` or in the archive below `path`.
+    """Read the batches `names` from `folder` or from `archive`, at or below `path`.
 
     Returns:
-        The batches, or None if neither exists.
+        The batches, or None if neither folder nor archive exists.
+
+    Raises:
+        UserError: a batch is missing or damaged.
     """
     inside = path if path.name == folder else path / folder
     if inside.is_dir():
@@ -57,7 +60,7 @@ def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
 def images_of(
     batch: dict[str, Any], key: str, num_classes: int, where: str
 ) -> tuple[np.ndarray, list[int]]:
-    """Return pixels, uint8 [N, 32, 32, 3], and labels."""
+    """Return pixels, uint8 [N, 32, 32, 3], and N labels. Raises UserError if they do not fit."""
     pixels, labels = batch.get("data"), batch.get(key)
     if (
         not isinstance(pixels, np.ndarray)

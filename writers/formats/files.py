@@ -44,7 +44,7 @@ class Files(Protocol):
 
 
 class ListedFiles(Files, Protocol):
-    """The files of one folder or one archive."""
+    """Files of one folder or archive, of which a part can be read."""
 
     def head(self, name: str, size: int) -> bytes:
         """Read the first `size` bytes, or all if there are fewer. Raises OSError."""
@@ -107,8 +107,8 @@ def is_system_folder(name: str) -> bool:
 def shards_in(folder: Path, extension: str) -> list[Path]:
     """List the files with an extension in a folder, its data/ or its split folders, sorted.
 
-    If a place has other folders, too, its files are skipped: a table or an archive in a tree of
-    class folders is not a shard.
+    If one of these folders has folders in it, its files are skipped: a table or an archive in a
+    tree of class folders is not a shard.
     """
     places = [
         folder,

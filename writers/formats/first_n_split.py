@@ -1,4 +1,7 @@
-"""Split a tree of class folders: a fixed number of images per class is train, the rest is test."""
+"""Split a tree of class folders: a fixed number of images per class for train, all others for test.
+
+A tree that has splits keeps them.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -45,7 +48,7 @@ def first_of_each(
     )
     if source.splits["val"] or source.splits["test"]:
         return with_own_splits(source, settings)
-    # images in nested folders are stray files
+    # Images in folders inside of a class folder are not part of these datasets.
     images = [example for example in source.splits["train"] if example.name.count("/") == 1]
     if number is None:
         source.splits = carve(images, [], [], settings)

@@ -22,7 +22,7 @@ EXTENSIONS_OF = {
 IMAGE_EXTENSIONS = tuple(
     extension for extensions in EXTENSIONS_OF.values() for extension in extensions
 )
-# Files with these extensions often accompany images. They are not opened to see if they are one.
+# Extensions of files that often accompany images. Such files are not opened to detect images.
 OTHER_EXTENSIONS = frozenset(
     f".{extension}"
     for extensions in (

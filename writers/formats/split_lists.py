@@ -42,7 +42,7 @@ class Lists:
         return stripped
 
     def bytes(self, name: str) -> bytes:
-        """Read a list file."""
+        """Read a list as bytes. Raises UserError if it is missing, OSError if it is damaged."""
         if self.prefix + name not in self.names:
             raise UserError(
                 f"There is no {self.prefix}{name} at {self.where}", "Download the dataset again."
@@ -155,9 +155,9 @@ def class_folders(
     missing: str,
     classes: Sequence[str] | None = None,
 ) -> Source:
-    """Open a mirror's tree with train/ and test/, because the official file `missing` is absent.
+    """Open an unofficial copy with train/ and test/, because it lacks the official file `missing`.
 
-    If there is no test/, val/ or valid/ is the test set, as in the copies of fast.ai and Salman.
+    If there is no test/, val/ or valid/ is the test set, as in copies by fast.ai and Salman et al.
     """
     refuse_packed(path, spec)
     try:

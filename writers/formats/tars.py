@@ -15,13 +15,13 @@ from writers.formats.image_formats import extension_of
 from writers.formats.members import check_name, check_size, outside, twice
 from writers.text_names import decoded
 
-BLOCK = 512
+BLOCK = 512  # bytes; headers and contents begin at multiples of it
 WINDOW = 4096  # bytes read at once; enough for a header with an extended header before it
 REGULAR = b"0\0" + b"7"  # types of files: regular, old format without types, contiguous
 FOLDER = b"5"
 # types of links, devices, folders, pipes: they have no content, even if the header has a size
 WITHOUT_DATA = b"123456"
-SIZE_BITS, OFFSET_BITS = 32, 56
+SIZE_BITS, OFFSET_BITS = 32, 56  # bits of a size and of an offset in `TarFiles._places`
 MAX_EXTENDED_BYTES = 2**20  # bytes of names and attributes of a member; paths have at most 4 KiB
 
 

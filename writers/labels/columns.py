@@ -11,7 +11,7 @@ from writers.labels.settings import LabelTable
 from writers.labels.values import flag_of, is_missing
 from writers.text_names import counted
 
-# Names without spaces, dashes and underscores, the most certain group first.
+# Names of the column of files, without spaces, dashes and underscores; the surest group is first.
 FILE_NAMES = (
     ("file", "filename", "filenames", "filepath", "path", "imagepath", "imagefile", "imgpath"),
     ("image", "imagename", "imageid", "img", "imgname", "imgid", "imagefilename", "picture"),

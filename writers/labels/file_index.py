@@ -15,8 +15,9 @@ DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 class FileIndex:
     """Finds images by name.
 
-    A name is searched for in the folder, first with its extension and then without. If it is not
-    there, it is searched for in the folders below, and must be unique among them.
+    A name is searched for relative to the images' folder, first with its extension and then
+    without. If there is no such image, the name is searched for relative to all folders below, and
+    only one image may match.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -38,8 +39,8 @@ class FileIndex:
             split: if several images have the name, take the one in a folder of this split.
 
         Raises:
-            ValueError: there is no such image or several, or the path leaves the folder. The text
-                is the reason.
+            ValueError: no image or several images match, or the path leaves the folder. The text is
+                the reason.
         """
         path = name
         if not any(name in names for names in (self._exact, self._by_stem, self._below)):

@@ -22,7 +22,7 @@ from writers.text_names import counted, first_line, preview
 
 MAX_BYTES = 2**29  # size of a text file: enough for MAX_ROWS names as long as ImageNet's
 MAX_ROWS = 25_000_000
-MAX_SHARED = 10_000  # number of distinct texts that equal cells share, to save memory
+MAX_SHARED = 10_000  # distinct texts of cells that are kept in memory only once
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 MAX_LISTED = 12  # columns that a message names
 DELIMITERS = ",;\t|"
@@ -248,7 +248,10 @@ def _of_records(path: Path, records: "Iterator[tuple[int, Any]] | enumerate[Any]
 
 
 def _text(path: Path) -> str:
-    """Read text; bytes that are not UTF-8 become surrogates, as in file names."""
+    """Read text: UTF-16 with a byte order mark, or UTF-8.
+
+    Bytes that are not UTF-8 become surrogates, as in file names.
+    """
     data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")

@@ -13,16 +13,17 @@ Text = Annotated[str, Field(min_length=1)]
 class LabelTable(BaseModel):
     """Table with a row per image: its file, its label or labels, and possibly its split.
 
-    In a recipe, the name of one file, or a list of names, stands for `files`. Columns without a
-    setting are recognized by common names.
+    A recipe may give the name of one file, or a list of names, instead of these settings; this sets
+    `files`. Columns without a setting are recognized by common names.
 
     Attributes:
         files: CSV, TSV, JSON, JSON Lines or Parquet; in a recipe, relative to $HARNESS_RAW. Several
             files are parts of one table; each is of the split in its name, such as val.csv.
-        file_column: names of image files, with or without extension, relative to the images'
-            folder.
-        label_columns: one column of labels, or one column of 0 and 1 per class.
-        split_column: train, val, test or common synonyms. An empty string means no column.
+        file_column: name of the column of image files. These are given with or without extension,
+            relative to the images' folder.
+        label_columns: name of the column of labels, or names of columns of 0 and 1, one per class.
+        split_column: name of the column with train, val, test or common synonyms. An empty string
+            means that there is none.
         separator: separates several labels of an image. An empty string means that each value is
             one label.
         several: whether images may have several labels. None infers it from the table: lists, a

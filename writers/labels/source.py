@@ -2,7 +2,8 @@
 
     train.csv  train/0a.jpg  test/1b.jpg     rows such as `0a,cat`, with or without folder
 
-The beton is, byte for byte, the one that a tree of class folders of the same images gives.
+With one label per image, the beton equals, byte for byte, the beton of the same images in a tree of
+class folders.
 """
 
 from collections import defaultdict
@@ -42,7 +43,13 @@ SPLIT_HINT = (
 
 @dataclass(frozen=True)
 class Labeled:
-    """Labels of one image, and the row of the table that they come from."""
+    """Labels of one image, and the row of the table that they come from.
+
+    Attributes:
+        labels: class names.
+        split: train, val, test or NO_SPLIT.
+        row: description of the row for messages.
+    """
 
     labels: tuple[str, ...]
     split: str
@@ -54,9 +61,9 @@ class _Reading:
     """Content of the rows read so far, from all files of a table."""
 
     settings: LabelTable
-    images: dict[str, Labeled] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    num_problems: int = 0
+    images: dict[str, Labeled] = field(default_factory=dict)  # by key of the image file
+    problems: list[str] = field(default_factory=list)  # the first MAX_PROBLEMS
+    num_problems: int = 0  # all
     # a row has a list, separated labels, or columns of 0 and 1 without exactly one 1
     has_several: bool = False
     flag_names: dict[str, None] = field(default_factory=dict)  # names of columns of 0 and 1
@@ -146,7 +153,10 @@ def _read_rows(table: Table, index: FileIndex, reading: _Reading) -> None:
 
 
 def _add(key: str, new: Labeled, reading: _Reading) -> None:
-    """Add an image, or further labels to it if images may have several; else refuse the row."""
+    """Add an image. If it is known, add further labels to it if `several` is set.
+
+    Otherwise, or if the split differs or a label is repeated, refuse the row.
+    """
     known = reading.images.get(key)
     if known is None:
         reading.images[key] = new
@@ -239,7 +249,11 @@ def _refuse_unclear_separator(table: Table, columns: Columns, settings: LabelTab
 
 
 def _splits(images: Mapping[str, Labeled]) -> dict[str, dict[str, Labeled]]:
-    """Group images by the table's splits, otherwise by split folders if all images are in one."""
+    """Group images by the table's splits.
+
+    If the table has none, group them by split folders if there is a train folder and each image is
+    in a split folder.
+    """
     splits: dict[str, dict[str, Labeled]] = defaultdict(dict)
     for key, labeled in images.items():
         splits[labeled.split][key] = labeled
@@ -257,7 +271,7 @@ def _splits(images: Mapping[str, Labeled]) -> dict[str, dict[str, Labeled]]:
 def _one_label(
     splits: Mapping[str, Mapping[str, Labeled]], reading: _Reading
 ) -> tuple[list[str], dict[str, list[Example]]]:
-    """Return the classes, and examples by split with the names of a tree of class folders."""
+    """Return the classes, and examples by split, named as in a tree of class folders."""
     classes = sorted(
         {labeled.labels[0] for images in splits.values() for labeled in images.values()}
     )
@@ -277,7 +291,7 @@ def _one_label(
 def _many_labels(
     splits: Mapping[str, Mapping[str, Labeled]], reading: _Reading
 ) -> tuple[list[str], dict[str, list[Example]]]:
-    """Return the classes, and examples by split that are named by file.
+    """Return the classes, and examples by split, named by file.
 
     Missing splits are drawn by the first class of each image.
     """

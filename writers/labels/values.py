@@ -7,6 +7,8 @@ from typing import Any
 
 from writers.text_names import normalized
 
+# Item of a list of texts in Python's notation, and the whole list. The possessive quantifiers (*+)
+# keep the time linear for malformed texts.
 ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _ITEM = ITEM.pattern.replace("(", "").replace(")", "")
 LISTED = re.compile(rf"\[\s*+(?:(?:{_ITEM})\s*+(?:,\s*+(?:{_ITEM})\s*+)*+,?\s*+)?+\]")

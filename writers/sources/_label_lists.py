@@ -8,7 +8,7 @@ from writers.errors import UserError
 from writers.found_images import Images
 from writers.text_names import normalized
 
-MAX_DIGITS = 18
+MAX_DIGITS = 18  # digits of a number that surely fits in int64; longer texts are names
 
 
 def is_label(value: Any) -> bool:
@@ -58,11 +58,14 @@ def listed(labels: Sequence[Any], where: str) -> list[int | str]:
 def with_lists(
     splits: Mapping[str, Images], several: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[str]] | None:
-    """Return key -> classes of all images if some have a list of labels, otherwise None.
+    """Return the classes of each image, by key, if some images have a list of labels.
 
     Args:
         splits: images by split, with one class each.
-        several: key -> classes of the images with a list.
+        several: classes of the images with a list, by key.
+
+    Returns:
+        None if no image has a list.
     """
     if not several:
         return None

@@ -254,7 +254,7 @@ def _class_names(metadata: Mapping[bytes, bytes], shard: Path, column: str) -> l
     """Return the class names in the hub's metadata, in label order, or None if it has none.
 
     Raises:
-        UserError: the metadata has another form. To use numbers as names would be misleading.
+        UserError: the metadata has another form. Numbers as names instead would be misleading.
     """
     try:
         found: Any = json.loads(metadata.get(b"huggingface", b"{}"))
@@ -294,9 +294,9 @@ def _namer(
 
     Args:
         names: class names of the schema, in label order; None if it has none.
-        classes: class names that the dataset defines; None if it defines none. They are used
-            instead of the schema's names if these are not among them, such as English words for
-            ImageNet.
+        classes: class names that the dataset defines; None if it defines none. They replace the
+            schema's names if one of the schema's names is not in `classes`: the schema of ImageNet
+            has English words instead of WordNet ids.
         shard: for messages.
     """
     uses_schema = names is not None and (classes is None or set(names) <= set(classes))

@@ -4,8 +4,8 @@
     write_split(source, "train", everything(source.classes), Encoding(), Path("train.beton"))
 
 If the dataset lists its files (`samples` or `imgs`), they are read byte for byte, and the beton
-equals the one written from the tree. Otherwise items are read one at a time and stored without
-loss.
+equals the one written from the tree. Otherwise items are read one at a time and passed to the
+encoder as PNG.
 """
 
 import io

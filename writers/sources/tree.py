@@ -48,6 +48,12 @@ def find(
 ) -> FoundImages:
     """List the images.
 
+    Args:
+        path: folder, tar or zip.
+        classes: class names that the dataset defines; None if it defines none.
+        rules: which folders are splits and classes.
+        known: names of files that have another purpose; they are not counted.
+
     Raises:
         UserError: there are no images, or folders do not match the layout.
     """
@@ -60,7 +66,7 @@ def find(
         for name in outside:
             omitted.add("images outside class folders", name)
     unlabeled: dict[str, Sequence[str]] = {}
-    if not names and outside and classes is not None:  # such as ImageNet's val
+    if not names and outside and classes is not None:  # no class folders, as in ImageNet's val
         return FoundImages(files, {}, unlabeled={NO_SPLIT: outside}, omissions=omitted.omissions())
     if not names:
         what = "; ".join([f"{path} has no images in class folders", *map(str, omitted.omissions())])
@@ -118,12 +124,16 @@ def list_images(
 def _head(files: ListedFiles, name: str) -> bytes:
     try:
         return files.head(name, HEAD_BYTES)
-    except OSError:  # for example a broken link: the file counts as one that is not an image
+    except OSError:  # for example a broken link, which is then counted as not an image
         return b""
 
 
 def _without_wrapping(names: Sequence[str], rules: FolderRules) -> tuple[str, list[str]]:
-    """Remove outer folders as long as class folders remain; skip files next to class folders."""
+    """Remove outer folders as long as class folders remain; skip files next to class folders.
+
+    Returns:
+        The removed folders, "" or with a slash at the end, and the remaining paths of the images.
+    """
     prefix = ""
     inner = [name for name in names if "/" in name]
     while inner:
@@ -191,7 +201,10 @@ def _given_splits(
 
 
 def _inner_folder(folder: str, names: Sequence[str]) -> str:
-    """Return the inner folder if all names are in one like the outer (seg_train/seg_train/)."""
+    """Return `seg_train/` if `folder` is seg_train, and all its files are in seg_train/seg_train/.
+
+    Otherwise return "". `names` are relative to `folder`.
+    """
     first = names[0].split("/", 1)[0]
     is_again = first == folder or (
         split_of(first) is not None and split_of(first) == split_of(folder)
@@ -224,8 +237,8 @@ def _refuse_shared_subfolders(
     """Raise UserError if all class folders have the same subfolders, as these may be the classes.
 
     One shared subfolder, such as Tiny ImageNet's `images`, is allowed. There is no check if the
-    classes are known. If there `is_only` one class, such as `data` in train/data/cat, an image must
-    be directly in its folder.
+    dataset defines the classes. A single class (`is_only`) is refused, too, such as `data` in
+    train/data/cat and train/data/dog, unless some images are directly in its folder.
     """
     subfolders: dict[str, set[str]] = {}
     num_direct = 0  # images that are not in a subfolder

@@ -48,7 +48,7 @@ UNLABELED = "-1"
 LABEL_KEYS = ("label", "cls", "class_id", "labels")
 LABEL_EXTENSIONS = (".cls", ".cls.txt", ".json")
 MAX_FILES_OF_SAMPLE = 100  # files that are read to recognize a shard
-MAX_LABEL_BYTES = 2**24  # size of a .cls or .json
+MAX_LABEL_BYTES = 2**24  # maximum size of a .cls or .json
 
 
 def recognize(path: Path) -> bool:

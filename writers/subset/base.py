@@ -31,9 +31,9 @@ REFERENCE = "reference"  # value of `by` for the ranking or the scores that the 
 # Strict, because `1.0` could mean one class or all of them, and `true` is not a number.
 Count = Annotated[int, Field(ge=1, strict=True)]
 Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)]
-# Maps ids and labels to the positions of the chosen images, ascending.
+# Maps ids (uint64 [N]) and labels (int64 [N]) to the positions of the chosen images, ascending.
 Chooser = Callable[["np.ndarray", "np.ndarray"], "np.ndarray"]
-# Maps the images per class or label before a step to those after it.
+# Maps the number of images per class or label before a step to the number after it.
 Counter = Callable[[Mapping[str, int]], dict[str, int]]
 
 
@@ -53,9 +53,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A step on images: its description for the digest, its numbers of images, and its choice.
+    """A step on images.
 
     Attributes:
+        what: description of the step for the subset's digest.
+        by_label: `choose` gets labels of the subset. If False, it gets labels of the source.
+        choose: chooses the images.
+        splits: splits that the step applies to.
         count: returns the training images per class that the step leaves. None if only the total
             is known.
         total: returns the training images that the step leaves in total. None if `count` is given.
@@ -78,6 +82,7 @@ class SubsetContext:
     class_counts: dict[str, int] | None = None  # training images per class
     # role of a request -> scores by the recipe's models
     scores: Mapping[str, Scores] = field(default_factory=dict)
+    # maps the name of another subset to its selection
     resolve_named: Callable[[str], "Selection"] = lambda name: Selection(())
 
 
@@ -125,7 +130,7 @@ def with_digest(value: Any, key: str, find: Callable[[str], Path], what: str) ->
 
     Args:
         value: settings before their validation. They are returned unchanged if they are not a
-            mapping that names a file.
+            mapping that names a file, or if `by` is `reference`.
         key: the setting.
         find: maps the value of the setting to a file.
         what: description of the file for messages.
@@ -148,7 +153,7 @@ def with_digest(value: Any, key: str, find: Callable[[str], Path], what: str) ->
 
 
 def num_of(amount: int | float | None, total: int) -> int:
-    """Return an integer as it is, a fraction of `total` rounded to an integer, and None as 0."""
+    """Return an integer unchanged, a fraction as a rounded number of `total`, and None as 0."""
     if amount is None:
         return 0
     return amount if isinstance(amount, int) else int(amount * total + 0.5)

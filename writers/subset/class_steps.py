@@ -140,7 +140,7 @@ class Under(Step):
 
 
 class Excluded(Step):
-    """Classes to remove: related to a target dataset (or `pascal`), below nodes, or listed."""
+    """Classes to remove: related to a target (or `pascal`), below WordNet nodes, or listed."""
 
     related_to: str | tuple[str, ...] = ()
     under: str | tuple[str, ...] = ()
@@ -159,7 +159,7 @@ class Excluded(Step):
 
 
 class Exclude(Step):
-    """Remove related classes, classes below nodes, or listed classes."""
+    """Remove related classes, classes below WordNet nodes, or listed classes."""
 
     exclude: Excluded
 
@@ -176,7 +176,8 @@ class Exclude(Step):
 class Coarser(Step):
     """A coarser label set of WordNet, or a map of classes to labels."""
 
-    bottom_up: int | None = None  # Huh et al.'s label sets, by their size
+    # label sets of Huh et al. (writers/subset/wordnet.py), by number of labels
+    bottom_up: int | None = None
     top_down: int | None = None
     # name of a map in writers/subsets, or a file with a line `class,label` per class or, as the
     # files of Huh et al., a line `path label` per image
@@ -247,7 +248,7 @@ class Half(Step):
                 shuffled(selection.classes, "half", self.half.seed)[: len(selection.classes) // 2]
             )
         else:
-            from writers.subset.wordnet_halves import minimal_half  # numpy
+            from writers.subset.wordnet_halves import minimal_half  # imports numpy
 
             first = set(minimal_half(selection.classes))
         return selection.keep(first if self.half.which == "A" else set(selection.classes) - first)

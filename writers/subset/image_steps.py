@@ -67,9 +67,10 @@ class Images(Step):
     """A number of training images, given or equal to another subset's."""
 
     images: Count | None = None
-    # subset with the number of images to keep
+    # name or file of a subset that has the number of images to keep
     like: Annotated[str, InputPath(is_checked_on_load=True)] | None = None
     sha256: str | None = None  # digest of `like` if it is a user's file, which may change
+    # "classes": all images of few classes; "examples": few images of each label
     by: Literal["classes", "examples"] | None = None
     classes: Count | None = None  # number of random classes to spread the images over
     seed: int = 0
@@ -277,7 +278,7 @@ def num_left(selection: Selection, context: SubsetContext) -> int:
     left = {name: counts.get(name, 0) for name in selection.classes}
     for chosen in _of_train(selection):
         if chosen.total is not None:
-            left = {"": chosen.total()}
+            left = {"": chosen.total()}  # the numbers per class are unknown from here on
         elif chosen.count is not None:
             if "" in left:
                 raise UserError(

@@ -81,7 +81,8 @@ def read_numbers(
 
     Args:
         path: the file.
-        check: raises UserError if the header (empty if the file is) is not the expected one.
+        check: called with the header, which is empty if the file is empty. It raises UserError if
+            the header is wrong.
         optional: columns whose fields may be empty; an empty field becomes NaN.
 
     Returns:

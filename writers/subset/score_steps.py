@@ -81,7 +81,7 @@ class ClusteredImages(ImagesByScore):
 
 
 class ImageStep(Step):
-    """Keep a part of the training images by scores. The step's key is the name of their method."""
+    """Keep a part of the training images by scores. The step's key names the scoring method."""
 
     @property
     def settings(self) -> ImagesByScore:
@@ -149,7 +149,7 @@ class KeptClasses(ForTarget):
 
 
 class LabelMapping(Step):
-    """Keep the source classes that a surrogate model sees most in a target's images."""
+    """Keep the source classes that a surrogate model predicts most often on a target's images."""
 
     label_mapping: KeptClasses
 

@@ -115,7 +115,7 @@ class ImageScores:
         return digest.hexdigest()
 
     def positions(self, ids: "np.ndarray") -> "np.ndarray":
-        """Return the place of each id in the arrays, int64.
+        """Return the index of each id in the arrays, int64.
 
         Raises:
             UserError: an image has no score.
@@ -220,9 +220,10 @@ def _read(
 
 
 def hypothetical(request: ScoreRequest, classes: tuple[str, ...], ids: "np.ndarray") -> Scores:
-    """Make up scores with which a step keeps as many classes and images as with real scores.
+    """Make up scores, to count a step's images before real scores exist.
 
-    They are used to count images. Influences are all 0, so that no class is dropped by its sign.
+    A step that selects by number or fraction keeps as many classes and images as with real scores.
+    All influences are 0, so that `drop: negative` drops no class and `keep: positive` keeps none.
     """
     import numpy as np
 

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 class SubsetSpec(BaseModel):
     """Specification of a subset in a recipe: an ordered list of steps.
 
-    Also parses a bare name, and a mapping with the steps' keys next to its name, in the order of
-    the steps. A name among the steps is replaced by that subset's steps, so that the spec is
-    complete.
+    A bare name can be given instead, or a mapping of the name and the steps' keys in the order of
+    the steps. The name of another subset among the steps is replaced by that subset's steps, so
+    that the specification is complete.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -236,7 +236,7 @@ def read_spec(path: Path) -> SubsetSpec:
 
 
 def _line(content: Any, place: Sequence[str | int]) -> int:
-    """Return the line of a place in the file, given as keys and indices from the outermost."""
+    """Return the line, from 1, of the value at `place`: its keys and indices, outermost first."""
     line = 1
     for part in place:
         places: Any = getattr(content, "lc", None)  # ruamel.yaml's line numbers

@@ -1,4 +1,4 @@
-"""Split classes in halves that share as few WordNet nodes as possible (Huh et al. 2016).
+"""Split classes into halves that share as few WordNet nodes as possible (Huh et al. 2016).
 
 The halves are found by dynamic programming over the tree of the classes' chains to the root.
 """
@@ -40,7 +40,8 @@ class _Fewest(NamedTuple):
     shared: np.ndarray  # int64 [number of classes + 1]
     classes: list[str]  # the node itself, if it is a class without subclasses
     children: list["_Fewest"]
-    # per child: the best number of its classes, for each total of it and the children before
+    # per child: best number of classes to take from it, indexed by the number of classes taken from
+    # this child and all children before it
     steps: list[np.ndarray]
 
 

@@ -18,6 +18,8 @@ from writers.synthetic.renderer import Canvas, Field, cross, disc, hsv, plain, r
 
 
 class _Look(NamedTuple):
+    """Shape and color of a class. Hue, saturation and brightness are in 0..1."""
+
     shape: Field
     hue: float
     saturation: float

@@ -1,6 +1,6 @@
 """Generate small photo-like JPEG files in class folders on first use.
 
-An image depends only on the names of set, split and class and on its number.
+An image depends only on the names of its set, split and class, and on its number.
 `writers/synthetic/renderer.py` draws images; the sets, `synthetic_*`, are in `writers/datasets/`.
 """
 
@@ -23,8 +23,8 @@ from writers.source import Source, SplitSettings, open_source
 from writers.synthetic.renderer import Canvas
 from writers.synthetic.version import VERSION
 
-STAMP = "synthetic.txt"
-LEFTOVER_AGE_S = 3600  # age from which an incomplete folder is that of a killed process
+STAMP = "synthetic.txt"  # file that identifies the content of a generated folder
+LEFTOVER_AGE_S = 3600  # an incomplete folder older than this was left by a killed process
 
 Draw = Callable[[Canvas], None]  # draws an image of one class on a background
 
@@ -81,7 +81,7 @@ def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
     _refuse_foreign(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # The lock is that of this folder, because other sets are generated beside it.
+        # Lock this folder, not the one around it, in which other sets may be generated.
         with locked(path):
             if _read_stamp(path) != stamp:
                 _generate(path, stamp, write)
@@ -105,7 +105,7 @@ def _generate(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
         shutil.rmtree(made, ignore_errors=True)
         raise
     finally:
-        with contextlib.suppress(OSError):  # it holds the set, unless there was an error
+        with contextlib.suppress(OSError):  # only removes an empty folder, left after an error
             path.rmdir()
 
 

@@ -72,7 +72,7 @@ DARK = 0.1  # red and green parts of the hard classes
 
 
 def draw_object(canvas: Canvas, shape: Field, color: Color, texture: Field = plain) -> None:
-    """Draw one object of random pose and size. A third of the objects are partly covered.
+    """Draw one object of random pose and size. About 30 % of the objects are partly covered.
 
     Args:
         canvas: the image.

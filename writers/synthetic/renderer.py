@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 Array = np.ndarray
-Field = Callable[[Array, Array], Array]
+Field = Callable[[Array, Array], Array]  # maps u and v to the value of a shape or texture
 
 
 class _Place(NamedTuple):
@@ -226,7 +226,8 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -
     return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 
 
-# Shapes: the value is about the distance to the edge, negative inside. Most have radius 1.
+# Shapes: the value is about the distance to the edge in units of the object's radius, negative
+# inside. Most shapes have radius 1.
 
 
 def disc(u: Array, v: Array) -> Array:
@@ -318,7 +319,7 @@ def shade(u: Array, v: Array) -> Array:
 
 @functools.cache
 def stripes(frequency: float, angle: float = 0.0) -> Field:
-    """Stripes at `angle` in radians, `frequency` of each color per two units."""
+    """Stripes at `angle` in radians, `frequency` stripes of each color per two units."""
     cosine, sine = (np.float32(np.pi * frequency * part) for part in (np.cos(angle), np.sin(angle)))
     return lambda u, v: _edge(np.sin(cosine * u + sine * v))
 
@@ -332,7 +333,7 @@ def checks(frequency: float) -> Field:
 
 @functools.cache
 def dots(frequency: float) -> Field:
-    """A grid of dots."""
+    """A grid of dots, `frequency` per unit in each direction."""
     rate = np.float32(2 * np.pi * frequency)
     return lambda u, v: _edge(np.cos(rate * u) + np.cos(rate * v) - 0.6)
 

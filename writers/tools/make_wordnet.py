@@ -4,8 +4,8 @@
 
 ImageNet's class ids are the offsets of nouns in WordNet 3.0; offsets differ between versions. Huh,
 Agrawal and Efros (2016) followed one parent of each node from a class to the root. Their label sets
-are reproduced by the hypernym whose name (first lemma, `.n.`, sense number) comes first in
-alphabetical order, as in NLTK. It is the first hypernym in the table.
+are reproduced if this parent is the hypernym whose name (first lemma, `.n.`, sense number) comes
+first in alphabetical order, as in NLTK. The table lists this hypernym first.
 """
 
 import sys

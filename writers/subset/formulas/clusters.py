@@ -20,7 +20,7 @@ def cluster(features: np.ndarray, num_clusters: int, seed: int) -> Clusters:
 
     Args:
         features: float [N, D].
-        num_clusters: K; at most N.
+        num_clusters: K. If it is larger than N, N is used.
         seed: seed of the first centers.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-DRAWS = 1000
+DRAWS = 1000  # bootstrap draws
 
 
 class Influence(NamedTuple):
     """Influence of each class, and its 95 % interval, float64 [C].
 
-    The influence of a class is NaN if all models or no model had it. Its interval is NaN if it has
-    no influence in a tenth of the draws or more.
+    The influence of a class is NaN if all models, or none, were pretrained on the class. Its
+    interval is NaN if the influence is NaN in a tenth of the bootstrap draws or more.
     """
 
     value: np.ndarray

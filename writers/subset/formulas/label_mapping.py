@@ -24,7 +24,7 @@ def num_mapped(probs: np.ndarray) -> np.ndarray:
 
 
 def mean_shares(counts: list[np.ndarray]) -> np.ndarray:
-    """Average the shares of the images over targets, float64 [C], so that targets count equally.
+    """Average the shares of the images over targets, float64 [C]. Targets have equal weight.
 
     Args:
         counts: for each target, images per source class, int64 [C]; at least one image in total.

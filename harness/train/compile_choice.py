@@ -132,7 +132,7 @@ def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredErro
     write_json(folder / FILE_NAME, asdict(CompileChoice(None, excluded)))
     return RestartRequiredError(
         f"compile: {mode} failed, and may have left the GPU unusable for this process: {reason}",
-        f"The next attempt does without {', '.join(alike)}.",
+        f"The next attempt will not use {', '.join(alike)}.",
     )
 
 

@@ -47,7 +47,7 @@ class View:
     def __post_init__(self) -> None:
         if self.logits is not None:
             assert self.labels is not None and set(self.labels) <= set(self.logits), (
-                "the true class must be among the choices"
+                "each label must be a class that may be predicted"
             )
         assert self.groups is None or self.labels is None, "groups need all classes"
 

@@ -208,7 +208,9 @@ class RayLauncher:
         except exceptions.RayTaskError as error:  # a bug in `_run_attempt`
             return Finished(folder, "failed", str(error).strip().splitlines()[-1], "bug")
         except exceptions.RayError as error:  # a node or a worker was lost
-            return Finished(folder, "failed", f"Ray lost it: {first_line(error)}", "lost")
+            return Finished(
+                folder, "failed", f"Ray lost the stage's task: {first_line(error)}", "lost"
+            )
 
 
 def _check_responds(address: str) -> None:

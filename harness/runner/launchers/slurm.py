@@ -300,7 +300,7 @@ class SlurmLauncher:
         job = self._forget(folder)
         if not self.is_local and slurm_commands.is_cancelled(job.job_id):
             return _cancelled(folder, job.job_id)
-        message = f"Its job {job.job_id} has left the queue without an answer."
+        message = f"Slurm job {job.job_id} ended without reporting a result."
         return Finished(folder, "failed", message, "lost")
 
     def _forget(self, folder: Path) -> Any:

@@ -57,7 +57,7 @@ def progress(title: str, unit: str = "images") -> Iterator[Report]:
         _Rate(unit),
         TimeElapsedColumn(),
         TextColumn("ETA"),
-        TimeRemainingColumn(),
+        _Left(),
         console=console,
     ) as bar:
         task = bar.add_task(title, total=None)
@@ -148,6 +148,12 @@ def size(num_bytes: float) -> str:
     return f"{value:.0f} {unit}" if value >= 9.95 or unit == "bytes" else f"{value:.1f} {unit}"
 
 
+class _Left(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        """Show the remaining time, unless all items are done and what follows them still runs."""
+        return Text() if task.finished else super().render(task)
+
+
 class _Rate(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -172,7 +178,7 @@ def _plain(title: str, unit: str) -> Report:
             return
         printed_at = now
         rate = done / (now - started)
-        left = f"{seconds((total - done) / rate)} left" if rate > 0 else ""
+        left = f"{seconds((total - done) / rate)} left" if rate > 0 and done < total else ""
         parts = (f"{done:,} of {total:,} {unit}", _rate(rate, unit), left)
         print(f"{title}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
 

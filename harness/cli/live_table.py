@@ -24,6 +24,7 @@ from writers.text_names import counted, printable
 if TYPE_CHECKING:
     from harness.estimate.remaining import RemainingTime
 
+MIN_LEFT_S = 1.0  # a shorter remaining time is not shown: what still runs takes longer
 STILL_RUNNING_EVERY_S = 60.0
 REFRESH_EVERY_S = 0.25
 ESTIMATE_EVERY_S = 2.0
@@ -52,25 +53,28 @@ def event_line(event: Event, num_finished: int, num_stages: int) -> str:
 def progress_of(folder: Path) -> dict[str, Any]:
     """Read the progress that a running stage last wrote; empty if it has written none.
 
-    While the stage's job waits in a cluster's queue, the progress is a note with the reason.
+    `eta_s` is reduced by the time since then. While the stage's job waits in a cluster's queue, the
+    progress is a note with the reason.
     """
     if reason := queue_state.read(folder):
         return {"note": reason}
+    file = folder / "progress.json"
     try:
-        progress = json.loads((folder / "progress.json").read_text())
+        progress, written_at = json.loads(file.read_text()), file.stat().st_mtime
     except (OSError, ValueError):
         return {}
     if not isinstance(progress, dict):
         return {}
+    if isinstance(eta_s := progress.get("eta_s"), int | float):
+        progress["eta_s"] = eta_s - max(0.0, time.time() - written_at)
     return progress | {"note": printable(str(progress.get("note") or ""))}
 
 
 def describe_progress(progress: dict[str, Any]) -> str:
-    """Format progress: 5/24, 1,204 images/s, epoch note."""
-    done, total, rate = (progress.get(name) for name in ("done", "total", "img_per_s"))
-    parts = []
-    if isinstance(done, int | float) and isinstance(total, int | float):
-        parts.append(f"{done:,}/{total:,}")
+    """Format progress: 5/24, 1,204 images/s, note. A complete count is not shown."""
+    parts, rate = [], progress.get("img_per_s")
+    if count := _count(progress):
+        parts.append("{:,}/{:,}".format(*count))
     if isinstance(rate, int | float):
         parts.append(f"{rate:,.0f} images/s")
     if progress.get("note"):
@@ -81,24 +85,26 @@ def describe_progress(progress: dict[str, Any]) -> str:
 def running_table(running: Iterable[tuple[Stage, float | None]], runs: Path) -> Table:
     """Build a table with progress, rate, remaining time and retries of each running stage.
 
+    Progress and remaining time are those of the part that the stage's note names, such as its
+    training. What follows the part is not included.
+
     Args:
         running: Stages with the seconds since their start, None if unknown.
         runs: Folder of stages.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("running", overflow="fold", ratio=1)
-    for column in ("done", "img/s", "for", "ETA", "retries"):
+    for column in ("part done", "img/s", "for", "part left", "retries"):
         table.add_column(column, justify="right", no_wrap=True)
     for stage, for_s in running:
         folder = stage.folder(runs)
         progress = progress_of(folder)
         note = f"  {progress['note']}" if progress.get("note") else ""
-        eta_s = progress.get("eta_s")
         table.add_row(
             Text.assemble(stage.name, (note, "dim")),
             *_fraction_and_rate(progress),
             seconds(for_s) if for_s is not None else "",
-            seconds(eta_s) if isinstance(eta_s, int | float) else "",
+            _left(progress.get("eta_s")),
             ", ".join(
                 f"{number} {cause.replace('_', ' ')}"
                 for cause, number in retry.counts(folder).items()
@@ -108,11 +114,23 @@ def running_table(running: Iterable[tuple[Stage, float | None]], runs: Path) -> 
 
 
 def _fraction_and_rate(progress: dict[str, Any]) -> tuple[str, str]:
-    done, total, rate = (progress.get(name) for name in ("done", "total", "img_per_s"))
-    fraction = ""
-    if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
-        fraction = f"{100 * done / total:.0f} %"
+    fraction, rate = "", progress.get("img_per_s")
+    if count := _count(progress):
+        fraction = f"{min(99, round(100 * count[0] / count[1]))} %"
     return fraction, f"{rate:,.0f}" if isinstance(rate, int | float) else ""
+
+
+def _count(progress: dict[str, Any]) -> tuple[float, float] | None:
+    """Return done and total; None after a complete count, because the stage still runs."""
+    done, total = progress.get("done"), progress.get("total")
+    if isinstance(done, int | float) and isinstance(total, int | float) and done < total:
+        return done, total
+    return None
+
+
+def _left(left_s: object) -> str:
+    """Format the remaining seconds; "" if they are unknown, or too few to be true."""
+    return seconds(left_s) if isinstance(left_s, int | float) and left_s >= MIN_LEFT_S else ""
 
 
 def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
@@ -134,9 +152,9 @@ def _plain(run: Run, events: Iterator[Event], console: Console) -> None:
                 console.print(
                     f"... {stage.name.replace('/', ' ')}: {text}", markup=False, soft_wrap=True
                 )
-            if (left_s := clock.left_s()) is not None:
+            if left := _left(clock.left_s()):
                 finished = f"{_num_finished(run)} of {counted(len(run.matrix.stages), 'stage')}"
-                console.print(f"... {finished}, about {seconds(left_s)} left", soft_wrap=True)
+                console.print(f"... {finished}, about {left} left", soft_wrap=True)
 
 
 def _live(run: Run, events: Iterator[Event], console: Console) -> None:
@@ -166,9 +184,9 @@ def _live(run: Run, events: Iterator[Event], console: Console) -> None:
             overall.update(
                 task,
                 completed=elapsed_s,
-                total=None if left_s is None else elapsed_s + left_s,
+                total=None if left_s is None else elapsed_s + max(MIN_LEFT_S, left_s),
                 count=f"{_num_finished(run)}/{len(run.matrix.stages)}",
-                eta="" if left_s is None else f"about {seconds(left_s)} left",
+                eta=f"about {left} left" if (left := _left(left_s)) else "",
             )
             live.update(Group(overall, _running_tables(run)))
 

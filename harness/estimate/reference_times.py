@@ -44,12 +44,14 @@ class Reference:
         has_network: The time is spent in a network.
         is_measured: The constants were measured with the stage's network or kind of data.
             Otherwise the seconds can only be compared with those of similar stages.
+        end_s: Part of `body_s` that follows after the progress has counted to its end.
     """
 
     start_s: float
     body_s: float
     has_network: bool
     is_measured: bool
+    end_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -65,10 +67,11 @@ def of_network(stage: Stage, workloads: Iterable[Workload]) -> Reference:
         workloads: Steps of the stage, with the number of images in each.
     """
     heads_only, workloads = trains_heads_only(stage), list(workloads)
-    passes = sum(_forward_passes(workload, heads_only=heads_only) for workload in workloads)
-    trains = any(workload.step["step"] in TRAININGS for workload in workloads)
-    start_s = TRAINING_START_S if trains else START_S
-    return Reference(start_s, PASS_S * passes, True, _network_of(stage) == NETWORK)
+    passes = [_forward_passes(workload, heads_only=heads_only) for workload in workloads]
+    trains = [workload.step["step"] in TRAININGS for workload in workloads]
+    start_s = TRAINING_START_S if any(trains) else START_S
+    end_s = PASS_S * passes[-1] if stage.spec.counts_once and not trains[-1] else 0.0
+    return Reference(start_s, PASS_S * sum(passes), True, _network_of(stage) == NETWORK, end_s)
 
 
 def of_write(stage: Stage, counts: Counts | None) -> Reference:

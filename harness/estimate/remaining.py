@@ -36,7 +36,8 @@ class Running:
 
     Attributes:
         elapsed_s: seconds since its start.
-        fraction: fraction of its work that is done, in [0, 1]; 0 if unknown.
+        fraction: fraction of its progress that is done, in [0, 1]; 0 if unknown. At 1, what follows
+            after the progress may still run.
     """
 
     stage: Stage
@@ -181,8 +182,9 @@ class RemainingTime:
             return 0.0
         if one.is_predictable:
             reference = self._reference[one.stage.key]
-            body_s = expected * reference.body_s / reference.total_s
-            return (1 - one.fraction) * body_s
+            counted_s = reference.body_s - reference.end_s
+            left_s = (1 - one.fraction) * counted_s + reference.end_s
+            return expected * left_s / reference.total_s
         return max(0.0, expected - one.elapsed_s)
 
     def _with(self, running: Iterable[Running]) -> dict[Hashable, _Ratio]:
@@ -193,7 +195,8 @@ class RemainingTime:
             expected = self._expected_cold(one.stage.key, self._ratios)
             cold_s = self._cold_s(reference)
             if one.is_predictable:
-                done_s = reference.start_s + one.fraction * (reference.body_s + cold_s)
+                counted_s = reference.body_s - reference.end_s
+                done_s = reference.start_s + one.fraction * (counted_s + cold_s)
                 self._count(ratios, one.stage.key, one.elapsed_s, done_s)
             elif expected is not None and one.elapsed_s > expected:  # it takes longer than expected
                 self._count(ratios, one.stage.key, one.elapsed_s, reference.total_s + cold_s)

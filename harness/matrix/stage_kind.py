@@ -55,8 +55,9 @@ class StageKind:
             paths first, and to scale measured times.
         workloads: (stage, image counts by role) -> steps whose times the estimate adds up. None
             means that the time of such a stage cannot be estimated from steps.
-        counts_once: the progress of a running stage counts up once for its whole work, so its end
-            can be predicted. Other kinds start a new count for each pass or split.
+        counts_once: the progress of a running stage counts up once for its whole training, so its
+            end can be predicted; a last workload that trains nothing follows it, uncounted. Other
+            kinds start a new count for each pass or split.
         is_incomplete: metrics -> True if the stage ran without some of its needs, so that the next
             run repeats it. None means never.
         chosen_fraction: config of a gate (`Stage.gated_by`) -> expected fraction of the gated

@@ -55,8 +55,8 @@ class StageContext:
     def progress(self, **values: Any) -> None:
         """Write the stage's progress for `harness status`. Writes a small file on each call.
 
-        Adds `eta_s`, the remaining seconds at the average speed of the current count. A new count
-        starts if `done` decreases or `total` changes.
+        Adds `eta_s`, the remaining seconds of the current count at its average speed, unless the
+        count is complete. A new count starts if `done` decreases or `total` changes.
 
         Args:
             values: any of `done`, `total`, `img_per_s` and `note`.
@@ -67,7 +67,7 @@ class StageContext:
         if done is not None and total is not None:
             if self.phase.get("total") != total or done < self.phase["done"]:
                 self.phase.update(total=total, done=done, at=now)
-            elif done > self.phase["done"]:
+            elif self.phase["done"] < done < total:
                 values["eta_s"] = (
                     (now - self.phase["at"]) * (total - done) / (done - self.phase["done"])
                 )

@@ -39,9 +39,11 @@ class PassProgress:
             if any(reduce(self._context.stop_requested())):
                 raise Stopped
         now = time.monotonic()
-        if now - self._reported > REPORT_EVERY_S:
+        done = min(num_images * self._context.group.world_size, self._total)
+        # Replace the last report at the end of the pass, because the stage may run on.
+        is_end = done == self._total and self._reported > self._started
+        if is_end or now - self._reported > REPORT_EVERY_S:
             self._reported = now
-            done = min(num_images * self._context.group.world_size, self._total)
             self._context.progress(
                 done=done,
                 total=self._total,

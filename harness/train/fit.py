@@ -187,6 +187,7 @@ class _Run:
         self._checkpoints = checkpoints
         self._group = checkpoints.group if checkpoints else SINGLE_PROCESS
         self._flags = AsyncFlags(self._group)
+        self._num_samples = loader.num_samples
         self._steps_per_pass = num_batches(loader.plan, loader.num_samples)
         self._steps_per_epoch = plan.steps_per_epoch or self._steps_per_pass
         self.num_steps = plan.num_steps or plan.num_epochs * self._steps_per_epoch
@@ -232,13 +233,18 @@ class _Run:
         now = time.monotonic()
         if now - self._shown_at > PROGRESS_EVERY_S:
             self._shown_at = now
-            num_images = (self.step - self._step_at_start) * self._loader_plan.batch_size
+            num_images = self._num_images(self.step) - self._num_images(self._step_at_start)
             self._hooks.progress(
                 done=self.step,
                 total=self.num_steps,
                 img_per_s=num_images / max(1e-9, now - self._started_at),
-                note=f"epoch {len(self.records) + 1}",
+                note=f"training, epoch {len(self.records) + 1}",
             )
+
+    def _num_images(self, step: int) -> int:
+        """Return the number of images of the current pass before a step, over all ranks."""
+        num_steps = step - self.first_step
+        return min(num_steps * self._loader_plan.batch_size, self._num_samples)
 
     def save_or_stop(self) -> None:
         """Save a checkpoint if one is due, and raise Stopped if any rank was asked to stop."""

@@ -214,6 +214,7 @@ class Search:
             raise
         else:
             started = time.monotonic()
+            self._context.progress(note="evaluation on val")
             for trial, model in trained.models():
                 self._evaluate_trial(trial, model, share)
             self.eval_s += time.monotonic() - started

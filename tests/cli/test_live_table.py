@@ -1,6 +1,7 @@
 """The live table of a running matrix: its progress bar, its time left, and what it reads."""
 
 import io
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -104,6 +105,49 @@ def test_without_a_terminal_the_time_left_is_printed(
     console = Console(file=io.StringIO())
     live_table._plain(run, events(), console)
     assert "... 1 of 4 stages, about 50.0 s left" in console.file.getvalue()
+
+
+def test_no_time_is_left_after_the_last_step_of_a_part(stages: list[Stage], tmp_path: Path):
+    """The evaluation that follows was shown with 100 % and 0.0 s left."""
+    training, evaluating = stages[:2]
+    contexts = [
+        StageContext({}, stage.folder(tmp_path), {}, {}, tmp_path, tmp_path, 1, "cpu")
+        for stage in (training, evaluating)
+    ]
+    for context in contexts:
+        context.progress(done=1, total=1000, note="training, epoch 1")
+        context.phase["at"] -= 100.0
+        context.progress(done=500, total=1000, note="training, epoch 1")
+    contexts[1].progress(done=1000, total=1000, note="evaluation")
+
+    def shown() -> str:
+        console = terminal()
+        console.print(live_table.running_table([(training, 9.0), (evaluating, 9.0)], tmp_path))
+        return re.sub("\x1b.*?m", "", console.file.getvalue())
+
+    _, first, second = shown().splitlines()
+    assert "50 %" in first and re.search(r"1 min \d+ s", first)
+    assert "evaluation" in second and "%" not in second
+    assert re.findall(r"\S+ s\b", second) == ["9.0 s"]
+    progress = live_table.progress_of(evaluating.folder(tmp_path))
+    assert live_table.describe_progress(progress) == "evaluation"
+    # A part that reports nothing any more has no remaining time either.
+    file = training.folder(tmp_path) / "progress.json"
+    os.utime(file, (time.time() - 200, time.time() - 200))
+    assert "1 min" not in shown()
+
+
+def test_a_run_that_goes_on_has_never_0_s_left(
+    stages: list[Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(live_table, "STILL_RUNNING_EVERY_S", 0.0)
+    run = run_of(stages[:1], tmp_path)
+    run.running[stages[0].key] = (stages[0], time.monotonic() - 50.0)
+    context = StageContext({}, stages[0].folder(tmp_path), {}, {}, tmp_path, tmp_path, 1, "cpu")
+    context.progress(done=9, total=9, note="evaluation")
+    console = Console(file=io.StringIO())
+    live_table._plain(run, iter([Event("waiting")]), console)
+    assert re.fullmatch(r"\.\.\. pretrain 1: [\d.]+ s, evaluation\n", console.file.getvalue())
 
 
 def test_events_between_refreshes_read_no_files(

@@ -225,9 +225,8 @@ def test_status_shows_running_failed_and_retried_stages(harness, monkeypatch):
         with lease.hold(runs):
             context = StageContext({}, runs, {}, {}, Path(), Path(), 1, "cpu")
             context.progress(done=10, total=40, img_per_s=1234.5)
-            time.sleep(0.01)
+            context.phase["at"] -= 1800.0
             context.progress(done=20, total=40, img_per_s=1234.5, note="lr 0.1")
-            eta_s = json.loads((runs / "progress.json").read_text())["eta_s"]
             code, out, _ = harness("status", "tiny.yaml")
         assert code == 0
         assert "0 of 5 stages done, 1 running, 1 failed, 3 left; retries: 1" in out.replace(
@@ -235,7 +234,9 @@ def test_status_shows_running_failed_and_retried_stages(harness, monkeypatch):
         )
         assert "ValueError: bad" in out and "0/1" in out and "lr 0.1" in out
         row = next(line for line in out.splitlines() if "1,234" in line)
-        assert "50 %" in row and f"{eta_s:.1f} s" in row and "1 out of memory" in row
+        assert (
+            "50 %" in row and ("1 h 0 min" in row or "59 min" in row) and "1 out of memory" in row
+        )
         assert all(len(line) <= int(width) for line in out.splitlines())
 
 

@@ -172,6 +172,16 @@ def test_the_progress_of_the_first_training_predicts_the_others(
     assert remaining.seconds(others, [Running(first, 0.2, 0.01)], 1) is None
 
 
+def test_the_last_evaluation_of_a_training_is_left_after_its_last_step(
+    stages: list[Stage], tmp_path: Path
+):
+    first = next(stage for stage in stages if stage.kind == "pretrain")
+    *training, evaluation = [passes(first, part) for part in Workloads(tmp_path).of(first) or ()]
+    remaining = RemainingTime({first.key: first}, tmp_path)
+    left_s = remaining.seconds([], [Running(first, 1000.0, 1.0)], 1)
+    assert left_s == pytest.approx(1000 * evaluation / sum(training), rel=0.1)
+
+
 def test_the_progress_of_one_pass_of_several_does_not_count(stages: list[Stage], tmp_path: Path):
     transfer = next(stage for stage in stages if stage.kind == "transfer")
     remaining = RemainingTime({transfer.key: transfer}, tmp_path)

@@ -1,6 +1,7 @@
 """The training loop, with a learner that records its steps: rates, stops, resume, divergence."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -362,7 +363,21 @@ def test_progress_is_reported_once_per_second_and_counts_steps(monkeypatch):
     monkeypatch.setattr("harness.train.fit.PROGRESS_EVERY_S", -1.0)
     train(Recorder(), FakeLoader(12), hooks=hooks)
     assert [(values["done"], values["total"], values["note"]) for values in reports][::4] == [
-        (1, 9, "epoch 1"),
-        (5, 9, "epoch 2"),
-        (9, 9, "epoch 3"),
+        (1, 9, "training, epoch 1"),
+        (5, 9, "training, epoch 2"),
+        (9, 9, "training, epoch 3"),
     ]
+
+
+@pytest.mark.parametrize(("num_samples", "counts"), [(3, [3, 3]), (10, [4, 8, 10, 4, 8, 10])])
+def test_a_rate_counts_the_images_of_partial_batches(
+    num_samples: int, counts: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    """Batches have 4 images. The time stands still, so a rate is a multiple of the images."""
+    reports = []
+    monkeypatch.setattr("harness.train.fit.PROGRESS_EVERY_S", -1.0)
+    monkeypatch.setattr("harness.train.fit.time", SimpleNamespace(monotonic=lambda: 0.0))
+    hooks = Hooks(progress=lambda **values: reports.append(values["img_per_s"]))
+    train(Recorder(), FakeLoader(num_samples), epochs=2, hooks=hooks)
+    assert [rate / max(reports) * max(counts) for rate in reports] == pytest.approx(counts)
+    assert max(reports) == pytest.approx(max(counts) * 1e9)

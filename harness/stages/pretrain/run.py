@@ -249,16 +249,23 @@ def _train(
         RestartRequiredError: the capture of a CUDA graph failed. The next attempt uses another
             compile mode.
     """
+    plan = TrainingPlan(
+        settings.optimizer,
+        settings.epochs,
+        steps_per_epoch=_steps_per_epoch(context, settings),
+        resolution_at=settings.resolution_at if settings.progressive else None,
+    )
+    first_epochs = context.config.get("first_epochs")
+    num_steps = _num_steps(plan, loader, first_epochs)
+
+    def progress(**values: Any) -> None:
+        context.progress(**{**values, "total": num_steps})
+
     try:
         passes = fit(
             learner,
             loader,
-            TrainingPlan(
-                settings.optimizer,
-                settings.epochs,
-                steps_per_epoch=_steps_per_epoch(context, settings),
-                resolution_at=settings.resolution_at if settings.progressive else None,
-            ),
+            plan,
             timer=timer,
             clock=clock,
             checkpoints=Checkpoints(
@@ -267,7 +274,7 @@ def _train(
                 context.checkpoint_every_s,
                 context.group,
             ),
-            hooks=Hooks(context.stop_requested, context.progress, trace.after_step),
+            hooks=Hooks(context.stop_requested, progress, trace.after_step),
         )
         records = []
         for record in passes:
@@ -280,10 +287,11 @@ def _train(
                 and "val" not in record
             ):
                 started = time.monotonic()
+                progress(done=clock.num_steps, note=f"evaluation after epoch {record['epoch']}")
                 record["val"], _ = _scores(learner, settings, context)
                 record["timing"]["eval_s"] = time.monotonic() - started
             context.record_epochs([_without_timing(each) for each in records])
-            if first_epochs := context.config.get("first_epochs"):
+            if first_epochs:
                 _save_epoch(learner, record["epoch"], settings, context)
                 if record["epoch"] == first_epochs:
                     break
@@ -310,6 +318,19 @@ def _train(
         None if settings.attack.method == "free" else settings.accumulate,
         context.group.world_size,
     )
+
+
+def _num_steps(plan: TrainingPlan, loader: Loader, first_epochs: int | None) -> int:
+    """Return the number of steps until the training ends, or until its last pass of interest.
+
+    Args:
+        plan: the whole training.
+        loader: loader of the training images.
+        first_epochs: number of passes after which the training ends; None trains to the end.
+    """
+    steps_per_pass = num_batches(loader.plan, loader.num_samples)
+    num_steps = plan.num_epochs * (plan.steps_per_epoch or steps_per_pass)
+    return min(num_steps, first_epochs * steps_per_pass) if first_epochs else num_steps
 
 
 def _save_epoch(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ def work(config: Mapping[str, Any]) -> float:
 
 
 def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
-    """Yield training steps of each resolution, and forward passes of the validation split."""
+    """Yield training steps of each resolution, and forward passes of the validation split.
+
+    The last workload is the evaluation after the training.
+    """
     config = stage.config
     settings = PretrainSettings.model_validate(config["settings"])
     train, val = counts["data"].splits["train"], counts["data"].splits["val"]
@@ -75,15 +79,17 @@ def workloads(stage: Stage, counts: Mapping[str, Counts]) -> Iterator[Workload]:
             settings.batch_size,
             num_at * train,
         )
-    num_evaluations = 1 + (num_epochs // settings.eval_every if settings.eval_every else 0)
     num_weights = 2 if settings.ema_decay else 1  # averaged weights, and the last step's
-    yield _workload.forward_pass(
+    evaluation = _workload.forward_pass(
         _workload.model_of(stage),
         settings.eval_resolution or settings.resolution,
         settings.batch_size,
         settings.precision,
-        num_evaluations * val * num_weights * _workload.num_views(settings.flip_tta),
+        val * num_weights * _workload.num_views(settings.flip_tta),
     )
+    num_during = num_epochs // settings.eval_every if settings.eval_every else 0
+    yield replace(evaluation, num_images=num_during * evaluation.num_images)
+    yield evaluation
 
 
 SPEC = StageKind(

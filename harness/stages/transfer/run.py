@@ -112,10 +112,12 @@ def run(context: StageContext) -> Outcome:
             with open_loader(_refit_plan(context, images)) as all_images:
                 model, num_fit_images = search.refit(best, all_images), all_images.num_samples
         evaluated = time.monotonic()
+        context.progress(note="evaluation on test")
         test = score(model, "test", best.crop, keep_predictions=True)
         eval_s = search.eval_s + time.monotonic() - evaluated
         replay_img_per_s = None
         if search.last_learner is not None:
+            context.progress(note="speed without loading")
             with loader.epoch(0) as batches:
                 clock = search.clocks[-1]
                 replay_img_per_s = replay_rate(

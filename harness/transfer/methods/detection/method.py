@@ -152,6 +152,7 @@ def run(context: StageContext) -> Outcome:
         model = search.refit(best, cast(Loader, all_images))
         num_fit_images = all_images.num_samples
     evaluated = time.monotonic()
+    context.progress(note="evaluation on test")
     counts = count(cast(Detector, model), "test", keep_detections=True)
     eval_s = search.eval_s + time.monotonic() - evaluated
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)

@@ -10,11 +10,13 @@ of a sample within an epoch have different ids, and therefore other crops and au
 """
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from writers import text_encoding
 from writers.errors import UserError
 from writers.random_streams import random_words, sample_ids, seed_of
 from writers.text_names import counted
@@ -172,9 +174,9 @@ def read_weights(
 
 def _read_columns(file: Path) -> dict[str, list[str]]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            rows = list(csv.DictReader(opened))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = text_encoding.decode(file.read_bytes(), file)
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (OSError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as CSV: {error}") from error
     columns = set(rows[0]) if rows else set()
     if columns not in ({"class", "weight"}, {"image", "weight"}):

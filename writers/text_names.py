@@ -73,6 +73,14 @@ def counted(number: int, noun: str, verbs: tuple[str, str] | None = None) -> str
     return f"{number:,} {noun}s"
 
 
+def percent(fraction: float, decimals: int) -> str:
+    """Format a fraction as a percentage without the percent sign. Only 1 is printed as 100."""
+    text = f"{100 * fraction:.{decimals}f}"
+    if fraction < 1 and float(text) >= 100:
+        return f"{100 - 10.0**-decimals:.{decimals}f}"
+    return text
+
+
 def shortened(text: str) -> str:
     """Remove the middle of lines that have more than MAX_LINE characters."""
     if len(text) <= MAX_LINE:

@@ -40,7 +40,8 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(data.decode())
     except UnicodeDecodeError as error:
-        raise BadYamlError(f"it is not UTF-8 text: {error}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadYamlError("the line is not UTF-8 text", line) from error
 
 
 def parse_yaml(text: str) -> Any:

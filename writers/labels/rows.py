@@ -255,4 +255,4 @@ def _text(path: Path) -> str:
     data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
-    return data.decode("utf-8-sig", "surrogateescape")
+    return data.decode("utf-8-sig", "surrogateescape")  # as Python decodes the names of files

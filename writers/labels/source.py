@@ -31,6 +31,7 @@ from writers.source import (
 )
 from writers.sources.tree import list_images
 from writers.split_names import NO_SPLIT, split_of
+from writers.text_encoding import TO_UTF8, has_undecoded_bytes, likely_text
 from writers.text_names import counted, normalized, printable
 
 MAX_PROBLEMS = 20  # rows that an error names
@@ -64,6 +65,7 @@ class _Reading:
     images: dict[str, Labeled] = field(default_factory=dict)  # by key of the image file
     problems: list[str] = field(default_factory=list)  # the first MAX_PROBLEMS
     num_problems: int = 0  # all
+    has_undecoded: bool = False  # a refused row has bytes that are not UTF-8
     # a row has a list, separated labels, or columns of 0 and 1 without exactly one 1
     has_several: bool = False
     flag_names: dict[str, None] = field(default_factory=dict)  # names of columns of 0 and 1
@@ -127,8 +129,13 @@ def _read_rows(table: Table, index: FileIndex, reading: _Reading) -> None:
         )
     if columns.has_flags:
         _check_flags(table, columns)
-        for at in columns.labels:
-            reading.flag_names[text_of(table.columns[at])] = None
+        for name in (table.columns[at] for at in columns.labels):
+            if has_undecoded_bytes(name):
+                raise UserError(
+                    f"{table.path}, row 1: the class '{likely_text(name)}' is not UTF-8 text.",
+                    TO_UTF8,
+                )
+            reading.flag_names[text_of(name)] = None
     else:
         _refuse_unclear_separator(table, columns, reading.settings)
     where = f"{table.path.name}, " if len(reading.settings.files) > 1 else ""
@@ -145,6 +152,7 @@ def _read_rows(table: Table, index: FileIndex, reading: _Reading) -> None:
                 raise ValueError("it names no file")
             key = index.find(text_of(values[columns.file]), split or named_split)
         except ValueError as error:
+            reading.has_undecoded |= any(_undecoded(value) is not None for value in values)
             reading.refuse(row, str(error))
             continue
         if split is None:
@@ -203,6 +211,8 @@ def _labels(
         raise ValueError("it has no label")
     labels: dict[str, None] = {}
     for value in given:
+        if (text := _undecoded(value)) is not None:
+            raise ValueError(f"the label '{likely_text(text)}' is not UTF-8 text")
         items = None if settings.separator == "" else list_of(value)
         if items is None and settings.separator:
             items = text_of(value).split(settings.separator)
@@ -217,6 +227,12 @@ def _labels(
     if settings.several is False and len(labels) != 1:
         raise ValueError(f"it has {counted(len(labels), 'label')} instead of one")
     return tuple(labels)
+
+
+def _undecoded(value: Any) -> str | None:
+    """Return the text of a value, or of a list, that has bytes other than UTF-8; None if none."""
+    texts = value if isinstance(value, list) else [value]
+    return next((t for t in texts if isinstance(t, str) and has_undecoded_bytes(t)), None)
 
 
 def _check_flags(table: Table, columns: Columns) -> None:
@@ -334,6 +350,7 @@ def _names_below(path: Path, table: LabelTable) -> set[str]:
 def _unusable(reading: _Reading, table: LabelTable) -> UserError:
     more = reading.num_problems - len(reading.problems)
     hint = SPLIT_HINT if any("split" in problem for problem in reading.problems) else ""
+    hint = TO_UTF8 if reading.has_undecoded else hint
     return UserError(
         "\n".join(
             [

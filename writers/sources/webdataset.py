@@ -22,6 +22,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from writers import text_encoding
 from writers.errors import UserError
 from writers.formats.files import shards_in
 from writers.formats.image_formats import IMAGE_EXTENSIONS
@@ -162,7 +163,7 @@ def _label(
     if ".json" in member_of:
         content = _content(handle, member_of[".json"], shard)
         try:
-            metadata = json.loads(content)
+            metadata = json.loads(text_encoding.decode(content, f"{shard}:{key}.json"))
             metadata = metadata if isinstance(metadata, dict) else {}
         except (ValueError, RecursionError) as error:
             raise UserError(
@@ -170,7 +171,7 @@ def _label(
             ) from error
     of_label = member_of.get(".cls", member_of.get(".cls.txt"))
     if of_label is not None:
-        text = _content(handle, of_label, shard).decode("utf-8-sig", errors="replace")
+        text = text_encoding.decode(_content(handle, of_label, shard), f"{shard}:{of_label.name}")
         label: Any = text.strip()
     else:
         label = next(
@@ -222,7 +223,7 @@ def _class_list(path: Path) -> list[str] | None:
     file = next((file for file in lists if file.is_file()), None)
     if file is None:
         return None
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    lines = text_encoding.decode(file.read_bytes(), file).split("\n")
     return unique_names([line.strip() for line in lines if line.strip()])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from writers import names
+from writers import names, text_encoding
 from writers.errors import UserError
 from writers.regular_file import read_regular
 from writers.text_names import counted
@@ -129,10 +129,12 @@ def csv_field(name: str) -> str:
 def read_text(path: Path) -> str:
     """Read a list as UTF-8 text. Raises UserError."""
     try:
-        return read_regular(path, MAX_LIST_BYTES).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise UserError(f"{path} cannot be read as text in UTF-8: {reason or error}.") from error
+        data = read_regular(path, MAX_LIST_BYTES)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read as text in UTF-8: {error.strerror or error}."
+        ) from error
+    return text_encoding.decode(data, path)
 
 
 def _name_of(line: str) -> str:

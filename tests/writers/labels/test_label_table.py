@@ -308,6 +308,34 @@ def test_names_match_in_other_unicode_forms_and_encodings(tmp_path: Path):
     assert sorted(labels_of(opened(root, table)).values()) == [["a"], ["b"]]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "id,breed\n00,pug\n01,caf\xe9\n", "row 3: the label 'caf\xe9' is not UTF-8"),
+        ("t.tsv", "id\tbreed\n00\tcaf\xe9|pug\n", "row 2: the label 'caf\xe9|pug' is not UTF-8"),
+        ("t.json", '{"00": ["pug", "caf\xe9"]}', "row 1: the label 'caf\xe9' is not UTF-8"),
+        ("t.jsonl", '{"id": "00", "breed": "\x80"}', "row 1: the label '\u20ac' is not UTF-8"),
+        ("t.csv", "id,pug,caf\xe9\n00,0,1\n", "row 1: the class 'caf\xe9' is not UTF-8"),
+        ("t.csv", "id,breed\ncaf\xe9,pug\n", "there is no image caf"),
+    ],
+)
+def test_labels_in_windows_encoding_are_refused_with_the_conversion(
+    name: str, content: str, message: str, dogs: Path, tmp_path: Path
+):
+    """Classes were named `caf\\xe9`."""
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError) as refused:
+        opened(dogs, tmp_path / name, separator="|")
+    assert message in refused.value.message and "iconv -f WINDOWS-1252" in refused.value.hint
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_labels_in_unicode_keep_their_accents(encoding: str, dogs: Path, tmp_path: Path):
+    rows = "".join(f"{name},caf\u00e9\n" for name in BREEDS)
+    (tmp_path / "t.csv").write_bytes(f"id,breed\n{rows}".encode(encoding))
+    assert opened(dogs, tmp_path / "t.csv").classes == ["caf\u00e9"]
+
+
 def test_images_of_an_archive_can_have_a_table(dogs: Path, tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "dogs.zip", "w") as archive:
         for file in sorted((dogs / "train").iterdir()):

@@ -273,6 +273,21 @@ def test_names_and_labels_that_are_no_unicode_text_become_escapes(tmp_path: Path
     assert opened(named).classes == ["\\ud800", "b"]
 
 
+def test_class_names_in_windows_encoding_are_refused(tmp_path: Path):
+    """Distinct names became equal, because each foreign byte was replaced by the same mark."""
+    shard_of = {"1.jpg": b"x", "1.cls": b"caf\xe9"}
+    with pytest.raises(UserError, match=r"1\.cls:1 cannot be read as text in UTF-8: 'caf\xe9'"):
+        opened(wds(tmp_path / "named" / "train-0.tar", shard_of))
+    in_json = {"1.jpg": b"x", "1.json": b'{"label": "caf\xe9"}'}
+    with pytest.raises(UserError, match=r"1\.json:1 cannot be read as text in UTF-8"):
+        opened(wds(tmp_path / "json" / "train-0.tar", in_json))
+    numbered = wds(tmp_path / "listed" / "train-0.tar", {"1.jpg": b"x", "1.cls": b"1"})
+    (numbered.parent / "classes.txt").write_bytes("pug\ncaf\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes\.txt:2 cannot be read as text") as refused:
+        opened(numbered)
+    assert "iconv" in refused.value.hint
+
+
 @pytest.mark.parametrize(
     ("part", "type"),
     [

@@ -59,7 +59,7 @@ def test_the_packaged_subsets_match_the_published_table(number):
         ("class,accuracy,mean\na,0.5\n", ":2: 2 columns"),
         ("class,accuracy\na,nan\nb,0.5\n", ":2: 'nan'"),
         ('class,accuracy\n"a,0.5\nb,0.6\n', ":3: 1 column,"),
-        ("class,accuracy\ncaf\xe9,0.5\n", "UTF-8"),
+        ("class,accuracy\ncaf\xe9,0.5\n", ":2 cannot be read as text in UTF-8: 'caf\xe9,0.5'"),
     ],
 )
 def test_an_invalid_ranking_file_names_the_line(tmp_path: Path, text: str, words: str):

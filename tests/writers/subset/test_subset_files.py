@@ -29,7 +29,12 @@ def test_a_text_file_has_one_class_per_line(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "one per line"), (b"a\na\n", "twice"), (b"\xff\xfe", "as text")]
+    ("content", "words"),
+    [
+        (b"", "one per line"),
+        (b"a\na\n", "twice"),
+        (b"pug\ncaf\xe9\n", ":2 cannot be read as text in UTF-8: 'caf\xe9'"),
+    ],
 )
 def test_an_invalid_class_list_is_refused(tmp_path: Path, content: bytes, words: str):
     (tmp_path / "bad.txt").write_bytes(content)

@@ -104,9 +104,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (OSError, RuntimeError) as error:
         from harness.system import os_errors
 
-        explained = os_errors.explain(error)
+        explained = os_errors.explain(error) or os_errors.of_path(error)
         if explained is None:
             raise
+        if verbosity.is_verbose():
+            traceback.print_exception(error)
         code = _print_error(explained.message, explained.hint)
     # Skip the interpreter's final garbage collection, which takes 0.4 s after a report. With torch
     # loaded, its libraries would report the remaining objects as leaks.

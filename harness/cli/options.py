@@ -23,7 +23,7 @@ set_option = click.option(
 json_option = click.option(
     "--json",
     "json_file",
-    type=PathType(folder=False),
+    type=PathType(folder=False, written=True),
     metavar="FILE",
     help="Write the measurements to FILE, rounds as they end.",
 )

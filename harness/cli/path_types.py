@@ -10,21 +10,32 @@ from typing import Any
 
 import click
 
+from harness.system import os_errors
 from writers.regular_file import other_kind
 
 
 class PathType(click.Path):
     """Path of an existing or a new file or folder, as `pathlib.Path`."""
 
-    def __init__(self, *, exists: bool = False, file: bool = True, folder: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        exists: bool = False,
+        file: bool = True,
+        folder: bool = True,
+        written: bool = False,
+    ) -> None:
         """Choose what is accepted.
 
         Args:
             exists: the path must exist.
             file: a file is accepted.
             folder: a folder is accepted.
+            written: the command creates the path, or a file in it. A place that takes no new files
+                is refused at once, not after hours of work.
         """
         super().__init__(exists=exists, file_okay=file, dir_okay=folder, path_type=Path)
+        self.written = written
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse pipes, sockets and devices."""
@@ -35,4 +46,25 @@ class PathType(click.Path):
                 (self.file_okay, self.dir_okay), "file or folder"
             )
             self.fail(f"'{value}' is {kind}, not a {wanted}.", param, ctx)
+        if self.written:
+            _check_writable(path)
         return path
+
+
+def _check_writable(path: Path) -> None:
+    """Create a file without a name in the folder that the path or its first part will be in.
+
+    Raises:
+        UserError: the file system refuses it, as /proc and read-only mounts do.
+    """
+    from tempfile import TemporaryFile
+
+    try:
+        place = path.expanduser().absolute()
+        folder = next(part for part in (place, *place.parents) if part.is_dir())
+        with TemporaryFile(dir=folder):
+            pass
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # instead of the temporary name
+        raise os_errors.explain(error) or os_errors.of_path(error) or error from error

@@ -61,6 +61,22 @@ def explain(error: OSError | RuntimeError) -> UserError | None:
     return UserError(f"{problem}: {path}" if path else f"{problem}.", fix)
 
 
+def of_path(error: OSError | RuntimeError) -> UserError | None:
+    """Return a UserError for any error that names a path, such as a new file in /proc.
+
+    For paths that a command was given. An error without a path is a bug: None.
+    """
+    if isinstance(error, RuntimeError):
+        return None
+    path = error.filename2 or error.filename
+    if not path:
+        return None
+    return UserError(
+        f"{error.strerror or 'An error of the file system'}: {path}",
+        "Check the path, or use another folder: some, such as /proc, take no new files.",
+    )
+
+
 def _is_folder_gone() -> bool:
     """Return True if the working directory was removed."""
     try:

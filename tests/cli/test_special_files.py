@@ -126,6 +126,66 @@ def test_paths_have_the_type_that_refuses_special_files():
     assert plain == []
 
 
+WRITTEN = ("csv_file", "json_file", "out", "plot_file", "publish", "root", "scratch")
+WRITTEN += ("trace_folder",)
+
+
+@pytest.mark.parametrize(
+    ("names", "command", "parameter"),
+    [
+        case
+        for case in EVERY
+        if case.values[2].name in WRITTEN or case.id in ("subset make file", "which-classes out")
+    ],
+)
+def test_a_path_that_takes_no_new_files_is_refused_before_the_work(
+    names: tuple[str, ...],
+    command: click.Command,
+    parameter: click.Parameter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    """/proc refuses new files also of the superuser; the commands ended in tracebacks."""
+    monkeypatch.chdir(tmp_path)
+    Path("plain").write_text("plain")
+    with pytest.raises(SystemExit) as ended:
+        main([*names, *arguments_with(command, parameter, "/proc/none/x.yaml")])
+    error = capfd.readouterr().err
+    assert ended.value.code == 2, error
+    assert error.startswith("No such file or directory: /proc/none/x.yaml\n")
+    assert len(error.splitlines()) == 2 and "/proc" in error.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "demo", "--runs-dir"],
+        ["run", "demo", "--data-dir"],
+        ["plan", "demo", "--runs-dir"],
+        ["report", "demo", "--runs-dir"],
+        ["cancel", "demo", "--runs-dir"],
+        ["gc", "demo", "--runs-dir"],
+        ["status", "demo", "--runs-dir"],
+        ["score", "--model", "efficientnet_lite0", "--dataset", "synthetic_patterns", "--data-dir"],
+        ["write-beton", "--dataset", "synthetic_patterns", "--data-dir"],
+        ["write-beton", "--dataset", "synthetic_patterns", "--raw-dir"],
+    ],
+    ids=" ".join,
+)
+def test_folders_that_take_no_new_files_end_no_command_in_a_traceback(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "/proc/none"])
+    error = capfd.readouterr().err
+    assert "Traceback" not in error and ended.value.code in (0, 1, 2)
+
+
 @pytest.mark.parametrize("make", [pipe, unix_socket, device])
 def test_the_type_of_paths_accepts_files_and_folders_only(
     make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.system.os_errors import FIXES, explain
+from harness.system.os_errors import FIXES, explain, of_path
 from harness.system.out_of_memory import is_out_of_memory
 
 
@@ -48,6 +48,13 @@ def test_a_working_directory_that_is_gone_is_explained(
     (tmp_path / "gone").rmdir()
     explained = explain(missing)
     assert explained is not None and "working directory no longer exists" in explained.message
+
+
+def test_any_error_of_a_path_can_be_stated():
+    error = of_path(OSError(errno.ENOENT, "No such file or directory", "/proc/x"))
+    assert error is not None and error.message == "No such file or directory: /proc/x"
+    assert of_path(OSError(errno.EBADF, "Bad file descriptor")) is None
+    assert of_path(RuntimeError("size mismatch")) is None
 
 
 def test_an_unknown_error_is_not_explained():

@@ -131,7 +131,7 @@ UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scalin
 )
 @click.option(
     "--scratch",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder that keeps betons and shards of the corpus between runs. "
     "Default: bench_load in the data folder.",
@@ -152,7 +152,7 @@ UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scalin
 @click.option(
     "--plot",
     "plot_file",
-    type=PathType(folder=False),
+    type=PathType(folder=False, written=True),
     metavar="FILE.png",
     help="Write a bar chart of the rates.",
 )

@@ -58,7 +58,7 @@ MAX_PLAN_S = 1.0
 )
 @click.option(
     "--scratch",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder that holds the runs while they are measured. Default: the data folder.",
 )

@@ -62,7 +62,7 @@ class ReportCost:
 @set_option
 @click.option(
     "--out",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Keep the report in DIR.",
 )

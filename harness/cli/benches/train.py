@@ -84,13 +84,13 @@ OPTIONS_OF_FED = frozenset({"corpus", "fed_mode", "formats", "threads", "scratch
 @click.option(
     "--trace",
     "trace_folder",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder for a trace of a few steps of ours, for chrome://tracing.",
 )
 @click.option(
     "--scratch",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder that keeps the beton of the corpus. Default: bench_load in the data folder.",
 )

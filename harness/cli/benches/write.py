@@ -65,7 +65,7 @@ WHEN = {
 )
 @click.option(
     "--scratch",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder on the disk to measure. Default: bench_write in the data folder.",
 )

@@ -33,7 +33,7 @@ from writers.text_names import counted
 @click.option("--name", help="Name of the dataset. Default: name of the file's folder.")
 @click.option(
     "--out",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder that gets a link to the beton, with the manifest next to it. Default: the file's "
     "own folder.",

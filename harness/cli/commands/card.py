@@ -17,7 +17,7 @@ from harness.cli.path_types import PathType
 )
 @click.option(
     "--out",
-    type=PathType(folder=False),
+    type=PathType(folder=False, written=True),
     metavar="FILE",
     help="Write the card to this file, such as README.md. Default: print it.",
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("datasets", nargs=-1, required=True, metavar="NAME...|all")
 @click.option(
     "--root",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     envvar="HARNESS_RAW",
     default="./raw",
     metavar="DIR",

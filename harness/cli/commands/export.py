@@ -27,7 +27,7 @@ FORMATS = ("torchvision", "timm", "onnx")
 @click.option(
     "--out",
     required=True,
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder to write.",
 )

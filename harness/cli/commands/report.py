@@ -40,13 +40,13 @@ Written = TypeVar("Written")
 )
 @click.option(
     "--out",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder to write. Default: reports/<recipe> in the runs folder.",
 )
 @click.option(
     "--publish",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Write a leaderboard as a static site instead, or add to the one in DIR.",
 )

@@ -106,7 +106,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
 
 
 @command.command("make")
-@click.argument("file", type=PathType(folder=False), metavar="FILE.yaml")
+@click.argument("file", type=PathType(folder=False, written=True), metavar="FILE.yaml")
 @click.option(
     "--step",
     "steps",

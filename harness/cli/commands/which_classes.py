@@ -63,14 +63,14 @@ ARCHIVES = (".tar", ".zip", ".parquet")  # extensions of archives of photographs
 )
 @click.option(
     "--out",
-    type=PathType(folder=False),
+    type=PathType(folder=False, written=True),
     metavar="FILE.yaml",
     help="File of the subset. Default: <target>-<percent>.yaml in this folder.",
 )
 @click.option(
     "--csv",
     "csv_file",
-    type=PathType(folder=False),
+    type=PathType(folder=False, written=True),
     metavar="FILE.csv",
     help="Also write the score of every class, for the step label_mapping: {by: FILE.csv}.",
 )

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=PathType(file=False),
+    type=PathType(file=False, written=True),
     metavar="DIR",
     help="Folder to write. Default: <dataset>-<subset> in the data folder.",
 )

@@ -1,6 +1,7 @@
 """Convert a checkpoint of another program into a Classifier."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from writers.text_names import counted
 
 # Children of torchvision's ResNet that have weights -> position among all children.
 RESNET_CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+
+MAX_COPIES = 4  # copies that a message names
 
 # Attention heads of MoCo v3's ViT-Small and ViT-Base. In timm, they have 6 and 12 heads.
 MOCO_V3_HEADS = 12
@@ -40,7 +43,8 @@ def import_checkpoint(
 
     The weights are the largest group of tensors with a common prefix that fits the architecture.
     If the file of a self-supervised method has several copies of the network, the copy that the
-    method's authors evaluate is taken. The metadata lists all other tensors as `left_out`.
+    method's authors evaluate is taken. The metadata lists all other tensors as `left_out`, and the
+    prefixes of other copies as `other_copies`; see `describe_copies`.
 
     A linear layer outside the network, such as `head.fc_cls` or `classifier` of a linear
     evaluation, is taken as the head if it has one input per feature and one output per class. If
@@ -89,11 +93,14 @@ def import_checkpoint(
     has_head = classes is not None
     own = _expected_shapes(model, network, has_head)
     left_out: tuple[str, ...] = ()
+    prefix = ""
+    other_copies: tuple[str, ...] = ()
     if by_order:
         tensors = state_dicts.by_order(weights, own)
     else:
         head_name = "head" if network is None else network.head_name
         match = _match(weights, own, network, layout.part if layout else "")
+        prefix, other_copies = match.prefix, match.other_copies
         _check_input_channels(match, own)
         head = {name for name in own if head_name and name.rpartition(".")[0] == head_name}
         foreign = _head_problem(match, own, head, len(names))
@@ -137,10 +144,32 @@ def import_checkpoint(
         "has_head": has_head,
         "layout": layout.method if layout else None,
         "left_out": list(left_out),
+        "prefix": prefix,
+        "other_copies": list(other_copies),
         "imported_from": path.name,
         "sha256": checkpoint.sha256,
     }
     return model, about
+
+
+def describe_copies(about: Mapping[str, Any]) -> str:
+    """State which of several copies of the network was read; "" if the file has only one.
+
+    Args:
+        about: metadata of `import_checkpoint`.
+    """
+    others = [prefix.rstrip(".") for prefix in about.get("other_copies", ())]
+    if not others:
+        return ""
+    own, first = about["prefix"].rstrip("."), next(filter(None, others), "")
+    read = f"under {own}" if own else "without a prefix"
+    unread = ", ".join(other or "the one without a prefix" for other in others[:MAX_COPIES])
+    more = f" and {len(others) - MAX_COPIES} more" if len(others) > MAX_COPIES else ""
+    choice = f" To read another: --part {first} (in a recipe `part`)." if first else ""
+    return (
+        f"The file has {len(others) + 1} copies of the network. The one {read} was read, not "
+        f"{unread}{more}.{choice}"
+    )
 
 
 def _only(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -215,11 +244,11 @@ def _match(
         bare = {other: name for name, other in other_names.items()}
         other = largest_match(weights, {name: own[bare[name]] for name in bare}, preferred)
         if len(other.missing) < len(best.missing):
-            best = Match(
-                {bare[name]: tensor for name, tensor in other.tensors.items()},
-                tuple(bare[name] for name in other.missing),
-                other.left_out,
-                {bare[name]: source for name, source in other.sources.items()},
+            best = replace(
+                other,
+                tensors={bare[name]: tensor for name, tensor in other.tensors.items()},
+                missing=tuple(bare[name] for name in other.missing),
+                sources={bare[name]: source for name, source in other.sources.items()},
             )
     return best
 
@@ -287,11 +316,12 @@ def _separate_head(
     if not layers:
         return None
     found = {name: layers[0] + name.rpartition(".")[2] for name in head}
-    return Match(
-        match.tensors | {name: weights[source] for name, source in found.items()},
-        tuple(name for name in match.missing if name not in head),
-        tuple(sorted((set(match.left_out) | dropped) - set(found.values()))),
-        match.sources | found,
+    return replace(
+        match,
+        tensors=match.tensors | {name: weights[source] for name, source in found.items()},
+        missing=tuple(name for name in match.missing if name not in head),
+        left_out=tuple(sorted((set(match.left_out) | dropped) - set(found.values()))),
+        sources=match.sources | found,
     )
 
 

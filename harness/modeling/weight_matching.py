@@ -21,12 +21,16 @@ class Match:
         missing: names of the network's tensors that the file lacks, except batch counters.
         left_out: names in the file that are not used, sorted.
         sources: the network's name -> name in the file.
+        prefix: beginning of the names in the file, such as `net.`.
+        other_copies: prefixes of other tensors that fit the network as well as these, sorted.
     """
 
     tensors: dict[str, Tensor]
     missing: tuple[str, ...]
     left_out: tuple[str, ...]
     sources: dict[str, str]
+    prefix: str = ""
+    other_copies: tuple[str, ...] = ()
 
 
 def largest_match(
@@ -65,4 +69,8 @@ def largest_match(
         tuple(name for name in shapes if name not in tensors and not name.endswith(COUNTER)),
         tuple(sorted(weights.keys() - set(sources.values()))),
         sources,
+        prefix,
+        tuple(
+            sorted(other for other in found if other != prefix and found[other] == found[prefix])
+        ),
     )

@@ -118,6 +118,28 @@ def test_the_command_lists_what_it_left_out(tmp_path: Path):
         CliRunner().invoke(cli, [*arguments, "--classes", "in1000"], catch_exceptions=False)
 
 
+def test_the_command_states_which_of_several_copies_it_read(tmp_path: Path):
+    state = network().state_dict()
+    other = {name: value * 2 for name, value in state.items()}
+    file, out = tmp_path / "c.pt", tmp_path / "m.pt"
+    torch.save(prefixed("left.", state) | prefixed("right.net.", other), file)
+
+    def run(*arguments: str) -> str:
+        ended = CliRunner().invoke(
+            cli, ["import-checkpoint", str(file), "--arch", ARCH, "--out", str(out), *arguments]
+        )
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    assert (
+        "has 2 copies of the network. The one under left was read, not right.net. To read another: "
+        "--part right.net" in run()
+    )
+    assert torch.equal(classifier.load(out)[0].head.bias, state["fc.bias"])
+    assert "copies" not in run("--part", "right.net")
+    assert torch.equal(classifier.load(out)[0].head.bias, other["fc.bias"])
+
+
 def test_hints_name_the_option_that_helps(tmp_path: Path):
     state = network().state_dict()
     torch.save({f"t{number}": value for number, value in enumerate(state.values())}, tmp_path / "c")

@@ -23,7 +23,7 @@ MAX_NAMES = 8  # largest number of left-out tensors that are printed
 @click.option(
     "--out",
     required=True,
-    type=PathType(folder=False),
+    type=PathType(folder=False, written=True),
     metavar="FILE",
     help="File to write, such as model.pt.",
 )
@@ -103,7 +103,7 @@ def command(
         --eps 1 --out robust.pt
     """
     from harness.modeling import classifier
-    from harness.modeling.checkpoint_import import import_checkpoint
+    from harness.modeling.checkpoint_import import describe_copies, import_checkpoint
 
     model, about = import_checkpoint(
         checkpoint,
@@ -123,6 +123,8 @@ def command(
     if names := about["left_out"]:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         click.echo(f"left out: {', '.join(map(printable, names[:MAX_NAMES]))}{more}")
+    if copies := describe_copies(about):
+        click.echo(printable(copies))
     if about["layout"]:
         click.echo(f"layout: {about['layout']} (self-supervised)")
     if not about["has_head"] and subset_name != "none":

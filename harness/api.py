@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.report.data.flat import Record
 
 _USER_ERROR_CODE = 2
+# Kind of stage -> table of its results, in the order in which `results` prefers them.
+_TABLE_OF_KIND = {"transfer": "transfer", "score": "scores", "evaluate": "accuracy"}
 
 
 def run(
@@ -89,7 +91,7 @@ def results(
     recipe: str | Path,
     set: Mapping[str, Any] | None = None,
     *,
-    table: str = "transfer",
+    table: str | None = None,
     runs_dir: str | Path | None = None,
 ) -> "list[Record]":
     """Read the finished results of a recipe as flat records; `pandas.DataFrame` accepts them.
@@ -100,7 +102,9 @@ def results(
         recipe: a file, or a name in recipes/.
         set: settings to change. Pass the same settings as to `run`.
         table: kind of record: transfer, accuracy, scores, timing, stages, or another table that
-            `harness report --format csv` writes.
+            `harness report --format csv` writes. None means transfer; for a recipe without
+            transfers, scores; for one that only pretrains, accuracy: the accuracies on source
+            classes, one record per model, view and attack.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
 
     Returns:
@@ -117,6 +121,9 @@ def results(
     folders = _folders(runs_dir)
     matrix = expand_accepted(read(recipe, _overrides(set), user_cache()), folders.runs)
     tables = record_tables(collect_report(matrix, folders))
+    if table is None:
+        kinds = {stage.kind for stage in matrix.stages}
+        table = next((name for kind, name in _TABLE_OF_KIND.items() if kind in kinds), "stages")
     if table not in tables:
         raise names.unknown("table", table, sorted(tables))
     return flat_records(*tables[table])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,9 @@ def test_import_is_light():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def finished(tmp_path: Path) -> Path:
+def finished(tmp_path: Path, **settings: Any) -> Path:
     """Write a recipe and results of all its stages; return the path of the recipe."""
-    recipe = make_recipe()
+    recipe = make_recipe(**settings)
     file = tmp_path / "fake.yaml"
     file.write_text(recipe.model_dump_json(exclude_unset=True))
     by_name = {record.name: record for record in make_results(read(file))}
@@ -55,6 +56,21 @@ def test_results_are_a_data_frame_of_all_transfers(tmp_path: Path):
         harness.results(file, runs_dir=tmp_path / "runs", table="transfers")
     assert "transfer" in info.value.hint
     assert harness.results(file, {"seeds": [7]}, runs_dir=tmp_path / "runs", table="accuracy") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "table"),
+    [
+        ({}, "transfer"),
+        ({"targets": (), "methods": ()}, "accuracy"),
+    ],
+)
+def test_results_are_by_default_what_the_recipe_measures(
+    settings: dict[str, Any], table: str, tmp_path: Path
+):
+    file, runs = finished(tmp_path, **settings), tmp_path / "runs"
+    records = harness.results(file, runs_dir=runs)
+    assert records and records == harness.results(file, runs_dir=runs, table=table)
 
 
 def test_parquet_files_have_the_numbers_of_the_csv_files(tmp_path: Path):

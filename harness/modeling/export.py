@@ -6,7 +6,8 @@ pixels in [0, 1]. After writing, the logits of the written file are compared wit
 """
 
 import importlib.util
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.zoo_names import available, split_weights, timm_library
-from harness.modeling import zoo
+from harness.modeling import state_dicts, zoo
+from harness.modeling.checkpoint_import import import_checkpoint
 from harness.modeling.classifier import Classifier
 from harness.system.atomic_write import write_atomically
 from writers.errors import UserError
@@ -23,6 +25,8 @@ from writers.errors import UserError
 Format = Literal["torchvision", "timm", "onnx"]
 
 OPSET = 18
+# Metadata of a model that an exported state dict keeps, so that `read` returns it.
+KEPT = ("arch", "classes", "eps", "resolution", "eval_crop", "interpolation", "has_head")
 TOLERANCE = 1e-4  # allowed difference of logits; relative to the largest logit if that exceeds 1
 NUM_TEST_IMAGES = 3
 
@@ -77,14 +81,39 @@ def export(
     )
     if form == "onnx":
         return _to_onnx(model, folder / "model.onnx", images)
-    return _to_state_dict(model, str(about["arch"]), form, folder / "model.safetensors", images)
+    return _to_state_dict(model, about, form, folder / "model.safetensors", images)
+
+
+def read(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """Read a state dict that `export` wrote.
+
+    Returns:
+        The model, and the metadata that was saved with it.
+
+    Raises:
+        UserError: the file is damaged, or another program wrote it.
+    """
+    texts = state_dicts.metadata(path)
+    try:
+        about = {name: json.loads(texts["about"])[name] for name in ("num_classes", *KEPT)}
+        arch, num_classes = str(about["arch"]), int(about["num_classes"])
+        mean, std = (json.loads(texts[name]) for name in ("mean", "std"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} does not state its network: harness export did not write it.",
+            "Convert it to a model.pt: harness import-checkpoint.",
+        ) from error
+    names = [str(number) for number in range(num_classes)]
+    model, imported = import_checkpoint(path, arch, names, mean=mean, std=std)
+    return model, imported | {name: about[name] for name in KEPT if about[name] is not None}
 
 
 def _to_state_dict(
-    model: Classifier, arch: str, library: str, file: Path, images: Tensor
+    model: Classifier, about: Mapping[str, Any], library: str, file: Path, images: Tensor
 ) -> Exported:
     from safetensors.torch import load_file, save
 
+    arch = str(about["arch"])
     theirs = _library_model(arch, library, model.head.out_features)
     weights = {
         name: tensor.detach().contiguous().clone()
@@ -105,7 +134,9 @@ def _to_state_dict(
         ) from error
     mean, std = _normalization(model)
     # Do not use save_file: only the owner may read its files.
-    write_atomically(file, save(weights, {"arch": arch, "mean": str(mean), "std": str(std)}))
+    kept = {name: about.get(name) for name in KEPT} | {"num_classes": model.head.out_features}
+    texts = {"arch": arch, "mean": str(mean), "std": str(std), "about": json.dumps(kept)}
+    write_atomically(file, save(weights, texts))
     theirs.network.load_state_dict(load_file(file))
     with torch.no_grad():
         logits = theirs.network.eval()((images - model.mean) / model.std)

@@ -8,11 +8,11 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from writers.errors import UserError
 from writers.raw_files import content_digest
 from writers.regular_file import open_regular
 from writers.text_names import counted, first_line
+
+T = TypeVar("T")
 
 # Keys under which files store their mapping of tensors, in order of preference.
 WEIGHT_KEYS = (
@@ -85,7 +87,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
     is_safetensors = path.suffix == ".safetensors"
     try:
         _refuse_other_kinds(path, is_safetensors)
-        content = _safetensors(path) if is_safetensors else _torch_file(path)
+        content = _safetensors(path, _tensors) if is_safetensors else _torch_file(path)
         sha256 = content_digest(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -108,6 +110,19 @@ def read(path: Path, *, average: bool = False) -> Weights:
         std,
         sha256,
     )
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Read the texts in the header of a .safetensors file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        _refuse_other_kinds(path, is_safetensors=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return _safetensors(path, lambda file: dict(file.metadata() or {}))
 
 
 def by_order(
@@ -205,20 +220,25 @@ def check_unpacked_size(file: BinaryIO) -> None:
         raise ValueError(f"{num_bytes:,} bytes of it unpack to {unpacked:,}")
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _safetensors(path: Path, read_from: Callable[[Any], T]) -> T:
     try:
-        from safetensors.torch import load_file
+        from safetensors import safe_open
     except ImportError as error:
         raise UserError(
             "Reading .safetensors files needs safetensors.", "pip install safetensors"
         ) from error
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return read_from(file)
     except Exception as error:  # for unknown dtypes, safetensors raises other exceptions
         raise UserError(
             f"{path} is not a complete safetensors file: {first_line(error)[:200]}",
             "Save it again, or download it again.",
         ) from error
+
+
+def _tensors(file: Any) -> dict[str, Tensor]:
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _torch_file(path: Path) -> Any:

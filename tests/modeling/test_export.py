@@ -9,9 +9,10 @@ import pytest
 import torch
 import torchvision
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2.functional import normalize
 
+from harness.cli.commands._model_and_images import load_file as load_file_or_export
 from harness.cli.commands.export import command
 from harness.modeling import classifier, model_card
 from writers.errors import UserError
@@ -71,6 +72,38 @@ def test_torchvision_loads_the_weights_in_two_lines(tmp_path: Path):
     with torch.no_grad():
         logits = theirs.eval()(normalize(images, MEAN, STD))
         torch.testing.assert_close(logits, model(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "form"),
+    [("resnet18", "torchvision"), ("resnet18", "timm"), ("timm/resnet10t", "timm")],
+)
+def test_commands_read_exported_weights_as_they_read_the_model(
+    arch: str, form: str, tmp_path: Path
+):
+    model, file = saved_model(tmp_path, arch)
+    export(file, form, tmp_path / "out")
+    read, about = load_file_or_export(tmp_path / "out" / "model.safetensors")
+    assert about["classes"] == [f"class {number}" for number in range(7)]
+    assert (about["arch"], about["resolution"], about["eps"]) == (arch, 64, 0.5)
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(read.eval()(images), model(images), rtol=0, atol=1e-5)
+
+
+def test_weights_of_others_are_refused_with_the_command_that_converts_them(tmp_path: Path):
+    weights = tmp_path / "other.safetensors"
+    save_file(torchvision.models.resnet18(num_classes=7).state_dict(), weights)
+    with pytest.raises(UserError, match="does not state its network") as refused:
+        load_file_or_export(weights)
+    assert "import-checkpoint" in refused.value.hint
+    weights.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="not a complete safetensors file"):
+        load_file_or_export(weights)
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    with pytest.raises(UserError, match="is an ONNX file") as refused:
+        load_file_or_export(tmp_path / "model.onnx")
+    assert "model.pt" in refused.value.hint
 
 
 @pytest.mark.parametrize(

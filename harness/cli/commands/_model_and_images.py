@@ -15,7 +15,7 @@ WEIGHT_EXTENSIONS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
-    """Load a model.pt, or a model with packaged or downloaded weights.
+    """Load a model.pt, an exported state dict, or a model with packaged or downloaded weights.
 
     Returns:
         The model, and its description (arch, resolution, ...).
@@ -55,11 +55,20 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
 
 
 def load_file(path: Path) -> "tuple[Classifier, dict[str, Any]]":
-    """Load a model.pt. Raises UserError for any other file, or if a weight is not finite."""
-    from harness.modeling import classifier
+    """Load a model.pt, or a state dict that `harness export` wrote.
+
+    Raises:
+        UserError: it is another file, or a weight is not finite.
+    """
+    from harness.modeling import classifier, export
     from writers.errors import UserError
 
-    model, about = classifier.load(path)
+    if path.suffix == ".onnx":
+        raise UserError(
+            f"{path} is an ONNX file, whose weights are not read.",
+            "Give the model.pt, or an export of it by --format torchvision or timm.",
+        )
+    model, about = (export.read if path.suffix == ".safetensors" else classifier.load)(path)
     for tensor_name, tensor in model.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise UserError(

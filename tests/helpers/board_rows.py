@@ -38,6 +38,7 @@ ROW = BoardRow(
     num_source_images=5000,
     num_parameters=1_000_000,
     source_accuracy=0.7,
+    source_accuracy_from="measured",
     pretrain_s=600.0,
     pretrain_energy_wh=30.0,
     pretrain_memory_bytes=2**31,

@@ -84,6 +84,7 @@ class BoardRow:
         pretrain_s: wall seconds of pretraining times the number of processes.
         transfer_s: wall seconds of the transfer including its grid; for `source`, of the
             evaluation.
+        source_accuracy_from: `measured`, or `published` by the model's authors; "" if unknown.
         recipe: digest of the resolved recipe; "" if it is not exported.
         by: name of the person or group that measured the score.
     """
@@ -138,6 +139,7 @@ class BoardRow:
     started_at: Time
     recipe: Annotated[str, Field(pattern=rf"^(?:[0-9a-f]{{{DIGEST_LENGTH}}})?$")] = ""
     by: Text = ""
+    source_accuracy_from: Literal["measured", "published", ""] = ""
 
     @property
     def run(self) -> tuple[str, str, int]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.report.board.replay import command
 from harness.report.board.row import BoardRow
@@ -24,7 +24,12 @@ from harness.report.render.tables.cells import (
 )
 from harness.report.render.tables.table import Cell, Column, mark_best
 from harness.report.stats.intervals import SeedMean
-from harness.report.text.phrases import percent
+from writers.text_names import percent
+
+_SOURCE_HINT = (
+    "top-1 on source classes that all models share; measured: by a recipe of this board; "
+    "published: on ImageNet, by the model's authors"
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ def ranking_table(board: Board, ranking: Ranking) -> BoardTable:
     columns.append(Column("models", hint="pretrained models, and runs on all targets"))
     cells.append([_count_cell(one) for one in standings])
     if any(one.first.source_accuracy is not None for one in standings) and ranking.kind != "source":
-        columns.append(Column("source", hint="top-1 on source classes that all models share"))
-        cells.append([percent_cell(one.cost("source_accuracy")) for one in standings])
+        columns.append(Column("source", hint=_SOURCE_HINT))
+        cells.append([_source_cell(one) for one in standings])
     for column, values in _cost_columns(standings):
         columns.append(column)
         cells.append(values)
@@ -238,6 +243,16 @@ def _seeds_cell(standing: Standing, task: str) -> Cell:
         (row for row in standing.rows if row.task_digest == task), key=lambda row: row.seed
     )
     return Cell(", ".join(percent(row.score, decimals_for([row.num_test_images])) for row in rows))
+
+
+def _source_cell(standing: Standing) -> Cell:
+    """Format the source accuracy and its origin. Published numbers are used if none is measured."""
+    for origin in ("measured", "published", ""):
+        rows = tuple(row for row in standing.rows if row.source_accuracy_from == origin)
+        accuracy = replace(standing, rows=rows).cost("source_accuracy")
+        if accuracy is not None:
+            return replace(percent_cell(accuracy), below=origin)
+    return NONE
 
 
 def _count_cell(standing: Standing) -> Cell:

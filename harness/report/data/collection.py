@@ -230,13 +230,23 @@ class Collection:
         For loaded models it is the accuracy measured on the source, or else their published
         ImageNet accuracy. For trained models it is the accuracy on the common classes.
         """
-        if model.kind == "adopt":
-            published = model.metrics.get("imagenet_top1")
-            evaluation = self.measured.get(model.key)
-            scores = _clean_scores(evaluation, "own") if evaluation is not None else {}
-            top1: float | None = scores.get("top1", published)
-            return top1
-        return self._common_top1.get(model.key)
+        measured = self._measured_accuracy(model)
+        published: float | None = model.metrics.get("imagenet_top1")
+        return published if measured is None and model.kind == "adopt" else measured
+
+    def source_accuracy_from(self, model: Result) -> str:
+        """Return `measured` or `published`, the origin of `source_accuracy`; "" if it is None."""
+        if self.source_accuracy(model) is None:
+            return ""
+        return "published" if self._measured_accuracy(model) is None else "measured"
+
+    def _measured_accuracy(self, model: Result) -> float | None:
+        if model.kind != "adopt":
+            return self._common_top1.get(model.key)
+        evaluation = self.measured.get(model.key)
+        scores = _clean_scores(evaluation, "own") if evaluation is not None else {}
+        top1: float | None = scores.get("top1")
+        return top1
 
     def source_accuracies(self) -> list[SourceAccuracyRow]:
         """Published and measured accuracy of every loaded model that the recipe evaluates."""

@@ -164,6 +164,7 @@ class TransferRow:
         steps: training steps; None means the method's epochs decide.
         source_accuracy: top-1 on the source classes that all models share; for loaded models, the
             measured or else the published ImageNet accuracy; None if unknown.
+        source_accuracy_from: `measured` or `published`; "" if source_accuracy is None.
         chosen: the selected value of every axis of the grid.
         network: architecture without its library and weights; "" if unknown.
         training: kind of training of a loaded model, such as self-supervised; "" if unknown.
@@ -204,6 +205,7 @@ class TransferRow:
     network: str = ""
     training: str = ""
     num_parameters: int | None = None
+    source_accuracy_from: str = ""
 
     @property
     def model_id(self) -> ModelId:
@@ -289,6 +291,7 @@ class ScoreRow:
         num_classes: classes of the source subset.
         num_answers: classes of the target.
         num_parameters: parameters of the model, with its head; None if unknown.
+        source_accuracy_from: as in `TransferRow`.
     """
 
     arch: str
@@ -308,6 +311,7 @@ class ScoreRow:
     num_source_images: int | None = None
     num_answers: int | None = None
     num_parameters: int | None = None
+    source_accuracy_from: str = ""
 
     @property
     def model_id(self) -> ModelId:

@@ -36,6 +36,7 @@ class SourceFacts(TypedDict):
     num_classes: int | None
     num_source_images: int | None
     source_accuracy: float | None
+    source_accuracy_from: str
     num_parameters: int | None
 
 
@@ -203,12 +204,14 @@ def _source_facts(results: Collection, result: Result) -> SourceFacts:
             "num_classes": None,
             "num_source_images": None,
             "source_accuracy": None,
+            "source_accuracy_from": "",
             "num_parameters": None,
         }
     return {
         "num_classes": model.metrics.get("num_classes"),
         "num_source_images": model.metrics.get("num_train_images"),
         "source_accuracy": results.source_accuracy(model),
+        "source_accuracy_from": results.source_accuracy_from(model),
         "num_parameters": model.metrics.get("num_parameters"),
     }
 

@@ -12,6 +12,7 @@ from scipy import stats
 from harness.report.board import extract, site
 from harness.report.board.merge import merge
 from harness.report.board.standings import board
+from harness.report.board.tables import ranking_table
 from harness.runner.result import Result
 from tests.helpers.board_rows import export, row
 from tests.helpers.report_fakes import make_recipe, make_results
@@ -186,3 +187,25 @@ def test_minutes_of_a_cpu_are_not_averaged_with_those_of_a_gpu(tmp_path: Path) -
     head, first, second = next(iter(page.tables.values()))
     minutes = head.index("GPU-minutes")
     assert (first[minutes], second[minutes]) == ("10.0 + 1.0", "100 CPU + 10.0")
+
+
+def test_measured_and_published_source_accuracies_are_marked(tmp_path: Path) -> None:
+    """A model that somebody has measured shows no mean with its published accuracy."""
+    digests = [letter * 16 for letter in "abc"]
+    published = {"pretrained_here": False, "source_accuracy_from": "published"}
+    rows = [
+        row(model_digest=digests[0], source_accuracy=0.25),
+        row(model_digest=digests[1], source_accuracy=0.75, **published),
+        row(model_digest=digests[2], source_accuracy=0.75, key="ab", **published),
+        row(model_digest=digests[2], source_accuracy=0.5, key="cd", pretrained_here=False),
+    ]
+    content = board(merge([export(*rows)]))
+    (ranking,) = content.rankings
+    table = ranking_table(content, ranking)
+    at = [column.label for column in table.columns].index("source")
+    assert "published" in table.columns[at].hint and "measured" in table.columns[at].hint
+    assert sorted((cells[at].text, cells[at].below) for cells, _ in table.lines) == [
+        ("25.0", "measured"),
+        ("50.0", "measured"),
+        ("75.0", "published"),
+    ]

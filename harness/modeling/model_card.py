@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from writers.text_names import percent
+
 MAX_CLASSES = 50  # the card lists at most this number; classes.txt lists all
 _NUMBERS = ("num_train_images", "num_steps", "num_parameters", "precision")
 
@@ -73,7 +75,7 @@ def card(
         _table(facts),
     ]
     if scores:
-        rows = [(key.replace("_", " "), f"{100 * value:.1f} %") for key, value in scores.items()]
+        rows = [(key.replace("_", " "), f"{percent(value, 1)} %") for key, value in scores.items()]
         parts += ["## Accuracy on the validation split of its classes", _table(rows)]
         parts += [view] if view else []
     if inputs:

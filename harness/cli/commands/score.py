@@ -16,7 +16,7 @@ from harness.cli.options import (
 )
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
-from writers.text_names import counted
+from writers.text_names import counted, percent
 
 if TYPE_CHECKING:
     from harness.transfer.features import Features
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     "model_name",
     required=True,
     metavar="MODEL",
-    help="A model.pt; a model packaged with its weights, such as efficientnet_lite0; or "
-    "torchvision/NAME or timm/NAME, with weights in the cache of that library or in weights/ of "
-    "the raw folder.",
+    help="A model.pt; a model.safetensors of harness export; a model packaged with its weights, "
+    "such as efficientnet_lite0; or torchvision/NAME or timm/NAME, with weights in the cache of "
+    "that library or in weights/ of the raw folder.",
 )
 @click.option(
     "--dataset",
@@ -175,7 +175,8 @@ def command(
     )
     for name, value in computed.scores.items():
         terminal.print(
-            f"  {name:13} " + (f"{100 * value:.1f} %" if name.startswith("knn") else f"{value:.4f}")
+            f"  {name:13} "
+            + (f"{percent(value, 1)} %" if name.startswith("knn") else f"{value:.4f}")
         )
     for name, reason in computed.failed.items():
         terminal.print(f"  {name:13} not computed: {reason}", markup=False)
@@ -187,8 +188,8 @@ def command(
     if probe:
         result = record["probe"]
         terminal.print(
-            f"  logistic regression: {100 * result['top1']:.1f} % top-1, "
-            f"{100 * result['mean_per_class']:.1f} % mean per class on {result['num_test']:,} "
+            f"  logistic regression: {percent(result['top1'], 1)} % top-1, "
+            f"{percent(result['mean_per_class'], 1)} % mean per class on {result['num_test']:,} "
             f"test images; lambda {result['penalty']:.3g}, "
             f"one of {result['num_configs']}, chosen on {result['selected_on']}"
         )

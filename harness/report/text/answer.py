@@ -11,7 +11,8 @@ from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, Effect, archs, smallest_subset, source_sizes
 from harness.report.stats.intervals import is_near_chance
 from harness.report.text.caveats import max_sampling_error
-from harness.report.text.phrases import averaged_over, in_points, join_words, percent
+from harness.report.text.phrases import averaged_over, in_points, join_words
+from writers.text_names import percent
 
 Size = tuple[int, int]  # classes and training images of a subset
 MAX_OTHER_SUBSETS = 3  # largest number of further subsets in the text; the table has all

@@ -41,10 +41,10 @@ from harness.report.text.phrases import (
     in_points,
     join_words,
     p_value,
-    percent,
     plain,
     signed,
 )
+from writers.text_names import percent
 
 MIN_TARGETS = 3  # smallest number of targets that counts as a sample
 MAX_LEFT_OUT = 6  # largest number of names in a sentence; the table has all names

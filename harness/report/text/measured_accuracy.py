@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from harness.report.data.records import SourceAccuracyRow
-from harness.report.text.phrases import join_words, percent
+from harness.report.text.phrases import join_words
+from writers.text_names import percent
 
 MAX_FROM_PUBLISHED = 0.01  # models that differ more from their published accuracy are named
 MAX_NAMED = 6  # largest number of models in a sentence; the table has all models

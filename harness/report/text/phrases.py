@@ -24,14 +24,6 @@ def plain(value: float, decimals: int = 2) -> str:
     return f"{value:z.{decimals}f}".replace("-", "−")
 
 
-def percent(fraction: float, decimals: int) -> str:
-    """Format a fraction as a percentage without the percent sign. Only 1 is printed as 100."""
-    text = f"{100 * fraction:.{decimals}f}"
-    if fraction < 1 and float(text) >= 100:
-        return f"{100 - 10.0**-decimals:.{decimals}f}"
-    return text
-
-
 def correlation(value: float, decimals: int = 2) -> str:
     """Format a correlation with a typographic minus. Only exactly 1 or -1 is printed as 1 or -1."""
     text = plain(value, decimals)

@@ -12,10 +12,10 @@ from harness.report.text.phrases import (
     half_width,
     in_points,
     nonzero,
-    percent,
     plain,
     signed,
 )
+from writers.text_names import percent
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from harness.report.data.grid_rows import GridRows
 from harness.report.data.records import GridRow
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import HEAT, PAPER, STRONG_INK, Panel
+from writers.text_names import percent
 
 MAX_HEAT_MAPS = 24
 MAX_VALUES = 100  # largest number of values of an axis; more squares are not legible
@@ -101,7 +102,7 @@ def _heat_panel(
                 axes.text(
                     column + 0.5,
                     line + 0.5,
-                    f"{100 * score:.1f}",
+                    percent(score, 1),
                     ha="center",
                     va="center",
                     fontsize=7,

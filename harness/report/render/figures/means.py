@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import MARKERS, NUM_COLORS, SERIES, Panel
 from harness.report.stats.leaderboard import ScoreMatrix
+from writers.text_names import percent
 
 MAX_MODELS = 20
 
@@ -57,7 +58,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
                 gid=f"points-{index}",
             )
             titles[f"points-{index}"] = [
-                f"{shown[row]}{f', {method}' * bool(method)}: {100 * of_method[shown[row]]:.1f} %"
+                f"{shown[row]}{f', {method}' * bool(method)}: {percent(of_method[shown[row]], 1)} %"
                 for row in rows
             ]
             numbers += [(shown[row], method, of_method[shown[row]]) for row in rows]

@@ -14,6 +14,7 @@ from harness.report.stats.architectures import NUM_SOURCE_IMAGES, Association
 from harness.report.stats.leaderboard import RankedModel, ScoreMatrix
 from harness.report.stats.predictors import PredictorFit
 from harness.report.text.phrases import correlation
+from writers.text_names import percent
 
 _TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, *(0.1 * i for i in range(1, 9)), 0.85, 0.9, 0.95)
 _TICKS += (0.98, 0.99, 0.995, 0.999)
@@ -65,7 +66,7 @@ def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) ->
             zorder=3,
         )[0].set_gid("points")
         titles = [
-            f"{model}: source {100 * source:.1f} %, transfer {100 * expit(mean):.1f} %"
+            f"{model}: source {percent(source, 1)} %, transfer {percent(expit(mean), 1)} %"
             for model, source, mean in zip(names, accuracy, transfer, strict=True)
         ]
         axes.margins(0.16, 0.12)

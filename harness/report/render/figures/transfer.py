@@ -9,8 +9,10 @@ from harness.config.recipe import Recipe
 from harness.report.data.records import TransferRow, format_eps, under_every_variant
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import MARKERS, NUM_COLORS, PAPER, SERIES, Panel
-from harness.report.render.tables.cells import SCORE_TITLES
+from harness.report.render.tables.cells import SCORE_TITLES, decimals_for
 from harness.report.stats.intervals import SeedMean, seed_mean
+from harness.report.text.phrases import bounded
+from writers.text_names import percent
 
 _LINE_STYLES = {"full": "-", "fixed": "--"}
 _OTHER_STYLES = (":", "-.")
@@ -99,6 +101,7 @@ def _subset_panel(
     label_height = 0.065 * max(map(len, labels))
     is_vertical = label_height > (8.0 if wide else 2.9) / len(labels)
     bottom = 0.42 + (label_height if is_vertical else 0.0)
+    decimals = decimals_for(row.num_images for row in rows)
     numbers = []
     titles: dict[str, list[str]] = {}
     with plot.style(name):
@@ -128,7 +131,7 @@ def _subset_panel(
                 gid=f"points-{number}",
             )
             titles[f"points-{number}"] = [
-                _title((subset, method, variant), mean) for subset, mean in means.items()
+                _title((subset, method, variant), mean, decimals) for subset, mean in means.items()
             ]
             numbers += [
                 (subset, method, variant, mean.mean, mean.sd, mean.num_seeds)
@@ -157,6 +160,7 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
         for method in recipe.methods
         for subset_index, subset in enumerate(recipe.subsets)
     ]
+    decimals = decimals_for(row.num_images for row in rows)
     numbers = []
     titles: dict[str, list[str]] = {}
     with plot.style(name):
@@ -168,7 +172,7 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
             gid = f"points-{number}"
             means = _draw_line(axes, recipe, of_line, subset_index, method, shift, gid)
             titles[gid] = [
-                _title((subset, method, f"eps {format_eps(eps)}"), mean)
+                _title((subset, method, f"eps {format_eps(eps)}"), mean, decimals)
                 for eps, mean in means.items()
             ]
             numbers += [
@@ -247,10 +251,10 @@ def _draw_line(
     return means
 
 
-def _title(names: Iterable[str], mean: SeedMean) -> str:
-    """Format the text that a point shows: its names, its mean, and its sd over seeds."""
-    spread = "" if mean.sd is None else f", sd {100 * mean.sd:.1f}"
-    return f"{', '.join(filter(None, names))}: {100 * mean.mean:.1f} %{spread}"
+def _title(names: Iterable[str], mean: SeedMean, decimals: int) -> str:
+    """Format the text that a point shows, as in the table: its names, mean, and sd over seeds."""
+    spread = "" if mean.sd is None else f", sd {bounded(100 * mean.sd, decimals)}"
+    return f"{', '.join(filter(None, names))}: {percent(mean.mean, decimals)} %{spread}"
 
 
 def line_style(recipe: Recipe, method: str) -> str:

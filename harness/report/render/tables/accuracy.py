@@ -25,7 +25,7 @@ from harness.report.render.tables.table import (
     table_of,
 )
 from harness.report.stats.intervals import is_near_chance, seed_mean
-from harness.report.text.phrases import percent
+from writers.text_names import percent
 
 VIEW_TITLES = {
     "common_unmasked": "Common classes, unmasked: any class of the model may be predicted",

@@ -6,13 +6,8 @@ from collections.abc import Iterable, Sequence
 from harness.report.data.records import ModelRecord, format_eps
 from harness.report.render.tables.table import Cell, Column, ColumnOf
 from harness.report.stats.intervals import SeedMean
-from harness.report.text.phrases import (
-    bounded,
-    decimals_to_exclude_zero,
-    percent,
-    plain,
-    signed,
-)
+from harness.report.text.phrases import bounded, decimals_to_exclude_zero, plain, signed
+from writers.text_names import percent
 
 NONE = Cell("–", absent=True)
 SCORE_TITLES = {

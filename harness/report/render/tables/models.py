@@ -20,7 +20,8 @@ from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.convergence import FRACTION, Convergence
 from harness.report.stats.leaderboard import TOP, RankedModel, SeedMedian
 from harness.report.stats.training_kinds import TrainingGroup
-from harness.report.text.phrases import bounded, correlation, percent, signed
+from harness.report.text.phrases import bounded, correlation, signed
+from writers.text_names import percent
 
 _BUDGETS = {"classes": "all images of fewer classes", "examples": "fewer images of all classes"}
 _MEASURED_HINT = "; measured: on the source's val images, here; otherwise as published"

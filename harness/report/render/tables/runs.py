@@ -15,7 +15,7 @@ from harness.report.render.tables.cells import (
 )
 from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
 from harness.report.stats.effects import MEASURES, Effect
-from harness.report.text.phrases import percent
+from writers.text_names import percent
 
 _MAX_VALUES = 4  # largest number of values of an environment fact that are shown
 

@@ -36,7 +36,7 @@ from harness.report.stats.comparisons import (
 from harness.report.stats.fit_measures import FitMeasure
 from harness.report.stats.image_tests import MAX_TESTS, ImageTest
 from harness.report.stats.intervals import is_near_chance, seed_mean
-from harness.report.text.phrases import percent
+from writers.text_names import percent
 
 SIGNIFICANCE = 0.05
 

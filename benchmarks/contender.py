@@ -30,7 +30,7 @@ Pipeline = Callable[[int], Iterable[tuple[Any, Any]]]
 
 @dataclass(frozen=True)
 class Work:
-    """Work that is the same for every contender: images, augmentation and cores; uint8 batches.
+    """Work that is the same for every contender. The batches are uint8.
 
     Attributes:
         corpus: Folder of class folders of JPEG files.
@@ -59,7 +59,7 @@ class Work:
     instructions: str | None = None
 
     def __post_init__(self) -> None:
-        """Convert the list from JSON to a tuple.
+        """Convert `crop_scale`, a list in JSON, to a tuple.
 
         Stock FFCV cannot compile a list: its thread dies, and the consumer waits forever.
         """
@@ -80,7 +80,7 @@ class AbsentError(Exception):
 
 
 def on_cpu_only(work: Work) -> None:
-    """Raise AbsentError if batches are wanted on a GPU; for contenders that cannot copy to it."""
+    """Raise AbsentError if the device is a GPU, for contenders that cannot copy batches to it."""
     if work.device != "cpu":
         raise AbsentError("CPU only: its batches would still have to be copied to the GPU")
 
@@ -89,8 +89,8 @@ def serve(name: str, work: Work, output: TextIO) -> None:
     """Open a contender, then run a round for each line of stdin.
 
     Args:
-        name: file:variant.
-        work: The work to do.
+        name: File and variant of the contender, such as ffcv:jpeg.
+        work: Work that all contenders get.
         output: Receives a line of JSON after opening and after each round.
     """
 
@@ -157,7 +157,7 @@ def _host(images: Any) -> Any:
 
 
 def memory_bytes() -> int:
-    """Return the memory of this process and its workers, without mapped files.
+    """Return the bytes of memory of this process and its workers, without mapped files.
 
     Pages that several processes share count once.
     """

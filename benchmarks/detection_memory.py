@@ -15,6 +15,7 @@ from harness.transfer.methods.detection.settings import DetectionSettings
 
 BATCH_SIZE = 16
 NUM_CLASSES = 20
+# (architecture, neck, height and width of the image in pixels)
 CASES = (
     ("resnet18", "c4", 800, 800),
     ("resnet50", "c4", 600, 800),

@@ -8,10 +8,9 @@ installed first, without a network. The images are generated (benchmarks/photo_t
 unless --corpus names real ones.
 
 A part is a list of steps with time limits. If a step fails or runs out of time, the next one
-starts. After each step the summary of the part is saved as
-OUT/gpu_check_<part>_<gpu>_<date>.json. Benchmarks save their own
-records, OUT/<step>_<gpu>_<date>.json, after each round. --tiny rehearses everything on a CPU; its
-numbers mean nothing.
+starts. After each step the summary of the part is saved as OUT/gpu_check_<part>_<gpu>_<date>.json.
+Benchmarks save their own records, OUT/<step>_<gpu>_<date>.json, after each round. --tiny rehearses
+everything on a CPU; the measured numbers then mean nothing.
 """
 
 import argparse
@@ -49,10 +48,10 @@ class StepResult:
     Attributes:
         name: Name of the step.
         outcome: How the step ended.
-        seconds: Time it took.
-        limit_s: Time limit that was left for it.
-        rounds: Complete and planned rounds of its record; None without a record.
-        record: File name of its record; None if there is none.
+        seconds: Wall time of the step.
+        limit_s: Time limit of the step in seconds, at most the time that was left.
+        rounds: Complete and planned rounds of a benchmark; None if the step recorded no rounds.
+        record: File name of the step's record; None if there is none.
         message: Contenders that were not measured, and the end of the output after a failure.
     """
 
@@ -234,9 +233,9 @@ def table(summaries: Iterable[Mapping[str, Any]]) -> str:
 def install(scratch: Path) -> dict[str, str]:
     """Install the bundled wheels; return environment variables for the steps.
 
-    The wheels go to a folder of this run, after the checkout on PYTHONPATH. C parts are copied to
-    the checkout if it has none that load. A bundle for another Python version is ignored; the step
-    `installation` then reports what is missing.
+    The wheels go to a folder of this run, after the checkout on PYTHONPATH. Their C parts are
+    copied to the checkout if its own are missing or do not load. A bundle for another Python
+    version is ignored; the step `installation` then reports what is missing.
 
     Raises:
         SystemExit: The bundle was built from other C sources, or pip cannot install it.

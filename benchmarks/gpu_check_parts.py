@@ -33,7 +33,7 @@ class Step:
     Attributes:
         name: Name of the step and of its record.
         arguments: Arguments of the Python interpreter.
-        limit_s: Time limit.
+        limit_s: Time limit in seconds.
         is_bench: True if the command accepts --json and --time-limit and records rounds.
         variables: Environment variables that the step needs beyond those of all steps.
     """
@@ -48,7 +48,9 @@ class Step:
 def plan(
     corpus: Path, scratch: Path, out: Path, tiny: bool, has_corpus: bool = False
 ) -> dict[str, list[Step]]:
-    """Return the steps of each part, whose time limits and INSTALL_S fit the part's time.
+    """Return the steps of each part.
+
+    Their time limits and INSTALL_S add up to at most `gpu_check.PART_S`.
 
     The limits of a rehearsal are TINY_SLACK times as long.
 

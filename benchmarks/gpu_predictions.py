@@ -43,6 +43,7 @@ COSTS = {
     ("resnet50", False): StepCost(24.5, 471, 331),
     ("resnet50", True): StepCost(73.6, 1535, 1041),
 }
+# Compile modes in which operations are fused.
 FUSED = ("compiled", "cuda_graphs", "compiled_captured_attack")
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.load_parts '{"corpus": ...}'
 
-Prints JSON: the CPU time of each part of the C kernel for each form and instruction set, the CPU
-time of one to three crops ("views") of an image, and the time per batch for which Python holds the
-GIL.
+Prints JSON: the CPU time of each part of the C kernel for each storage form and instruction set,
+the CPU time of one to three crops ("views") of an image, and the time per batch for which Python
+holds the GIL.
 """
 
 import itertools
@@ -26,10 +26,11 @@ from loaders.backends.ffcv import CROPS_AT_ONCE
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 
+# Storage form, a key of `benchmarks.betons.ENCODINGS` -> label in the output.
 FORMS = {"dct": "dct", "restart": "indexed JPEG", "raw400": "raw at 400 px"}
 MOST_IMAGES, NUM_ROUNDS, NUM_THREADS = 512, 7, 16
-MOST_VIEWS, NUM_VIEWED, NUM_VIEW_ROUNDS = 3, 64, 60
-# This entry of `instruction_sets()` stands for libjpeg-turbo, whose loops cannot be timed alone.
+MOST_VIEWS, NUM_VIEWED, NUM_VIEW_ROUNDS = 3, 64, 60  # crops per image, images, rounds
+# The entry of `instruction_sets()` that decodes with libjpeg-turbo. Its parts cannot be timed.
 WHOLE = "libjpeg-turbo"
 
 
@@ -64,7 +65,7 @@ class Images:
         return choose_crops(self.plan, 0, self.ids, widths, heights)
 
     def parts_ms(self, instruction_set: str) -> dict[str, float]:
-        """Return the CPU time of each part of a crop."""
+        """Return the CPU time per crop of each part of the kernel, in ms."""
         times = kernel_c.time_parts(
             self.images,
             self.crops.boxes,
@@ -75,7 +76,12 @@ class Images:
         return {name: 1e3 * seconds / self.n for name, seconds in asdict(times).items()}
 
     def whole_ms(self, pool: kernel_c.Pool, n: int | None = None) -> float:
-        """Return the CPU time of all crops of an image, in a pool of one thread."""
+        """Return the CPU time per image of all its crops, in ms, in a pool of one thread.
+
+        Args:
+            pool: pool that makes the crops.
+            n: number of images; None means all.
+        """
         n = min(n or self.n, self.n)
         begin = time.thread_time()
         self.batch(pool, n)

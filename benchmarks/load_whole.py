@@ -4,8 +4,8 @@ This is `harness bench load --workload whole`.
 
     python -m benchmarks.load_whole '{"corpus": ...}'
 
-Prints JSON: for each form the CPU time per decoded pixel of both loaders, round after round. Both
-decode whole images; classification resizes them, and detection keeps them, with boxes.
+Prints JSON: for each storage form, the CPU time per decoded pixel of both loaders in each round.
+Both loaders decode whole images; the one for classification also resizes them.
 """
 
 import itertools
@@ -51,7 +51,7 @@ class Row:
 
 
 def measure(work: Work) -> list[Row]:
-    """Measure both loaders in turn on each form, round after round."""
+    """Measure both loaders on each storage form; the loaders take turns in each round."""
     return [
         Row(title, *_take_turns(beton(work, form), work.resolution, work.num_threads))
         for form, title in FORMS.items()

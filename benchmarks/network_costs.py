@@ -3,8 +3,8 @@
     python -m benchmarks.network_costs NAME... > harness/estimate/network_costs.csv
 
 A name is a module of harness/modeling/archs, or torchvision/NAME or timm/NAME. The counts are for a
-forward pass of one image at the network's own resolution (224 px for the networks of harness),
-without the last layer. `harness plan` predicts GPU-hours from the counts.
+forward pass of one image at the network's own resolution (224 px for those of
+harness/modeling/archs), without the last layer. `harness plan` predicts GPU-hours from the counts.
 """
 
 import csv

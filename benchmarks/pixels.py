@@ -2,9 +2,9 @@
 
     python -m benchmarks.pixels FOLDER_OR_TAR ... [--json FILE]
 
-Each JPEG is stored in every form that can hold it (unchanged, with a restart index, as dct, raw)
-and decoded with every instruction set of this processor and with numba. All pixels are compared,
-and also crops at random places, for which only the part under the crop is decoded. The reference is
+Each JPEG is stored in every possible form (unchanged, with a restart index, as dct, raw) and
+decoded with every instruction set of this processor and with numba. All pixels are compared, and
+also crops at random places, for which only the part under the crop is decoded. The reference is
 Pillow, which has its own copy of libjpeg-turbo.
 """
 
@@ -38,10 +38,10 @@ class Compared:
 
     Attributes:
         images: JPEGs that were compared.
-        values: compared levels of each form and kernel.
-        different: compared levels that differ from libjpeg-turbo's.
-        refused: images that a kernel did not decode.
-        not_stored: images that a form cannot hold.
+        values: "form, kernel" -> number of compared values of pixels.
+        different: "form, kernel" -> number of these values that differ from libjpeg-turbo's.
+        refused: "form, kernel" -> number of images that the kernel did not decode.
+        not_stored: form -> number of images that cannot be stored in this form.
     """
 
     images: int = 0
@@ -57,7 +57,7 @@ def kernels_of(form: str) -> tuple[str, ...]:
 
 
 def stored_forms(jpeg: bytes, pixels: np.ndarray) -> dict[str, bytes | None]:
-    """Return the bytes of each form; None if the form cannot hold the image."""
+    """Return the bytes of each form; None if the image cannot be stored in this form."""
     indexed = add_restart_index(jpeg)
     return {
         "jpeg": jpeg,

@@ -71,7 +71,7 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def files_of(paths: list[Path]) -> Iterator[Path]:
-    """Files with prose at or below the paths."""
+    """Yield the files with prose at or below the paths, except results and this file."""
     for path in paths:
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in found:

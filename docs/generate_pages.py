@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Pages made of files elsewhere in the repository.
 COPIED_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 PAGE_OF = {**COPIED_PAGES, "README.md": "index.md"}
-# Columns of the costs; a kind that is missing here stops the build.
+# Columns of the page of costs. A kind of stage that is missing here stops the build.
 STAGE_KINDS = (
     "write",
     "adopt",
@@ -75,7 +75,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
                 copied = File.generated(config, destination, abs_src_path=str(ROOT / target))
                 files.append(copied)
         else:
-            return link  # mkdocs reports a broken one
+            return link  # mkdocs reports broken links
         here = posixpath.dirname(page.file.src_uri)
         return posixpath.relpath(destination, here or ".")
 
@@ -94,7 +94,7 @@ def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Comm
 
 
 def _command_pages() -> dict[str, str]:
-    """One page per command, and an index."""
+    """Return one page per command, and an index, as path in the site -> Markdown."""
     from harness.cli.main import cli
 
     pages, rows = {}, []
@@ -149,7 +149,7 @@ def _recipe_files() -> list[Path]:
 
 
 def _recipes_page() -> str:
-    """The head of each recipe: its paper, its command and the published numbers."""
+    """Return a page with the first comment of each recipe: paper, commands, published numbers."""
     lines = [
         "# Recipes",
         "",
@@ -168,7 +168,7 @@ def _recipes_page() -> str:
 
 
 def _settings_page() -> str:
-    """Each setting of a recipe with its type, default and meaning."""
+    """Return a page with the type, default and meaning of each setting of a recipe."""
     from harness.config.methods import available, settings_model
     from harness.config.recipe import Recipe
 
@@ -235,7 +235,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _attributes(model: Any) -> dict[str, str]:
-    """Meanings in the Attributes sections of a model's docstring and of those it extends."""
+    """Return name -> meaning from the Attributes sections of a model and its base classes."""
     meanings: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if not cls.__doc__ or cls.__module__.split(".")[0] not in ("harness", "writers", "loaders"):
@@ -249,7 +249,7 @@ def _attributes(model: Any) -> dict[str, str]:
 
 
 def _costs_page() -> str:
-    """Stages and betons of each recipe; hours are left to the user's own device."""
+    """Return a page with the number of stages of each kind, for each recipe."""
     from harness.config.load import read
     from harness.matrix.expand import expand
 

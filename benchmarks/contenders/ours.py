@@ -32,7 +32,7 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
     encoding, backend = _encoding(variant), "resident" if variant == "resident" else "ffcv"
     if variant == "restart_numba":
         kernel.best_kernel = lambda: "numba"  # this process has no other loader
-    if work.instructions is not None:  # again for the only loader of this process
+    if work.instructions is not None:  # also affects only this loader
         kernel_c.Pool = functools.partial(kernel_c.Pool, instruction_set=work.instructions)  # type: ignore[assignment, misc]
     plan = LoaderPlan(
         beton(work, encoding),

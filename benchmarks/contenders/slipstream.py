@@ -1,8 +1,8 @@
 """slipstream (harvard-visionlab): its loader, on its own cache of the same folder.
 
 It is not on PyPI, so `harness bench load` reports it as absent unless it is installed. Its images
-have no flip here, and its pixels differ from libjpeg-turbo's. Written after its documentation; not
-run yet.
+have no flip here, and its pixels differ from libjpeg-turbo's. Written from slipstream's
+documentation, and not run yet.
 """
 
 from collections.abc import Iterator

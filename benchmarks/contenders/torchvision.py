@@ -63,7 +63,7 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
 
 
 def _nvjpeg(work: Work) -> Pipeline:
-    """Decode on the GPU, with torchvision's random crop or center crop there, image by image."""
+    """Decode batches on the GPU, then transform image by image there."""
     if work.device == "cpu":
         raise AbsentError("no GPU")
     from concurrent.futures import ThreadPoolExecutor

@@ -46,7 +46,7 @@ PRESENT = (
     "pillow",
     "matplotlib",
     "opencv-python",  # or opencv-python-headless, which has the same module
-    "setuptools",  # distutils works only if Python reads its .pth file
+    "setuptools",  # provides distutils only if Python reads its .pth file
 )
 # Packages that the GPU tests use.
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")

@@ -50,8 +50,7 @@ def plan(
 ) -> dict[str, list[Step]]:
     """Return the steps of each part.
 
-    Their time limits and INSTALL_S add up to at most `gpu_check.PART_S`.
-
+    The time limits of a part's steps and INSTALL_S add up to at most `gpu_check.PART_S`.
     The limits of a rehearsal are TINY_SLACK times as long.
 
     Args:
@@ -132,7 +131,7 @@ def _training(corpus: Path, scratch: Path, out: Path, device: str, tiny: bool) -
 
 
 def _other(corpus: Path, scratch: Path, device: str, tiny: bool) -> list[Step]:
-    """Return the steps that compare loaders, pack fine-tunes on a GPU, and run a small recipe."""
+    """Return steps that compare loaders, share a GPU, time attacks, and run a small recipe."""
     bench = ("-m", "harness.cli.main", "bench")
     num_threads = len(os.sched_getaffinity(0))
     sizes = ("2", "24", "8") if tiny else ("3", "4096", "256")

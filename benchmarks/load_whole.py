@@ -38,7 +38,7 @@ BOXES_PER_IMAGE = 3  # VOC 2007 has 2.5 on average
 WHOLE = {
     "crop_scale": (1.0, 1.0),
     "crop_ratio": (0.1, 10.0),
-}  # the crop is the whole image, unless it is very long
+}  # the crop is the whole image, unless the image is very long
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links that leave docs/ to copies of the files in the site."""
+    """Replace links to files outside docs/ by links to copies of the files in the site."""
 
     def in_site(match: re.Match[str]) -> str:
         link = match[1]

@@ -39,7 +39,7 @@ def import_checkpoint(
     part: str | None = None,
     drop_foreign_head: bool = False,
 ) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier and the metadata to save with it.
+    """Convert a checkpoint; return the classifier and the metadata to save with it.
 
     The weights are the largest group of tensors with a common prefix that fits the architecture.
     If the file of a self-supervised method has several copies of the network, the copy that the

@@ -47,7 +47,7 @@ def largest_match(
         shapes: the network's name -> shape.
         preferred: part of a prefix, such as `encoder_q`; "" prefers none.
     """
-    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # prefix -> equal shapes, names
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # prefix -> counts
     for key, tensor in weights.items():
         begin = 0
         while begin >= 0:

@@ -46,7 +46,7 @@ class Network:
     backbone: nn.Module  # normalized images [B, 3, R, R] -> features [B, D]
     feature_dim: int  # D
     head_name: str  # module name of the removed layer, or "" if none was removed
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float]  # per channel, of pixels in [0, 1]
     std: tuple[float, float, float]
     resolution: int  # in pixels
     is_fixed_size: bool  # True if the library allows no other resolution
@@ -307,8 +307,8 @@ def load_weights(
 ) -> None:
     """Load weights with the library's names into backbone and head.
 
-    If the weights' head has no biases, they are set to 0. Batch counters, which old files lack, are
-    set to 0, too.
+    If the file has no biases of the head, they are set to 0. Batch counters, which old files lack,
+    are set to 0, too.
 
     Args:
         arch: name of the network, for messages.

@@ -3,8 +3,8 @@
 A workload that `StageKind.workloads` yields describes its step in the field `step`. The module
 `timed_steps.py` of a kind has a dictionary `STEPS` from the names of steps to functions. Such a
 function takes (step, context) and returns a context manager. The value of its `with` block is a
-function without arguments, which runs one step on random inputs. The step `forward_pass`, which
-several kinds have, is here.
+function without arguments, which runs one step on random inputs. The step `forward`, which several
+kinds have, is defined in this module.
 """
 
 import importlib
@@ -67,7 +67,8 @@ def load_model(about: JSON, context: StageContext) -> tuple[Classifier, int | No
     """Build the model that a workload describes, on the device.
 
     Returns:
-        The model and its own resolution in pixels, which may be None.
+        The model, and the resolution in pixels that its weights were trained for; None if the
+        weights are random.
 
     Raises:
         UserError: The weights are missing.

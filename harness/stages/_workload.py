@@ -27,7 +27,7 @@ def forward_pass(
 
 
 def num_held_out(part: Mapping[str, int], counts: Counts) -> int:
-    """Return the number of training images that are held out from a reference model.
+    """Return the number of images that are held out from the training of a reference model.
 
     Args:
         part: with `folds` or `per_class`; if it is empty, no images are held out.

@@ -99,7 +99,7 @@ class Search:
             method: Transfer method.
             setup: Starting point of every trial.
             loader: Loader of the training images.
-            evaluate: Scores a model on val, for a fraction of the center crop.
+            evaluate: Returns a model's scores on val, for a center crop of the given fraction.
             metric: Score by which models are compared.
             num_classes: Number of classes of the target.
         """

@@ -21,6 +21,9 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
     Args:
         num_classes: not used, because the caller adds the head.
         channels: widths of the four stages, or None for CHANNELS.
+
+    Raises:
+        UserError: `channels` does not have four widths.
     """
     widths = CHANNELS if channels is None else channels
     if len(widths) != len(STRIDES):

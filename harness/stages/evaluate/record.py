@@ -59,7 +59,7 @@ class EvaluateMetrics(TypedDict):
     coarse: dict[str, CoarseScores]  # subset with coarser labels -> scores
     per_class: PerClass
     attack: EvaluationAttackRecord | None
-    not_measured: NotRequired[str]  # reason why there are no scores; else absent
+    not_measured: NotRequired[str]  # reason why there are no scores; absent if there are
     precision: NotRequired[str]
     resolution: NotRequired[int]  # side of the images, in pixels
     eval_crop: NotRequired[float]

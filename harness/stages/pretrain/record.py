@@ -18,7 +18,7 @@ class Epoch(TypedDict):
     num_images: int
     num_steps: int
     resolution: int  # side of the images, in pixels
-    val: NotRequired[Scores]  # scores after this epoch, with `eval_every`
+    val: NotRequired[Scores]  # scores after this epoch; absent if it was not evaluated
 
 
 class PretrainMetrics(TypedDict):
@@ -41,7 +41,7 @@ class PretrainMetrics(TypedDict):
     num_parameters: int
     zero_gradients: int  # number of input gradients in attacks that were zero everywhere
     damaged_checkpoints: list[str]  # one line per checkpoint that was skipped
-    epoch_models: NotRequired[list[str]]  # files of weights, with `first_epochs`
+    epoch_models: NotRequired[list[str]]  # files of weights; only with `first_epochs`
 
 
 class PretrainTiming(TypedDict, total=False):

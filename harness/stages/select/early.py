@@ -1,4 +1,7 @@
-"""Run models from early epochs over the source's training images, for EL2N and forgetting."""
+"""Run models from early epochs over the source's training images, for two scores.
+
+The scores are `el2n` and `forgetting` of `writers.subset.formulas`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Choose, among the models that could be scored, the best by one score over all targets."""
+"""Choose the best models by one score over all targets; models without scores are left out."""
 
 from harness.runner import shortlist
 from harness.runner.context import Outcome, StageContext

@@ -8,8 +8,8 @@ from typing_extensions import TypedDict
 from harness.matrix.scores import Scores
 
 # Record of a point of the grid: the value of each axis, and `val`, the Scores on val, or None if
-# training diverged. If not all points train to the end, `share` is the fraction of the training
-# that the point received. logreg adds `converged`, `largest_gradient` and `gap`.
+# training diverged. If not all points train to the end, `share` is the fraction of its full length
+# for which the point trained. logreg adds `converged`, `largest_gradient` and `gap`.
 GridEntry = dict[str, Any]
 
 

@@ -31,9 +31,9 @@ ORDER_SEED = 0  # seed of the order of images in a beton; the default of `write_
 def run(context: StageContext) -> Outcome:
     """Write the splits of the config.
 
-    A complete beton that exists was written for the same key. It is kept if its raw files are
-    certainly unchanged. Encoded images are copied from another beton in the data folder if the
-    result is certainly the same, byte for byte.
+    If a complete beton of this stage exists, it is kept, unless its raw files may have changed.
+    Encoded images are copied from another beton in the data folder if encoding them again would
+    certainly give the same bytes.
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])

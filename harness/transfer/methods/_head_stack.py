@@ -15,7 +15,7 @@ NUM_LOGITS = 3
 
 
 class HeadStack:
-    """H linear heads from D features to K classes; learning rate and weight decay differ.
+    """H linear heads from D features to K classes, each with its learning rate and weight decay.
 
     The optimizer is SGD with momentum, as in `make_sgd`. If a head trains in a stack of another
     size, its weights differ only by the rounding of float32 sums, because the library of matrix

@@ -3,9 +3,8 @@
 Puigcerver et al. 2020 and Sokolski (`recipes/model_zoo.yaml`) use k = 1 and Euclidean distances.
 Matrix products in float32 find candidates, in chunks of rows. The candidates' distances are then
 computed from differences in float64. If the candidates of a row may be incomplete, the distances to
-all images are computed in this way.
-If distances are equal, the lower index is nearer; if votes are equal, the lower label wins. Exact
-duplicates bias the score upwards; `duplicates` counts them.
+all images are computed in this way. If distances are equal, the lower index is nearer; if votes are
+equal, the lower label wins. Exact duplicates bias the score upwards; `duplicates` counts them.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,7 +120,8 @@ def _nearest_in_chunk(
     farthest, candidates = distances.topk(min(k + SPARE, len(rough) - 1), dim=1, largest=False)
     neighbors, reach = _sort_exactly(exact, exact[rows], candidates.sort(dim=1).values, k)
     if candidates.shape[1] < len(rough) - 1:  # other rows may be equally near
-        # By the triangle inequality, a row within `reach` has a norm of at most own norm + reach.
+        # `reach` is the squared distance of the k-th neighbor. By the triangle inequality, a row
+        # that is as near has a norm of at most own norm + sqrt(reach).
         norms = squares[rows].sqrt()
         slack = SLACK * (squares[rows] + (norms + reach.sqrt()) ** 2)
         for row in (farthest[:, -1] - slack <= reach).nonzero()[:, 0].tolist():

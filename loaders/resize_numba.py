@@ -1,7 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Resize a box of pixels in integers; a part of the numba kernel.
+"""Resize a box of pixels with integer arithmetic; a part of the numba kernel.
 
-The equations and the rounding are the same as in native/weights.c and native/resize.c.
+The equations and the rounding are the same as in native/weights.c and native/resize.c. `kind` is
+the number of the interpolation: 0 area, 1 bilinear, 2 bicubic (`number_of` in interpolation.py).
 """
 
 import numpy as np
@@ -9,15 +10,16 @@ import numpy as np
 from loaders.compile_numba import helper
 
 _TAPS_WRITTEN_OUT = 3  # number of taps that _sum_columns unrolls
-# Sum of the weights, and the bits that each axis drops, as in native/stages.h.
+# The weights of an output pixel sum to _ONE. The sums along x (across), then along y (down), are
+# shifted right by these numbers of bits, as in native/stages.h.
 _ONE, _ROUND_ACROSS, _ROUND_DOWN = 2**14, 7, 21
 _HALF_ACROSS, _HALF_DOWN = 2 ** (_ROUND_ACROSS - 1), 2 ** (_ROUND_DOWN - 1)
-_MOST_ACROSS = 255 * 128  # largest sum of the first axis, as in native/stages.h
+_MOST_ACROSS = 255 * 128  # largest value of a row that was resized along x
 
 
 @helper
 def num_taps(source, target, kind):
-    """Return the largest number of source pixels that an output pixel depends on."""
+    """Return the largest number of source pixels of an output pixel along one axis, at least 3."""
     if kind:
         return max(_TAPS_WRITTEN_OUT, 2 * kind * max(source, target) // target + 1)
     return max(_TAPS_WRITTEN_OUT, source // target + 2)
@@ -93,13 +95,15 @@ def resize(
     result,
     kind,
 ):
-    """Resize a box to output [R * R * 3]: levels, or the table's values of these levels.
+    """Resize a box of RGB pixels to output [R * R * 3], mirrored if `flip` is 1.
+
+    The result is uint8 levels if `table` is empty. Otherwise it is table[color, level].
 
     The box has `width` x `height` pixels from byte `origin` on; its rows are `stride` bytes apart.
-    The other arrays are scratch memory. `starts` [R] and `shares` hold the first pixel and the
-    weights of each output column; after them, `shares` holds the weights of an output row. `line`
-    holds a padded row of the box, `ring` the resized rows that are still needed, and `result` an
-    output row.
+    The other arrays are scratch memory. `starts` [R] holds the first source column of each output
+    column. `shares` holds the weights of all output columns, then those of one output row. `line`
+    holds a padded row of the box, `ring` the rows that were resized along x and are still needed,
+    and `result` an output row.
     """
     resolution = len(starts)
     x_taps, y_taps = num_taps(width, resolution, kind), num_taps(height, resolution, kind)

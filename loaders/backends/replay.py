@@ -31,7 +31,10 @@ def open_loader(plan: LoaderPlan) -> "ReplayLoader":
 
 
 class ReplayLoader(Loader):
-    """Loader that repeats NUM_BATCHES batches of the ffcv backend, cut to size if necessary."""
+    """Loader that repeats NUM_BATCHES batches of the ffcv backend.
+
+    If a batch of the epoch is shorter than these, it has only their first images.
+    """
 
     _loaded: tuple[int, list[Batch]] | None = None  # resolution, and batches at this resolution
     _running: PlainEpoch | None = None

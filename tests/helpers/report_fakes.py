@@ -1,4 +1,4 @@
-"""Results of a finished matrix: real stages and keys, synthetic but plausible numbers."""
+"""Fake results for all stages of a recipe: keys and settings are real, numbers are plausible."""
 
 import random
 from collections.abc import Mapping, Sequence

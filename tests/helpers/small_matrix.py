@@ -1,4 +1,4 @@
-"""A small recipe on generated images, and views of the matrix that it expands to."""
+"""A small recipe on generated images, and functions that list the stages of a recipe."""
 
 from collections import Counter
 from pathlib import Path

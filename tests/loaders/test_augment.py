@@ -61,7 +61,7 @@ def test_each_crop_equals_the_reference_and_is_inside_the_image(
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.001, 0.01), (1.0, 1.0)])
 @pytest.mark.parametrize("flip", [True, False])
 def test_the_c_kernel_draws_the_crops_that_numpy_draws(ratio, scale, flip):
-    """Sizes from one pixel to narrow stripes need one try, several tries, or have no fit."""
+    """Images range from one pixel to narrow strips. A crop fits at the first try, later, or never."""
     draws = np.random.default_rng(5)
     ids = draws.integers(0, 2**64, 5000, np.uint64)
     widths, heights = draws.integers(1, 900, (2, 5000)) ** draws.integers(1, 3, (2, 5000))
@@ -88,7 +88,7 @@ def test_boxes_are_distributed_as_torchvisions(width, height):
     theirs = drawn[:, [1, 0, 3, 2]]  # get_params: top, left, height, width
     ours = crops_of(PLAN, width, height).boxes
     for column, name in enumerate(["left", "top", "width", "height"]):
-        # By chance, the distance exceeds 0.045 with a probability of 0.05 %.
+        # By chance, the distance exceeds 0.045 with a probability of at most 0.06 %.
         assert _kolmogorov_smirnov(ours[:, column], theirs[:, column]) < 0.045, name
     of_ours, of_theirs = (np.corrcoef(boxes[:, 2], boxes[:, 3])[0, 1] for boxes in (ours, theirs))
     # 0.06 is about three standard errors of a difference of two correlations over NUM_DRAWS.

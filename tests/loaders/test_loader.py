@@ -49,7 +49,7 @@ def test_each_for_is_the_next_epoch_and_a_list_of_batches_keeps_its_pixels(beton
     expected = epochs_of_backend(betons["jpeg"], 3)
     with Loader(betons["jpeg"], **SETTINGS) as loader:
         assert len(loader) == 5 and loader.num_samples == 36 and loader.epoch == 0
-        # list() keeps all batches, so that a batch must not share memory with a later one
+        # list() keeps all batches, so no batch may share memory with a later one
         for batches in expected:
             assert_equal(list(loader), batches)
         assert loader.epoch == 3

@@ -1,4 +1,4 @@
-"""Loaders that put batches on the fake device: equal to the CPU's, with slots used in order."""
+"""Loaders on a fake CUDA device: batches equal the CPU's, and no buffer is reused too early."""
 
 import threading
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Passes over a split on the fake device: evaluation, ranking and features."""
+"""Passes over a split on a fake CUDA device: evaluation, ranking and features."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +152,7 @@ def test_an_attack_does_not_wait_for_the_gpu(faked, mode):
     plan = AttackPlan(ATTACK, 0.3, "float32", "cuda:0", mode, product.BATCH_SIZE)
     model, batch = product.make_model().to("cuda:0").eval(), product.make_batch("cuda:0")
     attack = plan.attack_on(model)
-    attack(*batch)  # a capture waits
+    attack(*batch)  # may capture a graph, which waits for the GPU
     with no_sync():
         attack(*batch)
 

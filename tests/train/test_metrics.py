@@ -137,7 +137,7 @@ def test_a_nan_logit_is_never_correct_and_is_reported():
 
 
 def test_counts_are_exact_beyond_float_precision():
-    """An accuracy in half precision, as in the published code, is too coarse for this count."""
+    """In half precision, as in the code of Jain et al. (2023), this accuracy would round to 1."""
     counts = Counts(2, "cpu")
     right = torch.tensor([[1.0, 0.0]]).expand(4099, 2)
     counts.add(right, torch.zeros(4099, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""The command on a board's row plans the stage of the row, for recipes of this project."""
+"""The command that a leaderboard shows for a row runs the row's stage, with shipped recipes."""
 
 import json
 import shlex
@@ -18,7 +18,8 @@ from harness.report.board.standings import board
 from harness.report.board.tables import _replay_cell
 from tests.helpers.board_rows import row
 
-# robust_l2 has clean and robust models and attacks, better_models has variants and loaded models.
+# robust_l2 and robust_linf have clean and robust models, better_models has variants of pretraining,
+# and model_zoo has models whose weights are loaded.
 RECIPES = ["robust_l2", "robust_linf", "better_models", "model_zoo"]
 
 
@@ -58,7 +59,7 @@ def test_commands_plan_the_stage(
 def test_the_command_of_a_model_does_not_add_targets_that_its_recipe_excludes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A subset for one target is transferred to that target only."""
+    """Models of a subset that was selected for one target are transferred to that target only."""
     monkeypatch.chdir(tmp_path)
     recipe = read("which_classes", ["scale=tiny"])
     digest, settings = published_recipe(recipe)
@@ -84,7 +85,11 @@ def test_the_command_of_a_model_does_not_add_targets_that_its_recipe_excludes(
 def test_the_command_of_a_source_row_does_not_add_subsets_that_its_recipe_excludes(
     common: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """fewer_classes has no robust models of its controls, but compares models on their classes."""
+    """fewer_classes trains no robust models on its control subsets, such as random classes.
+
+    If `common` is null, models are compared on the classes that all subsets share, also the
+    control subsets.
+    """
     monkeypatch.chdir(tmp_path)
     recipe = read("fewer_classes", ["scale=tiny", f"evaluate.common={common}"])
     digest, settings = published_recipe(recipe)
@@ -105,7 +110,8 @@ def test_the_command_of_a_source_row_does_not_add_subsets_that_its_recipe_exclud
         for stage in (again, robust[0])
     ]
     assert shared[0] == shared[1] and len(shared[0]) > 1
-    if common == "null":  # clean models of the controls are needed for the common classes
+    if common == "null":
+        # The shared classes depend on the control subsets, so their clean models run too.
         assert again.key == robust[0].key
         assert {one.axes["subset"] for one in evaluated if not one.axes["eps"]} == {
             subset.name for subset in recipe.subsets

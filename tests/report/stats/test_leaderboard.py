@@ -74,7 +74,7 @@ def ranking_of(second: np.ndarray) -> list[RankedModel]:
 
 @pytest.mark.parametrize("won", [19, 15, 12])
 def test_p_next_is_the_sign_test_of_direct_matches(won: int) -> None:
-    """A model that wins all 19 is clearly ahead; Wald's test of the strengths gives p = 0.27."""
+    """A model that wins all 19 is clearly ahead, but Wald's test of the strengths has p = 0.27."""
     first, second, *_ = ranking_of(np.where(np.arange(19) < won, 0.8, 0.95))
     assert (first.model, second.model) == ("a", "b")
     assert first.p_next == pytest.approx(scipy_stats.binomtest(won, 19).pvalue)

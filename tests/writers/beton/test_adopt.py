@@ -93,7 +93,7 @@ def test_every_damage_is_found(beton: Path):
     offset = int(opened.rows["offset"][5]) + 30
     beton.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
     assert any("sample 5" in problem for problem in verify(beton))
-    for place in (FIRST_ROW + 17, len(whole) - 10):  # a label, and the table of blobs
+    for place in (FIRST_ROW + 17, len(whole) - 10):  # a label, and FFCV's allocation table
         beton.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(UserError, match="its tables differ"):
             open_beton(beton)

@@ -22,7 +22,8 @@ from writers.subset.spec import everything
 
 ALL = SplitSettings(val=0)
 SIZE = (120, 100)
-# Each class occurs in one image per split. The last image of trainval has no object.
+# Each class occurs in one image per split. The last two images of trainval are special: the only
+# object of 000021 is a cat marked as difficult, and 000022 has no object.
 TRAINVAL = {
     f"{number:06}": (SIZE, [(name, 0, 1, 1, 60, 100), (name, 1, 30.5, 20, 120, 90)])
     for number, name in enumerate(CLASSES, start=1)

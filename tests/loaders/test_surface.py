@@ -33,7 +33,7 @@ def test_a_plan_is_pickled_and_copied(betons):
 
 
 @pytest.mark.parametrize("use", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_a_loader_is_not(betons, use):
+def test_a_loader_is_neither_pickled_nor_copied(betons, use):
     with Loader(betons["raw"], 8, resolution=16) as loader, open_loader(loader.plan) as opened:
         for refused in (loader, opened):
             with pytest.raises(UserError, match="cannot be pickled or copied"):

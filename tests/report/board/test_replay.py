@@ -51,8 +51,7 @@ def test_commands_plan_the_stage(
             keys = {one.key for one in planned if one.kind == kind}
             assert stage.key in keys
             if kind == "transfer":
-                # Rows do not give the images per class, so both numbers are planned.
-                assert len(keys) <= 2
+                assert len(keys) == 1
             assert len(planned) <= len(stages)
 
 

@@ -40,7 +40,7 @@ class PassProgress:
                 raise Stopped
         now = time.monotonic()
         done = min(num_images * self._context.group.world_size, self._total)
-        # Replace the last report at the end of the pass, because the stage may run on.
+        # Replace the last report at the end of the pass, because the stage may continue after it.
         is_end = done == self._total and self._reported > self._started
         if is_end or now - self._reported > REPORT_EVERY_S:
             self._reported = now

@@ -115,7 +115,7 @@ class Search:
         self._tried: dict[tuple[int, Fraction], dict[float, Scores]] = {}
         self._best: Best | None = None
         self._failure: UserError = DivergedError(
-            "No point of the grid leaves finite weights.", "Add lower rates to `lrs`."
+            "Training diverged at every point of the grid.", "Add lower rates to `lrs`."
         )
         self._last: Learner | None = None
         self._num_learners = 0  # number of learners started, including before a resume

@@ -321,7 +321,7 @@ def _train(
 
 
 def _num_steps(plan: TrainingPlan, loader: Loader, first_epochs: int | None) -> int:
-    """Return the number of steps until the training ends, or until its last pass of interest.
+    """Return the number of steps of the training, which may end after `first_epochs`.
 
     Args:
         plan: the whole training.

@@ -87,7 +87,7 @@ class Parts:
             raise UserError(
                 f"num_low is {num_low} and reinit_last {num_new}; the network has {len(blocks)} "
                 "blocks.",
-                "Lower them, so that together they name each block once at most.",
+                f"Lower one of them: their sum must be at most {len(blocks)}.",
             )
         first_new = len(blocks) - num_new
         self.low, self.high, self.new = (

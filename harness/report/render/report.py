@@ -102,6 +102,7 @@ def collect(
         findings.about_best_model(analysis.matrices)
         or answer.about_only_model(accuracy)
         or measured_accuracy.about_most_accurate(measured)
+        or answer.about_only_transfer(transfer)
         or answer.why_none(any_measured=bool(accuracy or transfer or scores))
     ]
     built = [

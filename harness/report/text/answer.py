@@ -63,13 +63,30 @@ def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
     if len(clean) != 1:
         return ""
     row = clean[0]
-    limit = ""
-    if is_near_chance(row.top1, row.num_answers, row.num_images):
-        limit = ", which is not clearly above chance"
     return (
         f"{row.arch}, trained on {row.subset}, has a top-1 accuracy of {percent(row.top1, 1)} % on "
-        f"{row.num_images:,} validation images of its classes{limit}."
+        f"{row.num_images:,} validation images of its classes"
+        f"{_limit(row.top1, row.num_answers, row.num_images)}."
     )
+
+
+def about_only_transfer(transfer: Sequence[TransferRow]) -> str:
+    """State the accuracy of the recipe's transfer; "" if it has several transfers.
+
+    Also "" if images have several labels or boxes, which have another metric.
+    """
+    if len(transfer) != 1 or (row := transfer[0]).num_answers is None or row.top1 is None:
+        return ""
+    return (
+        f"{row.model or row.arch}, transferred to {row.target} by {row.method}, has a top-1 "
+        f"accuracy of {percent(row.top1, 1)} % on {row.num_images:,} test images"
+        f"{_limit(row.top1, row.num_answers, row.num_images)}."
+    )
+
+
+def _limit(top1: float, num_answers: int | None, num_images: int) -> str:
+    is_weak = is_near_chance(top1, num_answers, num_images)
+    return ", which is not clearly above chance" if is_weak else ""
 
 
 def why_none(*, any_measured: bool) -> str:

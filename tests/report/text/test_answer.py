@@ -8,7 +8,12 @@ import pytest
 
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, effects
-from harness.report.text.answer import about_only_model, answers, headline
+from harness.report.text.answer import (
+    about_only_model,
+    about_only_transfer,
+    answers,
+    headline,
+)
 from harness.report.text.caveats import caveats
 
 SIZES = {"all": 100, "minus20": 80}
@@ -418,6 +423,16 @@ def test_the_accuracy_of_a_single_model_is_stated() -> None:
     assert "not clearly above chance" in about_only_model([weak])
     assert about_only_model([own, replace(own, seed=1)]) == ""
     assert about_only_model([replace(own, attack="adversarial")]) == ""
+
+
+def test_the_accuracy_of_a_single_transfer_is_stated() -> None:
+    row = replace(transfer_rows(lambda *_: 0.9, seeds=(0,))[0], model="resnet50", target="pets")
+    text = f"resnet50, transferred to pets by {row.method}, has a top-1 accuracy of 90.0 %"
+    assert about_only_transfer([row]) == f"{text} on {row.num_images:,} test images."
+    weak = replace(row, num_answers=2, num_images=8, top1=0.75)
+    assert about_only_transfer([weak]).endswith("8 test images, which is not clearly above chance.")
+    assert about_only_transfer([row, row]) == ""
+    assert about_only_transfer([replace(row, top1=None)]) == ""
 
 
 def test_terms_and_marks_are_explained_if_the_report_uses_them() -> None:

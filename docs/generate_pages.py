@@ -193,10 +193,10 @@ def _settings_page() -> str:
 
 def _collect(model: Any, models: dict[type, str]) -> None:
     """Add the models of nested settings, each once."""
-    from harness.config.base import Settings
+    from pydantic import BaseModel
 
     def visit(annotation: Any) -> None:
-        is_settings = isinstance(annotation, type) and issubclass(annotation, Settings)
+        is_settings = isinstance(annotation, type) and issubclass(annotation, BaseModel)
         if is_settings and annotation not in models:
             models[annotation] = annotation.__name__
             _collect(annotation, models)

@@ -48,10 +48,14 @@ class AttackSettings(Settings):
 
     Attributes:
         DEFAULT_STEPS: steps of `pgd`. Salman et al. 2020 use 3, with a relative step size of 2/3.
+        method: pgd, fast or free, as described above.
+        norm: norm of the perturbation, whose bound is eps.
+        steps: number of steps of the attack on each image.
         step_size: length of a step, in [0, 1] pixel units. None means relative_step_size * eps.
         relative_step_size: step size divided by eps. None means 2.5 / steps; 1.25 for `fast`, 1 for
             `free`.
-        random_start: start of the attack: uniform in the ball, or uniform on its surface.
+        random_start: start of the attack. none: the image. ball: uniform in the ball of radius eps.
+            sphere: uniform on its surface.
         best_iterate: keep the iterate with the highest loss, as `robustness` does, at the cost of
             one more forward pass. False: keep the last iterate.
         batch_norm: BatchNorm statistics during the attack: running statistics (eval), or those of

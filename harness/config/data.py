@@ -27,6 +27,7 @@ class DataSettings(Settings):
         name: name in reports. None means `dataset`, or the stem of `path` for `folder`.
         val: fraction of train that becomes val, stratified and seeded, if the dataset has no val.
         test: fraction of train that becomes test, if the dataset has no test (targets only).
+        split_seed: seed of the splits that are drawn from train.
         protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
         accept_counts: write the dataset although its counts differ from the published counts; the
             manifest records the differences.

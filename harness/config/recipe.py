@@ -94,6 +94,8 @@ class EvaluateSettings(Settings):
     """Evaluation of every pretrained model, clean and under PGD at its own eps.
 
     Attributes:
+        attack: attack of the evaluation.
+        batch_size: images per batch.
         eps_of_clean: attack clean models too, at this eps. None means they are not attacked.
         attacked_logits: scored: each view, such as the common classes, has its own attack, which
             raises the loss over the logits that the view scores. all: one attack on all logits is
@@ -137,6 +139,7 @@ class FeatureSettings(Settings):
             a pretrained model its own resolution.
         eval_crop: center crop, as a fraction of the shorter side. None as for `resolution`.
         interpolation: filter of the resize. auto: the model's own.
+        batch_size: images per batch.
         precision: precision of every features stage. bf16 keeps 3 digits, so nearest neighbors may
             change.
     """
@@ -154,6 +157,7 @@ class ShortlistSettings(Settings):
     Attributes:
         by: a score of the recipe, or a variant of a score: knn, knn_k5, hscore_shrunk.
         best: number of models, by mean rank over all targets.
+        methods: labels of the methods that run for these models only.
     """
 
     by: str
@@ -211,16 +215,26 @@ class Recipe(Settings):
     """A study: sources, subsets, robustness, targets and methods.
 
     Attributes:
+        name: name of the recipe, of its report and of its folder.
+        question: question that the study answers, shown at the top of the report.
         absent: parts of the published study that the recipe does not have; reports list them.
         scale: name of the entry of `scales` that overrides other settings of the recipe.
         source: dataset for pretraining. None means that nothing is pretrained; the recipe uses
             `models` only. If there are no `subsets`, nothing is pretrained either, and the source's
             images only serve to measure `models`.
+        encoding: how images are stored in betons.
+        ranking: reference model that ranks classes, for subsets with `by: reference`.
         selection: models that score classes and images for subsets.
+        subsets: an axis: subsets of the source to pretrain on.
         in_place: subsets are read from the betons of the whole source. False: each subset is
             written to betons of its own, which take more disk space.
+        archs: an axis: architectures to pretrain.
+        eps: an axis: radius of the attack in pretraining, in [0, 1] pixel units; 0 is clean.
+        seeds: an axis: seed of initial weights, order of images and crops.
+        pretrain: how the recipe pretrains.
         variants: an axis of training: label -> settings that override `pretrain`.
-        models: pretrained models.
+        evaluate: how the models that the recipe trains are evaluated on the source.
+        models: pretrained models to transfer, in addition to those that the recipe trains.
         weights_dir: folder of weights, relative to $HARNESS_RAW.
         source_accuracy: accuracy of `models` on the source. published: the accuracy that
             `imagenet_top1` or the library states. measured: each model is also evaluated on the
@@ -228,9 +242,12 @@ class Recipe(Settings):
             checkpoint: those of its entry), and with `features.batch_size` and
             `features.precision`. Models without a classifier for the source's classes are not
             measured.
-        methods: label -> settings. Each method declares its own settings
+        targets: an axis: downstream datasets.
+        methods: an axis: ways to transfer, label -> settings. Each method declares its own settings
             (`harness.config.methods`).
         scores: names in `harness/transfer/scores`, computed for every model and target.
+        features: how images are shown to a frozen model.
+        shortlist: selects the best of `models` by a score. None means all are transferred.
         exclude: points of the axes to leave out (`harness/config/axes.py`).
         include: points to add outside the product of the axes.
     """

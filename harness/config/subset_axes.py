@@ -75,7 +75,7 @@ def _filled(value: Any, values: Mapping[str, Any]) -> Any:
 
     def text(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise UserError(f"{match[0]} is none of `each`: {', '.join(values)}.")
+            raise UserError(f"{match[0]} is not one of the names in `each`: {', '.join(values)}.")
         replacement = values[match[1]]
         return f"{replacement:g}" if isinstance(replacement, float) else str(replacement)
 

@@ -21,10 +21,16 @@ class ScheduleSettings(Settings):
     """SGD with momentum, and a learning-rate curve that is set per step.
 
     Attributes:
+        lr: peak learning rate.
+        schedule: curve of the learning rate after the warmup. cyclic: a linear fall.
         warmup_epochs: epochs of linear warmup from 0. For `cyclic`: the epoch with the peak rate.
         step_epochs: for `step`: epochs between two multiplications by step_factor.
         step_at: for `step`: fractions of training at which the rate is multiplied, instead of
             step_epochs.
+        step_factor: for `step`: the factor.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov's momentum.
+        weight_decay: factor of the L2 penalty.
         decay_norm_and_bias: weight decay also applies to norms and biases. False: it applies only
             to the weights of convolutions and linear layers.
     """
@@ -60,16 +66,21 @@ class TrainSettings(Settings):
     """Settings that pretraining and fine-tuning share.
 
     Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step, of all processes together.
         resolution: pixels per side, in training.
         eval_resolution: pixels per side, in evaluation. None means as in training.
         eval_crop: center crop of evaluation, as a fraction of the shorter side.
         crop_scale: RandomResizedCrop: range of the area, as a fraction of the image's area.
         crop_ratio: RandomResizedCrop: range of the aspect ratio.
+        horizontal_flip: mirror half of the training images.
         augment: augmentations after crop and flip, in training: a preset, or a mapping. Attacks
             start from augmented images.
         interpolation: filter of every resize, in training and evaluation. auto: the filter of
             published weights, or area for models that are trained here.
+        label_smoothing: fraction of the target probability that is spread over all classes.
         flip_tta: evaluate with the mean of the logits of each image and its mirror image.
+        optimizer: SGD and its learning rates.
         precision: precision of training, and of every evaluation of the trained model. `evaluate`
             and `rank` use the precision of `pretrain`; a transfer uses the precision of its method.
             auto: bf16 on a GPU that computes bf16 natively, float32 otherwise and on a CPU.
@@ -136,13 +147,16 @@ class PretrainSettings(TrainSettings):
     keys override them.
 
     Attributes:
-        progressive: None means every epoch uses `resolution`.
+        attack: attack of adversarial training; no effect on clean models.
+        progressive: smaller images in the first epochs. None means every epoch uses `resolution`.
         blur_pool: filter with a 3x3 binomial kernel before strided convolutions (Zhang 2019).
         batch_norm_scale: False: the scale of every BatchNorm is a constant 1.
         dropout: fraction of the features dropped before the head.
         aux_head: train a second head in the middle of the network, with 0.4 of its loss; it is
             dropped after training (GoogLeNet).
         ema_decay: decay per step of the average of the weights, which is then the model.
+        accumulate: micro-batches per batch; "auto" is the smallest number that fits in memory.
+            BatchNorm uses the statistics of each micro-batch.
         compile: torch.compile. auto: use it if a measurement at the start shows a speedup.
         eval_every: epochs between two evaluations on val. None means evaluate at the end only.
         sync_batch_norm: if several GPUs share a batch, BatchNorm uses the statistics of the whole

@@ -24,11 +24,15 @@ MAX_POINTS = 10_000  # points of a grid; listing them takes 0.4 s
 
 
 class GridSettings(Settings):
-    """Values to try along each axis; every combination is a point of the grid."""
+    """Values to try along each axis; every combination is a point of the grid.
+
+    Attributes:
+        eval_crop: center crops. Each trained point is evaluated on val with every crop, without
+            training again.
+    """
 
     TRAINING_AXES: ClassVar[tuple[str, ...]] = ("epochs", "steps", "eval_crop")
 
-    # Each trained point is evaluated on val with every crop, without training again.
     eval_crop: Annotated[tuple[Crop, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
@@ -58,7 +62,13 @@ def _check_rivals(grid: Settings, first: str, second: str) -> None:
 
 
 class TrainingGrid(GridSettings):
-    """Axes of every method that trains. The axis `lr` may also be given as the setting `lrs`."""
+    """Axes of every method that trains. The axis `lr` may also be given as the setting `lrs`.
+
+    Attributes:
+        lr: peak learning rates.
+        epochs: lengths of training in epochs.
+        steps: lengths of training in optimizer steps.
+    """
 
     lr: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     epochs: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
@@ -74,6 +84,7 @@ class DecayGrid(TrainingGrid):
     """Axes of methods with weight decay.
 
     Attributes:
+        weight_decay: factors of the L2 penalty.
         decay_ratio: weight decay times learning rate; sets the weight decay to decay_ratio / lr.
     """
 
@@ -92,6 +103,10 @@ class HalvingSettings(Settings):
     In the first rung all points train for 1 / factor^(rungs - 1) of the full length. The fraction
     1 / factor that is best on val then trains again from the start, `factor` times as long, and so
     on. In the last rung points train for the full length, and val chooses one of them.
+
+    Attributes:
+        factor: the fraction 1 / factor of the points survives each rung.
+        rungs: number of rungs.
     """
 
     factor: Annotated[int, Field(ge=2)] = 3
@@ -99,14 +114,23 @@ class HalvingSettings(Settings):
 
 
 class Reduced(Settings):
-    """Train `reduced` random points of the grid; the points are the same for all models."""
+    """Train `reduced` random points of the grid; the points are the same for all models.
+
+    Attributes:
+        reduced: number of points.
+        seed: seed of the choice.
+    """
 
     reduced: Count
     seed: int = 0
 
 
 class Halving(Settings):
-    """Train the grid by successive halving."""
+    """Train the grid by successive halving.
+
+    Attributes:
+        halving: settings of the halving.
+    """
 
     halving: HalvingSettings
 
@@ -131,6 +155,7 @@ class MethodSettings(Settings):
             list makes a stage of each value. Everything is fitted on these images. Val only chooses
             settings, even with `refit`.
         eval_crop: center crop, as a fraction of the shorter side.
+        grid: axes of hyper-parameters to search.
         per_target: dataset -> settings that differ for this dataset.
     """
 
@@ -196,6 +221,7 @@ class TransferSettings(MethodSettings, TrainSettings):
             crop_scale and crop_ratio have no effect.
         lrs: peak learning rates of the grid.
         grid: further axes of the grid.
+        policy: points of the grid that are trained. full: all of them.
         refit: train the chosen point again on train and val together, and test that model.
         order: balanced draws each class equally often; the number of images per epoch stays the
             same.

@@ -31,17 +31,22 @@ class Encoding(BaseModel):
     EXIF orientation is ignored, as in torchvision. Presets are named like ffcv-imagenet's files,
     <max resolution>_<fraction of JPEG>_<quality>: 500_0.50_90; further presets are jpeg, raw,
     passthrough and dct.
+
+    Attributes:
+        format: see above.
+        max_resolution: longer side in pixels to which larger images are shrunk. None keeps the size.
+        jpeg_quality: quality of JPEGs that the writer encodes.
+        compress_probability: for `mixed`: fraction of images stored as JPEG.
+        restart_index: add an index, with which loaders decode only the crop of a JPEG. None, or no
+            value, means yes, except for `passthrough` and `raw`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     format: Literal["jpeg", "raw", "mixed", "passthrough", "dct"] = "jpeg"
-    # longer side in pixels to which larger images are shrunk; None keeps the size
     max_resolution: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    # `mixed`: fraction of images stored as JPEG
     compress_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    # add an index with which loaders decode only the crop of a JPEG (writers/jpeg/restart_index.py)
     restart_index: bool = True
 
     @model_validator(mode="before")

@@ -42,12 +42,17 @@ class SubsetSpec(BaseModel):
     A bare name can be given instead, or a mapping of the name and the steps' keys in the order of
     the steps. The name of another subset among the steps is replaced by that subset's steps, so
     that the specification is complete.
+
+    Attributes:
+        name: name in reports and in names of stages.
+        classes: source classes to keep. None means all.
+        remove: classes to remove by a ranking.
+        steps: further steps, in order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-    # source classes to keep; None means all
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     remove: ByRanking | None = None
     steps: tuple[Annotated[AnyStep, BeforeValidator(step)], ...] = ()

@@ -8,7 +8,6 @@ from harness.config.base import NotNegative
 from harness.config.train import Parts
 from harness.config.transfer import BnStats, Crop, DecayGrid, TransferSettings, Whole
 
-# "kornblith" means min(10 / steps per epoch, 0.1), and None the momentum of the loaded model.
 BnMomentum = Annotated[float, Field(gt=0, le=1)] | Literal["kornblith"] | None
 
 
@@ -22,6 +21,8 @@ class NetworkSettings(TransferSettings):
     """Settings of methods that train weights of the backbone.
 
     Attributes:
+        bn_momentum: momentum of BatchNorm's statistics. None means that of the loaded model.
+            kornblith: min(10 / steps per epoch, 0.1).
         accumulate: micro-batches per batch; "auto" is the smallest number that fits in memory.
     """
 

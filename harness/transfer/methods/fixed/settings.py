@@ -7,7 +7,12 @@ from harness.transfer.methods._network_settings import BnMomentum, idle_bn_momen
 
 
 class FixedSettings(TransferSettings):
-    """Fixed-feature transfer. BatchNorm statistics are fixed too, unless `bn_stats` is update."""
+    """Fixed-feature transfer. BatchNorm statistics are fixed too, unless `bn_stats` is update.
+
+    Attributes:
+        bn_momentum: momentum of BatchNorm's statistics. None means that of the loaded model.
+            kornblith: min(10 / steps per epoch, 0.1).
+    """
 
     TRAINS_HEAD_ONLY: ClassVar[bool] = True
     TRAINS_TOGETHER: ClassVar[bool] = True

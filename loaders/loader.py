@@ -113,7 +113,7 @@ class Loader(ClosedOnExit):
             if batch_size is not None or settings:
                 given = [*(["batch_size"] if batch_size is not None else []), *settings]
                 raise UserError(
-                    f"Loader has a plan and also {', '.join(given)}.",
+                    f"Loader was given a plan and also {', '.join(given)}.",
                     "Use dataclasses.replace(plan, ...) to change a plan.",
                 )
             plan = path

@@ -250,7 +250,7 @@ def _network_errors(url: str) -> Iterator[None]:
             if error.code in GONE
             else "Try again later."
         )
-        raise UserError(f"{url}: the host answers {error.code} {error.reason}.", hint) from error
+        raise UserError(f"{url}: the host answered {error.code} {error.reason}.", hint) from error
     except (
         urllib.error.URLError,
         http.client.HTTPException,

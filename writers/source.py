@@ -326,7 +326,7 @@ def refuse_unclear_splits(splits: Mapping[str, Collection[object]], paths: Seque
     """Raise UserError if only some images have a split, or if no image is in train."""
     there = {split for split, images in splits.items() if images}
     if NO_SPLIT in there and len(there) > 1:
-        raise UserError(f"{paths[0]} has parts with a split and parts without one.", layouts())
+        raise UserError(f"{paths[0]}: some images have a split, and others have none.", layouts())
     if not there & {"train", NO_SPLIT}:
         raise UserError(
             f"{' and '.join(map(str, paths))} has no images to train on{', only ' * bool(there)}"

@@ -28,5 +28,5 @@ class DeviceType(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse other devices. Whether the GPU exists is checked when it is selected."""
         if not DEVICE.fullmatch(value):
-            self.fail(f"'{value}' is no device; use cpu, cuda or cuda:0.", param, ctx)
+            self.fail(f"'{value}' is not a device; use cpu, cuda or cuda:0.", param, ctx)
         return value

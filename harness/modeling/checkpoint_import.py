@@ -79,10 +79,10 @@ def import_checkpoint(
     """
     numbers = torch.tensor([eps, *(mean or ()), *(std or ())], dtype=torch.float32)
     if not numbers.isfinite().all() or min(numbers[-3:].tolist() if std else (1,)) <= 0:
-        raise UserError("eps, mean and std are finite numbers, and std is above 0.")
+        raise UserError("eps, mean and std must be finite numbers, and std must be above 0.")
     if mean and not all(0 <= value <= 1 for value in mean):
         raise UserError(
-            f"The mean {' '.join(f'{value:g}' for value in mean)} is not one of pixels in [0, 1].",
+            f"The mean {' '.join(f'{value:g}' for value in mean)} is not in [0, 1], as pixels are.",
             "Divide mean and std of pixels in 0 ... 255 by 255.",
         )
     names = _names(classes) if classes is not None else ()

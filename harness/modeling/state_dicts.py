@@ -101,7 +101,11 @@ def read(path: Path, *, average: bool = False) -> Weights:
             "of tensors.",
         )
     if (longest := max(map(len, tensors))) > MAX_NAME:
-        raise UserError(f"{path} has a tensor whose name has {longest:,} characters.")
+        raise UserError(
+            f"{path} has a tensor whose name has {longest:,} characters; at most {MAX_NAME:,} are "
+            "accepted.",
+            "Do not trust this file.",
+        )
     plain = _strip_prefixes(tensors)
     mean, std = (_constant(plain, name) for name in ("normalizer.new_mean", "normalizer.new_std"))
     return Weights(

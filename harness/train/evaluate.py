@@ -165,7 +165,8 @@ def evaluate(
     """
     if loader.multi_label:
         raise UserError(
-            f"{loader.plan.beton}: images have several labels, which views do not support.",
+            f"{loader.plan.beton}: images have several labels; the evaluation of pretrained models "
+            "needs one label per image.",
             "Use such a dataset as a target, not as a source.",
         )
     counts = {

@@ -159,8 +159,8 @@ def without_held_out(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
             else f"{spec['per_class']} images per class"
         )
         raise UserError(
-            f"With {held_out} held out, {counted(num_lost, 'class', ('has', 'have'))} no image "
-            f"left to train on, of those of {plan.beton.parent.name}.",
+            f"Without {held_out}, {counted(num_lost, 'class', ('has', 'have'))} no image "
+            f"of {plan.beton.parent.name} left to train on.",
             "Lower ranking.per_class." if "per_class" in spec else "Rank on val.",
         )
     return replace(plan, indices=np.flatnonzero(kept))

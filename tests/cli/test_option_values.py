@@ -56,7 +56,7 @@ def test_devices_that_no_command_can_use_are_refused(
     device: str, capsys: pytest.CaptureFixture[str]
 ):
     arguments = ["score", "--model", "m.pt", "--dataset", "pets", "--device", device]
-    assert f"'{device}' is no device" in refusal(arguments, capsys)
+    assert f"'{device}' is not a device" in refusal(arguments, capsys)
 
 
 def test_a_gpu_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch):

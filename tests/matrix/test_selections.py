@@ -108,7 +108,10 @@ def test_the_name_of_a_view_is_not_part_of_its_key():
         ("subsets=[all, {name: a, el2n: 0.5}]", "selection.surrogate has no effect"),
         ("subsets=[{each: {keep: 3}, name: a, random: '{keep}'}]", "each: keep must be a list"),
         ("subsets=[{each: {keep: [3]}, name: a, random: 2}]", "each: keep has no effect"),
-        ("subsets=[{each: {keep: [3]}, name: 'a-{kept}-{keep}', random: 2}]", "none of `each`"),
+        (
+            "subsets=[{each: {keep: [3]}, name: 'a-{kept}-{keep}', random: 2}]",
+            "not one of the names in `each`",
+        ),
         ("exclude=[{selection: sen}]", "seen"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_network_without_a_separate_head_needs_all_its_classes(tmp_path: Path)
 
 def test_a_mean_of_pixels_up_to_255_is_refused(tmp_path: Path):
     torch.save(network().state_dict(), tmp_path / "c.pt")
-    with pytest.raises(UserError, match=r"123 117 104 is not one of pixels in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"123 117 104 is not in \[0, 1\]"):
         import_checkpoint(tmp_path / "c.pt", ARCH, CLASSES, mean=(123, 117, 104), std=(58, 57, 57))
 
 

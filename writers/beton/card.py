@@ -31,9 +31,9 @@ def card(files: Sequence[tuple[Path, Manifest]]) -> str:
     for path, manifest in files:
         if (manifest.name, manifest.classes) != (first.name, first.classes):
             raise UserError(
-                f"{path} is of {printable(manifest.name)}, and {files[0][0]} of "
-                f"{printable(first.name)}, or their classes differ.",
-                "Make a card of each dataset.",
+                f"{path} and {files[0][0]} are not of one dataset: their names "
+                f"({printable(manifest.name)}, {printable(first.name)}) or classes differ.",
+                "Write one card for each dataset.",
             )
     spec = _spec(first.dataset)
     parts = [f"# {_cell(first.name)}"]

@@ -34,7 +34,7 @@ class Encoding(BaseModel):
 
     Attributes:
         format: see above.
-        max_resolution: longer side in pixels to which larger images are shrunk. None keeps the size.
+        max_resolution: longer side in pixels to which larger images are shrunk. None keeps sizes.
         jpeg_quality: quality of JPEGs that the writer encodes.
         compress_probability: for `mixed`: fraction of images stored as JPEG.
         restart_index: add an index, with which loaders decode only the crop of a JPEG. None, or no

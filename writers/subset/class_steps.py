@@ -42,17 +42,20 @@ class Listed(Step):
 
 
 class ByRanking(Step):
-    """Classes by a model's accuracy: a number (integer) or a fraction below 1."""
+    """Classes by a model's accuracy: a number (integer) or a fraction below 1.
+
+    Attributes:
+        hardest: the classes with the lowest accuracy.
+        easiest: the classes with the highest accuracy.
+        by: `reference`, a ranking in writers/subsets/ such as resnet18_val, or a CSV file.
+        sha256: digest of the file that `by` names, so that a file with other contents defines
+            another subset; filled in when the file is first read.
+    """
 
     hardest: Amount | None = None
     easiest: Amount | None = None
-    # `reference`, a ranking in writers/subsets/ (resnet18_val), or a CSV file
     by: Annotated[str, InputPath(is_checked_on_load=True)] = REFERENCE
-    sha256: str | None = (
-        # digest of the file that `by` names, filled in when it is first read, so that a file with
-        # other contents defines another subset
-        None
-    )
+    sha256: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +109,12 @@ class Keep(Step):
 
 
 class RandomClasses(Step):
-    """A number of random classes."""
+    """A number of random classes.
+
+    Attributes:
+        classes: number of classes.
+        seed: seed of the choice.
+    """
 
     classes: Count
     seed: int = 0
@@ -121,7 +129,8 @@ class Random(Step):
         """See `Step.apply`."""
         if self.random.classes > len(selection.classes):
             raise UserError(
-                f"The subset draws {self.random.classes} classes of {len(selection.classes)}.",
+                f"The subset draws {self.random.classes} classes, and there are only "
+                f"{len(selection.classes)}.",
                 "Draw fewer classes.",
             )
         return selection.keep(
@@ -140,7 +149,13 @@ class Under(Step):
 
 
 class Excluded(Step):
-    """Classes to remove: related to a target (or `pascal`), below WordNet nodes, or listed."""
+    """Classes to remove: related to a target (or `pascal`), below WordNet nodes, or listed.
+
+    Attributes:
+        related_to: targets whose related classes are removed.
+        under: WordNet nodes; the classes below them are removed.
+        classes: the listed classes.
+    """
 
     related_to: str | tuple[str, ...] = ()
     under: str | tuple[str, ...] = ()
@@ -174,13 +189,18 @@ class Exclude(Step):
 
 
 class Coarser(Step):
-    """A coarser label set of WordNet, or a map of classes to labels."""
+    """A coarser label set of WordNet, or a map of classes to labels.
 
-    # label sets of Huh et al. (writers/subset/wordnet.py), by number of labels
+    Attributes:
+        bottom_up: size of one of Huh et al.'s label sets that merge classes bottom-up.
+        top_down: size of one of their label sets that divide classes top-down.
+        map: a map in writers/subsets, or a file with a line `class,label` per class or, as in the
+            files of Huh et al., a line `path label` per image.
+        sha256: digest of the file; filled in.
+    """
+
     bottom_up: int | None = None
     top_down: int | None = None
-    # name of a map in writers/subsets, or a file with a line `class,label` per class or, as the
-    # files of Huh et al., a line `path label` per image
     map: Annotated[str, InputPath(is_checked_on_load=True)] | None = None
     sha256: str | None = None
 
@@ -223,9 +243,15 @@ class Granularity(Step):
 
 
 class OneHalf(Step):
-    """One of two halves of the classes."""
+    """One of two halves of the classes.
 
-    of: Literal["random", "minimal"]  # minimal: halves that share as few WordNet nodes as possible
+    Attributes:
+        of: random: random halves. minimal: halves that share as few WordNet nodes as possible.
+        which: the first or the second half.
+        seed: seed of random halves.
+    """
+
+    of: Literal["random", "minimal"]
     which: Literal["A", "B"]
     seed: int = 0
 

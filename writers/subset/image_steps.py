@@ -35,7 +35,13 @@ Splits = Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length
 
 
 class ImagesPerClass(Step):
-    """A number of images per label, and the splits that it applies to."""
+    """A number of images per label, and the splits that it applies to.
+
+    Attributes:
+        images: number of images.
+        seed: seed of the choice.
+        splits: splits that lose images.
+    """
 
     images: Count
     seed: int = 0
@@ -64,15 +70,22 @@ class PerClass(Step):
 
 
 class Images(Step):
-    """A number of training images, given or equal to another subset's."""
+    """A number of training images, given or equal to another subset's.
+
+    Attributes:
+        images: number of images.
+        like: name or file of a subset that has the number of images to keep, instead of `images`.
+        sha256: digest of `like` if it is a user's file, which may change; filled in.
+        by: classes: keep all images of a few random classes. examples: keep a few images per label.
+        classes: number of random classes to spread the images over, instead of `by`.
+        seed: seed of the choice.
+    """
 
     images: Count | None = None
-    # name or file of a subset that has the number of images to keep
     like: Annotated[str, InputPath(is_checked_on_load=True)] | None = None
-    sha256: str | None = None  # digest of `like` if it is a user's file, which may change
-    # "classes": all images of few classes; "examples": few images of each label
+    sha256: str | None = None
     by: Literal["classes", "examples"] | None = None
-    classes: Count | None = None  # number of random classes to spread the images over
+    classes: Count | None = None
     seed: int = 0
 
     @model_validator(mode="before")
@@ -154,6 +167,10 @@ class Examples(Step):
     """Keep only the training images listed in a file, one per line: `<class>/<image>`.
 
     Extensions and outer folders are optional. Lines may also be ids: 0x and 16 hexadecimal digits.
+
+    Attributes:
+        examples: the file.
+        sha256: digest of the file; filled in when the file is first read.
     """
 
     examples: Annotated[str, InputPath(is_checked_on_load=True)]
@@ -178,7 +195,13 @@ class Examples(Step):
 
 
 class FractionOf(Step):
-    """A fraction of the images per label, and the splits that it applies to."""
+    """A fraction of the images per label, and the splits that it applies to.
+
+    Attributes:
+        of: the fraction.
+        seed: seed of the choice.
+        splits: splits that lose images.
+    """
 
     of: Annotated[float, Field(gt=0, lt=1)]
     seed: int = 0
@@ -264,8 +287,8 @@ def _counts_per_class(selection: Selection, context: SubsetContext) -> dict[str,
     for chosen in _of_train(selection):
         if chosen.count is None or chosen.by_label:
             raise UserError(
-                "A budget by classes cannot follow a step that spreads its images over all classes "
-                "or counts coarser labels.",
+                "A budget with by: classes cannot follow a step that spreads its images over all "
+                "classes, or that draws images per coarser label.",
                 "Put the budget first, or use by: examples.",
             )
         left = chosen.count(left)
@@ -282,8 +305,8 @@ def num_left(selection: Selection, context: SubsetContext) -> int:
         elif chosen.count is not None:
             if "" in left:
                 raise UserError(
-                    "A budget cannot be like a subset that draws images per class after a budget "
-                    "or a list of examples.",
+                    "`like` of a budget cannot name a subset that draws images per class after a "
+                    "budget or a list of examples.",
                     "Give the number of images.",
                 )
             if chosen.by_label:

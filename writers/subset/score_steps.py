@@ -38,11 +38,15 @@ from writers.text_names import counted, preview
 
 
 class ByScores(Step):
-    """Settings of every step that selects by scores."""
+    """Settings of every step that selects by scores.
 
-    # `reference`, or a CSV file of scores
+    Attributes:
+        by: `reference` for scores of the recipe's models, or a CSV file of scores.
+        sha256: digest of the file that `by` names; filled in when the file is first read.
+    """
+
     by: Annotated[str, InputPath(is_checked_on_load=True)] = REFERENCE
-    sha256: str | None = None  # digest of the file that `by` names, filled in when first read
+    sha256: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -66,18 +70,29 @@ class ByScores(Step):
 
 
 class ImagesByScore(ByScores):
-    """Which training images to keep by their scores."""
+    """Which training images to keep by their scores.
+
+    Attributes:
+        keep: hardest, easiest or middle: the images with the highest, lowest or middle scores.
+        share: fraction of the training images to keep.
+        balanced: keep this fraction of each label's images. False: of all images together.
+        seed: seed of the order of equal scores.
+    """
 
     keep: Part = "hardest"
-    share: Annotated[float, Field(gt=0, lt=1)]  # fraction of the training images to keep
-    balanced: bool = False  # keep the fraction of each label's images instead of all images
-    seed: int = 0  # seed of the order of equal scores
+    share: Annotated[float, Field(gt=0, lt=1)]
+    balanced: bool = False
+    seed: int = 0
 
 
 class ClusteredImages(ImagesByScore):
-    """Which training images to keep by their distance to the center of their cluster."""
+    """Which training images to keep by their distance to the center of their cluster.
 
-    clusters: Count | None = None  # None means the number of classes of the source
+    Attributes:
+        clusters: number of clusters. None means the number of classes of the source.
+    """
+
+    clusters: Count | None = None
 
 
 class ImageStep(Step):
@@ -124,9 +139,13 @@ class Prototypes(ImageStep):
 
 
 class ForTarget(ByScores):
-    """Settings of every step that selects for a target."""
+    """Settings of every step that selects for a target.
 
-    target: str | tuple[str, ...] = ()  # targets of the recipe, with equal weight
+    Attributes:
+        target: targets of the recipe, with equal weight.
+    """
+
+    target: str | tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_target(self) -> Self:
@@ -143,7 +162,11 @@ class ForTarget(ByScores):
 
 
 class KeptClasses(ForTarget):
-    """A number of classes (integer) or a fraction below 1."""
+    """A number of classes (integer) or a fraction below 1.
+
+    Attributes:
+        keep: the number or the fraction.
+    """
 
     keep: Amount
 
@@ -166,11 +189,17 @@ class LabelMapping(Step):
 
 
 class KeptClusters(ForTarget):
-    """A number of clusters of source images (integer) or a fraction below 1."""
+    """A number of clusters of source images (integer) or a fraction below 1.
+
+    Attributes:
+        keep: the number or the fraction.
+        clusters: number of clusters to make. None means the number of classes of the source.
+        seed: seed of the clusters.
+    """
 
     keep: Amount
-    clusters: Count | None = None  # None means the number of classes of the source
-    seed: int = 0  # seed of the clusters
+    clusters: Count | None = None
+    seed: int = 0
 
     @model_validator(mode="after")
     def _check_clusters(self) -> Self:
@@ -211,11 +240,17 @@ class FeatureMapping(Step):
 
 
 class ByInfluence(ForTarget):
-    """Classes to keep or to drop by their influence on a target: by number, fraction or sign."""
+    """Classes to keep or to drop by their influence on a target: by number, fraction or sign.
 
-    keep: Amount | Literal["positive"] | None = None  # the classes with the highest influence
-    drop: Amount | Literal["negative"] | None = None  # the classes with the lowest influence
-    certain: bool = False  # with "positive", "negative": only if the 95 % interval excludes zero
+    Attributes:
+        keep: number or fraction of the classes with the highest influence, or positive.
+        drop: number or fraction of the classes with the lowest influence, or negative.
+        certain: for positive and negative: count only classes whose 95 % interval excludes zero.
+    """
+
+    keep: Amount | Literal["positive"] | None = None
+    drop: Amount | Literal["negative"] | None = None
+    certain: bool = False
 
     @model_validator(mode="after")
     def _check_exactly_one(self) -> Self:
@@ -288,7 +323,7 @@ def _unknown_total(what: str) -> Callable[[], int]:
     """Return a function in place of a total, which raises UserError if a budget needs the total."""
 
     def total() -> int:
-        raise UserError(f"A budget cannot be like {what}.", "Give the number of images.")
+        raise UserError(f"`like` of a budget cannot name {what}.", "Give the number of images.")
 
     return total
 

@@ -26,7 +26,7 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
 
     if not instruction_sets():
         raise UserError(
-            "The parts of the C kernel are measured, which was not built.",
+            "--parts measures the C kernel, which was not built.",
             "Install a C compiler and libjpeg-turbo's headers, then run: pip install -e .",
         )
     measured = measure_in_checkout("load_parts", work, "The parts")

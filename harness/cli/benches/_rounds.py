@@ -23,7 +23,7 @@ time_limit_option = click.option(
     "time_limit_s",
     type=FloatType(min=0, min_open=True),
     metavar="SECONDS",
-    help="Choose the number and length of rounds so that the benchmark ends in time. "
+    help="Longest duration of the benchmark, which chooses the number and length of rounds to fit. "
     "Default: no limit.",
 )
 

@@ -17,7 +17,7 @@ EPS = 3.0
 MAX_COST = 3.3
 
 
-@click.command(short_help="PGD steps over clean ones: ours against a plain loop.")
+@click.command(short_help="Cost of steps with PGD in clean steps: ours and a plain loop's.")
 @training_options
 def command(
     arch: str,
@@ -31,7 +31,8 @@ def command(
 ) -> None:
     """Compare clean steps and steps with L2-PGD-3 on one batch, in images/s.
 
-    The plain loop also computes the gradients of the weights in its attack.
+    The plain loop is what scripts usually do: its attack also computes the gradients of the
+    weights.
 
     Example: harness bench attack --arch resnet10 --resolution 48 --batch-size 32
     """

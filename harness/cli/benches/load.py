@@ -68,8 +68,8 @@ UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scalin
     metavar="NAMES",
     default=",".join(OTHERS),
     show_default=True,
-    help="Contenders, separated by commas: file:variant of benchmarks/contenders, a file for all "
-    "of its variants, or all.",
+    help="Loaders to compare with, separated by commas: NAME for all variants of a file in "
+    "benchmarks/contenders, NAME:VARIANT for one, or all.",
 )
 @click.option(
     "--ours",

@@ -20,7 +20,7 @@ MAX_FINISHED_MS = 50.0
 MAX_PLAN_S = 1.0
 
 
-@click.command(short_help="Overhead of a matrix, rerun of a finished one, stages packed on a GPU.")
+@click.command(short_help="Overhead of a run, rerun of a finished recipe, stages packed on a GPU.")
 @click.option(
     "--recipe",
     "recipe_name",
@@ -79,12 +79,12 @@ def command(
     time_limit_s: float | None,
     data_dir: Path,
 ) -> None:
-    """Measure what the system adds to the stages' own work. Prints Markdown.
+    """Measure the time that a run needs in addition to the work of its stages. Prints Markdown.
 
-    Overhead is the time in which a slot does no stage's own work although a stage is ready: start
-    of the command and of workers, imports, loading of compiled code, leases, results, waiting for
-    the executor, and the report. Work of the command while every slot is busy counts too. A short
-    pass before the first round warms the caches on disk.
+    A slot runs one stage at a time. Overhead is the time in which a stage is ready but its slot
+    does something else: start of the command and of workers, imports, loading of compiled code,
+    leases, results, waiting for the executor, and the report. Work of the command while every slot
+    is busy counts too. A short pass before the first round warms the caches on disk.
 
     Example: harness bench matrix --overhead --rounds 3 --json matrix.json
     """

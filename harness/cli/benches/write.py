@@ -85,8 +85,8 @@ def command(
 ) -> None:
     """Write the corpus as a beton in every encoding, and copy classes from a larger beton.
 
-    Prints Markdown. Our times include the digests and waiting for the disk; FFCV's writer and cp
-    do neither. Both are measured twice: as they are, and with the same wait.
+    Prints Markdown. Our times include computing digests and waiting for the disk. FFCV's writer and
+    cp do neither, so each of them is measured twice: unchanged, and with the same wait.
 
     Example: harness bench write --corpus photos --json write.json
     """

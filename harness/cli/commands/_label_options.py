@@ -88,7 +88,8 @@ def _table(*, label_files: tuple[Path, ...], **settings: Any) -> "LabelTable | N
     if not label_files:
         if any(value not in (None, ()) for value in settings.values()):
             raise UserError(
-                "Options of a table of labels have no effect without one.", "Add --labels FILE."
+                "The options --labels-... have no effect without a table of labels.",
+                "Add --labels FILE.",
             )
         return None
     from pydantic import ValidationError

@@ -19,8 +19,8 @@ TIMEOUT_S = 60.0
 def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, as_json: bool) -> None:
     """Stop every `harness run` of RECIPE, as Ctrl-C would; `harness run` later resumes.
 
-    Running stages save their state. Waits until none of them runs. A stage that a run of another
-    recipe works on continues.
+    Running stages save their state, and the command waits for them. A stage that is run by another
+    recipe's run continues.
 
     Example: harness cancel robust_l2
     """

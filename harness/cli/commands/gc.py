@@ -47,7 +47,9 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """List checkpoints of finished stages and temporary files, of RECIPE or of all stages.
+    """List what may be deleted, with sizes, and delete it after confirmation.
+
+    These are checkpoints of finished stages and temporary files, of RECIPE or of all stages.
 
     With --unused, also list stages (and their betons) that no named recipe needs, such as those of
     older settings or code. Name every recipe whose results you want to keep. Stages run with --set

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="First time a few steps, on noise, of each kind of work without a measured time. The "
+    help="First time a few steps of each kind of work that has no measured time, on noise. The "
     "times are saved in calibration.json in the runs folder, for this device.",
 )
 @click.option(

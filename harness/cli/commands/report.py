@@ -58,7 +58,12 @@ Written = TypeVar("Written")
     metavar="FILE",
     help="Add another board's rows.json, or a board's folder; may be repeated.",
 )
-@click.option("--by", default="", metavar="NAME", help="Who measured the rows of RECIPE.")
+@click.option(
+    "--by",
+    default="",
+    metavar="NAME",
+    help="Name of the person who measured the rows of RECIPE; it is published.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the path of the page.")
 def command(
     recipe_name: str | None,

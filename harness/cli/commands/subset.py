@@ -35,7 +35,7 @@ def command() -> None:
     "--beton",
     type=PathType(exists=True, folder=False),
     metavar="FILE",
-    help="Resolve on the classes and images of this beton. Default: on ImageNet's classes.",
+    help="Select from the classes and images of this beton. Default: ImageNet's classes.",
 )
 @click.option(
     "--map",
@@ -67,7 +67,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     spec = named(name)
     if spec.is_everything and beton is None:
         raise UserError(
-            f"The subset '{name}' has the classes of its source.",
+            f"The classes of the subset '{name}' depend on its source.",
             "Name a beton of the source with --beton FILE.",
         )
     resolved, num_images = _resolve(spec, beton)
@@ -119,7 +119,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
     "--beton",
     type=PathType(exists=True, folder=False),
     metavar="FILE",
-    help="Resolve on the classes and images of this beton. Default: on ImageNet's classes.",
+    help="Select from the classes and images of this beton. Default: ImageNet's classes.",
 )
 def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
     """Write a subset, defined by steps, to FILE.yaml, and print its size.

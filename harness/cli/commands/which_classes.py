@@ -100,9 +100,9 @@ def command(
     as_json: bool,
     folders: Folders,
 ) -> None:
-    """Rank source classes by the photographs that a model takes for them.
+    """Rank source classes by the number of your photographs that a model assigns to them.
 
-    The first are kept, and written as a subset.
+    The highest ranked classes are kept and written as a subset.
 
     The model sees each train and val image once. Test images are not read.
 
@@ -256,7 +256,7 @@ def _source_classes(surrogate: str, about: dict[str, Any], num_outputs: int) -> 
     )
     if problem is not None:
         raise UserError(
-            f"The names of classes in {surrogate} are of no use: {problem}.",
+            f"The class names in {surrogate} cannot be used: {problem}.",
             "Read the weights with harness import-checkpoint --classes SUBSET.",
         )
     return list(classes)

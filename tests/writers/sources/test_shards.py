@@ -151,7 +151,7 @@ def test_unsuitable_parquet_files_are_refused(tmp_path: Path):
         shard(tmp_path / "mixed" / "train-0.parquet", [0]),
         shard(tmp_path / "mixed" / "more.parquet", [0]),
     )
-    with pytest.raises(UserError, match="parts with a split and parts without one"):
+    with pytest.raises(UserError, match="some images have a split, and others have none"):
         opened(tmp_path / "mixed")
     shard(tmp_path / "named" / "train-0.parquet", [0], names=["cat"])
     shard(tmp_path / "named" / "train-1.parquet", [0], names=["dog"])

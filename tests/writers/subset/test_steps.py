@@ -160,7 +160,7 @@ def test_a_budget_of_classes_counts_what_earlier_steps_left(earlier):
 
 def test_a_budget_of_classes_after_a_spread_over_classes_is_refused():
     earlier = {"budget": {"images": 60, "by": "examples"}}
-    with pytest.raises(UserError, match="budget by classes cannot follow"):
+    with pytest.raises(UserError, match="budget with by: classes cannot follow"):
         subset_of(earlier, {"budget": {"images": 40, "by": "classes"}})
 
 
@@ -437,5 +437,5 @@ def test_invalid_subset_files_are_refused(tmp_path: Path):
         named(str(tmp_path / "absent.yaml"))
     with pytest.raises(UserError, match="in900"):
         named("in9000")
-    with pytest.raises(UserError, match="draws 13 classes of 12"):
+    with pytest.raises(UserError, match="draws 13 classes, and there are only 12"):
         subset_of({"random": {"classes": 13}})

@@ -2,7 +2,7 @@
 
     python -m benchmarks.contender ffcv:jpeg '{"corpus": ...}'
 
-A contender is a file of `benchmarks/contenders/` with `VARIANTS` (variant -> description) and
+A contender is a file of `benchmarks/contenders/`. It has `VARIANTS` (variant -> description) and
 `open_pipeline(variant, work)`, which returns a function from the number of an epoch to its batches.
 An optional `prepare(variant, work)` converts the corpus first, outside of all measured times.
 Each contender runs in its own process, because several libraries set thread counts, signal handlers

@@ -1,9 +1,9 @@
 """Predict rates of training on GPUs, and compare measurements with them in tables.
 
-The predictions come from a roofline. Its ceiling follows from the bytes and floating-point
-operations of a training step per image, in bf16 at 224 px, and from 90 % of the memory bandwidth
-and the rate of convolutions. Published runs reach 40 to 60 % of such ceilings. docs/benchmarks.md
-has the same figures.
+The predictions come from a roofline. Its ceiling follows from the costs of a training step and the
+rates of the GPU. The costs are bytes and floating-point operations per image, in bf16 at 224 px.
+The rates are 90 % of the memory bandwidth, and the rate of convolutions. Published runs reach 40 to
+60 % of such ceilings. docs/benchmarks.md has the same figures.
 """
 
 from collections.abc import Iterator, Mapping

@@ -2,9 +2,11 @@
 
     python -m benchmarks.load_parts '{"corpus": ...}'
 
-Prints JSON: the CPU time of each part of the C kernel for each storage form and instruction set,
-the CPU time of one to three crops ("views") of an image, and the time per batch for which Python
-holds the GIL.
+Prints JSON with three measurements:
+
+* `parts`: the CPU time of each part of the C kernel, for each storage form and instruction set;
+* `views`: the CPU time of one to three crops of an image;
+* `gil_ms`: the time per batch for which Python holds the GIL.
 """
 
 import itertools

@@ -4,7 +4,7 @@
 
 Without --photos the tiles are cut from Debian's wallpaper packages (mate-backgrounds, GPL-2+ and
 CC-BY-SA-4.0; lomiri-wallpapers-16.04, CC-BY-4.0, CC-BY-SA and CC0), fetched with apt-get. The tiles
-resemble ImageNet in size, bytes and detail: each photo is first shrunk by a random factor of 2 to
+resemble ImageNet in size, bytes and detail. Each photo is first shrunk by a random factor of 2 to
 4, so that a tile shows objects and not grain.
 
 --made-up needs neither a network nor photographs. It draws colored shapes and noise with the 1/f

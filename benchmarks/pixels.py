@@ -2,7 +2,7 @@
 
     python -m benchmarks.pixels FOLDER_OR_TAR ... [--json FILE]
 
-Each JPEG is stored in every possible form (unchanged, with a restart index, as dct, raw) and
+Each JPEG is stored in every possible form: unchanged, with a restart index, as dct, and raw. It is
 decoded with every instruction set of this processor and with numba. All pixels are compared, and
 also crops at random places, for which only the part under the crop is decoded. The reference is
 Pillow, which has its own copy of libjpeg-turbo.

@@ -1,8 +1,8 @@
 """Find the blocks of any network in forward order, and group them into stages.
 
 timm's networks define their blocks as groups of names (`group_matcher`). In other networks the
-blocks follow from the module tree: each entry of a list of modules is a block, and among plain
-layers each layer with a weight matrix starts a block. A stage is a sequence of blocks whose outputs
+blocks follow from the module tree. Each entry of a list of modules is a block. Among plain layers,
+each layer with a weight matrix starts a block. A stage is a sequence of blocks whose outputs
 have the same shape, found by a forward pass. If there is only one stage after the stem, as in
 vision transformers, each block is a stage.
 """
@@ -98,8 +98,8 @@ def stages_of(backbone: nn.Module, resolution: int) -> list[list[Block]]:
 def module_of(backbone: nn.Module, block: Block) -> nn.Module:
     """Return the module whose output is the block's output.
 
-    It is the module that contains the whole block, or, if there is no such module except the
-    backbone and lists of blocks, the block's last layer.
+    It is the smallest module that contains the whole block. If this is the backbone or a list of
+    modules, the block's last layer is returned instead.
     """
     owners = [name.split(".")[:-1] for name in block.names]
     shared_names = [

@@ -47,12 +47,12 @@ def import_checkpoint(
     prefixes of other copies as `other_copies`; see `describe_copies`.
 
     A linear layer outside the network, such as `head.fc_cls` or `classifier` of a linear
-    evaluation, is taken as the head if it has one input per feature and one output per class. If
-    the file has a self-supervised layout, a head inside the network, such as
-    `online_encoder.net.fc`, is ignored, because self-supervised training does not change its
-    initial values. A head with another number of outputs, such as the 4 of rotation prediction, is
-    left out if the file has a self-supervised layout, and is an error in other files. If a file has
-    nothing but the backbone, the model is imported without a head.
+    evaluation, may be the head. It is taken if it has one input per feature and one output per
+    class. A head with another number of outputs is an error, except in files with a self-supervised
+    layout, such as those of rotation prediction, with 4 outputs. There it is left out. In such
+    files, a head inside the network, such as `online_encoder.net.fc`, is ignored too, because
+    self-supervised training does not change its initial values. If a file has nothing but the
+    backbone, the model is imported without a head.
 
     Args:
         path: safetensors or torch file.
@@ -229,8 +229,8 @@ def _match(
 ) -> Match:
     """Find the network's tensors in the file by the names in `own`.
 
-    If some are missing, torchvision's names are also tried for networks of `archs/`, and the
-    numbered names of a torchvision ResNet that was saved as `nn.Sequential(*resnet.children())`.
+    If some are missing, other names are also tried: torchvision's for networks of `archs/`, and
+    the numbered names of `nn.Sequential(*resnet.children())` for a torchvision ResNet.
     """
     torchvision = {
         name: name if network else name.removeprefix("backbone.").replace("head.", "fc.")

@@ -20,8 +20,8 @@ def choose(setting: Literal["auto", "float32", "bf16", "fp16"], device: str) -> 
     """Resolve the `precision` setting for a device.
 
     `auto` is bf16 on a GPU with native bf16, and float32 on every other device. `auto` never
-    chooses bf16 on a CPU, because torch's kernels then depend on the CPU's instructions and some
-    are wrong (harness/modeling/cpu_kernels.py), nor fp16, which needs loss scaling.
+    chooses fp16, which needs loss scaling. It never chooses bf16 on a CPU: torch's kernels then
+    depend on the CPU's instructions, and some are wrong (harness/modeling/cpu_kernels.py).
     """
     if setting != "auto":
         return setting
@@ -41,9 +41,9 @@ def autocast(
     Args:
         precision: number format of the pass.
         device: device of the model.
-        model: model that is called in the context. The workaround is not installed if no wrong
-            kernel can affect the model, because it takes 3 to 7 % of the time of a step (resnet10
-            at 48 px and batch 32).
+        model: model that is called in the context. If no wrong kernel can affect the model, the
+            workaround is not installed: it takes 3 to 7 % of the time of a step (resnet10 at 48 px
+            and batch 32).
     """
     kind = torch.device(device).type
     if kind == "cpu" and (

@@ -1,7 +1,7 @@
 """Read weights from safetensors or torch files, with common wrappers and prefixes removed.
 
-Nothing in a file is executed. If a torch file has other objects than tensors and plain values, such
-as the training objects of the robustness library, an inert placeholder replaces each of them.
+Nothing in a file is executed. A torch file may have other objects than tensors and plain values,
+such as the training objects of the robustness library. An inert placeholder replaces each of them.
 """
 
 import math

@@ -6,8 +6,8 @@ torchvision's weights IMAGENET1K_V1. In `timm/inception_v3.tf_in1k`, timm's tag 
 There is no list of architectures. To find the head, the network is built for an unusual number of
 classes. The only layer with that number of outputs is the head, and its inputs are the features.
 The head may be a 1x1 convolution. If it follows the pooling (BiT, DPN, DLA), it is equal to a
-linear layer. If it precedes the pooling (SqueezeNet), its inputs are not pooled, so the features of
-the network are instead the pooled class maps of ImageNet's 1000 classes.
+linear layer. If it precedes the pooling (SqueezeNet), its inputs are not pooled. The features of
+such a network are instead the pooled class maps of ImageNet's 1000 classes.
 """
 
 import re

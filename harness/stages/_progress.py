@@ -21,8 +21,8 @@ class PassProgress:
         self._started = self._reported = time.monotonic()
         full_batches, rest = divmod(loader.num_samples, loader.plan.batch_size)
         self._flags = AsyncFlags(context.group)
-        # If the last batch has fewer images than there are ranks, the last ranks do not get it, so
-        # they do not take part in a reduction after it.
+        # If the last batch has fewer images than there are ranks, the last ranks do not get it. No
+        # reduction follows it, because these ranks would not take part.
         self._num_reductions_left = full_batches + (rest >= context.group.world_size)
 
     def __call__(self, num_images: int) -> None:

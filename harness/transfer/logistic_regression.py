@@ -4,8 +4,8 @@ The regression is multinomial, or has one binary fit per class if images have se
 objective is the cross-entropy summed over images, plus lambda / 2 times the sum of squared weights;
 biases are not penalized. scikit-learn's C is 1 / lambda. Penalties are fitted from the strongest to
 the weakest, and each fit starts from the previous solution. A solver that is stuck looks like one
-that has converged, so each fit reports its largest gradient, and an upper bound on the difference
-between its loss and the optimum.
+that has converged. Each fit therefore reports its largest gradient, and an upper bound on the
+difference between its loss and the optimum.
 
 The solver is Newton's method in float64. The linear system with the Hessian is solved directly if
 it is small, and otherwise by preconditioned conjugate gradients. The paper's solver, L-BFGS, has

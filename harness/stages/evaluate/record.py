@@ -17,7 +17,7 @@ class CoarseScores(TypedDict):
     """Scores on the coarser labels of another subset.
 
     `clean` and `adversarial` map each way of predicting a coarse label to its scores. `sum` adds
-    the probabilities of a label's classes, `max` takes the label of the most likely class, and
+    the probabilities of a label's classes, and `max` takes the label of the most likely class.
     `own` is the prediction of a model that was trained on the coarse labels.
     """
 

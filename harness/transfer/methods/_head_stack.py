@@ -18,8 +18,8 @@ class HeadStack:
     """H linear heads from D features to K classes, each with its learning rate and weight decay.
 
     The optimizer is SGD with momentum, as in `make_sgd`. If a head trains in a stack of another
-    size, its weights differ only by the rounding of float32 sums, because the library of matrix
-    products may choose another kernel for another number of heads.
+    size, its weights differ only by the rounding of float32 sums: the kernel of the matrix product
+    may depend on the number of heads.
 
     Attributes:
         weight: float32 [H, K, D].

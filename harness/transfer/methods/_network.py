@@ -110,8 +110,7 @@ def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Paramete
     """Map parameters to their learning rate divided by the head's.
 
     A block's ratio is the ratio of its group (1 for new blocks) times `layer_decay` to the power of
-    the block's distance from the head, which is 1 for the last block. Parameters with ratio 1 may
-    be missing.
+    n, if the block is the n-th from the end. Parameters with ratio 1 may be missing.
     """
     if not isinstance(settings, BlockSettings):
         return {}

@@ -4,10 +4,10 @@ Li et al., CVPR 2021, "Ranking Neural Checkpoints". Features are reduced to the 
 that keep 80 % of the variance. A Gaussian mixture with 5 components per class and full covariances
 is fitted to them, on the same images.
 
-`details` reports two fallbacks. If 5 K components are not fewer than the images (VTAB-1k with 100
-classes), the mixture has 4, 3, 2 or 1 components per class, or, if K is not fewer than the images,
-one component fewer than images. With more than MAX_COMPONENTS components, covariances are diagonal,
-because SUN397's 1,985 full covariances take hours.
+`details` reports two fallbacks. The number of components must be below the number of images. If 5
+per class are too many, as in VTAB-1k with 100 classes, the mixture has 4, 3, 2 or 1 per class. If 1
+per class is too many, it has one component fewer than images. With more than MAX_COMPONENTS
+components, covariances are diagonal, because SUN397's 1,985 full covariances take hours.
 """
 
 import warnings

@@ -4,7 +4,7 @@ Shao et al., ECCV 2022, "Not All Models Are Equal". The discriminant has a Gauss
 with the common covariance (1 - s) W + s tr(W) / D I. W is the covariance within classes, and s is
 exp(-5 times W's largest eigenvalue), at least 1e-10. The first fit gives each image a confidence,
 the softmax of its probabilities. Each image is then moved toward the mean of the other classes'
-means by 1 minus its confidence, and the second fit uses the moved images and the same s.
+means, by the fraction 1 minus its confidence. The second fit uses the moved images and the same s.
 
 As in the authors' code, the score is the mean probability, not its logarithm, and the identity is
 scaled by tr(W) / D. The largest eigenvalue is exact here; their code uses three power iterations.

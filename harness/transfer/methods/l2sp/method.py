@@ -2,7 +2,7 @@
 
 The penalty pulls weights toward their values at the start of training. Plested, Shen and Gedeon
 2021 add three choices: the number of blocks to transfer, the blocks to pull toward their start
-values (`start_groups`) or toward zero, and the learning rate of each group.
+values (`start_groups`) instead of zero, and the learning rate of each group.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,9 @@
-"""Map places in a recipe whose subsets with `each` are expanded back to places in its file."""
+"""Find the line of a recipe's file for a mistake that was found after subsets were expanded.
+
+A place is a path of keys and indices, such as ("subsets", 0, "name"). An entry with `each` stands
+for several subsets (`harness.config.subset_axes`). So after the expansion, a subset's index is not
+the index of its entry in the file.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -17,22 +22,22 @@ Origin = Callable[[Place], str]  # place in the recipe -> file:line
 
 @dataclass(frozen=True)
 class Places:
-    """Convert places after the expansion of `each` to places as the recipe is written.
+    """Convert places in the expanded recipe to places in the recipe as written.
 
     Attributes:
-        origin: returns file and line of a place as the recipe is written.
-        made_from: for each expanded subset, the index of the entry that it comes from. None means
-            that nothing was expanded.
+        origin: returns file and line of a place in the recipe as written.
+        made_from: for each subset after the expansion, the index of its entry in the recipe as
+            written. None means that nothing was expanded.
     """
 
     origin: Origin
     made_from: Sequence[int] | None = None
 
     def lines(self, mistakes: Iterable[tuple[Place, str]]) -> list[str]:
-        """Format mistakes as one line each, with the places as the recipe is written.
+        """Format each mistake as one line that begins with its file and line.
 
-        Equal lines are listed once. Mistakes at one place in several subsets of an `each` are also
-        listed once.
+        Equal lines are listed once. If subsets of the same entry have mistakes at the same place,
+        only the first one is listed.
         """
         found: dict[object, str] = {}
         for place, what in mistakes:
@@ -55,7 +60,7 @@ class Places:
 
 
 def with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[str, Any], Places]:
-    """Expand subsets with `each`; return the new values, and `Places` for messages about them.
+    """Expand entries with `each`; return the new values, and `Places` for messages about them.
 
     Raises:
         UserError: an `each` is invalid; see `subset_axes.expand`.
@@ -70,7 +75,7 @@ def with_subsets_of_each(values: dict[str, Any], origin: Origin) -> tuple[dict[s
         try:
             targets.append(DataSettings.model_validate_json(json.dumps(target)).label)
         except (ValidationError, UserError):
-            continue  # reported with the targets
+            continue  # the check of the targets reports it
     expanded: list[Any] = []
     made_from: list[int] = []
     for index, entry in enumerate(entries):

@@ -1,6 +1,9 @@
 """Expand a recipe into its stages.
 
-    write -> (reference -> rank) -> pretrain -> evaluate, transfer, features -> score
+    write -> (reference models -> rank) -> pretrain -> evaluate, transfer, features -> score
+
+Reference models are pretrain stages. Some recipes also need stages of other kinds: view and select
+(`selections.py`), and adopt and shortlist (`pretrained_models.py`).
 
 `expand` is a pure function of the recipe and of the contents of its inputs. It uses neither the
 disk nor torch. Stages with equal keys are merged. The config of a stage contains only settings that
@@ -45,10 +48,9 @@ class Matrix:
     """Stages of a recipe in dependency order, each once.
 
     Attributes:
-        recipe: the recipe, in which the metric of each beton fits its labels
-            (`harness.config.label_kinds`).
+        recipe: the recipe, after `with_label_kinds` has set metrics that fit the labels of betons.
         stages: stages of the recipe.
-        contents: contents of the recipe's inputs, which are part of the keys.
+        contents: digests of the contents of the recipe's inputs, which are part of the keys.
     """
 
     recipe: Recipe
@@ -82,14 +84,14 @@ def expand(recipe: Recipe, contents: Contents = NO_CONTENTS) -> Matrix:
 
     Args:
         recipe: the recipe.
-        contents: contents of its inputs (`harness.runner.inputs`).
+        contents: digests of the contents of its inputs (`harness.runner.inputs`).
     """
     recipe = with_label_kinds(recipe, contents)
     stages: dict[str, Stage] = {}
     for stage in _stages(recipe, contents):
         known = stages.get(stage.key)
-        # A reference model may be equal to a model of the recipe. Keep the stage of the recipe's
-        # model, because reports need its axes.
+        # A reference model, which has `role` in its axes, may have the same key as a model of the
+        # recipe. Keep the stage of the recipe's model, because reports need its axes.
         if known is None or ("role" in known.axes and "role" not in stage.axes):
             stages[stage.key] = stage
     return Matrix(recipe, tuple(_without_unneeded(list(stages.values()))), contents)
@@ -141,8 +143,8 @@ def _images_to_measure_on(
 ) -> Stage:
     """Make the stage that writes the source's val images, which `models` are measured on.
 
-    If a stage of `trained` needs the stage that writes train and val with all classes, returns that
-    stage, whose betons include these images.
+    If a stage of `trained` needs the betons with all classes of train and val, no other betons are
+    written: returns the stage that writes these.
     """
     whole = _whole_source(recipe, source, contents)
     if any(stage.key == whole.key for stage in _without_unneeded(trained)):
@@ -305,9 +307,10 @@ def _evaluate_config(recipe: Recipe, eps: float) -> JSON:
 def _comparison(subsets: list[SubsetSpec], common_names: tuple[str, ...] | None) -> JSON:
     """Settings of an evaluate stage that depend on the recipe's subsets.
 
-    `common` lists the roles of the subsets that share the classes on which models are compared. It
-    is left out if it would list all subsets. `coarse` maps the roles of subsets with coarser labels
-    to their names, and is left out if there are none.
+    The stage needs the data of subset i in the role `common_<i>`. `common` lists the roles of some
+    subsets; models are compared on the classes that these subsets share. It is left out if it would
+    list all subsets. `coarse` maps the roles of subsets with coarser labels to their names, and is
+    left out if there are none.
     """
     coarse = {
         f"common_{index}": subset.name

@@ -1,7 +1,8 @@
 """Kinds of stages: what planning, running and estimating need to know, without importing torch.
 
 Each kind is a package `harness/stages/<kind>/`. Its `spec.py` holds `SPEC`, a `StageKind`; its
-`run.py` holds `run(context) -> Outcome`. A new kind needs only a new folder.
+`run.py` holds `run(context) -> Outcome`. A new kind needs only a new folder; to run its stages,
+`harness/matrix/expand.py` must yield them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Record the state of input files, to recognize unchanged contents without reading files again.
 
-    $HARNESS_RUNS/inputs/<input>/states.json                  state of the files -> contents
+    $HARNESS_RUNS/inputs/<input>/states.json                  state -> contents
     $HARNESS_RUNS/inputs/<input>/<listing>/<stage key>.files  size, time and sha256 of each file
 
-A state is a digest of names, sizes and modification times, so an unchanged dataset is recognized
-without opening a file. Contents are a digest of the listing (names, sizes, labels). If only the
-time of a file has changed, the file is read and compared with the records of the stages that used
-it. Contents change only if its bytes differ.
+`<input>` is a hash of the input's name. State and contents of a dataset are digests. The state is
+computed from names, sizes and modification times, so an unchanged dataset is recognized without
+opening a file. The contents are the digest of the listing (names, sizes, labels), `<listing>`. If
+only the time of a file has changed, the file is read and compared with the records of the stages
+that used it. If its bytes differ, the contents also get a digest of the changed files.
 """
 
 import hashlib
@@ -106,8 +107,8 @@ def contents_of_images(
         raw: folder of raw downloads.
         runs: folder of stages.
         on_read: called before files are read.
-        files: present states of the files. None means that they are listed here; if the state is
-            known, the list is not kept in memory.
+        files: present states of the files. None means that this function lists the files; it
+            keeps the list in memory only if the state is not known.
 
     Returns:
         Digest of the listing. If files with equal sizes have other bytes than before, a dash and a

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically and durably. NaN and infinity raise ValueError."""
+    """Write a value as JSON, atomically. NaN and infinity raise ValueError."""
     write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write bytes to a file, atomically and durably; see `open_atomically`."""
+    """Write bytes to a file, atomically; see `open_atomically`."""
     with open_atomically(path) as file:
         file.write(data)
 
@@ -27,7 +27,8 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file in the same folder; sync it and rename it to `path` at the end.
 
     If the block raises, the temporary file is deleted. The umask determines who may read the file.
-    A pipe or a device is not replaced.
+    A pipe or a device is not replaced. The folder is not synced, so after a power failure the file
+    may have its old content.
 
     Raises:
         OSError: A call failed. The error has the path, even if the failing call gives none.

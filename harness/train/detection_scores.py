@@ -32,7 +32,7 @@ class Objects:
     """Annotated objects of images, in the order of images and of annotations.
 
     Attributes:
-        image: number of each object's image, int64 [G].
+        image: index of each object's image, int64 [G].
         boxes: left, top, right and bottom in pixels, float64 [G, 4].
         labels: class of each object, int64 [G].
         difficult: True if the object is marked as difficult, bool [G].
@@ -49,7 +49,7 @@ class Detected:
     """Detections in images.
 
     Attributes:
-        image: number of each detection's image, int64 [D].
+        image: index of each detection's image, int64 [D].
         boxes: left, top, right and bottom in pixels, float64 [D, 4].
         labels: predicted class, int64 [D].
         scores: confidence, higher is more certain, float64 [D].
@@ -204,7 +204,7 @@ def match(detected: Detected, objects: Objects) -> tuple[Integers, Floats]:
 
     Returns:
         Index of the object, int64 [D], and the IoU, float64 [D]. If several objects have the same
-        IoU, the first one is taken. Both values are 0 if a detection overlaps no object.
+        IoU, the first one is taken. If the IoU is 0, the index has no meaning.
     """
     best, best_iou = np.zeros(len(detected.labels), np.int64), np.zeros(len(detected.labels))
     if not len(objects.labels) or not len(detected.labels):

@@ -71,7 +71,7 @@ class WriteRounds:
         self._large = scratch / "large.beton"
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings of the work, for the record."""
+        """Return what the rounds work on, for the JSON record of the benchmark."""
         return {
             "num_images": self.num_images,
             "mean_jpeg_bytes": self._source_bytes / self.num_images,
@@ -130,7 +130,7 @@ class WriteRounds:
         }
 
     def _write_with_ffcv(self, encoding: str, out: Path) -> dict[str, Any]:
-        """Write as ffcv-imagenet's write_dataset.py does: ImageFolder, and one process per core."""
+        """Write with ImageFolder and processes, as ffcv-imagenet's write_dataset.py does."""
         from ffcv.fields import IntField, RGBImageField
         from ffcv.writer import DatasetWriter
         from torchvision.datasets import ImageFolder

@@ -8,7 +8,7 @@ def check_new(file: Path) -> None:
     """Check the path of a subset before any work is done for it.
 
     Raises:
-        UserError: the file exists, does not end in .yaml, or its name cannot name a subset.
+        UserError: the file exists, does not end in .yaml or .yml, or its name cannot name a subset.
     """
     from pydantic import ValidationError
 
@@ -46,6 +46,6 @@ def _check_absent(file: Path, *endings: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """Return the name of a YAML file whose stem is valid as the name of a subset."""
+    """Convert a text to the name of a YAML file whose stem is valid as the name of a subset."""
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-90:].lstrip("_.-")
     return f"{stem or 'subset'}.yaml"

@@ -1,8 +1,8 @@
 """Read and write a board's rows as JSON, the form in which people exchange them.
 
 A file from somebody else is untrusted: its size, its fields, and every value are checked before
-anything is used. Nothing in it is executed. Names of written files contain only plain characters
-of its labels.
+anything is used. Nothing in it is executed. The board names its pages only by plain characters of
+the labels in the file.
 """
 
 import json

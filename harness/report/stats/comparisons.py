@@ -3,7 +3,7 @@
 Subsets, eps and variants change pretraining, so the pretrained model is the unit: each seed gives
 one difference, the mean over targets and over the other axes. Targets that share a model are not
 independent repeats. Methods are applied to the same models, so for methods the targets are the
-sample, and conclusions extend to similar targets of these models.
+sample: conclusions hold for these models on similar targets.
 """
 
 import math
@@ -115,8 +115,11 @@ class ScratchComparison:
 
 
 def comparisons(rows: Iterable[TransferRow]) -> list[Comparison]:
-    """Compare every pair of settings that share targets; only rows of `at_full_size` are used.
+    """Compare methods with each other, and subsets, eps and variants with a baseline.
 
+    The baseline is the largest subset, the smallest eps, and the variant "" or else the first one.
+    With more than _MAX_PAIRED_METHODS methods, only pairs with the first one or with scratch are
+    compared. Of runs with several training sizes, only the largest are used (`at_full_size`).
     p-values are adjusted for all comparisons together.
     """
     rows = at_full_size(rows)
@@ -299,7 +302,9 @@ def _mean(rows: Sequence[TransferRow], measure: Callable[[TransferRow], float]) 
 def against_scratch(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> list[ScratchComparison]:
-    """Compare each transfer with scratch on the same arch; only rows of `at_full_size` are used.
+    """Compare each transfer with scratch on the same arch.
+
+    Of runs with several training sizes, only the largest are used (`at_full_size`).
 
     A recipe may have several scratch methods, e.g. with different budgets. Each is a separate
     baseline, because only runs of the same method differ in nothing but the seed.

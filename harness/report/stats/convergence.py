@@ -52,7 +52,8 @@ class Speedup:
 
     Attributes:
         ratio: geometric mean over models and targets.
-        num_bounds: number of (model, target) pairs with only a bound for one of the two methods.
+        num_bounds: number of (model, target) pairs with only a bound for the method, the baseline
+            or both.
     """
 
     method: str

@@ -29,7 +29,8 @@ class Strengths:
     Attributes:
         strengths: float64 [M], log odds.
         covariance: float64 [M, M], covariance of the errors of the strengths.
-        deviance: deviance per degree of freedom. A value far above 1 means a bad fit.
+        deviance: deviance per degree of freedom. A value far above 1 means a bad fit. NaN if no
+            degree of freedom is left.
     """
 
     strengths: Floats
@@ -77,7 +78,7 @@ def fit(wins: Floats, *, ridge: float = RIDGE) -> Strengths:
         )
 
     def expected(strengths: Floats) -> tuple[Floats, Floats]:
-        """Return the probability of each win [M, M], and the Fisher information [M, M]."""
+        """Return the probability of each win [M, M], and the Hessian of `loss` [M, M]."""
         probability = special.expit(strengths[:, None] - strengths)
         information = -matches * probability * (1 - probability)
         np.fill_diagonal(information, 0)

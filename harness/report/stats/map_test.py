@@ -16,7 +16,7 @@ Integers = NDArray[np.signedinteger]
 
 
 def map11_difference(scores: Floats, other_scores: Floats, labels: Integers) -> float:
-    """Compute the difference of two 11-point mAPs; arguments as in `map11_permutation_test`."""
+    """Compute the first 11-point mAP minus the second one, as `map11_permutation_test` does."""
     return _observed(_merge_all(scores, other_scores, labels), len(labels))
 
 
@@ -41,7 +41,7 @@ def map11_permutation_test(
         num_permutations: number of permutations.
 
     Returns:
-        The difference of the two mAPs, and p.
+        The first model's mAP minus the second one's, and p.
     """
     classes = _merge_all(scores, other_scores, labels)
     observed = _observed(classes, len(labels))
@@ -76,9 +76,10 @@ def _merge_all(scores: Floats, other_scores: Floats, labels: Integers) -> list[_
     Classes that no image has are left out.
 
     Returns:
-        For each class, three arrays with one value per entry of the list: the index of the image; 1
-        if the score is the second model's; 1 if the class is present in the image, plus 2 if the
-        entry is the last one with its score.
+        For each class, three arrays with one value per entry of the list. The first has the index
+        of the image. The second has 1 if the score is the second model's, otherwise 0. The third
+        has a sum of flags: 1 if the class is present in the image, 2 if the entry is the last one
+        with its score.
     """
     classes = []
     for label in np.flatnonzero((labels == 1).any(axis=0)):
@@ -104,9 +105,9 @@ def _differences(classes: list[_Merged], exchanged: NDArray[np.int8]) -> NDArray
 def _add_differences(image, is_second, marks, exchanged, sums):
     """Add 11 times the differences of average precision [P] of one class to `sums`.
 
-    Entries are removed one by one, from the lowest score upwards. Only thresholds that are the
-    score of an image with the class matter: at other thresholds, precision is lower and recall is
-    equal.
+    The threshold rises from the lowest score to the highest, and entries below it are removed. Only
+    thresholds that are the score of an image with the class matter: between two of them, recall is
+    that of the upper one, and precision is not higher.
     """
     num_entries, num_columns = len(image), exchanged.shape[1]
     both = num_entries
@@ -114,15 +115,17 @@ def _add_differences(image, is_second, marks, exchanged, sums):
     for entry in range(num_entries):
         both_positive += marks[entry] & 1
     num_positive = both_positive // 2
-    # Number of images with the class that each of the 11 recalls needs. Computed with integers,
-    # because in floats 3 / 10 < 3 * 0.1.
+    # needed[i + 1] is the number of images with the class at which recall reaches i / 10. Computed
+    # with integers, because in floats 3 / 10 < 3 * 0.1. No count is below needed[0], which ends the
+    # loops over recalls.
     needed = np.empty(12, np.int32)
     needed[0] = -1
     for tenths in range(11):
         needed[tenths + 1] = (tenths * num_positive + 9) // 10
-    # For the first model: images above the threshold, images with the class above it, number of
-    # recalls that are still reached, and highest precision so far. Then the same for the second
-    # model.
+    # count and positive: images of the first model that are not below the threshold, and those of
+    # them with the class. The second model's are the rest of `both` and of `both_positive`.
+    # step and best: number of recalls that are still reached, and highest precision so far, of the
+    # first model. other_step and other_best: of the second model.
     count = np.full(num_columns, num_entries // 2, np.int32)
     positive = np.full(num_columns, num_positive, np.int32)
     step, other_step = np.full(num_columns, 11, np.int32), np.full(num_columns, 11, np.int32)

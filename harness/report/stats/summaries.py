@@ -32,11 +32,11 @@ class DatasetMeans:
 
 
 def dataset_adjusted_means(scores: Floats) -> DatasetMeans:
-    """Average scores [M, D] over datasets, with standard errors that ignore datasets' difficulty.
+    """Average scores [M, D] over datasets, with standard errors.
 
-    For the errors, each dataset's mean over models is subtracted, and the standard error of these
-    differences is multiplied by sqrt(M / (M - 1)) (Morey 2008). The errors are NaN for a single
-    model or dataset.
+    The errors exclude differences in difficulty between datasets: each dataset's mean over models
+    is subtracted, and the standard error of these differences is multiplied by sqrt(M / (M - 1))
+    (Morey 2008). The errors are NaN for a single model or dataset.
     """
     num_models, num_datasets = scores.shape
     if num_models < 2 or num_datasets < 2:

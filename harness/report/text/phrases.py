@@ -33,10 +33,10 @@ def correlation(value: float, decimals: int = 2) -> str:
 
 
 def decimals_to_exclude_zero(low: float, high: float, decimals: int = 1) -> int:
-    """Return the decimals with which an interval that excludes zero also does so in print.
+    """Return the number of decimals at which an interval still excludes zero after rounding.
 
-    The number is at least `decimals` and at most MAX_DECIMALS. It is `decimals` if the interval
-    includes zero.
+    The interval may be printed as low and high, or as mean and half width. The number is at least
+    `decimals` and at most MAX_DECIMALS. It is `decimals` if the interval includes zero.
     """
     nearest, mean, half = min(abs(low), abs(high)), abs(low + high) / 2, abs(high - low) / 2
     digits = decimals
@@ -61,7 +61,8 @@ def nonzero(value: float, decimals: int) -> str:
 def bounded(value: float, decimals: int) -> str:
     """Format a number of at least 0 for a column; as a bound, such as `< 0.1`, if it rounds to 0.
 
-    Unlike `nonzero`, all numbers of a column have the same number of decimals.
+    Values below MIN_SPREAD are rounding errors and are printed as 0. Unlike `nonzero`, all numbers
+    of a column have the same number of decimals.
     """
     text = f"{value:.{decimals}f}"
     if value < MIN_SPREAD or float(text) > 0:
@@ -75,7 +76,7 @@ def half_width(value: float, decimals: int) -> str:
 
 
 def in_points(difference: SeedMean, *remarks: str) -> str:
-    """Format a difference of fractions as `+1.2 ± 0.3 points (full)`.
+    """Format a difference of fractions with remarks: `+1.2 ± 0.3 points (remark, remark)`.
 
     The remark `not clear` is added if the interval includes zero. A clear difference has enough
     decimals to show that the interval excludes zero.

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) -> Panel:
     """Draw the mean logit over targets against source accuracy, with bars of one standard error.
 
-    The standard error ignores the targets' difficulty (Morey 2008).
+    The standard error excludes differences in difficulty between targets (Morey 2008).
 
     Args:
         matrix: scores without gaps, from which the association was computed.

@@ -27,8 +27,8 @@ class RawReport:
     """
 
     class_counts: dict[str, list[int]]
-    num_images: dict[str, int]
-    problems: list[str] = field(default_factory=list)
+    num_images: dict[str, int]  # by split
+    problems: list[str] = field(default_factory=list)  # one line each; empty if all is right
 
 
 def check_raw(
@@ -62,8 +62,8 @@ def expected_images(
 ) -> Iterator[tuple[str, int, int]]:
     """Yield split, images found and images published.
 
-    If a split is not in the published dataset, it was drawn from train, and its images count as
-    images of train.
+    If a split is not in the published dataset, it was drawn from train. Its images are then counted
+    as images of train.
     """
     published = spec.sizes(protocol)
     for split, expected in published.items():

@@ -48,8 +48,8 @@ class Download:
 class DatasetSpec:
     """Facts about a dataset, known without its files."""
 
-    name: str
-    title: str
+    name: str  # name of the module in `writers/datasets`
+    title: str  # name in messages and dataset cards
     # map11: mean average precision at 11 recalls, for several labels per image
     # map50_11: mean average precision at 11 recalls, for boxes at an intersection over union of 0.5
     metric: Literal["top1", "mean_per_class", "map11", "map50_11"]

@@ -29,7 +29,7 @@ from writers.errors import UserError
 from writers.lock import locked
 
 CHUNK = 2**20  # bytes per read
-TIMEOUT_S = 60
+TIMEOUT_S = 60  # seconds to wait for the host's next bytes
 GONE = (401, 403, 404, 410)  # HTTP status codes for which a later attempt does not help
 
 

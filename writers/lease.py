@@ -190,8 +190,8 @@ def _renew_until(stopped: threading.Event, lease: Lease, beat_s: float) -> None:
 def _is_fresh(path: Path, expires_s: float) -> bool:
     """Return True if the lease was renewed less than `expires_s` ago.
 
-    A time far in the future does not count: the server's clock was set back, or the folder was
-    copied with its times. If the holder lives, it renews the lease at its next beat.
+    A time far in the future is treated as expired: the server's clock was set back, or the folder
+    was copied with its times. If the holder is alive, it renews the lease at its next beat.
     """
     try:
         with path.open() as file:  # opening makes NFS query the server instead of its cache
@@ -205,8 +205,8 @@ def _is_fresh(path: Path, expires_s: float) -> bool:
 def _holder(path: Path) -> Holder | None:
     """Read the holder of a lease.
 
-    If a lease is unreadable, it is being written, or its host died while it wrote the file. It then
-    counts as the lease of an unknown host.
+    If a lease is unreadable, it is being written, or its host died while it wrote the file. The
+    result is then an unknown host. None means that the file does not exist.
     """
     try:
         return Holder(**json.loads(path.read_text()))

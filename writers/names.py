@@ -14,7 +14,7 @@ def find(package: str, name: str, noun: str) -> ModuleType:
     """Import `package.name`; hyphens and case do not matter.
 
     Raises:
-        UserError: unknown name; suggests similar ones.
+        UserError: the name is unknown; the hint has similar names.
     """
     wanted = normalize(name)
     # Listing the folder takes a millisecond, which adds up: recipes name datasets many times.

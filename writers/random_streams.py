@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-MASK = 2**64 - 1
+MASK = 2**64 - 1  # the lower 64 bits
 GAMMA = 0x9E3779B97F4A7C15  # increment of splitmix64's state
 
 

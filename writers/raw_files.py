@@ -50,15 +50,15 @@ class Listing:
 def walk(path: Path) -> Iterator[tuple[str, FileState]]:
     """Yield name and state of the files below a path, by name, without hidden folders.
 
-    Circular links are not followed. A broken link counts as a file. If the path is a file, that
-    file is yielded under its own name.
+    Circular links are not followed. A broken link is yielded like a file. If the path is a file,
+    that file is yielded under its name.
 
     Raises:
         OSError: the path, or a folder below it, cannot be read.
     """
     if path.is_dir():
         for name, entry in entries_below(str(path), lambda folder: folder.startswith(".")):
-            # A broken link counts as a file: take the state of the link.
+            # A broken link is yielded like a file, with the state of the link.
             stat = entry.stat(follow_symlinks=entry.is_file())
             yield name, FileState(stat.st_size, stat.st_mtime_ns)
     else:
@@ -126,7 +126,7 @@ def listing_of(
 def containers(source: Source, files: Mapping[str, FileState]) -> frozenset[str]:
     """Return the names of the files that may contain images, such as archives and shards.
 
-    Empty if each image is a file of its own.
+    Empty if each image is a separate file.
     """
     keys = {source.prefix + example.key for split in source.splits.values() for example in split}
     if keys <= files.keys():

@@ -26,8 +26,8 @@ class InputPath:
     Attributes:
         file: True if a file is accepted.
         folder: True if a folder is accepted.
-        is_checked_on_load: True if a validator of the setting calls `fault_of` or `existing_file`
-            itself, because the value may also be a name that is not a path, such as `reference`.
+        is_checked_on_load: True if a validator of the setting calls `fault_of` or `existing_file`.
+            It does so if the value may also be a name that is not a path, such as `reference`.
     """
 
     file: bool = True

@@ -41,7 +41,7 @@ class BoxLabel:
     right: float
     bottom: float
     label: int  # class of the object
-    difficult: bool = False
+    difficult: bool = False  # hard to recognize; the metric ignores such objects
 
 
 @dataclass(frozen=True, slots=True)

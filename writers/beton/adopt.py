@@ -37,7 +37,7 @@ from writers.errors import UserError
 from writers.regular_file import open_regular
 from writers.subset.spec import everything
 
-MAX_CLASSES = 1_000_000  # a label of this size or more is taken for damage
+MAX_CLASSES = 1_000_000  # labels must be below; larger numbers indicate damage
 SAMPLES_AT_ONCE = 256  # samples per task of a thread
 FIELD_NAMES = {  # FFCV's number of a field type -> its name in messages
     0: "a floating-point number",

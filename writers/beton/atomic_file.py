@@ -6,9 +6,9 @@ new beton. If the process is killed at any point, no beton is incomplete under i
 the manifest of another beton. The next writer removes the temporary file of a killed writer.
 
 The temporary file is a lease: its name identifies the host, and its writer renews its modification
-time. A writer on the same host is recognized by its lock on the file. A temporary file of another
-host, or on a file system without locks, is removed only if its modification time is more than
-EXPIRES_S seconds old. If a writer finds another active writer, it raises an error.
+time. A writer on the same host is recognized by its lock on the file. On a file system without
+locks, or if the writer is on another host, the file is removed only after EXPIRES_S seconds without
+renewal. If a writer finds another active writer, it raises an error.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 A blob is little-endian float32 [n, 6]: left, top, right, bottom, class, difficult. Sides are pixels
 of the stored image; right and bottom are exclusive. An image without objects has one row of zeros
-with class -1, because FFCV identifies blobs by their offsets, and an empty blob would have the same
-offset as the next one.
+with class -1. Its blob cannot be empty: FFCV identifies blobs by their offsets, and an empty blob
+would have the same offset as the next one.
 """
 
 import io
@@ -16,7 +16,7 @@ import numpy as np
 from writers.beton.encoding import MAX_SIDE
 from writers.source import BoxLabel
 
-COLUMNS = 6
+COLUMNS = 6  # values per box
 VALUE = np.dtype("<f4")
 ROW_BYTES = COLUMNS * VALUE.itemsize
 NO_OBJECT = -1  # class of the only row of an image without objects

@@ -1,12 +1,12 @@
 """Copy the samples of a subset from one beton to another without decoding.
 
 The result equals, byte for byte, the file that `write_split` writes from the images. The order of a
-file is drawn from the sample ids, so a subset keeps the order of the whole dataset, and both files
-are processed front to back. Samples that are adjacent in both files are copied together by the
-operating system. Digests are copied, too, so that damage of an image remains detectable.
+file is drawn from the sample ids, so a subset keeps the order of the whole dataset. Both files are
+therefore processed front to back. Samples that are adjacent in both files are copied together by
+the operating system. Digests are copied, too, so that damage of an image remains detectable.
 
-There is one exception: if images are skipped, the first page of a file written from the images may
-start later than in a copy, because that file has space reserved for the rows of skipped images.
+There is one exception, if images are skipped. `write_split` reserves space for their rows, so that
+the first page may start later than in a copy.
 
 Memory: 96 bytes per sample of either file, and 1 MB.
 """

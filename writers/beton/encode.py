@@ -37,9 +37,9 @@ class Blob:
     """An image as stored."""
 
     mode: int  # JPEG, RAW or DCT
-    width: int
+    width: int  # pixels, as stored
     height: int
-    data: bytes
+    data: bytes  # JPEG file, pixels (uint8 [H, W, 3]) or dct blob
     is_scaled: bool = False  # pixel values were scaled by the image's own range
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from writers.beton.encoding import DCT
 
-VERSION = 2
+VERSION = 2  # of FFCV's format
 HEADER = np.dtype(
     [
         ("version", "<u2"),
@@ -46,7 +46,7 @@ BOXED_SAMPLE = np.dtype(
 BLOB = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 ID = np.dtype("<u8")
 DIGEST_BYTES = 16  # bytes of a sample's digest: the first 16 of a sha256
-NUM_FIELDS = 2
+NUM_FIELDS = 2  # image and label
 FIRST_ROW = HEADER.itemsize + NUM_FIELDS * FIELD.itemsize
 BOXED_FIRST_ROW = FIRST_ROW + FIELD.itemsize
 # FFCV's numbers of field types: RGB image, integer, bytes, array of fixed shape
@@ -199,8 +199,8 @@ def fields_of(
 
     Args:
         num_labels: K if each sample has a label per class (int8 [K]); None means one label.
-        has_dct: some images are dct blobs. Their field has a custom type, which stock FFCV refuses;
-            otherwise it would take the blobs for pixels.
+        has_dct: some images are dct blobs. The image field then has a custom type, which stock FFCV
+            refuses; otherwise it would read the blobs as pixels.
         has_boxes: each sample has boxes, in a field of bytes.
     """
     fields = np.zeros(NUM_FIELDS + has_boxes, FIELD)

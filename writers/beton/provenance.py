@@ -1,8 +1,8 @@
 """Record the raw files of a beton and how they were split.
 
 A manifest does not depend on clock or machine, so it cannot show whether the raw files have
-changed. A separate record, `train.beton.origin.json`, shows it. Raw files count as unchanged if
-their names, sizes and modification times are equal, as in make, rsync and git. If two origins are
+changed. A separate record, `train.beton.origin.json`, shows it. Raw files are considered unchanged
+if their names, sizes and modification times are equal, as in rsync and git. If two origins are
 equal, images of the same name are the same file, and need not be decoded again
 (`writers/beton/reuse.py`). A beton without a record is valid, but its origin is unknown.
 """
@@ -50,8 +50,8 @@ def open_with_origin(
 ) -> tuple[Source, Origin | None]:
     """Call `open_dataset`, and return its result and the origin of the images.
 
-    The origin is None if a file cannot be read. The state of the files is recorded before any of
-    them is read, so that files that change while a beton is written count as changed. Raises
+    The origin is None if a file cannot be read. The state of the files is recorded before any file
+    is read. A file that changes while a beton is written is therefore recognized as changed. Raises
     UserError as `open_dataset` does.
     """
     files = _state(paths)

@@ -6,7 +6,7 @@ A beton is reused only if all of these conditions hold:
 - its manifest has the same encoding and code version,
 - it contains all needed images by id, in the same order,
 - NUM_REENCODED images that are encoded again with the installed libraries give the same bytes,
-- the digest of each used sample is right.
+- the bytes of each used sample match its digest.
 
 Labels come from the source, so the classes of the reused beton do not matter. No other images are
 decoded.

@@ -80,7 +80,10 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def example_counts(examples: Sequence[Example], num_classes: int) -> np.ndarray:
-    """Count examples per class, int64 [K]; with several labels, a class counts if it is present."""
+    """Count examples per class, int64 [K].
+
+    If examples have several labels, each class that is present in an example is counted.
+    """
     if examples and examples[0].labels is not None:
         is_present = np.array([example.labels for example in examples]) == 1
         return np.asarray(is_present.sum(0))

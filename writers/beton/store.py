@@ -50,8 +50,8 @@ class Manifest(BaseModel):
 
     manifest_version: Literal[4] = 4  # 2: sample ids in the file; 3: digests; 4: `differences`
     name: str  # dataset and subset, such as imagenet-in900
-    dataset: str
-    split: str
+    dataset: str  # name in writers/datasets, or the name given to an adopted file
+    split: str  # train, val or test
     num_samples: int
     classes: list[str]  # label k is classes[k]
     multi_label: bool = False  # images have a label per class: 1 present, -1 absent, 0 difficult
@@ -67,11 +67,11 @@ class Manifest(BaseModel):
     copied_from: dict[str, str] | None = None  # beton that samples were copied from: file, sha256
     subset: dict[str, Any]  # name, num_classes, digest
     seed: int  # seed of the order and of the `mixed` encoding
-    num_jpeg: int
-    num_raw: int
+    num_jpeg: int  # images stored as JPEG
+    num_raw: int  # images stored as pixels
     # images stored as dct blobs; the digest omits this field if it is 0, as for `has_boxes`
     num_dct: int = 0
-    max_width: int
+    max_width: int  # pixels, the largest of all images
     max_height: int
     # images known to be damaged, or skipped by --on-error skip: name, class, reason
     skipped: list[dict[str, str]]
@@ -81,7 +81,7 @@ class Manifest(BaseModel):
     bytes: int  # size of the file
     sha256: str  # digest of the file up to SMALL_FILE bytes; of its tables if it is larger
     tables_sha256: str  # digest of all bytes before and after the pages
-    created_by: str
+    created_by: str  # name and version of the writer
     # FFCV wrote the file, and digests and ids are in `samples_path`; the digest omits this field if
     # it is False, as for `has_boxes`
     adopted: bool = False

@@ -68,8 +68,8 @@ def write_split(
         on_error: "skip" skips unreadable images and lists them in the manifest.
         check: if JPEGs are stored byte for byte, read all their coded data. False checks only their
             markers.
-        warn: receives a line about images whose values were scaled by their own range, and a line
-            about images with an EXIF orientation, which is not applied.
+        warn: called with a line about images whose values were scaled by their own range, and with
+            a line about images with an EXIF orientation. (The orientation is not applied.)
 
     Raises:
         UserError: images are unreadable, a training class has no images, the folder is not
@@ -251,9 +251,9 @@ class _Ready:
     width: int
     height: int
     stored: tuple[bytes, ...]  # blobs: the image, its labels if it has several, its boxes if any
-    digest: bytes
-    is_scaled: bool
-    is_turned: bool
+    digest: bytes  # `digest_of` of `stored`
+    is_scaled: bool  # pixel values were scaled by the image's own range
+    is_turned: bool  # the image file has an EXIF orientation
 
 
 def _ready(blob: Blob, example: Example, data: bytes, encoding: Encoding) -> _Ready:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 BYTES_AT_ONCE = 8 * 2**20  # bytes between asynchronous flushes (Linux)
-# the same on other systems, where each flush blocks its thread and writes a journal entry
+# bytes between flushes on other systems, where a flush blocks its thread and writes a journal entry
 BYTES_AT_ONCE_WAITED = 128 * 2**20
 SYNC_FILE_RANGE_WRITE = 2  # Linux's flag: start writing, do not wait
 

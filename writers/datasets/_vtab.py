@@ -42,7 +42,7 @@ def _few(
         examples[index]
         for index in random_bits(seed, "vtab", ids_of(examples)).argsort(kind="stable")
     ]
-    # if every class must occur: the first image of each class
+    # the first image of each class, if every class must occur
     chosen = {example.label: example for example in reversed(order)} if every_class else {}
     first = set(chosen.values())
     rest = [example for example in order if example not in first]

@@ -25,7 +25,7 @@ SPEC = DatasetSpec(
     downloads=_clevr.DOWNLOADS,
 )
 
-THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
+THRESHOLDS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)  # limits of the ranges
 CLASSES = ["to 8", "8 to 8.5", "8.5 to 9", "9 to 9.5", "9.5 to 10", "above 10"]
 
 

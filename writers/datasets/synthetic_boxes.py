@@ -27,7 +27,7 @@ SPEC = DatasetSpec(
 def open(path: Path, settings: SplitSettings) -> Source:
     """Open the dataset at `path`; `writers/dataset.py` describes this function.
 
-    The dataset is generated first if it does not exist. Raises UserError if `path` holds other
+    The dataset is generated first if it does not exist. Raises UserError if `path` contains other
     files.
     """
     from writers.synthetic.boxed_scenes import CLASSES, write_scenes

@@ -10,8 +10,8 @@ The image is cropped to the person's box, enlarged by CONTEXT about its center a
 of the image. (Huh et al. do not describe their crop.) Crops are encoded again, so `passthrough` has
 no effect on them.
 
-People who do none of the ten actions (`other` in the annotations) are negatives for all ten, as in
-the challenge, in which `other` is not a class.
+People who do none of the ten actions (`other` in the annotations) are negatives for all ten. The
+challenge does the same: `other` is not one of its classes.
 
 Hyper-parameters are chosen by `map11`, the mean average precision at 11 recalls, as for VOC 2007.
 Results also have `map`, at all recalls, which the challenge has used since 2010. Compare `map` with

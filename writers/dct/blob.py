@@ -25,8 +25,8 @@ def from_jpeg(jpeg: bytes) -> bytes | None:
     pixels wide, gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0.
 
     Returns:
-        The blob, or None if the format cannot hold the image: it has other colors or samplings, 12
-        bits, or coefficients that encoders do not write for photographs.
+        The blob, or None if the format cannot represent the image: it has other colors or
+        samplings, 12 bits, or coefficients that encoders do not write for photographs.
 
     Raises:
         DamagedJpegError: libjpeg reports an error or a warning.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HEADER, RUN = 20, 16
+HEADER, RUN = 20, 16  # bytes of the header; blocks per run
 BITS = (0, 1, 2, 3, 4, 5, 7, 11)  # bits per value, indexed by the code of the value's group
-WIDE = 7
-_GAMMA, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1
+WIDE = 7  # code of groups of the widest values, which are stored last
+_GAMMA, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1  # of the checksum
 
 
 def zigzag() -> np.ndarray:
@@ -74,7 +74,7 @@ def read(blob: bytes) -> Coefficients:
 
 
 def checksum_of(start: bytes) -> int:
-    """Compute the checksum of the bytes before the first row; its own four bytes count as 0."""
+    """Compute the checksum of the bytes before the first row, with zeros in its own place."""
     start = start[:12] + bytes(4) + start[16:]
     total = 0
     for at in range(0, len(start), 8):

@@ -227,7 +227,7 @@ class _Window:
 
 
 def _checksum_fits(header: bytes) -> bool:
-    """Check the sum of the header's bytes, in which the checksum's own field counts as spaces.
+    """Check the sum of the header's bytes, with spaces in place of the checksum itself.
 
     Sums of signed bytes are accepted, too: some old programs wrote them.
     """
@@ -280,7 +280,7 @@ def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
         while records:
             digits, rest = records.split(b" ", 1)
             length = int(digits) if digits.isdigit() else 0
-            # A record that is shorter than its own length field would be read again and again.
+            # The loop would never end at a record that is shorter than its length field.
             if not len(digits) + 2 < length <= len(records):
                 raise ValueError(f"a record has the length {digits!r}")
             keyword, value = rest[: length - len(digits) - 2].split(b"=", 1)

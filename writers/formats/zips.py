@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from writers.errors import UserError
 from writers.formats.members import check_name, check_size, outside, twice
 
-ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11
+ENCRYPTED_FLAG, UTF8_FLAG = 1, 1 << 11  # bits of a member's general purpose flags
 # limit of the bytes that deflate may add to a file, which are 5 per block of at most 64 KiB
 MAX_OVERHEAD = 2**20
 MAX_HEAD_OVERHEAD = 4096  # limit of the bytes of deflate's tables before the first content

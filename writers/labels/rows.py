@@ -21,7 +21,7 @@ from writers.regular_file import open_regular
 from writers.text_names import counted, first_line, preview
 
 MAX_BYTES = 2**29  # size of a text file: enough for MAX_ROWS names as long as ImageNet's
-MAX_ROWS = 25_000_000
+MAX_ROWS = 25_000_000  # rows of a Parquet table
 MAX_SHARED = 10_000  # distinct texts of cells that are kept in memory only once
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 MAX_LISTED = 12  # columns that a message names

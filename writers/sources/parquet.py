@@ -11,7 +11,7 @@ Images labeled -1 and shards without labels (ImageNet's test shards) are left ou
 
 A row group is the smallest unit of reading, about 100 images on the hub. A beton is written in
 another order, so row groups are read many times. Up to CACHE_BYTES of row groups are kept in
-memory, so that small datasets are read only once. Each thread holds one more row group.
+memory, so that small datasets are read only once. Each thread uses memory for one more row group.
 """
 
 import json

@@ -6,10 +6,10 @@ A shard is a tar. The files of a sample have the same key and are adjacent: `000
     train/0000.tar  test/0000.tar  classnames.txt               CLIP benchmark
 
 The label is the content of `.cls` or `.cls.txt`, or `label`, `cls`, `class_id` or `labels` in
-`.json`. It is a number or name of a class, or a list of them if images have several labels. Numbers
-are mapped to names by the dataset's own order if it has one, as ImageNet does, or else by the lines
-of `classnames.txt` or `classes.txt`. Without either, the number is the name. The name of an image
-is `filename` in its `.json`, or else its key.
+`.json`. It is a number or name of a class, or a list of them if images have several labels. If the
+dataset defines an order of classes, as ImageNet does, it maps numbers to names. Otherwise the lines
+of `classnames.txt` or `classes.txt` do. Without either, the number is the name. The name of an
+image is `filename` in its `.json`, or else its key.
 """
 
 import json
@@ -116,8 +116,8 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
 def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
     """Yield key and files of each sample: adjacent files of equal key.
 
-    The key is the name up to the first dot, as in WebDataset. If no image of a sample is just this
-    key and an extension, because names have further dots (`photo.1.jpg`), the key is the name
+    The key is the name up to the first dot, as in WebDataset. Names may have further dots, as in
+    `photo.1.jpg`. If no image of a sample consists of the key and an extension, the key is the name
     without its last extension.
     """
     for key, group in groupby(members(handle, shard), lambda member: _key(member.name)):

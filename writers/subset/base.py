@@ -42,7 +42,7 @@ class Selection:
     """Result of the steps so far: source classes in order, their labels, and choosers of images."""
 
     classes: tuple[str, ...]
-    # merged class -> label; other classes are their own labels
+    # merged class -> label; the label of any other class is its name
     label_of: dict[str, str] = field(default_factory=dict)
     choosers: tuple["Chosen", ...] = ()
 

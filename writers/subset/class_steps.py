@@ -192,8 +192,8 @@ class Coarser(Step):
     """A coarser label set of WordNet, or a map of classes to labels.
 
     Attributes:
-        bottom_up: size of one of Huh et al.'s label sets that merge classes bottom-up.
-        top_down: size of one of their label sets that divide classes top-down.
+        bottom_up: size of one of Huh et al.'s bottom-up label sets (writers/subset/wordnet.py).
+        top_down: size of one of their top-down label sets.
         map: a map in writers/subsets, or a file with a line `class,label` per class or, as in the
             files of Huh et al., a line `path label` per image.
         sha256: digest of the file; filled in.

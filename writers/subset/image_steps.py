@@ -174,7 +174,7 @@ class Examples(Step):
     """
 
     examples: Annotated[str, InputPath(is_checked_on_load=True)]
-    sha256: str | None = None
+    sha256: str | None = None  # digest of the file, filled in when it is first read
 
     @model_validator(mode="before")
     @classmethod

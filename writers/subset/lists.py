@@ -1,7 +1,7 @@
 r"""Read text files of subsets, from the package or the user: one name per line, or CSV.
 
-If a line cannot hold a name, for example because it has a line break or begins with #, the name is
-written as a JSON string: "a\nb". In CSV it is quoted.
+Some names cannot be written as a line, for example because they have a line break or begin with #.
+Such a name is written as a JSON string: "a\nb". In CSV it is quoted.
 """
 
 import csv

@@ -64,7 +64,7 @@ STEPS: dict[str, type[Step]] = {
     "feature_mapping": FeatureMapping,
     "influence": Influence,
 }
-EARLIER_NAMES = {"coarsen": "granularity"}  # former key of a step, which is still read -> new key
+EARLIER_NAMES = {"coarsen": "granularity"}  # former key of a step, still accepted -> present key
 
 
 def is_step(key: str) -> bool:

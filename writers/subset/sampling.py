@@ -147,8 +147,8 @@ def _first_of_each(
 def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Spread `num_images` over labels as evenly as their counts allow.
 
-    The remainder goes to the labels whose next image has the lowest random number, so that the
-    choice depends on ids, not on the order of the labels.
+    The remainder goes to the labels whose next image has the lowest random number. The choice thus
+    depends on ids, not on the order of the labels.
     """
     counts = np.bincount(labels)
     if num_images > counts.sum():

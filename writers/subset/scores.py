@@ -76,7 +76,7 @@ class ClassScores:
     def ranked(self, classes: Collection[str]) -> list[str]:
         """Order classes by score, the highest first, then by tie-break, then by name.
 
-        A NaN counts as 0: for an influence, neither helpful nor harmful.
+        A NaN is ordered like 0, which for an influence means neither helpful nor harmful.
         """
         return sorted(
             classes,

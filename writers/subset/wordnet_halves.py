@@ -39,7 +39,7 @@ class _Fewest(NamedTuple):
 
     shared: np.ndarray  # int64 [number of classes + 1]
     classes: list[str]  # the node itself, if it is a class without subclasses
-    children: list["_Fewest"]
+    children: list["_Fewest"]  # results of the node's children
     # per child: best number of classes to take from it, indexed by the number of classes taken from
     # this child and all children before it
     steps: list[np.ndarray]

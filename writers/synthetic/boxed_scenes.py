@@ -34,7 +34,7 @@ LOOKS = {
     "yellow-cross": _Look(cross, 0.15, 0.85, 0.9),
 }
 CLASSES = list(LOOKS)
-MAX_OBJECTS = 4
+MAX_OBJECTS = 4  # per image
 MAX_OVERLAP = 0.2  # largest intersection over union with the box of an earlier object
 DIFFICULT = 0.15  # fraction of difficult objects, except for the first object of an image
 TRIES = 20  # places to try before an object is left out

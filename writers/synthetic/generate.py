@@ -57,7 +57,7 @@ def make(path: Path, pictures: SyntheticSet) -> None:
     of the first.
 
     Raises:
-        UserError: `path` holds other files, or cannot be written.
+        UserError: `path` contains other files, or cannot be written.
     """
     make_folder(path, _stamp(pictures), lambda folder: _write(folder, pictures))
 
@@ -65,7 +65,7 @@ def make(path: Path, pictures: SyntheticSet) -> None:
 def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
     """Create the folder `path` by calling `write`, unless it exists with this stamp.
 
-    It is created in the same way as by `make`.
+    As in `make`, the content is written to a temporary folder that is renamed at the end.
 
     Args:
         path: the folder.
@@ -73,7 +73,7 @@ def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
         write: writes the content to an empty folder.
 
     Raises:
-        UserError: `path` holds other files, or cannot be written.
+        UserError: `path` contains other files, or cannot be written.
     """
     path = Path(path).resolve()
     if _read_stamp(path) == stamp:

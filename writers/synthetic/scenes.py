@@ -1,4 +1,4 @@
-"""Draw the images of `synthetic_scenes`: an object, and two smaller ones of its color and texture.
+"""Draw the images of `synthetic_scenes`: a large object and two small objects of one appearance.
 
 The classes differ in texture and in the red and green parts of their colors, as the easy classes of
 `synthetic_things` do. The blue part is random, so the hard classes of `synthetic_things` do not

@@ -1,7 +1,7 @@
 """Small NORB for VTAB's tasks: gray images of toys, 96 x 96, from two cameras.
 
-Reads six .mat files, gzipped or not. Only the left camera's image is used, as in VTAB. Train is the
-official training set; val and test are halves of the official test set. VTAB's val is the first
+Reads four .mat files, gzipped or not. Only the left camera's image is used, as in VTAB. Train is
+the official training set; val and test are halves of the official test set. VTAB's val is the first
 half in the order of TensorFlow Datasets. Here the half is drawn class by class, with a fixed seed.
 """
 

@@ -74,7 +74,7 @@ def read(blob: bytes) -> Coefficients:
 
 
 def checksum_of(start: bytes) -> int:
-    """Compute the checksum of the bytes before the first row, with zeros in its own place."""
+    """Compute the checksum of the bytes before the first row, with the checksum itself as zeros."""
     start = start[:12] + bytes(4) + start[16:]
     total = 0
     for at in range(0, len(start), 8):

@@ -1,9 +1,10 @@
 """Parquet shards of the Hugging Face hub, such as `train-00000-of-00294.parquet`.
 
-Shards are read from a folder or its `data/`. The column `image` is a struct of `bytes` and `path`.
-The column `label` or `labels` has a number or name of a class, or a list of them if images have
-several labels. Class names come from the schema's metadata (`ClassLabel`), unless the dataset
-defines its own order, as ImageNet does.
+Shards are read from a folder, its `data/` or its split folders. The column `image` or `img` is a
+struct of `bytes` and `path`. The column `label` or `labels` has a number or name of a class, or a
+list of them if images have several labels. Class names come from the schema's metadata
+(`ClassLabel`). If these are not the names of the dataset's classes, as for ImageNet, numbers follow
+the dataset's order of classes.
 
 Images are named by their paths. On the hub, ImageNet's paths end in the class, as in
 `n01440764_10026_n01440764.JPEG`. This suffix is removed, so that names are equal for all sources.

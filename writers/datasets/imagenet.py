@@ -3,11 +3,11 @@
     train/<wnid>/*.JPEG  val/<wnid>/*.JPEG                      a tree, or a .tar or .zip of it
     ILSVRC2012_img_train.tar  ILSVRC2012_img_val.tar            as distributed by image-net.org
     ILSVRC/Data/CLS-LOC/train/<wnid>/  ILSVRC/Data/CLS-LOC/val/*.JPEG      as on Kaggle
-    data/train-*.parquet  data/validation-*.parquet             the hub's ILSVRC/imagenet-1k
-    imagenet1k-train-*.tar  imagenet1k-validation-*.tar         the hub's timm/imagenet-1k-wds
+    data/train-*.parquet  data/validation-*.parquet             ILSVRC/imagenet-1k of Hugging Face
+    imagenet1k-train-*.tar  imagenet1k-validation-*.tar         timm/imagenet-1k-wds of Hugging Face
 
-All forms give the same betons, byte for byte, if the image files are the same. They are not the
-same in some copies of ImageNet, which were encoded again.
+All forms give the same betons, byte for byte, if the image files are the same. In some copies of
+ImageNet, they are not: the images were encoded again.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Read YAML of bounded size: no file can cause a long wait, exhaust memory or raise a traceback."""
+"""Read YAML of bounded size: no file causes a long wait, exhausts memory or ends in a traceback."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -29,7 +29,7 @@ def first_of_each(
 ) -> Source:
     """Open the tree at `path` with `number` images per class in train.
 
-    If the tree has splits, they are kept. Val is drawn from train.
+    If the tree has splits, they are kept (see `with_own_splits`). Otherwise val is drawn.
 
     Args:
         path: tree of class folders, or an archive of one.

@@ -198,7 +198,10 @@ def refuse_packed(path: Path, spec: DatasetSpec) -> None:
 
 
 def with_own_splits(source: Source, settings: SplitSettings) -> Source:
-    """Keep the splits of a tree; draw val from train if there is none."""
+    """Keep the splits of a tree. If it has no test, its val becomes test.
+
+    If there is then no val, val is drawn from train.
+    """
     train, val, test = (source.splits[split] for split in ("train", "val", "test"))
     if not test:
         val, test = [], val

@@ -109,7 +109,7 @@ def pascal_related(classes: Sequence[str]) -> list[str]:
 
 
 def chain(wnid: str) -> list[str]:
-    """Return the chain from the root, `entity`, to the node; it uses one parent of each node."""
+    """Return the chain from the root, `entity`, to the node, by the first parent of each node."""
     path = [wnid]
     while parents := _node(path[-1]).parents:
         path.append(parents[0])
@@ -117,7 +117,7 @@ def chain(wnid: str) -> list[str]:
 
 
 def bottom_up(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Map each class to its ancestor at the depth of the chains that gives `size` labels."""
+    """Map each class to its ancestor at the depth, from the root, that leaves `size` labels."""
     depth = _place(size, BOTTOM_UP_SIZES, "bottom_up")
     return {name: path[min(depth, len(path) - 1)] for name in classes for path in [chain(name)]}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
 
 from harness.cli.main import cli, main
 from harness.cli.path_types import PathType
@@ -161,15 +162,12 @@ def test_a_path_that_takes_no_new_files_is_refused_before_the_work(
     "arguments",
     [
         ["run", "demo", "--runs-dir"],
-        ["run", "demo", "--data-dir"],
         ["plan", "demo", "--runs-dir"],
         ["report", "demo", "--runs-dir"],
         ["cancel", "demo", "--runs-dir"],
         ["gc", "demo", "--runs-dir"],
         ["status", "demo", "--runs-dir"],
-        ["score", "--model", "efficientnet_lite0", "--dataset", "synthetic_patterns", "--data-dir"],
-        ["write-beton", "--dataset", "synthetic_patterns", "--data-dir"],
-        ["write-beton", "--dataset", "synthetic_patterns", "--raw-dir"],
+        ["write-beton", "--source", "tree", "--data-dir"],
     ],
     ids=" ".join,
 )
@@ -180,6 +178,10 @@ def test_folders_that_take_no_new_files_end_no_command_in_a_traceback(
     capfd: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
+    for number in range(8):
+        folder = Path("tree", "ab"[number % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (30 * number, 0, 0)).save(folder / f"{number}.png")
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "/proc/none"])
     error = capfd.readouterr().err

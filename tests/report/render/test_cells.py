@@ -1,11 +1,18 @@
 """Cells of tables: thousands separators, intervals near zero, and fractions near 100 %."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from harness.report.data.collection import Collection
+from harness.report.data.rows import transfer_rows
 from harness.report.data.run_rows import BetonRow, StageRow, TimingRow
+from harness.report.render.figures.transfer import subset_panels, transfer_panels
 from harness.report.render.tables import cells, runs
+from harness.report.render.tables.transfer import transfer_table
+from tests.helpers.report_fakes import make_recipe, make_results
 
 
 def test_numbers_of_four_digits_have_a_separator() -> None:
@@ -56,3 +63,21 @@ def test_a_fraction_below_one_is_not_shown_as_100_percent() -> None:
     (table,) = runs.timing_tables([timing(gpu_fed=0.999), timing(gpu_fed=1.0)])
     assert [row[4].text for row in table.rows] == ["99 %", "100 %"]
     assert cells.percent_cell(0.9997).text == "99.9"
+
+
+@pytest.mark.parametrize(("num_images", "shown"), [(20_000, "99.96 %"), (200, "99.9 %")])
+def test_hover_texts_of_figures_round_as_the_tables(num_images: int, shown: str) -> None:
+    """An accuracy of 99.96 % was 100.0 % in the figure."""
+    for recipe, draw in (
+        (make_recipe(eps=(0.0,), targets=("clothing",)), subset_panels),
+        (make_recipe(targets=("clothing",)), transfer_panels),
+    ):
+        rows = [
+            replace(row, top1=0.99961, num_images=num_images)
+            for row in transfer_rows(Collection(recipe, make_results(recipe)))
+        ]
+        (panel,) = draw(recipe, rows)
+        titles = re.findall("<title>(.*?)</title>", panel.svg)
+        assert len(titles) >= len(rows) and all(title.endswith(f": {shown}") for title in titles)
+        texts = {cell.text for line in transfer_table(recipe, rows).rows for cell in line}
+        assert shown.removesuffix(" %") in texts and "100.0" not in texts

@@ -21,6 +21,7 @@ class Convergence:
     """Steps of one method, on one target and model, to FRACTION of the final odds.
 
     Attributes:
+        per_class: training images of each class; None means all.
         num_points: number of different training lengths that were measured.
         num_steps: the largest number of steps that was measured.
         final_score: the target's metric at num_steps, mean over seeds, as a fraction.
@@ -34,6 +35,7 @@ class Convergence:
     is_scratch: bool
     network: str
     target: str
+    per_class: int | None
     num_points: int
     num_steps: int
     final_score: float
@@ -51,9 +53,9 @@ class Speedup:
     """Steps of a baseline divided by those of a method, over the targets that both have.
 
     Attributes:
-        ratio: geometric mean over models and targets.
-        num_bounds: number of (model, target) pairs with only a bound for the method, the baseline
-            or both.
+        ratio: geometric mean over pairs of a curve of the method and one of the baseline, which
+            have the same network, target and number of training images per class.
+        num_bounds: number of these pairs with only a bound for the method, the baseline or both.
     """
 
     method: str
@@ -71,7 +73,7 @@ def convergences(rows: Iterable[TransferRow], names: Mapping[ModelId, str]) -> l
             place = row.model_id, row.method, row.target, row.per_class
             curves.setdefault(place, {}).setdefault(row.steps, []).append(row)
     found = []
-    for (model, method, target, _), curve in curves.items():
+    for (model, method, target, per_class), curve in curves.items():
         if len(curve) < MIN_POINTS:
             continue
         steps = sorted(curve)
@@ -89,6 +91,7 @@ def convergences(rows: Iterable[TransferRow], names: Mapping[ModelId, str]) -> l
                 final[0].is_scratch,
                 final[0].network or names[model],
                 target,
+                per_class,
                 len(steps),
                 steps[-1],
                 sum(row.score for row in final) / len(final),
@@ -136,7 +139,8 @@ def speedups(found: Sequence[Convergence]) -> list[Speedup]:
                 (own, other)
                 for own in rows
                 for other in others
-                if (own.network, own.target) == (other.network, other.target)
+                if (own.network, own.target, own.per_class)
+                == (other.network, other.target, other.per_class)
             ]
             if not pairs:
                 continue

@@ -364,5 +364,5 @@ def _speedup(row: Speedup) -> str:
     )
     if row.num_bounds:
         pairs = counted(row.num_bounds, "pair")
-        text += f" For {pairs} of model and target, only a bound is known."
+        text += f" For {pairs} of curves, only a bound is known."
     return text

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from harness.report.render.tables.models import convergence_table
 from harness.report.stats.convergence import steps_to_fraction
 from harness.report.text.findings import about_convergence
 from harness.runner.result import Result
@@ -57,6 +58,21 @@ def test_pretrained_and_random_networks_are_compared_by_the_ratio_of_steps():
     assert (speedup.num_targets, speedup.num_bounds) == (2, 0)
     text = about_convergence(found.speedups)
     assert text.startswith("full_steps reaches 90 % of its final odds in 6.7 times fewer steps")
+
+
+def test_curves_of_equally_many_training_images_are_compared():
+    model = fakes.stage("adopt", {"model": "timm/a"}, {"arch": "timm/a"})
+    runs = [*curve(0.5, "full_steps", "full", model), *curve(0.5, "scratch", "scratch", model)]
+    few = [
+        row.model_copy(update={"key": f"{row.key}/5", "axes": {**row.axes, "per_class": 5}})
+        for row in curve(5.0, "scratch", "scratch", model)
+    ]
+    found, _ = fakes.analyzed([model, *runs, *few])
+    (speedup,) = found.speedups
+    assert speedup.ratio == pytest.approx(1)  # the slower curve of few images has no counterpart
+    rows = convergence_table(found.convergences).rows
+    sizes = {(row[2].text, row[3].text) for row in rows}
+    assert sizes == {("full_steps", "all"), ("scratch", "all"), ("scratch", "5")}
 
 
 def test_one_number_of_steps_has_no_convergence():

@@ -35,6 +35,11 @@ def number(value: float | None) -> Cell:
     return NONE if value is None else Cell(f"{value:,.0f}", sort=float(value))
 
 
+def size_cell(size: int | None) -> Cell:
+    """A number of images or steps; `all` for None."""
+    return Cell("all") if size is None else number(size)
+
+
 def decimal(value: float, below: str = "") -> Cell:
     """A number with two decimals; a dash for NaN."""
     if math.isnan(value):

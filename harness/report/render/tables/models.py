@@ -12,6 +12,7 @@ from harness.report.render.tables.cells import (
     optional_text,
     percent_cell,
     points,
+    size_cell,
     text,
 )
 from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
@@ -238,7 +239,7 @@ def _wins(row: SignRow) -> Cell:
 
 
 def convergence_table(rows: Sequence[Convergence]) -> Table:
-    """List the steps to most of the final odds: a line per model, target and method."""
+    """List the steps to most of the final odds: a line per curve."""
     columns: list[ColumnOf[Convergence]] = [
         (Column("model", numeric=False), lambda row: text(row.model)),
         (Column("target", numeric=False), lambda row: text(row.target)),
@@ -251,6 +252,9 @@ def convergence_table(rows: Sequence[Convergence]) -> Table:
         (Column("at steps"), lambda row: number(row.num_steps)),
         (Column("lengths", hint="numbers of steps that were measured"), _num_points),
     ]
+    if any(row.per_class for row in rows):
+        hint = "training images of each class"
+        columns.insert(3, (Column("per class", hint=hint), lambda row: size_cell(row.per_class)))
     note = (
         "Odds are p / (1 - p). Between two measured lengths, log-odds are interpolated over "
         "log(steps). ≤: the shortest measured length reached them."

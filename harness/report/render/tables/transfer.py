@@ -14,6 +14,7 @@ from harness.report.render.tables.cells import (
     p_value_cell,
     percent_cell,
     points,
+    size_cell,
     spread,
     subset_cell,
     text,
@@ -129,16 +130,12 @@ def _axis_columns(rows: Sequence[TransferRow]) -> list[ColumnOf[TransferRow]]:
         columns.append(
             (
                 Column("per class", hint="training images of each class"),
-                lambda row: _size_cell(row.per_class),
+                lambda row: size_cell(row.per_class),
             )
         )
     if any(row.steps for row in rows):
-        columns.append((Column("steps"), lambda row: _size_cell(row.steps)))
+        columns.append((Column("steps"), lambda row: size_cell(row.steps)))
     return columns
-
-
-def _size_cell(size: int | None) -> Cell:
-    return Cell("all") if size is None else number(size)
 
 
 def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cell:

@@ -63,9 +63,9 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, is_set: bool)
     help="Show the version and exit.",
 )
 def cli() -> None:
-    """Pretrain on subsets of classes and transfer, clean and robust, on FFCV loaders.
+    """Pretrain models on subsets of classes, clean or robust, and transfer them to other datasets.
 
-    One recipe, one command: harness run demo
+    One recipe and one command lead from images to a report. Start with: harness run demo
     """
 
 

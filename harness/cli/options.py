@@ -64,7 +64,7 @@ def _folder_option(name: str, content: str) -> Callable[[Callable[..., Any]], Ca
         default=f"./{name}",
         metavar="DIR",
         show_envvar=True,
-        help=f"Folder of {content}.",
+        help=f"Folder of {content}. Default: ./{name}.",
     )
 
 

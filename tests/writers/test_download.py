@@ -161,7 +161,7 @@ def test_a_file_with_a_wrong_checksum_is_not_kept(host: Host, tmp_path: Path):
 
 
 def test_missing_files_and_unreachable_hosts_are_reported(host: Host, tmp_path: Path):
-    with pytest.raises(UserError, match=r"answers 404.*\n.*by hand"):
+    with pytest.raises(UserError, match=r"answered 404.*\n.*by hand"):
         fetch(the(host, url=f"{host.url}/gone"), tmp_path)
     with pytest.raises(UserError, match="cannot be reached"):
         fetch(the(host, url="http://127.0.0.1:1/data.bin"), tmp_path)

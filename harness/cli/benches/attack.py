@@ -17,7 +17,9 @@ EPS = 3.0
 MAX_COST = 3.3
 
 
-@click.command(short_help="Cost of steps with PGD in clean steps: ours and a plain loop's.")
+@click.command(
+    short_help="Compare the cost of steps with PGD and clean steps: ours and a plain loop's."
+)
 @training_options
 def command(
     arch: str,

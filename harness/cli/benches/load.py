@@ -49,7 +49,7 @@ UNUSED_BY_SCALING = frozenset({"against", "threads", "plot_file", "time_limit_s"
 UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scaling"}
 
 
-@click.command(short_help="Loaders: ours against stock FFCV, torchvision, DALI and others.")
+@click.command(short_help="Compare our loader with stock FFCV, torchvision, DALI and others.")
 @click.option(
     "--corpus",
     type=PathType(exists=True, file=False),

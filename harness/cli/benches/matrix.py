@@ -20,7 +20,7 @@ MAX_FINISHED_MS = 50.0
 MAX_PLAN_S = 1.0
 
 
-@click.command(short_help="Overhead of a run, rerun of a finished recipe, stages packed on a GPU.")
+@click.command(short_help="Measure the overhead of a run, a rerun, and stages that share a GPU.")
 @click.option(
     "--recipe",
     "recipe_name",

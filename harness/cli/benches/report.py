@@ -57,7 +57,7 @@ class ReportCost:
         return [name for name, limit in limits.items() if getattr(self, name) > limit]
 
 
-@click.command(short_help="Time, memory and size of a recipe's report at full size.")
+@click.command(short_help="Measure time, memory and size of a recipe's report at full size.")
 @click.option("--recipe", "recipe_name", required=True, metavar="RECIPE", help="Recipe to report.")
 @set_option
 @click.option(

@@ -9,7 +9,7 @@ from harness.cli.options import json_option
 from harness.system.atomic_write import write_json
 
 
-@click.command(short_help="Error rates of the report's tests and intervals, simulated.")
+@click.command(short_help="Simulate error rates of the report's tests and intervals.")
 @click.option(
     "--studies",
     "num_studies",

@@ -23,7 +23,9 @@ MIN_SPEEDUP_OVER_PLAIN = 1.15
 OPTIONS_OF_FED = frozenset({"corpus", "fed_mode", "formats", "threads", "scratch"})  # need --fed
 
 
-@click.command(short_help="Training steps: ours against a plain loop, and fed by the loader.")
+@click.command(
+    short_help="Compare our training step with a plain loop; optionally feed it by the loader."
+)
 @training_options
 @click.option(
     "--eps",

@@ -29,7 +29,7 @@ WHEN = {
 }
 
 
-@click.command(short_help="Writers: ours against FFCV's own, and copies against cp.")
+@click.command(short_help="Compare our writer with FFCV's, and copies of betons with cp.")
 @click.option(
     "--corpus",
     type=PathType(exists=True, file=False),

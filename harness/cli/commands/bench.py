@@ -21,7 +21,9 @@ class BenchGroup(click.Group):
         return verbosity.add_options(command)
 
 
-@click.group(cls=BenchGroup, short_help="Measure loading, writing, training: medians and ratios.")
+@click.group(
+    cls=BenchGroup, short_help="Measure loading, writing and training against other programs."
+)
 def command() -> None:
     """Measure contenders in interleaved rounds, so that a slow machine affects all of them.
 

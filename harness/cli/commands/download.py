@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from writers.dataset import DatasetSpec, Download
 
 
-@click.command(short_help="Fetch the raw files of datasets; checksums verified.")
+@click.command(short_help="Download the raw files of datasets, and verify checksums.")
 @click.argument("datasets", nargs=-1, required=True, metavar="NAME...|all")
 @click.option(
     "--root",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    short_help="Transferability scores of a model for a dataset: kNN, LEEP, LogME and others."
+    short_help="Estimate how well a model transfers to a dataset: kNN, LEEP, LogME and others."
 )
 @click.option(
     "--model",

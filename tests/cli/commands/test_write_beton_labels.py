@@ -54,7 +54,7 @@ def test_write_beton_reads_labels_from_a_table(pets: Path):
 
 
 def test_options_without_effect_are_refused(pets: Path):
-    with pytest.raises(UserError, match="have no effect without one"):
+    with pytest.raises(UserError, match="have no effect without a table of labels"):
         harness("write-beton", "--source", str(pets), "--labels-column", "label")
     with pytest.raises(UserError, match="separator of labels has no effect"):
         table = ("--labels", str(pets / "labels.csv"), "--labels-separator", ";")

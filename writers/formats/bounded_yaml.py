@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from writers.text_names import counted
@@ -51,7 +52,9 @@ def parse_yaml(text: str) -> Any:
     if _most_open_brackets(text) > MAX_OPEN_BRACKETS:
         raise BadYamlError("it is nested too deeply, or contains itself")
     try:
-        document = YAML(typ="rt", pure=True).load(text)
+        yaml = YAML(typ="rt", pure=True)
+        yaml.Constructor = _Constructor
+        document = yaml.load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         problem = " ".join((error.problem or "is not YAML").split())[:200]
@@ -82,6 +85,15 @@ def parse_yaml(text: str) -> Any:
             raise BadYamlError(f"it has a number of more than {MAX_BITS:,} bits")
         waiting += [(child, depth + 1) for child in _children(node)]
     return document
+
+
+class _Constructor(RoundTripConstructor):
+    """Refuse a value that contains itself. ruamel.yaml reads null in its place."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node in self.recursive_objects:
+            raise ConstructorError(None, None, "the value contains itself", node.start_mark)
+        return super().construct_object(node, deep)
 
 
 def _most_open_brackets(text: str) -> int:

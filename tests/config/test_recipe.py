@@ -49,16 +49,16 @@ def test_a_setting_that_is_wrong_or_without_effect_is_refused(change, words):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "words"),
     [
-        {"schedule": "step"},
-        {"schedule": "cosine", "step_epochs": 30},
-        {"schedule": "cosine", "step_factor": 0.5},
-        {"momentum": 0, "nesterov": True},
+        ({"schedule": "step"}, "schedule: step needs either step_epochs or step_at"),
+        ({"schedule": "cosine", "step_epochs": 30}, "has an effect with schedule: step only"),
+        ({"schedule": "cosine", "step_factor": 0.5}, "has an effect with schedule: step only"),
+        ({"momentum": 0, "nesterov": True}, "nesterov needs momentum > 0"),
     ],
 )
-def test_schedule_settings_that_contradict_each_other_are_refused(settings):
-    with pytest.raises(ValidationError):
+def test_schedule_settings_that_contradict_each_other_are_refused(settings, words):
+    with pytest.raises(ValidationError, match=words):
         ScheduleSettings.model_validate(settings)
 
 

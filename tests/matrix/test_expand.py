@@ -316,9 +316,8 @@ def test_any_grid_survives_the_round_trip_through_a_stage(grid: dict[str, Any]):
             settings = settings_model("full").model_validate_json(
                 json.dumps(stage.config["settings"]), strict=True
             )
-            assert {
-                axis: list(values) for axis, values in settings.grid.axes().items()
-            }.items() >= ({axis: values for axis, values in grid.items() if axis != "lr"}.items())
+            found = {axis: list(values) for axis, values in settings.grid.axes().items()}
+            assert {"lr": list(settings.lrs)} | found == {"lr": [0.01, 0.001]} | grid
 
 
 def test_a_new_resize_version_changes_the_keys_of_stages_that_load_images(

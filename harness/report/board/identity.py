@@ -1,6 +1,7 @@
 """Compute digests of models and tasks, which are equal if two people measured the same thing.
 
-Digests depend on settings and on the contents of files, not on names or paths.
+Digests depend on settings and on the contents of files, not on paths or labels. Only if the digests
+of a target's files are unknown, its name stands for them.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class TaskFacts:
 
 
 def model_facts(results: Collection, model: Result) -> ModelFacts:
-    """Identify a model by its training and the contents of its data, or by its weights."""
+    """Identify a model by its training and the contents of its data, or by its weights and view."""
     version = stage_kind.find(model.kind).version
     if model.kind == "pretrain":
         data = results.by_key.get(model.needs.get("data", ""))
@@ -105,8 +106,8 @@ def evaluation_facts(results: Collection, evaluation: Result, attack: str) -> Ta
         settings = (evaluation.config.get("settings") or {}).get("attack")
         protocol |= {"attack": {name: record.get(name) for name in _ATTACK}, "settings": settings}
     task = {"classes": sorted(evaluation.metrics["common_classes"]), "files": files}
-    # One table has all tasks on source classes, so they share a protocol digest; the settings are
-    # part of the task's digest.
+    # One table has all tasks on the classes of one source, so they share a protocol digest; the
+    # settings are part of the task's digest.
     return TaskFacts(
         digest({**task, **protocol}),
         digest({"kind": "source"}),

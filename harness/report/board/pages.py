@@ -62,8 +62,8 @@ class Pages:
             [("Leaderboard", "#"), ("Targets", "#targets"), ("Files", "#files")],
             introduction=(
                 "Pretrained models, ranked by how well they transfer. A table holds the models "
-                "that one method was run on with equal settings. Digests decide which rows are "
-                "compared."
+                "that one method was run on with equal settings. Models and targets are matched "
+                "by checksums of their settings and files, not by their names; see Protocol."
             ),
             rankings=[ranking_table(content, ranking) for ranking in content.rankings],
             repetitions=repetitions_table(content),
@@ -151,12 +151,14 @@ class Pages:
     ) -> list[tuple[str, str]]:
         """Return name and value of the facts below the title, such as the number of models."""
         models = {row.model_digest for row in rows}
-        trained = {(row.model_digest, row.unit) for row in rows if row.pretrained_here}
+        trained = {
+            (row.model_digest, row.unit) for row in rows if row.pretrained_here and row.subset
+        }
         people = sorted({row.by for row in rows if row.by})
         targets = {(row.kind, row.test_sha256 or row.target) for row in rows}
         facts: Mapping[str, str] = {
             "models": f"{len(models):,}",
-            "trained, with seeds": f"{len(trained):,}" if trained else "",
+            "pretrained by the recipes, counting seeds": f"{len(trained):,}" if trained else "",
             "targets": f"{len(targets):,}" if with_targets else "",
             "runs": f"{len(rows):,}",
             "recipes": f"{len({row.recipe for row in rows if row.recipe}):,}",

@@ -27,7 +27,7 @@ def names_path(text: str) -> bool:
 
 
 def without_paths(text: str) -> str:
-    """Replace each absolute path by its last part, and remove `..`."""
+    """Replace each absolute path by its last part, and `..` by `_`."""
     text = _ABSOLUTE.sub(lambda found: re.split(r"[/\\]", found.group().rstrip("/\\"))[-1], text)
     return _UPWARDS.sub("_", text)
 
@@ -69,7 +69,8 @@ Time = Annotated[
 class BoardRow:
     """One score of one trained or loaded model.
 
-    Scores are fractions in [0, 1]. None means not measured, "" unknown or not applicable.
+    Scores are fractions in [0, 1]. None means not measured or not applicable, "" unknown or not
+    applicable.
 
     Attributes:
         model_digest: identifies the model apart from its seed, by its settings and the digests of
@@ -79,8 +80,11 @@ class BoardRow:
         seed: seed of pretraining; for loaded models, seed of the transfer.
         kind: `transfer`, or `source` for accuracy on the source classes that all models share.
         method: label of the method; for `source`, `clean` or the attack.
+        per_class: training images of each target class; None means all.
+        steps: training steps; None means that the method's epochs decide.
         score: the target's own metric on the test images.
-        pretrained_here: True if the recipe trained the model, so that each seed is another model.
+        pretrained_here: False for loaded models. True if each seed is another model: the recipe
+            trained it, or it started from random weights.
         pretrain_s: wall seconds of pretraining times the number of processes.
         transfer_s: wall seconds of the transfer including its grid; for `source`, of the
             evaluation.
@@ -173,7 +177,7 @@ def num_unknown(row: BoardRow) -> int:
 
 
 def sort_key(row: BoardRow) -> tuple[str, ...]:
-    """Sort key that gives everybody the same order: by kind, model and task, then all values."""
+    """Sort key that gives everybody the same order: by kind, task and model, then all values."""
     names = (row.kind, row.method, row.target, row.subset, row.variant, row.arch, row.model)
     values = [canonical(getattr(row, name)) for name in field_names()]
     return (*names, f"{row.eps:020.9f}", f"{row.seed:020d}", *values)

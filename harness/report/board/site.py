@@ -71,8 +71,8 @@ def publish(folder: Path, new: Sequence[exported.Export]) -> Published:
         new: rows to add.
 
     Raises:
-        UserError: the folder has other files or cannot be written, rows contradict each other, or
-            there are no rows.
+        UserError: the folder has other files or cannot be written, its board is damaged, rows
+            contradict each other, or there are no rows.
     """
     before = _existing(folder)
     merged = merge([*before, *new])
@@ -109,8 +109,8 @@ def _existing(folder: Path) -> list[exported.Export]:
     """Read the board of a folder; an empty list if the folder is new or empty.
 
     Raises:
-        UserError: the folder has files of something else, or one of its folders is a symbolic
-            link.
+        UserError: the folder has files of something else, its board is damaged, or one of its
+            folders is a symbolic link.
     """
     for name in ("targets", "recipes"):
         if (folder / name).is_symlink():
@@ -127,7 +127,7 @@ def _existing(folder: Path) -> list[exported.Export]:
 
 
 def _remove_old(folder: Path, names: Sequence[str]) -> None:
-    """Remove pages of targets, and recipes, that the board no longer has."""
+    """Remove pages, recipes and a Parquet file that the board no longer has."""
     for pattern in ("targets/*.html", "recipes/*.json", "rows.parquet"):
         for file in folder.glob(pattern):
             if file.relative_to(folder).as_posix() not in names:

@@ -87,7 +87,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All models that were measured by one method with the same settings.
+    """All models that were measured by one method with the same settings, or on one source.
 
     Attributes:
         name: HTML id of the table.
@@ -391,7 +391,7 @@ def _targets(
 
 
 def _model_names(rows: Sequence[BoardRow]) -> dict[str, str]:
-    """Name loaded models by their label, and trained models by the axes in which they differ."""
+    """Name loaded models by their label, and others by subset, variant and axes that differ."""
     firsts: dict[str, BoardRow] = {}
     for row in rows:
         firsts.setdefault(row.model_digest, row)

@@ -16,8 +16,8 @@ class Grid:
     """Hyper-parameter configurations that one transfer tried.
 
     Attributes:
-        shared: row with the fields that all rows of the grid share; its other fields are None or
-            False.
+        shared: row with the fields that all rows of the grid share; its other fields are None,
+            False or empty.
         entries: settings, scores and diagnostics of each configuration, as in the result.
         chosen: grid axis -> selected value.
         metric: the target's metric.

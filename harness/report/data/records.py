@@ -1,8 +1,9 @@
 """Record types of the report: one flat record per measured value.
 
 `harness.report.data.rows` and `run_rows` create them from the results. Tables, figures and CSV
-files are made from these records only; the CSV columns are the fields in this order. Accuracies
-are fractions in [0, 1]. `key` is the key of the stage that measured the value.
+files are made from these records and from statistics of them. The CSV columns are the fields in
+this order. Accuracies are fractions in [0, 1]. `key` is the key of the stage that measured the
+value.
 """
 
 import math

@@ -46,7 +46,7 @@ _FOLDER = Path(__file__).parent
 
 
 class Frame(TypedDict):
-    """Tables and facts that every format shows in addition to the sections."""
+    """Tables and facts that HTML and Markdown show in addition to the sections."""
 
     title: str
     differences: Table
@@ -86,7 +86,7 @@ def write(
         skipped: names of stages that the shortlist skipped.
 
     Raises:
-        UserError: a format is unknown, or `out` cannot be written.
+        UserError: as for `write_collected`.
     """
     report = collect(recipe, results, unfinished, failed or {}, predictions or {}, skipped)
     return write_collected(report, out, formats)
@@ -94,6 +94,8 @@ def write(
 
 def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
     """Write a collected report into the folder `out` and return the file to open first.
+
+    ANSWER_FILE, which has the headline, is always written.
 
     Args:
         report: content of the report.

@@ -27,7 +27,8 @@ class Association:
         num_models: number of architectures; each has one model.
         r: Pearson's correlation; low_95 and high_95 are the bounds of its 95 % interval.
         rho: Spearman's rank correlation.
-        left_out: models without a known source accuracy, or without results on every target.
+        left_out: models of `one_per_architecture` that are not used, because their source accuracy
+            is unknown, or because they lack a result on one of the targets.
     """
 
     method: str
@@ -79,9 +80,9 @@ def one_per_architecture(matrix: ScoreMatrix) -> ScoreMatrix:
 
 
 def comparable(matrix: ScoreMatrix) -> ScoreMatrix:
-    """Select the data of a correlation.
+    """Select the data of a correlation: `complete()` of the models with known source accuracy.
 
-    Keeps the architectures with a known source accuracy, and the targets that all of them have.
+    An architecture that lacks many targets is therefore left out.
     """
     single = one_per_architecture(matrix)
     known = np.flatnonzero(np.isfinite(single.source_accuracy)).tolist()
@@ -96,7 +97,8 @@ def association(matrix: ScoreMatrix, full: ScoreMatrix) -> Association | None:
         full: `comparable(matrix)`, the scores from which the correlation is computed.
 
     Returns:
-        None if too few architectures have a known source accuracy, or if nothing varies.
+        None if fewer than MIN_MODELS architectures are left in `full`, or if their source accuracy
+        or their mean transfer does not vary.
     """
     if len(full.names) < MIN_MODELS or not full.targets:
         return None
@@ -126,7 +128,8 @@ def sign_rows(matrices: Mapping[str, ScoreMatrix], scratch: Iterable[str]) -> li
         scratch: methods that train from random weights; they are used as baselines only.
 
     Returns:
-        For each pair with at least MIN_MODELS architectures, a row of sums, then a row per target.
+        For each pair that shares at least MIN_MODELS architectures, a row of sums, then a row per
+        target.
     """
     baselines = set(scratch)
     single = {method: one_per_architecture(matrix) for method, matrix in matrices.items()}

@@ -1,9 +1,10 @@
 """Measure how often the report's tests and intervals are wrong, on simulated studies.
 
-The scores of a simulated study are accuracies. An accuracy is the sum of a base value, an effect of
-the pretrained model that is equal for all targets, an effect of (model, target), and binomial noise
-of the test images. In a null study, no setting has an effect. Each study is analyzed by the same
-functions that the report calls.
+In a study of subsets, eps or variants, the scores are accuracies: the sum of a base value, an
+effect of the pretrained model that is equal for all targets, an effect of (model, target), and
+binomial noise of the test images. Studies of other procedures draw simpler numbers, which are
+described at their functions. In a null study, no setting has an effect. Procedures that the report
+prints are computed by the functions that it calls.
 """
 
 import math

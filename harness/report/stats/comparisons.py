@@ -46,7 +46,8 @@ class Comparison:
         method: transfer method of both sides; "" if methods are compared.
         unit: what is repeated independently: pairs of pretrained models (one per seed) for
             subset, eps and variant; targets for method.
-        num_units: number of units that have both sides. One unit has no interval and no p.
+        num_units: number of units that have both sides. One unit has no interval and no p. Seeds
+            that lack a target or another axis value of the other seeds are not counted.
         difference: mean over the units; the value of a unit is the mean over its runs.
         half_width_95: half the width of the 95 % t interval over units.
         wins: number of (target, model, seed) runs in which the setting is better.

@@ -24,7 +24,8 @@ class Convergence:
         per_class: training images of each class; None means all.
         num_points: number of different training lengths that were measured.
         num_steps: the largest number of steps that was measured.
-        final_score: the target's metric at num_steps, mean over seeds, as a fraction.
+        final_score: the target's metric at num_steps, as a fraction: mean over the seeds that were
+            measured with every training length.
         steps: number of steps that reach the odds. None if the smallest measured number already
             reaches them; `at_most` is then this number.
         at_most: the smallest measured number of steps if it reaches the odds, otherwise None.
@@ -66,7 +67,10 @@ class Speedup:
 
 
 def convergences(rows: Iterable[TransferRow], names: Mapping[ModelId, str]) -> list[Convergence]:
-    """Compute the steps of every method that was trained for several numbers of steps."""
+    """Compute the steps of every method that was trained for several numbers of steps.
+
+    Only seeds that have all of these numbers of steps are used.
+    """
     curves: dict[tuple[ModelId, str, str, int | None], dict[int, list[TransferRow]]] = {}
     for row in rows:
         if row.steps is not None:

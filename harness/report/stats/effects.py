@@ -3,10 +3,10 @@
 The comparisons are:
 - each subset with the largest one, also target by target (`subset_by_target`);
 - subsets with equal numbers of classes: the one that the recipe lists first with each later one
-  (`same_size`);
+  (`same_size`), except for subsets with as many classes as the largest;
 - each eps with the smallest, and each variant of pretraining with the base variant;
-- a subset of fewer classes with a subset of fewer images per class; both have the same number of
-  images (`budget`).
+- a subset of fewer classes with a subset of fewer images per class; their numbers of images differ
+  by at most BUDGET_TOLERANCE (`budget`).
 """
 
 import math
@@ -42,7 +42,8 @@ class Effect:
         measure: a key of MEASURES, `transfer <method>` in the targets' metrics, or `transfer` as
             the mean of all methods.
         over: axis -> values that the difference is averaged over within each seed, e.g.
-            `{"eps": ("0", "0.5"), "target": ("pets",)}`.
+            `{"eps": ("0", "0.5"), "target": ("pets",)}`. For budget, there is also "images" with
+            the number of images.
     """
 
     arch: str
@@ -308,7 +309,7 @@ def _variant_effects(
 
 
 def _budget_effects(arch: str, transfer: Sequence[TransferRow]) -> list[Effect]:
-    """Compare each subset of fewer classes with one of all classes and as many images."""
+    """Compare each subset of fewer classes with one of all classes and about as many images."""
     rows = [row for row in at_full_size(transfer) if row.num_classes and row.num_source_images]
     sizes = source_sizes((), rows)
     max_classes = max((classes for classes, _ in sizes.values()), default=0)

@@ -44,7 +44,10 @@ def fit_measures(
     transfer: Sequence[TransferRow],
     scores: Iterable[ScoreRow],
 ) -> list[FitMeasure]:
-    """Compare the measures for each method whose grid was searched on MIN_TARGETS targets.
+    """Compare the measures for each method whose grid was searched on at least MIN_TARGETS targets.
+
+    Settings that were not tried on all of these targets are left out, and so are measures that are
+    unknown for one of them.
 
     Args:
         grids: target, method and rows of each grid.

@@ -1,7 +1,7 @@
 """Two-sided tests: paired by image, by target or by run, and Holm's adjustment.
 
-The tests follow Kornblith, Shlens and Le 2019 (appendix A.1) unless stated otherwise. p is NaN if
-nothing can be tested. Shapes: N images, K classes, D datasets.
+The tests follow Kornblith, Shlens and Le 2019 (appendix A.1) unless stated otherwise. If no pair
+differs, p is 1; only the t-test then has no p (NaN). Shapes: N images, K classes, D datasets.
 """
 
 import math
@@ -65,8 +65,9 @@ def sign_flip_test(differences: Floats) -> float:
 
     An exchange flips the sign of an image's difference. The sum over images of equal weight is a
     scaled binomial. If these sums have few combinations, p is exact. Otherwise the weights are
-    rounded to multiples of 1 / 5000 of the sum's standard deviation or finer, and p is exact for
-    the rounded weights.
+    rounded, and p is exact for the rounded weights. They are rounded to multiples of about 1 / 5000
+    of the sum's standard deviation or finer; coarser only if the sum is beyond 11 standard
+    deviations, where p is tiny.
 
     Args:
         differences: float64 [N], each image's difference times its weight. For mean per class the
@@ -106,7 +107,7 @@ def _rounded_sign_flip_test(
         observed: absolute value of the sum of the differences.
     """
     sd = math.sqrt(float((counts * weights**2).sum()))
-    # Fewer than 1e-31 of the sums are beyond 12 standard deviations (Hoeffding 1963).
+    # Fewer than 2e-31 of the sums are beyond 12 standard deviations (Hoeffding 1963).
     reach = min(float((counts * weights).sum()), max(12 * sd, 1.1 * observed))
     size = _CIRCLE
     unit = 2 * reach / (size - 2 * len(counts) - 2)
@@ -193,8 +194,8 @@ def sign_test(first: Floats, second: Floats) -> SignTest:
     return SignTest(wins, len(difference) - wins - losses, losses, p)
 
 
-# The functions below replace scipy.stats and scipy.signal, whose imports take longer than a small
-# report.
+# The functions below avoid scipy.stats and, for short arrays, scipy.signal: their imports take
+# longer than a small report.
 
 
 def _fair_coin_test(heads: int, tails: int) -> float:

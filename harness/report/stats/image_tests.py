@@ -1,8 +1,9 @@
 """Test two settings on one target image by image, from the predictions that transfers saved.
 
-Top-1 is tested by McNemar's exact test. Mean per class and mAP are tested by exchanging the two
-models' predictions on images (Kornblith et al. 2019, appendix A.1): with all exchanges for mean per
-class, and with random ones for mAP. The images are the sample: a small p means that the difference
+Top-1 is tested by McNemar's exact test if there is one seed. With several seeds, and for mean per
+class and mAP, the test exchanges the two models' predictions on images (Kornblith et al. 2019,
+appendix A.1): all exchanges for top-1 and mean per class, random ones for mAP, which is tested with
+one seed only. The images are the sample: a small p means that the difference
 of these two runs is more than the choice of test images, not that other seeds would differ.
 
 A change of subset, eps or variant is a statement about pretraining, and all images of one model
@@ -55,7 +56,8 @@ class ImageTest:
         only_setting: images that only the setting classifies correctly, summed over seeds.
         difference: difference of the target's metric, as a fraction.
         test: name of the test.
-        p: p-value; NaN if pretrained models are compared and there is only one pair.
+        p: p-value; NaN if pretrained models are compared and there is only one pair, or if the
+            differences of all pairs are equal.
         p_holm: p adjusted for all tests of the report.
     """
 
@@ -137,7 +139,11 @@ def image_tests(
 
 
 def _contrasts(rows: Sequence[TransferRow], names: Mapping[ModelId, str]) -> Iterator[_Contrast]:
-    """Yield the extreme values of each axis, all else equal, and each target's best two models."""
+    """Yield pairs of settings, all else equal, and the best two models of each target and method.
+
+    Compared are the smallest and the largest subset and eps, and each variant and method with the
+    first one.
+    """
     for axis, (value_of, settings, baseline) in _extremes(rows).items():
         cells: dict[tuple[object, ...], dict[object, dict[int, TransferRow]]] = {}
         for row in under_every_variant(rows) if axis == "subset" else rows:
@@ -266,7 +272,8 @@ def _test(
     """Test one pair of runs per seed, over images or, for MODEL_AXES, over seeds.
 
     Returns:
-        None if the files lack an array that the metric needs, or have different images.
+        None if the files lack an array that the metric needs, or have different images, or if there
+        are several seeds of a metric other than top-1 and mean per class.
     """
     reference = pairs[0][0]
     sides = [

@@ -71,7 +71,7 @@ class ScoreMatrix:
         return self.part(rows, columns)
 
     def part(self, rows: Sequence[int], columns: Sequence[int]) -> "ScoreMatrix":
-        """Select models and targets by position."""
+        """Select models and targets by position; `rounds` keeps all targets."""
         index = np.array(rows, np.int64)
         return ScoreMatrix(
             self.method,
@@ -137,9 +137,10 @@ def score_matrices(
 def scratch_matrices(
     rows: Iterable[TransferRow], names: Mapping[ModelId, str]
 ) -> dict[str, ScoreMatrix]:
-    """Return scratch method -> score matrix, in which each row is an architecture.
+    """Return scratch method -> score matrix.
 
-    The source accuracy of a row is that of the first model with this architecture.
+    A row is an architecture of the recipe's own models, or that of one loaded model. The source
+    accuracy of a row is that of the first model with this architecture.
     """
     rows = list(rows)
     known: dict[str, float] = {}
@@ -229,7 +230,10 @@ class RankedModel:
 
 
 def ranking(matrix: ScoreMatrix) -> list[RankedModel]:
-    """Rank the models by Elo strength, best first. Empty if there are too few models."""
+    """Rank the models by Elo strength, best first.
+
+    Empty unless `has_many_models`, and if no two models share a target and a seed.
+    """
     rounds = [scores for scores in matrix.rounds if np.isfinite(scores).sum() > 1]
     if not matrix.has_many_models or not rounds:
         return []

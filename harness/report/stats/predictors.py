@@ -31,8 +31,9 @@ class PredictorRow:
             method that trains the head only.
         method: the method whose accuracy is predicted.
         k: number of models that recall_at_k and relative_accuracy_at_k select.
-        partial_given_size: Pearson correlation given the logarithm of the number of parameters.
-            None if the number of parameters is unknown or is the predictor itself.
+        partial_given_size: Pearson correlation given the logarithm of the number of parameters,
+            over the models with a known number. None if these are fewer than MIN_MODELS, if the
+            number is the predictor itself, or if the correlation is undefined.
         lowest_without_family: lowest weighted Kendall if one family of architectures is left out.
             None if fewer than MIN_MODELS would be left.
         family: the family that is left out for lowest_without_family.

@@ -81,7 +81,8 @@ def partial_correlation(x: Floats, y: Floats, given: Floats) -> float:
     """Correlate x and y [M] (Pearson) after subtracting a linear fit on `given` from both.
 
     Returns:
-        The correlation; NaN if x, y or `given` is constant, or x or y is linear in `given`.
+        The correlation; NaN if x or y is constant, or linear in `given`. If `given` is constant, it
+        is the correlation of x and y.
     """
     residuals = []
     for values in (x, y):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -11,6 +12,7 @@ from scipy import stats
 
 from harness.report.board import extract, site
 from harness.report.board.merge import merge
+from harness.report.board.pages import Pages
 from harness.report.board.standings import board
 from harness.report.board.tables import ranking_table
 from harness.runner.result import Result
@@ -149,6 +151,16 @@ def test_transfer_seeds_of_a_loaded_model_are_one_model() -> None:
     standing = board(merge([export(*rows)])).rankings[0].standings[0]
     mean = standing.scores[rows[0].task_digest]
     assert (mean.mean, mean.num_seeds, mean.half_width) == (pytest.approx(0.6), 1, None)
+
+
+def test_a_page_counts_pretrained_models_by_seed_without_random_weights() -> None:
+    loaded = row(model_digest="a" * 16, pretrained_here=False, model="net", subset="")
+    scratch = row(model_digest="b" * 16, subset="")
+    rows = [row(seed=0), row(seed=1), loaded, scratch]
+    page = Pages(board(merge([export(*rows)])), has_parquet=False).index()
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert facts["models"] == "3"
+    assert facts["pretrained by the recipes, counting seeds"] == "2"
 
 
 def test_mean_is_over_common_targets_and_a_model_without_one_has_no_rank() -> None:

@@ -19,8 +19,9 @@ MAX_VALUES = 100  # largest number of values of an axis; more squares are not le
 def heat_panels(rows: GridRows) -> list[Panel]:
     """Draw the score on val over two grid axes, for each target and method with at least two axes.
 
-    A square shows the best score over the other axes, averaged over models and seeds. It is blank
-    if every run with its values diverged.
+    Only axes with 2 to MAX_VALUES values count. At most MAX_HEAT_MAPS are drawn. A square shows the
+    best score over the other axes, averaged over models and seeds. It is blank if every run with
+    its values diverged.
     """
     panels: list[Panel] = []
     for target, method, group in rows.groups(min_axes=2):

@@ -13,7 +13,8 @@ MAX_MODELS = 20
 def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
     """Draw the mean over the targets of each model, with a marker per method, best model on top.
 
-    For each method, means are over the targets that all models have, so that they are comparable.
+    For each method, means are over the models and targets of `ScoreMatrix.complete`: all of these
+    models have all of these targets, so that means are comparable.
 
     Returns:
         None if there are fewer than two models and fewer than two methods.

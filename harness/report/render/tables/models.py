@@ -206,7 +206,8 @@ def association_table(rows: Sequence[Association]) -> Table:
         "Transfer and source accuracy",
         rows,
         columns,
-        "Each architecture counts once, with the first of its models.",
+        "Each architecture counts once, with one model, if possible one with a known source "
+        "accuracy.",
     )
 
 
@@ -227,8 +228,9 @@ def sign_table(rows: Sequence[SignRow]) -> Table:
         for target in targets
     )
     note = (
-        "Pairs of architecture and target, means over seeds. Each architecture counts once, "
-        "by its first model. Pairs share targets, so there is no test."
+        "Pairs of architecture and target, means over seeds. Each architecture counts once, with "
+        "one model, if possible one with a known source accuracy. Pairs share targets, so there is "
+        "no test."
     )
     return Table("signs", "How often one method beats another", columns, lines, note)
 

@@ -363,6 +363,6 @@ def _speedup(row: Speedup) -> str:
         f"{counted(row.num_targets, 'target')})."
     )
     if row.num_bounds:
-        pairs = counted(row.num_bounds, "pair")
+        pairs = "1 pair" if row.num_bounds == 1 else f"{row.num_bounds:,} pairs"
         text += f" For {pairs} of curves, only a bound is known."
     return text

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from harness.report.render.tables.models import convergence_table
-from harness.report.stats.convergence import steps_to_fraction
+from harness.report.stats.convergence import Speedup, steps_to_fraction
 from harness.report.text.findings import about_convergence
 from harness.runner.result import Result
 from tests.helpers import study_fakes as fakes
@@ -73,6 +73,14 @@ def test_curves_of_equally_many_training_images_are_compared():
     rows = convergence_table(found.convergences).rows
     sizes = {(row[2].text, row[3].text) for row in rows}
     assert sizes == {("full_steps", "all"), ("scratch", "all"), ("scratch", "5")}
+
+
+def test_the_number_of_bounds_is_stated():
+    for number, pairs in ((1, "1 pair"), (2, "2 pairs")):
+        text = about_convergence([Speedup("full", "scratch", 2.0, 3, number)])
+        assert text.endswith(
+            f"(geometric mean over 3 targets). For {pairs} of curves, only a bound is known."
+        )
 
 
 def test_one_number_of_steps_has_no_convergence():

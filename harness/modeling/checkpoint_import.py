@@ -72,7 +72,8 @@ def import_checkpoint(
             always done for files of self-supervised methods.
 
     The normalization is `mean` and `std` if they are given, otherwise the file's if it has one
-    (files of the robustness library), otherwise the architecture's.
+    (files of the robustness library), otherwise the architecture's. If only one of mean and std is
+    known, the other is 0 or 1.
 
     Raises:
         UserError: weights, architecture and classes do not match.

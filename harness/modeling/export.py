@@ -191,7 +191,7 @@ def _library_model(arch: str, library: str, num_classes: int) -> _LibraryModel:
 
 
 def _both() -> tuple[str, ...]:
-    """List the networks whose tensors have the same names in torchvision and timm."""
+    """List ResNets whose tensors have the same names in torchvision and timm."""
     return ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 

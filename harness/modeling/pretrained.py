@@ -40,7 +40,8 @@ def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedMod
     """Load the pretrained model that the settings name.
 
     Raises:
-        UserError: the weights are missing (the message lists the places searched) or do not match.
+        UserError: the weights are missing (the message names the file and where to put it) or do
+            not match.
     """
     if settings.checkpoint is not None:
         file = weights_dir / Path(settings.checkpoint).expanduser()

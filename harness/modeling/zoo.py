@@ -317,7 +317,7 @@ def load_weights(
         weights: the library's name -> tensor.
 
     Raises:
-        UserError: the weights do not match. The message lists the keys that differ.
+        UserError: the weights do not match. The message lists the first few keys that differ.
     """
     in_head = {
         key for key in weights if network.head_name and key.rpartition(".")[0] == network.head_name

@@ -175,7 +175,7 @@ def summary(
 
     Args:
         spans_s: span -> seconds, summed over the training.
-        num_steps: number of optimizer steps.
+        num_steps: number of training steps, one per batch.
         num_images: images trained on; 0 for a method that fits cached features.
         train_s: seconds of the training loop alone. Rates are divided by it.
         eval_s: seconds spent on evaluation.

@@ -2,11 +2,12 @@
 
 `torchrun --nproc-per-node N -m harness.worker STAGE_DIR` starts the processes. No other module
 reads torchrun's environment variables. Batch sizes are global: each rank loads its part of a batch
-(`LoaderPlan.rank`, `world_size`). Only rank 0 writes to the stage's folder.
+(`LoaderPlan.rank`, `world_size`). Only rank 0 writes results and checkpoints. Any rank may record
+in the stage's folder why it failed.
 
 Control values are exchanged by gloo on the CPU, so that no step waits for a GPU. Gradients are
-exchanged by NCCL on GPUs, or by gloo if ranks share a GPU. If there is a single process, every
-function returns its input, and torch is not imported.
+exchanged by NCCL on GPUs, or by gloo if ranks share a GPU. If there is a single process, the
+collectives change nothing, and do not import torch.
 """
 
 import io
@@ -56,7 +57,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """True on rank 0, the only rank that writes files."""
+        """True on rank 0, the only rank that writes results."""
         return self.rank == 0
 
     def device(self, device: str) -> str:
@@ -228,7 +229,7 @@ class DdpForward:
 
 
 class LocalForward:
-    """Replacement for `DdpForward` if there is a single process."""
+    """Replacement for `DdpForward` in a single process, and in trial steps of one rank."""
 
     def __call__(self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]) -> "Tensor":
         """Return logits_of(images), [B, K]."""

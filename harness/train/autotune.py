@@ -116,8 +116,7 @@ def choose_compile_mode(
         exclude: Called with the failed mode and the reason before CaptureFailedError is raised.
 
     Returns:
-        `chosen`, the chosen mode, and for each tried mode its `compile_s`, `step_s` and `deviation`
-        from the eager step, or `failed` with the reason.
+        See `try_modes`. With the setting `off`, only `chosen`, which is eager.
 
     Raises:
         UserError: The setting is `on`, and compilation failed.

@@ -91,7 +91,7 @@ def latest(folder: Path) -> LoadedCheckpoint:
             return LoadedCheckpoint(_read(path), path, tuple(damaged))
         except Exception as error:  # torch raises many exception types for a damaged file
             reason = first_line(error)
-            damaged.append(f"{path.name} is damaged ({reason}); using the one before it.")
+            damaged.append(f"{path.name} is damaged ({reason}) and is skipped.")
             print(f"{path.parent}: {damaged[-1]}", file=sys.stderr)
     return LoadedCheckpoint(damaged=tuple(damaged))
 

@@ -1,7 +1,8 @@
 """Store the compile mode of a stage in its folder, so that a resumed run computes as before.
 
-A failed capture of a CUDA graph leaves the process without a usable GPU. The file in the folder
-then excludes the compile mode that failed, and the stage is repeated in a new process.
+A failed capture of a CUDA graph, or a wrongly compiled kernel, may leave the process without a
+usable GPU. The file in the folder then excludes the compile mode that failed and those that would
+also fail, and the stage is repeated in a new process.
 """
 
 import json
@@ -57,7 +58,8 @@ def choose(
         See `choose_compile_mode`.
 
     Raises:
-        RestartRequiredError: A capture failed. Its mode is excluded in the folder.
+        RestartRequiredError: A mode of `auto` left the GPU unusable. It is excluded in the folder.
+        UserError: The setting is `on`, and compilation failed.
     """
     if setting != "auto":
         return choose_compile_mode(learner, batch, setting, device)
@@ -96,7 +98,7 @@ def recorded_or(
         See `harness.train.mode_trials.try_modes`.
 
     Raises:
-        RestartRequiredError: A capture failed. Its mode is excluded in the folder.
+        RestartRequiredError: A mode left the GPU unusable. It is excluded in the folder.
     """
     recorded = read(folder)
     if recorded.measured is not None and recorded.measured["chosen"] in modes:

@@ -113,7 +113,7 @@ class DetectionCounts:
         self._num_images += 1
 
     def by_class(self) -> list[ClassPrecision | None]:
-        """Compute the average precisions of each class; None if all its objects are difficult."""
+        """Compute the average precisions of each class; see `average_precisions`."""
         return average_precisions(self.detected, self.objects, self._num_classes)
 
     def scores(self) -> Scores:

@@ -124,7 +124,7 @@ def choose_attack_mode(
         See `try_modes`.
 
     Raises:
-        RestartRequiredError: A capture failed. Its mode is excluded in the folder.
+        RestartRequiredError: A mode of `auto` left the GPU unusable. It is excluded in the folder.
         UserError: The setting is `on`, and compilation failed.
     """
     if setting == "off":

@@ -118,10 +118,10 @@ def fit(
     """Train, and yield a record per pass over the data, including passes before a resume.
 
     A pass drops its last batch if a rank would get fewer than two images of it, because BatchNorm
-    has no variance for one image. The next pass has another order, so it drops other images. In a
-    smaller last batch, gradients are weighted by each rank's number of images. The first step is
-    checked for finite values immediately, which waits for the GPU once. Later steps are checked at
-    the end of a pass and before a checkpoint.
+    has no variance for one image; see `num_batches`. The next pass has another order, so it drops
+    other images. In a smaller last batch, gradients are weighted by each rank's number of images.
+    The first step is checked for finite values immediately, which waits for the GPU. Later steps
+    are checked at the end of a pass and before a checkpoint.
 
     Args:
         learner: Learner that trains.
@@ -133,7 +133,7 @@ def fit(
         hooks: Functions that are called at each step.
 
     Raises:
-        Stopped: A stop was requested. A checkpoint is saved first.
+        Stopped: A stop was requested. A checkpoint is saved first, unless `checkpoints` is None.
         DivergedError: The loss or a weight is not finite. The message names the step, the learning
             rate and the last good checkpoint.
         UserError: The checkpoint was written by another number of ranks.
@@ -163,7 +163,8 @@ def fit(
 def num_batches(plan: LoaderPlan, num_samples: int) -> int:
     """Return the number of steps per pass.
 
-    A last batch with fewer than two images per rank is dropped, unless it is the only batch.
+    A last batch with fewer than two images per rank is dropped, and with `drop_last` any batch that
+    is not full; but a pass has at least one step.
     """
     num_full, rest = divmod(num_samples, plan.batch_size)
     return max(1, num_full + int(rest >= 2 * plan.world_size and not plan.drop_last))

@@ -20,7 +20,8 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
         logits: float32 [B, K].
         labels: class numbers, int64 [B]; several labels, int8 [B, K], with 1 present, 0 difficult,
             -1 absent; or probabilities of one label, as in MixUp, float32 [B, K].
-        label_smoothing: Fraction of the target spread evenly over all classes.
+        label_smoothing: Fraction of the target spread evenly over all classes. With several labels,
+            fraction of each target that is replaced by 1/2.
     """
     if has_one_label(labels):
         return functional.cross_entropy(

@@ -80,7 +80,7 @@ class Counts:
             self._is_correct = [in_order(group.all_gather(self._is_correct))]
 
     def scores(self) -> Scores:
-        """Compute the scores of all images.
+        """Compute the scores of the counted images.
 
         Returns:
             Fractions `top1` and `top5` (1 if K < 5); `mean_per_class`, the mean of the classes'

@@ -24,6 +24,7 @@ from harness.train.learner import Learner
 from harness.train.mode_trials import synchronize
 from harness.train.step import TrainStep
 from writers.errors import UserError
+from writers.text_names import counted
 
 # File in the folder of a stage that ran out of memory: {"at_least": number of micro-batches}.
 FILE_NAME = "parts.json"
@@ -46,7 +47,8 @@ def choose_micro_batches(
         folder: Folder of the stage.
 
     Raises:
-        UserError: a step does not fit even with two images, the fewest that BatchNorm can use.
+        UserError: the smallest micro-batches do not fit. They have two images, the fewest that
+            BatchNorm can use, or three or four if halving the batch does not lead to two.
     """
     if setting != "auto":
         learner.use_micro_batches(setting)
@@ -54,9 +56,10 @@ def choose_micro_batches(
     learner.use_micro_batches(_read_minimum(folder))
     with restore_after(learner, batch[0].device):
         while not _fits(learner, *batch):
-            learner.use_micro_batches(2 * learner.num_micro_batches)
-            if learner.num_micro_batches > len(batch[1]) // 2:
-                raise _pair_does_not_fit(batch[0])
+            num_parts = learner.num_micro_batches
+            if 2 * num_parts > len(batch[1]) // 2:
+                raise _smallest_does_not_fit(batch[0], num_parts)
+            learner.use_micro_batches(2 * num_parts)
     return learner.num_micro_batches
 
 
@@ -85,7 +88,7 @@ def out_of_memory(
     if setting == "auto" and isinstance(learner, TrainStep):
         parts = 2 * learner.num_micro_batches
         if parts > size // 2:
-            return _pair_does_not_fit(images)
+            return _smallest_does_not_fit(images, learner.num_micro_batches)
         write_json(folder / FILE_NAME, {"at_least": parts})
         return OutOfMemoryError(
             f"There was no longer enough memory for {size // (parts // 2)} images at {side} "
@@ -113,7 +116,10 @@ def out_of_memory(
                     f"Set batch_size: {num_fitting * num_processes} and scale the learning rate "
                     f"accordingly{or_split}.",
                 )
-    return error(f"There is not enough memory for two images at {side} pixels.{used}", SMALLER)
+    return error(
+        f"There is not enough memory for {counted(num_fitting, 'image')} at {side} pixels.{used}",
+        SMALLER,
+    )
 
 
 SMALLER = "Use a smaller model or resolution, or free memory that other processes use."
@@ -152,7 +158,10 @@ def _fits(learner: Learner, images: Tensor, labels: Tensor) -> bool:
     return not failed
 
 
-def _pair_does_not_fit(images: Tensor) -> UserError:
+def _smallest_does_not_fit(images: Tensor, num_micro_batches: int) -> UserError:
+    num_parts = max(1, min(num_micro_batches, len(images) // 2))
+    size = -(-len(images) // num_parts)
     return UserError(
-        f"There is not enough memory for two images at {images.shape[-1]} pixels.", SMALLER
+        f"There is not enough memory for {counted(size, 'image')} at {images.shape[-1]} pixels.",
+        SMALLER,
     )

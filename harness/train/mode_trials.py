@@ -58,7 +58,8 @@ def try_modes(
 
     Args:
         modes: Keys of `compilation.MODES`, the eager one first.
-        setting: `auto` chooses the fastest mode; `on` tries only `compiled`, and chooses it.
+        setting: `auto` chooses the fastest mode, or eager if no other is clearly faster; `on` tries
+            only `compiled`, and chooses it.
         device: Device of the computation.
         use: Sets a mode, and restores the state that each mode starts from.
         first: Runs the computation from the restored state.
@@ -67,8 +68,9 @@ def try_modes(
         exclude: Called with the failed mode and the reason before CaptureFailedError is raised.
 
     Returns:
-        `chosen`, the chosen mode, and for each tried mode its `compile_s`, `step_s` and `deviation`
-        from the eager run, or `failed` with the reason.
+        `chosen`, the chosen mode, and for each tried mode its `compile_s` and `step_s`, or `failed`
+        with the reason. Modes other than eager also have the `deviation` from the eager run, if
+        that was tried.
 
     Raises:
         UserError: The setting is `on`, and compilation failed.
@@ -84,14 +86,13 @@ def try_modes(
             step_s = min(again() for _ in range(NUM_TIMED))
         except Exception as error:  # a compiler may raise an exception of any type
             reason = first_line(error)[:200]
-            is_fatal = setting == "on" or mode == "eager"
-            if not is_fatal and _needs_new_process(error, device):
+            if mode == "eager" or (setting == "on" and is_out_of_memory(error)):
+                raise
+            if setting == "on":
+                raise UserError(f"torch.compile failed: {reason}", "Use compile: off.") from error
+            if _needs_new_process(error, device):
                 exclude(mode, reason)
                 raise CaptureFailedError(reason) from error
-            if is_fatal and is_out_of_memory(error):
-                raise
-            if is_fatal:
-                raise UserError(f"torch.compile failed: {reason}", "Use compile: off.") from error
             # An optional mode may need more memory than eager, and is then skipped.
             measured[mode] = {"failed": reason}
             continue

@@ -98,7 +98,7 @@ def read_detections(file: Path) -> tuple[np.ndarray, Detected, Objects]:
 
     Raises:
         OSError: the file is missing or cannot be read.
-        KeyError, ValueError: it is not a file of detections.
+        KeyError, ValueError, EOFError, BadZipFile: it is not a file of detections, or damaged.
     """
     with np.load(file, allow_pickle=False) as arrays:
         detected = Detected(

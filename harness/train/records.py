@@ -37,7 +37,8 @@ class EpochRecord(TypedDict):
         train_top1: Fraction of training images, augmented and attacked, that were classified
             correctly.
         num_images: Images trained on, over all ranks.
-        num_steps: Optimizer steps.
+        num_steps: Training steps, one per batch. Each step of free adversarial training has
+            several updates.
         resolution: Side of the images in pixels.
         timing: Seconds and rates.
         val: Scores on val after this pass, if it was evaluated.

@@ -10,8 +10,8 @@ from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.train.learner import Learner
 from harness.train.mode_trials import synchronize
 
-MAX_REPLAY_S = 1.5  # largest duration of a measurement
-MAX_REPLAY_FRACTION = 0.05  # largest duration of a measurement, as a fraction of the training time
+MAX_REPLAY_S = 1.5  # a measurement starts no further steps after this time
+MAX_REPLAY_FRACTION = 0.05  # the same, as a fraction of the training time
 MIN_REPLAY_STEPS = 3
 NUM_REPEATS = 2  # additional measurements if a replay is slower than the training itself
 
@@ -36,9 +36,9 @@ def replay_rate(
     Args:
         learner: Learner that has trained.
         images: uint8 [B, 3, R, R], channels_last, on the training device.
-        labels: int64 [B], or int8 [B, K] if images have several labels.
+        labels: As in `Learner.train_batch`.
         train_s: Seconds of training so far. A measurement takes about MAX_REPLAY_FRACTION of it,
-            but not more than MAX_REPLAY_S, and at least MIN_REPLAY_STEPS steps.
+            or MAX_REPLAY_S if that is less, but always at least MIN_REPLAY_STEPS steps.
         group: Ranks that train together; each repeats its part of the batch.
         num_images: Images of all ranks that trained in train_s; 0 if unknown.
 

@@ -67,8 +67,8 @@ class TrainStep:
         model: The model. Each module is in the mode (train or evaluation) that it trains in.
         optimizer: Optimizer of the model's parameters.
         config: Initial settings. The attribute `num_micro_batches` below may differ from it.
-        attack: Maps uint8 images and labels to attacked images, or, if training is clean, returns
-            the images unchanged.
+        attack: Maps uint8 images and labels to attacked images, or, if training is clean or free,
+            returns the images unchanged.
         logits_of: The model, or a compiled form of it.
         compile_mode: Key of `compilation.MODES` in use.
         num_micro_batches: Number of parts into which a batch is split.
@@ -212,15 +212,16 @@ class TrainStep:
 
     @contextmanager
     def without_ddp(self) -> Iterator[None]:
-        """Train without the other ranks inside the block.
+        """Train and read totals without the other ranks inside the block.
 
         Use it for trial steps: if one rank fails, the others must not wait for it.
         """
-        ddp, self._ddp = self._ddp, LocalForward()
+        saved = self._ddp, self._group
+        self._ddp, self._group = LocalForward(), SINGLE_PROCESS
         try:
             yield
         finally:
-            self._ddp = ddp
+            self._ddp, self._group = saved
 
     @property
     def has_ema(self) -> bool:
@@ -255,7 +256,11 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; later steps then equal those of the saved run."""
+        """Restore what `state_dict` returned; later steps then equal those of the saved run.
+
+        They differ if this learner splits batches into more micro-batches than the saved one, or
+        excludes the saved compile mode: it then keeps its own.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._ema.load_state_dict(state["ema"])
@@ -354,7 +359,8 @@ def micro_batches(
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Split a batch, and yield the images and labels of each part, and True for the last part.
 
-    Each part has at least two images, because BatchNorm has no variance for one image.
+    A small batch gets fewer parts, so that each has at least two images, because BatchNorm has no
+    variance for one image. A batch of one image is not split.
     """
     num_parts = max(1, min(num_micro_batches, len(labels) // 2))
     if num_parts == 1:

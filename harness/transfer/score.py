@@ -131,8 +131,8 @@ def check_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         features: [N, D].
-        labels: [N], or [N, K] with 1 for present. All other values count as absent, including 0 for
-            difficult in VOC.
+        labels: [N], or [N, K] with 1 for present, -1 for absent, and 0 for difficult in VOC, which
+            counts as absent.
 
     Returns:
         Features, float64 [N, D], and labels, 0.0 or 1.0, [N, K], for the K classes that occur.

@@ -12,6 +12,7 @@ from harness.config.attack import AttackSettings
 from harness.config.train import ScheduleSettings
 from harness.modeling import classifier
 from harness.profiling.timer import Timer
+from harness.system.distributed import SINGLE_PROCESS, ProcessGroup
 from harness.train import autotune, compilation, mode_trials
 from harness.train.compilation import compiled_for
 from harness.train.optimizer import make_sgd
@@ -28,12 +29,16 @@ STARTING_AT_RANDOM, FREE = (
 
 
 def make_learner(
-    eps: float = 0.3, attack: AttackSettings = STARTING_AT_RANDOM, **more
+    eps: float = 0.3,
+    attack: AttackSettings = STARTING_AT_RANDOM,
+    group: ProcessGroup = SINGLE_PROCESS,
+    **more,
 ) -> TrainStep:
     torch.manual_seed(0)
     model = classifier.build("resnet10", K, channels=(16, 16, 16, 16))
     config = StepConfig(0.1, attack=attack, eps=eps, ema_decay=0.9, **more)
-    return make_step(model.train(), make_sgd(model, ScheduleSettings(), 0.1), config, Timer("cpu"))
+    optimizer = make_sgd(model, ScheduleSettings(), 0.1)
+    return make_step(model.train(), optimizer, config, Timer("cpu"), group=group)
 
 
 def batch(size: int = 16) -> tuple[Tensor, Tensor]:
@@ -66,6 +71,31 @@ def test_restore_after_restores_learner_and_random_state(steps_before, attack):
         torch.rand(3)
     assert_same(learner.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), numbers)
+
+
+def test_trials_do_not_communicate_with_other_ranks():
+    """The step of another rank may have failed, so a collective might never end."""
+
+    class Unreachable(ProcessGroup):
+        def all_reduce_(self, *tensors: Tensor) -> None:
+            raise AssertionError("the other ranks were called")
+
+    group = Unreachable()
+    learner = make_learner(group=group)
+    measured = autotune.choose_compile_mode(learner, batch(), "auto", "cpu", excluded=["compiled"])
+    assert measured["chosen"] == "eager"
+    with pytest.raises(AssertionError, match="other ranks"):
+        learner.totals()
+
+
+def test_an_error_of_the_eager_mode_is_not_blamed_on_the_compiler():
+    def fail() -> mode_trials.FirstRun:
+        raise ValueError("a label is out of range")
+
+    with pytest.raises(ValueError, match="a label is out of range"):
+        mode_trials.try_modes(
+            ["eager"], "auto", "cpu", use=lambda mode: None, first=fail, again=lambda: 1.0
+        )
 
 
 class FakeCompiled:

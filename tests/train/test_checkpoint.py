@@ -58,6 +58,7 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(tmp_path, capsy
     next(path for path in tmp_path.iterdir() if path != newest).write_bytes(b"")
     none = checkpoint.latest(tmp_path)
     assert none.state is None and len(none.damaged) == 2
+    assert all(line.endswith("is skipped.") for line in none.damaged)
 
 
 def test_any_changed_byte_is_detected(tmp_path):

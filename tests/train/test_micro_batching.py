@@ -94,11 +94,24 @@ def test_the_advised_batch_size_is_that_of_all_processes(tmp_path, monkeypatch):
     assert "batch_size: 32 " in message
 
 
+def test_the_error_names_the_smallest_number_of_images_that_was_tried(tmp_path, monkeypatch):
+    """Halving 12 images does not lead to 2, which would have fit."""
+    limit_memory(monkeypatch, 2)
+    with pytest.raises(UserError, match="memory for 3 images at 24 pixels"):
+        micro_batching.choose_micro_batches(make_learner(), "auto", batch(12), tmp_path)
+    for setting, parts in ((1, 1), ("auto", 4)):
+        learner = make_learner(num_micro_batches=parts)
+        error = micro_batching.out_of_memory(learner, batch(12), tmp_path, setting)
+        assert type(error) is UserError and "memory for 3 images" in str(error)
+
+
 def test_memory_for_less_than_two_images_is_an_error(tmp_path, monkeypatch):
     limit_memory(monkeypatch, 1)
-    with pytest.raises(UserError, match="two images at 24 pixels"):
+    with pytest.raises(UserError, match="memory for 2 images at 24 pixels"):
         micro_batching.choose_micro_batches(make_learner(), "auto", batch(), tmp_path)
-    assert "two images" in str(micro_batching.out_of_memory(make_learner(), batch(), tmp_path, 1))
+    assert "memory for 2 images" in str(
+        micro_batching.out_of_memory(make_learner(), batch(), tmp_path, 1)
+    )
     assert (
         type(
             micro_batching.out_of_memory(

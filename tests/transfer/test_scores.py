@@ -337,6 +337,7 @@ def test_knn_counts_duplicates_and_refuses_a_k_that_is_too_large(data):
     features, _, labels = data
     assert knn.duplicates(features) == 0
     assert knn.duplicates(np.concatenate([features, features[:7]])) == 7
+    assert knn.duplicates(None) == 0
     for k in (0, N):
         with pytest.raises(UserError, match="k is"):
             knn.score(features=features, labels=labels, k=k)
@@ -382,5 +383,8 @@ def test_a_failing_score_is_reported_and_others_are_computed(data, monkeypatch):
         "gbc": "gives nan, which cannot be compared.",
         "nce": "ZeroDivisionError: division by zero",
     }
+    without = compute(["leep", "hscore"], features=None, probs=probs, labels=labels)
+    assert without.scores == computed.scores and without.num_duplicates == 0
+    assert "needs features" in without.failed["hscore"]
     with pytest.raises(UserError, match="no score named 'lep'"):
         compute(["lep"], features=features, probs=probs, labels=labels)

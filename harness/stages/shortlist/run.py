@@ -11,7 +11,7 @@ def run(context: StageContext) -> Outcome:
     """Rank the models by the score.
 
     A target is ignored if no model has the score on it. A model is left out if it lacks the score
-    on any other target.
+    on any other target, or if the stage that computes its scores failed on any target.
 
     Raises:
         UserError: no model can be ranked.

@@ -52,5 +52,6 @@ class TransferMetrics(Selection):
     at_the_edge: NotRequired[bool]
     # detection: name of the file that `harness.train.predictions.save_detections` wrote
     detections: NotRequired[str]
-    # detection: class -> `ClassPrecision` on test; None if all its objects in test are difficult
+    # detection: class -> `ClassPrecision` on test; None if test has no object of the class, or only
+    # difficult ones
     classes: NotRequired[dict[str, dict[str, float] | None]]

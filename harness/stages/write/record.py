@@ -29,7 +29,7 @@ class WriteMetrics(TypedDict):
 
     splits: dict[str, WrittenSplit]
     classes: list[str]  # in label order
-    img_per_s: float | None  # for encoded images; None means that all were copied
+    img_per_s: float | None  # for encoded images; None means that none was encoded
     subset: WrittenSubset
 
 

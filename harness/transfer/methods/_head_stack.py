@@ -57,7 +57,7 @@ class HeadStack:
     def step(
         self, features: Tensor, labels: Tensor, label_smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        """Take one step of each head. Heads are computed in chunks of at most CHUNK_BYTES.
+        """Take one step of each head, in chunks of at most CHUNK_BYTES, or of one head.
 
         Args:
             features: float32 [B, D].

@@ -103,7 +103,9 @@ def nearest_neighbors(
 
 
 def duplicates(features: Any) -> int:
-    """Count the rows that are exactly equal to an earlier one."""
+    """Count the rows that are exactly equal to an earlier one; 0 if there are no features."""
+    if features is None:
+        return 0
     matrix = np.ascontiguousarray(features)
     return len(matrix) - len({row.tobytes() for row in matrix})
 

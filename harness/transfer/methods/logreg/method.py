@@ -1,9 +1,10 @@
 """Logistic regression on features of images without augmentation (Kornblith et al. 2019, A.3).
 
 A regression is fitted on train with each penalty, and the dataset's metric on val chooses a
-penalty. A regression with this penalty is then fitted on train and val together, and test is read
-once. If images have several labels (VOC 2007), each class has a binary fit. The optimum is unique,
-so the method needs no seed. Features are standardized before the fit.
+penalty. A regression with this penalty is then fitted on train and val together, or, with
+`per_class`, on the drawn images of train only. Test is read once. If images have several labels
+(VOC 2007), each class has a binary fit. The optimum is unique, so the fit needs no seed. Features
+are standardized before the fit.
 """
 
 import time

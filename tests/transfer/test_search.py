@@ -307,7 +307,10 @@ def test_a_refit_trains_the_chosen_point_on_train_and_val(root, target, model):
         name: plain[name] for name in ("val", "grid", "chosen", "num_configs")
     }, "the choice must not depend on the refit"
     assert metrics["test"] != plain["test"] and outcome.timing["num_steps"] == 2 * 2 * 3 + 2 * 5
-    assert sorted(path.name for path in (root / "refit").iterdir()) == ["predictions.npz"]
+    assert sorted(path.name for path in (root / "refit").iterdir()) == [
+        "predictions.npz",
+        "progress.json",
+    ]
     splits = target.metrics["splits"]
     train, val = (open_beton(root / "data" / splits[name]["path"]) for name in ("train", "val"))
     concat_splits([train.path, val.path], root / "data" / "target" / "both.beton", split="train")

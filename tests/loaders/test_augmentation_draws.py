@@ -135,15 +135,21 @@ def test_erasing_fills_the_box_and_nothing_else():
         drawn = draws.rectangles(RandomErasing(probability=0.7, fill=fill), 3, 1, IDS[:64])
         boxes = regions.boxes_to_erase(drawn, 20, 30)
         erased = regions.erase(images, drawn, fill)
+        colors: set[tuple[int, ...]] = set()
         for image, (top, left, bottom, right) in zip(erased, boxes, strict=True):
             outside = image.clone()
             outside[top:bottom, left:right] = 7
             assert (outside == 7).all()
             box = image[top:bottom, left:right].reshape(-1, 3)
+            colors |= set(map(tuple, box.tolist()))
             if fill == "mean" and len(box):
                 assert (box == torch.tensor([124, 116, 104], dtype=torch.uint8)).all()
             if fill == "color" and len(box):
                 assert (box == box[0]).all()
             if fill == "noise" and len(box) > 20:
                 assert len(box.unique(dim=0)) > 10
+        num_erased = int((boxes[:, 2] > boxes[:, 0]).sum())
+        assert num_erased > 30
+        # Each image has its own color.
+        assert len(colors) == {"mean": 1, "color": num_erased}.get(fill, len(colors))
         assert (images == 7).all()

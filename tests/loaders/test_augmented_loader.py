@@ -115,10 +115,11 @@ def test_ranks_have_the_batches_of_a_single_process(betons, augmentations, world
         batches(plan_of(betons, augmentations, drop_last=True, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
-    for number, (images, labels) in enumerate(whole):
-        for rank, part in enumerate(parts):
-            assert torch.equal(part[number][0], images[rank::world_size])
-            assert torch.equal(part[number][1], labels[rank::world_size])
+    assert len(whole) == 4
+    for (images, labels), *shares in zip(whole, *parts, strict=True):
+        for rank, (part_images, part_labels) in enumerate(shares):
+            assert torch.equal(part_images, images[rank::world_size])
+            assert torch.equal(part_labels, labels[rank::world_size])
 
 
 def test_images_and_labels_are_mixed_with_the_same_weights(betons):

@@ -189,10 +189,10 @@ def test_ranks_of_torchrun_share_each_batch(betons, tmp_path: Path):
     )
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     with Loader(betons["jpeg"], batch_size=8, resolution=16, order="random", seed=3) as loader:
-        for number, (images, labels) in enumerate(loader):
-            for rank in range(2):
-                assert torch.equal(parts[rank][number][0], images[rank::2])
-                assert torch.equal(parts[rank][number][1], labels[rank::2])
+        for (images, labels), *shares in zip(loader, *parts, strict=True):
+            for rank, (part_images, part_labels) in enumerate(shares):
+                assert torch.equal(part_images, images[rank::2])
+                assert torch.equal(part_labels, labels[rank::2])
 
 
 def test_a_loader_iterates_in_a_notebook(betons, tmp_path: Path):

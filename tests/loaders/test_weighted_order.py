@@ -138,9 +138,10 @@ def test_backends_ranks_and_a_resume_agree(beton, backend, kind):
     for expected, found in zip(whole[2:], read(2, num_threads=2), strict=True):
         assert all(map(torch.equal, expected, found))
     for rank in range(3):
-        for (images, labels), (x, y) in zip(whole, read(rank=rank, world_size=3), strict=False):
-            assert torch.equal(x, images[rank::3])
-            assert torch.equal(y, labels[rank::3])
+        shares = [(images[rank::3], labels[rank::3]) for images, labels in whole]
+        shares = [share for share in shares if len(share[1])]  # the last batch has two images
+        for expected, found in zip(shares, read(rank=rank, world_size=3), strict=True):
+            assert all(map(torch.equal, expected, found))
 
 
 def test_another_order_in_the_file_gives_the_same_batches(beton, tmp_path):

@@ -29,7 +29,6 @@ TINY = [
 TRAIN = {"plain", "ours:fed", "ours:timed"}
 T4 = {"name": "Tesla T4", "memory_mib": 15360, "capability": (7, 5)}  # no bf16: slow on a CPU
 EPS = ("0", "3")
-EPS = ("0", "3")
 CODE = """
 import json, sys
 from harness.cli.benches import _training_rounds, _training_steps

@@ -75,10 +75,8 @@ def test_blur_pool_blurs_strided_convolutions_of_resnet18_except_the_first():
         f"layer{stage}.0.{part}" for stage in (2, 3, 4) for part in ("conv1", "downsample.0")
     ]
     plain.load_state_dict(model.state_dict())  # the same names and shapes
-    assert not torch.allclose(
-        plain.eval()(torch.ones(1, 3, 64, 64) * torch.rand(64)),
-        model.eval()(torch.ones(1, 3, 64, 64) * torch.rand(64)),
-    )
+    images = torch.rand(1, 3, 64, 64)
+    assert not torch.allclose(plain.eval()(images), model.eval()(images))
 
 
 def test_a_loaded_model_has_its_blur_pool(tmp_path):
@@ -144,6 +142,7 @@ def test_free_training_equals_a_plain_loop(norm):
         make_sgd(plain.train(), ScheduleSettings(weight_decay=0), 0.1),
         torch.zeros(6, 3, 24, 24),
     )
+    losses = []
     for images, labels in batches(3):
         step.train_batch(images, labels)
         for _ in range(3):
@@ -161,6 +160,7 @@ def test_free_training_equals_a_plain_loop(norm):
                     -1, 1, 1, 1
                 )
             optimizer.step()
+        losses.append(loss.item())  # of the last replay
     assert noise.flatten(1).norm(dim=1).max() <= eps * (1.001 if norm == "l2" else 42)
     # Noise and logits are float32, and nine updates amplify rounding to 6e-6 in the weights.
     # Under linf the sign of a gradient that is almost zero may differ for a pixel.
@@ -169,7 +169,8 @@ def test_free_training_equals_a_plain_loop(norm):
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
     totals = step.totals()
-    assert (totals["num_images"], totals["loss"]) == (18, pytest.approx(totals["loss"]))
+    assert totals["num_images"] == 18
+    assert totals["loss"] == pytest.approx(sum(losses) / 3, rel=1e-4)
     assert int(model.backbone.stem[1].num_batches_tracked) == 9
 
 

@@ -176,7 +176,7 @@ def test_channels_last_reaches_the_last_convolution(eps, precision):
             )
     step, _ = stepper(model, eps=eps, precision=precision)
     step.train_batch(*batches(1)[0])
-    assert len(seen) >= 12 * (4 if eps else 1) and all(seen)
+    assert len(seen) == 12 * (4 if eps else 1) and all(seen)
 
 
 def test_the_loaders_batch_is_not_modified():

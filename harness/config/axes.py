@@ -6,8 +6,9 @@
 If an entry does not name an axis, it matches all values of that axis. `*` in a name stands for any
 text; such a pattern selects among the names in the recipe. `exclude` is applied first, so `include`
 may add some excluded points again. An entry drops or adds models with everything that depends on
-them; an entry that names a target or a method drops or adds transfers only. `selection: unseen`
-matches transfers to targets other than those for which the model's subset was selected.
+them. An entry that names a method drops or adds transfers only; one that names a target but no
+method also drops or adds features and scores on this target. `selection: unseen` matches targets
+other than those for which the model's subset was selected.
 """
 
 import fnmatch
@@ -79,7 +80,7 @@ class AxisSelection:
     def includes(self, axes: Axes) -> bool:
         """Return whether a point is selected.
 
-        axes: values that identify a model; with a target added, all transfers of the model to that
+        axes: values that identify a model; with a target added, its features and scores on that
             target; with a method added as well, a single transfer.
         """
         if self._is_product:
@@ -90,7 +91,11 @@ class AxisSelection:
         ) or any(self._adds(entry, axes) for entry in self._include)
 
     def idle_entries(self) -> tuple[list[int], list[int]]:
-        """Indices of entries of `exclude` that drop nothing, and of `include` that add nothing."""
+        """Indices of entries of `exclude` that drop nothing, and of `include` that add nothing.
+
+        An entry is applied after the entries before it: points that these have dropped or added do
+        not count.
+        """
         exclude, include = self._exclude, self._include
         idle: tuple[list[int], list[int]] = ([], [])
         try:

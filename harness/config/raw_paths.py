@@ -30,10 +30,11 @@ def raw_folder(dataset: str) -> str:
 
 
 def missing(recipe: "Recipe", raw: Path, labels: Collection[str]) -> dict[str, str]:
-    """Find datasets whose images are missing, among those with one of the labels.
+    """Find datasets whose images or table of labels are missing, among those with these labels.
 
     Returns:
-        Label of each such dataset -> line that names the missing path and where to get the images.
+        Label of each such dataset -> line that names the missing path, and for known datasets where
+        to get the images.
     """
     missing_data = {}
     for _, data in recipe.datasets:

@@ -3,8 +3,8 @@
     {"schema_version": 1, "steps": [
         {"device": NAME, "torch": VERSION, "step": {...}, "step_s": 0.021}, ...]}
 
-The file has rows of all machines that share the folder of runs. A machine reads only the rows that
-it has measured.
+The file has rows of all machines that share the folder of runs. A machine reads only the rows with
+its own device and version of torch.
 """
 
 import json

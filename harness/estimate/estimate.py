@@ -29,14 +29,14 @@ class Estimate:
     Attributes:
         hours: Sum of the hours of all stages with a known time.
         num_unknown: Number of stages with neither a similar finished stage nor a calibration.
-        disk_bytes: Bytes of betons and models.
+        disk_bytes: Bytes of files that other stages read: betons, models and features.
         num_unknown_disk: Number of stages with files of unknown size.
         num_calibrated: Number of stages estimated from timed steps.
         calibrated_hours: Hours of these stages, included in `hours`; excludes loading of data.
         calibrated_on: Machine of the timed steps; None if none was used.
         num_predicted: Number of stages, counted in `num_unknown`, whose time is predicted.
         predicted_gpu_hours: Hours of these stages on one GPU, not measured. Not in `hours`.
-        predicted_for: Name of that GPU; None if nothing is predicted.
+        predicted_for: Name of that GPU; None if no time above 0 is predicted.
     """
 
     hours: float

@@ -82,8 +82,9 @@ class Predictor:
         """Predict the seconds of a stage on the GPU.
 
         Returns:
-            0 for a stage that uses no GPU. None if the network or the number of images is unknown,
-            or if the images are generated, because such recipes run on a CPU.
+            0 for a stage that uses no GPU, and STAGE_S for one that is not made of steps. None if
+            the network or the number of images is unknown, or if the images are generated, because
+            such recipes run on a CPU.
         """
         if self._reads_generated(stage):
             return None

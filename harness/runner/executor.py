@@ -1,9 +1,9 @@
 """Run the stages of a matrix that are not done yet, in parallel, longest path first.
 
 Each stage starts after the stages that it needs. A failed stage blocks only the stages that need
-it, and the next run retries it. A stage that was preempted, lost its worker or ran out of memory is
-retried within this run, after a wait (`harness.runner.retry`). All state is on disk: a run may end
-at any point, and the next run continues from there.
+it, and the next run retries it. A stage that was preempted, lost its worker, ran out of memory or
+needs a new process is retried within this run (`harness.runner.retry`). All state is on disk: a run
+may end at any point, and the next run continues from there.
 """
 
 import heapq
@@ -66,8 +66,8 @@ class Run:
         on_all_started: called once, as soon as no stage is left to start and some still run.
         on_event: called with each event before it is yielded.
         running: key -> stage and monotonic time of its start.
-        failed: key -> the most informative line of the error.
-        finished: keys of the stages that are done.
+        failed: key -> the most informative line of the error; without stages that will be retried.
+        finished: keys of the stages that are done, or that a shortlist skips.
         pending: key -> stage that was not done when this run began. Never changes.
         num_unmet: key -> number of needed stages that are not finished.
         blocked: keys of pending stages that cannot run because a stage that they need failed.

@@ -93,7 +93,8 @@ class GpuUse:
 class GpuSharing:
     """Measured GPU use per resource key.
 
-    The results on disk of a kind of stage are read when its first stage is checked.
+    Results on disk, at most `result.MAX_SAMPLED` per kind of stage, are read when the first stage
+    of the kind is checked.
 
     Attributes:
         runs: folder of stages.

@@ -111,14 +111,14 @@ def _out_of_range(values: Mapping[str, Any], place: str) -> str | None:
 
 
 def load_checked(folder: Path, package: str = STAGES_PACKAGE) -> Result | None:
-    """Read a stage's result and check its types; None if the stage is not done.
+    """Read a stage's result and check its values; None if it has none.
 
     Args:
         folder: folder of the stage.
         package: package of the stage's kind.
 
     Raises:
-        UserError: the record is damaged, or a value has a wrong type.
+        UserError: `load` raises it, or a value has a wrong type or is out of range.
     """
     loaded = load(folder)
     if loaded is not None and (wrong := problem(loaded, package)) is not None:

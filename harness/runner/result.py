@@ -1,7 +1,7 @@
 """Read and write the record of a finished stage: numbers, units, environment, timing.
 
-`result.json` is written last and atomically: a stage is done if and only if it exists. Reports
-read nothing else.
+`result.json` is written last and atomically: a stage has finished if and only if it exists. Reports
+read these records; in addition, they read saved predictions, and the errors of failed stages.
 """
 
 import json
@@ -40,8 +40,8 @@ class Result(BaseModel):
         kind: write, rank, pretrain, adopt, evaluate, features, score, ...
         key: the stage's hash.
         name: name for display, such as transfer/pets/full/minus10/eps0.5/seed0.
-        axes: values of subset, eps, seed, arch, target and method; an axis that the stage does not
-            depend on is missing.
+        axes: values of the recipe's axes, such as subset, eps, seed, target and method; an axis
+            that the stage does not depend on is missing.
         config: the stage's resolved settings.
         needs: role -> key of the needed stage.
         inputs: role/file -> sha256 of the needed stages' outputs: betons, weights, features.
@@ -54,8 +54,8 @@ class Result(BaseModel):
             before the stage succeeded.
         started_at: ISO 8601, UTC.
         gpu_memory_bytes: peak of the memory that torch reserved on the GPU; None without a GPU.
-        gpu_busy: fraction of the stage's time in which a kernel ran on its GPU. None if NVML is
-            missing, or if other stages shared the GPU.
+        gpu_busy: fraction of the stage's time in which a kernel ran on its GPU. None without a GPU,
+            if NVML is missing, or if other stages shared the GPU.
         import_s: seconds to import the stage's code; about 0 unless it is a worker's first stage of
             its kind.
         wall_s: seconds of the stage's work, without imports, leases and writing this record.
@@ -97,10 +97,11 @@ def save(result: Result, folder: Path) -> None:
 
 
 def load(folder: Path) -> Result | None:
-    """Read the stage's result; None if the stage is not done.
+    """Read the stage's result; None if it has none.
 
     Raises:
-        UserError: the record is damaged, has another schema, or belongs to another stage.
+        UserError: the record is damaged or unreadable, has another schema, or belongs to another
+            stage.
     """
     path = f"{folder}/{FILE_NAME}"  # a Path takes longer than reading the file
     try:

@@ -43,7 +43,8 @@ class RetryPolicy:
 
     Attributes:
         max_retries: retries after lost workers, exhausted memory and required restarts, together.
-        first_wait_s: wait before the first retry, and before every retry after preemption.
+        first_wait_s: wait before the first retry, and before every retry after preemption. There is
+            no wait after a required restart.
         factor: ratio of each further wait to the previous wait.
     """
 

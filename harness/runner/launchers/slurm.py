@@ -1,7 +1,8 @@
 """Run stages as Slurm jobs, through submitit.
 
-Stages that start together are submitted as one array. A job that is preempted or reaches its time
-limit saves its stage and is queued again. A job that a person cancels with scancel fails.
+Stages that start together are submitted as one array per number of GPUs. A job that is preempted or
+reaches its time limit saves its stage and is queued again. A job that a person cancels with scancel
+fails.
 """
 
 import contextlib

@@ -106,11 +106,13 @@ def describe(step: JSON) -> str:
         "pretrain": f"train {name}" + (" under attack" if step.get("attacked") else ""),
         "transfer": f"train {name} by {step.get('method')}"
         + (f", {step.get('num_trials')} heads" if step.get("num_trials", 1) > 1 else ""),
+        "detection_training": f"train {name} by {step.get('method')}",
+        "detection": f"detect objects with {name}",
     }[step["step"]]
-    resolution = (
-        f"{settings['resolution']} pixels" if settings["resolution"] else "its own resolution"
+    side = settings.get("short_side") or settings.get("resolution")
+    return f"{action}, {settings['batch_size']} images at " + (
+        f"{side} pixels" if side else "its own resolution"
     )
-    return f"{action}, {settings['batch_size']} images at {resolution}"
 
 
 def _rows(runs: Path) -> list[JSON]:

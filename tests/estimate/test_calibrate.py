@@ -381,6 +381,18 @@ def test_calibrate_excludes_dot():
     assert ended.value.code == 2
 
 
+def test_steps_of_detectors_are_described(capsys: pytest.CaptureFixture[str]):
+    Path("boxes.yaml").write_text(
+        "name: boxes\nmodels: [{name: lost, checkpoint: lost.pt, arch: resnet18}]\n"
+        "targets: [{dataset: voc2007_detection}]\n"
+        "methods: {detection: {neck: c4, batch_size: 2}}\n"
+    )
+    _, err = run_plan(capsys, "boxes.yaml", "--calibrate")
+    described = [line.partition("unknown  ")[2].partition(":")[0] for line in err.splitlines()]
+    assert "train lost by detection, 2 images at 600 pixels" in described
+    assert "detect objects with lost, 2 images at 600 pixels" in described
+
+
 def test_every_step_belongs_to_a_kind_of_stage():
     from harness.stages._timed_steps import find_step
 

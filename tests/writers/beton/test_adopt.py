@@ -100,7 +100,7 @@ def test_every_damage_is_found(beton: Path):
     beton.write_bytes(whole)
     samples = samples_path(beton).read_bytes()
     samples_path(beton).write_bytes(samples[:-1])
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="its tables differ"):
         open_beton(beton)
     samples_path(beton).unlink()
     with pytest.raises(UserError, match="which `harness adopt-beton` wrote"):

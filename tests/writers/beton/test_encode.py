@@ -142,18 +142,18 @@ def test_incomplete_images_are_unreadable(data, format):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "words"),
     [
-        {"format": "mixed"},
-        {"compress_probability": 0.5},
-        {"format": "raw", "jpeg_quality": 80},
-        {"max_resolution": 0},
-        {"jpeg_quality": 101},
-        {"quality": 90},
+        ({"format": "mixed"}, "which needs it"),
+        ({"compress_probability": 0.5}, "only used with format: mixed"),
+        ({"format": "raw", "jpeg_quality": 80}, "no effect with format: raw"),
+        ({"max_resolution": 0}, "greater than or equal to 1"),
+        ({"jpeg_quality": 101}, "less than or equal to 100"),
+        ({"quality": 90}, "Extra inputs"),
     ],
 )
-def test_invalid_or_ineffective_settings_are_refused(settings):
-    with pytest.raises(ValidationError):
+def test_invalid_or_ineffective_settings_are_refused(settings, words):
+    with pytest.raises(ValidationError, match=words):
         Encoding.model_validate(settings)
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tests.helpers.reseal import reseal
 from writers.beton.encoding import JPEG, Encoding
 from writers.beton.layout import FIRST_ROW
-from writers.beton.store import manifest_path, open_beton
+from writers.beton.store import Manifest, manifest_path, open_beton
 from writers.beton.verify import verify
 from writers.beton.write import write_split
 from writers.errors import UserError
@@ -66,9 +67,8 @@ def test_every_damaged_byte_of_header_rows_and_table_is_a_user_error(beton: Path
             damaged[place] ^= 1 << bit
             beton.write_bytes(damaged)
             assert verify(beton) != [], f"byte {place} bit {bit}"
-            if place < 24:
-                with pytest.raises(UserError, match="not the file that its manifest describes"):
-                    open_beton(beton)
+            with pytest.raises(UserError, match="not the file that its manifest describes"):
+                open_beton(beton)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 3000, -1])
@@ -92,22 +92,34 @@ def test_a_missing_file_and_a_missing_or_invalid_manifest_are_refused(beton: Pat
     with pytest.raises(UserError, match="no beton"):
         open_beton(tmp_path / "other.beton")
     manifest = json.loads(manifest_path(beton).read_text())
-    for wrong in (
-        {},
-        manifest | {"class_counts": [5, 5, 4]},
-        manifest | {"class_counts": [15]},
-        manifest | {"num_raw": 16},
-        manifest | {"num_samples": 10**12},
-        manifest | {"bytes": 100},
-        [],
-        "words",
-    ):
+    for wrong in ({}, manifest | {"num_raw": 16}, [], "words"):
         manifest_path(beton).write_text(json.dumps(wrong))
         with pytest.raises(UserError, match="not a beton's manifest"):
             open_beton(beton)
     manifest_path(beton).unlink()
     with pytest.raises(UserError, match="no manifest"):
         open_beton(beton)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"class_counts": [5, 5, 4]}, "its counts do not add up"),
+        ({"class_counts": [15]}, "its counts do not add up"),
+        ({"num_raw": 16}, "its counts do not add up"),
+        ({"num_samples": 10**12}, "its counts do not add up"),
+        ({"bytes": 100}, "its file is too small for its samples"),
+        ({"has_boxes": True}, "it has boxes, but one label per image"),
+        ({"bytes": 2**30, "sha256": "0" * 64}, "its digests do not match"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused_although_its_digest_matches(
+    beton: Path, changes: dict[str, object], words: str
+):
+    fields = {name: value for name, value in open_beton(beton).manifest if name != "digest"}
+    assert Manifest.sealed(**fields) == open_beton(beton).manifest
+    with pytest.raises(ValidationError, match=words):
+        Manifest.sealed(**fields | changes)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_truncated_unsafe_and_compressed_archives_are_refused(tmp_path: Path, na
             packed.add(tmp_path / "made", "x")
         with pytest.raises(UserError, match=r"all\.tar\.gz is compressed"):
             open_dataset(name, tmp_path / "all.tar.gz", WHOLE)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="There is no folder or archive"):
         open_dataset(name, tmp_path / "nowhere", WHOLE)
 
 

@@ -199,7 +199,7 @@ def test_manifests_from_before_there_were_blobs_still_open(source, tmp_path):
     assert open_beton(path).manifest.num_dct == 0
     stored["num_dct"] = 1
     manifest_path(path).write_text(json.dumps(stored))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="it was changed after it was written"):
         open_beton(path)
     fields = np.fromfile(path, FIELD, 1, offset=HEADER.itemsize)
     assert fields["type"][0] == 2

@@ -111,23 +111,23 @@ def test_a_bare_name_is_a_valid_spec():
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "words"),
     [
-        {"name": "s", "remove": {}},
-        {"name": "s", "remove": {"hardest": 0}},
-        {"name": "a/b"},
-        {},
-        {"name": "s", "remove": {"hardest": 1.5}},
-        {"name": "s", "classes": []},
-        {"name": "s", "of": 1},
-        {"name": "s", "remove": {"hardest": 1.0}},
-        {"name": "s", "remove": {"easiest": True}},
-        {"name": "s", "remove": {"hardest": "3"}},
-        {"name": "s", "classes": ["a", "b", "a"]},
+        ({"name": "s", "remove": {}}, "give a number"),
+        ({"name": "s", "remove": {"hardest": 0}}, "greater than or equal to 1"),
+        ({"name": "a/b"}, "should match pattern"),
+        ({}, "Field required"),
+        ({"name": "s", "remove": {"hardest": 1.5}}, "less than 1"),
+        ({"name": "s", "classes": []}, "at least 1 item"),
+        ({"name": "s", "of": 1}, "no step named 'of'"),
+        ({"name": "s", "remove": {"hardest": 1.0}}, "less than 1"),
+        ({"name": "s", "remove": {"easiest": True}}, "valid integer"),
+        ({"name": "s", "remove": {"hardest": "3"}}, "valid integer"),
+        ({"name": "s", "classes": ["a", "b", "a"]}, "the class a is listed twice"),
     ],
 )
-def test_invalid_specs_are_refused(spec):
-    with pytest.raises(ValidationError):
+def test_invalid_specs_are_refused(spec, words):
+    with pytest.raises(ValidationError, match=words):
         SubsetSpec.model_validate(spec)
 
 

@@ -324,7 +324,7 @@ def test_an_unregistered_generator_is_refused(faked):
 )
 def test_host_synchronization_is_refused_in_a_capture(faked, work):
     values = torch.ones(4, device="cuda")
-    with pytest.raises(CudaError):
+    with pytest.raises(CudaError, match="the capture is invalid: "):
         capture(lambda: work(values))
 
 

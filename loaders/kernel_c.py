@@ -23,8 +23,8 @@ _FILE_COLUMNS = (np.int64, np.int64, np.uint8, np.int64, np.int64)
 def library() -> ctypes.CDLL | None:
     """Load the C kernel.
 
-    Returns None if libjpeg-turbo's headers were missing at installation, or if the library has
-    another version than VERSION.
+    Returns None if the library was not built, as without a C compiler or libjpeg-turbo's headers,
+    if it cannot be loaded, or if it has another version than VERSION.
     """
     opened = kernel.open_library(MODULE, VERSION)
     if opened is not None:

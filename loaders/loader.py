@@ -165,7 +165,7 @@ class Loader(ClosedOnExit):
 
     @property
     def epoch(self) -> int:
-        """The epoch in progress, or the next one if none is in progress."""
+        """The epoch in progress or left early; after a complete epoch, the next one."""
         return self._epoch
 
     def __len__(self) -> int:

@@ -159,7 +159,8 @@ def open_samples(plan: LoaderPlan) -> Samples:
 
     Raises:
         UserError: the file is missing, damaged, or not a beton of images and labels; an index or a
-            label is not in the file; or the view is empty.
+            label is not in the file; the view is empty or has fewer samples than there are ranks;
+            or weights are wrong.
     """
     beton = open_beton(plan.beton)
     rows, sizes = beton.rows, _check_sizes(beton)
@@ -223,7 +224,7 @@ def _weights(plan: LoaderPlan, beton: Beton, indices: np.ndarray, labels: np.nda
 
 
 def decoded_bytes(samples: Samples) -> int:
-    """Return the bytes that all samples take as uint8 pixels at their stored sizes."""
+    """Return the bytes that all rows of the columns take as uint8 pixels at their stored sizes."""
     return int((3 * samples.widths * samples.heights).sum())
 
 

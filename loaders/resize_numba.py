@@ -156,9 +156,9 @@ def _sum_rows(ring, first, count, num_rows, shares, result):
 def _sum_columns(line, starts, shares, num_taps, result):
     """Compute each output pixel's weighted sum over `line`, in units of 1 / 128 level.
 
-    Three unrolled taps suffice for every box narrower than 2 R, and are 1.5 times as fast as the
-    loop.
-    Indices are unsigned because numba otherwise checks each one for being negative.
+    With the area filter, three unrolled taps suffice for every box narrower than 2 R, and are 1.5
+    times as fast as the loop. Indices are unsigned because numba otherwise checks each one for
+    being negative.
     """
     half, one, two, three = np.int32(_HALF_ACROSS), np.uint64(1), np.uint64(2), np.uint64(3)
     for x in range(len(starts)):

@@ -120,7 +120,7 @@ def balanced_weights(labels: np.ndarray, path: Path) -> np.ndarray:
 def read_weights(
     file: Path, classes: tuple[str, ...], labels: np.ndarray, ids: np.ndarray
 ) -> np.ndarray:
-    """Read the weight of each sample in a beton, float64 [N].
+    """Read the weight of each sample in a beton, [N]. Arrays are checked by `check_weights` only.
 
     Args:
         file: a .npy array of N numbers in the order of the beton, or a CSV file with the columns
@@ -135,7 +135,7 @@ def read_weights(
     if file.suffix == ".npy":
         try:
             array: np.ndarray = np.load(file, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{file} cannot be read as an array: {error}") from error
         return array
     columns = _read_columns(file)

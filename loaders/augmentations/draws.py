@@ -173,7 +173,9 @@ def _words(seed: int, purpose: str, epoch: int, ids: np.ndarray, count: int) -> 
 
 def _inside(words: np.ndarray) -> np.ndarray:
     """Convert words to float64 in the open interval (0, 1)."""
-    return uniform(words) + 2.0**-54
+    # The sum of the largest words rounds to 1.
+    values: np.ndarray = np.minimum(uniform(words) + 2.0**-54, 1 - 2.0**-53)
+    return values
 
 
 def _normal(words: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def open_loader(plan: LoaderPlan) -> "ReplayLoader":
 
 
 class ReplayLoader(Loader):
-    """Loader that repeats NUM_BATCHES batches of the ffcv backend.
+    """Loader that repeats the first NUM_BATCHES full batches of the ffcv backend, or fewer.
 
     If a batch of the epoch is shorter than these, it has only their first images.
     """

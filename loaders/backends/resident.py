@@ -46,7 +46,8 @@ class ResidentLoader(Loader):
     """Loader of a beton that is decoded when it is opened.
 
     Raises:
-        UserError: an image does not decode, or the decoded beton does not fit into memory.
+        UserError: an image does not decode (unless on_corrupt is "skip"), or the decoded beton does
+            not fit into memory.
     """
 
     _running: PlainEpoch | None = None

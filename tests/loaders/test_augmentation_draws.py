@@ -34,6 +34,11 @@ def test_color_jitter_has_torchvisions_ranges_and_every_order():
     assert stats.chisquare(counts).pvalue > SIGNIFICANCE
 
 
+def test_the_largest_and_smallest_words_give_finite_normal_variables():
+    words = np.array([0, 2**64 - 1], np.uint64)
+    assert np.isfinite(draws._normal(words)).all()
+
+
 def test_lighting_has_the_covariance_of_the_components():
     colors = draws.lighting(0.1, 3, 1, IDS)
     expected = 0.1**2 * draws.PCA_COLORS @ np.diag(draws.PCA_STD**2) @ draws.PCA_COLORS.T

@@ -221,6 +221,9 @@ def test_bad_plans_are_refused(beton, tmp_path, monkeypatch):
         open_loader(weighted(beton, tmp_path / "absent.csv"))
     with pytest.raises(UserError, match="cannot be read"):
         open_loader(weighted(beton, tmp_path / "absent.npy"))
+    (tmp_path / "empty.npy").touch()
+    with pytest.raises(UserError, match="cannot be read"):
+        open_loader(weighted(beton, tmp_path / "empty.npy"))
     assert weighted(beton, [1.0] * N) == weighted(beton, [1.0] * N) != weighted(beton, [2.0] * N)
     assert hash(weighted(beton, [1.0] * N)) == hash(weighted(beton, np.ones(N)))
 

@@ -97,10 +97,10 @@ def _row(data: bytes, columns: int) -> np.ndarray:
 
 def _run(data: bytes, num_blocks: int) -> np.ndarray:
     """Read a run of blocks, int16 [num_blocks, 64]."""
+    if len(data) < 4 or data[0] > 8 or data[1] > 16:
+        raise ValueError("a run of its blocks is damaged")
     groups, dc_bits = data[0], data[1]
     dc_min = int.from_bytes(data[2:4], "little", signed=True)
-    if groups > 8 or dc_bits > 16:
-        raise ValueError("a run of its blocks is damaged")
     bits, order = _Bits(data, 4), zigzag()
     dc = [dc_min + bits.take(dc_bits) for _ in range(num_blocks)]
     bits.end_byte()

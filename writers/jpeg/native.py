@@ -60,7 +60,7 @@ _ARGUMENTS = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Load the library, or return None if it was not built or has another version."""
+    """Load the library; None if it was not built, cannot be loaded, or has another version."""
     opened = open_library(MODULE, VERSION)
     if opened is not None:
         for name, arguments in _ARGUMENTS.items():
@@ -82,7 +82,9 @@ def library_file(module: str) -> Path | None:
 
 
 def open_library(module: str, version: int) -> ctypes.CDLL | None:
-    """Load the shared object built as `module`; None if it is missing or has another version.
+    """Load the shared object built as `module`.
+
+    Returns None if it is missing, cannot be loaded, or has another version.
 
     The library is outdated if the sources were updated without a reinstallation, or if the build
     failed, which the installation ignores.
@@ -102,6 +104,6 @@ def open_library(module: str, version: int) -> ctypes.CDLL | None:
 
 
 def is_outdated(module: str, version: int) -> bool:
-    """Return True if `module` was built, but has another version."""
+    """Return True if `module` was built, but has another version or cannot be loaded."""
     built = library_file(module) is not None or importlib.util.find_spec(module) is not None
     return built and open_library(module, version) is None

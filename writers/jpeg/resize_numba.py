@@ -105,7 +105,7 @@ def _sum_columns(
 def _sum_columns_of_three(
     row: np.ndarray, line: np.ndarray, starts: np.ndarray, shares: np.ndarray
 ) -> None:
-    """Unrolled version for up to three source pixels; faster if images shrink to half or more.
+    """Unrolled version for up to three source pixels: images shrink to more than half their size.
 
     Indices are unsigned because numba otherwise checks each for being negative.
     """

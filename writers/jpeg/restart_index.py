@@ -57,7 +57,7 @@ def add_restart_index(jpeg: bytes) -> bytes:
     The same input gives the same bytes, and a JPEG that has an index remains the same. Supported
     are gray, YCbCr and RGB images, baseline and progressive, with any subsampling that fits in one
     scan. Other JPEGs (CMYK, arithmetic coding, 12 bits, incomplete progressive images) are returned
-    unchanged.
+    unchanged. If the header or a segment is too long for the index, the result has none.
 
     Raises:
         DamagedJpegError: libjpeg cannot read the JPEG to its end without a warning.
@@ -122,7 +122,7 @@ def interval_of(mcus_per_row: int, blocks_per_mcu: int) -> int:
 def read_frame(jpeg: bytes) -> Frame | None:
     """Read the header of a JPEG; return None if `add_restart_index` does not support the JPEG.
 
-    Raises DamagedJpegError if there is no header, or if the image has too many pixels.
+    Raises DamagedJpegError if the header is missing or damaged, or the image has too many pixels.
     """
     if jpeg[:2] != b"\xff\xd8":
         raise DamagedJpegError("it does not begin as a JPEG does")

@@ -77,7 +77,8 @@ def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
     """Decode to planes at 1 / `denominator` (1, 2, 4 or 8) of the size.
 
     Returns:
-        None for color spaces other than YCbCr and gray.
+        None for color spaces other than YCbCr and gray, and for sampling factors without a name in
+        TurboJPEG.
 
     Raises:
         JpegError: damaged data.

@@ -107,3 +107,14 @@ def test_damaged_blocks_raise_or_decode_as_in_the_reference():
             continue
         assert np.array_equal(reference.decode_rgb(bytes(spoilt)), pillow_pixels(back))
     assert 30 < refused < 300
+
+
+def test_the_reference_refuses_a_run_without_a_header():
+    blob = bytearray(dct.from_jpeg(saved(picture(150, 20))))
+    first_row = reference.HEADER + 128 * blob[7]
+    begin = int.from_bytes(blob[first_row : first_row + 4], "little")
+    blob[begin + 2 : begin + 4] = blob[begin : begin + 2]  # the first run ends where it begins
+    with pytest.raises(ValueError, match="a run of its blocks is damaged"):
+        reference.read(bytes(blob))
+    with pytest.raises(dct.DamagedBlobError):
+        dct.check(bytes(blob))

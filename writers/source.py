@@ -310,7 +310,8 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 def layouts() -> str:
     """Describe the accepted layouts, for error messages."""
-    return "Accepted: " + "; ".join(kind.LAYOUT for kind in _kinds()) + "."
+    kinds = sorted(_kinds(), key=lambda kind: not kind.__name__.endswith(".tree"))
+    return "Accepted: " + "; ".join(kind.LAYOUT for kind in kinds) + "."
 
 
 def below_class(path: str, class_name: str) -> str:

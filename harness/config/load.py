@@ -111,14 +111,28 @@ def find(path_or_name: str | Path) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         hint = f"Recipes in {FOLDER}: {', '.join(available())}."
-        near = names.nearest(path.stem, available())
+        near = _files_like(path) + names.nearest(path.stem, available())
         raise UserError(
             fault_of(path) or f"There is no recipe {path}.",
             f"Did you mean {' or '.join(near)}?" if near else hint,
         )
     if path.name not in available():
+        if files := _files_like(path):
+            raise UserError(
+                f"There is no recipe named {path.name!r}.", f"Did you mean {' or '.join(files)}?"
+            )
         raise names.unknown("recipe", path.name, available())
     return FOLDER / f"{path.name}.yaml"
+
+
+def _files_like(path: Path) -> list[str]:
+    """List the recipes in the folder of `path` whose names are similar to its name."""
+    files = {
+        file.stem: str(file)
+        for suffix in ("yml", "yaml")
+        for file in sorted(path.parent.glob(f"*.{suffix}"))
+    }
+    return [files[stem] for stem in names.nearest(path.stem, sorted(files))]
 
 
 def available() -> list[str]:

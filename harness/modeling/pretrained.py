@@ -66,7 +66,8 @@ def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedMod
     if not hasattr(module, "published"):
         raise UserError(
             f"{settings.name} has no published weights.",
-            "Give a model.pt or a checkpoint file, or another model.",
+            "Name published ones, such as torchvision/resnet18@IMAGENET1K_V1, or give a model.pt "
+            "or a checkpoint file.",
         )
     model, about = module.published()
     return PretrainedModel(model, about, settings.imagenet_top1)

@@ -183,6 +183,26 @@ def test_an_unknown_recipe_suggests_similar_names(recipe_file: Path):
         recipe.read("nowhere/demo.yaml")
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("mine", "Did you mean mine.yaml?"),
+        ("mien.yaml", "Did you mean mine.yaml?"),
+        ("studies/pest.yaml", "Did you mean studies/pets.yml?"),
+    ],
+)
+def test_an_unknown_recipe_suggests_files(
+    given: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "mine.yaml").write_text(GOOD)
+    (tmp_path / "studies" / "pets.yml").write_text(GOOD)
+    with pytest.raises(UserError, match="There is no recipe") as caught:
+        recipe.read(given)
+    assert caught.value.hint == hint
+
+
 def test_files_that_are_not_recipes_are_refused(recipe_file: Path):
     recipe_file.write_text("- a\n- b\n")
     assert mistakes(recipe_file) == ["tiny.yaml: a recipe is a mapping of settings."]

@@ -253,7 +253,7 @@ def test_checkpoints_load_with_and_without_a_usable_head(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "resnet18"}, "no published weights"),
+        ({"name": "resnet18"}, "no published weights.\nName published ones, such as torchvision/"),
         ({"name": "torchvision/resnet19"}, "no torchvision model named"),
         ({"name": "timm/resnet10x"}, "no timm model named"),
         ({"name": "keras/x"}, "torchvision/NAME or timm/NAME"),

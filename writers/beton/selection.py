@@ -67,8 +67,19 @@ def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
 
     In val and test, a class may be without images, unless all are.
     """
+    if counts.any() and split != "train":
+        return ""
+    return _empty_classes(subset, counts)
+
+
+def absent_classes(subset: Subset, examples: Sequence[Example]) -> str:
+    """Describe the classes that none of `examples` has; "" if there are none."""
+    return _empty_classes(subset, example_counts(examples, len(subset.classes)))
+
+
+def _empty_classes(subset: Subset, counts: np.ndarray) -> str:
     empty = np.flatnonzero(counts == 0).tolist()
-    if counts.any() and not (split == "train" and empty):
+    if not empty:
         return ""
     names = preview([subset.classes[label] for label in empty])
     return f"{len(empty)} of its {counted(len(subset.classes), 'class')}: {names}"

@@ -360,6 +360,14 @@ def read_manifest(path: Path) -> Manifest:
             raise UserError(
                 f"There is no beton {path}.", "Write it with `harness write-beton`."
             ) from None
+        if path.is_dir():
+            inside = [str(file) for file in sorted(path.glob("*.beton"))]
+            raise UserError(
+                f"{path} is a folder, not a beton.",
+                f"Use {' or '.join(inside)}."
+                if inside
+                else f"Write its images with `harness write-beton --source {path}`.",
+            ) from None
         raise UserError(
             f"{path} has no manifest ({manifest.name}), so it cannot be verified.",
             "Write it again with `harness write-beton`; if FFCV wrote it, run `harness "

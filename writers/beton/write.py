@@ -22,7 +22,7 @@ from writers.beton.encode import Blob, UnreadableError, encode
 from writers.beton.encoding import Encoding
 from writers.beton.layout import Layout, digest_of, write_at
 from writers.beton.manifest_fields import file_fields, manifest_of
-from writers.beton.selection import chosen
+from writers.beton.selection import absent_classes, chosen
 from writers.beton.store import Manifest, Progress
 from writers.beton.unreadable import unreadable, unreadable_list
 from writers.beton.writeback import DiskWriter
@@ -68,8 +68,9 @@ def write_split(
         on_error: "skip" skips unreadable images and lists them in the manifest.
         check: if JPEGs are stored byte for byte, read all their coded data. False checks only their
             markers.
-        warn: called with a line about images whose values were scaled by their own range, and with
-            a line about images with an EXIF orientation. (The orientation is not applied.)
+        warn: called with a line about classes without images in this split, with a line about
+            images whose values were scaled by their own range, and with a line about images with an
+            EXIF orientation. (The orientation is not applied.)
 
     Raises:
         UserError: images are unreadable, a training class has no images, the folder is not
@@ -102,6 +103,8 @@ def write_split(
         )
         new.publish(manifest)
     if warn is not None:
+        if absent := absent_classes(subset, examples):
+            warn(f"{split} has no image of {absent}")
         for remark in remarks.omissions():
             warn(f"{split}: {remark}")
     return manifest

@@ -70,7 +70,8 @@ def find(
         return FoundImages(files, {}, unlabeled={NO_SPLIT: outside}, omissions=omitted.omissions())
     if not names:
         what = "; ".join([f"{path} has no images in class folders", *map(str, omitted.omissions())])
-        raise UserError(f"{what}.", layouts())
+        tables = "If a table lists their classes, use --labels FILE. " if outside else ""
+        raise UserError(f"{what}.", tables + layouts())
     splits, unlabeled = _given_splits(names, path, omitted, rules)
     if rules.is_default:
         of_splits = [by_name.values() for by_name in splits.values()]

@@ -63,8 +63,8 @@ def lines(planned: "Plan", folders: Folders) -> list[str]:
         label = item.data.label if isinstance(item, Images) else item.model.name
         if label in used:
             described.append(
-                f"The {item.label} are no longer at {item.path(folders.raw)}. "
-                "Finished stages keep their results."
+                f"The {item.label} are not at {item.path(folders.raw)} (--raw-dir sets the "
+                "folder). Finished stages keep their results."
             )
     return described
 

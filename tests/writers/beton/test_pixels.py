@@ -75,6 +75,30 @@ def test_values_that_are_not_finite_are_refused(value: float):
         stored(values)
 
 
+def test_the_writer_reports_classes_without_images_in_a_split(tmp_path: Path):
+    for name, number in (("hat", 1), ("dress", 5), ("shoes", 5)):
+        (tmp_path / "t" / name).mkdir(parents=True)
+        for index in range(number):
+            Image.fromarray(np.full((8, 8), 20 * index, np.uint8)).save(
+                tmp_path / "t" / name / f"{index}.png"
+            )
+    source = open_dataset("folder", tmp_path / "t", SplitSettings(val=0, test=0.2))
+    for split, expected in (
+        ("train", []),
+        ("test", ["test has no image of 1 of its 3 classes: hat"]),
+    ):
+        lines: list[str] = []
+        write_split(
+            source,
+            split,
+            everything(source.classes),
+            Encoding(),
+            tmp_path / f"{split}.beton",
+            warn=lines.append,
+        )
+        assert lines == expected
+
+
 def test_the_writer_reports_scaled_images_once(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / "t" / name).mkdir(parents=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tests.helpers.reseal import reseal
 from writers.beton.encoding import JPEG, Encoding
 from writers.beton.layout import FIRST_ROW
-from writers.beton.store import Manifest, manifest_path, open_beton
+from writers.beton.store import Manifest, manifest_path, open_beton, read_manifest
 from writers.beton.verify import verify
 from writers.beton.write import write_split
 from writers.errors import UserError
@@ -91,6 +91,12 @@ def test_the_manifest_of_another_file_is_refused(source: Source, beton: Path, tm
 def test_a_missing_file_and_a_missing_or_invalid_manifest_are_refused(beton: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no beton"):
         open_beton(tmp_path / "other.beton")
+    with pytest.raises(UserError, match="is a folder, not a beton") as caught:
+        read_manifest(beton.parent)
+    assert caught.value.hint == f"Use {beton}."
+    with pytest.raises(UserError, match="is a folder, not a beton"):
+        (tmp_path / "photos").mkdir()
+        read_manifest(tmp_path / "photos")
     manifest = json.loads(manifest_path(beton).read_text())
     for wrong in ({}, manifest | {"num_raw": 16}, [], "words"):
         manifest_path(beton).write_text(json.dumps(wrong))

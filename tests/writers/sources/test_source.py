@@ -205,7 +205,11 @@ def test_invalid_sources_are_refused(tmp_path: Path, tree: Path):
     refused(tmp_path / "nowhere", "no folder or archive")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "no images in class folders")
-    refused(make_tree(tmp_path / "flat", ["1.jpg", "2.jpg"]), "no images in class folders")
+    flat = make_tree(tmp_path / "flat", ["1.jpg", "2.jpg"])
+    with pytest.raises(UserError, match="no images in class folders") as caught:
+        open_dataset("folder", flat, SplitSettings())
+    assert caught.value.hint.startswith("If a table lists their classes, use --labels FILE. ")
+    assert "Accepted: train/<class>/*.jpg" in caught.value.hint
     (tree / "train" / "ghost").mkdir()
     refused(tree, "ghost has no images")
     (tree / "train" / "ghost").rmdir()

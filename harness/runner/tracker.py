@@ -59,7 +59,7 @@ class Tracker(Protocol):
         """Close a run."""
 
     def close(self) -> None:
-        """Release all resources. Runs that are still open are not ended."""
+        """Release all resources. `begin` may open runs again that are still open."""
 
 
 def check_tracker(name: str) -> None:
@@ -226,7 +226,7 @@ class Tracking:
 
 
 def is_tracked(stage: Stage) -> bool:
-    """Return True for stages that train or score a model."""
+    """Return True for stages that load, train, evaluate, transfer or score a model."""
     return stage.spec.in_status == "models"
 
 

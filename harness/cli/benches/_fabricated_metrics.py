@@ -1,7 +1,8 @@
 """Generate random but plausible metrics for a stage of each kind, for `_fabricate`.
 
 The log-odds of a transfer accuracy are a sum of the target's difficulty, the model's quality, the
-method's gain and noise. `quality` is the log-odds of the model's ImageNet accuracy.
+method's gain, an effect of the training set's size and of the steps, and noise. `quality` is the
+log-odds of the model's ImageNet accuracy.
 """
 
 import json
@@ -69,7 +70,7 @@ def _scores(log_odds: float, num_images: int = NUM_TEST_IMAGES, metric: str = "t
 
 
 def _num_classes(stage: Stage) -> int:
-    """Number of classes of a target: random but fixed per dataset; 20 for multi-label targets."""
+    """Number of classes of a target: fixed per dataset; 20 for several labels or boxes."""
     if stage.config.get("metric") in ("map11", "map50_11"):
         return 20
     return random.Random(stage.axes.get("target", stage.axes.get("dataset"))).randint(10, 200)

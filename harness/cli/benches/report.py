@@ -18,7 +18,8 @@ from harness.cli.path_types import PathType
 MAX_REPORT_S = 60.0
 MAX_MEMORY_BYTES = 2**30
 MAX_HTML_BYTES = 20_000_000
-# If a recipe has more transfers, no predictions are written, to save disk space and time.
+# If a recipe has more transfers that no shortlist gates, no predictions are written, to save disk
+# space and time.
 MAX_PREDICTIONS = 2000
 
 
@@ -30,7 +31,8 @@ class ReportCost:
         recipe: name of the recipe.
         num_stages: stages of the recipe.
         num_results: stages with a result; a shortlist skips the other stages.
-        num_predictions: transfers with predictions, which the report reads for tests over images.
+        num_predictions: transfers that no shortlist gates, if predictions were written, which the
+            report reads for tests over images; otherwise 0.
         report_s: wall time of the child process, with planning and imports, in seconds.
         cpu_s: CPU time of the child process in seconds.
         peak_memory_bytes: largest resident set of the child process.

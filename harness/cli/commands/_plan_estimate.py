@@ -66,7 +66,7 @@ def _machine(folders: Folders) -> "tuple[Machine, str, int]":
 
 
 def time_steps(left: "dict[str, Stage]", folders: Folders) -> None:
-    """Time the training steps of unfinished stages for which no time is saved yet.
+    """Time the steps of unfinished stages for which no time is known yet.
 
     Each time is saved at once, so that an interruption loses only one.
     """

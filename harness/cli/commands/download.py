@@ -81,7 +81,8 @@ def command(datasets: tuple[str, ...], root: Path, dry_run: bool, as_json: bool)
 def _specs(datasets: tuple[str, ...]) -> "list[DatasetSpec]":
     """Return the specs of the named datasets.
 
-    With `all`, datasets that share a folder of files are represented by the first of them.
+    With `all`, datasets that share a folder of files are represented by the first of them, and
+    datasets without a list of files are left out.
     """
     from writers import names
 

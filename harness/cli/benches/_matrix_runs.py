@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from harness.cli.benches._rounds import take_turns
 from harness.runner import slot_time
 from harness.system.folders import Folders, user_cache
 
@@ -77,14 +78,19 @@ class MatrixRuns:
         }
 
     def finished(
-        self, num_stages: int, templates: dict[Any, "Result"], num_rounds: int
+        self,
+        num_stages: int,
+        templates: dict[Any, "Result"],
+        num_rounds: int,
+        deadline: float | None = None,
     ) -> dict[str, Any]:
         """Time `harness plan` and `harness run` of a matrix whose stages are all done.
 
         Args:
             num_stages: Smallest number of stages; the recipe gets as many seeds as that takes.
             templates: Results to copy, by kind and method, as `warm_up` returns them.
-            num_rounds: Number of rounds.
+            num_rounds: Number of rounds without a deadline.
+            deadline: Value of `time.monotonic()` by which to finish; see `take_turns`.
 
         Returns:
             Seconds of each round, and of the first run, which also writes the report.
@@ -96,13 +102,14 @@ class MatrixRuns:
         for stage in stages:
             _write_result(stage, templates, folders.runs)
         report_s = self._harness("run", folders, seeds)
-        rounds = [
-            {
-                "plan_s": self._harness("plan", folders, seeds),
-                "run_s": self._harness("run", folders, seeds),
-            }
-            for _ in range(num_rounds)
-        ]
+        rounds: list[dict[str, float]] = []
+
+        def plan_and_run() -> float:
+            plan_s = self._harness("plan", folders, seeds)
+            rounds.append({"plan_s": plan_s, "run_s": self._harness("run", folders, seeds)})
+            return len(stages) / rounds[-1]["run_s"]
+
+        take_turns({"finished": plan_and_run}, num_rounds, deadline=deadline)
         return {"num_stages": len(stages), "run_with_report_s": report_s, "rounds": rounds}
 
     def plan(self, more: Sequence[str]) -> "Matrix":

@@ -93,7 +93,7 @@ def command(
 
     from harness.cli.benches import _packing
     from harness.cli.benches._record import compute_ratios, make_record, save
-    from harness.cli.benches._rounds import deadline_in
+    from harness.cli.benches._rounds import deadline_in, take_turns
     from harness.system import environment
 
     deadline = deadline_in(time_limit_s)
@@ -140,11 +140,16 @@ def command(
                 )
         templates = runs.warm_up() if overhead or finished or everything else {}
         if overhead or everything:
-            for number in range(num_rounds):
-                results["overhead"] = [*results.get("overhead", []), runs.overhead(number)]
+
+            def run_once() -> float:
+                before = results.get("overhead", [])
+                results["overhead"] = [*before, runs.overhead(len(before))]
                 record(packed)
+                return 1 / float(results["overhead"][-1]["wall_s"])
+
+            take_turns({"overhead": run_once}, num_rounds, deadline=deadline)
         if finished or everything:
-            results["finished"] = runs.finished(num_stages, templates, num_rounds)
+            results["finished"] = runs.finished(num_stages, templates, num_rounds, deadline)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     click.echo(markdown(record(packed)))

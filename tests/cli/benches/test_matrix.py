@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from harness.cli.benches import _mps, _packing
+from harness.cli.benches import _mps, _packing, _rounds
 from harness.cli.benches._matrix_runs import MatrixRuns, cpu_outside_stages_s
 from harness.cli.benches.matrix import markdown
 from harness.cli.main import cli
@@ -150,6 +150,38 @@ def test_a_run_of_many_finished_stages_is_timed(tmp_path: Path, monkeypatch: pyt
         )
     )
     assert "finished stages" in markdown(record) and "there is no GPU" in markdown(record)
+
+
+def test_a_time_limit_leaves_out_rounds_of_the_whole_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [0.0]
+    monkeypatch.setattr(_rounds, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    row = {"wall_s": 40.0, "num_slots": 2, "num_stages": 3, "slot_s": 80.0, "parts_s": {}}
+
+    class Runs:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def warm_up(self) -> dict[str, object]:
+            return {}
+
+        def overhead(self, number: int) -> dict[str, object]:
+            now[0] += 40
+            return row | {"number": number, "overhead_share": 0.01}
+
+    monkeypatch.setattr("harness.cli.benches.matrix.MatrixRuns", Runs)
+    file = tmp_path / "record.json"
+    arguments = ["--rounds", "5", "--time-limit", "100", "--data-dir", str(tmp_path)]
+    result = CliRunner().invoke(
+        cli,
+        ["bench", "matrix", "--overhead", *arguments, "--json", str(file)],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    record = json.loads(file.read_text())
+    assert [round_["number"] for round_ in record["overhead"]] == [0, 1]  # a third ends at 120 s
+    assert (record["rounds_complete"], record["rounds_planned"]) == (2, 5)
 
 
 def test_packing_without_a_gpu_records_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

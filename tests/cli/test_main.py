@@ -242,6 +242,9 @@ def test_status_shows_running_failed_and_retried_stages(harness, monkeypatch):
             "50 %" in row and ("1 h 0 min" in row or "59 min" in row) and "1 out of memory" in row
         )
         assert all(len(line) <= int(width) for line in out.splitlines())
+    (runs / "checkpoints").mkdir()
+    (runs / "checkpoints" / "000000001.pt").touch()
+    assert "1 failed, 4 left (1 begun)" in harness("status", "tiny.yaml")[1].replace("\n", " ")
 
 
 def test_ls_lists_every_kind_with_descriptions(harness):

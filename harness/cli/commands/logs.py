@@ -42,6 +42,7 @@ def command(
     """
     from harness.cli import console
     from harness.runner import stage_state
+    from harness.runner.context import EPOCHS_FILE
     from writers import lease
 
     folder = find_stage(stage, folders)
@@ -54,7 +55,9 @@ def command(
     if shown := printable_lines(text.decode(errors="replace")).rstrip("\n"):
         click.echo("\n".join(shown.split("\n")[-num_lines:]) if num_lines else shown)
     elif not follow:
-        console.err().print("The log is empty.")
+        epochs = folder / EPOCHS_FILE
+        place = f" Loss and accuracy of each epoch: {epochs}" if epochs.is_file() else ""
+        console.err().print(f"The log is empty.{place}", soft_wrap=True)
     position, was_held, is_over = len(text), False, not follow
     while not is_over:
         # Check the lease before reading the log, so that the last lines are not missed.

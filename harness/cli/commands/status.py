@@ -104,15 +104,28 @@ def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
 
 
 def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str:
-    """Format `demo: 12 of 43 stages done, 2 running, 29 left, about 4 min of work; retries: 3`."""
+    """Format `demo: 12 of 43 stages done, 31 left (2 begun), about 4 min of work; retries: 3`.
+
+    Begun stages have a checkpoint, from which the next run continues.
+    """
     from harness.cli.console import seconds
     from harness.estimate.estimate import estimate
     from harness.runner import retry
 
     counts = Counter(states.values())
+    num_begun = sum(
+        any(stage.folder(folders.runs).glob("checkpoints/*.pt"))
+        for stage in plan.stages
+        if states[stage.key] == "left"
+    )
     parts = [
         f"{counts['done']} of {counted(len(plan.stages), 'stage')} done",
-        *(f"{counts[state]} {state}" for state in MARKS if counts[state] and state != "done"),
+        *(
+            f"{counts[state]} {state}"
+            + (f" ({num_begun} begun)" if num_begun and state == "left" else "")
+            for state in MARKS
+            if counts[state] and state != "done"
+        ),
     ]
     not_done = {
         stage.key: stage

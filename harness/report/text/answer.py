@@ -58,15 +58,22 @@ def headline(
 
 
 def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
-    """State the accuracy of the recipe's model on its own classes; "" if it has several models."""
+    """State the accuracy of the recipe's model on its own classes; "" if it has several models.
+
+    Models that differ only in the seed count as one; the mean is stated.
+    """
     clean = [row for row in accuracy if row.view == "own" and row.attack == "clean"]
-    if len(clean) != 1:
+    if (
+        not clean
+        or len({(row.model, row.arch, row.subset, row.variant, row.eps) for row in clean}) > 1
+    ):
         return ""
     row = clean[0]
+    value = math.fsum(row.top1 for row in clean) / len(clean)
     return (
-        f"{row.arch}, trained on {row.subset}, has a top-1 accuracy of {percent(row.top1, 1)} % on "
+        f"{row.arch}, trained on {row.subset}, has a {_top1(value, len(clean))} on "
         f"{row.num_images:,} validation images of its classes"
-        f"{_limit(row.top1, row.num_answers, row.num_images)}."
+        f"{_limit(value, row.num_answers, row.num_images)}."
     )
 
 
@@ -78,10 +85,15 @@ def about_only_transfer(transfer: Sequence[TransferRow]) -> str:
     if len(transfer) != 1 or (row := transfer[0]).num_answers is None or row.top1 is None:
         return ""
     return (
-        f"{row.model or row.arch}, transferred to {row.target} by {row.method}, has a top-1 "
-        f"accuracy of {percent(row.top1, 1)} % on {row.num_images:,} test images"
+        f"{row.model or row.arch}, transferred to {row.target} by {row.method}, has a "
+        f"{_top1(row.top1, 1)} on {row.num_images:,} test images"
         f"{_limit(row.top1, row.num_answers, row.num_images)}."
     )
+
+
+def _top1(value: float, num_seeds: int) -> str:
+    mean, over = ("mean ", f" over {num_seeds} seeds") if num_seeds > 1 else ("", "")
+    return f"{mean}top-1 accuracy of {percent(value, 1)} %{over}"
 
 
 def _limit(top1: float, num_answers: int | None, num_images: int) -> str:

@@ -178,6 +178,12 @@ def test_an_empty_log_is_named_as_such(capsys: pytest.CaptureFixture[str]):
     assert harness("logs", "abc1") == 0
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err == "The log is empty.\n"
+    (folder / "epochs.json").write_text("[]")
+    assert harness("logs", "abc1") == 0
+    assert capsys.readouterr().err == (
+        "The log is empty. Loss and accuracy of each epoch: "
+        f"{(folder / 'epochs.json').absolute()}\n"
+    )
     assert harness("logs", "abc1", "-q") == 0
     assert capsys.readouterr().err == ""
 

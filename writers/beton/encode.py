@@ -3,7 +3,7 @@
 libjpeg-turbo decodes JPEG files, at reduced size if they are much larger than needed. Its warning
 that pixels depend on damaged data is an error, as in the loaders. A JPEG that is stored as a
 smaller JPEG is resized in its color planes: no conversion to RGB, and half as many values to
-resize. Pillow reads all other files.
+resize. Pillow reads all other files, and JPEGs of other kinds, such as CMYK.
 """
 
 import io

@@ -19,11 +19,11 @@ class Encoding(BaseModel):
     The name of a preset can be given instead of the settings.
 
     Formats:
-        jpeg: JPEG 4:2:0 (gray: one plane); small images (<= 96 px) raw.
+        jpeg: JPEG 4:2:0 (from gray JPEGs: one plane); small images (<= 96 px) raw.
         raw: pixels.
         mixed: a fraction of the images as JPEG, drawn by seed and sample id; other images raw.
         passthrough: baseline or progressive JPEG files, gray or with three colors, within
-            max_resolution, byte for byte; other images as in `jpeg`.
+            max_resolution, byte for byte (without restart_index); other images as in `jpeg`.
         dct: coefficients of the JPEG that `passthrough` would store, without entropy coding: the
             same pixels, loaded about twice as fast. Stock FFCV cannot read it. Images that cannot
             be stored as coefficients are stored as JPEG.

@@ -26,8 +26,9 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
         Examples with the subset's labels, in the order of the file.
 
     Raises:
-        UserError: the split is unknown, a training class has no images, or two images have the same
-            name.
+        UserError: the split is unknown or has no image of the subset, a training class has no
+            images, two images have the same name, or images have several labels and the subset
+            lacks a class.
     """
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")

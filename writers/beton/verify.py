@@ -35,7 +35,8 @@ def verify(
 
     Opening the beton verifies its tables. Then each sample's bytes are compared with their digest,
     JPEGs are decoded by libjpeg-turbo, whose warnings are problems, and bytes between samples must
-    be zero. Every changed byte is thus found; a problem names its sample.
+    be zero, except in adopted betons. Every other changed byte is thus found; a problem of a sample
+    names it.
 
     Args:
         path: the beton.

@@ -2,10 +2,11 @@
 
 Each step has one key and is a pure function of class names, labels, sample ids, its seed and, in
 `writers/subset/score_steps.py`, scores of models. Steps on classes
-(`writers/subset/class_steps.py`) always name classes of the source, also after `granularity`, so
-their order does not matter. Steps on images (`writers/subset/image_steps.py`) choose training
-images. All images of val and test are kept, unless `splits` of `per_class` or `fraction` names
-other splits. Draws are nested: with the same seed, a smaller choice is part of a larger one.
+(`writers/subset/class_steps.py`) always name classes of the source, also after `granularity`. Their
+numbers and fractions are of the classes that earlier steps leave. Steps on images
+(`writers/subset/image_steps.py`) choose training images. All images of val and test are kept,
+unless `splits` of `per_class` or `fraction` names other splits. Draws are nested: with the same
+seed, a smaller choice is part of a larger one.
 """
 
 import hashlib

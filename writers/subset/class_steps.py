@@ -139,7 +139,7 @@ class Random(Step):
 
 
 class Under(Step):
-    """Keep only classes below these WordNet nodes."""
+    """Keep only classes at or below these WordNet nodes."""
 
     under: str | tuple[str, ...]
 
@@ -149,11 +149,11 @@ class Under(Step):
 
 
 class Excluded(Step):
-    """Classes to remove: related to a target (or `pascal`), below WordNet nodes, or listed.
+    """Classes to remove: related to a target (or `pascal`), under WordNet nodes, or listed.
 
     Attributes:
         related_to: targets whose related classes are removed.
-        under: WordNet nodes; the classes below them are removed.
+        under: WordNet nodes; the classes at or below them are removed.
         classes: the listed classes.
     """
 
@@ -174,7 +174,7 @@ class Excluded(Step):
 
 
 class Exclude(Step):
-    """Remove related classes, classes below WordNet nodes, or listed classes."""
+    """Remove related classes, classes at or below WordNet nodes, or listed classes."""
 
     exclude: Excluded
 
@@ -347,6 +347,6 @@ def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
     if missing := [name for name in classes if name not in label_of]:
         raise UserError(
             f"{path} gives {len(missing)} of the classes no label: {preview(missing)}.",
-            "Add a line for each of these classes, or remove them in an earlier step.",
+            "Add a line for each class of the source, also for those that other steps remove.",
         )
     return {name: label_of[name] for name in classes}

@@ -127,9 +127,9 @@ def ids_of(lines: Sequence[str], path: Path) -> np.ndarray:
             f"{path}: '{wrong[0]}' is not a class and an image.",
             "Example: n01440764/n01440764_10026.",
         )
-    by_name = sample_ids(
-        "/".join(line.rsplit(".", 1)[0].split("/")[-2:]) for line in lines if line not in ids
-    )
+    paths = (line.split("/") for line in lines if line not in ids)
+    # Only the image has an extension: names of classes may have a dot, too.
+    by_name = sample_ids(f"{path[-2]}/{path[-1].rsplit('.', 1)[0]}" for path in paths)
     names = iter(by_name.tolist())
     return np.array([int(line, 16) if line in ids else next(names) for line in lines], np.uint64)
 

@@ -1,7 +1,7 @@
 """Scores of source classes and of source images, by which steps of a subset choose.
 
 Scores are computed by a stage of the recipe, or read from a CSV file. A class with a high score is
-useful for the target. An image with a high score is hard.
+useful for the target. An image with a high score is hard, or is in a cluster that is useful.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ class ImageScores:
 
     Attributes:
         ids: uint64 [N].
-        values: float64 [N]; for clustered images, the score of the image's cluster.
+        values: float64 [N]; for feature mapping, the score of the image's cluster.
         clusters: int64 [N]. None means images are not clustered.
         source: origin of the scores, for messages.
     """
@@ -222,7 +222,8 @@ def _read(
 def hypothetical(request: ScoreRequest, classes: tuple[str, ...], ids: "np.ndarray") -> Scores:
     """Make up scores, to count a step's images before real scores exist.
 
-    A step that selects by number or fraction keeps as many classes and images as with real scores.
+    A step that selects by number or fraction keeps as many classes and images as with real scores;
+    `feature_mapping` keeps about as many images, because real clusters differ in size.
     All influences are 0, so that `drop: negative` drops no class and `keep: positive` keeps none.
     """
     import numpy as np

@@ -150,3 +150,14 @@ def test_a_class_that_all_models_had_has_no_influence():
     found = influence.influence(had, np.array([0.1, 0.2, 0.3]), seed=0)
     assert np.isnan(found.value[0]) and np.isnan(found.low_95[0]) and np.isnan(found.high_95[0])
     assert found.value[1] == pytest.approx(0.0)
+
+
+def test_a_class_that_all_or_no_models_had_is_unknown_for_any_rounding():
+    """Sums of the same accuracies in another order may differ in the last bits."""
+    random = np.random.default_rng(0)
+    for num_models in range(3, 40):
+        had = random.random((num_models, 20)) < 0.5
+        had[:, 0], had[:, 1] = True, False
+        ones = np.ones((1, num_models))
+        found = influence.differences(had, random.random(num_models), ones)
+        assert np.isnan(found[0, :2]).all() and not np.isinf(found).any(), num_models

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from writers.errors import UserError
+from writers.random_streams import sample_ids
 from writers.subset.scores import read_image_scores
 
 
@@ -33,3 +34,9 @@ def test_other_clusters_and_repeated_images_are_refused(rows: str, words: str, t
     (tmp_path / "s.csv").write_text("image,score,cluster\n" + rows)
     with pytest.raises(UserError, match=words):
         read_image_scores(tmp_path / "s.csv")
+
+
+def test_the_class_of_an_image_without_an_extension_may_have_a_dot(tmp_path: Path):
+    (tmp_path / "s.csv").write_text("image,score\n001.ak47/001_1,1\ntrain/001.ak47/2.jpg,2\n")
+    scores = read_image_scores(tmp_path / "s.csv")
+    assert scores.ids.tolist() == sample_ids(["001.ak47/001_1", "001.ak47/2"]).tolist()

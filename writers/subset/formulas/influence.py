@@ -60,4 +60,6 @@ def differences(had: np.ndarray, accuracy: np.ndarray, weights: np.ndarray) -> n
     sum_with, total = (weights * accuracy) @ having, (weights @ accuracy)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         difference: np.ndarray = sum_with / num_with - (total - sum_with) / (num - num_with)
+    # If all models have the class, rounding may leave a numerator above 0, and thus infinity.
+    difference[(num_with == 0) | (num_with == num)] = np.nan
     return difference

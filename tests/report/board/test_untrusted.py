@@ -162,12 +162,13 @@ def test_deep_recipes_and_wrong_digests_are_refused() -> None:
     deep: Any = []
     for _ in range(50):
         deep = [deep]
-    for key, recipe in (
-        (digest({"name": "a"}), {"name": "b"}),
-        ("1" * 16, {"name": "a", "eps": deep}),
+    nested = {"name": "a", "eps": deep}
+    for key, recipe, message in (
+        (digest({"name": "a"}), {"name": "b"}, "do not have this digest"),
+        (digest(nested), nested, "nested more than 20 levels deep"),
     ):
         content = file_content(record(recipe=key), recipes={key: recipe})
-        with pytest.raises(UserError, match=r"friend.json: recipe"):
+        with pytest.raises(UserError, match=rf"friend.json: recipe '{key}': .*{message}"):
             exported.parse(content, "friend.json")
 
 

@@ -29,6 +29,15 @@ from writers.beton.store import open_beton
 from writers.errors import UserError
 
 
+def save_biased(root: Path, name: str, bias: list[float]) -> Path:
+    """Save the trained model with these numbers added to its logits; return the folder."""
+    loaded, about = models.load(root / "model" / pretrain.MODEL_FILE)
+    with torch.no_grad():
+        loaded.head.bias.add_(torch.tensor(bias))
+    models.save(root / name / pretrain.MODEL_FILE, loaded, about)
+    return root / name
+
+
 def check_predictions(root: Path, metrics: dict, source: Result) -> None:
     """Check that the file of predictions yields the scores, and has the beton's sample ids."""
     found = np.load(root / "evaluate" / metrics["predictions"])
@@ -74,15 +83,17 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
         "flip_tta": False,
     }
     needs = {"model": model, "data": source, "common_0": source, "common_1": fewer}
-    metrics = evaluate.run(context_of(root, "evaluate", config, needs)).metrics
+    context = context_of(root, "evaluate", config, needs)
+    # Some images of color0 and no image of color2 become color1.
+    context.need_folders["model"] = save_biased(root, "towards color1", [0, 9.3, 0])
+    metrics = evaluate.run(context).metrics
     assert metrics["common_classes"] == ["color0", "color2"]
     for scores in (metrics["clean"], metrics["adversarial"]):
         assert (scores["own"]["num_images"], scores["common_masked"]["num_images"]) == (24, 16)
-    # Each view is attacked separately, so this order is certain for clean images only.
     correct = {view: scores["num_correct"] for view, scores in metrics["clean"].items()}
-    assert correct["common_masked"] >= correct["common_unmasked"]
+    assert 8 < correct["common_unmasked"] < correct["common_masked"] == 16
+    assert correct["own"] == correct["common_unmasked"] + 8
     assert metrics["adversarial"]["own"]["loss"] > metrics["clean"]["own"]["loss"]
-    assert metrics["clean"]["own"]["num_correct"] == round(24 * model.metrics["val"]["top1"])
     assert metrics["attack"] == {
         "norm": "l2",
         "eps": 0.5,
@@ -95,7 +106,9 @@ def test_evaluation_counts_common_classes_masked_and_unmasked(
         "compiled": "eager",
     }
     check_predictions(root, metrics, source)
-    clean = evaluate.run(context_of(root, "clean", {**config, "eps": 0.0}, needs)).metrics
+    without_attack = context_of(root, "clean", {**config, "eps": 0.0}, needs)
+    without_attack.need_folders["model"] = context.need_folders["model"]
+    clean = evaluate.run(without_attack).metrics
     assert clean["adversarial"] is None and clean["attack"] is None
     assert clean["clean"] == metrics["clean"]
 
@@ -250,7 +263,10 @@ def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path
         rank.run(whole)
 
 
-def test_ranking_orders_classes_by_accuracy(root: Path, model: Result, source: Result):
+def test_ranking_orders_classes_by_accuracy_and_then_by_probability(
+    root: Path, model: Result, source: Result
+):
+    """The model never predicts color1, and is less sure of color2 than of color0."""
     config = {
         "split": "val",
         "batch_size": 5,
@@ -258,10 +274,10 @@ def test_ranking_orders_classes_by_accuracy(root: Path, model: Result, source: R
         "eval_crop": 1.0,
         "precision": "auto",
     }
-    metrics = rank.run(context_of(root, "rank", config, {"model": model, "data": source})).metrics
-    assert sorted(metrics["classes"]) == source.metrics["classes"]
-    accuracies = [metrics["accuracy"][name] for name in metrics["classes"]]
-    assert accuracies == sorted(accuracies)
-    assert np.mean(accuracies) == pytest.approx(model.metrics["val"]["mean_per_class"])
+    context = context_of(root, "rank", config, {"model": model, "data": source})
+    context.need_folders["model"] = save_biased(root, "biased", [0, -100, -2])
+    metrics = rank.run(context).metrics
+    assert metrics["accuracy"] == {"color0": 1.0, "color1": 0.0, "color2": 1.0}
+    assert metrics["classes"] == ["color1", "color2", "color0"]
     assert set(metrics["num_images"].values()) == {8}
     assert metrics["tie_break"] == "mean probability given to the true class, then class name"

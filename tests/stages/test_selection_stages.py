@@ -205,7 +205,10 @@ def test_feature_mapping_and_prototypes_cluster_the_source(
     near = ((unit[:, None] - found.centers[None]) ** 2).sum(2).argmin(1)
     share = np.bincount(near, minlength=5) / len(near)
     np.testing.assert_allclose(mapped["values"], share[found.labels])
-    assert (proto["values"] >= -1e-9).all() and proto["values"].max() <= 2
+    unit = source["features"] / np.linalg.norm(source["features"], axis=1, keepdims=True)
+    centers = found.centers / np.linalg.norm(found.centers, axis=1, keepdims=True)
+    cosines = (unit * centers[found.labels]).sum(axis=1)
+    np.testing.assert_allclose(proto["values"], 1 - cosines, atol=1e-6)
 
 
 def test_influence_reads_val_and_not_test(root: Path, source: Result):

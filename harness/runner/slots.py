@@ -53,7 +53,7 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
 
     Raises:
         UserError: the settings request GPUs that do not exist, more parallel stages than the GPUs
-            can run, or more processes per stage than there are cores.
+            can run, or, without GPUs, more processes per stage than cores and MIN_PROCESSES.
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.device == "cuda" and not gpus:
@@ -77,11 +77,12 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
         for first in range(0, len(gpus) - num_gpus + 1, num_gpus)
     ]
     num_cores = environment.num_cores()
-    if not gpus and num_gpus > max(num_cores, MIN_PROCESSES):
+    max_processes = max(num_cores, MIN_PROCESSES)
+    if not gpus and num_gpus > max_processes:
         raise UserError(
             f"--gpus-per-stage {num_gpus}: without a GPU it is a number of processes, and this "
             f"machine has {counted(num_cores, 'core')}.",
-            f"Use --gpus-per-stage {num_cores} or fewer.",
+            f"Use --gpus-per-stage {max_processes} or fewer.",
         )
     num_gpu_slots = len(gpus) * settings.jobs_per_gpu
     if gpus and settings.num_jobs is not None and settings.num_jobs > num_gpu_slots:

@@ -319,7 +319,11 @@ def _wrong_points(recipe: Recipe) -> list[tuple[Place, str]]:
     if not mistakes:
         exclude, include = axes.AxisSelection(recipe).idle_entries()
         mistakes += [
-            (("exclude", number), "has no effect: it matches no point of the recipe.")
+            (
+                ("exclude", number),
+                "has no effect: it matches no point "
+                f"{'that the entries before it leave' if number else 'of the recipe'}.",
+            )
             for number in exclude
         ]
         mistakes += [

@@ -313,7 +313,7 @@ def test_attack_settings_of_a_file_are_accepted_if_set_turns_attacks_off(recipe_
         ("exclude: [{epss: 0}]", "exclude.0.epss: unknown key. Did you mean 'eps'?"),
         (
             "exclude: [{eps: 0}, {eps: 0, target: synthetic_patterns}]",
-            "exclude.1: has no effect: it matches no point",
+            "exclude.1: has no effect: it matches no point that the entries before it leave.",
         ),
         (
             "include: [{eps: 0.5}]",

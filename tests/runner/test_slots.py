@@ -56,12 +56,12 @@ def test_slots_divide_cores_and_gpus(folders, monkeypatch):
         (1, None)
     ] * 2
     assert len(make_slots(LauncherSettings(folders, gpus_per_stage=2))) == 1
+    with pytest.raises(UserError, match="number of processes, and this machine has 2 cores"):
+        make_slots(LauncherSettings(folders, gpus_per_stage=99))
     monkeypatch.setattr(environment, "num_cores", lambda: 1)
     assert len(make_slots(LauncherSettings(folders, gpus_per_stage=2))) == 1
     with pytest.raises(UserError, match="Use --gpus-per-stage 2 or fewer"):
         make_slots(LauncherSettings(folders, gpus_per_stage=3))
-    with pytest.raises(UserError, match="number of processes, and this machine has 2 cores"):
-        make_slots(LauncherSettings(folders, gpus_per_stage=99))
 
 
 def test_slots_get_cores_of_their_own_if_all_fit(folders, monkeypatch):

@@ -296,11 +296,11 @@ def grid_section(rows: GridRows, fits: Sequence[FitMeasure]) -> Section:
 
 def classes_section(recipe: Recipe, rows: Sequence[ClassRow], written: Sequence[str]) -> Section:
     """Build the section on classes that subsets leave out. `written`: subsets written so far."""
-    if not recipe.subsets:
-        return Section("left-out", "Classes left out")
     subsets = [subset.name for subset in recipe.subsets]
-    panel = class_figures.class_panel(rows, subsets)
     removed = [row for row in rows if row.removed_by]
+    if not subsets or (len(subsets) == 1 and written and not removed):
+        return Section("left-out", "Classes left out")
+    panel = class_figures.class_panel(rows, subsets)
     removing = {row.removed_by[0] for row in removed}
     legend = (
         LegendEntry("in every subset", "●", "quiet"),

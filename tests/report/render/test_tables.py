@@ -342,3 +342,12 @@ def test_a_caption_names_the_attacked_logits(logits: set[str], words: str) -> No
     notes = {table.name.rpartition("-")[2]: table.note for table in tables}
     assert words in notes["common_masked"]
     assert "masked" not in notes["common_unmasked"] and "logits" not in notes["own"]
+
+
+def test_classes_left_out_are_a_section_only_if_a_subset_may_leave_out_classes(tmp_path: Path):
+    def has_section(recipe: Recipe, out: str) -> bool:
+        written = write(recipe, make_results(recipe), [], tmp_path / out, ("html",))
+        return "Classes left out" in written.read_text()
+
+    assert not has_section(make_recipe(subsets=("all",), ranking=None), "one")
+    assert has_section(make_recipe(), "three")

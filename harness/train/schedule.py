@@ -10,7 +10,8 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a step.
 
-    During warmup the rate rises linearly; it reaches `peak` at the first step after warmup. Cosine
+    During warmup the rate rises linearly; it reaches `peak` at the first step after warmup (almost,
+    if warmup is not a whole number of steps and the rate then falls from step to step). Cosine
     and cyclic (linear) schedules would reach 0 at step `num_steps`, one step after the last, so no
     step has rate 0.
 

@@ -103,6 +103,8 @@ def _run(data: bytes, num_blocks: int) -> np.ndarray:
     dc_min = int.from_bytes(data[2:4], "little", signed=True)
     bits, order = _Bits(data, 4), zigzag()
     dc = [dc_min + bits.take(dc_bits) for _ in range(num_blocks)]
+    if max(dc) > np.iinfo(np.int16).max:
+        raise ValueError("a run of its blocks is damaged")
     bits.end_byte()
     codes = [[bits.take(3) for _ in range(groups)] for _ in range(num_blocks)]
     bits.end_byte()

@@ -41,7 +41,7 @@ FOOTER = np.dtype(
         ("magic", "S8"),
     ]
 )
-MAX_HEADER = 4096  # limit of the header's bytes; `add_restart_index` writes about 600
+MAX_HEADER = 4096  # limit of the header's bytes; `add_restart_index` usually writes 300 to 600
 # 8 x 8 blocks per segment, two MCUs of 4:2:0. Fewer make files larger, more make loading slower.
 BLOCKS_WANTED = 12
 MAX_BLOCKS_IN_MCU = 10  # limit of the standard for a scan of several components

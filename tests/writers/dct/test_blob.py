@@ -109,6 +109,18 @@ def test_damaged_blocks_raise_or_decode_as_in_the_reference():
     assert 30 < refused < 300
 
 
+def test_the_reference_refuses_coefficients_beyond_16_bits():
+    blob = bytearray(dct.from_jpeg(saved(picture(150, 20))))
+    first_row = reference.HEADER + 128 * blob[7]
+    row = int.from_bytes(blob[first_row : first_row + 4], "little")
+    run = row + int.from_bytes(blob[row : row + 2], "little")
+    blob[run + 2 : run + 4] = (2**15 - 1).to_bytes(2, "little")  # lowest DC of the run
+    with pytest.raises(ValueError, match="a run of its blocks is damaged"):
+        reference.read(bytes(blob))
+    with pytest.raises(dct.DamagedBlobError):
+        dct.to_jpeg(bytes(blob))
+
+
 def test_the_reference_refuses_a_run_without_a_header():
     blob = bytearray(dct.from_jpeg(saved(picture(150, 20))))
     first_row = reference.HEADER + 128 * blob[7]

@@ -166,11 +166,6 @@ def test_a_shared_backbone_resumes_exactly(bn_stats):
         )
 
 
-def test_every_rate_starts_from_the_same_head():
-    setup = make_setup("fixed", "update")
-    assert torch.equal(setup.load().head.weight, setup.load().head.weight)
-
-
 def test_an_unknown_method_is_refused_with_similar_names():
     with pytest.raises(UserError, match="fixed"):
         find("fixd")

@@ -145,11 +145,9 @@ def test_an_adopted_beton_is_a_dataset(beton: Path, tmp_path: Path, format_: str
     again = open_dataset("beton", file.parent, SplitSettings(val=0.0))
     assert again.classes == ["a", "b", "c"] and len(again.splits["train"]) == 24
     if format_ == "passthrough":
-        old = {row.tobytes() for row in open_beton(beton).digests}
-        new = open_beton(file)
-        is_jpeg = new.rows["mode"] == 0
-        kept = {row.tobytes() for row in new.digests[is_jpeg]}
-        assert len(kept & old) > 0
+        read = [source.read(example) for example in source.splits["train"]]
+        jpegs = [content for content in read if content.startswith(b"\xff\xd8")]
+        assert 0 < len(jpegs) < 24 and all(jpeg in file.read_bytes() for jpeg in jpegs)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +177,7 @@ def test_mutated_tables_never_end_in_a_traceback(beton: Path):
     whole, draws = beton.read_bytes(), np.random.default_rng(3)
     table = int(np.frombuffer(whole, HEADER, 1)["table_offset"][0])
     places = [*range(24), *range(FIRST_ROW, FIRST_ROW + 720), *range(table, len(whole))]
+    num_refused = 0
     for _ in range(100):
         data = bytearray(whole)
         for place in draws.choice(places, int(draws.integers(1, 4))):
@@ -188,8 +187,9 @@ def test_mutated_tables_never_end_in_a_traceback(beton: Path):
             adopt(beton, split="train", name="mine")
             open_beton(beton)
         except UserError:
-            pass
+            num_refused += 1
         manifest_path(beton).unlink(missing_ok=True)
+    assert num_refused > 50
 
 
 @pytest.mark.parametrize("kind", ["float", "array", "three"])

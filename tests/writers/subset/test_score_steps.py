@@ -91,9 +91,12 @@ def test_a_balanced_share_takes_as_many_of_each_class():
         assert {n for n in found if n.startswith(name)} == {NAMES[index] for index in own[-4:]}
 
 
-def test_a_budget_like_a_share_has_as_many_images():
-    spec = {"name": "b", "steps": [{"classes": CLASSES[:5]}, {"el2n": 0.5}]}
-    assert len(kept(subset_of(*spec["steps"]))) == 25
+def test_a_budget_like_a_share_has_as_many_images(tmp_path: Path):
+    steps = [{"classes": CLASSES[:5]}, {"el2n": 0.5}]
+    file = tmp_path / "other.yaml"
+    file.write_text(SubsetSpec.model_validate({"name": "o", "steps": steps}).model_dump_json())
+    found = kept(subset_of({"budget": {"like": str(file), "by": "examples"}}))
+    assert len(found) == len(kept(subset_of(*steps))) == 25
 
 
 @pytest.mark.parametrize(

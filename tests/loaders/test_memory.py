@@ -63,7 +63,7 @@ def test_a_file_larger_than_memory_gives_the_same_batches(betons, monkeypatch, o
 
 
 @pytest.mark.parametrize("order", ["random", "quasi_random", "sequential"])
-def test_a_small_view_of_a_file_larger_than_memory_reads_no_more_than_its_images(
+def test_a_small_view_of_a_file_larger_than_memory_is_read_without_read_ahead(
     betons, monkeypatch, order
 ):
     """With read-ahead, a view of a tenth of a file reads 9.9 times its bytes (quasi_random)."""

@@ -226,6 +226,7 @@ class TransferSettings(MethodSettings, TrainSettings):
         order: balanced draws each class equally often; the number of images per epoch stays the
             same.
         bn_stats: keep the BatchNorm statistics of the source, or update them on the target.
+        keep_model: save the tested model as model.pt in the stage's folder, for `harness export`.
     """
 
     TRAINS_TOGETHER: ClassVar[bool] = False
@@ -243,6 +244,7 @@ class TransferSettings(MethodSettings, TrainSettings):
     refit: bool = False
     order: Literal["random", "balanced"] = "random"
     bn_stats: BnStats = "update"
+    keep_model: bool = False
 
     def without_effect(self) -> dict[str, str]:
         """Add settings of random crops, lengths of training and rates that others replace."""
@@ -264,8 +266,11 @@ class TransferSettings(MethodSettings, TrainSettings):
     def resolved(self) -> JSON:
         """Dump the settings of one stage. Learning rates are in `lrs`, also if `grid` sets them."""
         settings = super().resolved()
-        if self.order == "random":  # keeps keys from before this setting existed
+        # Defaults of settings that were added later are left out, which keeps the keys of stages.
+        if self.order == "random":
             settings.pop("order", None)
+        if not self.keep_model:
+            settings.pop("keep_model", None)
         settings["lrs"] = list(self.rates)
         settings["grid"].pop("lr", None)
         if self._sets_weight_decay:

@@ -35,7 +35,8 @@ def card(
         input_text: one sentence about the pixels that the file expects.
         max_difference: largest difference between the file's logits and the model's; None if they
             were not compared.
-        metrics: metrics of the training stage; empty if the model was not trained here.
+        metrics: metrics of the training stage; empty if the model was not trained here. The card
+            contains the scores on test if there are any, and otherwise those on val.
         inputs: data file that the model was trained on -> sha256.
         license_notes: one sentence per dataset or source of weights.
         recipe: the recipe as JSON; "" if unknown.
@@ -53,9 +54,10 @@ def card(
         *((key.replace("_", " "), metrics.get(key)) for key in _NUMBERS),
         ("sha256", hashlib.sha256(file.read_bytes()).hexdigest()),
     ]
+    split = "test" if "test" in metrics else "val"
     scores = {
         key: value
-        for key, value in (metrics.get("val") or {}).items()
+        for key, value in (metrics.get(split) or {}).items()
         if isinstance(value, int | float) and key in ("top1", "top5", "mean_per_class")
     }
     if 0 < len(classes) <= 5:  # top5 is then always 100 %
@@ -76,7 +78,8 @@ def card(
     ]
     if scores:
         rows = [(key.replace("_", " "), f"{percent(value, 1)} %") for key, value in scores.items()]
-        parts += ["## Accuracy on the validation split of its classes", _table(rows)]
+        name_of_split = {"test": "test", "val": "validation"}[split]
+        parts += [f"## Accuracy on the {name_of_split} split of its classes", _table(rows)]
         parts += [view] if view else []
     if inputs:
         parts += ["## Data", _table([(key, f"sha256 {value}") for key, value in inputs.items()])]

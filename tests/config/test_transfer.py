@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from harness.config import grid
 from harness.config import transfer_presets as method_presets
@@ -275,12 +276,22 @@ def test_a_changed_default_changes_the_settings_of_a_stage(method: str):
             changed = settings.model_copy(update={name: value}).resolved()
             assert changed != resolved, name
     left_out = set(model.model_fields) - resolved.keys() - settings.without_effect().keys()
-    # `augment` and `order` are left out if they have their defaults, so that keys equal those of
-    # versions without these settings.
-    assert left_out <= {"method", "per_target", "eval_crop", "augment", "order"}
+    # `augment`, `order` and `keep_model` are left out if they have their defaults, so that keys
+    # equal those of versions without these settings.
+    assert left_out <= {"method", "per_target", "eval_crop", "augment", "order", "keep_model"}
     # logreg has its crop in the settings of its features stage; detection uses whole images.
     assert "eval_crop" in resolved or method in ("logreg", "detection")
     assert model.model_validate_json(json.dumps(resolved), strict=True).resolved() == resolved
+
+
+def test_a_kept_model_changes_the_settings_of_a_stage_and_detection_keeps_none():
+    full = settings_model("full")
+    assert full.model_validate({"keep_model": True}).resolved() == {
+        **full().resolved(),
+        "keep_model": True,
+    }
+    with pytest.raises(ValidationError, match="no effect on detection"):
+        settings_model("detection").model_validate({"keep_model": True})
 
 
 def test_only_settings_of_methods_that_train_networks_are_transfer_settings():

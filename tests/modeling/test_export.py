@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import normalize
 from harness.cli.commands._model_and_images import load_file as load_file_or_export
 from harness.cli.commands.export import command
 from harness.modeling import classifier, model_card
+from tests.helpers.tiny_stages import as_result
 from writers.errors import UserError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -89,6 +90,25 @@ def test_commands_read_exported_weights_as_they_read_the_model(
     images = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(read.eval()(images), model(images), rtol=0, atol=1e-5)
+
+
+def test_the_card_of_a_transferred_model_has_its_test_accuracy_and_terms_of_both_sources(
+    tmp_path: Path,
+):
+    folder = tmp_path / ("0" * 20)
+    folder.mkdir()
+    _, file = saved_model(folder, "resnet18")
+    weights, about = classifier.load(file)
+    about |= {"imported_from": "published.pth", "eval_crop": 0.875, "interpolation": "area"}
+    classifier.save(file, weights, about)
+    stage = as_result("transfer", {"val": {"top1": 0.25}, "test": {"top1": 0.75}})
+    stage = stage.model_copy(update={"axes": {"target": "my-photos"}})
+    (folder / "result.json").write_text(stage.model_dump_json())
+    card = export(file, "torchvision", tmp_path / "out")
+    assert "## Accuracy on the test split of its classes" in card
+    assert "| top1 | 75.0 % |" in card and "25.0 %" not in card
+    assert "center crop of 87.5 %" in card and "64 x 64 pixels (interpolation: area)" in card
+    assert "terms of their publisher" in card and "training data my-photos apply" in card
 
 
 def test_weights_of_others_are_refused_with_the_command_that_converts_them(tmp_path: Path):

@@ -297,6 +297,41 @@ def test_transfer_learns_chooses_on_val_and_reads_test_once(
     assert again.metrics == metrics
 
 
+@pytest.mark.parametrize("method", ["fixed", "full", "l2sp", "scratch"])
+def test_a_kept_model_gives_the_scores_of_the_test_split(
+    root: Path, model: Result, target: Result, method: str
+):
+    settings = {**TRANSFER, "refit": method == "full"}
+    config = {"method": method, "seed": 0, "metric": "top1", "settings": settings}
+    needs = {"model": model, "data": target}
+    if method == "scratch":
+        del needs["model"]
+        config["arch"] = {"arch": "resnet10", "channels": [16, 16, 16, 16]}
+    plain = transfer.run(context_of(root, f"not-kept-{method}", config, needs)).metrics
+    assert not (root / f"not-kept-{method}" / pretrain.MODEL_FILE).exists()
+
+    config["settings"] = {**settings, "keep_model": True}
+    context = context_of(root, f"kept-{method}", config, needs)
+    kept = transfer.run(context).metrics
+    assert kept == {**plain, "model": pretrain.MODEL_FILE}
+    loaded, about = models.load(context.folder / kept["model"])
+    assert about["classes"] == target.metrics["classes"]
+    assert (about["eval_crop"], about["resolution"], about["eps"]) == (1.0, 24, 0.0)
+    plan = LoaderPlan(
+        root / "data" / target.metrics["splits"]["test"]["path"],
+        batch_size=32,
+        resolution=24,
+        order="sequential",
+        augment="center_crop",
+        center_fraction=1.0,
+        interpolation=about["interpolation"],
+    )
+    with open_loader(plan) as loader, loader.epoch(0) as batches, torch.no_grad():
+        [(images, labels)] = list(batches)
+        answers = loaded.eval()(images.float() / 255).argmax(1)
+    assert int((answers == labels).sum()) == kept["test"]["num_correct"]
+
+
 def test_a_diverging_rate_is_skipped_unless_all_diverge(root: Path, model: Result, target: Result):
     for method in ("fixed", "full"):
         config = {

@@ -109,7 +109,8 @@ def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | N
     if not (folder / "model.pt").is_file():
         raise UserError(
             f"The stage {name} has no model.pt.",
-            "Give a finished stage of kind pretrain or adopt; harness status lists them.",
+            "Give a finished stage that saves a model: pretrain, adopt, or a transfer whose method "
+            "has keep_model: true. harness status lists stages.",
         )
     model, about = classifier.load(folder / "model.pt")
     return model, about, result.load(folder)
@@ -118,14 +119,15 @@ def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | N
 def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:
     """Return what is known about the terms of the weights' sources."""
     notes = []
-    dataset = (record.axes.get("dataset") if record else None) or ""
+    axes = record.axes if record else {}
+    dataset = axes.get("dataset") or axes.get("target") or ""
     metrics = record.metrics if record else {}
     license = metrics.get("licence")
     if license:
         notes.append(f"The weights were published under {license}.")
     if about.get("imported_from"):
         notes.append("The weights are converted; the terms of their publisher apply.")
-    else:
+    if not about.get("imported_from") or (record and record.kind == "transfer"):
         data = f" {dataset}" if dataset else ""
         notes.append(f"The terms of the training data{data} apply to the use of the weights.")
     return notes
@@ -135,13 +137,19 @@ def _view(record: "Result | None", about: dict[str, Any]) -> str:
     """Describe how images were cropped for the accuracies; "" for results of other stages."""
     from harness.config.train import PretrainSettings
 
+    if record is not None and record.kind == "transfer":
+        return _view_text(about["eval_crop"], about["resolution"], about["interpolation"])
     if record is None or record.kind != "pretrain":
         return ""
     settings = PretrainSettings.model_validate(record.config["settings"])
     side = settings.eval_resolution or settings.resolution
+    return _view_text(settings.eval_crop, side, about.get("interpolation"))
+
+
+def _view_text(eval_crop: float, side: int, interpolation: str | None) -> str:
     return (
-        f"Each image is its center crop of {100 * settings.eval_crop:g} % of the shorter side, "
-        f"resized to {side} x {side} pixels (interpolation: {about.get('interpolation')})."
+        f"Each image is its center crop of {100 * eval_crop:g} % of the shorter side, resized to "
+        f"{side} x {side} pixels (interpolation: {interpolation})."
     )
 
 

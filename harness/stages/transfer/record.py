@@ -41,6 +41,7 @@ class TransferMetrics(Selection):
     source_eps: float | None  # eps of the source's training; None means unknown or no source
     predictions: NotRequired[str]  # name of the file in the stage's folder
     damaged_checkpoints: list[str]
+    model: NotRequired[str]  # name of the file of the tested model, if `keep_model` is set
     # Fields of methods that train a network.
     interpolation: NotRequired[str]  # filter of the resize
     resolution: NotRequired[int]

@@ -7,7 +7,7 @@ Test is read once, to score the chosen model.
 import copy
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,6 +127,9 @@ def run(context: StageContext) -> Outcome:
                     num_images=clock.num_images,
                 )
         num_train_images = loader.num_samples
+    if settings.keep_model:
+        about = _about(load.about, classes, settings.resolution, best.crop, interpolation)
+        classifier.save(context.folder / MODEL_FILE, model, about)
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
     for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
         file.unlink()
@@ -161,6 +164,8 @@ def run(context: StageContext) -> Outcome:
             line for clock in search.clocks for line in clock.damaged_checkpoints
         ],
     }
+    if settings.keep_model:
+        metrics["model"] = MODEL_FILE
     return Outcome(metrics, timing_of(search.clocks, eval_s, startup_s, replay_img_per_s))
 
 
@@ -218,6 +223,32 @@ def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | No
         fixed_size,
         about,
     ), eps
+
+
+def _about(
+    source: Mapping[str, Any],
+    classes: Sequence[str],
+    resolution: int,
+    eval_crop: float,
+    interpolation: Interpolation,
+) -> dict[str, Any]:
+    """Return the metadata that is saved with a transferred model.
+
+    Args:
+        source: metadata of the source model.
+        classes: the target's classes, in label order.
+        resolution: side of the images in pixels.
+        eval_crop: center crop of the evaluation, as a fraction of the shorter side.
+        interpolation: filter of the resize.
+    """
+    network = ("arch", "channels", "blur_pool", "batch_norm_scale", "imported_from")
+    return {name: source[name] for name in network if name in source} | {
+        "classes": list(classes),
+        "eps": 0.0,
+        "resolution": resolution,
+        "eval_crop": eval_crop,
+        "interpolation": interpolation,
+    }
 
 
 def _train_plan(

@@ -23,6 +23,7 @@ IDLE = (
     "flip_tta",
     "order",
     "per_class",
+    "keep_model",
 )
 
 

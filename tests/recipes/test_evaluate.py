@@ -184,5 +184,5 @@ def test_a_held_out_ranking_uses_images_that_the_reference_was_not_trained_on(
     assert sorted([*seen, *unseen]) == list(range(100)), (
         "each image is used either for training or for the ranking"
     )
-    with pytest.raises(UserError, match=r"5 classes have no image left"):
+    with pytest.raises(UserError, match=r"5 classes have no image of colors left"):
         without_held_out(plan, {"per_class": 20, "seed": 7})

@@ -63,7 +63,8 @@ class Run:
         launcher: starts the stages.
         policy: number of retries and waits between them.
         is_cancelled: returns True after `harness cancel`.
-        on_all_started: called once, as soon as no stage is left to start and some still run.
+        on_idle_slot: called once, as soon as a slot is free and no stage is left to start. Not
+            called if the last stages end at the same time.
         on_event: called with each event before it is yielded.
         running: key -> stage and monotonic time of its start.
         failed: key -> the most informative line of the error; without stages that will be retried.
@@ -84,7 +85,7 @@ class Run:
     launcher: Launcher
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     is_cancelled: Callable[[], bool] = lambda: False
-    on_all_started: Callable[[], None] = lambda: None
+    on_idle_slot: Callable[[], None] = lambda: None
     on_event: Callable[[Event], None] = lambda event: None
     running: dict[str, tuple[Stage, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -137,7 +138,7 @@ class Run:
             yield event
 
     def _events(self) -> Iterator[Event]:
-        kinds, were_all_started = {stage.kind for stage in self.pending.values()}, False
+        kinds, was_idle = {stage.kind for stage in self.pending.values()}, False
         while not self._is_over():
             if self.is_cancelled():
                 raise Cancelled
@@ -147,9 +148,9 @@ class Run:
             if kinds:  # prefetch after the first start, so that ready stages do not wait for it
                 self.launcher.prefetch(kinds)
                 kinds = set()
-            if not were_all_started and len(self.running) == self._num_left():
-                self.on_all_started()
-                were_all_started = True
+            if not was_idle and self._has_idle_slot():
+                self.on_idle_slot()
+                was_idle = True
             answers = self.launcher.wait(WAIT_S)
             for answer in answers:
                 yield from self._handle(answer)
@@ -166,6 +167,14 @@ class Run:
     def _num_left(self) -> int:
         """Count the stages that have not ended and are not blocked."""
         return len(self.matrix.stages) - len(self.finished) - len(self.failed) - len(self.blocked)
+
+    def _has_idle_slot(self) -> bool:
+        """Return True if all remaining stages run and a slot is free.
+
+        If there is only one slot, it counts as free, because it will be busy until the end.
+        """
+        num_running = len(self.running)
+        return num_running == self._num_left() and num_running < max(2, self.launcher.num_slots)
 
     def _is_over(self) -> bool:
         return not (any(self.ready.values()) or self.running or self.busy or self.waiting)

@@ -80,16 +80,17 @@ class OneAtATime:
         return [Finished(self.running.pop(0), "done")]
 
 
-@pytest.mark.parametrize(("num_slots", "num_finished"), [(1, 2), (2, 1), (3, 0), (9, 0)])
-def test_the_start_of_the_last_stages_is_reported_once(
+@pytest.mark.parametrize(("num_slots", "num_finished"), [(1, 2), (2, 2), (3, 1), (9, 0)])
+def test_an_idle_slot_is_reported_once_nothing_is_left_to_start(
     folders, make, num_slots: int, num_finished: int
 ):
+    """A single slot is never idle before the end, so that its last stage counts."""
     calls: list[int] = []
     run = Run(
         matrix_of(*(make(name) for name in "abc")),
         folders,
         OneAtATime(num_slots, folders),
-        on_all_started=lambda: calls.append(len(run.finished)),
+        on_idle_slot=lambda: calls.append(len(run.finished)),
     )
     list(run.events())
     assert calls == [num_finished] and len(run.finished) == 3

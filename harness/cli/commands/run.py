@@ -221,7 +221,7 @@ def _run(
     # Schedulers send SIGTERM; handle it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     terminal = console.err()
-    # Importing the report takes half a second: do it while the last stages run.
+    # Importing the report takes a second: do it while the last stage runs and other slots are idle.
     import_report = threading.Thread(
         target=importlib.import_module, args=("harness.report.render.page",), daemon=True
     )
@@ -231,7 +231,7 @@ def _run(
             folders,
             opened,
             is_cancelled=cancel.Watch(cancel.file_of(folders.runs, recipe.name)),
-            on_all_started=import_report.start,
+            on_idle_slot=import_report.start,
             on_event=on_event,
         )
         num_done = len(plan.stages) - len(run.pending)

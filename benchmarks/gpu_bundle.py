@@ -4,11 +4,11 @@
     make gpu-bundle
 
 The GPU machine has its own Python with torch, numba and the other packages in PRESENT; `--present`
-replaces that list. All other requirements of the project are collected in the folder, for the named
-Python version and this machine's platform. FFCV and the project's C parts are compiled here against
-the stable ABI; the libraries they link to (OpenCV, libjpeg-turbo) are copied into their wheels. The
-GPU machine's glibc must be at least as new as this machine's. Needs the prerequisites of `make
-setup` and a package registry that pip can reach.
+replaces that list. All other requirements of the project are collected in the folder --out, for the
+named Python version and this machine's platform. FFCV and the project's C parts are compiled here
+against the stable ABI; the libraries they link to (OpenCV, libjpeg-turbo) are copied into their
+wheels. The GPU machine's glibc must be at least as new as this machine's. Needs the prerequisites
+of `make setup` and a package registry that pip can reach.
 """
 
 import argparse
@@ -46,7 +46,7 @@ PRESENT = (
     "pillow",
     "matplotlib",
     "opencv-python",  # or opencv-python-headless, which has the same module
-    "setuptools",  # provides distutils only if Python reads its .pth file
+    "setuptools",  # must be in site-packages: its .pth file there provides distutils
 )
 # Packages that the GPU tests use.
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")

@@ -1,5 +1,9 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Cut the segments under a box out of a restart-indexed JPEG; a part of the numba kernel."""
+"""Cut the part of a JPEG that a box needs out of it; a part of the numba kernel.
+
+The JPEG has a restart index (writers/jpeg/restart_index.py), which locates its segments: the coded
+data between two restart markers.
+"""
 
 from typing import Any
 
@@ -36,8 +40,8 @@ def cut_out(
     """Assemble the segments under the box into a JPEG in `part`.
 
     Returns left, top, width and height of the part in pixels, the number of bytes of the part, and
-    the number of bytes of its header; all are 0 if the JPEG has no valid index. `source` and
-    `target` are the addresses of the JPEG and of `part`.
+    the number of bytes of its header; all are 0 if the JPEG has no index that matches it. `source`
+    and `target` are the addresses of the JPEG and of `part`.
     """
     none = (0, 0, 0, 0, 0, 0)
     footer = offset + size - _FOOTER_SIZE

@@ -1,6 +1,7 @@
 """The `harness` command.
 
-A name is a file: `harness write-beton` is `command` in `harness/cli/commands/write_beton.py`.
+Each command is a module of its name: `harness write-beton` runs `command` of
+`harness/cli/commands/write_beton.py`.
 A UserError prints one or two red lines and exits with 2, an interruption prints one line and exits
 with 130, a bug prints its traceback and exits with 1. Commands import what they need when
 they run, so that `harness --help` stays fast.

@@ -134,7 +134,9 @@ class LauncherSettings:
     fork_server: ForkServer | None = None
 
     def worker_command(self, device: str, num_threads: int) -> list[str]:
-        """Return the command of a warm worker, valid on any machine with the same folders.
+        """Return the command of a worker that runs one stage after another.
+
+        It is valid on every machine with the same folders.
 
         Args:
             device: "cpu" or "cuda:0".

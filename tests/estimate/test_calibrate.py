@@ -151,7 +151,10 @@ def test_hours_equal_a_manual_calculation():
         return {"forward": 0.01, "attack": 0.07}[step["step"]]
 
     def pretrain(num_train: int, num_val: int, robust: bool) -> float:
-        """Epochs at 32, 32, 64 and 64 pixels; three evaluations of the weights and of the EMA."""
+        """Return the seconds of a pretraining: epochs at 32, 32, 64 and 64 pixels, evaluations.
+
+        The weights and their EMA are evaluated three times each.
+        """
         kind = "robust" if robust else "clean"
         return (
             num_train / 10 * 2 * (seconds[f"{kind}32"] + seconds[f"{kind}64"])

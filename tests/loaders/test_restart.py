@@ -1,4 +1,4 @@
-"""A part of an indexed JPEG decodes to the pixels of the whole; a damaged index is ignored."""
+"""A part of a JPEG with a restart index has the pixels of the whole; bad indexes are ignored."""
 
 import ctypes
 import importlib.util
@@ -49,7 +49,8 @@ SIZES = [
 def decode(request):
     """Return a function that decodes boxes of one blob with a kernel.
 
-    It maps boxes of R x R pixels, int64 [n, 4], to uint8 [n, R, R, 3] and has_error [n].
+    It maps boxes (left, top, width, height), int64 [n, 4], to images, uint8 [n, R, R, 3], and
+    has_error, bool [n]. R is the resolution in pixels.
     """
     if request.param == "numba":
         request.getfixturevalue("numba_is_compiled")
@@ -169,7 +170,8 @@ def test_the_same_with_and_without_an_index_at_any_scale(decode):
 def test_only_the_part_is_decoded(decode):
     """Damage outside of the crop has no effect.
 
-    Damage under the crop is found, and a decode of the whole image decides.
+    Damage inside the crop is found. The kernel then decodes the whole image, and reports an error
+    if that fails, too.
     """
     size = 320, 240
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=5), SUBSAMPLINGS["4:2:0"]))
@@ -201,7 +203,7 @@ def test_a_damaged_index_changes_no_pixel(decode):
 
 
 def test_a_false_index_with_a_valid_checksum_is_refused_or_harmless(decode):
-    """With a crafted index, a kernel reads no byte outside the blob, and does not crash."""
+    """A crafted index does not crash a kernel; a sanitizer would see reads outside the blob."""
     size = 150, 90
     blob = add_restart_index(turbo_jpeg(photo(*size, seed=2), SUBSAMPLINGS["4:2:0"]))
     start = len(blob) - index_size(blob)
@@ -239,7 +241,7 @@ def test_a_false_index_with_a_valid_checksum_is_refused_or_harmless(decode):
 
 
 def test_stock_ffcv_decodes_it_as_the_original():
-    from ffcv.libffcv import imdecode  # after loaders.ffcv_parts
+    from ffcv.libffcv import imdecode  # loaders.ffcv_parts must be imported first
 
     original = turbo_jpeg(photo(150, 90, seed=2), SUBSAMPLINGS["4:2:0"])
     decoded = []

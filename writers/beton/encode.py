@@ -1,8 +1,8 @@
 """Encode an image file as a blob of a beton, with the settings of `writers.beton.encoding`.
 
-libjpeg-turbo decodes JPEG files, at reduced size if they are much larger than needed. Its warning
-that pixels depend on damaged data is an error, as in the loaders. A JPEG that is stored as a
-smaller JPEG is resized in its color planes: no conversion to RGB, and half as many values to
+libjpeg-turbo decodes JPEG files, at reduced size if they are much larger than needed. If it warns
+that pixels depend on damaged data, the image is refused, as in the loaders. A JPEG that is stored
+as a smaller JPEG is resized in its color planes: no conversion to RGB, and half as many values to
 resize. Pillow reads all other files, and JPEGs of other kinds, such as CMYK.
 """
 
@@ -60,7 +60,8 @@ def encode(
     Args:
         data: bytes of the file.
         encoding: settings.
-        chance: random number of the image in [0, 1), which decides between JPEG and raw in `mixed`.
+        chance: random number of the image in [0, 1). In the format `mixed`, the image is stored as
+            JPEG if it is below `encoding.compress_probability`.
         check: if a JPEG is stored byte for byte, read all its coded data, which finds all damage
             that a decoder would find. False checks only its markers.
         lenient: decode the image by Pillow, which tolerates slight damage, and encode it again.
@@ -167,6 +168,8 @@ def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int
 def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
     """Return the largest scale denominator that decodes a JPEG at twice the target size or more.
 
+    Returns 1 if the JPEG itself is smaller than that.
+
     Decoding at a reduced size drops high frequencies instead of averaging pixels. At twice the
     target size the difference is small.
     """
@@ -182,7 +185,8 @@ def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes 
     """Shrink planes to an image at 4:2:0, or return None if a plane would have to grow.
 
     A chroma pixel covers several luma pixels, in the source and in the result. The last one of a
-    row or column may extend beyond the border.
+    row or column may extend beyond the border. So sizes in chroma pixels are fractions; they are
+    compared as integers here, multiplied by the factors of both images.
     """
     width, height = size
     across, down = image.factors

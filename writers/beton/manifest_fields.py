@@ -28,7 +28,7 @@ FILE_FIELDS = (
 
 
 def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
-    """Return the fields FILE_FIELDS of the manifest, computed from the complete temporary file."""
+    """Return the fields FILE_FIELDS of the manifest, from the layout and the temporary file."""
     rows = layout.rows
     return {
         "num_samples": len(rows),

@@ -1,5 +1,5 @@
-/* Shrink images, for resize.py, which describes the method. Gives the bytes of resize_numba.py.
- * Runs without the GIL. */
+/* Shrink images, for resize.py, which describes the method. The output equals that of
+ * resize_numba.py byte for byte. Runs without the GIL. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -19,11 +19,13 @@ enum { ONE = 1 << 12, HALF = 1 << 23 };
 struct taps {
     /* [target] first source pixel and number of source pixels of a new pixel */
     int32_t *starts, *counts;
-    uint32_t *shares;           /* [target, most] in units of 1 / ONE; 0 after `counts` of them */
-    int32_t most;               /* at least 3 */
+    /* [target, most] in units of 1 / ONE; those of a new pixel after its first `counts` are 0 */
+    uint32_t *shares;
+    int32_t most;               /* largest of `counts`, but at least 3, which sum_rows reads */
 };
 
-/* Scratch memory: two rows that were shrunk down but not yet across, of source_width pixels. */
+/* Scratch memory: two rows that were shrunk vertically but not yet horizontally, of
+ * source_width pixels. */
 struct lines {
     uint32_t *upper, *lower;    /* levels with 12 fractional bits */
     uint64_t *both;             /* upper in the low, lower in the high 32 bits */
@@ -80,7 +82,7 @@ INLINE void sum_rows(const uint8_t *restrict rows, int64_t stride, int64_t count
     }
 }
 
-/* Shrink two lines across at once, one in each half of 64 bits. The sum of a half is at most 255 *
+/* Shrink two lines horizontally at once, one in each half of 64 bits. The sum of a half is at most 255 *
  * 2^24 + HALF, below 2^32, so it does not carry into the other half. `most` is taps->most, and
  * `channels` the number of values of a pixel; both are compile-time constants for their usual
  * values. */

@@ -41,7 +41,7 @@ def command() -> None:
     "--map",
     "as_map",
     is_flag=True,
-    help="Print lines of class,label for the step granularity: {map: FILE}.",
+    help="Print lines 'class,label': the FILE of a step 'granularity: {map: FILE}'.",
 )
 @click.option(
     "--json",
@@ -188,8 +188,8 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     type=click.Choice(["val", "test", "train"]),
     default="val",
     show_default=True,
-    help="Split to rank on, of a folder. For train, only images that the model was not trained on "
-    "count.",
+    help="Split to rank on, if --data is a folder. For train, only images that the model was not "
+    "trained on count.",
 )
 @resolution_option
 @click.option(
@@ -316,8 +316,8 @@ def _models(
             for other in folds
         ):
             raise UserError(
-                f"{checkpoint} and {checkpoints[0]} would rank the same images.",
-                "Use several models only if each was trained without a different fold of train.",
+                f"{checkpoint} would rank images that an earlier checkpoint ranks, too.",
+                "Use several models only if each left out another fold of train in its training.",
             )
         folds.append(fold)
         yield model, unseen_part(plan, about, split=manifest.split, source=str(checkpoint))

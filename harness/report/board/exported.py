@@ -1,8 +1,8 @@
 """Read and write a board's rows as JSON, the form in which people exchange them.
 
 A file from somebody else is untrusted: its size, its fields, and every value are checked before
-anything is used. Nothing in it is executed. The board names its pages only by plain characters of
-the labels in the file.
+anything is used. Nothing in it is executed. The files of the board's pages are named after labels
+in the file, of which only plain characters are kept.
 """
 
 import json
@@ -72,7 +72,7 @@ def _portable(value: Any) -> Any:
 
 
 def to_json(rows: tuple[BoardRow, ...], recipes: Mapping[str, Any]) -> Iterator[str]:
-    """Iterate over the lines of the file; each row is a line, so that differences are readable."""
+    """Yield the file's text in pieces. Each row has its own line, so that diffs are readable."""
     names = field_names()
     yield f'{{"schema": "{SCHEMA}",\n"recipes": {{'
     for index, name in enumerate(sorted(recipes)):

@@ -1,8 +1,9 @@
 """Record of an evaluate stage. Imports no torch.
 
-A view is a way to score the same predictions. `own` scores the model's own classes. The other views
-score images of the classes that all compared subsets share: `common_unmasked` lets the model
-predict any of its classes, and `common_masked` only the common classes.
+A view is a choice of the images to score and of the classes that may be predicted. `own` scores
+images of all classes of the model. The other views score images of the classes that all compared
+subsets share: `common_unmasked` lets the model predict any of its classes, and `common_masked` only
+the common classes.
 """
 
 from typing import NotRequired
@@ -45,7 +46,9 @@ class EvaluationAttackRecord(TypedDict):
     resolution: int
     restarts: int
     zero_gradients: int  # number of images' gradients that were zero, over all steps and attacks
-    logits: str  # `scored`: an attack on the logits of each view; `all`: one attack for all views
+    # `scored`: an attack for each view, on the logits of its classes; `all`: one attack on all
+    # logits, for all views
+    logits: str
     compiled: str  # compile mode of the attack
 
 

@@ -8,8 +8,9 @@ from typing_extensions import TypedDict
 from harness.matrix.scores import Scores
 
 # Record of a point of the grid: the value of each axis, and `val`, the Scores on val, or None if
-# training diverged. If not all points train to the end, `share` is the fraction of its full length
-# for which the point trained. logreg adds `converged`, `largest_gradient` and `gap`.
+# training diverged. If the policy stops some points early, `share` is the fraction of its training
+# that the point completed. logreg adds `converged`, `largest_gradient` and `gap`, which are
+# described at `Fit` in harness/transfer/logistic_regression.py.
 GridEntry = dict[str, Any]
 
 
@@ -18,7 +19,7 @@ class Selection(TypedDict):
 
     policy: Any  # "full", or the settings of another policy
     selected_on: str  # split
-    num_configs: int  # number of points and crops that were compared
+    num_configs: int  # number of pairs of a point and a crop of the evaluation
     refit: bool  # True if the chosen point was trained again on train and val
 
 
@@ -50,7 +51,7 @@ class TransferMetrics(Selection):
     num_unconverged: NotRequired[int]
     converged: NotRequired[bool]
     largest_gradient: NotRequired[float]
-    at_the_edge: NotRequired[bool]
+    at_the_edge: NotRequired[bool]  # the chosen penalty is the first or last of the path
     # detection: name of the file that `harness.train.predictions.save_detections` wrote
     detections: NotRequired[str]
     # detection: class -> `ClassPrecision` on test; None if test has no object of the class, or only

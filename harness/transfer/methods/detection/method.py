@@ -44,7 +44,7 @@ from writers.errors import UserError
 if TYPE_CHECKING:
     from harness.stages.transfer.record import TransferMetrics
 
-MODEL_FILE = "model.pt"  # file in the folder of the stage that trained or adopted the network
+MODEL_FILE = "model.pt"  # file in the folder of the stage that trained or imported the network
 TRAIN_AND_VAL = "trainval.beton"
 
 
@@ -53,7 +53,7 @@ class DetectionMethod:
     """Method that trains one point of the grid; see `harness.transfer.method.Method`.
 
     Attributes:
-        load: returns a detector on the pretrained network, on the device.
+        load: builds a detector from the pretrained network and moves it to the device.
     """
 
     load: Callable[[], Detector]

@@ -110,13 +110,14 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
     """
     from harness.cli.console import seconds
     from harness.estimate.estimate import estimate
-    from harness.runner import retry
+    from harness.runner import retry, stage_state
 
     counts = Counter(states.values())
+    started = stage_state.with_folder(folders.runs, {stage.kind for stage in plan.stages})
     num_begun = sum(
         any(stage.folder(folders.runs).glob("checkpoints/*.pt"))
         for stage in plan.stages
-        if states[stage.key] == "left"
+        if states[stage.key] == "left" and stage.key in started
     )
     parts = [
         f"{counts['done']} of {counted(len(plan.stages), 'stage')} done",

@@ -36,15 +36,15 @@ from harness.report.stats.training_kinds import TrainingGroup
 from harness.report.text.phrases import (
     averaged_over,
     correlation,
-    counted,
     half_width,
     in_points,
     join_words,
+    over_or_on,
     p_value,
     plain,
     signed,
 )
-from writers.text_names import percent
+from writers.text_names import counted, percent
 
 MIN_TARGETS = 3  # smallest number of targets that counts as a sample
 MAX_LEFT_OUT = 6  # largest number of names in a sentence; the table has all names
@@ -66,7 +66,7 @@ def about_predictors(analysis: Analysis, shortlist: ShortlistSettings | None) ->
     half = "" if best.half_width_95 is None else f" {half_width(best.half_width_95, 2)}"
     kendall = (
         f"weighted Kendall rank correlation {plain(best.weighted_kendall)}{half} "
-        f"{counted(best.num_targets, 'target')}"
+        f"{over_or_on(best.num_targets, 'target')}"
     )
     if has_sample and best.weighted_kendall <= (best.half_width_95 or 0.0):
         return (
@@ -216,7 +216,7 @@ def _wins(row: Comparison, sign: SignRow | None) -> str:
 def _size(row: Comparison) -> str:
     text = signed(100 * row.difference, 1)
     if row.num_targets < MIN_TARGETS or row.half_width_95 is None:
-        return f"{text} points {counted(row.num_targets, 'target')}"
+        return f"{text} points {over_or_on(row.num_targets, 'target')}"
     remark = "" if row.is_clear else " (not clear)"
     half = half_width(100 * row.half_width_95, 1)
     return f"{text} {half} points over {row.num_targets:,} targets{remark}"
@@ -360,9 +360,8 @@ def _speedup(row: Speedup) -> str:
     text = (
         f"{row.method} reaches {100 * FRACTION:g} % of its final odds in {ratio:.2g} times "
         f"{comparative} steps than {row.baseline} (geometric mean "
-        f"{counted(row.num_targets, 'target')})."
+        f"{over_or_on(row.num_targets, 'target')})."
     )
     if row.num_bounds:
-        pairs = "1 pair" if row.num_bounds == 1 else f"{row.num_bounds:,} pairs"
-        text += f" For {pairs} of curves, only a bound is known."
+        text += f" For {counted(row.num_bounds, 'pair')} of curves, only a bound is known."
     return text

@@ -101,7 +101,7 @@ def averaged_over(axes: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def counted(number: int, noun: str) -> str:
+def over_or_on(number: int, noun: str) -> str:
     """Format as `over 3 targets` or `on one target`."""
     return f"over {number:,} {noun}s" if number > 1 else f"on one {noun}"
 

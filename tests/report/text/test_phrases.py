@@ -7,11 +7,11 @@ from harness.report.text.phrases import (
     averaged_over,
     bounded,
     correlation,
-    counted,
     decimals_to_exclude_zero,
     half_width,
     in_points,
     nonzero,
+    over_or_on,
     plain,
     signed,
 )
@@ -41,7 +41,7 @@ def test_a_narrow_interval_of_a_difference_is_not_zero_wide() -> None:
 
 
 def test_counts_have_thousands_separators() -> None:
-    assert counted(1097, "target") == "over 1,097 targets"
+    assert over_or_on(1097, "target") == "over 1,097 targets"
     assert averaged_over({"target": tuple(map(str, range(1200)))}) == "1,200 targets"
 
 

@@ -58,6 +58,11 @@ class Reference:
         """Seconds of the whole stage, start included."""
         return self.start_s + self.body_s
 
+    @property
+    def counted_s(self) -> float:
+        """Seconds during which the progress counts."""
+        return self.body_s - self.end_s
+
 
 def of_network(stage: Stage, workloads: Iterable[Workload]) -> Reference:
     """Return the seconds of a stage that spends its time in a network.

@@ -182,8 +182,7 @@ class RemainingTime:
             return 0.0
         if one.is_predictable:
             reference = self._reference[one.stage.key]
-            counted_s = reference.body_s - reference.end_s
-            left_s = (1 - one.fraction) * counted_s + reference.end_s
+            left_s = (1 - one.fraction) * reference.counted_s + reference.end_s
             return expected * left_s / reference.total_s
         return max(0.0, expected - one.elapsed_s)
 
@@ -195,8 +194,7 @@ class RemainingTime:
             expected = self._expected_cold(one.stage.key, self._ratios)
             cold_s = self._cold_s(reference)
             if one.is_predictable:
-                counted_s = reference.body_s - reference.end_s
-                done_s = reference.start_s + one.fraction * (counted_s + cold_s)
+                done_s = reference.start_s + one.fraction * (reference.counted_s + cold_s)
                 self._count(ratios, one.stage.key, one.elapsed_s, done_s)
             elif expected is not None and one.elapsed_s > expected:  # it takes longer than expected
                 self._count(ratios, one.stage.key, one.elapsed_s, reference.total_s + cold_s)

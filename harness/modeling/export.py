@@ -95,7 +95,8 @@ def read(path: Path) -> tuple[Classifier, dict[str, Any]]:
     """
     texts = state_dicts.metadata(path)
     try:
-        about = {name: json.loads(texts["about"])[name] for name in ("num_classes", *KEPT)}
+        saved = json.loads(texts["about"])
+        about = {name: saved[name] for name in ("num_classes", *KEPT)}
         arch, num_classes = str(about["arch"]), int(about["num_classes"])
         mean, std = (json.loads(texts[name]) for name in ("mean", "std"))
     except (KeyError, ValueError, TypeError) as error:

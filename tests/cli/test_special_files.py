@@ -99,6 +99,15 @@ def arguments_with(command: click.Command, tested: click.Parameter, value: str) 
     return [*options, *arguments]
 
 
+def refusal(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must exit with code 2, and return its standard error."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capfd.readouterr().err
+    assert ended.value.code == 2, error
+    return error
+
+
 @pytest.mark.parametrize(("names", "command", "parameter"), EVERY)
 def test_a_pipe_in_place_of_any_path_is_refused_and_stays(
     names: tuple[str, ...],
@@ -113,10 +122,7 @@ def test_a_pipe_in_place_of_any_path_is_refused_and_stays(
     metavar = parameter.metavar or ""
     name = next((name for word, name in NAMES.items() if word in metavar), "./s.pt")
     os.mkfifo(name)
-    with pytest.raises(SystemExit) as ended:
-        main([*names, *arguments_with(command, parameter, name)])
-    error = capfd.readouterr().err
-    assert ended.value.code == 2, error
+    error = refusal([*names, *arguments_with(command, parameter, name)], capfd)
     assert 1 <= len(error.splitlines()) <= 2
     if metavar != "STAGE":  # the name or key of a stage, never a path
         assert f"{Path(name)}" in error and "is a pipe" in error
@@ -151,10 +157,7 @@ def test_a_path_that_takes_no_new_files_is_refused_before_the_work(
     """/proc refuses new files also of the superuser; the commands ended in tracebacks."""
     monkeypatch.chdir(tmp_path)
     Path("plain").write_text("plain")
-    with pytest.raises(SystemExit) as ended:
-        main([*names, *arguments_with(command, parameter, "/proc/none/x.yaml")])
-    error = capfd.readouterr().err
-    assert ended.value.code == 2, error
+    error = refusal([*names, *arguments_with(command, parameter, "/proc/none/x.yaml")], capfd)
     assert error.startswith("No such file or directory: /proc/none/x.yaml\n")
     assert len(error.splitlines()) == 2 and "/proc" in error.splitlines()[1]
 

@@ -120,10 +120,10 @@ def _totals(plan: "Matrix", states: "dict[str, State]", folders: Folders) -> str
         if states[stage.key] == "left" and stage.key in started
     )
     parts = [
-        f"{counts['done']} of {counted(len(plan.stages), 'stage')} done",
+        f"{counts['done']:,} of {counted(len(plan.stages), 'stage')} done",
         *(
-            f"{counts[state]} {state}"
-            + (f" ({num_begun} begun)" if num_begun and state == "left" else "")
+            f"{counts[state]:,} {state}"
+            + (f" ({num_begun:,} begun)" if num_begun and state == "left" else "")
             for state in MARKS
             if counts[state] and state != "done"
         ),

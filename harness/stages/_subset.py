@@ -66,6 +66,11 @@ def written_subset(subset: Subset) -> WrittenSubset:
     return about
 
 
+def without_images(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Return the classes whose number of images is 0, in label order."""
+    return [name for name, count in zip(classes, counts, strict=True) if count == 0]
+
+
 def _scores(result: Result, folder: Path) -> Scores:
     """Read the scores of a select stage. Raises UserError if its file is damaged."""
     source = f"stage {result.key}"

@@ -1,5 +1,6 @@
 """The stages select and view on tiny betons, compared with plain loops."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ from tests.helpers.tiny_stages import (
     without_times,
     write_colors,
 )
+from writers.beton.encoding import Encoding
 from writers.beton.store import open_beton
+from writers.beton.write import write_split
+from writers.dataset import SplitSettings, open_dataset
 from writers.errors import UserError
 from writers.subset.formulas import clusters
+from writers.subset.spec import everything
 
 FEATURES: dict[str, Any] = {
     "resolution": 24,
@@ -255,6 +260,21 @@ def test_a_model_trains_on_the_images_and_labels_of_a_view(root: Path, source: R
     repeated = pretrain_context(root, found, "of view again")
     repeated.need_folders["data"] = root / "view"
     assert without_times(pretrain.run(repeated)) == without_times(outcome)
+
+
+def test_a_view_names_its_classes_without_images(root: Path):
+    whole = write_colors(root / "data", "gaps", splits={"train": 4, "val": 2})
+    shutil.rmtree(root / "data" / "gaps-images" / "val" / "color1")
+    images = open_dataset("folder", root / "data" / "gaps-images", SplitSettings(val=0))
+    val = root / "data" / "gaps" / "val.beton"
+    write_split(images, "val", everything(images.classes), Encoding(format="raw"), val)
+    absent = {}
+    for number, kept in enumerate((["color0", "color1"], ["color0", "color2"])):
+        config = {"subset": {"steps": [{"classes": kept}]}}
+        context = context_of(root, f"gaps{number}", config, {"data": whole})
+        splits = view.run(context).metrics["splits"]
+        absent[number] = [splits[split].get("classes_without_images") for split in splits]
+    assert absent == {0: [None, ["color1"]], 1: [None, None]}
 
 
 def test_a_view_is_evaluated_on_its_own_classes(root: Path, source: Result):

@@ -102,6 +102,17 @@ def test_unreadable_images_are_left_out_with_on_error_skip(capfd: pytest.Capture
     assert "left out c1/3: " in capfd.readouterr().out
 
 
+def test_classes_without_images_in_a_split_are_in_the_result_also_of_reused_betons():
+    for index in range(1, 8):
+        Path(f"raw/things/c2/{index}.jpg").unlink()
+    stage = stages()["all"]
+    written = run(stage).metrics["splits"]
+    assert "classes_without_images" not in written["train"]
+    assert written["val"]["classes_without_images"] == ["c2"]
+    assert run(stage).metrics["splits"] == written
+    assert "classes_without_images" not in run(stages()["three"]).metrics["splits"]["val"]
+
+
 def test_betons_of_write_beton_are_reused_until_the_images_change():
     line = ["write-beton", "--source", "raw/things", "--val", "0.25", "--data-dir", "data"]
     assert CliRunner().invoke(cli, line, catch_exceptions=False).exit_code == 0

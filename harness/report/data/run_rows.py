@@ -67,7 +67,7 @@ class TimingRow:
 
 @dataclass(frozen=True)
 class BetonRow:
-    """One written .beton file."""
+    """One written .beton file. Results of older versions have no `classes_without_images`."""
 
     dataset: str
     subset: str
@@ -77,6 +77,7 @@ class BetonRow:
     size_bytes: int
     sha256: str
     path: str
+    classes_without_images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,12 @@ def timing_rows(results: Collection) -> list[TimingRow]:
     return rows
 
 
-def beton_rows(results: Collection) -> list[BetonRow]:
-    """Return every written file, one row per split."""
+def beton_rows(results: Collection, kind: str = "write") -> list[BetonRow]:
+    """Return every written file, one row per split.
+
+    With the kind `view`, return every selection of images instead. Its rows have the classes and
+    images that are selected, and the size and digest of the file that has them.
+    """
     return [
         BetonRow(
             dataset=str(result.axes.get("dataset", "")),
@@ -166,8 +171,9 @@ def beton_rows(results: Collection) -> list[BetonRow]:
             size_bytes=file["bytes"],
             sha256=file["sha256"],
             path=file["path"],
+            classes_without_images=tuple(file.get("classes_without_images", ())),
         )
-        for result in results.of("write")
+        for result in results.of(kind)
         for split, file in result.metrics["splits"].items()
     ]
 

@@ -193,7 +193,8 @@ def to_report_markdown(report: Report) -> str:
     frame = _frame(report)
     parts = [f"# {escape_markdown(frame['title'])}"]
     parts += [
-        escape_markdown(sentence) for sentence in (*report.sentences, *report.more, *report.caveats)
+        escape_markdown(sentence)
+        for sentence in (*report.sentences, *report.more, *report.warnings, *report.caveats)
     ]
     parts += [frame["skipped"]] if frame["skipped"] else []
     if report.left_out:

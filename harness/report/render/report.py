@@ -42,6 +42,7 @@ class Report:
         sentences: the opening paragraphs.
         lead: the figure at the top of the page; None if there is nothing to compare.
         more: further findings that belong to no section.
+        warnings: defects of the data that limit what the results mean.
     """
 
     recipe: Recipe
@@ -65,6 +66,7 @@ class Report:
     sentences: list[str]
     lead: Panel | None
     more: list[str]
+    warnings: list[str]
     caveats: list[str]
     sections: list[Section]
 
@@ -94,6 +96,7 @@ def collect(
     accuracy, transfer = rows.accuracy_rows(collection), rows.transfer_rows(collection)
     scores, coarse = rows.score_rows(collection), rows.coarse_rows(collection)
     grid, classes = GridRows(collection), rows.class_rows(collection)
+    betons = run_rows.beton_rows(collection)
     timing, measured = run_rows.timing_rows(collection), collection.source_accuracies()
     fits = fit_measures(grid.groups(min_axes=2), transfer, scores)
     analysis = analyze(accuracy, transfer, scores, predictions)
@@ -145,7 +148,7 @@ def collect(
         source_accuracy=measured,
         classes=classes,
         timing=timing,
-        betons=run_rows.beton_rows(collection),
+        betons=betons,
         stages=run_rows.stage_rows(collection),
         environment=run_rows.environment_rows(collection),
         analysis=analysis,
@@ -154,6 +157,7 @@ def collect(
         sentences=opening,
         lead=mean_panel(analysis.matrices),
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],
+        warnings=caveats.about_empty_classes([*betons, *run_rows.beton_rows(collection, "view")]),
         caveats=[
             *caveats.caveats(accuracy, transfer),
             *caveats.about_repeats(

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from harness.config.recipe import Recipe
 from harness.report.data.records import AccuracyRow, TransferRow
+from harness.report.data.run_rows import BetonRow
 from harness.report.stats.intervals import is_near_chance, sampling_error
 from harness.report.text.phrases import half_width, join_words
+from writers.text_names import counted, preview
 
 MAX_LISTED = 12  # largest number of pairs in a sentence
+MAX_WARNINGS = 5  # largest number of datasets or subsets that warnings name
 MARKS = (
     "In the tables, bold is the best value of a column. sd is the standard deviation over seeds. "
     "* means p below 0.05 after Holm's adjustment for all lines of the table."
@@ -32,6 +35,30 @@ def about_absent(recipe: Recipe) -> list[str]:
     if not recipe.absent:
         return []
     return [f"Not part of this recipe, unlike the published study: {'; '.join(recipe.absent)}."]
+
+
+def about_empty_classes(rows: Sequence[BetonRow]) -> list[str]:
+    """Name the classes that have no image in a split, one text per dataset and subset."""
+    splits: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
+    for row in rows:
+        if row.classes_without_images:
+            is_whole = row.subset in ("", "all")
+            name = row.dataset if is_whole else f"{row.dataset}, subset {row.subset}"
+            place = (name, row.num_classes, row.classes_without_images)
+            splits.setdefault(place, []).append(row.split)
+    texts = []
+    for (name, num_classes, absent), of_place in splits.items():
+        one_split, one_class = len(of_place) == 1, len(absent) == 1
+        texts.append(
+            f"{name}: {join_words(of_place)} {'has' if one_split else 'have'} no image of "
+            f"{len(absent):,} of {counted(num_classes, 'class')}: {preview(absent)}. Accuracies on "
+            f"{'this split' if one_split else 'these splits'} do not cover "
+            f"{'it' if one_class else 'them'}."
+        )
+    if len(texts) > MAX_WARNINGS:
+        more = len(texts) - MAX_WARNINGS
+        texts[MAX_WARNINGS:] = [f"Further datasets or subsets with such classes: {more:,}."]
+    return texts
 
 
 def about_repeats(betons: Sequence[str], models: Sequence[str]) -> list[str]:

@@ -1,11 +1,12 @@
 """Select a subset's images in the betons of the whole source, without copying them."""
 
 from harness.runner.context import Outcome, StageContext
-from harness.stages._subset import resolve_subset, written_subset
+from harness.stages._subset import resolve_subset, without_images, written_subset
 from harness.stages.view.record import ViewMetrics
 from harness.stages.write.record import WrittenSplit
 from harness.system.array_files import write_arrays
 from harness.train.loader_plans import split_path
+from writers.beton.selection import class_counts
 from writers.beton.store import open_beton
 
 
@@ -20,7 +21,7 @@ def run(context: StageContext) -> Outcome:
     written: dict[str, WrittenSplit] = {}
     files: dict[str, str] = {}
     for split, beton in betons.items():
-        positions, _ = subset.select(split, classes, beton.labels, beton.ids)
+        positions, labels = subset.select(split, classes, beton.labels, beton.ids)
         files[split] = f"{split}.npz"
         write_arrays(
             context.folder / files[split],
@@ -32,6 +33,9 @@ def run(context: StageContext) -> Outcome:
             "bytes": beton.manifest.bytes,
             "sha256": beton.manifest.sha256,
         }
+        counts_here = class_counts(labels, len(subset.classes)).tolist()
+        if absent := without_images(subset.classes, counts_here):
+            written[split]["classes_without_images"] = absent
     metrics: ViewMetrics = {
         "splits": written,
         "classes": list(subset.classes),

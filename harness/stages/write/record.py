@@ -12,6 +12,7 @@ class WrittenSplit(TypedDict):
     num_samples: int
     bytes: int
     sha256: str
+    classes_without_images: NotRequired[list[str]]  # only present if there are some
 
 
 class WrittenSubset(TypedDict):

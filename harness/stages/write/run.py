@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.config.data import DataSettings
 from harness.config.raw_paths import label_table, raw_path
 from harness.runner.context import Outcome, StageContext, Stopped
-from harness.stages._subset import resolve_subset, written_subset
+from harness.stages._subset import resolve_subset, without_images, written_subset
 from harness.stages.write.raw_input import RawInput
 from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit
 from writers.beton import store
@@ -107,6 +107,8 @@ def run(context: StageContext) -> Outcome:
             "bytes": manifest.bytes,
             "sha256": manifest.sha256,
         }
+        if absent := without_images(manifest.classes, manifest.class_counts):
+            written[split]["classes_without_images"] = absent
     if raw is not None and read is not None:
         used = [
             example

@@ -163,7 +163,7 @@ def beton_table(rows: Sequence[BetonRow]) -> Table:
         (Column("dataset", numeric=False), lambda row: text(row.dataset)),
         (Column("subset", numeric=False), lambda row: text(row.subset)),
         (Column("split", numeric=False), lambda row: text(row.split)),
-        (Column("classes"), lambda row: number(row.num_classes)),
+        (Column("classes"), _classes_cell),
         (Column("images"), lambda row: number(row.num_images)),
         (
             Column("MB"),
@@ -172,6 +172,12 @@ def beton_table(rows: Sequence[BetonRow]) -> Table:
         (Column("sha256", numeric=False), lambda row: Cell(row.sha256[:12], sort=row.sha256)),
     ]
     return table_of("betons", "Files the models read", rows, columns)
+
+
+def _classes_cell(row: BetonRow) -> Cell:
+    absent = len(row.classes_without_images)
+    below = f"{absent:,} without images" if absent else ""
+    return Cell(f"{row.num_classes:,}", sort=float(row.num_classes), below=below)
 
 
 def kinds_table(rows: Sequence[StageRow]) -> Table:

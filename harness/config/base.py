@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -56,7 +56,13 @@ class Settings(BaseModel):
     """Frozen settings. An unknown key is an error, and so is a setting that has no effect.
 
     Validators are built when they are first used, because most commands use few of them.
+
+    Attributes:
+        ADDED_LATER: fields that `resolved` leaves out at their default. They were added when
+            results existed, and a new key in the settings would change the keys of stages.
     """
+
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -68,11 +74,13 @@ class Settings(BaseModel):
         return {}
 
     def resolved(self) -> JSON:
-        """Dump every setting that has an effect, defaults included.
+        """Dump every setting that has an effect, with all defaults except those of ADDED_LATER.
 
         Validating the result gives equal settings.
         """
-        settings = self.model_dump(mode="json", exclude=set(self.without_effect()))
+        fields = type(self).model_fields
+        absent = {name for name in self.ADDED_LATER if getattr(self, name) == fields[name].default}
+        settings = self.model_dump(mode="json", exclude=absent | set(self.without_effect()))
         for name in settings:
             if isinstance(value := getattr(self, name), Settings):
                 settings[name] = value.resolved()

@@ -1,7 +1,7 @@
 """Settings of a dataset: a recipe's source, or one of its targets."""
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -48,6 +48,8 @@ class DataSettings(Settings):
             means 1, but it is then an error if the level is ambiguous.
     """
 
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"on_error", "labels"})
+
     dataset: str = "folder"
     path: Annotated[str, InputPath(folder=True)] | None = None
     name: Label | None = None
@@ -74,10 +76,6 @@ class DataSettings(Settings):
         unused = {"encoding"} | ({"test"} if "test" not in splits else set())
         if not self._has_several_by_metric:
             unused.add("metric")
-        if self.on_error == "fail":
-            unused.add("on_error")
-        if self.labels is None:
-            unused.add("labels")
         if self.folders.is_default:
             unused |= {"split_folders", "class_level"}
         return {name: settings[name] for name in settings if name not in unused}

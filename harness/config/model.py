@@ -1,6 +1,6 @@
 """Settings of pretrained models. Imports no torch."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -43,6 +43,8 @@ class ModelSettings(Settings):
         imagenet_top1: published accuracy. None means the accuracy that torchvision or timm states.
         limit: use only the first models that match the pattern, sorted by name.
     """
+
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"part"})
 
     name: OneLine
     checkpoint: Annotated[str, InputPath()] | None = None
@@ -89,8 +91,7 @@ class ModelSettings(Settings):
     def resolved_weights(self) -> JSON:
         """Dump the settings that determine the weights, without resolution and crop of images."""
         settings = self.resolved()
-        others = ["resolution", "eval_crop", "limit", "training"]
-        others += ["part"] if self.part is None else []  # absent, so that old keys stay valid
+        others = ("resolution", "eval_crop", "limit", "training")
         return {name: settings[name] for name in settings if name not in others}
 
     @model_validator(mode="after")

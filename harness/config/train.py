@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -86,6 +86,8 @@ class TrainSettings(Settings):
             auto: bf16 on a GPU that computes bf16 natively, float32 otherwise and on a CPU.
     """
 
+    ADDED_LATER: ClassVar[frozenset[str]] = frozenset({"augment"})
+
     epochs: Count = 16
     batch_size: Count = 256
     resolution: Count = 224
@@ -102,11 +104,9 @@ class TrainSettings(Settings):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
 
     def resolved(self) -> JSON:
-        """Dump every setting that has an effect. Augmentations that are not set are left out."""
+        """Dump every setting that has an effect; of `augment`, only augmentations that are set."""
         settings = super().resolved()
-        if self.augment is None:
-            settings.pop("augment", None)
-        else:
+        if self.augment is not None:
             settings["augment"] = self.augment.model_dump(mode="json", exclude_none=True)
         return settings
 

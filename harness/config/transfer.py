@@ -229,6 +229,7 @@ class TransferSettings(MethodSettings, TrainSettings):
         keep_model: save the tested model as model.pt in the stage's folder, for `harness export`.
     """
 
+    ADDED_LATER: ClassVar[frozenset[str]] = TrainSettings.ADDED_LATER | {"order", "keep_model"}
     TRAINS_TOGETHER: ClassVar[bool] = False
 
     epochs: Count = 150
@@ -266,11 +267,6 @@ class TransferSettings(MethodSettings, TrainSettings):
     def resolved(self) -> JSON:
         """Dump the settings of one stage. Learning rates are in `lrs`, also if `grid` sets them."""
         settings = super().resolved()
-        # Defaults of settings that were added later are left out, which keeps the keys of stages.
-        if self.order == "random":
-            settings.pop("order", None)
-        if not self.keep_model:
-            settings.pop("keep_model", None)
         settings["lrs"] = list(self.rates)
         settings["grid"].pop("lr", None)
         if self._sets_weight_decay:

@@ -4,11 +4,12 @@
 
 Without --photos the tiles are cut from Debian's wallpaper packages (mate-backgrounds, GPL-2+ and
 CC-BY-SA-4.0; lomiri-wallpapers-16.04, CC-BY-4.0, CC-BY-SA and CC0), fetched with apt-get. The tiles
-resemble ImageNet in size, bytes and detail. Each photo is first shrunk by a random factor of 2 to
-4, so that a tile shows objects and not grain.
+resemble ImageNet's images in side lengths, file size and detail. Each tile is shrunk by a random
+factor of 2 to 4, so that it shows objects and not grain.
 
 --made-up needs neither a network nor photographs. It draws colored shapes and noise with the 1/f
-spectrum of natural images, compressed to the same number of bytes. `about.json` records the origin.
+spectrum of natural images, compressed to the same range of file sizes. `about.json` records the
+origin.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Compare gradients of convolutions with float64, for cases that torch's CPU kernels get wrong.
+"""Compare convolutions and their gradients with float64, where torch's CPU kernels may be wrong.
 
     python -m harness.cli.cpu_check narrow
 
@@ -67,7 +67,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Result of one implementation; `fault` is empty if its gradients are right."""
+    """Result of one implementation; `fault` is empty if its outputs and gradients are right."""
 
     case: Case
     implementation: Implementation

@@ -1,7 +1,7 @@
 """Types of options and arguments that are paths.
 
-Pipes and devices are refused: reading a pipe may block, reading a device may never end, and a
-command cannot replace either by a file.
+Pipes, sockets and devices are refused: reading a pipe may block, and reading a device may never
+end. Commands replace the files that they write, which would remove a pipe or device.
 """
 
 import os
@@ -38,7 +38,7 @@ class PathType(click.Path):
         self.written = written
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse pipes, sockets and devices."""
+        """Refuse pipes, sockets, devices and, if `written`, paths that cannot be written."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         kind = other_kind(path)
         if kind is not None and kind != "a folder":
@@ -52,10 +52,10 @@ class PathType(click.Path):
 
 
 def _check_writable(path: Path) -> None:
-    """Create a file without a name in the folder that the path or its first part will be in.
+    """Create a temporary file without a name in the path, or in its closest existing parent folder.
 
     Raises:
-        UserError: the file system refuses it, as /proc and read-only mounts do.
+        UserError: the file system refuses the file, as /proc and read-only mounts do.
     """
     from tempfile import TemporaryFile
 

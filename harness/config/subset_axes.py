@@ -28,12 +28,12 @@ def expand(entry: Any, targets: Sequence[str]) -> list[Any]:
     """Return one subset per combination of an entry with `each`, or else only the entry itself.
 
     Args:
-        entry: one of the recipe's `subsets`, as a plain value.
+        entry: one of the recipe's `subsets`, as parsed from YAML.
         targets: labels of the recipe's targets, in order.
 
     Raises:
-        UserError: `each` is not a mapping of lists, a name in braces is not one of its keys, or the
-            combinations are too many.
+        UserError: `each` is not a mapping of lists, a name in braces is not one of its keys or the
+            reverse, or there are more than MAX_SUBSETS combinations.
     """
     if not isinstance(entry, Mapping) or EACH not in entry:
         return [entry]
@@ -63,7 +63,7 @@ def _axes(each: Any, targets: Sequence[str]) -> dict[str, Sequence[Any]]:
 
 
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
-    """Replace names in braces by their values, in keys and values of mappings and in lists."""
+    """Replace names in braces by their values, in the values of mappings and in lists."""
     if isinstance(value, Mapping):
         return {key: _filled(inner, values) for key, inner in value.items()}
     if isinstance(value, list | tuple):

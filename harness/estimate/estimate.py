@@ -1,6 +1,7 @@
 """Estimate time and disk space of the unfinished stages from results on disk.
 
-The estimate for a stage is the median time of similar finished stages, scaled by `StageKind.work`.
+The estimate for a stage is the median time of similar finished stages, scaled by `StageKind.work`,
+which is proportional to the time (such as images times epochs).
 Similar stages have the same kind, model, resolution, data and method, and any seed, subset and eps.
 The times are valid for the machines that measured them. If no similar stage has finished, the
 estimate is computed from steps timed on this machine (`harness plan --calibrate`). Without timed
@@ -27,9 +28,9 @@ class Estimate:
     """Estimate for the unfinished stages.
 
     Attributes:
-        hours: Sum of the hours of all stages with a known time.
+        hours: Sum of the hours of all stages with a known time, weighted by `expected_runs`.
         num_unknown: Number of stages with neither a similar finished stage nor a calibration.
-        disk_bytes: Bytes of files that other stages read: betons, models and features.
+        disk_bytes: Bytes of files that other stages read: .beton files, models and features.
         num_unknown_disk: Number of stages with files of unknown size.
         num_calibrated: Number of stages estimated from timed steps.
         calibrated_hours: Hours of these stages, included in `hours`; excludes loading of data.
@@ -150,7 +151,7 @@ def _measured(
 
 
 def expected_runs(stage: Stage) -> float:
-    """Return the expected number of runs: below 1 if a gate lets only some of its stages run."""
+    """Return the expected number of runs, below 1 if other results decide if the stage runs."""
     return 1.0 if stage.gated_by is None else stage.gated_by.chosen_fraction
 
 

@@ -1,4 +1,4 @@
-"""Predict the seconds of a stage on an H100 by a roofline model, not measured. Imports no torch.
+"""Predict the seconds of a stage on an H100 with a roofline model. Imports no torch.
 
 A step takes the longest of three times: memory traffic, convolutions, and loading of the images.
 The first two are computed for the fraction REACHED of the GPU's rates. `network_costs.csv` has the
@@ -56,7 +56,7 @@ H100 = Gpu("H100 SXM", 3.0e12, 474e12)
 USABLE_BANDWIDTH = 0.9  # fraction of the memory bandwidth
 REACHED = 0.4  # fraction of the roofline that training reaches; published runs: 0.4 to 0.6
 STAGE_S = 15.0  # seconds for start and end of a stage that uses the GPU
-LOADER_IMG_PER_S = 27_000.0  # crops of indexed JPEG on 16 CPU cores, docs/benchmarks.md
+LOADER_IMG_PER_S = 27_000.0  # random crops of JPEG images on 16 CPU cores, docs/benchmarks.md
 # Memory traffic per activation in bytes, for 16-bit steps that are not compiled. Fitted to the
 # table of docs/benchmarks.md (ResNet-18 and ResNet-50 agree within 8 %).
 FORWARD_BYTES, TRAINING_BYTES, ATTACK_STEP_BYTES = 13.0, 41.0, 34.0
@@ -128,7 +128,7 @@ def network_costs() -> dict[str, NetworkCost]:
 
 
 def _image_seconds(step: dict[str, Any], gpu: Gpu, *, heads_only: bool) -> float | None:
-    """Seconds per image of a step at REACHED of the roofline; None for an unknown network."""
+    """Seconds per image of a step at REACHED of the roofline; None if its cost is unknown."""
     cost = network_costs().get(_network_of(step))
     settings: dict[str, Any] = step.get("settings") or step
     model = step.get("model", settings)

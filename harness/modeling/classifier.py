@@ -33,7 +33,8 @@ class Architecture(Protocol):
         """Return the backbone and its number of features.
 
         Args:
-            num_classes: number of outputs of the head, which is not part of the backbone.
+            num_classes: number of outputs of the head. The backbone has no head, but a registry may
+                require the number to build a network.
             channels: widths of the stages; None uses the default widths.
         """
 
@@ -153,7 +154,8 @@ def save(path: Path, model: Classifier, about: dict[str, Any]) -> None:
     Args:
         path: file to write.
         model: model on any device.
-        about: metadata of plain values: at least "arch", and "channels" if they were chosen.
+        about: metadata of plain values: at least "arch"; also "channels", "blur_pool" and
+            "batch_norm_scale" if they differ from the defaults of `build`.
     """
     buffer = io.BytesIO()
     weights = {

@@ -41,9 +41,9 @@ def autocast(
     Args:
         precision: number format of the pass.
         device: device of the model.
-        model: model that is called in the context. If no wrong kernel can affect the model in
-            float32, the workaround is not installed for float32: it takes 3 to 7 % of the time of a
-            step (resnet10 at 48 px and batch 32).
+        model: model that is called in the context; None if unknown. For a model that no wrong
+            kernel can affect in float32, the workaround is left out, because it costs 3 to 7 % of
+            the time of a step (resnet10 at 48 px and batch 32).
     """
     kind = torch.device(device).type
     if kind == "cpu" and (

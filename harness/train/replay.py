@@ -36,11 +36,11 @@ def replay_rate(
     Args:
         learner: Learner that has trained.
         images: uint8 [B, 3, R, R], channels_last, on the training device.
-        labels: As in `Learner.train_batch`.
+        labels: int64 [B], or int8 [B, K] for multi-label targets.
         train_s: Seconds of training so far. A measurement takes about MAX_REPLAY_FRACTION of it,
             or MAX_REPLAY_S if that is less, but always at least MIN_REPLAY_STEPS steps.
         group: Ranks that train together; each repeats its part of the batch.
-        num_images: Images of all ranks that trained in train_s; 0 if unknown.
+        num_images: Images that all ranks together trained on in train_s; 0 if unknown.
 
     Returns:
         Images per second over all ranks.

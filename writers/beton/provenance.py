@@ -1,4 +1,4 @@
-"""Record the raw files of a beton and how they were split.
+"""Record from which raw files a `.beton` file was written, and how they were split.
 
 A manifest does not depend on clock or machine, so it cannot show whether the raw files have
 changed. A separate record, `train.beton.origin.json`, shows it. Raw files are considered unchanged
@@ -38,7 +38,7 @@ class Origin(BaseModel):
     split_seed: int
     protocol: str | None
     files: str  # sha256 of names, sizes and modification times of all source files
-    folders: str | None = None  # rules for folders; None means the default rules
+    folders: str | None = None  # how folders map to classes and splits; None means the default
     labels: str | None = None  # digest of the table of labels and its settings; None without one
 
 
@@ -106,7 +106,7 @@ def recorded(file: Path, manifest: Manifest) -> Origin | None:
 
 
 def inherit(from_file: Path, file: Path) -> None:
-    """Record for a copy the origin of its source, if it is known. Raises UserError, OSError."""
+    """Give the copy `file` the origin of `from_file`, if it is known. Raises UserError, OSError."""
     manifest = read_manifest(file)
     original = read_manifest(from_file)
     if manifest.copied_from == {"file": from_file.name, "sha256": original.sha256}:

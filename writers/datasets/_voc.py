@@ -1,4 +1,8 @@
-"""Image sets of PASCAL VOC: a text file per class and split, whose lines end in 1, 0 or -1."""
+"""Image sets of PASCAL VOC: text files that list the images of a split.
+
+A file may also belong to one class. Its lines then end in a mark: 1 if the class is present, 0 if
+it is difficult, -1 if it is absent.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +17,14 @@ Key = TypeVar("Key", str, tuple[str, int])  # name of an image; or image and num
 
 
 class Voc:
-    """Files of a VOC release, below the outer folders `prefix`."""
+    """Files of a VOC release. `prefix` is the path to them, such as `VOCdevkit/VOC2007/`."""
 
     def __init__(self, files: Files, first_list: str, path: Path, accepted: str) -> None:
-        """Find the outer folders.
+        """Find the prefix.
 
         Args:
             files: files of the release.
-            first_list: path of a list that every release has, below the outer folders.
+            first_list: path, without the prefix, of a list that every release has.
             path: folder or archive of the release, for messages.
             accepted: description of the accepted layouts, for hints in messages.
 
@@ -96,12 +100,12 @@ class Voc:
 
         Args:
             error: error about a file.
-            name: path of the file below the outer folders.
+            name: path of the file without the prefix.
         """
         return error.message.replace(self.files.where(self.prefix + name), name)
 
     def check_present(self, wanted: Sequence[str], what: str) -> None:
-        """Raise UserError if one of the `wanted` files, below the outer folders, is missing."""
+        """Raise UserError if one of the `wanted` files (paths without the prefix) is missing."""
         if missing := [name for name in wanted if self.prefix + name not in self.names]:
             raise UserError(
                 f"{self._path}: {len(missing)} of the {len(wanted)} {what} are missing, such as "

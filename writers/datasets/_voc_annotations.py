@@ -10,7 +10,7 @@ from writers.errors import UserError
 from writers.formats.files import Files
 from writers.text_names import printable
 
-MAX_ANNOTATION = 1 << 20  # bytes of a file that is read; VOC's annotations have less than 50,000
+MAX_ANNOTATION = 1 << 20  # maximum bytes of a file; VOC's annotations have less than 50,000
 
 
 class Box(NamedTuple):
@@ -49,7 +49,7 @@ def read_annotation(
         only: classes to read; other objects are skipped without being checked. None means all.
 
     Raises:
-        UserError: the file is damaged, or a box is empty or outside of the image.
+        UserError: the file is unreadable or damaged, or a box is empty or outside of the image.
     """
     where = files.where(name)
     try:

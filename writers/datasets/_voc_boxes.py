@@ -35,12 +35,14 @@ def read_splits(
         voc: files of the release.
         splits: names of image sets, such as trainval.
         classes: names in label order.
-        damaged: receives key and reason of each image with a damaged annotation. None raises
-            UserError instead.
+        damaged: receives key and reason of each image with a damaged annotation. Such an image is
+            returned without boxes; its classes are all absent (-1) and its label is 0. If damaged
+            is None, such an annotation raises UserError.
 
     Raises:
-        UserError: a list, an image or an annotation is missing or damaged, an image is in two
-            splits, or an object has an unknown class.
+        UserError: a list, an image or an annotation is missing, a list is damaged, or an image is
+            in two splits. Without `damaged` also if an annotation is damaged or an object has an
+            unknown class.
     """
     by_split = [voc.read_images(f"{LISTS}{split}.txt") for split in splits]
     for number, images in enumerate(by_split):

@@ -1,6 +1,7 @@
 """Images in arrays (CIFAR's pickles, .mat, .npz, HDF5) as files of a source.
 
-When an image is read, it is returned as a PPM file: a line of text and the pixels, without loss.
+When an image is read, it is returned as a PGM or PPM file: a line of text and the pixels, without
+loss.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +65,7 @@ def array_examples(part: str, labels: Sequence[int], classes: Sequence[str]) -> 
 def open_hdf5(file: Path, name: str) -> Any:
     """Open the array `name` of an HDF5 file without reading it.
 
-    The returned object reads slices by h5py, one thread at a time.
+    Slices of the returned h5py.Dataset are read on access, one at a time even in several threads.
 
     Raises:
         UserError: h5py is missing, or the file is damaged or has no such array.

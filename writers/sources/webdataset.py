@@ -7,9 +7,10 @@ A shard is a tar. The files of a sample have the same key and are adjacent: `000
 
 The label is the content of `.cls` or `.cls.txt`, or `label`, `cls`, `class_id` or `labels` in
 `.json`. It is a number or name of a class, or a list of them if images have several labels. If the
-dataset defines an order of classes, as ImageNet does, it maps numbers to names. Otherwise the lines
-of `classnames.txt` or `classes.txt` do. Without either, the number is the name. The name of an
-image is `filename` in its `.json`, or else its key.
+dataset defines an order of classes, as ImageNet does, numbers are positions in that order.
+Otherwise they are lines of `classnames.txt` or `classes.txt`, from 0. Without either, the class is
+named by its number in four digits. The name of an image is `filename` in its `.json`, or else its
+name in the archive.
 """
 
 import json
@@ -61,6 +62,10 @@ def recognize(path: Path) -> bool:
 def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     """List the images.
 
+    Args:
+        path: a shard, or a folder of shards.
+        classes: names of the dataset's classes in label order; None if the dataset defines none.
+
     Raises:
         UserError: an archive is incomplete, an image has no label, or a label is not in the
             classes.
@@ -68,8 +73,8 @@ def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
     shards = [path] if path.is_file() else shards_in(path, ".tar")
     class_of = _namer(classes or _class_list(path), path)
     files = TarFiles()
-    splits: dict[str, dict[str, tuple[str, str]]] = {}
-    several: dict[str, list[str]] = {}  # key -> classes, for images whose label is a list
+    splits: dict[str, dict[str, tuple[str, str]]] = {}  # split -> name in `files` -> class, image
+    several: dict[str, list[str]] = {}  # name in `files` -> classes, if the label is a list
     omitted = OmissionLog()
     for number, shard in enumerate(shards):
         images = splits.setdefault(_split_of(shard), {})
@@ -117,8 +122,8 @@ def _samples(handle: int, shard: Path) -> Iterator[tuple[str, list[Member]]]:
     """Yield key and files of each sample: adjacent files of equal key.
 
     The key is the name up to the first dot, as in WebDataset. Names may have further dots, as in
-    `photo.1.jpg`. If no image of a sample consists of the key and an extension, the key is the name
-    without its last extension.
+    `photo.1.jpg`. If no image of a sample is named by the key and an extension alone, the key
+    is the name without its last extension.
     """
     for key, group in groupby(members(handle, shard), lambda member: _key(member.name)):
         files = [member for member in group if not member.is_folder]
@@ -230,7 +235,7 @@ def _class_list(path: Path) -> list[str] | None:
 def _begins_as_shard(shard: Path) -> bool:
     """Return True if the first files share a key and one of them is a label.
 
-    In an archive of a tree, each image has its own key.
+    In an archived folder of images, each image has its own key.
     """
     with shard.open("rb", buffering=0) as archive:
         listed = (member.name for member in members(archive.fileno(), shard) if member.is_file)

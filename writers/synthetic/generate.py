@@ -39,7 +39,7 @@ class SyntheticSet:
 
 
 def open_synthetic(path: Path, settings: SplitSettings, pictures: SyntheticSet) -> Source:
-    """Open the set at `path`; generate it first if it does not exist.
+    """Open the set at `path`; generate it first if it is missing or of another version.
 
     Raises UserError as `make` does.
     """
@@ -70,7 +70,7 @@ def make_folder(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
     Args:
         path: the folder.
         stamp: text that identifies the content and its version.
-        write: writes the content to an empty folder.
+        write: writes the content to a folder that contains only STAMP.
 
     Raises:
         UserError: `path` contains other files, or cannot be written.
@@ -101,7 +101,7 @@ def _generate(path: Path, stamp: str, write: Callable[[Path], None]) -> None:
         (made / STAMP).write_text(stamp)  # first, so that the folder of a killed process has it
         write(made)
         _put_in_place(made, path, stamp)
-    except OSError:  # for example a full disk, which the files would keep full
+    except OSError:  # on a full disk, for example, the incomplete files would waste space
         shutil.rmtree(made, ignore_errors=True)
         raise
     finally:

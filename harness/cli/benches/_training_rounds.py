@@ -12,8 +12,8 @@ from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_t
 from harness.cli.number_types import DeviceType
 from harness.cli.options import json_option
 
-# First steps of a contender, which are not part of its rate: caches are filled, and kernels are
-# chosen and compiled.
+# First steps of a contender (a variant of the training step). They are not part of its rate,
+# because caches are filled, and kernels are chosen and compiled.
 WARM_UP_STEPS = 3
 # Steps that are timed before the rounds if there is a time limit, to choose the steps per round.
 SIZING_STEPS = 3
@@ -96,9 +96,10 @@ def measure_steps(
     A contender is absent if its first steps fail, for example in a compiler or for lack of memory.
 
     If there is a deadline, a few steps of each contender are timed after its warm-up. These rates
-    are saved at once, because compiling the next contender may take all of the time; rates of
-    rounds replace them. After half of the time no other contender but `plain` is warmed up, so that
-    there is time to measure. Steps are then timed again, to choose the length of the rounds.
+    are passed to `on_round` at once, because compiling the next contender may take all of the time;
+    rates of rounds replace them. After half of the time no other contender but `plain` is warmed
+    up, so that there is time to measure. If time is left, steps are then timed again, to choose the
+    length of the rounds.
 
     Args:
         steps: Contender -> description and function that takes one step. Contenders that turn out
@@ -114,8 +115,9 @@ def measure_steps(
             deadline, after each warm-up.
 
     Returns:
-        The measurements and the planned rounds. `opened` has the seconds of the first steps, which
-        include compiling; on a GPU `details` has memory and power of each round.
+        The measurements and the planned rounds. The field `opened` of a measurement has the seconds
+        of the first steps, which include compiling; on a GPU, its `details` have memory and power
+        of each round.
     """
     import torch
 
@@ -212,7 +214,10 @@ def measure_steps(
 def saver(
     make_record: Callable[[dict[str, Measured], RoundPlan], dict[str, Any]], json_file: Path | None
 ) -> Callable[[dict[str, Measured], RoundPlan], None]:
-    """Return a function for `on_round` that saves the record, in case the run is killed later."""
+    """Return a function for `on_round` that saves the record, in case the run is killed later.
+
+    If `json_file` is None, the function does nothing.
+    """
     from harness.cli.benches._record import save
 
     def on_round(measured: dict[str, Measured], plan: RoundPlan) -> None:

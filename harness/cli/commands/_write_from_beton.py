@@ -1,4 +1,4 @@
-"""`harness write-beton --from`: copy a subset from betons, or convert all their samples."""
+"""`harness write-beton --from`: copy a subset from .beton files, or convert all their samples."""
 
 from pathlib import Path
 from typing import Literal
@@ -60,10 +60,11 @@ def write(
         from_: a beton, or a folder of betons.
         subset_name: subset to copy; None means all samples are converted.
         splits: splits to write; all of the folder's if empty.
-        out: folder to write; None means a folder of the data folder.
-        check: True verifies each beton first; False has no effect and is refused.
+        out: folder to write; None means a folder in the data folder, named by the dataset and the
+            subset or format.
+        check: True verifies each beton first; None does not. False is refused, as it has no effect.
         threads: number of threads; None means the number of cores.
-        index: True adds a restart index.
+        index: True adds a restart index (offsets in the JPEG data, to decode only a crop).
         format_: value of --format; dct and passthrough convert.
 
     Returns:
@@ -110,7 +111,7 @@ def _conversion(subset_name: str | None, *, index: bool | None, format_: str) ->
     """Return how all samples are converted; None means a subset is copied.
 
     Raises:
-        UserError: options contradict each other or have no effect.
+        UserError: options are missing, contradict each other, or have no effect.
     """
     converts: Conversion | None = (
         "dct" if format_ == "dct" else "passthrough" if format_ == "passthrough" else None

@@ -23,13 +23,13 @@ TEMPORARY = ".*.????????"
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A --set option of an earlier run: the stages of every RECIPE with it are also kept. "
-    "May be repeated.",
+    help="A --set option of an earlier run. The stages of each RECIPE are then looked up twice, "
+    "with and without all --set options. May be repeated.",
 )
 @folder_options
 @click.option("--all", "everything", is_flag=True, help="Consider all stages, of any recipe.")
 @click.option(
-    "--unused", is_flag=True, help="Also delete stages and betons that no named recipe needs."
+    "--unused", is_flag=True, help="Also delete stages and .beton files that no named recipe needs."
 )
 @click.option("--yes", is_flag=True, help="Delete without confirmation.")
 @click.option(
@@ -51,9 +51,9 @@ def command(
 
     These are checkpoints of finished stages and temporary files, of RECIPE or of all stages.
 
-    With --unused, also list stages (and their betons) that no named recipe needs, such as those of
-    older settings or code. Name every recipe whose results you want to keep. Stages run with --set
-    are treated as unused unless the same --set is passed here:
+    With --unused, also list stages (and their .beton files) that no named recipe needs, such as
+    those of older settings or code. Name every recipe whose results you want to keep. Stages run
+    with --set are treated as unused unless the same --set is passed here:
 
     \b
     Examples:

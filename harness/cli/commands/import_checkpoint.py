@@ -1,4 +1,4 @@
-"""Convert weights of another program into a model for transfer, scores and evaluation."""
+"""Convert weights of another program into a model that the other commands and recipes read."""
 
 from pathlib import Path
 
@@ -52,8 +52,8 @@ MAX_NAMES = 8  # largest number of left-out tensors that are printed
     "--mean",
     nargs=3,
     type=FloatType(),
-    help="Mean of the normalization, for pixels in [0, 1]. Default: that of the file, or else that "
-    "of the library.",
+    help="Mean of the normalization, for pixels in [0, 1]. Default: the file's, or else that of "
+    "the library which defines the architecture.",
 )
 @click.option("--std", nargs=3, type=FloatType(), help="Standard deviation; see --mean.")
 @click.option(
@@ -64,8 +64,8 @@ MAX_NAMES = 8  # largest number of left-out tensors that are printed
 @click.option(
     "--part",
     metavar="NAME",
-    help="Copy of the network in the file, by a part of its tensors' names: encoder_k, student. "
-    "Default: the one that the method's authors evaluate.",
+    help="Which network to take if the file has several: a part of its tensors' names, such as "
+    "encoder_k or student. Default: the one that the method's authors evaluate.",
 )
 @click.option(
     "--by-order",

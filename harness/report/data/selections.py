@@ -1,4 +1,4 @@
-"""Collect the subsets that were selected by scores: targets that took part, scores of classes."""
+"""Collect the subsets whose classes were selected by scores, with their targets and scores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Compare architectures: transfer against source accuracy, and methods by their wins.
+"""Correlate transfer with source accuracy over architectures; count wins between methods.
 
-The comparisons are those of Kornblith, Shlens and Le 2019. Models of one architecture that differ
+Both comparisons are those of Kornblith, Shlens and Le 2019. Models of one architecture that differ
 in training are not independent, so only one model of each architecture is used
 (`one_per_architecture`).
 """
@@ -15,13 +15,15 @@ from harness.report.stats import summaries
 from harness.report.stats.hypothesis_tests import sign_test
 from harness.report.stats.leaderboard import MIN_MODELS, ScoreMatrix
 
-NUM_SOURCE_IMAGES = 50_000  # validation images of ImageNet, for logits of the source accuracy
+NUM_SOURCE_IMAGES = 50_000  # validation images of ImageNet; bounds the logit of an accuracy of 1
 ALL_TARGETS = "all"
 
 
 @dataclass(frozen=True)
 class Association:
-    """Correlation over architectures of mean transfer with source accuracy, both as logits.
+    """Correlation of transfer accuracy with source accuracy, both as logits. Points: architectures.
+
+    The transfer accuracy of an architecture is the mean of its logits over the targets.
 
     Attributes:
         num_models: number of architectures; each has one model.
@@ -62,8 +64,8 @@ class SignRow:
 def one_per_architecture(matrix: ScoreMatrix) -> ScoreMatrix:
     """Select one model of every architecture.
 
-    Models with a known source accuracy are preferred, then loaded models, then models that come
-    first in the recipe.
+    Models with a known source accuracy are preferred, then published models (the recipe's
+    `models`), then models that come first in the recipe.
     """
     networks = matrix.networks
     by_preference = sorted(
@@ -80,9 +82,9 @@ def one_per_architecture(matrix: ScoreMatrix) -> ScoreMatrix:
 
 
 def comparable(matrix: ScoreMatrix) -> ScoreMatrix:
-    """Select the data of a correlation: `complete()` of the models with known source accuracy.
+    """Select the data of a correlation: models with known source accuracy, without missing results.
 
-    An architecture that lacks many targets is therefore left out.
+    If a result is missing, its model or its target is left out; see `ScoreMatrix.complete`.
     """
     single = one_per_architecture(matrix)
     known = np.flatnonzero(np.isfinite(single.source_accuracy)).tolist()
@@ -97,8 +99,8 @@ def association(matrix: ScoreMatrix, full: ScoreMatrix) -> Association | None:
         full: `comparable(matrix)`, the scores from which the correlation is computed.
 
     Returns:
-        None if fewer than MIN_MODELS architectures are left in `full`, or if their source accuracy
-        or their mean transfer does not vary.
+        None if fewer than MIN_MODELS architectures are left in `full`, if there is no target, or if
+        the source accuracy or the mean transfer does not vary.
     """
     if len(full.names) < MIN_MODELS or not full.targets:
         return None
@@ -128,8 +130,8 @@ def sign_rows(matrices: Mapping[str, ScoreMatrix], scratch: Iterable[str]) -> li
         scratch: methods that train from random weights; they are used as baselines only.
 
     Returns:
-        For each pair that shares at least MIN_MODELS architectures, a row of sums, then a row per
-        target.
+        For each pair that shares at least MIN_MODELS architectures and a target with scores of
+        both, a row of sums, then a row per target.
     """
     baselines = set(scratch)
     single = {method: one_per_architecture(matrix) for method, matrix in matrices.items()}

@@ -15,7 +15,7 @@ from harness.report.stats.leaderboard import MIN_MODELS, TOP, ScoreMatrix
 
 Floats = NDArray[np.float64]
 SOURCE_ACCURACY = "source accuracy"
-IMAGENET_ACCURACY = "ImageNet accuracy only"  # for loaded models, whose source is ImageNet
+IMAGENET_ACCURACY = "ImageNet accuracy only"  # if all models are published ImageNet models
 PARAMETERS = "parameters only"
 _FAMILY = re.compile(r"(?:tf_)?((?:wide_)?[a-z]+)")
 
@@ -24,18 +24,19 @@ _FAMILY = re.compile(r"(?:tf_)?((?:wide_)?[a-z]+)")
 class PredictorRow:
     """How well one predictor predicts a method's accuracy on one target.
 
-    All models with both values are used.
+    All models with both a value of the predictor and an accuracy are used.
 
     Attributes:
         predictor: a score, SOURCE_ACCURACY or IMAGENET_ACCURACY, PARAMETERS, or the accuracy of a
             method that trains the head only.
         method: the method whose accuracy is predicted.
-        k: number of models that recall_at_k and relative_accuracy_at_k select.
+        k: number of models that recall_at_k (Rec@k) and relative_accuracy_at_k (Rel@k of
+            Li et al. 2021) select.
         partial_given_size: Pearson correlation given the logarithm of the number of parameters,
             over the models with a known number. None if these are fewer than MIN_MODELS, if the
             number is the predictor itself, or if the correlation is undefined.
         lowest_without_family: lowest weighted Kendall if one family of architectures is left out.
-            None if fewer than MIN_MODELS would be left.
+            None if fewer than MIN_MODELS would be left, or if it is undefined for each family.
         family: the family that is left out for lowest_without_family.
     """
 
@@ -59,6 +60,7 @@ class PredictorFit:
     """Means of a predictor's measures over the targets.
 
     Attributes:
+        k: smallest k on any target.
         num_models: smallest number of models on any target.
         half_width_95: half the 95 % t interval of weighted_kendall over targets; None for one
             target, and if all targets have the same value.
@@ -86,7 +88,8 @@ def predictor_rows(
 ) -> list[PredictorRow]:
     """Compare predictors with the accuracy of each method.
 
-    The predictors are all scores, the number of parameters, and source accuracy. If the method
+    The predictors are all scores, the number of parameters, and source accuracy. A predictor has no
+    row for a target with fewer than MIN_MODELS models or with constant values. If the method
     trains more than the head, the accuracy of each method that trains only the head is a predictor,
     too.
     """
@@ -99,7 +102,7 @@ def predictor_rows(
     }
     rows = []
     for method, matrix in matrices.items():
-        # Without scores, models that differ only in subset and eps have no meaningful predictor.
+        # Models that differ only in subset and eps have one size: only scores can rank them.
         if not (means or matrix.has_many_models):
             continue
         for name, cells in _predictors(method, matrices, means).items():
@@ -169,6 +172,8 @@ def _predictor_row(
 
 def family_of(network: str) -> str:
     """Return the family of an architecture: its letters up to a number or an underscore.
+
+    The prefix `tf_` is left out, and `wide_` is part of the family.
 
     `resnet50` and `resnet152` are in the family resnet, `wide_resnet101_2` is in wide_resnet.
     """

@@ -58,7 +58,7 @@ def headline(
 
 
 def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
-    """State the accuracy of the recipe's model on its own classes; "" if it has several models.
+    """State the accuracy of the recipe's model on its own classes; "" unless it has one model.
 
     Models that differ only in the seed count as one; the mean is stated.
     """
@@ -78,7 +78,7 @@ def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
 
 
 def about_only_transfer(transfer: Sequence[TransferRow]) -> str:
-    """State the accuracy of the recipe's transfer; "" if it has several transfers.
+    """State the accuracy of the recipe's transfer; "" unless it has one transfer.
 
     Also "" if images have several labels or boxes, which have another metric.
     """

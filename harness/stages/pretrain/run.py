@@ -149,7 +149,7 @@ def run(context: StageContext) -> Outcome:
 
 
 def _show_phase(context: StageContext, clock: Clock, name: str) -> None:
-    """Show the name of a phase after the last step, because it may take as long as many steps."""
+    """Show which phase follows the last step; a phase may take as long as many steps."""
     context.progress(done=clock.num_steps, total=clock.num_steps, note=name)
 
 
@@ -279,8 +279,8 @@ def _train(
         records = []
         for record in passes:
             records.append(record)
-            # After a resume, earlier records have their scores, but the last one may lack them. It
-            # can still be evaluated, because the checkpoint has its weights.
+            # After a resume, the record of the last epoch may lack its scores. The epoch can still
+            # be evaluated, because the checkpoint has its weights.
             if (
                 settings.eval_every
                 and record["epoch"] % settings.eval_every == 0
@@ -403,13 +403,13 @@ def _flops(
 def _peak_flops(
     gpu: dict[str, Any] | None, precision: Precision, group: ProcessGroup
 ) -> float | None:
-    """Return the peak FLOP/s summed over all ranks; None if the GPU's model is unknown."""
+    """Return the peak FLOP/s summed over all ranks; None on a CPU and for an unknown GPU model."""
     peak = peak_flops(gpu["name"], precision) if gpu else None
     return peak * group.world_size if peak else None
 
 
 def _steps_per_epoch(context: StageContext, settings: PretrainSettings) -> int | None:
-    """Return the steps of an epoch over the whole source, for `length: equal_steps`.
+    """Return the steps of an epoch over all classes of the source, for `length: equal_steps`.
 
     None means that an epoch is one pass over the stage's own images.
     """

@@ -1,4 +1,4 @@
-"""Prepare networks for methods that train them: start values, learning rates and BatchNorm."""
+"""Prepare networks for methods that train them: initial weights, learning rates and BatchNorm."""
 
 from collections.abc import Sequence
 
@@ -31,11 +31,14 @@ def candidates(
     """Prepare the training of the model's weights that require gradients.
 
     Args:
-        setup: starting point of every trial of the stage.
-        trial: point of the grid.
+        setup: data, device and pretrained model, shared by all points of the grid.
+        trial: one point of the grid of hyperparameters.
         model: network on the device.
         frozen: modules that stay in evaluation mode, so their BatchNorm statistics do not change.
         penalty: penalty on the weights, in place of weight decay.
+
+    Returns:
+        The training step, and a function that returns the trial and its trained model.
     """
     settings = trial.settings
     assert isinstance(settings, NetworkSettings)
@@ -74,7 +77,7 @@ def transferred(setup: TransferSetup, settings: TransferSettings) -> Classifier:
 
 
 class Parts:
-    """Blocks of a network, grouped by start values and learning rate.
+    """Blocks of a network, grouped by initial weights and learning rate.
 
     Attributes:
         low: transferred blocks that train with the low learning rate.

@@ -1,8 +1,9 @@
-"""Label mapping: count the images of a target that a source model assigns to each source class.
+"""Label mapping: count the images of a target that a model assigns to each source class.
 
 Zhang et al., "Selectivity Drives Productivity: Efficient Dataset Pruning for Enhanced Transfer
 Learning", NeurIPS 2023 (arXiv 2310.08782): the score of a source class is the number of target
-images for which it is the most probable class according to a surrogate model.
+images for which it is the most probable class according to a model of the source classes, the
+surrogate.
 """
 
 import math
@@ -27,7 +28,7 @@ def mean_shares(counts: list[np.ndarray]) -> np.ndarray:
     """Average the shares of the images over targets, float64 [C]. Targets have equal weight.
 
     Args:
-        counts: for each target, images per source class, int64 [C]; at least one image in total.
+        counts: for each target, images per source class, int64 [C]; each target has images.
     """
     shares: np.ndarray = np.mean([count / count.sum() for count in counts], axis=0)
     return shares
@@ -36,9 +37,9 @@ def mean_shares(counts: list[np.ndarray]) -> np.ndarray:
 def scores_of(probs: Sequence[np.ndarray], classes: Sequence[str], source: str) -> ClassScores:
     """Score source classes for one or several targets.
 
-    The score of a class is the share of the images for which it is the most probable class. Many
-    classes have the same score, such as 0. They are ordered by mean probability; the paper does not
-    define their order.
+    The score of a class is the share of the images for which it is the most probable class, so that
+    targets have equal weight. Many classes have the same score, such as 0. They are ordered by mean
+    probability; the paper does not define their order. The scores have no intervals (NaN).
 
     Args:
         probs: for each target, probabilities of the source classes, float [N, C].

@@ -20,8 +20,8 @@ def heat_panels(rows: GridRows) -> list[Panel]:
     """Draw the score on val over two grid axes, for each target and method with at least two axes.
 
     Only axes with 2 to MAX_VALUES values count. At most MAX_HEAT_MAPS are drawn. A square shows the
-    best score over the other axes, averaged over models and seeds. It is blank if every run with
-    its values diverged.
+    best score over the other axes, averaged over models and seeds. It is blank if no run with its
+    values has a score.
     """
     panels: list[Panel] = []
     for target, method, group in rows.groups(min_axes=2):
@@ -57,7 +57,7 @@ def _sorted(values: Sequence[object]) -> list[object]:
 def _scores(
     rows: Sequence[GridRow], x: tuple[str, list[object]], y: tuple[str, list[object]]
 ) -> NDArray[np.float64]:
-    """Return the scores [y values, x values]; NaN if every run diverged."""
+    """Return the scores [y values, x values]; NaN if no run with these values has a score."""
     best: dict[tuple[str, object, object], float] = {}
     for row in rows:
         place = row.key, row.setting.get(y[0]), row.setting.get(x[0])

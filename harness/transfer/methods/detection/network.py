@@ -24,10 +24,9 @@ PYRAMID_CHANNELS, LINEAR_CHANNELS = 256, 1024
 # settings. In c4, the fourth stage halves this side.
 REGION_CELLS = {"c4": 14, "fpn": 7}
 SAMPLES_PER_CELL = 2  # sampling points of RoIAlign along each side of a cell
-# Largest number of proposals per image. Ren et al. 2015 use 256 anchors per image in training, and
-# 300 proposals in evaluation. Girshick 2015 suppresses detections of a class that overlap a better
-# detection by an IoU above 0.3.
+# Largest number of proposals per image in training and in evaluation, from Ren et al. 2015.
 PROPOSALS_TRAIN, PROPOSALS_TEST = 2000, 300
+# Detections of a class with a larger IoU with a better one are suppressed, as in Girshick 2015.
 NMS_IOU = 0.3
 MIN_SCORE = 0.05
 PROBE_SIDE = 64  # side, in pixels, of the image that finds the widths of the stages

@@ -1,6 +1,7 @@
 """Predicted GPU-hours of published runs and of shipped recipes, and stages without prediction."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from benchmarks import network_costs as counting
 from benchmarks.gpu_predictions import COSTS
+from harness.cli.commands._plan_estimate import work_time
 from harness.cli.main import main
 from harness.config.load import read
 from harness.estimate import prediction
@@ -135,3 +137,34 @@ def test_plan_prints_a_prediction_for_a_named_gpu(capsys: pytest.CaptureFixture[
     assert "el2n: 2 pretrainings, about 0.4 GPU-hours (predicted)" in text
     found = json.loads(show("imagenet_rn18_16", "--json"))["estimate"]
     assert found["predicted_for"] == "H100 SXM" and found["num_predicted"] == 3
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        (4572.4, "4,572 GPU-hours"),
+        (12.6, "13 GPU-hours"),
+        (0.1, "0.1 GPU-hours"),
+        (0.0419, "2.5 GPU-minutes"),
+        (15 / 3600, "0.2 GPU-minutes"),
+        (4.2 / 3600, "4.2 GPU-seconds"),
+    ],
+)
+def test_short_predictions_are_not_rounded_to_zero_hours(hours: float, text: str):
+    assert work_time(hours, "GPU-") == text
+
+
+def test_plan_prints_minutes_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Features and the classifier cost a start of 15 s each; the images add seconds."""
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text(
+        "name: one\nmodels: [torchvision/resnet18]\ntargets: [{dataset: pets}]\n"
+        "methods: {logreg: {}}\n"
+    )
+    with pytest.raises(SystemExit):
+        main(["plan", "one.yaml"])
+    out = " ".join(capsys.readouterr().out.split())
+    minutes = re.search(r"predicted: about (0\.\d) GPU-minutes on one H100 SXM", out)
+    assert minutes is not None and 0.5 <= float(minutes[1]) < 1

@@ -36,9 +36,14 @@ def predictor(folders: Folders) -> "Predictor":
     return Predictor(Workloads(folders.runs))
 
 
-def gpu_hours(hours: float) -> str:
-    """Format hours of a GPU: 4,572 GPU-hours."""
-    return f"{hours:,.0f} GPU-hours" if hours >= 10 else f"{hours:.1f} GPU-hours"
+def work_time(hours: float, prefix: str = "") -> str:
+    """Format the time that a device works: 4,572 GPU-hours, 0.4 GPU-hours, 3.2 GPU-minutes."""
+    per_hour, unit = 3600, "seconds"
+    for fewer, longer in ((60, "minutes"), (1, "hours")):
+        if hours * fewer >= 0.1:
+            per_hour, unit = fewer, longer
+    value = hours * per_hour
+    return f"{value:,.0f} {prefix}{unit}" if value >= 10 else f"{value:.1f} {prefix}{unit}"
 
 
 def _machine(folders: Folders) -> "tuple[Machine, str, int]":
@@ -143,9 +148,9 @@ def print_estimate(
             else f"{estimate.num_predicted:,} of the"
         )
         predicted = (
-            f"about {gpu_hours(estimate.predicted_gpu_hours)} on one {estimate.predicted_for}, "
-            f"not measured, for {all_or_some} {counted(estimate.num_unknown, 'stage')} "
-            "of unknown length"
+            f"about {work_time(estimate.predicted_gpu_hours, 'GPU-')} on one "
+            f"{estimate.predicted_for}, not measured, for {all_or_some} "
+            f"{counted(estimate.num_unknown, 'stage')} of unknown length"
         )
         click.echo(console.hanging("predicted: ", predicted))
     click.echo(console.hanging("disk: ", disk))

@@ -85,14 +85,14 @@ def _hours(
     predict: "Predictor | None",
 ) -> str:
     """Hours of the unfinished stages on one device, if they are known or all predicted."""
-    from harness.cli.commands._plan_estimate import gpu_hours
+    from harness.cli.commands._plan_estimate import work_time
     from harness.estimate.estimate import estimate
 
     unfinished = {stage.key: stage for stage in stages if stage.key in left}
     found = estimate(unfinished, folders.runs, known, predict)
     if not unfinished or found.num_unknown > found.num_predicted:
         return ""
-    parts = [f"{found.hours:.1f} hours of one device"] if found.hours else []
+    parts = [f"{work_time(found.hours)} of one device"] if found.hours else []
     if found.predicted_for:
-        parts.append(f"{gpu_hours(found.predicted_gpu_hours)} (predicted)")
+        parts.append(f"{work_time(found.predicted_gpu_hours, 'GPU-')} (predicted)")
     return f", about {' and '.join(parts)}" if parts else ""

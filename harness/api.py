@@ -80,7 +80,7 @@ def run(
             process.wait()
             raise
     if process.returncode == _USER_ERROR_CODE:
-        raise UserError("\n".join(lines[-2:]))
+        raise UserError("\n".join(lines[-20:]))  # warnings, what is wrong, and how to fix it
     if process.returncode:
         raise RuntimeError("\n".join(["Stages of the recipe failed:", *lines[-20:]]))
     reports = [line.removeprefix("Report: ") for line in lines if line.startswith("Report: ")]

@@ -113,5 +113,10 @@ def test_mappings_become_columns_and_columns_of_mixed_types_text():
 def test_run_reports_mistakes_and_returns_the_report(tmp_path: Path, capfd):
     with pytest.raises(UserError, match="resnet10"):
         harness.run("demo", {"archs": ["resnet1O"]}, runs_dir=tmp_path / "runs")
+    missing = {"targets": [{"path": "a"}, {"path": "b"}, {"path": "c"}]}
+    folders = {name: tmp_path / name for name in ("data_dir", "raw_dir", "runs_dir")}
+    with pytest.raises(UserError, match="--allow-missing") as info:
+        harness.run("demo", missing, **folders)
+    assert all(f"There is no {tmp_path / 'raw_dir' / name}." in str(info.value) for name in "abc")
     page_of = harness.run(finished(tmp_path), runs_dir=tmp_path / "runs", options={"jobs": 1})
     assert page_of.is_file() and page_of.suffix == ".html"

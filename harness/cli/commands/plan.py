@@ -19,6 +19,7 @@ from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders, user_cache
 
 if TYPE_CHECKING:
+    from harness.config.missing_inputs import MissingInput
     from harness.matrix.expand import Matrix
     from harness.matrix.stage import Stage
     from harness.runner.inputs import Plan
@@ -74,7 +75,7 @@ def command(
     if calibrate:
         time_steps(_unfinished(plan, states), folders)
     if as_json:
-        print_json(planned, states, folders)
+        print_json(planned, states, left, folders)
         return
     if as_dot:
         click.echo(dot(plan, states))
@@ -87,33 +88,36 @@ def command(
     print_estimate(to_run, folders, known, predict)
     _print_outdated(plan, left, folders)
     _inputs.print_lines(planned, folders)
-    for line in missing_data(plan, folders, left).values():
-        click.secho(console.hanging("", line), fg="yellow", err=True)
+    for missing in missing_inputs(plan, folders, left):
+        click.secho(console.hanging("missing: ", str(missing)), fg="yellow", err=True)
 
 
-def print_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> None:
+def print_json(
+    planned: "Plan", states: "dict[str, State]", left: "dict[str, Stage]", folders: Folders
+) -> None:
     """Print the plan as JSON.
 
     Fields: recipe, num_stages, num_done, changed_inputs, missing_inputs, left_out, estimate,
     outdated, kinds, stages.
     """
-    click.echo(json.dumps(_as_json(planned, states, folders), indent=1))
+    click.echo(json.dumps(_as_json(planned, states, left, folders), indent=1))
 
 
-def missing_data(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> dict[str, str]:
-    """Describe each dataset that has yet to be written and whose images are missing.
+def missing_inputs(
+    plan: "Matrix", folders: Folders, left: "dict[str, Stage]"
+) -> "list[MissingInput]":
+    """Find the inputs that unfinished stages read and that cannot be read on this machine.
 
-    Returns:
-        Label of the dataset -> one line.
+    Outputs of other stages are no inputs.
     """
-    from harness.config import raw_paths
+    from harness.config import missing_inputs
 
-    to_write = {
-        stage.axes["dataset"]
-        for stage in left.values()
-        if stage.spec.input_settings and "dataset" in stage.axes
+    reading = [stage for stage in left.values() if stage.spec.input_settings]
+    names = {
+        axis: {stage.axes[axis] for stage in reading if axis in stage.axes}
+        for axis in ("dataset", "model")
     }
-    return raw_paths.missing(plan.recipe, folders.raw, to_write)
+    return missing_inputs.find(plan.recipe, folders.raw, names["dataset"], names["model"])
 
 
 def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "dict[str, State]":
@@ -149,12 +153,15 @@ def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "di
     return {stage.key: state_of(stage) for stage in plan.stages}
 
 
-def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> dict[str, Any]:
+def _as_json(
+    planned: "Plan", states: "dict[str, State]", left: "dict[str, Stage]", folders: Folders
+) -> dict[str, Any]:
     from harness.estimate.estimate import estimate
     from harness.matrix.left_out import left_out
 
     plan = planned.matrix
     to_run = _unfinished(plan, states)
+    missing = missing_inputs(plan, folders, left)
     return {
         "recipe": plan.recipe.name,
         "num_stages": len(plan.stages),
@@ -163,7 +170,7 @@ def _as_json(planned: "Plan", states: "dict[str, State]", folders: Folders) -> d
             {"input": change.input.label, "num_stages": change.num_stages}
             for change in planned.changes
         ],
-        "missing_inputs": [item.label for item in planned.missing],
+        "missing_inputs": list(dict.fromkeys(item.label for item in (*planned.missing, *missing))),
         "left_out": [asdict(pairs) for pairs in left_out(plan.recipe)],
         "estimate": asdict(
             estimate(to_run, folders.runs, saved_calibration(folders), predictor(folders))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STOP_GRACE_S = 20.0  # time for running stages to save their state after Ctrl-C, in seconds
 LOCAL = "local"  # the launcher on this machine
+ALLOW_MISSING = "--allow-missing"
 
 
 @click.command(short_help="Run the unfinished stages of a recipe, then write its report.")
@@ -105,6 +106,12 @@ LOCAL = "local"  # the launcher on this machine
     "results are kept.",
 )
 @click.option(
+    ALLOW_MISSING,
+    is_flag=True,
+    help="Start although inputs cannot be read on this machine: for machines of a cluster that "
+    "have them under these paths, or to run the stages that do not need them.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
@@ -127,12 +134,14 @@ def command(
     as_json: bool,
     tracker: str | None,
     accept_changes: bool,
+    allow_missing: bool,
     stages_package: str,
 ) -> None:
     """Run the unfinished stages of RECIPE, then write its report.
 
-    RECIPE is a file, or a name in recipes/. After an interruption the same command resumes. If a
-    stage fails, the others continue; the next run tries it again.
+    RECIPE is a file, or a name in recipes/. Nothing is started if inputs are missing. After an
+    interruption the same command resumes. If a stage fails, the others continue; the next run tries
+    it again.
 
     \b
     Examples:
@@ -155,6 +164,7 @@ def command(
             launcher,
             launcher_options,
             accept_changes,
+            allow_missing,
             as_json=as_json,
             tracker=tracker,
             num_jobs=jobs,
@@ -176,6 +186,7 @@ def _run(
     launcher: str,
     launcher_options: tuple[str, ...],
     accept_changes: bool,
+    allow_missing: bool,
     as_json: bool = False,
     tracker: str | None = None,
     **settings: Any,
@@ -208,7 +219,7 @@ def _run(
         check_tracker(tracker)
     planned = _inputs.plan(recipe, folders)
     plan = planned.matrix
-    _check_raw_data(plan, folders)
+    _check_inputs(plan, folders, allow_missing=allow_missing)
     launcher_settings = LauncherSettings(folders, began_at=begin(folders), **settings)
     if launcher_settings.gpus_per_stage > 1 and not module.Options.USES_GPUS_TOGETHER:
         raise UserError(
@@ -323,25 +334,26 @@ def _report(plan: "Matrix", folders: Folders) -> "Path":
     return page
 
 
-def _check_raw_data(plan: "Matrix", folders: Folders) -> None:
-    """Raise UserError if the source dataset is missing; warn about missing targets.
+def _check_inputs(plan: "Matrix", folders: Folders, *, allow_missing: bool) -> None:
+    """Print the inputs of unfinished stages that cannot be read.
 
-    Without the source nothing can be pretrained. If another dataset is missing, only the stages
-    that need it fail.
+    Raises:
+        UserError: there are such inputs, and `allow_missing` is False.
     """
-    from harness.cli.commands.plan import missing_data
+    from harness.cli.commands.plan import missing_inputs
     from harness.runner.executor import unfinished
     from writers.errors import UserError
 
-    missing = missing_data(plan, folders, unfinished(plan, folders))
-    recipe = plan.recipe
-    if recipe.subsets and recipe.source and (source := recipe.source.label) in missing:
+    missing = missing_inputs(plan, folders, unfinished(plan, folders))
+    if missing and not allow_missing:
+        heading = f"{counted(len(missing), 'input')} of {plan.recipe.name} cannot be read:"
         raise UserError(
-            missing[source],
-            "Move it there, or pass --raw-dir DIR or --set source.path=PATH.",
+            "\n".join([heading, *(f"  {item}" for item in missing)]),
+            f"Put them there, or correct the paths. {ALLOW_MISSING} starts the run without them; "
+            "only the stages that need them fail.",
         )
-    for line in missing.values():
-        click.secho(line, fg="yellow", err=True)
+    for item in missing:
+        click.secho(str(item), fg="yellow", err=True)
 
 
 def _print_failures(run: "Run") -> None:

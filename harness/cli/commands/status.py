@@ -61,9 +61,9 @@ def command(
     planned = _inputs.plan(read(recipe_name, overrides, user_cache()), folders)
     plan = planned.matrix
     if as_json:
-        plan_command.print_json(
-            planned, plan_command.states_of(plan, folders, unfinished(plan, folders)), folders
-        )
+        left = unfinished(plan, folders)
+        states = plan_command.states_of(plan, folders, left)
+        plan_command.print_json(planned, states, left, folders)
         return
     _inputs.print_lines(planned, folders)
     terminal = console.out()

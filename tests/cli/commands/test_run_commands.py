@@ -132,6 +132,52 @@ def test_failures_are_printed_before_a_failing_report(
     )
 
 
+def test_every_missing_input_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Inputs of finished stages, and what stages of the same run write, are not missing."""
+    Path("mine.yaml").write_text(
+        RECIPE.replace("tiny", "mine")
+        + "models: [{name: lost, checkpoint: lost.pt, arch: resnet10},"
+        " {name: done, checkpoint: done.pt, arch: resnet10}]\n"
+        "targets: [{path: photos}, {dataset: beton, path: my.beton}]\n"
+        "methods: {logreg: {}}\n"
+    )
+    folders = Folders.resolve("data", "raw", "runs")
+    stages = expand(read("mine.yaml")).stages
+    done = next(planned for planned in stages if planned.name == "adopt/done")
+    done.folder(folders.runs).mkdir(parents=True)
+    (done.folder(folders.runs) / "model.pt").touch()
+    (done.folder(folders.runs) / "result.json").write_text("{}")
+    names = [f"raw/{name}" for name in ("photos", "my.beton", "weights/lost.pt")]
+
+    assert harness("run", "mine.yaml") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "3 inputs of mine cannot be read:" and len(lines) == 5
+    assert all(f"There is no {tmp_path / name}." in "\n".join(lines[1:4]) for name in names)
+    assert "--allow-missing" in lines[4]
+    assert not list(Path("runs/stages").glob("*/*/stage.json"))
+
+    assert harness("plan", "mine.yaml", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["missing_inputs"]
+    assert found == ["images of photos", "images of beton", "weights of lost"]
+
+    pending: list[str] = []
+    monkeypatch.setattr(
+        "harness.cli.live_table.follow",
+        lambda run, _: pending.extend(planned.name for planned in run.pending.values()),
+    )
+    monkeypatch.setattr("harness.cli.commands.run._report", lambda *_: Path("runs/index.html"))
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        assert harness("run", "mine.yaml", "--allow-missing") == 0
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    shown = capsys.readouterr().err
+    assert all(f"There is no {tmp_path / name}." in shown for name in names)
+    assert set(pending) == {planned.name for planned in stages} - {"adopt/done"}
+
+
 def test_cancel_without_a_running_stage(capsys: pytest.CaptureFixture[str]):
     assert harness("cancel", "tiny.yaml") == 0
     assert capsys.readouterr().out.startswith("No stage of tiny is running.")

@@ -22,6 +22,10 @@ from writers.errors import UserError
 from writers.text_names import counted
 
 _POLL_S = 0.1  # seconds between checks that the other thread still runs
+# torch assigns the streams of each priority in turn from a pool of 32. Captures of CUDA graphs,
+# such as those of torch.compile, use the default priority. If the loader used such a stream, its
+# copies could become part of a graph.
+STREAM_PRIORITY = -1
 
 
 class FfcvEpoch(Epoch):
@@ -82,7 +86,9 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
     def start(self) -> None:
         # Slots are reused between epochs, so wait for the GPU's work on their last batches.
         if self.device.type == "cuda":
-            self.cuda_streams = [torch.cuda.Stream(self.device) for _ in self.copied]
+            self.cuda_streams = [
+                torch.cuda.Stream(self.device, STREAM_PRIORITY) for _ in self.copied
+            ]
             for stream in self.cuda_streams:
                 stream.wait_stream(torch.cuda.current_stream())
         super().start()

@@ -68,9 +68,7 @@ class CudaGraphAttack:
         attack = self._attack
         images, labels = images.clone(), labels.clone()
         random_state, count = attack.generator.get_state(), attack.zero_gradients.clone()
-        # torch assigns the streams of each priority in turn from a pool of 32, so a new stream of
-        # the default priority may be one that the loader uses. Loaders do not use this priority.
-        stream = torch.cuda.Stream(priority=-1)
+        stream = torch.cuda.Stream()  # loaders use another priority, so it is none of theirs
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(NUM_WARM_UP_CALLS):

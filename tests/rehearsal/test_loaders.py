@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from loaders import open_loader
+from loaders.epoch import STREAM_PRIORITY
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_betons import photo, write_beton
-from tests.rehearsal import streams
+from tests.rehearsal import product, streams
 from tests.rehearsal.cuda import no_sync
 from tests.rehearsal.streams import RehearsalError
 
@@ -109,6 +110,27 @@ def test_an_ended_epoch_may_be_collected_during_a_capture(faked, plan):
             epoch._thread.__del__()
 
 
+def test_captures_and_loaders_use_different_streams(faked, plan):
+    """Otherwise a loader's copy could become part of a graph.
+
+    torch.compile captures on a stream of the default priority. A loader takes new streams in each
+    epoch, and a pool has 32.
+    """
+    captures = {torch.cuda.Stream() for _ in range(streams.NUM_POOLED)}
+    used = []
+    with open_loader(replace(plan, device="cuda:0")) as loader:
+        for number in range(streams.NUM_POOLED):
+            with loader.epoch(number) as epoch:
+                used += epoch._thread.cuda_streams
+    assert captures.isdisjoint(used)
+
+    def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        assert torch.cuda.current_stream() not in used
+        return images.float()
+
+    product.captured(attack, torch.Generator("cuda"))(*product.make_batch("cuda:0"))
+
+
 # Closing the broken loader also raises, here or when it is collected later.
 BROKEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -139,10 +161,10 @@ def test_a_loader_that_overwrites_a_batch_in_use_is_found(faked, plan, monkeypat
 
 
 def test_a_loader_for_the_cpu_takes_no_stream_and_no_pinned_memory(faked, plan, monkeypatch):
-    first = torch.cuda.Stream()
+    first = torch.cuda.Stream(priority=STREAM_PRIORITY)
     monkeypatch.setattr(streams, "pinned_empty", refuse)
     read(plan)
-    following = torch.cuda.Stream()
+    following = torch.cuda.Stream(priority=STREAM_PRIORITY)
     assert following._number == first._number + 1
 
 

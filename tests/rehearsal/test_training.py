@@ -7,7 +7,6 @@ are therefore not tested.
 
 import gc
 import sys
-import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,6 @@ from harness.runner.context import RestartRequiredError
 from harness.train import compilation, compile_choice, mode_trials
 from tests.rehearsal import machine, product
 from tests.rehearsal.cuda import no_sync
-from tests.rehearsal.streams import NUM_POOLED
 
 ATTACKS = {
     "clean": None,
@@ -289,29 +287,6 @@ def test_an_attack_that_draws_from_another_generator_is_not_captured(faked):
     )
     with pytest.raises(RuntimeError, match="unregistered generator"):
         attack(*product.make_batch("cuda:0"))
-
-
-def test_a_capture_does_not_use_a_stream_of_the_loaders(faked):
-    """All 32 streams of the pool are in use, as after eight epochs of loaders."""
-    in_use = [torch.cuda.Stream() for _ in range(NUM_POOLED)]
-    errors: list[BaseException] = []
-
-    def load() -> None:
-        for stream in in_use:
-            try:
-                with torch.cuda.stream(stream):
-                    torch.zeros(2, device="cuda").add_(1)
-            except RuntimeError as error:
-                errors.append(error)
-
-    def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        thread = threading.Thread(target=load)
-        thread.start()
-        thread.join()
-        return images.float()
-
-    product.captured(attack, torch.Generator("cuda"))(*product.make_batch("cuda:0"))
-    assert not errors
 
 
 def test_a_wait_is_for_the_device_that_was_named(monkeypatch, faked):

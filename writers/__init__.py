@@ -1,1 +1,1 @@
-"""Turn images into betons: datasets, class subsets, encodings, beton files, their manifests."""
+"""Turn images into FFCV's `.beton` files: datasets, class subsets, encodings, manifests."""

@@ -78,6 +78,8 @@ def expected_images(
 def accepted_differences(source: Source, spec: DatasetSpec, *, accept: bool) -> list[str]:
     """Describe, for the manifest, how the images differ from the published counts.
 
+    Datasets with `spec.often_partial` are not compared; the result is then empty.
+
     Raises:
         UserError: there are differences, and `accept` is False. Results are comparable only if the
             images are the same.

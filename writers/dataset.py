@@ -37,7 +37,7 @@ class Download:
     """A published file of a dataset. `harness download` downloads it."""
 
     file: str  # path relative to the dataset's folder
-    url: str = ""  # empty if the host no longer exists or needs an account: the user gets the file
+    url: str = ""  # "" if the user must get the file: its host is gone or needs an account
     checksum: str = ""  # "md5:..." or "sha256:...", empty if none is published
     num_bytes: int | None = None  # size of the file; None if none is published
     unpack: bool = False  # unpack the file into its own folder
@@ -103,8 +103,8 @@ def open_dataset(
         labels: table of the images' labels. None means that labels follow from the layout.
 
     Raises:
-        UserError: the name or protocol is unknown, files are missing or unexpected, or val equals
-            test.
+        UserError: the name or protocol is unknown, `settings` or `labels` do not apply to the
+            dataset, files are missing or unexpected, or val equals test.
     """
     paths = [Path(path)] if isinstance(path, Path | str) else list(path)
     module = names.find("writers.datasets", name, "dataset")
@@ -164,7 +164,7 @@ COMPARED = 16  # images of val that are compared with test
 def _refuse_test_as_val(source: Source, path: Path) -> None:
     """Raise UserError if val and test are the same images, as in some mirrors.
 
-    Hyper-parameters would be chosen on the test set.
+    Hyper-parameters would be chosen on the test set. Compares all names, and COMPARED images.
     """
     val, test = (
         {example.name: example for example in source.splits.get(split, [])}

@@ -1,6 +1,7 @@
-"""Convert the images of a beton without changing a pixel.
+"""Convert the images of a `.beton` file without changing a pixel.
 
-JPEGs are converted to JPEGs with a restart index or to dct blobs, and dct blobs to JPEGs.
+JPEGs get a restart index (a table of offsets, for decoding only a crop) or become dct blobs
+(coefficients without entropy code); dct blobs become JPEGs.
 """
 
 import os
@@ -32,8 +33,8 @@ def add_index(
     Memory: 64 images per thread.
 
     Raises:
-        UserError: the beton does not open, has no JPEG, has a restart index already, or a JPEG is
-            damaged; or a disk error as in `write_split`.
+        UserError: the beton does not open, has no JPEG, has a restart index already or several
+            labels per image; a sample is damaged; or `out_file` is the input or cannot be written.
     """
     beton = open_beton(from_file)
     if beton.manifest.encoding.restart_index or not beton.manifest.num_jpeg:
@@ -57,7 +58,7 @@ def to_dct(
     """Write a copy of `from_file` with JPEGs as dct blobs (writers/dct), without decoding pixels.
 
     A JPEG that the dct format cannot store gets a restart index instead. Memory and errors are
-    those of `add_index`.
+    those of `add_index`, except that the input may have a restart index.
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_jpeg:
@@ -79,7 +80,7 @@ def to_jpeg(
 ) -> Manifest:
     """Write a copy of `from_file` in which each dct blob becomes a JPEG with a restart index.
 
-    Memory and errors are those of `add_index`.
+    Memory and errors are those of `add_index`, but the input must have a dct blob, not a JPEG.
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_dct:

@@ -81,7 +81,7 @@ def adopt(
 
     Raises:
         UserError: the file is not a complete beton of images and integer labels, has a manifest
-            already, or the folder cannot be written.
+            already or a label without a class name, or the folder cannot be written.
     """
     _refuse_existing(out_file or file)
     with _opened(file) as opened:

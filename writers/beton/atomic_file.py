@@ -64,7 +64,7 @@ class NewBeton:
         or replaced.
 
         Returns:
-            True if the link was published, False if linking is impossible.
+            True if the link was published, False if linking is impossible or `file` was replaced.
 
         Raises:
             UserError, OSError: as in `publish`.
@@ -108,8 +108,8 @@ def new_beton(out_file: Path) -> Iterator[NewBeton]:
     If the block raises, the file is removed.
 
     Raises:
-        UserError: another writer of that name is active, the folder is not writable, or the disk is
-            full.
+        UserError: another writer of `out_file` is active, `out_file` is a folder, its folder is not
+            writable, the disk is full, or the file is too large for the file system.
     """
     with _disk_errors(out_file):
         out_file.parent.mkdir(parents=True, exist_ok=True)

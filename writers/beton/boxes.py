@@ -78,8 +78,8 @@ def blob_of(
             that they are unknown.
 
     Raises:
-        BoxError: a box is empty or outside of the image, or the image does not have the annotated
-            size.
+        BoxError: a box is empty or exceeds the image by more than TOLERANCE_PX, or the image does
+            not have the annotated size. Without boxes, the size is not checked.
     """
     if not boxes:
         return np.array([0, 0, 0, 0, NO_OBJECT, 0], VALUE).tobytes()
@@ -119,11 +119,11 @@ def check_size(annotated: tuple[float, float] | None, found: tuple[int, int]) ->
 
 
 def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classes: int) -> BoxTable:
-    """Read the boxes of all samples, 24 bytes per box.
+    """Read the boxes of all samples. Memory: 24 bytes per box.
 
     Args:
         path: the beton.
-        rows: BOXED_SAMPLE [N].
+        rows: rows of the samples, BOXED_SAMPLE [N].
         limits: lowest offset of a blob in the file, and highest offset of its end.
         num_classes: classes of boxes must be from 0 to num_classes - 1.
 
@@ -149,7 +149,10 @@ def read_boxes(path: Path, rows: np.ndarray, limits: tuple[int, int], num_classe
 
 
 def check_places(rows: np.ndarray, limits: tuple[int, int]) -> None:
-    """Raise ValueError if a blob of boxes is outside of `limits` or has an impossible size."""
+    """Raise ValueError if a blob of boxes is outside of `limits` or has an impossible size.
+
+    `rows` is BOXED_SAMPLE [N]; `limits` are as in `read_boxes`.
+    """
     offsets, sizes = rows["boxes_offset"], rows["boxes_size"]
     begin, end = (np.uint64(limit) for limit in limits)
     fits = (sizes > 0) & (sizes % ROW_BYTES == 0)
@@ -182,7 +185,7 @@ def _check_values(
 
 
 def _check_inside(values: np.ndarray, size: tuple[int, int]) -> None:
-    """Raise BoxError if a box extends beyond an image of this size, or covers no pixel of it."""
+    """Raise BoxError if a box exceeds the image by over TOLERANCE_PX, or covers no pixel of it."""
     width, height = size
     for number, (left, top, right, bottom) in enumerate(values[:, :4].tolist(), start=1):
         for axis, low, high, side in (("x", left, right, width), ("y", top, bottom, height)):

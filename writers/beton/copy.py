@@ -5,8 +5,8 @@ file is drawn from the sample ids, so a subset keeps the order of the whole data
 therefore processed front to back. Samples that are adjacent in both files are copied together by
 the operating system. Digests are copied, too, so that damage of an image remains detectable.
 
-There is one exception, if images are skipped. `write_split` reserves space for their rows, so that
-the first page may start later than in a copy.
+There is one exception: `write_split` reserves rows for images that it then skips as damaged, so
+that its first page may start later than in a copy.
 
 Memory: 96 bytes per sample of either file, and 1 MB.
 """
@@ -39,8 +39,8 @@ def copy_subset(
     Image bytes are not checked; use `verify` on either file.
 
     Raises:
-        UserError: the beton does not open, its images have several labels, or any error of
-            `write_split`.
+        UserError: the beton does not open or its images have several labels; a class of the subset
+            has no image; or `out_file` is the input or cannot be written.
     """
     beton = open_beton(from_file)
     _refuse_what_cannot_be_copied(beton, out_file)
@@ -166,7 +166,10 @@ def open_samples(beton: Beton) -> BinaryIO:
 def check_samples(
     beton: Beton, positions: np.ndarray, handle: int, progress: Progress | None = None
 ) -> None:
-    """Compare samples of an open file with their digests. Raises BetonChangedError."""
+    """Compare the samples at `positions`, int64 [M], of an open file with their digests.
+
+    Raises BetonChangedError.
+    """
     offsets, sizes = beton.rows["offset"][positions].tolist(), beton.sizes[positions].tolist()
     for number, (position, offset, size) in enumerate(
         zip(positions.tolist(), offsets, sizes, strict=True)
@@ -184,7 +187,10 @@ def check_samples(
 
 
 def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> list[int]:
-    """Return the end index of each run: samples adjacent in both files, about MAX_COPY_BYTES."""
+    """Return the end index of each run of samples that are adjacent in both files.
+
+    A run has at most about MAX_COPY_BYTES.
+    """
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
     apart |= np.diff(np.cumsum(sizes) // MAX_COPY_BYTES) > 0
     return [*(np.flatnonzero(apart) + 1).tolist(), len(sizes)]

@@ -67,7 +67,7 @@ def encode(
         lenient: decode the image by Pillow, which tolerates slight damage, and encode it again.
 
     Raises:
-        UnreadableError: the file is not a complete image.
+        UnreadableError: the file is not a complete image, or is too large.
     """
     if lenient or data[:2] != b"\xff\xd8":
         pixels = _rgb_by_pillow(data)
@@ -184,9 +184,9 @@ def _denominator(size: tuple[int, int], fitted: tuple[int, int]) -> int:
 def _shrunk(image: turbojpeg.Planes, size: tuple[int, int]) -> turbojpeg.Planes | None:
     """Shrink planes to an image at 4:2:0, or return None if a plane would have to grow.
 
-    A chroma pixel covers several luma pixels, in the source and in the result. The last one of a
-    row or column may extend beyond the border. So sizes in chroma pixels are fractions; they are
-    compared as integers here, multiplied by the factors of both images.
+    A chroma pixel covers several luma pixels, in the source and in the result. The last chroma
+    pixel of a row or column may extend beyond the border. So sizes in chroma pixels are fractions;
+    they are compared as integers here, multiplied by the factors of both images.
     """
     width, height = size
     across, down = image.factors

@@ -81,7 +81,7 @@ class Encoding(BaseModel):
         return settings | {"format": "mixed"}
 
     def over(self, base: "Encoding") -> "Encoding":
-        """Return this encoding, with settings that are not set taken from `base` if they apply."""
+        """Return this encoding, with unset settings taken from `base` if its format has them."""
         own = self.model_dump(include=self.model_fields_set)
         if "format" not in own and own.get("restart_index"):
             del own["restart_index"]  # it may be the default of a format that `base` replaces

@@ -167,7 +167,7 @@ class Layout:
 
 
 def digest_of(*blobs: bytes | memoryview) -> bytes:
-    """Return the digest of a sample: of its image, then its labels and boxes if they are blobs."""
+    """Return the digest of a sample's blobs: its image, then labels and boxes if it has blobs."""
     digest = hashlib.sha256()
     for blob in blobs:
         digest.update(blob)

@@ -1,8 +1,8 @@
-"""Reuse samples of an existing beton if the result equals the file written from the images.
+"""Reuse samples of an existing `.beton` file if the result equals the file written from the images.
 
 A beton is reused only if all of these conditions hold:
 
-- its record has the same raw files and splits (`writers/beton/provenance.py`),
+- it was written from the same raw files and splits (`writers/beton/provenance.py` records them),
 - its manifest has the same encoding and code version,
 - it contains all needed images by id, in the same order,
 - NUM_REENCODED images that are encoded again with the installed libraries give the same bytes,
@@ -11,8 +11,9 @@ A beton is reused only if all of these conditions hold:
 Labels come from the source, so the classes of the reused beton do not matter. No other images are
 decoded.
 
-If the whole file is needed, it is hard-linked; otherwise samples are copied. A link is as safe as a
-copy, because no beton is changed in place: if one name is removed or replaced, the other remains.
+If the whole file is needed, it is hard-linked if possible; otherwise samples are copied. A link is
+as safe as a copy, because no beton is changed in place: if one name is removed or replaced, the
+other remains.
 """
 
 from collections.abc import Callable, Sequence

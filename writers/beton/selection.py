@@ -20,15 +20,15 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
         source: images of the dataset.
         split: train, val or test.
         subset: classes, labels and images to take.
-        seed: seed of the order, which depends only on it and the names of the images.
+        seed: seed of the order in the file, which depends only on the seed and the image names.
 
     Returns:
         Examples with the subset's labels, in the order of the file.
 
     Raises:
         UserError: the split is unknown or has no image of the subset, a training class has no
-            images, two images have the same name, or images have several labels and the subset
-            lacks a class.
+            images (unless the source has accepted differences), two images have the same name, or
+            images have several labels and the subset lacks a class.
     """
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split}; it has {', '.join(source.splits)}.")
@@ -64,9 +64,10 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
 
 
 def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
-    """Describe the classes without images that are an error; "" if there are none.
+    """Describe the classes whose lack of images is an error; "" if there are none.
 
-    In val and test, a class may be without images, unless all are.
+    In val and test, a class may be without images, unless all are. `counts` are the images of each
+    class, int64 [K].
     """
     if counts.any() and split != "train":
         return ""

@@ -44,7 +44,10 @@ Progress = Callable[[int, int], None]  # called with the number done and the tot
 
 
 class Manifest(BaseModel):
-    """Content and history of a beton, independent of clock and machine. Create it by `sealed`."""
+    """Content and history of a beton, independent of clock and machine.
+
+    Create it by `Manifest.sealed`, which adds its digest.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -248,10 +251,10 @@ def samples_path(path: Path) -> Path:
 
 
 def open_beton(path: Path | str) -> Beton:
-    """Open a beton. Only its tables are read, 72 bytes per sample.
+    """Open a beton. Only its tables are read: 72 bytes per sample, up to 136 with boxes.
 
     Raises:
-        UserError: file and manifest do not match, or one is missing.
+        UserError: file and manifest do not match, or one is missing or unreadable.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -350,7 +353,7 @@ def has_fields_of(beton: Beton) -> bool:
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the beton at `path`.
 
-    Raises UserError if it is missing or was changed.
+    Raises UserError if it is missing, unreadable or was changed.
     """
     manifest = manifest_path(path)
     try:

@@ -31,12 +31,12 @@ def verify(
     part: tuple[int, int] = (1, 1),
     num_threads: int | None = None,
 ) -> list[str]:
-    """List all problems of a beton; an empty list means that it is intact.
+    """List all problems of a beton; an empty list means that `part` is intact.
 
     Opening the beton verifies its tables. Then each sample's bytes are compared with their digest,
-    JPEGs are decoded by libjpeg-turbo, whose warnings are problems, and bytes between samples must
-    be zero, except in adopted betons. Every other changed byte is thus found; a problem of a sample
-    names it.
+    and images are decoded; warnings of libjpeg-turbo are problems. Bytes between samples must be
+    zero, except in betons that stock FFCV wrote, where they are not checked. A problem of a sample
+    begins with its number.
 
     Args:
         path: the beton.

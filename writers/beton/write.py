@@ -1,4 +1,6 @@
-"""Write one split of a dataset as a beton. The same images always give the same bytes.
+"""Write one split of a dataset as a `.beton` file, with a manifest.
+
+The same images, settings and library versions give the same bytes.
 
 Threads read and encode a few images at a time (Pillow and libjpeg-turbo release the GIL). The
 calling thread appends them in order, so that the bytes do not depend on the number of threads.
@@ -68,14 +70,15 @@ def write_split(
         on_error: "skip" skips unreadable images and lists them in the manifest.
         check: if JPEGs are stored byte for byte, read all their coded data. False checks only their
             markers.
-        warn: called with a line about classes without images in this split, with a line about
-            images whose values were scaled by their own range, and with a line about images with an
-            EXIF orientation. (The orientation is not applied.)
+        warn: called with a line for each of these, if there are any: classes without images in this
+            split; images whose values were scaled by their own range; images with an EXIF
+            orientation, which is not applied.
 
     Raises:
-        UserError: images are unreadable, a training class has no images, the folder is not
-            writable, another process is writing `out_file`, or the disk is full. No file remains,
-            except a list of the unreadable images if there are many.
+        UserError: images are unreadable and `on_error` is "fail", or all are; a training class has
+            no images; the folder is not writable; another process is writing `out_file`; or the
+            disk is full. No new file remains, except a list of the unreadable images if there are
+            many.
     """
     out_file = Path(out_file)
     examples = chosen(source, split, subset, seed)

@@ -45,8 +45,10 @@ def open_clevr(
 ) -> Source:
     """Open CLEVR with the label that `label_of` computes from a scene.
 
+    A folder without `scenes` is read as a tree of class folders.
+
     Raises:
-        UserError: scenes and images do not match.
+        UserError: scenes or images are missing or damaged, or a label is not one of `classes`.
     """
     place = find(path, ARCHIVE) or find(path, "CLEVR_v1.0") or path
     if place.is_dir() and not (place / "scenes").is_dir():

@@ -42,8 +42,9 @@ def open_dsprites(
     num_values: int,
     classes: Sequence[str],
 ) -> Source:
-    """Open dSprites with one factor as label. Its values are grouped into equal ranges.
+    """Open dSprites with one factor as label.
 
+    The `num_values` values of the factor are grouped into equal ranges, one per class.
     `factor` is 0 for color, 1 for shape, 2 for scale, 3 for orientation, 4 for x, 5 for y.
     """
     file = find(path, f"{STEM}.hdf5") or find(path, f"{STEM}.npz")

@@ -53,7 +53,7 @@ def open_smallnorb(
 ) -> Source:
     """Open small NORB with a column of -info as label.
 
-    Column 1 is the elevation and column 2 the azimuth. Values are multiples of `step`.
+    Column 1 is the elevation and column 2 the azimuth. A label is the value divided by `step`.
     """
     if all(_find(path, split, "dat") is None for split in STEMS):
         return open_source(path, settings, name=name, classes=classes)

@@ -1,8 +1,8 @@
 """FGVC-Aircraft: 100 variants of airplanes; fgvc-aircraft-2013b/data/ with images/ and lists.
 
 A part of the official train and val (6,667 together), drawn by seed, becomes val; the rest is
-train. `official` keeps the two apart. Bounding boxes are ignored. The banner of 20 pixels at the
-bottom of each image is kept, as in the papers.
+train. The protocol `official` keeps the two apart. Bounding boxes are ignored. The banner of 20
+pixels at the bottom of each image is kept, as in Kornblith et al. 2019 and Salman et al. 2020.
 """
 
 from pathlib import Path

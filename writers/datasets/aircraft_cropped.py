@@ -1,6 +1,6 @@
 """FGVC-Aircraft without the 20-pixel banner at the bottom that names each photograph's owner.
 
-Images are decoded and encoded again, so `passthrough` has no effect on them.
+Images are decoded and encoded again, so the storage format `passthrough` has no effect on them.
 """
 
 from dataclasses import replace

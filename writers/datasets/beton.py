@@ -1,4 +1,4 @@
-"""Betons as a source of images: one file, or a folder of train.beton, val.beton and test.beton.
+"""FFCV's `.beton` files as a source of images: one file, or a folder with one file per split.
 
 JPEGs are read as they are stored, so `passthrough` and `dct` keep their pixels. Raw images are read
 without loss. Several labels per image and boxes of objects are kept; boxes are in pixels of the
@@ -80,7 +80,8 @@ def label_kind(path: Path) -> LabelKind | None:
     """Read the kind of labels of the betons at a path from their manifests.
 
     Returns:
-        None if a manifest is missing or damaged, or if they differ; `open` reports why.
+        None if there is no beton, a manifest is missing or damaged, or the kinds differ; `open`
+        reports why.
     """
     try:
         kinds = {read_manifest(file).label_kind for file in _files(path)}

@@ -162,7 +162,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
     """Open Caltech-101.
 
     Raises:
-        UserError: a folder is not one of the classes.
+        UserError: a folder is not one of the classes, or an archive must be unpacked first.
     """
     refuse_packed(path, SPEC)
     with_background = settings.protocol in ("kornblith", "vtab")

@@ -2,9 +2,10 @@
 
 Reads dtd/images/<class>/*.jpg and dtd/labels/{train,val,test}{1..10}.txt.
 
-The first fold is used, as in the papers. A part of train1 and val1 (3,760 together), drawn by seed,
-becomes val; the rest is train; test1 is test. `official` keeps train1 and val1 apart. `vtab` draws
-800 training images from train1 and 200 validation images from val1.
+The first fold is used, as in Kornblith et al. 2019 and Salman et al. 2020. A part of train1 and
+val1 (3,760 together), drawn by seed, becomes val; the rest is train; test1 is test. The protocol
+`official` keeps train1 and val1 apart. `vtab` draws 800 training images from train1 and 200
+validation images from val1.
 """
 
 from pathlib import Path

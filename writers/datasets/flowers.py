@@ -1,9 +1,9 @@
 """Oxford Flowers: 102 kinds; jpg/image_NNNNN.jpg with imagelabels.mat and setid.mat.
 
 A part of the official train and val (the small sets `trnid` and `valid`, 10 images per class each),
-drawn by seed, becomes val; the rest is train; test is `tstid`. `official` keeps train and val
-apart. `vtab` draws 800 training images from `trnid` and 200 validation images from `valid`. Some
-copies of the dataset swap train and test; here they are not swapped.
+drawn by seed, becomes val; the rest is train; test is `tstid`. The protocol `official` keeps train
+and val apart. `vtab` draws 800 training images from `trnid` and 200 validation images from `valid`.
+Some copies of the dataset swap train and test; here they are not swapped.
 """
 
 from pathlib import Path

@@ -6,8 +6,8 @@
     data/train-*.parquet  data/validation-*.parquet             ILSVRC/imagenet-1k of Hugging Face
     imagenet1k-train-*.tar  imagenet1k-validation-*.tar         timm/imagenet-1k-wds of Hugging Face
 
-All forms give the same betons, byte for byte, if the image files are the same. In some copies of
-ImageNet, they are not: the images were encoded again.
+All forms give the same `.beton` files, byte for byte, if the image files are the same. In some
+copies of ImageNet, they are not: the images were encoded again.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,10 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def open_all(paths: Sequence[Path], settings: SplitSettings) -> Source:
     """Open ImageNet from one or more sources. Labels follow the sorted WordNet ids.
 
-    Classes may be missing. A subset that needs a missing class raises UserError.
+    Classes may be missing from train and val; a subset that needs one of them is refused later.
+
+    Raises:
+        UserError: the images cannot be opened, or val lacks a class that train has.
     """
     own = replace(settings, val=0.0)  # val is the official one, never drawn from train
     source = open_source(

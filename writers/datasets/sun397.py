@@ -2,12 +2,13 @@
 
 Reads SUN397/<a>/<class>[/<sub>]/sun_*.jpg with ClassName.txt, and the lists of the ten partitions.
 
-The first partition is used, as in the papers: 50 images per class for train and 50 for test; val is
-drawn from train. Some files named .jpg are BMP, PNG or GIF; they are decoded by their content. Two
-images (`UNREADABLE`) cannot be decoded: the writer skips them and lists them in the manifest.
+The first partition is used, as in Kornblith et al. 2019 and Salman et al. 2020: 50 images per class
+for train and 50 for test; val is drawn from train. Some files named .jpg are BMP, PNG or GIF; they
+are decoded by their content. Two images (`UNREADABLE`) cannot be decoded: the writer skips them and
+lists them in the manifest.
 
-`vtab` uses the lists sun397_tfds_{tr,va,te}.txt from the package of TensorFlow Datasets. Place them
-in the same folder.
+The protocol `vtab` uses the lists sun397_tfds_{tr,va,te}.txt from the package of TensorFlow
+Datasets. Place them in the same folder.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""Generated dark objects with patterns, 8 classes from olive to blue: a small target.
+"""Generated dark objects with patterns, 8 classes from olive to blue: a small downstream dataset.
 
-Frozen features of a model pretrained on synthetic_things transfer to this target only if the hard
+Frozen features of a model pretrained on synthetic_things transfer to this dataset only if the hard
 classes of synthetic_things were included.
 """
 

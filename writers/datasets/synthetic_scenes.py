@@ -1,6 +1,6 @@
-"""Generated scenes of several objects, 10 classes from red to green: a small target.
+"""Generated scenes of several objects, 10 classes from red to green: a small downstream dataset.
 
-Pretraining on synthetic_things helps on this target, with or without its hard classes.
+Pretraining on synthetic_things helps here, with or without the hard classes of synthetic_things.
 """
 
 from pathlib import Path

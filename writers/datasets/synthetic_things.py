@@ -1,4 +1,4 @@
-"""Generated objects, 30 classes: a source dataset without download, to try out recipes.
+"""Generated objects, 30 classes: a dataset to pretrain on without download, to try out recipes.
 
 Six classes are hard by construction; writers/synthetic/objects.py describes which and why.
 """

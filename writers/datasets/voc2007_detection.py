@@ -2,8 +2,8 @@
 
 Reads the two official tars, a tar of both, or the unpacked VOCdevkit/VOC2007: the image sets
 ImageSets/Main/trainval.txt and test.txt, and the annotation of each image. Annotations count pixels
-from 1 and include the last one; boxes here count from 0 and exclude it. Difficult objects are
-marked.
+from 1 and include the last one; boxes here count from 0 and exclude it. Boxes keep the flag
+`difficult`.
 
 For classification, each image also has a label per class as in `voc2007`, computed from its boxes.
 """

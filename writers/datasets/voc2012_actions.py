@@ -7,8 +7,8 @@ the rest is train. Test is the official val, because the labels of the official 
 published.
 
 The image is cropped to the person's box, enlarged by CONTEXT about its center and cut at the edges
-of the image. (Huh et al. do not describe their crop.) Crops are encoded again, so `passthrough` has
-no effect on them.
+of the image. (Huh et al. 2016, What makes ImageNet good for transfer learning?, do not describe
+their crop.) Crops are encoded again, so the storage format `passthrough` has no effect on them.
 
 People who do none of the ten actions (`other` in the annotations) are negatives for all ten. The
 challenge does the same: `other` is not one of its classes.
@@ -197,7 +197,7 @@ def _examples(
 
 
 def _parsed(fields: Sequence[str]) -> tuple[tuple[str, int], int]:
-    """Parse a line such as `2010_006215 1 -1`; return person (image, object number) and mark."""
+    """Parse a line such as `2010_006215 1 -1`; return person (image, object number) and label."""
     if len(fields) != 3 or not _is_number(fields[1]) or fields[2] not in ("-1", "1"):
         raise ValueError("an image, the number of an object, and 1 or -1")
     return (fields[0], int(fields[1])), int(fields[2])

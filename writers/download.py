@@ -45,8 +45,9 @@ def fetch(download: Download, folder: Path, progress: Progress | None = None) ->
         True if the file was downloaded or unpacked, False if there was nothing to do.
 
     Raises:
-        UserError: the host lacks the file; the connection ended (the next call resumes); or the
-            content is not the published one (it is removed).
+        UserError: no host serves the file; the connection ended (the next call resumes); the
+            content is not the published one (a new download is removed, an existing file is kept);
+            or the archive cannot be unpacked.
     """
     target = folder / download.file
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +197,7 @@ def _unpack(archive: Path) -> None:
 
 
 def _unpack_tar(archive: Path, folder: Path) -> None:
-    """Unpack only files and folders, without links.
+    """Unpack files and folders. Links and paths outside the archive raise UserError.
 
     tarfile's filters are not used: they need Python 3.11.4, and Debian 12 has 3.11.2.
     """

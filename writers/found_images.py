@@ -1,4 +1,4 @@
-"""Images that a kind of source has found at a path. Images of several paths can be joined."""
+"""Images found at a path by a module of `writers/sources/`. Several paths can be joined."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +31,9 @@ def joined(parts: Mapping[Path, FoundImages]) -> FoundImages:
     """Join the images of several paths.
 
     If a path has no splits, its images belong to the split that the path's name contains.
+
+    Raises:
+        UserError: a path neither has splits nor is named like one.
     """
     if len(parts) == 1:
         return next(iter(parts.values()))

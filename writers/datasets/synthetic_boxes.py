@@ -1,4 +1,4 @@
-"""Generated scenes with boxes around one to four objects of 5 classes: a small detection dataset."""
+"""Generated scenes with boxes around one to four objects of 5 classes: a tiny detection dataset."""
 
 from pathlib import Path
 

@@ -46,7 +46,7 @@ enum { DCT_GROUPS = 8, DCT_CODE_BITS = 3, DCT_WIDE = 7 };
 enum { DCT_AHEAD = 256 };
 enum { DCT_MAX_BLOCK = 8 + 88 };    /* most bytes of a block: 8 bitmaps, and 64 values of 11 bits */
 
-/* Return the bits of a value in group number `group`. */
+/* Return the number of bits of each value of group number `group` if its code is `code`. */
 static inline int dct_bits_of(int group, int code) {
     static const uint8_t BITS[8] = {0, 1, 2, 3, 4, 5, 7, 11};
     return code == 6 && group == 0 ? 8 : BITS[code];
@@ -88,19 +88,20 @@ int64_t dct_lay_out(struct dct_image *image);
  * sections are damaged. After success, row offsets ascend and are inside the blob. */
 int open_dct(struct dct_image *image, const uint8_t *blob, int64_t size);
 
-/* Most bytes of a run: its header, 16 bits of DC and 24 bits of codes for each block, and the
- * blocks. */
+/* Largest size of a run in bytes: its header, 16 bits of DC and 24 bits of codes for each block,
+ * and the blocks. */
 enum { DCT_MAX_RUN = DCT_RUN_HEADER + 2 * DCT_RUN + 3 * DCT_RUN + DCT_RUN * DCT_MAX_BLOCK };
 
 /* Find run `number` of a row of blocks.
  *
- * Decoders may read DCT_AHEAD bytes after a run. If the blob ends before, the run is copied to
+ * Decoders may read DCT_AHEAD bytes after a run. If the blob ends earlier, the run is copied to
  * `scratch`, which must have DCT_MAX_RUN + DCT_AHEAD bytes. Returns 0 if the row or the run is
  * damaged. After success, all sections of the run are inside the row. */
 int find_run(const struct dct_image *image, const struct dct_component *component, int64_t row, int64_t number,
              struct dct_run *run, uint8_t *scratch);
 
-/* Return the bytes of the block at `from`. `codes`: see dct_codes; `groups`: of its run. */
+/* Return the size of the block at `from` in bytes. `codes`: its codes, as from dct_codes; `groups`:
+ * number of groups in its run. */
 int64_t dct_block_size(const uint8_t *from, uint32_t codes, int groups);
 
 /* Decode blocks first ... first + count - 1 of a row to `blocks`, int16 [count, 64] in natural

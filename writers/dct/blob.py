@@ -1,6 +1,7 @@
 """Convert JPEGs to dct blobs and back without decoding pixels.
 
-The conversion is written in C; `reference.py` is a reader in Python for comparison.
+The conversion is written in C; `reference.py` is a reader in Python for comparison. All functions
+raise UserError if the C extension was not built.
 """
 
 import ctypes
@@ -25,12 +26,11 @@ def from_jpeg(jpeg: bytes) -> bytes | None:
     pixels wide, gray, or YCbCr at 4:4:4, 4:2:2, 4:4:0 or 4:2:0.
 
     Returns:
-        The blob, or None if the format cannot represent the image: it has other colors or
-        samplings, 12 bits, or coefficients that encoders do not write for photographs.
+        The blob, or None if the format cannot represent the image: it is narrower, or has other
+        colors or samplings, 12 bits, or coefficients that encoders do not write for photographs.
 
     Raises:
         DamagedJpegError: libjpeg reports an error or a warning.
-        UserError: the C extension was not built.
     """
     return _converted("harness_jpeg_to_dct", jpeg, DamagedJpegError)
 

@@ -151,7 +151,7 @@ static void put_u32(uint8_t *to, uint32_t value) {
     put_u16(to, value & 0xFFFF), put_u16(to + 2, value >> 16);
 }
 
-/* Return an upper bound of the bytes of a blob. */
+/* Return an upper bound of the size of a blob in bytes. */
 static int64_t most_bytes(const struct dct_image *image, int64_t num_rows) {
     int64_t size = DCT_HEADER + 3 * 128 + 4 * (num_rows + 1) + 8;
     for (int c = 0; c < image->num_components; c++)
@@ -159,7 +159,7 @@ static int64_t most_bytes(const struct dct_image *image, int64_t num_rows) {
     return size;
 }
 
-/* Write the whole blob. Returns its bytes, or 0 if the format cannot store the image. */
+/* Write the whole blob. Returns its size in bytes, or 0 if the format cannot store the image. */
 static int64_t put_image(j_decompress_ptr source, jvirt_barray_ptr *coefficients, struct dct_image *image, int64_t num_rows,
                          uint8_t *blob) {
     memcpy(blob, "hdct", 4);

@@ -50,7 +50,10 @@ def read_batches(
 
 
 def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
-    """Return the class names of a batch's metadata. Raises UserError if they are missing."""
+    """Return the class names at `key` of the batch of metadata, read from `where`.
+
+    Raises UserError if they are missing.
+    """
     names = batch.get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where} has no {key}.", "Download it again.")
@@ -60,7 +63,10 @@ def classes_of(batch: dict[str, Any], key: str, where: str) -> list[str]:
 def images_of(
     batch: dict[str, Any], key: str, num_classes: int, where: str
 ) -> tuple[np.ndarray, list[int]]:
-    """Return pixels, uint8 [N, 32, 32, 3], and N labels. Raises UserError if they do not fit."""
+    """Return pixels, uint8 [N, 32, 32, 3], and the N labels at `key` of a batch from `where`.
+
+    Raises UserError if they do not match each other or the classes.
+    """
     pixels, labels = batch.get("data"), batch.get(key)
     if (
         not isinstance(pixels, np.ndarray)

@@ -44,7 +44,7 @@ class Files(Protocol):
 
 
 class ListedFiles(Files, Protocol):
-    """Files of one folder or archive, of which a part can be read."""
+    """Files of one folder or archive, whose first bytes can be read alone."""
 
     def head(self, name: str, size: int) -> bytes:
         """Read the first `size` bytes, or all if there are fewer. Raises OSError."""
@@ -66,7 +66,7 @@ def open_files(
         on_skipped: called for each folder that is not entered.
 
     Raises:
-        UserError: the path is not a folder, a tar or a zip.
+        UserError: the path is not a folder, a tar or a zip, or cannot be read.
     """
     path = Path(path)
     try:

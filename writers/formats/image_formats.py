@@ -67,7 +67,7 @@ _OTHER_STARTS = (  # first bytes in lower case, and what the file is
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the format of a file by its first HEAD_BYTES, or None if it is not read here."""
+    """Return the format of a file by its first HEAD_BYTES, or None if it is another format."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):

@@ -1,8 +1,8 @@
 """Labels of ImageNet's 50,000 validation images. Their archive has numbers instead of labels.
 
 The package has the labels in `writers/imagenet_val.txt` (made by
-`writers/tools/make_imagenet_val.py`). They equal those in ImageNet's development kit, which is read
-instead if it is present.
+`writers/tools/make_imagenet_val.py`). They equal those in ImageNet's development kit, which
+`writers/sources/imagenet_tar.py` reads instead if it is next to the archive.
 """
 
 import io

@@ -34,8 +34,8 @@ def need(path: Path, name: str, hint: str) -> Path:
 def shares(val: float, test: float) -> SplitSettings:
     """Return settings for a fixed split, which does not depend on the user's seed and fractions.
 
-    It is for datasets without official splits. A benchmark takes their first images in the file
-    order of another library; here images are drawn with a fixed seed instead.
+    For datasets without official splits: VTAB takes their first images in the file order of
+    TensorFlow Datasets; here images are drawn with a fixed seed instead.
     """
     return SplitSettings(val=val, test=test, seed=0)
 

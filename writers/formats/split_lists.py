@@ -29,7 +29,7 @@ class Lists:
     where: str  # the given path, and how to get missing files, for errors
 
     def text(self, name: str) -> str:
-        """Read a list as text. Raises UserError if it is missing or not text."""
+        """Read a list as UTF-8, with invalid bytes replaced. Raises UserError if it is missing."""
         return self.bytes(name).decode("utf-8", errors="replace")
 
     def lines(self, name: str) -> list[str]:
@@ -65,7 +65,8 @@ class Lists:
         If `val` is empty, val is drawn from train, class by class. Test is never drawn.
 
         Raises:
-            UserError: a listed image is missing, in two splits, or of an unknown class.
+            UserError: a listed image is missing, in two splits, or of an unknown class; or two
+                classes have the same name.
         """
         label = {class_name: number for number, class_name in enumerate(classes)}
         if len(label) < len(classes):
@@ -132,7 +133,7 @@ def open_lists(path: Path, marker: str, spec: DatasetSpec) -> Lists | None:
     In a folder, the publisher's .tar and .zip archives are read like unpacked folders.
 
     Returns:
-        The lists, or None if the marker is missing.
+        The lists, or None if the marker is missing or `path` is another kind of file.
     """
     if path.is_file() and not looks_like_tar(path) and not zipfile.is_zipfile(path):
         return None
@@ -177,7 +178,7 @@ def class_folders(
 
 
 def refuse_packed(path: Path, spec: DatasetSpec) -> None:
-    """Raise UserError if the path has an archive that must be unpacked first."""
+    """Raise UserError if `path` has no images, only an archive that must be unpacked first."""
     places = (
         [path]
         if path.is_file()

@@ -54,7 +54,7 @@ class TarFiles:
         ] = {}  # archive, offset and size in one integer: a third of a tuple's memory
 
     def add(self, name: str, archive: Path, member: Member) -> None:
-        """Add a member. Raises UserError if the name exists."""
+        """Add a member. Raises UserError if the name exists or the member is too large."""
         if not self._archives or self._archives[-1] is not archive:
             self._archives.append(archive)
         if name in self._places:
@@ -96,7 +96,7 @@ def open_tar(path: Path, keep: Callable[[str], bool]) -> TarFiles:
     """List the members whose names `keep` accepts.
 
     Raises:
-        UserError: a listed member is a link, or any error of `members`.
+        UserError: a listed member is a link, too large or there twice; or any error of `members`.
     """
     files = TarFiles()
     with path.open("rb", buffering=0) as archive:
@@ -134,10 +134,11 @@ def members(handle: int, path: Path, begin: int = 0, end: int | None = None) -> 
         handle: descriptor of the open file.
         path: name of the archive for errors.
         begin: first byte of the archive.
-        end: end of the archive.
+        end: end of the archive. None means the end of the file.
 
     Raises:
-        UserError: not a tar, damaged, cut short, or a name outside the archive.
+        UserError: not a tar, damaged, cut short, several archives joined, or a name that points
+            outside the archive.
     """
     end = os.fstat(handle).st_size if end is None else end
     read = _Window(handle, end)

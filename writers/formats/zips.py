@@ -1,7 +1,7 @@
 """Read a zip archive without unpacking, such as those of CLEVR (19 GB) and KITTI (12 GB).
 
-The table of the archive is read once. Threads then read members by offset at the same time;
-`zipfile` would let them wait for each other.
+The table of the archive is read once. Threads then read members by offset at the same time; with
+`zipfile`, they would wait for each other.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ class ZipFiles:
         """Read the table of an archive.
 
         Raises:
-            UserError: the archive is damaged, a path points outside it, or a compression other than
-                deflate is used.
+            UserError: the archive is damaged, a path points outside it, or a file that passes
+                `keep` is encrypted, a link, too large, there twice, or not compressed by deflate.
         """
         self._path = path
         self._members: dict[str, zipfile.ZipInfo] = {}

@@ -2,8 +2,9 @@
  * error, and its buffer (jpeg_mem_dest) leaks after an error. These do neither.
  *
  * Loaders and writers share the handler, so that they accept the same images. Extraneous bytes
- * between markers, as some cameras write them, are accepted, since no pixel depends on them. Before
- * a restart marker, they are left of damaged data. All other warnings mean damage.
+ * between markers, as some cameras write them, are accepted, since no pixel depends on them. They
+ * mean damage only before a restart marker, and in JPEGs that this project wrote. All other warnings
+ * mean damage.
  */
 
 #include <stdlib.h>

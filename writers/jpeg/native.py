@@ -69,7 +69,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def library_file(module: str) -> Path | None:
-    """Return the path of the shared object built as `module` ("package.name"), or None.
+    """Return the path of the shared object of `module` ("package.name"), or None if not built.
 
     A file for a single Python version (`.cpython-311-...so`) is an older build. Python's own search
     would prefer it, so only `.abi3.so` is searched for here.

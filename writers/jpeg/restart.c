@@ -86,8 +86,8 @@ static int whole(int side, int num_planes) {
 }
 
 /* Encode planes (one gray, or three of YCbCr at 4:2:0; `strides` in bytes) with a restart marker
- * after every `interval` MCUs. Gives the bytes of harness_add_restart_markers for the output of
- * libjpeg-turbo's tjCompressFromYUVPlanes. Results are as there. */
+ * after every `interval` MCUs. The bytes equal those that harness_add_restart_markers makes from the
+ * output of libjpeg-turbo's tjCompressFromYUVPlanes. Returns JPEG_DONE or JPEG_DAMAGED, as there. */
 int harness_encode_with_markers(const unsigned char *const planes[3], const int strides[3], int num_planes, int width,
                                 int height, int quality, unsigned int interval, unsigned char **result,
                                 unsigned long *result_size, char *message) {

@@ -5,7 +5,8 @@ restart marker after every few MCUs (an MCU holds the blocks of all components f
 pixels), and decoding can start after each marker. An index of the segments between markers follows
 the end of the image, where decoders stop reading, so the result is an ordinary JPEG. Huffman tables
 are optimized for the image, which saves about as many bytes as the markers cost. Metadata (EXIF,
-ICC profile, comments) is removed: no reader of a beton uses it, and each decode would copy it.
+ICC profile, comments) is removed: no reader of a `.beton` file uses it, and each decode would copy
+it.
 
 The index, little endian, after the end-of-image marker:
     u16 [num_segments]  bytes of each segment, including the marker after it (RSTn, or EOI after the
@@ -61,7 +62,7 @@ def add_restart_index(jpeg: bytes) -> bytes:
 
     Raises:
         DamagedJpegError: libjpeg cannot read the JPEG to its end without a warning.
-        UserError: the package was installed without its C parts.
+        UserError: the package's C parts were not built, or are of another version.
     """
     frame = read_frame(jpeg)
     if frame is None:

@@ -19,7 +19,7 @@ class FoundImages:
 
     files: Files
     splits: Mapping[str, Images]
-    prefix: str = ""  # name in `files` = prefix + key
+    prefix: str = ""  # folders around the tree of images; name in `files` = prefix + key
     # split -> keys of images outside class folders, whose labels the dataset may provide
     unlabeled: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omissions: Sequence[Omission] = ()

@@ -32,8 +32,8 @@ class Holder:
 
     Attributes:
         host: host name.
-        boot: id of one boot of a machine. Containers of a machine have the same id; machines never
-            do.
+        boot: id of one boot of a machine, or the host name if the kernel has no id. Containers of a
+            machine have the same id; two machines never have.
         pid: process id on that host.
     """
 

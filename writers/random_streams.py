@@ -1,8 +1,8 @@
 """Random numbers without state: pure functions of a seed, a purpose and a sample's id.
 
 An id is derived from an image's name, not its location. A folder tree, an archive and a copied
-beton of the same images therefore draw the same order, splits and crops. The mixing function is
-splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+`.beton` file of the same images therefore draw the same order, splits and crops. The mixing
+function is splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 import hashlib
@@ -36,12 +36,12 @@ def seed_of(seed: int, purpose: str) -> int:
 
 
 def random_words(seed: int, epoch: int, ids: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` random words per sample id, uint64 [B, count]."""
+    """Return `count` random words for each of `ids` (uint64 [B]), uint64 [B, count]."""
     return words_at(seed, epoch, ids, np.arange(count))
 
 
 def words_at(seed: int, epoch: int, ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return the random words at these indices (int64 [W], from 0) per sample, uint64 [B, W]."""
+    """Return the words with indices `numbers` (int64 [W], from 0) per sample, uint64 [B, W]."""
     key = np.array([seed & MASK], np.uint64)
     key = _mix(_mix(key + np.uint64(GAMMA)) + np.uint64(epoch & MASK))
     steps = (np.asarray(numbers, np.uint64) + np.uint64(1)) * np.uint64(GAMMA)

@@ -48,7 +48,7 @@ class Listing:
 
 
 def walk(path: Path) -> Iterator[tuple[str, FileState]]:
-    """Yield name and state of the files below a path, by name, without hidden folders.
+    """Yield name and state of the files below a path, in order of names, without hidden folders.
 
     Circular links are not followed. A broken link is yielded like a file. If the path is a file,
     that file is yielded under its name.
@@ -111,7 +111,7 @@ def listing_of(
         protocol: name of the splits; None means the dataset's default.
         files: result of `walk`.
         labels: table of the images' labels, if there is one.
-        folders: rules for trees of folders.
+        folders: which folders of a tree are splits, and which are classes.
     """
     settings = SplitSettings(val=0.0, test=0.0, protocol=protocol, folders=folders)
     try:

@@ -84,7 +84,7 @@ def existing_file(path: str) -> Path:
 
 
 def other_kind(path: Path) -> str | None:
-    """Describe what a path is, such as "a pipe"; None if it is a regular file or does not exist."""
+    """Describe what a path is, such as "a pipe"; None for a regular file, or if stat fails."""
     try:
         mode = path.expanduser().stat().st_mode
     except (OSError, RuntimeError, ValueError):  # opening it reports what is wrong

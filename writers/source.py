@@ -67,10 +67,10 @@ class SplitSettings:
     """Settings of the splits: how to draw missing splits from train, and how to read folders.
 
     `val` and `test` are fractions of each class's images, drawn by `seed`. `protocol` selects named
-    splits of the dataset's `SPEC.protocols`; None means the dataset's default. `folders` are the
-    rules for trees of folders. If `skip_damaged`, readers of annotations add images with damaged
-    annotations to `Source.damaged` instead of raising an error. Raises UserError unless `val` +
-    `test` is less than 1.
+    splits of the dataset's `SPEC.protocols`; None means the dataset's default. `folders` decides
+    which folders of a tree are splits, and which are classes. If `skip_damaged`, readers of
+    annotations add images with damaged annotations to `Source.damaged` instead of raising an error.
+    Raises UserError unless `val` + `test` is less than 1.
     """
 
     val: float = 0.1
@@ -98,7 +98,7 @@ class Source:
     classes: list[str]
     splits: dict[str, list[Example]]
     files: Files = field(repr=False)
-    prefix: str = ""  # outer folders of the tree; name in `files` = prefix + key
+    prefix: str = ""  # folders around the tree, such as `data/`; name in `files` = prefix + key
     multi_label: bool = False  # examples have `labels`
     protocol: str | None = None  # name of the splits; None means the dataset's own
     # accepted differences from published counts
@@ -158,7 +158,8 @@ def open_source(
         known: names of files in a tree that have another purpose; they are not reported.
 
     Raises:
-        UserError: there are no images, or the kind of source is unknown.
+        UserError: a path does not exist or cannot be read, there are no images to train on, or an
+            image's class is not one of `classes`.
     """
     paths = [path] if isinstance(path, Path) else list(path)
     if twice := [place for place, times in Counter(paths).items() if times > 1]:
@@ -324,7 +325,7 @@ def below_class(path: str, class_name: str) -> str:
 
 
 def refuse_unclear_splits(splits: Mapping[str, Collection[object]], paths: Sequence[Path]) -> None:
-    """Raise UserError if only some images have a split, or if no image is in train."""
+    """Raise UserError if only some images have a split, or if all are in val or test."""
     there = {split for split, images in splits.items() if images}
     if NO_SPLIT in there and len(there) > 1:
         raise UserError(f"{paths[0]}: some images have a split, and others have none.", layouts())

@@ -1,4 +1,4 @@
-"""Public names for reading a beton and its manifest.
+"""Public names for reading a `.beton` file and its manifest.
 
 The implementation is `writers/beton/store.py`.
 """

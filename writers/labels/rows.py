@@ -73,7 +73,7 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda column: True) 
 
 
 def check_file(path: Path) -> None:
-    """Check a file without reading it, so that only tables are read or digested.
+    """Check a file without reading its rows, so that only tables are read or digested.
 
     Raises:
         UserError: the file is missing or too large, or its extension is not that of a table.

@@ -2,8 +2,8 @@
 
     train.csv  train/0a.jpg  test/1b.jpg     rows such as `0a,cat`, with or without folder
 
-With one label per image, the beton equals, byte for byte, the beton of the same images in a tree of
-class folders.
+With one label per image, the written `.beton` file equals, byte for byte, that of the same images
+in a tree of class folders.
 """
 
 from collections import defaultdict

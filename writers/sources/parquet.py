@@ -10,8 +10,8 @@ Images are named by their paths. On the hub, ImageNet's paths end in the class, 
 `n01440764_10026_n01440764.JPEG`. This suffix is removed, so that names are equal for all sources.
 Images labeled -1 and shards without labels (ImageNet's test shards) are left out and counted.
 
-A row group is the smallest unit of reading, about 100 images on the hub. A beton is written in
-another order, so row groups are read many times. Up to CACHE_BYTES of row groups are kept in
+A row group is the smallest unit of reading, about 100 images on the hub. A `.beton` file is written
+in another order, so row groups are read many times. Up to CACHE_BYTES of row groups are kept in
 memory, so that small datasets are read only once. Each thread uses memory for one more row group.
 """
 

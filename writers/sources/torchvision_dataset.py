@@ -1,11 +1,11 @@
-"""Make a source of any torchvision dataset object, to write betons from Python.
+"""Make a source of any torchvision dataset object, to write `.beton` files from Python.
 
     source = from_torchvision(torchvision.datasets.ImageFolder("photos/train"), "train")
     write_split(source, "train", everything(source.classes), Encoding(), Path("train.beton"))
 
-If the dataset lists its files (`samples` or `imgs`), they are read byte for byte, and the beton
-equals the one written from the tree. Otherwise items are read one at a time and passed to the
-encoder as PNG.
+If the dataset lists its files (`samples` or `imgs`), they are read byte for byte, and the result
+equals the `.beton` file written from the tree of class folders. Otherwise items are read one at a
+time and passed to the encoder as PNG.
 """
 
 import io
@@ -41,7 +41,7 @@ def from_torchvision(dataset: VisionDataset, split: str, *, name: str = "") -> S
         name: name of the dataset, by default the name of its class.
 
     Raises:
-        UserError: labels are not class numbers.
+        UserError: labels are not class numbers, or there are fewer class names than labels.
     """
     paths = [
         str(path)

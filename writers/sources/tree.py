@@ -268,7 +268,7 @@ def _refuse_shared_subfolders(
 def _refuse_empty_folders(
     root: Path, folders_with_images: Collection[str], rules: FolderRules
 ) -> None:
-    """Raise UserError if a class folder has no images, because copying or unpacking failed."""
+    """Raise UserError if a class folder has no images, as after an incomplete copy."""
     tops = [entry for entry in root.iterdir() if entry.is_dir()]
     train = next((entry for entry in tops if rules.split_of(entry.name) == "train"), None)
     above = root if train is None else train

@@ -102,7 +102,7 @@ class Step(BaseModel):
         return value
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
-        """Return the new selection. Raises UserError for classes that the source lacks."""
+        """Return the new selection. Raises UserError if the source lacks a class that is needed."""
         raise NotImplementedError
 
     @property

@@ -47,7 +47,8 @@ class ByRanking(Step):
     Attributes:
         hardest: the classes with the lowest accuracy.
         easiest: the classes with the highest accuracy.
-        by: `reference`, a ranking in writers/subsets/ such as resnet18_val, or a CSV file.
+        by: `reference` for the accuracy of the recipe's reference model; or a ranking in
+            writers/subsets/ such as resnet18_val; or a CSV file.
         sha256: digest of the file that `by` names, so that a file with other contents defines
             another subset; filled in when the file is first read.
     """
@@ -69,7 +70,10 @@ class ByRanking(Step):
         return self
 
     def chosen(self, selection: Selection, context: SubsetContext) -> set[str]:
-        """Return the hardest and easiest classes. Raises UserError without a ranking."""
+        """Return the hardest and easiest classes.
+
+        Raises UserError if there is no ranking, or it lacks a class.
+        """
         ranking = context.ranking if self.by == REFERENCE else read_ranking(self.by)
         if ranking is None:
             raise UserError(
@@ -149,10 +153,10 @@ class Under(Step):
 
 
 class Excluded(Step):
-    """Classes to remove: related to a target (or `pascal`), under WordNet nodes, or listed.
+    """Classes to remove: related to a downstream dataset, under WordNet nodes, or listed.
 
     Attributes:
-        related_to: targets whose related classes are removed.
+        related_to: downstream datasets, or `pascal`, whose related classes are removed.
         under: WordNet nodes; the classes at or below them are removed.
         classes: the listed classes.
     """
@@ -281,12 +285,12 @@ class Half(Step):
 
 
 def related_targets() -> list[str]:
-    """List the targets that have related classes: by a rule for PASCAL VOC, by hand for others."""
+    """List the downstream datasets with related classes: by a rule for PASCAL VOC, else by hand."""
     return ["pascal", *_related_lists()]
 
 
 def related(target: str, classes: Sequence[str]) -> set[str]:
-    """Return the classes related to a target dataset."""
+    """Return those of `classes` that are related to a downstream dataset."""
     return (
         set(wordnet.pascal_related(classes))
         if target == "pascal"

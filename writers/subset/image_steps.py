@@ -166,7 +166,8 @@ class Budget(Step):
 class Examples(Step):
     """Keep only the training images listed in a file, one per line: `<class>/<image>`.
 
-    Extensions and outer folders are optional. Lines may also be ids: 0x and 16 hexadecimal digits.
+    Extensions, and folders before the class, are optional. Lines may also be ids: 0x and 16
+    hexadecimal digits.
 
     Attributes:
         examples: the file.

@@ -56,7 +56,8 @@ def read_ranking(name_or_path: str) -> Ranking:
     that begin with # are comments.
 
     Raises:
-        UserError: a line is not a class with numbers; the message has the line.
+        UserError: there is no such ranking, its columns have other names, or a line is not a class
+            with numbers (the message has the line).
     """
     path = ranking_file(name_or_path)
 

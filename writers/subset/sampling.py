@@ -33,7 +33,7 @@ def fraction_per_class(
 def spread_over_classes(
     num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """Take a number of images in total, spread evenly over labels."""
+    """Take a number of images in total, spread evenly over labels. Raises UserError if too few."""
     return _first_of_each(ids, labels, _num_per_label(num_images, seed, ids, labels), seed)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def num_forgotten(correct: np.ndarray) -> np.ndarray:
-    """Count the forgetting events of each image for one training.
+    """Count the forgetting events of each image in one training run.
 
     An image that was never predicted correctly gets the number of evaluations, which is more than
     any count: in the paper, such an image is forgotten infinitely often.
@@ -26,6 +26,6 @@ def num_forgotten(correct: np.ndarray) -> np.ndarray:
 
 
 def forgetting(counts: np.ndarray) -> np.ndarray:
-    """Average the counts over trainings: float64 [M, N] -> [N]."""
+    """Average the counts over training runs: float64 [M, N] -> [N]."""
     mean: np.ndarray = counts.mean(axis=0)
     return mean

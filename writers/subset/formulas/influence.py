@@ -1,8 +1,8 @@
-"""Influence of a source class on a target: mean accuracy with the class minus without it.
+"""Influence of a source class on a target dataset, by models pretrained on halves of the classes.
 
-Jain et al., "A Data-Based Perspective on Transfer Learning", CVPR 2023 (arXiv 2207.05739), Eq. 1.
-The models are pretrained on random halves of the classes. The interval is a percentile bootstrap
-over models.
+Jain et al., "A Data-Based Perspective on Transfer Learning", CVPR 2023 (arXiv 2207.05739), Eq. 1:
+the mean accuracy on the target of models pretrained with the class, minus that of models pretrained
+without it. The halves are random. The interval is a percentile bootstrap over models.
 """
 
 from typing import NamedTuple

@@ -114,7 +114,7 @@ def decoded(name: bytes) -> str:
 
 
 def file_name(text: str) -> str:
-    """Make a file or folder name from a text. Slashes and control characters become `_`.
+    """Make a file or folder name: slashes, control characters, a first dot or dash become `_`.
 
     If the name is too long, its middle is removed, because the end usually identifies the file.
     """

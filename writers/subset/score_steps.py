@@ -139,10 +139,10 @@ class Prototypes(ImageStep):
 
 
 class ForTarget(ByScores):
-    """Settings of every step that selects for a target.
+    """Settings of every step that selects for a target (a downstream dataset).
 
     Attributes:
-        target: targets of the recipe, with equal weight.
+        target: targets of the recipe, with equal weight; empty if `by` is a file.
     """
 
     target: str | tuple[str, ...] = ()
@@ -172,7 +172,7 @@ class KeptClasses(ForTarget):
 
 
 class LabelMapping(Step):
-    """Keep the source classes that a surrogate model predicts most often on a target's images."""
+    """Keep the classes that a model of the source predicts most often on a target's images."""
 
     label_mapping: KeptClasses
 

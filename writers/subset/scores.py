@@ -1,7 +1,8 @@
 """Scores of source classes and of source images, by which steps of a subset choose.
 
 Scores are computed by a stage of the recipe, or read from a CSV file. A class with a high score is
-useful for the target. An image with a high score is hard, or is in a cluster that is useful.
+useful for the target (downstream dataset). An image with a high score is hard, or is in a cluster
+that is useful for the target.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ class ScoreRequest:
 
     @property
     def role(self) -> str:
-        """Key of these scores in `Stage.needs`."""
+        """Key of these scores in `Stage.needs`, the inputs of the stage that uses them."""
         parts = [self.method, *self.targets]
         parts += [f"clusters {self.clusters}"] if self.clusters else []
         return ":".join([*parts, *([f"seed {self.seed}"] if self.seed else [])])
@@ -115,7 +116,7 @@ class ImageScores:
         return digest.hexdigest()
 
     def positions(self, ids: "np.ndarray") -> "np.ndarray":
-        """Return the index of each id in the arrays, int64.
+        """Return the index of each of `ids` (uint64 [M]) in the arrays, int64 [M].
 
         Raises:
             UserError: an image has no score.
@@ -222,9 +223,10 @@ def _read(
 def hypothetical(request: ScoreRequest, classes: tuple[str, ...], ids: "np.ndarray") -> Scores:
     """Make up scores, to count a step's images before real scores exist.
 
-    A step that selects by number or fraction keeps as many classes and images as with real scores;
+    A step that selects by number or fraction keeps as many classes, or images, as with real scores;
     `feature_mapping` keeps about as many images, because real clusters differ in size.
     All influences are 0, so that `drop: negative` drops no class and `keep: positive` keeps none.
+    `classes` and `ids` (uint64 [N]) are those of the source.
     """
     import numpy as np
 

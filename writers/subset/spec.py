@@ -90,7 +90,7 @@ class SubsetSpec(BaseModel):
 
     @property
     def needs_ranking(self) -> str | None:
-        """Ranking that the subset needs: `reference` if any step uses it; None if no step does."""
+        """Ranking that the subset needs, or None: `reference` if a step uses it, else the first."""
         rankings = [
             item.remove.by if isinstance(item, Remove) else item.keep.by
             for item in self.all_steps
@@ -106,7 +106,7 @@ class SubsetSpec(BaseModel):
 
     @property
     def selection_targets(self) -> tuple[str, ...]:
-        """Targets whose train and val images affect the choice of classes or images; usually ()."""
+        """Target datasets whose train and val images affect the choice; usually ()."""
         return tuple(dict.fromkeys(name for request in self.requests for name in request.targets))
 
     @property
@@ -154,8 +154,8 @@ class Subset:
     ) -> "tuple[np.ndarray, np.ndarray]":
         """Choose the samples of a split.
 
-        Samples are chosen by id, so a tree, an archive and a beton of the same images give the same
-        result.
+        Samples are chosen by id, so a tree, an archive and a `.beton` file of the same images give
+        the same result.
 
         Args:
             split: train, val or test.
@@ -310,7 +310,8 @@ def resolve(
         scores: role of a `ScoreRequest` -> scores, needed for steps with `by: reference`.
 
     Raises:
-        UserError: a class is not in the source or the ranking, or no class is left.
+        UserError: a class is not in the source or the ranking, data that a step needs are missing,
+            or no class is left.
     """
 
     def selected(of: SubsetSpec) -> Selection:

@@ -263,6 +263,8 @@ class TrainStep:
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        # A step that failed, such as a trial without enough memory, may have left gradients.
+        self.optimizer.zero_grad(set_to_none=True)
         self._ema.load_state_dict(state["ema"])
         self._scaler.load_state_dict(state["scaler"])
         self._generator.set_state(state["generator"])

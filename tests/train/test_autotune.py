@@ -73,6 +73,26 @@ def test_restore_after_restores_learner_and_random_state(steps_before, attack):
     assert torch.equal(torch.get_rng_state(), numbers)
 
 
+@pytest.mark.parametrize("attack", [STARTING_AT_RANDOM, FREE])
+def test_a_trial_step_that_fails_leaves_no_gradients(attack, monkeypatch):
+    """The next step would add its gradients to them."""
+    learner, twin = make_learner(attack=attack), make_learner(attack=attack)
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    with (
+        autotune.restore_after(learner, "cpu"),
+        monkeypatch.context() as patch,
+        pytest.raises(RuntimeError, match="out of memory"),
+    ):
+        patch.setattr(learner, "_update", fail)
+        learner.train_batch(*batch())
+    for each in (learner, twin):
+        each.train_batch(*batch())
+    assert_same(learner.state_dict(), twin.state_dict())
+
+
 def test_trials_do_not_communicate_with_other_ranks():
     """The step of another rank may have failed, so a collective might never end."""
 

@@ -92,6 +92,8 @@ def results(
     set: Mapping[str, Any] | None = None,
     *,
     table: str | None = None,
+    data_dir: str | Path | None = None,
+    raw_dir: str | Path | None = None,
     runs_dir: str | Path | None = None,
 ) -> "list[Record]":
     """Read the finished results of a recipe as flat records; `pandas.DataFrame` accepts them.
@@ -105,6 +107,8 @@ def results(
             `harness report --format csv` writes. None means transfer; for a recipe without
             transfers, scores; for one that only pretrains, accuracy: the accuracies on source
             classes, one record per model, view and attack.
+        data_dir: accepted as by `run`, so that both take the same folders. Betons are not read.
+        raw_dir: accepted as by `run`. Raw downloads are not read.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
 
     Returns:
@@ -118,7 +122,11 @@ def results(
     from harness.report.render.page import record_tables
     from harness.runner.inputs import expand_accepted
 
-    folders = _folders(runs_dir)
+    folders = Folders.resolve(
+        data_dir or os.environ.get("HARNESS_DATA", "./data"),
+        raw_dir or os.environ.get("HARNESS_RAW", "./raw"),
+        runs_dir or os.environ.get("HARNESS_RUNS", "./runs"),
+    )
     matrix = expand_accepted(read(recipe, _overrides(set), user_cache()), folders.runs)
     tables = record_tables(collect_report(matrix, folders))
     if table is None:
@@ -135,8 +143,3 @@ def _overrides(set: Mapping[str, Any] | None) -> list[str]:
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in (set or {}).items()
     ]
-
-
-def _folders(runs_dir: str | Path | None) -> Folders:
-    runs = runs_dir if runs_dir is not None else os.environ.get("HARNESS_RUNS", "./runs")
-    return Folders.resolve("./data", "./raw", runs)

@@ -52,6 +52,8 @@ def test_results_are_a_data_frame_of_all_transfers(tmp_path: Path):
     assert len(frame) == len(transfers) and set(frame["key"]) == {s.key for s in transfers}
     assert str(frame["top1"].dtype) == "float64"
     assert not any(isinstance(value, dict | tuple) for row in records for value in row.values())
+    places = {"runs_dir": tmp_path / "runs", "data_dir": tmp_path / "d", "raw_dir": tmp_path / "r"}
+    assert harness.results(file, **places) == records
     with pytest.raises(UserError, match="transfers") as info:
         harness.results(file, runs_dir=tmp_path / "runs", table="transfers")
     assert "transfer" in info.value.hint

@@ -89,6 +89,7 @@ def command(
     harness report --publish board --merge friend/rows.json
     """
     from harness.config.load import read
+    from harness.runner import recipe_origin
     from harness.runner.inputs import expand_accepted
 
     _check_options(recipe_name, formats, out, publish, merged, by)
@@ -98,7 +99,9 @@ def command(
     if publish is not None:
         _publish(matrix, folders, publish, merged, by, as_json)
         return
-    assert matrix is not None
+    assert matrix is not None and recipe_name is not None
+    if out is None:
+        recipe_origin.claim(recipe_name, overrides, matrix.recipe.name, folders.runs)
     page = write_report(matrix, folders, formats or ("html", "csv"), out)
     click.echo(json.dumps({"report": str(page)}) if as_json else page)
 

@@ -204,7 +204,7 @@ def _run(
     from harness.config.load import read
     from harness.matrix.left_out import left_out
     from harness.report import ANSWER_FILE
-    from harness.runner import cancel
+    from harness.runner import cancel, recipe_origin
     from harness.runner.executor import Cancelled, Run, begin
     from harness.runner.launcher import LauncherSettings, parse_options
     from harness.runner.tracker import check_tracker
@@ -227,6 +227,7 @@ def _run(
             "Use --launcher local on a machine with those GPUs, or run torchrun -m harness.worker "
             "STAGE_DIR.",
         )
+    recipe_origin.claim(recipe_name, overrides, recipe.name, folders.runs)
     _inputs.confirm(planned, folders, is_accepted=accept_changes)
     opened = module.open(launcher_settings, options)
     # Schedulers send SIGTERM; handle it like Ctrl-C.

@@ -1,4 +1,4 @@
-"""Load batches of images and labels from beton files.
+"""Load batches of images and labels from FFCV's `.beton` files.
 
 `Loader(path, batch_size=...)` is for training code: it iterates, resumes and splits batches among
 ranks. `open_loader(plan)` returns the plain loader of a backend. Each module of `loaders/backends/`
@@ -42,11 +42,12 @@ def __getattr__(name: str) -> Any:
 def open_loader(plan: "LoaderPlan") -> "backend.Loader":
     """Open a loader with the backend and the settings of a plan.
 
-    Backend `auto` selects `resident` if the decoded beton takes at most a quarter of the GPU's free
-    memory, otherwise `ffcv`.
+    Backend `auto` selects `resident`, which keeps all images decoded on the GPU, if they take at
+    most a quarter of its free memory; otherwise `ffcv`.
 
     Raises:
-        UserError: the backend is unknown, or the beton is missing or damaged.
+        UserError: the backend is unknown or does not support the plan, or the `.beton` file is
+            missing or damaged.
     """
     if plan.backend == "auto":
         plan = replace(plan, backend="resident" if _fits_on_the_gpu(plan) else "ffcv")

@@ -133,8 +133,8 @@ def quasi_random_order(seed: int, epoch: int, ids: np.ndarray, offsets: np.ndarr
     """Return a permutation, int64 [N], that needs few pages of the file in memory at a time.
 
     The blocks of the file are shuffled and grouped into windows of WINDOW_BLOCKS; samples are
-    shuffled within a window. Betons are written in random order, so a window has a random selection
-    of samples from all classes.
+    shuffled within a window. The writer stores samples in random order, so a window has a random
+    selection of samples from all classes.
 
     Args:
         seed: seed of the plan.

@@ -33,7 +33,8 @@ class Epoch(ClosedOnExit):
         """Return the next batch.
 
         Raises:
-            UserError: an image does not decode; the message names sample and file.
+            UserError: an image does not decode and the plan's `on_corrupt` is "raise", or no image
+                of the batch does; the message names sample and file.
             RuntimeError: the epoch is closed.
         """
 
@@ -57,7 +58,7 @@ class Epoch(ClosedOnExit):
 
 
 class Loader(ClosedOnExit):
-    """The samples of a beton that a plan selects."""
+    """Loader of the samples that a plan selects from a `.beton` file."""
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         self.plan, self.samples = plan, samples

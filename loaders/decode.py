@@ -32,7 +32,7 @@ _RUNS_PER_THREAD = 4
 
 
 class BatchDecoder:
-    """Decode batches of the images in one beton."""
+    """Decode batches of the images in one `.beton` file."""
 
     def __init__(
         self,

@@ -32,14 +32,14 @@ class DetectionPlan:
     """Settings of a loader of whole images with boxes.
 
     Attributes:
-        beton: path of a beton with boxes.
+        beton: path of a `.beton` file with boxes.
         batch_size: images per batch.
         order: order of an epoch.
         horizontal_flip: mirror each image and its boxes with probability 1/2.
         seed: seed of order and flips.
         num_threads: decoding threads.
         drop_last: drop the incomplete batch at the end.
-        indices: samples of the beton, in this order. None means all.
+        indices: samples of the file, in this order. None means all.
 
     Raises:
         UserError: a value is invalid.

@@ -62,7 +62,7 @@ class StoredImages:
     """Images of a file that is in memory; see `stored_images`.
 
     Attributes:
-        file: uint8, the whole beton.
+        file: uint8, the whole `.beton` file.
         columns: offsets, sizes, modes, widths and heights in the C kernel's dtypes, contiguous.
         addresses: addresses of the file and of each column. They are kept because numpy takes about
             a microsecond to return an address.
@@ -77,7 +77,7 @@ def stored_images(file: np.ndarray, *columns: np.ndarray) -> StoredImages:
     """Prepare images for the C kernel.
 
     Args:
-        file: uint8, the whole beton.
+        file: uint8, the whole `.beton` file.
         columns: offsets, sizes, modes, widths and heights of the images, each [n].
     """
     converted = tuple(

@@ -46,8 +46,8 @@ static struct span segments_of(const struct box *crops, int64_t num_crops, int64
  *     decoder->header     the JPEG's header, with the size of the part as image size
  *     decoder->segments   the segments of the part, row by row; {0, 0} if no crop needs one
  *     decoder->entropy    the fields that locate the segments
- * Returns the bytes of the header, or 0 if the blob has no index, or an index that does not match
- * the blob or width and height. Same as cut_out in cut_out_numba.py.
+ * Returns the size of the header in bytes, or 0 if the blob has no index, or an index that does not
+ * match the blob or width and height. Same as cut_out in cut_out_numba.py.
  *
  * Why reads stay in the blob: `scan`, the size of the header, is at most `table`; the frame is
  * inside the header; the table has num_segments entries; and `end` is compared with `table` before
@@ -127,7 +127,8 @@ static int64_t read_index(struct decoder *decoder, const uint8_t *blob, int64_t 
     return scan;
 }
 
-/* Mark in bits[0] of a Huffman table. libjpeg sets bits[0] to 0 when it reads a table. */
+/* Value of bits[0] of a Huffman table that no image has set. libjpeg sets it to 0 when it reads a
+ * table. */
 enum { UNREAD = 1 };
 /* Largest number of unused tables in libjpeg's permanent pool, before the codec is replaced. */
 enum { MAX_DROPPED = 64 };
@@ -289,7 +290,7 @@ void free_decoder(struct decoder *decoder) {
     free(decoder);
 }
 
-/* Returns NULL if memory is short. */
+/* Make a decoder. Returns NULL if memory is short. */
 struct decoder *new_decoder(void) {
     struct decoder *volatile decoder = calloc(1, sizeof *decoder);
     if (decoder == NULL)

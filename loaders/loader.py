@@ -63,10 +63,10 @@ class LoaderState(TypedDict):
 
 
 class Loader(ClosedOnExit):
-    """Batches of the images and labels in a beton; each `for` is the next epoch.
+    """Batches of the images and labels in a `.beton` file; each `for` is the next epoch.
 
-    Images are uint8 [B, 3, R, R] in channels_last, labels int64 [B] (multi-label files: int8
-    [B, K]). The order, crops and flips are functions of (seed, epoch, sample id) only.
+    By default, images are uint8 [B, 3, R, R] in channels_last, labels int64 [B] (multi-label files:
+    int8 [B, K]). The order, crops and flips are functions of (seed, epoch, sample id) only.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Loader(ClosedOnExit):
         reuse_memory: bool = False,
         **settings: Any,
     ) -> None:
-        """Open a beton.
+        """Open a `.beton` file.
 
         Args:
-            path: path of the beton, or a LoaderPlan, which is used as it is.
+            path: path of the file, or a LoaderPlan, which is used as it is.
             batch_size: images per batch over all ranks.
             resolution: R, in pixels.
             order: sequential, random, quasi_random, balanced (classes equally often) or weighted
@@ -107,7 +107,7 @@ class Loader(ClosedOnExit):
             settings: further fields of LoaderPlan, such as augment, device, dtype and subset.
 
         Raises:
-            UserError: a setting is unknown or invalid, or the beton is missing or damaged.
+            UserError: a setting is unknown or invalid, or the file is missing or damaged.
         """
         if isinstance(path, LoaderPlan):
             if batch_size is not None or settings:
@@ -233,7 +233,8 @@ class Loader(ClosedOnExit):
         The number of ranks, threads and the device may differ from those of the saved loader.
 
         Raises:
-            UserError: the state belongs to a loader with another order of batches.
+            UserError: the state belongs to a loader with another order of batches, or is not the
+                state of a loader.
         """
         own: Mapping[str, Any] = self.state_dict()
         if not isinstance(state, Mapping):

@@ -3,7 +3,8 @@
 Each augmentation has its own stream of random 64-bit words per sample. If an augmentation is
 switched on or off, the draws of the other augmentations do not change. Normal and beta variables
 are computed from uniform variables by the inverse distribution function. Positions and areas are
-fractions of the image, so the draws do not depend on the resolution.
+fractions of the image, so the draws do not depend on the resolution. In all functions, `ids` are
+the sample ids, uint64 [B].
 """
 
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ class Mixes:
     """Parameters of MixUp and CutMix; all arrays are [B].
 
     Attributes:
-        own: float64, weight of the image; its partner has the weight 1 - own. 1 means not mixed.
+        own: float64, weight of the image; its partner, the image half a batch away, has the weight
+            1 - own. 1 means not mixed.
         cuts: bool, True for CutMix, False for MixUp.
         top: float64 in [0, 1), center of CutMix's rectangle, as a fraction of the height.
         left: float64 in [0, 1), center of CutMix's rectangle, as a fraction of the width.
@@ -98,7 +100,7 @@ class Mixes:
 
 
 def jitter(settings: ColorJitter, seed: int, epoch: int, ids: np.ndarray) -> Jitter:
-    """Draw the color jitter of samples. ids: uint64 [B], the sample ids."""
+    """Draw the color jitter of samples."""
     words = _words(seed, "jitter", epoch, ids, 8)
     draws = uniform(words[:, :4])
     strengths = np.array([getattr(settings, name) for name in JITTER_OPS])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 # An affine map sends the point (x, y) of the result to the point (a x + b y + c, d x + e y + f) of
 # the source. Points are in pixels from the top left corner; pixel centers are at 0.5, 1.5, ...
-# The functions below return maps as float64 [N, 6], in the order a b c d e f.
+# The functions below compute maps, float64 [N, 6] in the order a b c d e f, from parameters,
+# float64 [N].
 
 
 def shear_x(factors: np.ndarray) -> np.ndarray:

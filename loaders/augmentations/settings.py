@@ -61,14 +61,15 @@ class RandAugment(_Model):
     """A few operations per image, drawn with replacement (Cubuk et al. 2020).
 
     Attributes:
-        ops: torchvision: the 14 operations of its RandAugment, with the magnitudes of 31 levels and
-            the nearest pixel; pixels from outside are black. timm: the 15 operations of `inc1`,
-            bilinear; pixels from outside are gray (128). timm chooses between bilinear and bicubic.
+        ops: torchvision: the 14 operations of its RandAugment with 31 magnitude levels, resampled
+            by the nearest pixel; pixels from outside are black. timm: the 15 operations of `inc1`,
+            resampled bilinearly, where timm itself draws bilinear or bicubic; pixels from outside
+            are gray (128).
         num_ops: operations per image.
         magnitude: strength; 0 to 30 for torchvision, 0 to 10 for timm.
         magnitude_std: standard deviation of the magnitude; results are clipped to 0 ... 10. For
             timm only.
-        probability: probability of each operation.
+        probability: probability that a drawn operation is applied.
     """
 
     ops: Literal["torchvision", "timm"] = "torchvision"
@@ -118,10 +119,10 @@ class RandomErasing(_Model):
 
 
 class Augmentations(_Model):
-    """Augmentations after crop and flip, in this order. Also parses the name of a preset.
+    """Augmentations after crop and flip, in this order; or the name of one of `PRESETS`.
 
     RandAugment, color jitter, lighting and erasing change each image separately. MixUp and CutMix
-    mix it with the image half a batch away, and labels become probabilities.
+    mix each image with the one half a batch away, and labels become probabilities.
 
     Attributes:
         randaugment: a few random operations per image.

@@ -43,7 +43,7 @@ CROPS_AT_ONCE = 4096  # samples whose crops are chosen together
 
 
 def open_loader(plan: LoaderPlan) -> "FfcvLoader":
-    """Open a loader. Raises UserError if the beton is missing or damaged."""
+    """Open a loader. Raises UserError if the `.beton` file is missing or damaged."""
     return FfcvLoader(plan, open_samples(plan))
 
 

@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]  # left, top, width, height, in pixels
 
 
 def open_loader(plan: LoaderPlan) -> "ReferenceLoader":
-    """Open a loader. Raises UserError if the beton is missing or damaged."""
+    """Open a loader. Raises UserError if the `.beton` file is missing or damaged."""
     return ReferenceLoader(plan, open_samples(plan))
 
 
@@ -160,9 +160,9 @@ def resize(
 
 
 def exact_resize(pixels: np.ndarray, resolution: int) -> np.ndarray:
-    """Resize with exact weights and without rounding: float64 [R, R, 3].
+    """Resize by `area` with exact weights and without rounding: float64 [R, R, 3].
 
-    The result of `resize` differs by at most one level.
+    The result of `resize` by `area` differs by at most one level.
     """
     down = exact_weights(pixels.shape[0], resolution)
     across = exact_weights(pixels.shape[1], resolution)

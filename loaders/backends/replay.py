@@ -20,7 +20,10 @@ NUM_BATCHES = 4
 
 
 def open_loader(plan: LoaderPlan) -> "ReplayLoader":
-    """Open a loader. Raises UserError if the plan has several crops per image, or `poison`."""
+    """Open a loader. Raises UserError if the plan has several crops per image or `poison`.
+
+    Other errors are those of the ffcv backend.
+    """
     check_single_crop(plan)
     if plan.poison:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Decode the whole beton once to uint8 on the device; crop, resize and flip there per batch.
+"""Decode a whole `.beton` file once to uint8 on the device; crop, resize and flip there per batch.
 
 This backend is for sets that fit into memory, such as the downstream datasets and CIFAR. It uses
 the same boxes and integer sums as the kernels of the ffcv backend (loaders/native/resize.c), so
@@ -43,10 +43,10 @@ def open_loader(plan: LoaderPlan) -> "ResidentLoader":
 
 
 class ResidentLoader(Loader):
-    """Loader of a beton that is decoded when it is opened.
+    """Loader that decodes all images when it is opened.
 
     Raises:
-        UserError: an image does not decode (unless on_corrupt is "skip"), or the decoded beton does
+        UserError: an image does not decode (unless on_corrupt is "skip"), or the decoded images do
             not fit into memory.
     """
 

@@ -1,4 +1,4 @@
-"""Return noise images with the beton's labels, to measure training without loading cost."""
+"""Return noise images with the `.beton` file's labels, to measure training without loading cost."""
 
 from collections.abc import Iterator
 

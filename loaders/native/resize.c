@@ -12,8 +12,8 @@
  *     level  = (sum of down[y, k] * row[y + k] + 2^20) >> 21, at least 0 and at most 255
  * Integer sums do not depend on their order, so C, numba, numpy and torch agree bit for bit.
  * (resize_numba.py and backends/reference.py have the same equations.) Sums fit 32 bits: across,
- * 255 * 16384 is below 2^22; down, 255 * 128 * 16384 is below 2^29. Negative weights of BICUBIC
- * increase the sum of the weights' magnitudes to less than twice of that.
+ * 255 * 16384 is below 2^22; down, 255 * 128 * 16384 is below 2^29. With BICUBIC, whose weights may
+ * be negative, sums are less than twice as large.
  */
 
 #include <stdlib.h>

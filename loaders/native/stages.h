@@ -13,8 +13,8 @@
 #include <stdint.h>
 
 enum { ROW_PADDING = 64 };
-/* Bits that are dropped after the sums across and down: 14 + 14 - 7 - 21 = 0, so levels become
- * levels. */
+/* Bits that are dropped after the sums across and down: 14 + 14 - 7 - 21 = 0, so the results are
+ * levels again. */
 enum { ROUND_ACROSS = 7, ROUND_DOWN = 21, WEIGHT_BITS = 14 };
 /* Largest value of a row after the resize across; the smallest is 0. It fits an int16. */
 enum { MOST_ACROSS = 255 << (WEIGHT_BITS - ROUND_ACROSS) };
@@ -127,8 +127,8 @@ struct stages {
 enum isa { BEST_ISA = 0, SCALAR, PLAIN, SLOW_PDEP, AVX2, VBMI, NUM_ISAS };     /* as in kernel_c.py; the slowest first */
 
 /* Return the loops of an instruction set, or NULL if this processor or this build does not have it.
- * BEST_ISA is the fastest one that the processor has. SCALAR and PLAIN use plain C; PLAIN has
- * leaves_jpeg. */
+ * BEST_ISA is the one that isa.c expects to be the fastest here. SCALAR and PLAIN use plain C; PLAIN
+ * has leaves_jpeg. */
 const struct stages *stages_of(enum isa isa);
 
 /* ---- Loops that isa.c selects from ------------------------------------------------------------ */

@@ -110,7 +110,7 @@ class Loader(ClosedOnExit):
 
     @property
     def num_samples(self) -> int:
-        """Number of samples over all ranks, after view and relabeling."""
+        """Number of samples over all ranks, after the plan's view and relabeling."""
         return len(self.samples)
 
     @property

@@ -84,7 +84,7 @@ class DetectionPlan:
 
 @dataclass(frozen=True)
 class DetectionBatch:
-    """Images and their objects. They stay valid as long as a tensor of `images` exists.
+    """Images and their objects. The images' memory is not reused while a tensor of `images` exists.
 
     Attributes:
         images: uint8 [3, H_i, W_i] of each image.

@@ -40,15 +40,15 @@ class LoaderPlan:
 
     Rank r of W ranks takes samples r, r + W, r + 2 W, ... of each batch. At each step, all ranks
     together have the batch that a single process would have; in an epoch they have each sample
-    once. If the last batch has fewer samples than there are ranks, the highest ranks have one batch
-    less.
+    once, except with drop_last and orders by weight. If the last batch has fewer samples than there
+    are ranks, the highest ranks have one batch less.
 
     Batches are uint8 by default: one byte per value is copied to the GPU, and the harness's models
     normalize their input, so that attacks work on pixels. With `dtype="float16"` the loader writes
     (pixel / 255 - mean) / std in the same pass, at two bytes per value.
 
     Attributes:
-        beton: path of the beton file.
+        beton: path of the `.beton` file.
         batch_size: images per batch over all ranks.
         resolution: R; batches are [B, 3, R, R], channels_last.
         augment: crop of each image.
@@ -65,15 +65,15 @@ class LoaderPlan:
         order: quasi_random reads a few pages of the file at a time. balanced draws each class
             equally often, and weighted each sample in proportion to its weight; an epoch has as
             many draws as there are samples (`loaders/sampling.py`).
-        weights: weighted only: one number per sample of the beton, as an array or as the path of a
+        weights: weighted only: one number per sample of the file, as an array or as the path of a
             .npy or CSV file (`loaders.sampling.read_weights`).
         dtype: dtype of the images.
         mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
         std: float16 only: standard deviation of red, green and blue, for pixels in [0, 1].
-        drop_last: drop the incomplete batch at the end.
+        drop_last: drop the incomplete batch at the end, unless it is the only one.
         seed: seed of order, crops, flips and augmentations.
         subset: view of the samples that this subset selects, relabeled. None means no subset.
-        indices: view of these samples of the beton, in this order. None means all samples.
+        indices: view of these samples of the file, in this order. None means all samples.
         labels: new label of each label in the file; -1 drops the samples. None means labels as
             stored.
         rank: index of this process among the processes that share each batch.

@@ -1,4 +1,4 @@
-"""Read the samples that a plan selects from a beton, and the order of an epoch.
+"""Read the samples that a plan selects from a `.beton` file, and the order of an epoch.
 
 Only the tables of the file are read, not the images. Files that FFCV would misread are rejected
 here: FFCV opens a half-written file without an error, and reads the whole file as if it were its
@@ -37,13 +37,13 @@ class Samples:
     same sample only in their ids.
 
     Attributes:
-        path: the beton.
+        path: the `.beton` file.
         classes: class names in label order, after relabeling.
         indices: int64 [N], index of each sample in the file.
         ids: uint64 [N], keys of the random order and crops. A sample has the same id in all files.
         labels: int64 [N] after relabeling; int8 [N, K] for multi-label files: 1 present,
             0 difficult, -1 absent.
-        modes: uint8 [N], 0 JPEG, 1 raw, 2 dct.
+        modes: uint8 [N], 0 JPEG, 1 raw pixels, 2 dct blob (coefficients without entropy code).
         widths: int64 [N], pixels.
         heights: int64 [N], pixels.
         offsets: int64 [N], first byte of the image in the file.

@@ -120,17 +120,17 @@ def balanced_weights(labels: np.ndarray, path: Path) -> np.ndarray:
 def read_weights(
     file: Path, classes: tuple[str, ...], labels: np.ndarray, ids: np.ndarray
 ) -> np.ndarray:
-    """Read the weight of each sample in a beton, [N]. Arrays are checked by `check_weights` only.
+    """Read the weight of each sample of a `.beton` file, [N]. `check_weights` checks the result.
 
     Args:
-        file: a .npy array of N numbers in the order of the beton, or a CSV file with the columns
+        file: a .npy array of N numbers in the order of the samples, or a CSV file with the columns
             `class` and `weight`, or `image` (`<class>/<file name>`) and `weight`.
-        classes: class names of the beton.
+        classes: class names in label order.
         labels: int64 [N], labels as stored.
         ids: uint64 [N].
 
     Raises:
-        UserError: the file cannot be read, or lacks a weight.
+        UserError: the file cannot be read, lacks a weight, or names a class or image twice.
     """
     if file.suffix == ".npy":
         try:

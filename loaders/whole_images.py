@@ -46,7 +46,7 @@ class _Buffers:
 
 
 class WholeImageDecoder:
-    """Decode batches of whole images of one beton."""
+    """Decode batches of whole images of one `.beton` file."""
 
     def __init__(
         self, samples: Samples, num_threads: int, kernel: Literal["c", "pillow"] | None = None

@@ -15,7 +15,7 @@ enum { MAX_PIXELS = 178956970 };    /* of a JPEG or `dct` blob; as in writers/jp
 
 enum image_error { NONE = 0, DAMAGED = 1, OUT_OF_MEMORY = 2 };      /* as in kernel_c.py */
 
-/* Images of a beton, and the batch to make of them. */
+/* Images of a `.beton` file, and the batch to make of them. */
 struct job {
     const uint8_t *file;
     /* [num_images] row of each image in the five columns below; NULL: 0, 1, 2, ... */

@@ -142,7 +142,9 @@ def pgd(
 
 
 class PgdAttack:
-    """Attack with given settings, in training or evaluation: PGD, or its one-step variant `fast`.
+    """Attack with given settings, in training or evaluation.
+
+    It is PGD, or its one-step variant `fast` (Wong et al. 2020).
 
     Attributes:
         generator: Source of random starts.
@@ -179,7 +181,7 @@ class PgdAttack:
         self.generator, self.zero_gradients = generator, zero_gradients
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return float32 images of higher loss, [B, 3, R, R] in [0, 1].
+        """Return the attacked images, float32 [B, 3, R, R] in [0, 1].
 
         Args:
             images: uint8 [B, 3, R, R].

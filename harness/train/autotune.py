@@ -110,7 +110,7 @@ def choose_compile_mode(
     Args:
         learner: Training step whose mode is set.
         batch: Images and labels of the size to compile for.
-        setting: `compile` in a recipe.
+        setting: `compile` in a recipe: "off" sets the eager mode, "on" the mode `compiled`.
         device: Device of the learner.
         excluded: Modes that are not tried.
         exclude: Called with the failed mode and the reason before CaptureFailedError is raised.

@@ -1,8 +1,7 @@
 """Save and load checkpoints of a training that may be interrupted.
 
-Files are written atomically. The last two are kept, and damaged files are skipped. A file consists
-of the sha256 of the output of `torch.save` (32 bytes), and of that output. Any changed byte is thus
-detected.
+Files are written atomically. The last two are kept, and damaged files are skipped. A file is the
+output of `torch.save` after its sha256 digest (32 bytes), so any changed byte is detected.
 """
 
 import hashlib

@@ -86,7 +86,7 @@ def recorded_or(
     modes: Collection[str],
     folder: Path,
 ) -> CompileMeasurement:
-    """Return the choice that the folder records. Measure if there is none, or it is unavailable.
+    """Return the choice recorded in the folder; measure if it has none or the mode is unavailable.
 
     Args:
         measure: Tries the modes and chooses one. Its arguments are the excluded modes, and a

@@ -36,7 +36,7 @@ class CudaGraphAttack:
         ] = {}
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return float32 images of higher loss, [B, 3, R, R].
+        """Return the attacked images, float32 [B, 3, R, R] in [0, 1].
 
         Args:
             images: uint8 [B, 3, R, R].
@@ -47,8 +47,8 @@ class CudaGraphAttack:
         """
         if len(images) not in self._sizes:
             return self._attack(images, labels)
-        # The shape of labels varies, too: trial steps have class numbers, mixed images have
-        # probabilities.
+        # Labels vary in shape, too: the steps that choose the compile mode have class numbers, and
+        # mixed images (MixUp) have probabilities.
         shape = (*images.shape, *labels.shape)
         if shape not in self._graphs:
             # Free the graphs of another resolution: progressive resizing does not return to it.

@@ -224,8 +224,8 @@ def choose_compile_mode(
     """Choose the compile mode of an attacked evaluation; see `choose_attack_mode`.
 
     Args:
-        model: As in `evaluate`.
-        loader: As in `evaluate`.
+        model: Maps images to logits [B, plan.num_classes].
+        loader: Loader of the split.
         folder: Folder of the stage, in which the choice of `auto` is recorded.
         setting: `compile` in a recipe.
         plan: Evaluation with an attack. Its compile mode is not used.
@@ -296,7 +296,15 @@ def score(
 ) -> Scores:
     """Score all images of the loader's epoch 0 without an attack.
 
-    Images may have one label or several. See `Counts.scores` and `MultiLabelCounts.scores`.
+    Args:
+        model: Maps images [B, 3, R, R] to logits [B, num_classes].
+        loader: Loader of the images.
+        device: Device of the model.
+        precision: Number format of the passes.
+        num_classes: Number of classes.
+
+    Returns:
+        See `Counts.scores`, or `MultiLabelCounts.scores` if images have several labels.
     """
     return count(
         model, loader, device=device, precision=precision, num_classes=num_classes

@@ -62,7 +62,7 @@ class AttackPlan:
             zero_gradients = torch.zeros((), dtype=torch.int64, device=self.device)
         pgd_attack = PgdAttack(
             model,
-            self.settings.model_copy(update={"eps_at": None}),  # eps is already adapted
+            self.settings.model_copy(update={"eps_at": None}),  # eps fits the resolution already
             self.eps,
             precision=self.precision,
             logits_of=compiled_for(model, sizes, torch_mode) if torch_mode else model,

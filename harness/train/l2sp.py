@@ -1,11 +1,12 @@
-"""L2-SP penalty, which pulls weights toward their start values or toward zero.
+"""L2-SP penalty, which pulls weights toward their pretrained values or toward zero.
 
-    alpha / 2 * |w_S - w_S start|^2  +  beta / 2 * |w_others|^2
+    alpha / 2 * |w_S - w_S0|^2  +  beta / 2 * |w_other|^2
 
-See Li, Grandvalet and Davoine, ICML 2018, eq. 3. The penalty's gradient is computed directly and
+w_S are the transferred weights, w_S0 their pretrained values, and w_other all other trained weights
+(Li, Grandvalet and Davoine, ICML 2018, eq. 3). The penalty's gradient is computed directly and
 added to the loss's gradient, without autograd. Only weights of convolutions and linear layers are
-penalized. Checkpoints do not hold the start values, because a resumed run loads the same pretrained
-model.
+penalized. Checkpoints do not hold the pretrained values, because a resumed run loads the same
+pretrained model.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,13 +23,13 @@ class L2SPPenalty:
     def __init__(
         self, model: nn.Module, toward_start: Iterable[nn.Parameter], *, alpha: float, beta: float
     ) -> None:
-        """Copy the start values.
+        """Copy the weights toward which the penalty pulls.
 
         Args:
-            model: The model before training.
-            toward_start: Weights that `alpha` pulls toward their start values. `beta` pulls all
+            model: The pretrained model, before it is trained on.
+            toward_start: Weights that `alpha` pulls toward their current values. `beta` pulls the
                 other trained weights toward zero.
-            alpha: Strength of the pull toward the start.
+            alpha: Strength of the pull toward the current values.
             beta: Strength of the pull toward zero.
         """
         transferred = set(toward_start)

@@ -22,7 +22,7 @@ FORMS = {"positions": Form("i", has_rows=False), "labels": Form("i", has_rows=Fa
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
-    """Return the path of a split's beton, which the needed stage `role` has written."""
+    """Return the path of a split's `.beton` file, which the stage `context.needs[role]` wrote."""
     path: str = context.needs[role].metrics["splits"][split]["path"]
     return context.data / path
 
@@ -30,13 +30,13 @@ def split_path(context: StageContext, role: str, split: str) -> Path:
 def in_view(plan: LoaderPlan, context: StageContext, role: str, split: str) -> LoaderPlan:
     """Restrict a plan of a split to the images that a view stage selected.
 
-    A view stage selects the images of a subset in the betons of the whole source, without writing
-    them again.
+    A view stage selects the images of a subset in the `.beton` files of all source images, without
+    writing them again.
 
     Args:
         plan: plan of the whole split.
         context: context of the stage.
-        role: role of the needed stage. If that is not a view stage, the plan is unchanged.
+        role: key of `context.needs`. If that stage is not a view stage, the plan is unchanged.
         split: name of the split.
 
     Raises:
@@ -136,7 +136,7 @@ def held_out_part(plan: LoaderPlan, spec: Mapping[str, int]) -> LoaderPlan:
         plan: Plan of a whole split.
         spec: {"per_class", "seed"} holds out `per_class` images of each class. {"fold", "folds",
             "seed"} divides each class into `folds` parts and holds out the part `fold`, from 0.
-            The draw depends on the images' ids only.
+            The draw depends only on the seed and the images' ids.
     """
     beton = open_beton(plan.beton)
     place, _ = _place_in_class(beton.labels, beton.ids, spec["seed"])
@@ -183,7 +183,8 @@ def sample_per_class_of_beton(beton: Path, num_images: int, seed: int) -> np.nda
 def sample_per_class(labels: np.ndarray, ids: np.ndarray, num_images: int, seed: int) -> np.ndarray:
     """Draw a class-balanced subsample.
 
-    The draw depends on the images' ids only, so all betons of the same images give the same sample.
+    The draw depends only on the seed and the images' ids, so all betons of the same images give the
+    same sample.
     A smaller sample is a subset of a larger one.
 
     Args:
@@ -210,7 +211,7 @@ def sample_per_class(labels: np.ndarray, ids: np.ndarray, num_images: int, seed:
 def _place_in_class(
     labels: np.ndarray, ids: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffle each class by its images' ids.
+    """Shuffle the images of each class by a hash of the seed and their ids.
 
     Returns:
         Position of each image in its shuffled class, int64 [N]; number of images per class,

@@ -23,9 +23,9 @@ NUM_TIMED = 3  # timed runs of each mode after its first run
 MAX_TIME_RATIO = 0.97  # a mode must take less than this fraction of the eager time
 # Largest relative difference from the eager run that is allowed in a mode's first run, for the loss
 # and for the length of the update. Directions are not compared, because rounding to bf16 alone
-# moves the update of ResNet-18 with random weights by 0.3 to 1.0 of its length. It changes the
-# length by less than 0.04 and the loss by less than 0.03 (24 images at 64 px, clean, L2 and linf,
-# on a CPU).
+# moves the update of ResNet-18 with random weights by 0.3 to 1.0 of its length. The rounding
+# changes the length by less than 0.04 and the loss by less than 0.03 (24 images at 64 px, clean, L2
+# and linf, on a CPU).
 MAX_DEVIATION = 0.15
 
 

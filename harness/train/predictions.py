@@ -19,7 +19,14 @@ KINDS = ("predicted", "correct", "scores")
 def save(folder: Path, loader: Loader, predictions: Mapping[str, tuple[np.ndarray, ...]]) -> str:
     """Save predictions for all images of the loader, in the order of its epoch 0.
 
-    The arrays of `predictions` are in the order in which a single process reads the images.
+    Args:
+        folder: Folder of the file.
+        loader: Loader of the images.
+        predictions: See `save_arrays`; arrays in the order in which a single process reads the
+            images.
+
+    Returns:
+        The name of the file.
     """
     order = loader.samples.order(replace(loader.plan, rank=0, world_size=1), 0)
     return save_arrays(folder, loader.samples.ids[order], loader.samples.labels[order], predictions)
@@ -33,7 +40,7 @@ def save_arrays(
 ) -> str:
     """Write FILE, which holds arrays over N images.
 
-    `sample`, uint64 [N], is the id of each image, the same in every beton that has the image.
+    `sample`, uint64 [N], is the id of each image, the same in every `.beton` file with that image.
     `label` is its class, numbered as in the model, int32 [N]. If images have several labels, it is
     int8 [N, K]. For each NAME in `predictions` there are `NAME_predicted`, the predicted class,
     int32 [N] (-1 if the view does not score the image), and `NAME_correct`, bool [N]. With several
@@ -43,7 +50,8 @@ def save_arrays(
         folder: Folder of the file.
         ids: uint64 [N].
         labels: int64 [N] or int8 [N, K].
-        predictions: Name of a view -> its arrays in the order of KINDS.
+        predictions: Name of a view (see `harness.train.evaluate.View`) or of a split -> its arrays
+            in the order of KINDS.
 
     Returns:
         The name of the file.
@@ -58,11 +66,11 @@ def save_arrays(
 def save_detections(folder: Path, ids: np.ndarray, detected: Detected, objects: Objects) -> str:
     """Write DETECTIONS_FILE, which holds arrays over N images, D detections and G objects.
 
-    `sample`, uint64 [N], is the id of each image, the same in every beton that has the image. Each
-    detection that the detector keeps has `image`, int32 [D], the index of its image in `sample`;
-    `label`, int32 [D], its class from 0; `score`, float32 [D]; and `box`, float32 [D, 4]: left,
-    top, right and bottom in pixels of the stored image. Each annotated object has `object_image`,
-    `object_label` and `object_box` of the same form, and `object_difficult`, bool [G].
+    `sample`, uint64 [N], is the id of each image, the same in every `.beton` file with that image.
+    Each detection has `image`, int32 [D], the index of its image in `sample`; `label`, int32 [D],
+    its class from 0; `score`, float32 [D]; and `box`, float32 [D, 4]: left, top, right and bottom
+    in pixels of the stored image. Each annotated object has `object_image`, `object_label` and
+    `object_box` of the same form, and `object_difficult`, bool [G].
 
     Args:
         folder: Folder of the file.

@@ -1,4 +1,4 @@
-"""Rank the classes of a beton by the accuracy of models, so that subsets can omit hard classes."""
+"""Rank a dataset's classes by the accuracy of models, so that subsets can omit hard classes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """Training steps: attack, forward pass, backward pass and update.
 
-All settings are evaluated when a `TrainStep` is built. Taking a step never waits for the GPU.
+Settings are evaluated when a `TrainStep` is built or compiled. Taking a step never waits for the
+GPU.
 """
 
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ class TrainStep:
     Attributes:
         model: The model. Each module is in the mode (train or evaluation) that it trains in.
         optimizer: Optimizer of the model's parameters.
-        config: Initial settings. The attribute `num_micro_batches` below may differ from it.
+        config: Initial settings. `num_micro_batches` below may differ from the one in `config`.
         attack: Maps uint8 images and labels to attacked images, or, if training is clean or free,
             returns the images unchanged.
         logits_of: The model, or a compiled form of it.
@@ -123,7 +124,7 @@ class TrainStep:
         self._totals.add_step(losses, len(labels))
 
     def _forward(self, images: Tensor, labels: Tensor, *, count_correct: bool = True) -> Tensor:
-        """Return the mean loss of [B, 3, R, R] images, uint8 or float in [0, 1], a scalar."""
+        """Return the mean loss, a scalar, of images [B, 3, R, R], uint8 or float in [0, 1]."""
         with self._timer.span("forward"):
             with autocast(self.config.precision, self.config.device, self.model):
                 outputs = self._ddp(images, self.logits_of)
@@ -163,7 +164,7 @@ class TrainStep:
 
     @property
     def is_attacked(self) -> bool:
-        """True if each step runs an attack (PGD or fast); False for clean and free training."""
+        """True if each step runs `pgd` or `fast`; False in clean and free adversarial training."""
         return self.attack is not no_attack
 
     def compile(self, mode: str, batch_size: int) -> None:

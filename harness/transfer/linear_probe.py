@@ -1,7 +1,7 @@
 """Linear probe: logistic regression on frozen features.
 
 The penalty is chosen on val, or on a random fifth of train if there is no val. A fit with this
-penalty on all of these images is then scored once, on test.
+penalty on train and val together is then scored once, on test.
 """
 
 from typing import Any
@@ -20,9 +20,15 @@ HELD_OUT = 0.2  # fraction of train that is held out to select the penalty if th
 def linear_probe(
     train: Features, val: Features | None, test: Features | None, *, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Return top-1 and mean per-class accuracy on test, the penalty, and remarks on the fits.
+    """Fit a linear probe, and score it on test.
 
     Features are standardized by the mean and standard deviation over the images of the final fit.
+
+    Returns:
+        `top1` and `mean_per_class`, accuracies on test; `num_correct` and `num_test`, images of
+        test; `num_fitted`, images of the final fit; `penalty`, the chosen lambda, and its score
+        `val_top1`; `selected_on`, the images that it was chosen on; `num_configs`, the number of
+        penalties; `remarks`, sentences about the fits.
 
     Raises:
         UserError: there is no test split, or images have several labels.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransferSetup:
-    """Starting point of every trial of a transfer.
+    """Starting point of every trial of a transfer. A trial is one point of the method's grid.
 
     Attributes:
         load: returns the pretrained model with a new head, on the device. Every call returns the
@@ -35,7 +35,7 @@ class TransferSetup:
         scratch: returns the same architecture with random weights from the stage's seed. Every call
             returns the same weights.
         settings: settings of the transfer, before the values of a trial are applied.
-        bn_stats: "frozen": BatchNorm uses the source's statistics and does not change them.
+        bn_stats: "frozen": BatchNorm uses the pretrained statistics and does not change them.
             "update": BatchNorm normalizes by the batch and updates its statistics, as usual.
         steps_per_epoch: steps of a pass over the training images.
         device: device on which the method trains.

@@ -37,7 +37,8 @@ class Score(Protocol):
 class Scores:
     """Result of `compute`. Each score is either in `scores` or in `failed`."""
 
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)  # name of a score or variant -> value
+    # Name of a score -> parameters of its computation, from the function `details` of its file.
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # name -> reason
     seconds: dict[str, float] = field(default_factory=dict)  # per score, with its variants
@@ -115,7 +116,7 @@ def _values(
 
 
 def check_features(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check features and labels.
+    """Check features [N, D] and labels [N].
 
     Returns:
         Features as float64 [N, D], labels renumbered to 0..K-1, and K.
@@ -158,7 +159,7 @@ def check_targets(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_probs(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check probabilities and labels.
+    """Check probabilities [N, C] and labels [N].
 
     Rows whose sum is within 1e-3 of 1 are normalized in float64. Zeros are allowed, because a
     softmax in half precision has exact zeros.

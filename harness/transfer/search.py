@@ -75,7 +75,7 @@ class Search:
     """Hyper-parameter search of one transfer stage.
 
     Attributes:
-        setup: Starting point of every trial.
+        setup: Starting point of every trial (point of the grid).
         clocks: Times and counts of each learner.
         eval_s: Seconds of evaluation on val.
         num_parts: Number of micro-batches per batch of the last learner.
@@ -126,7 +126,8 @@ class Search:
 
         Raises:
             Stopped: a stop was requested; a checkpoint is saved first.
-            DivergedError: the training of every point diverged.
+            DivergedError: every point diverged, in training or on val.
+            UserError: a batch does not fit in memory.
         """
         settings = self._setup.settings
         self._resume()
@@ -144,11 +145,12 @@ class Search:
         return self._best
 
     def refit(self, best: Best, loader: Loader) -> Classifier:
-        """Train the best point again, from its start values, on the images of another loader.
+        """Train the best point again, from its initial weights, on the images of another loader.
 
         Raises:
             Stopped: a stop was requested; a checkpoint is saved first.
             DivergedError: training diverged.
+            UserError: a batch does not fit in memory.
         """
         self._save()
         self._num_learners += 1
@@ -165,13 +167,13 @@ class Search:
 
     @property
     def last_learner(self) -> Learner | None:
-        """The learner that trained last, for `replay_rate`; None if it trained before a resume."""
+        """The learner that trained last, to measure its speed; None if it ran before a resume."""
         return self._last
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield a record of each point and crop.
 
-        A record has the values of the point, and `val`: its scores, or None if training diverged.
+        A record has the values of the point, and `val`: its scores, or None if the point diverged.
         With successive halving, it also has `share`: the fraction of its full length for which the
         point trained.
         """

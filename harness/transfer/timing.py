@@ -10,7 +10,17 @@ from harness.train.fit import Clock
 def timing_of(
     clocks: Sequence[Clock], eval_s: float, startup_s: float, replay_img_per_s: float | None
 ) -> dict[str, Any]:
-    """Sum the times of all learners; see `harness.profiling.timer.summary` for the arguments."""
+    """Sum the times of all learners into the `timing` record of a result.
+
+    Args:
+        clocks: times and counts of each learner.
+        eval_s: seconds spent on evaluation.
+        startup_s: seconds before the first step.
+        replay_img_per_s: images/s with one repeated batch; None if it was not measured.
+
+    Returns:
+        See `harness.profiling.timer.summary`.
+    """
     spans = {
         name: sum(clock.spans_s.get(name, 0.0) for clock in clocks)
         for clock in clocks

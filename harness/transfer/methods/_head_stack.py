@@ -27,10 +27,10 @@ class HeadStack:
     """
 
     def __init__(self, start: nn.Linear, settings: Sequence[ScheduleSettings]) -> None:
-        """Copy the same start values into each head.
+        """Copy the same initial values into each head.
 
         Args:
-            start: Start values, on the training device.
+            start: Head with the initial values, on the training device.
             settings: Schedule of each head. They may differ in learning rate and weight decay
                 only, not in momentum, Nesterov's form or `decay_norm_and_bias`.
         """

@@ -21,7 +21,7 @@ class NetworkSettings(TransferSettings):
     """Settings of methods that train weights of the backbone.
 
     Attributes:
-        bn_momentum: momentum of BatchNorm's statistics. None means that of the loaded model.
+        bn_momentum: momentum of BatchNorm's statistics. None keeps that of the pretrained model.
             kornblith: min(10 / steps per epoch, 0.1).
         accumulate: micro-batches per batch; "auto" is the smallest number that fits in memory.
     """
@@ -35,11 +35,11 @@ class NetworkSettings(TransferSettings):
 
 
 class BlockSettings(NetworkSettings):
-    """Settings of methods that transfer blocks: their start values and learning rates.
+    """Settings of methods that transfer the network's blocks (see `harness.modeling.blocks`).
 
     Attributes:
-        reinit_last: blocks, from the end, that start from random weights like the head.
-        num_low: blocks, from the front, with the low learning rate.
+        reinit_last: number of last blocks that start from random weights, like the head.
+        num_low: number of first blocks with the low learning rate.
         low_lr_ratio: learning rate of the `num_low` blocks, divided by the head's.
         high_lr_ratio: learning rate of the other transferred blocks, divided by the head's.
         layer_decay: factor on the learning rate from each block to the one before it.

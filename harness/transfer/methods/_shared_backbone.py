@@ -22,7 +22,11 @@ from harness.transfer.methods.fixed.settings import FixedSettings
 
 
 class SharedBackbone:
-    """Learner with one backbone, and one head per trial; the optimizers of the heads differ."""
+    """Learner with one backbone, and one head per trial (point of the grid).
+
+    The heads differ in learning rate and weight decay. `harness.train.learner.Learner` describes
+    the methods.
+    """
 
     def __init__(self, setup: TransferSetup, trials: Sequence[Trial]) -> None:
         self._setup = setup

@@ -15,7 +15,7 @@ NEEDS = ("features",)
 
 
 def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False) -> float:
-    """Return the H-score, from 0 to K - 1.
+    """Return the H-score, from 0 to K - 1 for K classes.
 
     Args:
         features: [N, D].
@@ -47,7 +47,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, shrunk: bool = False
 def variants(
     *, features: Any, probs: Any = None, labels: Any, device: str = "cpu"
 ) -> dict[str, float]:
-    """Return `hscore` and `hscore_shrunk`."""
+    """Return `hscore` and `hscore_shrunk`. Arguments as in `score`."""
     return {
         "hscore": score(features=features, labels=labels),
         "hscore_shrunk": score(features=features, labels=labels, shrunk=True),

@@ -56,7 +56,10 @@ def score(
 def variants(
     *, features: Any, probs: Any = None, labels: Any, device: str = "cpu"
 ) -> dict[str, float]:
-    """Return `knn` (k = 1), `knn_k5` and `knn_k20` (if N allows), and `knn_cosine` (k = 1)."""
+    """Return `knn` (k = 1), `knn_k5` and `knn_k20` (if N > k), and `knn_cosine` (k = 1).
+
+    Arguments as in `score`.
+    """
     matrix, classes, num_classes = check_features(features, labels)
     if len(matrix) < 2:
         raise UserError("There is only one image: it has no neighbor.")
@@ -85,7 +88,7 @@ def _accuracy(neighbors: np.ndarray, classes: np.ndarray, num_classes: int) -> f
 def nearest_neighbors(
     features: np.ndarray, k: int, *, metric: str = "euclidean", device: str = "cpu"
 ) -> np.ndarray:
-    """Return the k nearest other rows of each row, nearest first: int64 [N, k]."""
+    """Return the k nearest other rows of each row of [N, D], nearest first: int64 [N, k]."""
     import torch
 
     rows = np.asarray(features, np.float64)
@@ -103,7 +106,7 @@ def nearest_neighbors(
 
 
 def duplicates(features: Any) -> int:
-    """Count the rows that are exactly equal to an earlier one; 0 if there are no features."""
+    """Count the rows of features [N, D] that equal an earlier row exactly; 0 for None."""
     if features is None:
         return 0
     matrix = np.ascontiguousarray(features)

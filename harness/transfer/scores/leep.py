@@ -3,8 +3,8 @@
 Nguyen, Hassner, Seeger and Archambeau, ICML 2020. theta(x)_z is the probability of the source's
 class z for image x. P(y, z) is the sum of theta(x)_z over images of label y, divided by N, and the
 probability of label y for x is sum_z P(y | z) theta(x)_z. LEEP is 0 if the source's predictions are
-one-hot and separate the labels, and -log K if they are independent of balanced labels. Compare LEEP
-only between sources with the same number of classes.
+one-hot and separate the labels, and -log K if they are independent of K balanced labels. Compare
+LEEP only between sources with the same number of classes.
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> 
     Args:
         features: [N, D].
         labels: [N].
-        seed: seed of the mixture's start values.
+        seed: seed of the mixture's initial values.
 
     Raises:
         UserError: wrong shapes, values or labels.

@@ -32,7 +32,8 @@ def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> 
         seed: seed of the draw of images.
 
     Raises:
-        UserError: wrong shapes, values or labels, or all distances are equal, as for one class.
+        UserError: wrong shapes, values or labels; or all distances of features or of labels are
+            equal, as for one class.
     """
     from scipy.stats import rankdata
 

@@ -42,7 +42,7 @@ class FitPlan:
     """Fields of a loader's plan that the training loop reads."""
 
     batch_size: int
-    resolution: int  # shorter side of the resized image, in pixels; for the record only
+    resolution: int  # shorter side of the resized image, in pixels; recorded, but not used
     world_size: int = 1
     drop_last: bool = False
 
@@ -77,7 +77,7 @@ class _FedEpoch:
         return next(self._batches)
 
     def finish(self, batch: BoxBatch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        """Copy a batch to the device, and return images and targets."""
+        """Copy a batch to the device; return its images, and its targets (see `targets_of`)."""
         return to_device(batch.images, self._device), targets_of(batch, self._device)
 
     def __enter__(self) -> Self:
@@ -90,7 +90,12 @@ class _FedEpoch:
 
 
 def targets_of(batch: BoxBatch, device: str) -> list[dict[str, Tensor]]:
-    """Build the targets of `Detector.forward`. Difficult objects are left out, as in Fast R-CNN."""
+    """Build the targets of `Detector.forward`. Difficult objects are left out, as in Fast R-CNN.
+
+    Returns:
+        For each image, `boxes`, float32 [n, 4], and `labels`, int64 [n], from 1, because 0 is the
+        background.
+    """
     return [
         {
             "boxes": boxes[~difficult].to(device),

@@ -33,19 +33,20 @@ class DetectionSettings(TransferSettings):
     The paper's learning rate is 0.001 for two images. The defaults `lrs` are the rate in proportion
     to 16 images, 0.008, and 0.02, a usual rate for 16 images. The learning rate falls after three
     quarters of training (60,000 of 80,000 steps in the paper), and training takes 16 epochs
-    (80,000 images of 5,011).
+    (80,000 images drawn from 5,011).
 
     Attributes:
         neck: c4: regions are cut from the output of the third stage, and the fourth stage is the
             head of each region. fpn: a feature pyramid and two linear layers.
         short_side: shorter side of the resized image, in pixels.
-        long_side: longer side at most, in pixels; the shorter one is then below `short_side`.
+        long_side: largest longer side, in pixels. An image at this limit has a shorter side below
+            `short_side`.
         anchors: sides of square anchors in pixels of the resized image; each is also used with
             aspect ratios 1:2 and 2:1. None means 128, 256 and 512 for c4, and 32 to 512 for fpn.
-        regions_per_image: proposals of each image that the second part trains on.
+        regions_per_image: number of proposals per image that the heads of the regions train on.
         train_from: first stage of the network that trains; the stem is stage 0.
         bn_stats: frozen: BatchNorm keeps its statistics, scales and shifts.
-        refit: train the chosen learning rate again on train and val, which are VOC's trainval.
+        refit: train again with the chosen learning rate on train and val (VOC's trainval).
     """
 
     NEEDS_BOXES: ClassVar[bool] = True

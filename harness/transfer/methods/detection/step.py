@@ -51,7 +51,8 @@ class DetectionStep:
 
         Args:
             images: for each image, uint8 [3, H, W] on the training device.
-            targets: as `Detector.forward` takes them.
+            targets: for each image, `boxes`, float32 [n, 4] in pixels, and `labels`, int64 [n],
+                from 1.
 
         Raises:
             OutOfMemoryError: the batch does not fit in memory.
@@ -94,7 +95,7 @@ class DetectionStep:
         return self._totals.read(SINGLE_PROCESS)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that later steps and the next `totals` depend on."""
+        """Return the state that later steps and the next call of `totals` depend on."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

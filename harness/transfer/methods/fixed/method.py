@@ -16,6 +16,6 @@ from harness.transfer.methods._shared_backbone import SharedBackbone
 
 
 def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-    """Train a head for each trial."""
+    """Prepare the training of a head for each trial (point of the grid)."""
     shared = SharedBackbone(setup, trials)
     return TrainedModels(shared, shared.candidates)

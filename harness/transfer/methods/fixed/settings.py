@@ -10,7 +10,7 @@ class FixedSettings(TransferSettings):
     """Fixed-feature transfer. BatchNorm statistics are fixed too, unless `bn_stats` is update.
 
     Attributes:
-        bn_momentum: momentum of BatchNorm's statistics. None means that of the loaded model.
+        bn_momentum: momentum of BatchNorm's statistics. None keeps that of the pretrained model.
             kornblith: min(10 / steps per epoch, 0.1).
     """
 

@@ -1,4 +1,4 @@
-"""Full-network transfer, which trains a new head and all weights from the source's values."""
+"""Full-network transfer, which trains a new head and all pretrained weights."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,6 @@ from harness.transfer.methods import _network
 
 
 def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-    """Train the network of one trial."""
+    """Prepare the training of the network for one trial (point of the grid)."""
     (trial,) = trials
     return _network.candidates(setup, trial, _network.transferred(setup, trial.settings))

@@ -1,8 +1,8 @@
 """Full-network transfer with an L2-SP penalty (Li, Grandvalet and Davoine 2018).
 
-The penalty pulls weights toward their values at the start of training. Plested, Shen and Gedeon
-2021 add three choices: the number of blocks to transfer, the blocks to pull toward their start
-values (`start_groups`) instead of zero, and the learning rate of each group.
+The penalty pulls weights toward their pretrained values. Plested, Shen and Gedeon 2021 add three
+choices: the number of blocks to transfer, the groups of blocks to pull toward their pretrained
+values instead of zero (`start_groups`), and the learning rate of each group.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from harness.transfer.methods.l2sp.settings import L2SPSettings
 
 
 def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-    """Train the network of one trial."""
+    """Prepare the training of the network for one trial (point of the grid)."""
     (trial,) = trials
     settings = trial.settings
     assert isinstance(settings, L2SPSettings)

@@ -39,10 +39,10 @@ class L2SPSettings(BlockSettings):
     """Transfer of the full network with an L2-SP penalty (Li, Grandvalet and Davoine 2018).
 
     Attributes:
-        alpha: strength of the penalty on the distance of transferred weights from their start.
-        beta: strength of the penalty on all other weights.
-        start_groups: transferred blocks that `alpha` pulls towards their start: those with the low
-            learning rate, those with the high one, both or none. `beta` applies to the rest.
+        alpha: strength of the pull of transferred weights toward their pretrained values.
+        beta: strength of the pull of all other weights toward zero.
+        start_groups: transferred blocks that `alpha` applies to: those with the low learning rate,
+            those with the high one, both or none. `beta` applies to the rest.
     """
 
     optimizer: L2SPSchedule = L2SPSchedule(schedule="step", step_epochs=50)

@@ -168,7 +168,7 @@ class _Views:
         self.test_ids: np.ndarray = train.ids[:0]
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """Load features and labels of test; no other method reads this split."""
+        """Load features and labels of test, which nothing else in this module reads."""
         test = self._load("test")
         self.test_ids = test.ids
         return self._on_device(test.features, test.labels)

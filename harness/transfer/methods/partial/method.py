@@ -1,8 +1,8 @@
 """Partial transfer, which trains stage `train_from` and later stages with a new head.
 
-Earlier stages keep the source's weights. Salman et al. 2020 call this a freeze level. Their level
-3, which trains everything after a ResNet's layer3, is `train_from: 4` here, because the stem is
-stage 0. Unlike in their code, frozen stages also keep their BatchNorm statistics.
+Earlier stages keep their pretrained weights. Salman et al. 2020 call this a freeze level. Their
+level 3, which trains everything after a ResNet's layer3, is `train_from: 4` here, because the stem
+is stage 0. Unlike in their code, frozen stages also keep their BatchNorm statistics.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from writers.text_names import counted
 
 
 def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-    """Train the last stages of one trial's network.
+    """Prepare the training of the network's last stages for one trial (point of the grid).
 
     Raises:
         UserError: the network has fewer stages than `train_from`.

@@ -8,6 +8,6 @@ from harness.transfer.methods import _network
 
 
 def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-    """Train the network of one trial."""
+    """Prepare the training of the network for one trial (point of the grid)."""
     (trial,) = trials
     return _network.candidates(setup, trial, setup.scratch())

@@ -7,14 +7,14 @@ from harness.transfer.methods._network_settings import NetworkSettings
 
 
 class ScratchSettings(NetworkSettings):
-    """Training from random weights. `bn_stats` has no effect: there is no source."""
+    """Training from random weights. `bn_stats` has no effect: no statistics are pretrained."""
 
     NEEDS: ClassVar[Role | None] = None
 
     grid: DecayGrid = DecayGrid()
 
     def without_effect(self) -> dict[str, str]:
-        """Add `bn_stats` to the fields without effect: there are no statistics of a source."""
+        """Add `bn_stats` to the fields without effect."""
         reason = "has no effect on the method scratch"
         return super().without_effect() | {"bn_stats": reason}
 

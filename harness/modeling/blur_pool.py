@@ -28,7 +28,7 @@ class BlurredConv2d(nn.Conv2d):
 
 
 def add_blur_pool(network: nn.Module) -> int:
-    """Replace, in place, each strided convolution that has at least MIN_CHANNELS input channels.
+    """Replace, in place, each strided nn.Conv2d that has at least MIN_CHANNELS input channels.
 
     Returns:
         Number of convolutions that were replaced.

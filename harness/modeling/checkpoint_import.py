@@ -61,7 +61,7 @@ def import_checkpoint(
             such as one of self-supervised training; `has_head` in the metadata is then False.
         eps: radius of the adversarial training, for the metadata.
         resolution: side of the images in pixels, for the metadata. None means the library's for
-            networks of torchvision and timm, and 224 for `archs/`.
+            networks of torchvision and timm, and 224 for those of `harness/modeling/archs/`.
         mean: mean per channel of pixels in [0, 1]; see below.
         std: standard deviation per channel; see below.
         average: read the exponential moving average of the weights.
@@ -72,8 +72,8 @@ def import_checkpoint(
             always done for files of self-supervised methods.
 
     The normalization is `mean` and `std` if they are given, otherwise the file's if it has one
-    (files of the robustness library), otherwise the architecture's. If only one of mean and std is
-    known, the other is 0 or 1.
+    (files of the robustness library), otherwise the architecture's. If only one of them is known,
+    an unknown mean is 0 and an unknown standard deviation is 1.
 
     Raises:
         UserError: weights, architecture and classes do not match.
@@ -228,7 +228,7 @@ def _match(
     network: zoo.Network | None,
     preferred: str,
 ) -> Match:
-    """Find the network's tensors in the file by the names in `own`.
+    """Find the network's tensors in the file by the names in `own`, which maps names to shapes.
 
     If some are missing, other names are also tried: torchvision's for networks of `archs/`, and
     the numbered names of `nn.Sequential(*resnet.children())` for a torchvision ResNet.
@@ -282,7 +282,8 @@ def _separate_head(
     """Match the head with a layer outside the network, such as `head.fc_cls`.
 
     Returns:
-        The match with that layer as head; None if no layer has the head's shapes.
+        The match with that layer as head; None if no layer has the head's shapes, or if the head
+        is not a linear layer with a bias.
 
     Raises:
         UserError: several layers have the head's shapes.

@@ -64,14 +64,14 @@ def export(
 
     Args:
         model: a model on the CPU; it is set to evaluation mode.
-        about: metadata that was saved with the model; `arch` is read.
+        about: metadata that was saved with the model. A state dict stores the fields in KEPT.
         form: torchvision or timm writes a state dict, onnx writes a graph.
         folder: folder of the file; created if needed.
         resolution: side of the images for the comparison, in pixels.
 
     Raises:
-        UserError: the library does not have the network, the network was changed (blur_pool), a
-            package is missing, or the logits differ by more than TOLERANCE.
+        UserError: the library does not have the network, the network was changed (blur_pool) or
+            has no linear head, a package is missing, or the logits differ by more than TOLERANCE.
     """
     model.eval()
     folder.mkdir(parents=True, exist_ok=True)

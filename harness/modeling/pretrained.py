@@ -1,7 +1,8 @@
 """Load a pretrained model from published weights, from weights in a package, or from a file.
 
 Nothing is downloaded. Weights of torchvision and timm are looked up in the recipe's `weights_dir`,
-under their published file name or NAME plus one of EXTENSIONS, and in the libraries' caches.
+under their published file name or the model's name plus one of EXTENSIONS, and in the libraries'
+caches.
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class PretrainedModel:
 
 def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedModel:
     """Load the pretrained model that the settings name.
+
+    Args:
+        settings: name of published weights, or `checkpoint`, a file of weights.
+        weights_dir: folder of files of weights; a relative path of `checkpoint` starts from it.
 
     Raises:
         UserError: the weights are missing (the message names the file and where to put it) or do

@@ -162,7 +162,7 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
         tensors: name -> tensor to load.
 
     Raises:
-        UserError: weights are integers, as in quantized files, or not finite.
+        UserError: weights are integers, as in quantized files, or infinite, or a tensor has NaN.
     """
     for name, tensor in tensors.items():
         is_weight = name.rpartition(".")[2] in FLOATING
@@ -324,7 +324,7 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
 
     If there are several mappings under other keys (`student` and `teacher`), they are joined, and
     each tensor's name begins with its key. Mappings that are nested deeper than MAX_DEPTH are not
-    read, because a file may contain itself.
+    read, because a mapping in a file may contain itself.
     """
     if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return None

@@ -69,7 +69,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, D, H', W'], with H' and W' divided by the stride."""
+        """Map [B, C, H, W] to [B, D, H / stride, W / stride], rounded up."""
         hidden = self.relu(self.bn1(self.conv1(images)))
         output: Tensor = self.relu(self.bn2(self.conv2(hidden)) + self.shortcut(images))
         return output

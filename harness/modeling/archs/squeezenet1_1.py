@@ -4,7 +4,7 @@ Caffe's networks take BGR images in 0..255 minus the mean color. This model take
 [0, 1]: the input channels of the first convolution are reversed, and the normalization subtracts
 the mean color and scales. Caffe's network ends in a 1x1 convolution and a global mean. Here they
 are swapped. The global mean of the 512 channels before the convolution gives the features, and the
-convolution is the linear head. As in the package, no ReLU follows it.
+convolution is the linear head. As in the package, no ReLU follows the head.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Resolve a stage's subset with the ranking and scores that the stage needs, and describe it."""
+"""Find the classes or images of a subset by the results of rank and select stages; describe it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,8 @@ def resolve_subset(
         config: the subset as JSON, see `writers.subset.spec.SubsetSpec`.
         classes: classes of the source in label order.
         class_counts: class -> number of training images.
-        context: context of the stage, with the needed ranking and scores.
+        context: context of the stage. `needs` has the ranking and the scores, if the subset selects
+            by them.
     """
     ranking, ranked = None, context.needs.get("ranking")
     if ranked is not None:

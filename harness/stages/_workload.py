@@ -1,4 +1,4 @@
-"""Build parts of workloads that several kinds of stages share."""
+"""Build parts of workloads that several kinds of stages share; see `harness.matrix.workload`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ JSON = dict[str, Any]
 def forward_pass(
     model: JSON, resolution: int | None, batch_size: int, precision: str, num_images: float
 ) -> Workload:
-    """Return a workload of forward passes. If `resolution` is None, it is the model's own."""
+    """Return a workload of forward passes. `resolution`: None means the model's own."""
     return Workload(
         {
             "step": "forward",

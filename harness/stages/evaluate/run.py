@@ -54,9 +54,9 @@ Pass = Literal["clean", "adversarial"]
 
 
 def run(context: StageContext) -> Outcome:
-    """Evaluate the model on clean images and, if there is an eps, on attacked images.
+    """Evaluate the model on clean images and, if eps is above 0, on attacked images.
 
-    The eps is that of the model's training, or `eps_of_clean` if the training was clean.
+    eps is that of the model's training, or the setting `eps_of_clean` if the training was clean.
 
     A stop request stops the stage after the current batch; the next run starts from the beginning.
     """

@@ -9,16 +9,16 @@ from harness.train.records import CompileMeasurement, EpochTiming
 
 
 class Epoch(TypedDict):
-    """Record of one epoch of training."""
+    """Record of one pass over the training images."""
 
-    epoch: int
+    epoch: int  # number of the pass, from 1
     lr: float  # learning rate of the first step
     train_loss: float
     train_top1: float  # in [0, 1], on the augmented images
     num_images: int
     num_steps: int
     resolution: int  # side of the images, in pixels
-    val: NotRequired[Scores]  # scores after this epoch; absent if it was not evaluated
+    val: NotRequired[Scores]  # scores after this pass; absent if the model was not evaluated then
 
 
 class PretrainMetrics(TypedDict):

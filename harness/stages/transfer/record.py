@@ -39,7 +39,7 @@ class TransferMetrics(Selection):
     num_fit_images: int  # images that the tested model was fitted on
     bn_stats: str
     precision: str
-    source_eps: float | None  # eps of the source's training; None means unknown or no source
+    source_eps: float | None  # eps of the model's pretraining; None means unknown or no pretraining
     predictions: NotRequired[str]  # name of the file in the stage's folder
     damaged_checkpoints: list[str]
     model: NotRequired[str]  # name of the file of the tested model, if `keep_model` is set

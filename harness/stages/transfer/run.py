@@ -190,9 +190,12 @@ class _Loads:
 
 
 def _source(context: StageContext, num_classes: int) -> tuple[_Loads, float | None]:
-    """Return the functions that load models, and the source's eps, None if there is no source."""
+    """Return the functions that load models, and the eps of the pretraining.
+
+    The eps is None if it is unknown, or if the method needs no pretrained model.
+    """
     seed, source, eps = context.config["seed"], None, None
-    # If the method needs no source, its config has the architecture.
+    # If the method needs no pretrained model, its config has the architecture.
     about = context.config.get("arch")
     if "model" in context.needs:
         source, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
@@ -270,13 +273,13 @@ def _train_plan(
 
 
 def _refit_plan(context: StageContext, trials: LoaderPlan) -> LoaderPlan:
-    """Plan the images of the final fit: train and val together, in a new beton.
+    """Plan the images of the final fit: train and val together, in a new `.beton` file.
 
     If `per_class` limits the images of train, the final fit uses these images only, without val.
 
     Args:
         context: Context of the stage.
-        trials: Plan of the images that the trials train on.
+        trials: Plan of the images that the points of the grid train on.
     """
     if trials.indices is not None:
         return trials

@@ -130,7 +130,7 @@ def _detection(stage: Stage, settings: TransferSettings, target: Counts) -> Iter
 
 
 def _num_images(trial: Trial, num_train_images: int) -> float:
-    """Return the number of images that a trial trains on, summed over its epochs."""
+    """Return the number of images that a point of the grid trains on, summed over its epochs."""
     settings = trial.settings
     return (
         settings.steps * min(settings.batch_size, num_train_images)

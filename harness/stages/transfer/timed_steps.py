@@ -29,7 +29,7 @@ NUM_BOX_CLASSES = 20  # as in VOC
 
 @contextmanager
 def training_step(step: JSON, context: StageContext) -> Iterator[RunStep]:
-    """Prepare a training step of a method that trains `num_trials` trials at once."""
+    """Prepare a training step of a method that trains `num_trials` points of a grid at once."""
     rates = [1e-3 / number for number in range(1, step["num_trials"] + 1)]
     settings = settings_model(step["method"]).model_validate({**step["settings"], "lrs": rates})
     assert isinstance(settings, TransferSettings)

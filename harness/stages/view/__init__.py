@@ -1,1 +1,1 @@
-"""Select a subset in the betons of the whole source."""
+"""Select a subset in the `.beton` files of all source images."""

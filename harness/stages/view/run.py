@@ -1,4 +1,4 @@
-"""Select a subset's images in the betons of the whole source, without copying them."""
+"""Select a subset's images in the `.beton` files of all source images, without copying them."""
 
 from harness.runner.context import Outcome, StageContext
 from harness.stages._subset import resolve_subset, without_images, written_subset

@@ -1,4 +1,4 @@
-"""Declaration of the view stage, which selects images in the betons of the whole source."""
+"""Declaration of the view stage, which selects a subset in the `.beton` files of all images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from harness.matrix.stage_kind import StageKind
 
 
 def position_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
-    """List the files of positions, one per split, in the stage's folder."""
+    """List the files with the selected images' positions, one per split, in the stage's folder."""
     return {folder / name: None for name in metrics["view"].values()}
 
 

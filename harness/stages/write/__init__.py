@@ -1,1 +1,1 @@
-"""Write a dataset as beton files."""
+"""Write a dataset as `.beton` files."""

@@ -66,7 +66,8 @@ class RawInput:
     ) -> None:
         """Record size, time and digest of every file that was used and is not recorded yet.
 
-        If the digest of a file is unknown (archives, and images of reused betons), it is read.
+        A file whose digest is unknown is read, such as an archive, or an image that was copied from
+        another `.beton` file.
 
         Args:
             source: the dataset.

@@ -6,7 +6,7 @@ from typing_extensions import TypedDict
 
 
 class WrittenSplit(TypedDict):
-    """A beton with the images of one split."""
+    """A `.beton` file with the images of one split."""
 
     path: str  # relative to the data folder
     num_samples: int

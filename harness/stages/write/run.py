@@ -1,4 +1,4 @@
-"""Write a dataset, with all of its classes or a subset of them, as betons in the data folder."""
+"""Write a dataset, with all of its classes or a subset of them, as `.beton` files."""
 
 import time
 from pathlib import Path
@@ -29,7 +29,7 @@ ORDER_SEED = 0  # seed of the order of images in a beton; the default of `write_
 
 
 def run(context: StageContext) -> Outcome:
-    """Write the splits of the config.
+    """Write the splits of the config into the data folder.
 
     If a complete beton of this stage exists, it is kept, unless its raw files may have changed.
     Encoded images are copied from another beton in the data folder if encoding them again would

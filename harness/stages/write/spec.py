@@ -1,4 +1,4 @@
-"""Declaration of the write stage, which writes the images of a dataset or subset as betons."""
+"""Declaration of the write stage, which writes a dataset or a subset as `.beton` files."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Build a static leaderboard from the results of recipes, and merge rows of other people."""
+"""Build a board (a static leaderboard) from results of recipes, and merge rows of other people."""

@@ -1,4 +1,4 @@
-"""Turn the results of a recipe into rows of a board."""
+"""Turn the results of a recipe into rows of a board (a static leaderboard)."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,7 +28,7 @@ VIEW = "common_masked"  # the report's source accuracy: predictions restricted t
 def board_rows(recipe: Recipe, results: Collection, recipe_digest: str, by: str) -> list[BoardRow]:
     """Make one row per transfer and per accuracy on the common source classes.
 
-    Models and data that are equal under two names count once, as in the report.
+    Models or data of the same content under two names count once, as in the report.
 
     Args:
         recipe: the recipe of the results.

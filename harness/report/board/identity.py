@@ -1,5 +1,6 @@
 """Compute digests of models and tasks, which are equal if two people measured the same thing.
 
+A task is what a score measures: the data, the metric and the settings of a transfer or evaluation.
 Digests depend on settings and on the contents of files, not on paths or labels. Only if the digests
 of a target's files are unknown, its name stands for them.
 """
@@ -28,9 +29,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Digests of what was measured, of the method's settings, and of the test images.
+    """Digests of a task.
 
-    `test_sha256` is "" if unknown.
+    Attributes:
+        digest: digest of data, metric and settings.
+        protocol_digest: digest of the settings that tasks of one table share.
+        test_sha256: digest of the file of test images; "" if unknown.
     """
 
     digest: str
@@ -39,7 +43,11 @@ class TaskFacts:
 
 
 def model_facts(results: Collection, model: Result) -> ModelFacts:
-    """Identify a model by its training and the contents of its data, or by its weights and view."""
+    """Identify a model.
+
+    A model that was pretrained here is identified by the settings of its training and the contents
+    of its data, and a loaded one by its weights, and by the size and crop of its images.
+    """
     version = stage_kind.find(model.kind).version
     if model.kind == "pretrain":
         data = results.by_key.get(model.needs.get("data", ""))

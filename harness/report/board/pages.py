@@ -1,4 +1,4 @@
-"""Format the pages of a board.
+"""Format the pages of a board (a static leaderboard).
 
 Pages load no other files: styles and scripts are inline, and a page lists their digests, so that
 browsers run no others.

@@ -1,4 +1,4 @@
-"""Build the command that repeats the runs of one row."""
+"""Build the command that repeats the runs of one row of a board (a static leaderboard)."""
 
 import json
 import re
@@ -12,7 +12,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
 
 
 def recipe_file(digest: str, recipe: Mapping[str, Any]) -> str:
-    """Return the file name of a recipe in the site; a name of unusual characters is left out."""
+    """Return the file name of a recipe in the site; a name with unusual characters is left out."""
     name = str(recipe.get("name", ""))
     return f"{name}-{digest}.json" if _NAME.fullmatch(name) else f"recipe-{digest}.json"
 
@@ -42,7 +42,7 @@ def command(
         targets: targets to run if `whole_model`; empty means all of the recipe.
         subsets: subsets whose source accuracy was compared with the row's; empty means all of the
             recipe.
-        sources: subset of the recipe -> a row on source classes of this subset.
+        sources: subset of the recipe -> a row with the source accuracy of this subset's model.
 
     Returns:
         The command; "" if there is no recipe.
@@ -106,7 +106,7 @@ def _model_point(row: BoardRow) -> dict[str, Any]:
 
 
 def _idle(row: BoardRow, recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Yield settings without effect on this model alone: a recipe with such settings is refused."""
+    """Yield the settings that have no effect on this model; a recipe with them would be refused."""
     evaluate, pretrain = _mapping(recipe, "evaluate"), _mapping(recipe, "pretrain")
     if (row.model or row.eps) and evaluate.get("eps_of_clean"):
         yield "evaluate.eps_of_clean"

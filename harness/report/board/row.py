@@ -1,4 +1,7 @@
-"""One row of a board: a score, its cost and its provenance, without paths and host names."""
+"""One row of a board (a static leaderboard): a score, its cost and its provenance.
+
+Rows have no paths and host names, because they are published.
+"""
 
 import dataclasses
 import hashlib
@@ -163,9 +166,10 @@ def field_names() -> tuple[str, ...]:
 
 
 def measurement(row: BoardRow) -> tuple[object, ...]:
-    """Identify one execution of a stage; the result is equal for two copies of one measurement.
+    """Return a key of one execution of a stage, equal for all copies of its row.
 
-    It leaves out labels, and values that other stages may add later, such as the source accuracy.
+    The key leaves out labels, and values that other stages may add later, such as the source
+    accuracy.
     """
     numbers = row.score, row.top1, row.mean_per_class, row.transfer_s
     return (*row.run, row.key, row.started_at, *numbers)

@@ -1,4 +1,4 @@
-"""Compute a board's rankings from its rows, with the report's means and intervals.
+"""Compute the rankings of a board (a static leaderboard), with the report's means and intervals.
 
 The unit of replication is the pretrained model: repetitions of one run are averaged first, and the
 transfers of a loaded model with several seeds count as one.
@@ -298,7 +298,7 @@ def _common_tasks(
 def _mean(groups: Sequence[Sequence[BoardRow]]) -> SeedMean | None:
     """Average over targets within each pretrained model, then over these models.
 
-    Models that lack a target are left out; None if no model is left.
+    Models that lack a target are left out; None if no model is left, or if there are no targets.
     """
     if not groups or not all(groups):
         return None

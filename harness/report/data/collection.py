@@ -189,7 +189,7 @@ class Collection:
     def model(self, result: Result) -> Result | None:
         """The result of the stage that trained or loaded the model that `result` uses.
 
-        Returns None if that result is not in the collection.
+        Returns None if `result` uses no model, or if that result is not in the collection.
         """
         needs = result.needs
         if "model" not in needs:

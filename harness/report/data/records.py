@@ -52,7 +52,7 @@ class ModelRecord(Protocol):
 
     @property
     def variant(self) -> str:
-        """Variant of pretraining; "" for the recipe's base settings."""
+        """Name of the settings that vary the pretraining; "" for the recipe's base settings."""
 
     @property
     def same_variants(self) -> tuple[str, ...]:
@@ -381,9 +381,10 @@ def format_eps(eps: float) -> str:
 
 
 def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
-    """Select each method's rows with the most images per class and the most steps per target.
+    """Select, for each method and target, the rows with the most images per class and most steps.
 
-    They are the last points of the curves over training size. All other comparisons use only them.
+    These rows are the last points of the curves over training size. All other comparisons use only
+    these rows.
     """
     rows = list(rows)
     largest: dict[tuple[str, str], tuple[float, float]] = {}

@@ -1,4 +1,4 @@
-"""Find betons and models that are equal under different keys.
+"""Find `.beton` files and models that are equal under different keys.
 
 Two subsets may select the same images. Two variants may be the same training: if a subset has all
 images, "equal steps" and "equal epochs" give the same number of steps. Such models would count
@@ -13,7 +13,7 @@ from harness.runner.result import Result
 
 
 class Repeat(NamedTuple):
-    """A model or beton that equals an earlier one."""
+    """The result of a stage whose model or `.beton` files equal those of an earlier stage."""
 
     result: Result
     first: Result

@@ -11,7 +11,7 @@ SPANS = ("data_wait", "copy", "augment", "attack", "forward", "backward", "optim
 
 @dataclass(frozen=True)
 class TimingRow:
-    """Timing of one training run. Spans are means per step, in milliseconds.
+    """Timing of one training run. Times of the phases of a step (SPANS) are means over steps.
 
     Attributes:
         replay_img_per_s: images/s when one batch, already on the device, is trained on repeatedly.

@@ -37,7 +37,7 @@ class Report:
 
     Attributes:
         left_out: stages whose result cannot be used, with the reason.
-        num_skipped: stages that the recipe's shortlist skipped.
+        num_skipped: number of stages that the recipe's shortlist skipped.
         headline: the answer in one sentence.
         sentences: the opening paragraphs.
         lead: the figure at the top of the page; None if there is nothing to compare.

@@ -84,12 +84,12 @@ def table_section(name: str, title: str, table: Table, sentence: str = "") -> Se
 
 
 def if_short(table: Table, max_rows: int = MAX_OPEN_ROWS) -> tuple[Table, ...]:
-    """Return the table if it has 1 to `max_rows` rows."""
+    """Return the table if it has 1 to `max_rows` rows, otherwise nothing."""
     return (table,) if 0 < len(table.rows) <= max_rows else ()
 
 
 def if_long(table: Table, max_rows: int = MAX_OPEN_ROWS) -> tuple[Table, ...]:
-    """Return the table if it has more than `max_rows` rows."""
+    """Return the table if it has more than `max_rows` rows, otherwise nothing."""
     return (table,) if len(table.rows) > max_rows else ()
 
 

@@ -78,7 +78,7 @@ def accuracy_section(
 
 
 def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Analysis) -> Section:
-    """Test scores on the targets, and methods and other settings compared over them."""
+    """Test scores on the targets, and comparisons of methods and other settings over targets."""
     trained = [row for row in at_full_size(rows) if row.subset]
     has_several = len({(row.subset, row.eps) for row in trained}) > 1
     has_one_eps = len({row.eps for row in trained}.union(recipe.eps)) == 1
@@ -220,7 +220,7 @@ def top_section(analysis: Analysis) -> Section:
 
 
 def convergence_section(analysis: Analysis) -> Section:
-    """Steps that each method needs to reach most of its final odds."""
+    """Steps that each method needs to reach most of the odds p / (1 - p) of its final score."""
     return table_section(
         "convergence",
         "Steps of training",

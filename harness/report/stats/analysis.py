@@ -50,7 +50,8 @@ class Analysis:
         names: model -> its name in this report.
         matrices: method -> scores of all models on all targets.
         rankings: method -> its models, best first; only methods with several models.
-        compared: method -> the architectures that its association is computed on.
+        compared: method -> scores of the architectures that its association (the correlation with
+            source accuracy) is computed on.
     """
 
     names: dict[ModelId, str]

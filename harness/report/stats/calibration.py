@@ -200,7 +200,10 @@ def _images(seeds: int) -> Study:
 
 
 def _methods(targets: int) -> Study:
-    """Compare two methods on 8 models; they differ by noise and by a target's effect of mean 0."""
+    """Compare two methods on 8 models. Their scores differ by noise, and by a value per target.
+
+    The value of each target is drawn from a distribution of mean 0.
+    """
 
     def study(random: Random) -> Verdict:
         of_target = random.normal(0, TARGET_SD, targets)

@@ -46,8 +46,8 @@ class Comparison:
         method: transfer method of both sides; "" if methods are compared.
         unit: what is repeated independently: pairs of pretrained models (one per seed) for
             subset, eps and variant; targets for method.
-        num_units: number of units that have both sides. One unit has no interval and no p. Seeds
-            that lack a target or another axis value of the other seeds are not counted.
+        num_units: number of units that have both sides. One unit has no interval and no p. A seed
+            is not counted if it lacks a target, or a value of another axis, that other seeds have.
         difference: mean over the units; the value of a unit is the mean over its runs.
         half_width_95: half the width of the 95 % t interval over units.
         wins: number of (target, model, seed) runs in which the setting is better.
@@ -307,7 +307,7 @@ def against_scratch(
 
     Of runs with several training sizes, only the largest are used (`at_full_size`).
 
-    A recipe may have several scratch methods, e.g. with different budgets. Each is a separate
+    A recipe may have several scratch methods, e.g. with different lengths. Each is a separate
     baseline, because only runs of the same method differ in nothing but the seed.
     """
     rows = at_full_size(rows)

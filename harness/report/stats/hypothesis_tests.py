@@ -187,7 +187,7 @@ class SignTest:
 
 
 def sign_test(first: Floats, second: Floats) -> SignTest:
-    """Compare two methods' scores for the same pairs, e.g. of (dataset, model)."""
+    """Compare two methods' scores [N] for the same N pairs, e.g. of (dataset, model)."""
     difference = np.sign(np.asarray(first) - np.asarray(second))
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     p = _fair_coin_test(wins, losses) if wins + losses else 1.0

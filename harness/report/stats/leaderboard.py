@@ -89,7 +89,7 @@ class ScoreMatrix:
 
 
 def largest_block(measured: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
-    """Select rows and columns without gaps that have as many cells as possible.
+    """Select rows and columns without gaps: the block with the most cells among some candidates.
 
     The candidates for the columns are the columns of each row, the k best-covered columns for each
     k, and the columns that all rows have. If blocks are of equal size, the one with more columns is

@@ -16,7 +16,7 @@ Integers = NDArray[np.signedinteger]
 
 
 def map11_difference(scores: Floats, other_scores: Floats, labels: Integers) -> float:
-    """Compute the first 11-point mAP minus the second one, as `map11_permutation_test` does."""
+    """Compute the first 11-point mAP minus the second; arguments as in `map11_permutation_test`."""
     return _observed(_merge_all(scores, other_scores, labels), len(labels))
 
 

@@ -62,7 +62,7 @@ def about_empty_classes(rows: Sequence[BetonRow]) -> list[str]:
 
 
 def about_repeats(betons: Sequence[str], models: Sequence[str]) -> list[str]:
-    """Name betons and models that are equal under different keys.
+    """Name subsets and models that are equal under different keys.
 
     Args:
         betons: pairs of equal subsets, such as `b is a`.

@@ -333,7 +333,7 @@ def _trained_on(row: ScoreRow) -> str:
 
 
 def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
-    """Name the two models with the highest means over the targets; "" if there is only one model.
+    """Name the two models with the highest means over the targets; "" if no two share a target.
 
     Only the method with the most models is described; other methods may have other best models.
     """
@@ -351,7 +351,7 @@ def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
 
 
 def about_convergence(speedups: Sequence[Speedup]) -> str:
-    """State how much faster pretrained networks reach most of their final odds."""
+    """State how much faster pretrained networks reach most of the odds of their final scores."""
     return " ".join(_speedup(row) for row in speedups)
 
 

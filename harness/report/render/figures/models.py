@@ -31,9 +31,9 @@ Floats = NDArray[np.float64]
 
 
 def scatter_panel(matrix: ScoreMatrix, association: Association, number: int) -> Panel:
-    """Draw the mean logit over targets against source accuracy, with bars of one standard error.
+    """Draw each model's mean logit of its scores over targets against its source accuracy.
 
-    The standard error excludes differences in difficulty between targets (Morey 2008).
+    Bars are one standard error, without differences in difficulty between targets (Morey 2008).
 
     Args:
         matrix: scores without gaps, from which the association was computed.
@@ -199,7 +199,10 @@ def _tick_place(tick: float) -> float:
 
 
 def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
-    """Draw strengths, strongest on top. No intervals: matches on a target are not independent."""
+    """Draw Elo strengths, the strongest on top.
+
+    They have no intervals, because matches on one target are not independent.
+    """
     method = ranking[0].method
     shown = ranking[:_MAX_RANKED]
     detail = f"{ranking[0].num_rounds:,} rounds"
@@ -219,7 +222,7 @@ def elo_panel(ranking: Sequence[RankedModel], number: int) -> Panel:
 
 
 def predictor_panel(fits: Sequence[PredictorFit], number: int) -> Panel:
-    """Draw each predictor's mean weighted Kendall with its interval over targets, best on top."""
+    """Draw each predictor's weighted Kendall's tau: mean and interval over targets, best on top."""
     method, num_targets = fits[0].method, max(fit.num_targets for fit in fits)
     detail = f"{num_targets:,} target{'s' * (num_targets > 1)}" + (
         "; bars: 95 % t intervals" if num_targets > 1 else ""

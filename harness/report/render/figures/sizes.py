@@ -1,4 +1,4 @@
-"""Draw figures over sizes: images and steps of the target, images and classes of the source."""
+"""Draw scores against sizes: images and steps of the target, images and classes of the source."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def curve_series(rows: Sequence[TransferRow]) -> dict[tuple[str, ModelId], str]:
 
 
 def rows_of_curves(rows: Sequence[TransferRow]) -> list[TransferRow]:
-    """Select the rows that `curve_panels` draws, over either axis."""
+    """Select the rows that `curve_panels` draws, against images per class or against steps."""
     drawn = {
         id(row)
         for axis in _SIZE_LABELS

@@ -74,7 +74,7 @@ def _accuracy_table(
     planned: Collection[PlannedModel],
     excluded: Collection[str],
 ) -> Table:
-    """Build one table. `excluded`: evaluated subsets without a line: they lack these classes."""
+    """Build one table. `excluded`: subsets without a line, because they lack some classes."""
     arch = rows[0].arch
     models = {(row.subset, row.variant, row.eps) for row in rows} | {
         (model.subset, model.variant, model.eps) for model in planned if model.arch == arch

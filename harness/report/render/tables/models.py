@@ -241,7 +241,7 @@ def _wins(row: SignRow) -> Cell:
 
 
 def convergence_table(rows: Sequence[Convergence]) -> Table:
-    """List the steps to most of the final odds: a line per curve."""
+    """List the steps that reach most of the odds of the final score: a line per learning curve."""
     columns: list[ColumnOf[Convergence]] = [
         (Column("model", numeric=False), lambda row: text(row.model)),
         (Column("target", numeric=False), lambda row: text(row.target)),
@@ -275,7 +275,10 @@ def _num_points(row: Convergence) -> Cell:
 
 
 def budget_table(rows: Sequence[BudgetScore]) -> Table:
-    """Compare budgets: two lines per target, method and model, a column per number of images."""
+    """Compare fewer classes with fewer images per class, with a column per number of images.
+
+    Each target, method and model has two lines.
+    """
     sizes = sorted({row.num_images for row in rows}, reverse=True)
     groups = list(dict.fromkeys(_budget_group(row) for row in rows))
     cells = {(_budget_group(row), row.by, row.num_images): _budget_cell(row) for row in rows}

@@ -40,7 +40,7 @@ def selection_table(rows: Sequence[SelectionRow]) -> Table:
 
 
 def class_score_table(rows: Sequence[ClassScoreRow]) -> Table:
-    """A line per class at either end of a list of scores."""
+    """A line per class with one of the highest or lowest scores."""
     columns: list[ColumnOf[ClassScoreRow]] = [
         (Column("scores", numeric=False), lambda row: text(row.method)),
         (Column("target", numeric=False), lambda row: text(", ".join(row.targets))),

@@ -272,6 +272,11 @@ def test_ls_lists_every_kind_with_descriptions(harness):
     assert not any("yaml-language-server" in line for line in content["recipes"].values())
     code, out, _ = harness("ls", "models")
     assert code == 0 and "resnet18" in out and "pets" not in out
+    code, out, _ = harness("ls")
+    lines = [re.fullmatch(r" *(\d+) (\w+) +(.+)", line) for line in out.splitlines()]
+    listed = {match[2]: (int(match[1]), match[3].split(", ")) for match in lines if match}
+    assert listed == {kind: (len(names), list(names)) for kind, names in content.items()}
+    assert code == 0 and len(out.splitlines()) == len(listed) + 2 and "harness ls KIND" in out
 
 
 def test_subset_show_prints_names_and_digest(harness):

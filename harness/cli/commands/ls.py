@@ -43,7 +43,7 @@ KINDS = (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: {kind: {name: description}}.")
 @folder_options
 def command(kind: str | None, as_json: bool, folders: Folders) -> None:
-    """List the available names, of one KIND or of all.
+    """List the available names of all kinds, or of one KIND with a line about each.
 
     KIND: datasets, subsets, models, methods, scores, backends, launchers, trackers or recipes.
 
@@ -52,7 +52,8 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
 
     \b
     Examples:
-    harness ls datasets
+    harness ls
+    harness ls subsets
     harness ls recipes --json
     """
     from harness.cli import console
@@ -64,17 +65,17 @@ def command(kind: str | None, as_json: bool, folders: Folders) -> None:
     if as_json:
         click.echo(json.dumps(descriptions, indent=1))
         return
-    if kind == "datasets":
-        _print_datasets(folders)
-        return
-    if kind == "launchers":
-        _print_launchers(descriptions["launchers"])
-        return
-    for heading, lines in descriptions.items():
-        if kind is None:
-            click.secho(heading, bold=True)
-        width = max(map(len, lines), default=0)
-        for name, line in lines.items():
+    if kind is None:
+        for heading, lines in descriptions.items():
+            click.echo(console.hanging(f"{len(lines):3} {heading:10}  ", ", ".join(lines)))
+        click.echo("\nA line about each name: harness ls KIND, such as harness ls subsets")
+    elif kind == "datasets":
+        _print_datasets(descriptions[kind], folders)
+    elif kind == "launchers":
+        _print_launchers(descriptions[kind])
+    else:
+        width = max(map(len, descriptions[kind]), default=0)
+        for name, line in descriptions[kind].items():
             click.echo(console.hanging(f"  {name:{width}}  ", line))
 
 
@@ -111,7 +112,7 @@ def _first_comment(path: Path) -> str:
     return lines["yaml-language-server" in lines[0]].lstrip("# ").strip()
 
 
-def _print_datasets(folders: Folders) -> None:
+def _print_datasets(descriptions: dict[str, str], folders: Folders) -> None:
     from harness.cli import console
     from writers import names
     from writers.split_names import SPLITS
@@ -120,7 +121,7 @@ def _print_datasets(folders: Folders) -> None:
         names.find("writers.datasets", name, "dataset").SPEC
         for name in names.names("writers.datasets")
     ]
-    rows = [("", *SPLITS, "classes", "raw", "betons", "metric", "license")]
+    rows = [("", *SPLITS, "classes", "raw", "betons", "metric", "license", "about")]
     for spec in specs:
         sizes = [
             f"{spec.split_sizes[split]:,}" if split in spec.split_sizes else "" for split in SPLITS
@@ -137,6 +138,7 @@ def _print_datasets(folders: Folders) -> None:
                 str(betons or ""),
                 spec.metric,
                 spec.license,
+                descriptions[spec.name],
             )
         )
     lines, dropped = console.fitting(rows, right=(1, 2, 3, 4, 6))
@@ -148,9 +150,8 @@ def _print_datasets(folders: Folders) -> None:
     ):
         click.echo(console.hanging(head, text))
     if dropped:
-        click.echo(
-            console.hanging("", f"A wider terminal or a pipe also shows {' and '.join(dropped)}.")
-        )
+        columns = ", ".join(dropped)
+        click.echo(console.hanging("", f"A wider terminal or a pipe also shows: {columns}."))
 
 
 def _print_launchers(descriptions: dict[str, str]) -> None:

@@ -120,17 +120,20 @@ def test_first_use_is_the_extra_startup_of_the_first_stage(tmp_path: Path):
     ) == (0, 10)
 
 
-def test_a_run_of_many_finished_stages_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Fabricated results replace those of a warm-up run."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def fabricated(recipe: Path, *overrides: str) -> dict[object, Result]:
+    """Make results in place of those of a warm-up run."""
     from tests.helpers.report_fakes import make_results
 
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    settings = read(tmp_path / "tiny.yaml", ["pretrain.epochs=2"])
-    templates = {
+    return {
         startup_key(Stage(result.kind, {}, axes=result.axes)): result
-        for result in make_results(settings)
+        for result in make_results(read(recipe, overrides))
     }
+
+
+def test_a_run_of_many_finished_stages_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    templates = fabricated(tmp_path / "tiny.yaml", "pretrain.epochs=2")
     finished = MatrixRuns(
         str(tmp_path / "tiny.yaml"), ["pretrain.epochs=2"], tmp_path / "scratch", 1
     ).finished(40, templates, 1)
@@ -182,6 +185,49 @@ def test_a_time_limit_leaves_out_rounds_of_the_whole_recipe(
     record = json.loads(file.read_text())
     assert [round_["number"] for round_ in record["overhead"]] == [0, 1]  # a third ends at 120 s
     assert (record["rounds_complete"], record["rounds_planned"]) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_rounds"),
+    # A warm-up of 10 s and a run of 20 s that writes the report precede rounds of 5 + 20 s.
+    [
+        ((), 5),
+        (("--time-limit", "104"), 2),
+        (("--time-limit", "106"), 3),
+        (("--time-limit", "1"), 1),
+    ],
+)
+def test_a_time_limit_leaves_out_rounds_of_a_finished_matrix(
+    limit: tuple[str, ...], num_rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [0.0]
+    monkeypatch.setattr(_rounds, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE)
+
+    class Runs(MatrixRuns):
+        def warm_up(self) -> dict[object, Result]:
+            now[0] += 10
+            return fabricated(recipe)
+
+        def _harness(self, command: str, *_: object) -> float:
+            took_s = {"plan": 5.0, "run": 20.0}[command]
+            now[0] += took_s
+            return took_s
+
+    monkeypatch.setattr("harness.cli.benches.matrix.MatrixRuns", Runs)
+    file = tmp_path / "record.json"
+    arguments = ["--finished", "--recipe", str(recipe), "--stages", "20", "--rounds", "5", *limit]
+    result = CliRunner().invoke(
+        cli,
+        ["bench", "matrix", *arguments, "--data-dir", str(tmp_path), "--json", str(file)],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    record = json.loads(file.read_text())
+    assert record["finished"]["rounds"] == [{"plan_s": 5.0, "run_s": 20.0}] * num_rounds
+    assert (record["rounds_complete"], record["rounds_planned"]) == (num_rounds, 5)
+    assert len(list(tmp_path.iterdir())) == 2, "the scratch folder is deleted"
 
 
 def test_packing_without_a_gpu_records_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 LIKELY = "cp1252"  # Windows-1252, in which Excel saves a CSV; a superset of printable Latin-1
 MAX_SHOWN = 60  # characters of a line in a message
 TO_UTF8 = (
-    "If it is in Windows-1252, as Excel writes CSV, save it as `CSV UTF-8`, or run "
+    "Save it as UTF-8 (in Excel: `CSV UTF-8`). If it is in Windows-1252, run "
     "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW."
 )
 

@@ -258,7 +258,7 @@ def _check_scales(tree: Tree) -> None:
 def _parse_file(path: Path) -> Tree:
     shown = _short(path)
     try:
-        document = read_yaml(path)
+        document = read_yaml(path, shown)
     except BadYamlError as error:
         place = f"{shown}:{error.line}:" if error.line else f"{shown} cannot be read as YAML:"
         raise UserError(f"{place} {error}.") from error

@@ -207,7 +207,8 @@ def test_files_that_are_not_recipes_are_refused(recipe_file: Path):
     recipe_file.write_text("- a\n- b\n")
     assert mistakes(recipe_file) == ["tiny.yaml: a recipe is a mapping of settings."]
     recipe_file.write_bytes(b"\xff\xfe\x00")
-    assert mistakes(recipe_file) == ["tiny.yaml:1: the line is not UTF-8 text."]
+    (message,) = mistakes(recipe_file)
+    assert message.startswith("tiny.yaml:1 cannot be read as text in UTF-8: '")
     recipe_file.write_text("")
     assert mistakes(recipe_file) == ["tiny.yaml: a recipe is a mapping of settings."]
 

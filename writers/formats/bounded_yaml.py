@@ -9,9 +9,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from writers import text_encoding
 from writers.text_names import counted
 
 MAX_BYTES = 2 * 2**20  # size of the text; the parser takes about 10 s for one MB
+TOO_LARGE = f"it has more than {MAX_BYTES // 2**20} MB"
 MAX_NODES = 200_000  # number of values, with each alias expanded
 MAX_DEPTH = 30  # levels of nesting
 MAX_OPEN_BRACKETS = 200  # the parser's time grows with the square of this number
@@ -27,28 +29,31 @@ class BadYamlError(Exception):
         self.line = line
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, shown: str | None = None) -> Any:
     """Read a YAML 1.2 file with line numbers (ruamel.yaml's round-trip types).
+
+    Args:
+        path: the file, in an encoding that `text_encoding.decode` accepts.
+        shown: name of the file in the message on its encoding. None means its path.
 
     Raises:
         OSError: the file cannot be read.
+        UserError: it has another encoding.
         BadYamlError: it is not a regular file, not YAML, or too large.
     """
     if path.exists() and not path.is_file():
         raise BadYamlError("it is not a regular file")
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
-    try:
-        return parse_yaml(data.decode())
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadYamlError("the line is not UTF-8 text", line) from error
+    if len(data) > MAX_BYTES:
+        raise BadYamlError(TOO_LARGE)
+    return parse_yaml(text_encoding.decode(data, shown or path))
 
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML 1.2. Raises BadYamlError."""
     if len(text) > MAX_BYTES:
-        raise BadYamlError(f"it has more than {MAX_BYTES // 2**20} MB")
+        raise BadYamlError(TOO_LARGE)
     if _most_open_brackets(text) > MAX_OPEN_BRACKETS:
         raise BadYamlError("it is nested too deeply, or contains itself")
     try:

@@ -7,7 +7,7 @@ import pytest
 
 from harness.config import load
 from writers.errors import UserError
-from writers.formats.bounded_yaml import BadYamlError, parse_yaml
+from writers.formats.bounded_yaml import MAX_BYTES, BadYamlError, parse_yaml, read_yaml
 from writers.subset.spec import read_spec
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -71,9 +71,33 @@ def test_a_python_tag_runs_nothing(tmp_path: Path):
 def test_pipes_and_bytes_are_refused(read, pipe: str, tmp_path: Path):
     os.mkfifo(tmp_path / "p.yaml")
     (tmp_path / "b.yaml").write_bytes(b"a: \xff\xfe")
-    for name, words in (("p", pipe), ("b", "the line is not UTF-8 text")):
+    for name, words in (("p", pipe), ("b", "b.yaml:1 cannot be read as text in UTF-8: 'a: ÿþ'")):
         with pytest.raises(UserError, match=words):
             read(tmp_path / f"{name}.yaml")
+
+
+def test_encodings_are_those_of_other_texts(tmp_path: Path):
+    text = (
+        "name: mine\nquestion: Café?\nmodels: [resnet10]\ntargets: [{path: t}]\nmethods: {full: {}}"
+    )
+    file, read = tmp_path / "mine.yaml", []
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_text(text, encoding=encoding)
+        read.append(load.read(file))
+    assert read[0].question == "Café?" and read == read[:1] * 3
+    file.write_text(text, encoding="cp1252")
+    with pytest.raises(UserError, match=r"mine.yaml:2 .*UTF-8: 'question: Café\?'") as caught:
+        load.read(file)
+    assert "iconv -f WINDOWS-1252" in caught.value.hint
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_file_that_is_too_large_is_named_as_such(encoding: str, tmp_path: Path):
+    """The read ends within a character of two bytes."""
+    file = tmp_path / "large.yaml"
+    file.write_text("a: 1 #" + MAX_BYTES * "é", encoding=encoding)
+    with pytest.raises(BadYamlError, match="more than 2 MB"):
+        read_yaml(file)
 
 
 def test_ordinary_aliases_are_read():

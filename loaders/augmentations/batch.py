@@ -9,6 +9,7 @@ from torch import Tensor
 from loaders.augmentations import color, draws, randaugment, regions
 from loaders.augmentations.settings import Augmentations, ColorJitter
 from loaders.backend import Batch
+from loaders.pinned import to_device
 
 _JITTER_OPS = (color.brightness, color.contrast, color.saturation, color.hue)
 # Images that are augmented together, by type of device. On a CPU, intermediate values then stay in
@@ -82,8 +83,8 @@ def _each(pixels: Tensor, settings: Augmentations, stream: Stream) -> Tensor:
         jitter = draws.jitter(settings.color_jitter, *stream.key)
         pixels = _jittered(pixels, settings.color_jitter, jitter)
     if settings.lighting is not None:
-        colors = torch.from_numpy(draws.lighting(settings.lighting, *stream.key))
-        pixels = color.add_color(pixels, colors.to(pixels.device, non_blocking=True))
+        colors = draws.lighting(settings.lighting, *stream.key)
+        pixels = color.add_color(pixels, to_device(colors, pixels.device))
     if settings.erasing is not None:
         rectangles = draws.rectangles(settings.erasing, *stream.key)
         pixels = regions.erase(pixels, rectangles, settings.erasing.fill)
@@ -97,9 +98,7 @@ def _jittered(pixels: Tensor, settings: ColorJitter, drawn: draws.Jitter) -> Ten
         for number in used:
             rows = np.flatnonzero(drawn.order[:, place] == number)
             if len(rows):
-                places = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
-                factors = torch.from_numpy(drawn.factors[rows, number])
-                pixels[places] = _JITTER_OPS[number](
-                    pixels[places], factors.to(pixels.device, non_blocking=True)
-                )
+                places = to_device(rows, pixels.device)
+                factors = to_device(drawn.factors[rows, number], pixels.device)
+                pixels[places] = _JITTER_OPS[number](pixels[places], factors)
     return pixels

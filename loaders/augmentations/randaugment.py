@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from loaders.augmentations import color, geometry
 from loaders.augmentations.draws import RandOps
 from loaders.augmentations.settings import TORCHVISION_MAX_MAGNITUDE, RandAugment
+from loaders.pinned import to_device
 
 TORCHVISION_OPS = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness",
@@ -49,7 +49,7 @@ def apply(images: Tensor, settings: RandAugment, drawn: RandOps) -> Tensor:
             rows = np.flatnonzero(drawn.ops[:, layer] == number)
             if name == "identity" or not len(rows):
                 continue
-            places = torch.from_numpy(rows).to(images.device, non_blocking=True)
+            places = to_device(rows, images.device)
             images[places] = apply_op(
                 images[places],
                 settings,
@@ -69,7 +69,7 @@ def apply_op(
         name, magnitudes, signs, height, width
     )
     if name in _COLOR_OPS:
-        return _COLOR_OPS[name](images, _on_device(parameters, images))
+        return _COLOR_OPS[name](images, to_device(parameters, images.device))
     zeros = np.zeros(len(magnitudes))
     maps = {
         "shear_x": lambda: geometry.shear_x(parameters),
@@ -80,7 +80,10 @@ def apply_op(
     }[name]()
     is_timm = settings.ops == "timm"
     return geometry.resample(
-        images, _on_device(maps, images), bilinear=is_timm, fill=TIMM_FILL if is_timm else 0
+        images,
+        to_device(maps, images.device),
+        bilinear=is_timm,
+        fill=TIMM_FILL if is_timm else 0,
     )
 
 
@@ -121,7 +124,3 @@ def _timm(
     }
     factors: np.ndarray = np.maximum(0.1, 1 + 0.9 * level * signs)
     return parameters.get(name, factors)
-
-
-def _on_device(values: np.ndarray, images: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, non_blocking=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from loaders.augmentations.draws import Mixes, Rectangles
+from loaders.pinned import to_device
 from writers.random_streams import GAMMA
 
 # Mean and standard deviation of red, green and blue in ImageNet, for levels in [0, 255].
@@ -40,14 +40,14 @@ def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
     rows = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
     if not len(rows):
         return images
-    places = torch.from_numpy(rows).to(images.device, non_blocking=True)
+    places = to_device(rows, images.device)
     inside = _inside(boxes[rows], images)
     if fill == "noise":
         filling = _noise(drawn.keys[rows], height, width, images.device)
     else:
         normal = drawn.colors[rows] if fill == "color" else np.zeros((len(rows), 3))
         levels = np.rint(MEAN + STD * normal).clip(0, 255).astype(np.uint8)
-        filling = torch.from_numpy(levels).to(images.device, non_blocking=True)[:, None, None]
+        filling = to_device(levels, images.device)[:, None, None]
     images = images.clone()
     images[places] = torch.where(inside, filling, images[places])
     return images
@@ -75,10 +75,10 @@ def mix(images: Tensor, others: Tensor, drawn: Mixes) -> tuple[Tensor, Tensor]:
     """
     height, width = images.shape[1:3]
     boxes, fractions = _cutmix_boxes(drawn, height, width)
-    own = torch.from_numpy(fractions).to(images.device, non_blocking=True)
+    own = to_device(fractions, images.device)
     first, second = own.float()[:, None, None, None], (1 - own).float()[:, None, None, None]
     blended = images.float().mul_(first).add_(others.float().mul_(second)).round_()
-    is_cut = torch.from_numpy(drawn.cuts).to(images.device, non_blocking=True)
+    is_cut = to_device(drawn.cuts, images.device)
     pasted = torch.where(_inside(boxes, images), others, images)
     return torch.where(is_cut[:, None, None, None], pasted, blended.to(torch.uint8)), own
 
@@ -91,7 +91,8 @@ def mix_labels(labels: Tensor, own: Tensor, num_classes: int) -> Tensor:
         own: weight of each image's own label, float64 [N]; its partner's label has the rest.
         num_classes: K.
     """
-    classes = functional.one_hot(labels, num_classes).float()
+    classes = torch.zeros((len(labels), num_classes), device=labels.device)
+    classes.scatter_(1, labels[:, None], 1.0)
     return classes * own.float()[:, None] + partners(classes) * (1 - own).float()[:, None]
 
 
@@ -121,13 +122,10 @@ def _cutmix_boxes(drawn: Mixes, height: int, width: int) -> tuple[np.ndarray, np
 
 def _inside(boxes: np.ndarray, images: Tensor) -> Tensor:
     """Return a mask of the pixels in the boxes, bool [N, H, W, 1]."""
-    top, left, bottom, right = (
-        torch.from_numpy(np.ascontiguousarray(edge)).to(images.device, non_blocking=True)
-        for edge in boxes.T
-    )
     y = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
     x = torch.arange(images.shape[2], device=images.device)[None, None, :, None]
-    top, left, bottom, right = (edge[:, None, None, None] for edge in (top, left, bottom, right))
+    edges = to_device(boxes, images.device).unbind(1)
+    top, left, bottom, right = (edge[:, None, None, None] for edge in edges)
     return (y >= top) & (y < bottom) & (x >= left) & (x < right)
 
 
@@ -138,17 +136,14 @@ def _noise(keys: np.ndarray, height: int, width: int, device: torch.device) -> T
     normal one by at most 0.006. Unlike a logarithm or a cosine, the sum is equal on every device.
     The words equal those of `writers.random_streams`, computed in int64, which wraps around.
     """
-    starts = torch.from_numpy(keys.view(np.int64)).to(device, non_blocking=True)
+    starts = to_device(keys.view(np.int64), device)
     steps = torch.arange(1, height * width * 3 + 1, device=device) * _signed(GAMMA)
     words = _mix(starts[:, None] + steps)
     low_bytes = 0x00FF00FF00FF00FF
     pairs = (words & low_bytes) + (_shift(words, 8) & low_bytes)
     sums = _shift(pairs * 0x0001000100010001, 48)
     normal = (sums.float() - _BYTES_MEAN) / _BYTES_STD
-    mean, std = (
-        torch.from_numpy(values.astype(np.float32)).to(device, non_blocking=True)
-        for values in (MEAN, STD)
-    )
+    mean, std = (to_device(values.astype(np.float32), device) for values in (MEAN, STD))
     levels: Tensor = normal.view(-1, height, width, 3).mul_(std).add_(mean)
     return levels.round_().clamp_(0, 255).to(torch.uint8)
 

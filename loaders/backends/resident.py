@@ -21,7 +21,7 @@ from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
 from loaders.interpolation import Interpolation, number_of
 from loaders.normalize import look_up, lookup_table
-from loaders.pinned import pinned_empty
+from loaders.pinned import to_device
 from loaders.plan import LoaderPlan
 from loaders.preflight import free_memory_bytes
 from loaders.reader import Samples, decoded_bytes, open_samples, split_batches
@@ -140,17 +140,14 @@ class ResidentLoader(Loader):
 
     def _fill(self, images: Tensor, positions: np.ndarray, crops: Crops) -> Tensor:
         """Fill `images` [B, R, R, 3] on the device and return their labels."""
-        table = self._upload(
-            np.column_stack(
-                [
-                    positions,
-                    self._first_pixels[positions],
-                    self.samples.widths[positions],
-                    crops.boxes,
-                    crops.flips,
-                ]
-            )
-        )
+        columns = [
+            positions,
+            self._first_pixels[positions],
+            self.samples.widths[positions],
+            crops.boxes,
+            crops.flips,
+        ]
+        table = to_device(np.column_stack(columns), self._device)
         for run, width, height in _runs(crops.boxes, images.shape[1]):
             levels = resize_boxes(
                 self._pixels,
@@ -161,14 +158,6 @@ class ResidentLoader(Loader):
             )
             images[run] = look_up(self._table, levels)
         return self._labels[table[:, 0]]
-
-    def _upload(self, table: np.ndarray) -> Tensor:
-        """Copy through pinned memory: a copy from pageable memory would wait for the GPU."""
-        tensor = torch.from_numpy(table)
-        if self._device.type != "cuda":
-            return tensor
-        staged = pinned_empty(tuple(tensor.shape), tensor.dtype).copy_(tensor)
-        return staged.to(self._device, non_blocking=True)
 
     def _decode_all(self) -> dict[int, UserError]:
         """Fill `_pixels`; return position -> error for images that do not decode."""

@@ -4,11 +4,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from loaders import open_loader
+from loaders.augmentations import Augmentations, RandomErasing
 from loaders.epoch import STREAM_PRIORITY
+from loaders.pinned import to_device
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_betons import photo, write_beton
 from tests.rehearsal import product, streams
@@ -71,6 +74,41 @@ def test_a_loader_copies_out_of_pinned_memory(faked, plan, monkeypatch):
 def test_a_resident_loader_does_not_wait_for_the_gpu(faked, plan):
     with open_loader(replace(plan, device="cuda:0", backend="resident")) as loader, no_sync():
         assert sum(len(labels) for _, labels in loader.epoch(0)) == 30
+
+
+def test_an_upload_does_not_wait_for_the_gpu(faked):
+    values = np.arange(6.0).reshape(2, 3).T  # not contiguous
+    with no_sync():
+        uploaded = to_device(values, torch.device("cuda"))
+    assert uploaded.tolist() == values.tolist()
+    with pytest.raises(streams.CudaError, match="not pinned"), no_sync():
+        torch.from_numpy(values).to("cuda", non_blocking=True)
+
+
+AUGMENTATIONS = Augmentations.model_validate(
+    {
+        "randaugment": {"ops": "timm", "probability": 1.0},
+        "color_jitter": {"brightness": 0.4, "hue": 0.1},
+        "lighting": 0.1,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+    }
+)
+
+
+@pytest.mark.parametrize("fill", ["mean", "color", "noise"])
+def test_augmentations_do_not_wait_for_the_gpu(plan, fill, request):
+    """Operations that wait are found; copies are not, because fake tensors report a CPU."""
+    erasing = RandomErasing(probability=1.0, fill=fill)
+    augmented = replace(plan, augmentations=AUGMENTATIONS.model_copy(update={"erasing": erasing}))
+    with open_loader(augmented) as loader:
+        expected = [(images.clone(), labels.clone()) for images, labels in loader.epoch(0)]
+    request.getfixturevalue("faked")
+    on_gpu = replace(augmented, device="cuda:0", backend="resident")
+    with open_loader(on_gpu) as loader, no_sync():
+        found = [(images.clone(), labels.clone()) for images, labels in loader.epoch(0)]
+    for (images, labels), (twin, twin_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, twin) and torch.equal(labels, twin_labels)
 
 
 def test_an_epoch_that_is_left_early_leaves_the_slots_in_order(faked, plan):

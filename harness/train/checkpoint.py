@@ -101,7 +101,8 @@ def latest_for_rank(checkpoints: Checkpoints) -> LoadedCheckpoint:
     Only rank 0 reads the file; the other ranks receive its content.
 
     Raises:
-        UserError: Another number of ranks wrote the checkpoint.
+        UserError: Another number of ranks, or a run on another type of device, wrote the
+            checkpoint.
     """
     group = checkpoints.group
     if group.world_size == 1:
@@ -124,6 +125,16 @@ def latest_for_rank(checkpoints: Checkpoints) -> LoadedCheckpoint:
             "again.",
         )
     own = states[group.rank]
+    written_on, device = (
+        "cpu" if own["random"]["cuda"] is None else "cuda",
+        torch.device(checkpoints.device).type,
+    )
+    if written_on != device:
+        raise UserError(
+            f"{loaded.path} was written on {written_on}, and this run is on {device}. They draw "
+            "different random numbers, so the run cannot be continued exactly.",
+            f"Use --device {written_on}, or delete {checkpoints.folder} to start again.",
+        )
     state = {
         **loaded.state,
         "learner": {**loaded.state["learner"], **own["learner"]},

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.train import checkpoint
+from writers.errors import UserError
 
 
 def state(number: int) -> dict[str, object]:
@@ -110,6 +111,20 @@ class Evil:
 
     def __reduce__(self) -> tuple[object, ...]:
         return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize(("written_on", "device"), [("cuda", "cpu"), ("cpu", "cuda:0")])
+def test_a_checkpoint_of_another_type_of_device_is_refused(tmp_path, written_on, device):
+    """torch's generators of a CPU and of a GPU do not take each other's states."""
+    generator = torch.zeros(16, dtype=torch.uint8) if written_on == "cuda" else None
+    random_state = checkpoint.random_state("cpu") | {"cuda": generator}
+    checkpoint.save(tmp_path, 1, {"learner": {}, "random": random_state})
+    with pytest.raises(
+        UserError, match=f"(?s)was written on {written_on}, .* --device {written_on}"
+    ):
+        checkpoint.latest_for_rank(checkpoint.Checkpoints(tmp_path, device))
+    same = checkpoint.Checkpoints(tmp_path, "cuda:1" if written_on == "cuda" else "cpu")
+    assert checkpoint.latest_for_rank(same).state is not None
 
 
 def test_loading_runs_no_code_of_the_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Write the corpus as betons to the scratch folder, once, with this project's writer."""
+"""Write a benchmark's JPEGs as FFCV `.beton` files, once per encoding, with our writer."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ ENCODINGS = {
 
 
 def beton(work: Work, encoding: str) -> Path:
-    """Return the beton of an encoding; write it if it is missing or has other images."""
+    """Return the `.beton` file of an encoding; write it if it is missing or has other images."""
     source = open_dataset("folder", Path(work.corpus), SplitSettings(val=0))
     path = Path(work.scratch) / encoding / "train.beton"
     try:

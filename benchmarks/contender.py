@@ -2,8 +2,9 @@
 
     python -m benchmarks.contender ffcv:jpeg '{"corpus": ...}'
 
-A contender is a file of `benchmarks/contenders/`. It has `VARIANTS` (variant -> description) and
-`open_pipeline(variant, work)`, which returns a function from the number of an epoch to its batches.
+A contender (loader under test) is a file of `benchmarks/contenders/`. It has `VARIANTS` (variant ->
+description) and `open_pipeline(variant, work)`, which returns a function from the number of an
+epoch to its batches.
 An optional `prepare(variant, work)` converts the corpus first, outside of all measured times.
 Each contender runs in its own process, because several libraries set thread counts, signal handlers
 or start methods for the whole process. The parent writes `round` or `round NUM_IMAGES` to stdin for
@@ -34,7 +35,7 @@ class Work:
 
     Attributes:
         corpus: Folder of class folders of JPEG files.
-        scratch: Folder that keeps converted forms of the corpus, such as betons and shards.
+        scratch: Folder that keeps converted forms of the corpus, such as `.beton` files and shards.
         resolution: Side of the output in pixels.
         augment: random_resized_crop with a flip; or center_crop of 224 / 256 of the shorter side,
             without a flip.

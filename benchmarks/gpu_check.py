@@ -52,7 +52,8 @@ class StepResult:
         limit_s: Time limit of the step in seconds, at most the time that was left.
         rounds: Complete and planned rounds of a benchmark; None if the step recorded no rounds.
         record: File name of the step's record; None if there is none.
-        message: Contenders that were not measured, and the end of the output after a failure.
+        message: Loaders or settings under test that were not measured, and the end of the output
+            after a failure.
     """
 
     name: str

@@ -55,7 +55,7 @@ def plan(
 
     Args:
         corpus: Folder of JPEG files.
-        scratch: Folder of betons and runs.
+        scratch: Folder of `.beton` files and runs.
         out: Folder of records and traces.
         tiny: True rehearses everything on a CPU.
         has_corpus: False adds a step that makes the images of the corpus.

@@ -36,7 +36,7 @@ class StepCost:
     fused_mb: float
 
 
-# (architecture, True if steps have PGD-3) -> cost.
+# (architecture, True for adversarial training with 3 PGD steps) -> cost.
 COSTS = {
     ("resnet18", False): StepCost(10.9, 100, 71),
     ("resnet18", True): StepCost(32.7, 361, 259),
@@ -55,7 +55,7 @@ def predicted_rate(
     Args:
         gpu: Name of the card in file names, such as h100-80gb-hbm3.
         arch: Architecture.
-        is_attacked: True for steps with PGD-3.
+        is_attacked: True for adversarial training with 3 PGD steps.
         is_fused: True for a compiled model.
         resolution: Side of the images in pixels; cost grows with its square.
 
@@ -129,7 +129,7 @@ def _rate_rows(file: str, record: Mapping[str, Any], gpu: str) -> Iterator[str]:
 
 
 def _mode_of(name: str, record: Mapping[str, Any]) -> str:
-    """Return the compile mode of a contender. That of `ours:fed` is in its description."""
+    """Return the compile mode of a training loop under test; `ours:fed` has it in `what`."""
     if name.startswith("ours:fed"):
         described: str = record["contenders"][name]["what"]
         return described.split(", ")[1]

@@ -37,10 +37,10 @@ WHOLE = "libjpeg-turbo"
 
 
 class Images:
-    """Images of a beton, the crops of each image, and memory for the output."""
+    """Images of a `.beton` file, the crops of each image, and memory for the output."""
 
     def __init__(self, path: Path, work: Work, crops_per_image: int = 1) -> None:
-        """Open a beton and draw the crops of epoch 0."""
+        """Open the file and draw the crops of epoch 0."""
         opened = open_beton(path)
         rows, self.n = opened.rows[:MOST_IMAGES], min(MOST_IMAGES, opened.manifest.num_samples)
         self.plan = LoaderPlan(
@@ -121,7 +121,7 @@ def measure_parts(work: Work) -> list[dict[str, Any]]:
 
 
 def measure_views(work: Work) -> list[dict[str, Any]]:
-    """Return the CPU time in ms for one view of an image, and for each further view.
+    """Return the CPU time in ms for one crop (view) of an image, and for each further one.
 
     Each value is the smallest of all rounds, because other work on the machine only adds time.
     """

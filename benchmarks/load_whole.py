@@ -107,7 +107,7 @@ def _cpu_s(images: Loader, boxed: DetectionLoader, epoch: int) -> list[float]:
 
 
 def _boxes_of(path: Path) -> BoxTable:
-    """Make up boxes for a beton without boxes: the middle of each image, BOXES_PER_IMAGE times."""
+    """Make up boxes for a file without boxes: the middle of each image, BOXES_PER_IMAGE times."""
     samples = open_samples(LoaderPlan(path, 1, 1))
     sides = np.stack([samples.widths, samples.heights] * 2, axis=1) * [0.25, 0.25, 0.75, 0.75]
     rows = np.concatenate([sides, np.zeros((len(sides), 2))], axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Build the augmentation from torchvision transforms on Pillow images, as most scripts do."""
+"""Build the augmentation of `Work` from torchvision transforms on Pillow images."""
 
 from typing import TYPE_CHECKING, Any
 

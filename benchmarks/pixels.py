@@ -29,7 +29,7 @@ from writers.jpeg.restart_index import add_restart_index
 
 MODES = {"jpeg": JPEG, "indexed": JPEG, "dct": DCT, "raw": RAW}
 NUM_CROPS = 4
-PADDING = bytes(512)  # bytes after an image; in a beton, other images follow
+PADDING = bytes(512)  # bytes after an image; in a `.beton` file, other images follow
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Stock FFCV: its Loader, decoders and flip, on betons in its own format."""
+"""Stock FFCV: its Loader, decoders and flip, on `.beton` files in its own format."""
 
 import torch
 from ffcv.fields.basics import IntDecoder
@@ -18,7 +18,7 @@ VARIANTS = {
 
 
 def prepare(variant: str, work: Work) -> None:
-    """Write the beton if it is missing."""
+    """Write the `.beton` file if it is missing."""
     beton(work, variant)
 
 

@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 def prepare(variant: str, work: Work) -> None:
-    """Write the beton if it is missing."""
+    """Write the `.beton` file if it is missing."""
     beton(work, _encoding(variant))
 
 

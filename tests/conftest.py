@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 from threadpoolctl import ThreadpoolController
 
-# Shells start background jobs so that they ignore Ctrl-C (SIGINT). Tests that send it need it.
+# Shells start background jobs so that they ignore SIGINT. Tests that send it need its default handler.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -56,6 +56,6 @@ def source_of(numbers: range, *, has_boxes: bool = True) -> Source:
 
 
 def expected(number: int) -> np.ndarray:
-    """Return the boxes of an image as a beton stores them, float32 [n, 6]."""
+    """Return the boxes of an image as a `.beton` file stores them, float32 [n, 6]."""
     rows = [dataclasses.astuple(box) for box in boxed(number)]
     return np.array(rows, np.float32).reshape(-1, 6)

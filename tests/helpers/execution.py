@@ -27,7 +27,7 @@ FAST_RETRIES = RetryPolicy(max_retries=2, first_wait_s=0.05)
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
-    """Return folders for betons, raw data and stages inside the test's own folder."""
+    """Return folders for `.beton` files, raw data and stages inside the test's own folder."""
     return Folders(tmp_path / "data", tmp_path / "raw", tmp_path / "runs")
 
 

@@ -73,7 +73,10 @@ ROBUST_PRETRAIN = {
 
 
 def make_stage(runs: Path, written: result.Result, **settings: Any) -> Path:
-    """Create a finished write stage and a robust pretrain stage; return the pretrain's folder."""
+    """Save the result `written` of a write stage, and define a robust pretrain stage that needs it.
+
+    Returns the folder of the pretrain stage, which has not run yet.
+    """
     config = {
         "arch": "resnet10",
         "eps": 0.5,
@@ -102,7 +105,7 @@ def run_worker(folder: Path, data: Path, pause_s: float = 0.0, *more: str) -> No
 
     Args:
         folder: folder of the stage, in which the rank creates a file step<RANK> after a step.
-        data: folder of betons.
+        data: folder of `.beton` files.
         pause_s: pause after each step, so that a test can stop the stage midway.
         more: further options of the worker.
     """

@@ -16,9 +16,9 @@ def permutation_test(
     seed: int = 0,
     num_permutations: int = 10_000,
 ) -> float:
-    """Compute p of "the models are interchangeable" for any metric of the predictions, e.g. mAP.
+    """Compute the p-value of the hypothesis that the models are interchangeable, e.g. for mAP.
 
-    Each permutation exchanges the two models' predictions for a random half of the images. The
+    Each permutation exchanges the two models' predictions for each image with probability 1/2. The
     observed assignment counts as one permutation, so p is never 0.
 
     Args:

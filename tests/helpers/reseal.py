@@ -1,4 +1,4 @@
-"""Recompute the digests of a changed beton, to imitate a faulty writer."""
+"""Recompute the digests of a changed `.beton` file, to imitate a faulty writer."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A tree of images and a data folder, for tests of the reuse of betons."""
+"""A tree of images and a data folder, for tests of the reuse of existing `.beton` files."""
 
 from dataclasses import dataclass
 from pathlib import Path

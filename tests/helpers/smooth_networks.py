@@ -7,7 +7,7 @@ def make_smooth(model: nn.Module) -> nn.Module:
     """Replace ReLU by GELU and max pooling (3x3, stride 2) by average pooling, in place.
 
     The gradient is then continuous, so that a small rounding error changes a step of an attack only
-    a little. At a kink of ReLU, or if max pooling has a tie, it would lead to a different step.
+    a little. At a kink of ReLU, or at a tie of max pooling, the error would lead to another step.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

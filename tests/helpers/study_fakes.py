@@ -88,9 +88,9 @@ def model_zoo(
     seeds: Sequence[int] = (0,),
     with_scores: bool = True,
 ) -> list[Result]:
-    """Make results of loaded models whose transfer follows ImageNet accuracy.
+    """Make results of published models (the recipe's `models`) whose transfer follows ImageNet accuracy.
 
-    The score knn predicts transfer; leep does not.
+    The transferability score knn predicts transfer; leep does not.
     """
     rng, results = random.Random(5), []
     for index in range(num_models):
@@ -141,9 +141,10 @@ def amounts(
     targets: Sequence[str] = ("pets", "cars", "sun397"),
     spread: float = 0.002,
 ) -> tuple[Recipe, list[Result]]:
-    """Make results of all classes with fewer images and of fewer classes, at two equal budgets.
+    """Make results of subsets with fewer images of all classes, and with all images of fewer classes.
 
-    The study is that of Huh et al. 2016; `effect` is the gain from more classes.
+    Twice, one of each has the same number of images, as in Huh et al. 2016. `effect` is the gain from
+    more classes.
     """
     subsets = {
         "all": (1000, 1_200_000),
@@ -182,7 +183,10 @@ def amounts(
 
 
 def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[Result]:
-    """Make results over images per class and steps, pretrained and scratch (Kornblith et al.)."""
+    """Make results of transfer with few images per class or few steps (Kornblith et al. 2019).
+
+    `scratch_gap` is the accuracy from random weights minus that after pretraining, at the smallest size.
+    """
     results, rng = [], random.Random(8)
     axes = {"subset": "all", "arch": "resnet10", "eps": 0.0}
     for seed in seeds:
@@ -212,7 +216,10 @@ def curves(*, seeds: Sequence[int] = (0, 1), scratch_gap: float = -0.1) -> list[
 def against_scratch(
     gap: float, *, seeds: Sequence[int] = (0, 1, 2), num_configs_scratch: int = 2
 ) -> list[Result]:
-    """Make results of one model and two targets; `gap` is transfer minus scratch."""
+    """Make results of one model and two targets.
+
+    `gap` is the accuracy of transfer minus the accuracy of training from random weights.
+    """
     results, rng = [], random.Random(2)
     for seed in seeds:
         axes = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": seed}
@@ -234,7 +241,10 @@ def against_scratch(
 
 
 def grids(*, targets: Sequence[str] = TARGETS[:4], gain: float = 0.02) -> list[Result]:
-    """Make results of the default method and of a search over layers, rates and alpha (Plested)."""
+    """Make results of a default method and of a search over reinitialized layers, rates and L2-SP's alpha.
+
+    The search is that of Plested, Shen and Gedeon 2021.
+    """
     axes = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": 0}
     model = stage("pretrain", axes, {"num_classes": 24, "num_train_images": 4000})
     points = [
@@ -276,7 +286,7 @@ def induced(
 ) -> tuple[Recipe, list[Result]]:
     """Make results of coarser labels on the same images and of fewer images (Huh et al. 2016).
 
-    kNN is measured on the subset `fine`. A model is trained on it only if `trained`.
+    kNN is also measured on the target `fine`; the recipe fine-tunes models on it only if `trained`.
     """
     subsets = {
         "all": (1000, 100_000),

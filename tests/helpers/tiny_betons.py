@@ -1,4 +1,4 @@
-"""Write small betons byte by byte, so that tests do not depend on a writer."""
+"""Write small `.beton` files byte by byte, so that tests do not depend on a writer."""
 
 import hashlib
 import io
@@ -48,8 +48,9 @@ def write_beton(
     classes: Sequence[str] | None = None,
     page: int = PAGE,
 ) -> Path:
-    """FFCV's format, version 2 (24-byte header, 1041-byte fields, 24-byte rows, blobs, table of blobs), and a manifest.
+    """Write FFCV's format, version 2, and a manifest.
 
+    The format has a 24-byte header, 1041-byte fields, 24-byte rows, blobs, and a table of the blobs.
     Before the table are the first 16 bytes of each image's sha256 and the samples' ids, 1000 +
     number. The table is in reverse order, which a writer with many workers may produce.
     """

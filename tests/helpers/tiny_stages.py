@@ -1,4 +1,4 @@
-"""Tiny betons and stage contexts for the tests of training."""
+"""Tiny `.beton` files and stage contexts for the tests of training."""
 
 from datetime import UTC, datetime
 from pathlib import Path

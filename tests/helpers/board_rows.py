@@ -1,4 +1,4 @@
-"""Make rows of a board without a recipe."""
+"""Make rows of a leaderboard (harness/report/board) without a recipe."""
 
 import dataclasses
 import json

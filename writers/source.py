@@ -2,8 +2,8 @@
 
 Each image gets the name that it would have in a tree of class folders, such as `cat/1.jpg`.
 Classes, labels, sample ids and drawn splits are derived from these names in this module, in the
-same way for all kinds of storage. The same images therefore give the same beton, byte for byte,
-from a folder, an archive or shards.
+same way for all kinds of storage. The same images therefore give the same `.beton` file, byte for
+byte, from a folder, an archive or shards.
 """
 
 import importlib

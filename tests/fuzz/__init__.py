@@ -1,4 +1,4 @@
-"""Fuzzers for the C code, both decoding kernels and the tables of betons; run by `make fuzz`.
+"""Fuzzers for the C code, both decoding kernels and the tables of `.beton` files; run by `make fuzz`.
 
 `python -m tests.fuzz TARGET` mutates inputs of one kind and passes them to public functions.
 The targets:

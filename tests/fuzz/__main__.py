@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def save_input(target: str, seed: int, number: int) -> Path:
-    """Write the input of a case to `build/fuzz/findings`; a beton is written with its manifest."""
+    """Write the input of a case to `build/fuzz/findings`; a `.beton` file is written with its manifest."""
     from tests.fuzz.cases import image_case
     from tests.fuzz.tables import write_case
 

@@ -27,8 +27,8 @@ class Case:
 
     Attributes:
         data: the mutated bytes.
-        width: image width according to the beton's row, in pixels.
-        height: image height according to the beton's row, in pixels.
+        width: image width according to its row in the `.beton` file, in pixels.
+        height: image height according to that row, in pixels.
         box: left, top, width and height of the crop, in pixels, inside the image.
     """
 

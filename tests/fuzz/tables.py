@@ -1,4 +1,4 @@
-"""Mutated tables and manifests of betons: readers raise only UserError and stay in the file."""
+"""Mutated tables and manifests of `.beton` files: readers raise only UserError and stay in the file."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Betons that several tests read, and the compiled numba kernel."""
+"""`.beton` files that several tests read, and the compiled numba kernel."""
 
 import fcntl
 from pathlib import Path

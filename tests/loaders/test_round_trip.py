@@ -1,4 +1,4 @@
-"""Betons of every encoding from this project's writer return the original images."""
+"""`.beton` files of every encoding from this project's writer return the original images."""
 
 import numpy as np
 import pytest

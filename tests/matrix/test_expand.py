@@ -155,7 +155,7 @@ def test_keys_are_the_same_at_every_expansion_and_in_every_recipe():
     )
     assert [stage.key for stage in one.stages] == [stage.key for stage in expand(recipe()).stages]
     shared = {stage.key for stage in one.stages} & {stage.key for stage in other.stages}
-    # Betons of the source and of 2 targets, 2 models and their 8 transfers. Evaluations are not
+    # `.beton` files of the source and of 2 targets, 2 models and their 8 transfers. Evaluations are not
     # shared, because the recipes have different common classes.
     assert len(shared) == 13
 

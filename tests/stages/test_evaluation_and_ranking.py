@@ -1,4 +1,4 @@
-"""The stages evaluate and rank on tiny betons: common classes, precision, progress, folds."""
+"""The stages evaluate and rank on tiny `.beton` files: common classes, precision, progress, folds."""
 
 import itertools
 import json

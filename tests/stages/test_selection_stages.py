@@ -1,4 +1,4 @@
-"""The stages select and view on tiny betons, compared with plain loops."""
+"""The stages select and view on tiny `.beton` files, compared with plain loops."""
 
 import shutil
 from pathlib import Path

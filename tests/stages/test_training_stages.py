@@ -1,4 +1,4 @@
-"""The stages pretrain and transfer on tiny betons: they learn, repeat and resume exactly."""
+"""The stages pretrain and transfer on tiny `.beton` files: they learn, repeat and resume exactly."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The write stage: reuse of existing betons, unreadable images, several labels per image."""
+"""The write stage: reuse of existing `.beton` files, unreadable images, several labels per image."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Write a manifest for a beton that stock FFCV wrote. The beton itself is not changed.
+"""Write a manifest for a `.beton` file that stock FFCV wrote. The beton itself is not changed.
 
 Our own betons contain a digest and an id per sample. For an adopted beton, digests and ids are
 stored in a file next to the manifest. An id is derived from the image's digest, so that it does not

@@ -1,4 +1,4 @@
-"""Publish a new beton atomically: complete under its final name with its manifest, or not at all.
+"""Publish a new `.beton` file atomically: complete under its final name with its manifest, or not.
 
 The beton is written under a temporary name in the same folder. When it is complete and on the disk,
 an older beton of the same name is removed. Then the new manifest gets its final name, and last the

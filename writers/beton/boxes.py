@@ -1,4 +1,4 @@
-"""Boxes of objects in a beton: one more blob per sample, in a field that stock FFCV can read.
+"""Boxes of objects in a `.beton` file: one more blob per sample, in a field that FFCV can read.
 
 A blob is little-endian float32 [n, 6]: left, top, right, bottom, class, difficult. Sides are pixels
 of the stored image; right and bottom are exclusive. An image without objects has one row of zeros

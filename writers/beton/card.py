@@ -1,4 +1,4 @@
-"""Write the dataset card of betons in Markdown: content, origin, digests and license notes.
+"""Write the dataset card of `.beton` files in Markdown: content, origin, digests and license notes.
 
 A card depends only on file names, manifests and the package's description of the dataset, not on
 time or machine.

@@ -1,4 +1,4 @@
-"""Join several splits in one beton without decoding, for example to fit on train and val."""
+"""Join splits in one `.beton` file without decoding, for example to fit on train and val."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Copy the samples of a subset from one beton to another without decoding.
+"""Copy the samples of a subset from one `.beton` file to another without decoding.
 
 The result equals, byte for byte, the file that `write_split` writes from the images. The order of a
 file is drawn from the sample ids, so a subset keeps the order of the whole dataset. Both files are

@@ -1,4 +1,4 @@
-"""Encode an image file as a blob of a beton, with the settings of `writers.beton.encoding`.
+"""Encode an image file as a blob of a `.beton` file, with the settings of `writers.beton.encoding`.
 
 libjpeg-turbo decodes JPEG files, at reduced size if they are much larger than needed. If it warns
 that pixels depend on damaged data, the image is refused, as in the loaders. A JPEG that is stored

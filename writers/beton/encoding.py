@@ -1,4 +1,4 @@
-"""Settings that define how a beton stores images; `writers.beton.encode` applies them."""
+"""Settings that define how a `.beton` file stores images; `writers.beton.encode` applies them."""
 
 import re
 from typing import Annotated, Any, Literal, Self

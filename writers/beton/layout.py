@@ -1,9 +1,9 @@
-"""Layout of a beton. It depends on the samples only, so that equal samples give equal files.
+"""Layout of a `.beton` file. It depends on the samples only: equal samples give equal files.
 
 FFCV's format, version 2, little endian: a header; a descriptor per field; a row per sample; zeros
 up to a full page; pages of blobs, with zeros between them (no blob crosses the end of a page); a
 table of the blobs up to the end of the file. The digests and ids of the samples are stored before
-the table, where FFCV does not read. A beton with boxes has a third field, of FFCV's type for bytes.
+the table, where FFCV does not read. A file with boxes has a third field, of FFCV's type for bytes.
 """
 
 import hashlib

@@ -53,7 +53,7 @@ def manifest_of(
     skipped: Sequence[dict[str, str]],
     file: dict[str, Any],
 ) -> Manifest:
-    """Make the manifest of a beton, with its digest.
+    """Make the manifest of a `.beton` file, with its digest.
 
     Args:
         source: images of the dataset.

@@ -1,4 +1,4 @@
-"""A beton on disk: one file in FFCV's format, and its manifest. It opens only if the two agree.
+"""A beton on disk: a `.beton` file in FFCV's format, and its manifest. It opens only if both agree.
 
 FFCV's format has no checksum, name or class list. Our tables therefore contain a digest of each
 sample's bytes (`writers/beton/layout.py`). The manifest contains a digest of the tables and a

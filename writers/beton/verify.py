@@ -1,4 +1,4 @@
-"""Find damage in a beton: changed bytes, tables that contradict, images that do not decode."""
+"""Find damage in a `.beton` file: changed bytes, contradicting tables, damaged images."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The labels of a beton decide which methods a recipe may use; its manifest is read when planning.
+"""The labels of a `.beton` file decide which methods a recipe may use; its manifest is read when planning.
 
 A beton has one label per image, several labels per image, or boxes of objects.
 """

@@ -373,7 +373,7 @@ def test_gc_counts_the_bytes_of_a_beton_only_if_it_deletes_its_last_hard_link(
     for key in ("0ld", "0lder"):
         os.link(first, data / f"things-all-{key}" / "train.beton")
     assert harness("gc", "tiny.yaml", "--unused", "--yes") == 0
-    # 4 MB are the checkpoints of two stages; the beton still has a link.
+    # 4 MB are the checkpoints of two stages; the `.beton` file still has a link.
     assert "Deleted 4.0 MB" in capsys.readouterr().out and first.stat().st_nlink == 1
     for key in ("0ld", "0lder"):
         stage("write", key, result=False)

@@ -138,7 +138,7 @@ def test_names_of_classes_and_targets_may_have_any_characters(
 
 
 def test_betons_are_rewritten_for_another_folder_of_photographs_with_the_same_name(tmp_path: Path):
-    """Folders of the same name share a folder of betons; a beton is reused for the same images."""
+    """Folders of the same name share a folder of `.beton` files; a beton is reused for the same images."""
     from harness.cli.commands._model_and_images import write_betons
     from harness.system.folders import Folders
 

@@ -1,4 +1,4 @@
-"""Models from equal betons and equal training count once; the report names the repeats."""
+"""Models from equal `.beton` files and equal training count once; the report names the repeats."""
 
 from pathlib import Path
 

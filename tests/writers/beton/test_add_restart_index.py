@@ -1,4 +1,4 @@
-"""Adding restart indices to a beton gives the file that writing with them gives."""
+"""Adding restart indices to a `.beton` file gives the file that writing with them gives."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Betons that stock FFCV wrote get a manifest, and can then be used like other betons."""
+"""`.beton` files that stock FFCV wrote get a manifest, and can then be used like other betons."""
 
 import hashlib
 import json

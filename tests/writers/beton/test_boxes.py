@@ -1,4 +1,4 @@
-"""Boxes in betons: stock FFCV reads them; they are scaled, verified and joined; invalid ones."""
+"""Boxes in `.beton` files: stock FFCV reads them; they are scaled, verified and joined; invalid ones."""
 
 import io
 from pathlib import Path

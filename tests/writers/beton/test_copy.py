@@ -39,7 +39,7 @@ ENCODINGS = [
 def betons(
     source: Source, folder: Path, encoding: Encoding, subset: Subset = TWO, seed: int = 0
 ) -> tuple[Path, Path, Path]:
-    """Return the whole beton, the subset written from images, and the subset copied."""
+    """Return the whole `.beton` file, the subset written from images, and the subset copied."""
     whole, own, copied = (folder / name / "train.beton" for name in ("whole", "own", "copied"))
     write_split(source, "train", everything(source.classes), encoding, whole, seed=seed)
     write_split(source, "train", subset, encoding, own, seed=seed)

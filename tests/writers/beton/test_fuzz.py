@@ -1,4 +1,4 @@
-"""A thousand damaged betons: each is read correctly or raises UserError.
+"""A thousand damaged `.beton` files: each is read correctly or raises UserError.
 
 None may crash, hang, or return another sample's label.
 """

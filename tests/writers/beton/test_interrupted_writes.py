@@ -1,4 +1,4 @@
-"""A beton is complete or absent after kills, interruptions, full disks, concurrent writers."""
+"""A `.beton` file is complete or absent after kills, interruptions, full disks, concurrent writers."""
 
 import errno
 import os

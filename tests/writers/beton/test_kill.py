@@ -1,6 +1,6 @@
 """Kill a writer at twenty random moments.
 
-No incomplete beton, no process and no shared memory may remain.
+No incomplete `.beton` file, no process and no shared memory may remain.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The origin of a beton: the files and split settings that it was written from."""
+"""The origin of a `.beton` file: the files and split settings that it was written from."""
 
 from dataclasses import replace
 from pathlib import Path

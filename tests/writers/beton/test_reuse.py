@@ -1,4 +1,4 @@
-"""Existing betons are reused if the result equals the file written from the images."""
+"""Existing `.beton` files are reused if the result equals the file written from the images."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A whole beton is reused as a hard link, or as a copy if it cannot be linked."""
+"""A whole `.beton` file is reused as a hard link, or as a copy if it cannot be linked."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Two hosts write one beton on a file system without shared locks."""
+"""Two hosts write one `.beton` file on a file system without shared locks."""
 
 import multiprocessing
 import os

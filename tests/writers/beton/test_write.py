@@ -1,4 +1,4 @@
-"""Written betons: readable by FFCV, correctly labeled, and reproducible byte for byte."""
+"""Written `.beton` files: readable by FFCV, correctly labeled, and reproducible byte for byte."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Betons of `dct` blobs are written, copied, verified and loaded; stock FFCV refuses them."""
+"""`.beton` files of `dct` blobs are written, copied, verified and loaded; stock FFCV refuses them."""
 
 import json
 from pathlib import Path

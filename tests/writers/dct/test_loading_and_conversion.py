@@ -1,4 +1,4 @@
-"""Betons of `dct` blobs in use: resumed, viewed, cropped several times, converted, interrupted."""
+"""`.beton` files of `dct` blobs in use: resumed, viewed, cropped several times, converted, interrupted."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""EXIF orientations are read as Pillow reads them, and reported when a beton is written."""
+"""EXIF orientations are read as Pillow reads them, and reported when a `.beton` file is written."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""All kinds of sources give equal betons, and manifests that differ only in their source."""
+"""All kinds of sources give equal `.beton` files, and manifests that differ only in their source."""
 
 import hashlib
 import json

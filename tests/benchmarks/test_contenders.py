@@ -1,4 +1,7 @@
-"""Contenders of `harness bench load` deliver to the requested device or raise AbsentError."""
+"""Contenders (the loaders that `harness bench load` compares) deliver to the requested device.
+
+If one cannot, it raises AbsentError.
+"""
 
 import importlib
 import sys

@@ -39,5 +39,8 @@ def test_a_setting_that_was_added_later_is_left_out_at_its_default(
 
 
 def test_pretraining_has_its_order_in_the_keys() -> None:
-    """`order` of pretraining is older than that of transfers, so keys contain its default."""
+    """Keys of pretrainings contain `order` also at its default, as they always did.
+
+    The setting `order` of transfers was added later, so their keys leave out its default.
+    """
     assert PretrainSettings().resolved()["order"] == "random"

@@ -74,7 +74,7 @@ ALL_COMMANDS = [
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with images of two classes in `my-photos/`, and their betons."""
+    """Return a folder with images of two classes in `my-photos/`, and their `.beton` files."""
     folder = tmp_path_factory.mktemp("reader")
     rng = np.random.default_rng(0)
     for name in ("apple", "pear"):

@@ -151,9 +151,9 @@ def test_hours_equal_a_manual_calculation():
         return {"forward": 0.01, "attack": 0.07}[step["step"]]
 
     def pretrain(num_train: int, num_val: int, robust: bool) -> float:
-        """Return the seconds of a pretraining: epochs at 32, 32, 64 and 64 pixels, evaluations.
+        """Return the seconds of a pretraining, which has epochs at 32, 32, 64 and 64 pixels.
 
-        The weights and their EMA are evaluated three times each.
+        The weights and their moving average (EMA) are evaluated three times each.
         """
         kind = "robust" if robust else "clean"
         return (

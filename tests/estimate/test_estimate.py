@@ -65,7 +65,8 @@ def test_hours_come_from_finished_stages_scaled_by_work(plan: Matrix):
     (clean.folder(Path("runs")) / "model.pt").write_bytes(bytes(1000))
     del left[clean.key]
     partial = estimate(left, Path("runs"))
-    # The other clean model takes the same time; robust ones take longer by the ratio of `work`.
+    # The other clean model is estimated to take the same time, and robust models to take longer by
+    # the ratio of `work`.
     robust = next(stage for stage in plan.stages if stage.name == "pretrain/all/eps0.5/seed0")
     ratio = robust.spec.work(robust.config) / clean.spec.work(clean.config)
     assert ratio > 2 and partial.hours == pytest.approx(0.5 * (1 + 2 * ratio))

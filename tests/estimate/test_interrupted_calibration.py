@@ -31,7 +31,10 @@ def rows() -> list[dict[str, Any]]:
 
 
 class Interrupted:
-    """Yield the results of `measure`, and raise KeyboardInterrupt instead of result number `at`."""
+    """Yield the results of `measure`; raise KeyboardInterrupt instead of result `at`.
+
+    Results are numbered from 0.
+    """
 
     def __init__(self, measure, at: int) -> None:
         self._measure, self._at = measure, at

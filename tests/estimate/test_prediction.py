@@ -157,7 +157,7 @@ def test_short_predictions_are_not_rounded_to_zero_hours(hours: float, text: str
 def test_plan_prints_minutes_of_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Features and the classifier cost a start of 15 s each; the images add seconds."""
+    """The stages of features and of the classifier each take 15 s to start; images add seconds."""
     monkeypatch.chdir(tmp_path)
     Path("one.yaml").write_text(
         "name: one\nmodels: [torchvision/resnet18]\ntargets: [{dataset: pets}]\n"

@@ -1,4 +1,4 @@
-"""The remaining time of a run, against simulated runs with known rates and a recorded one."""
+"""The remaining time of a run, against simulated runs with known rates and two recorded ones."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from harness.matrix.expand import Matrix, expand
 from harness.matrix.stage import Stage
 from harness.matrix.workload import Workload
 
-OVERHEAD = 50  # of every stage, in passes
+OVERHEAD = 50  # time that every simulated stage adds to its work, in passes (see `passes`)
 # Two runs of the demo on two cores of an AMD EPYC, 62 and 136 s long. During the second one, two
 # other processes used the cores. For each stage: name, seconds of its start and end.
 RECORDED = Path(__file__).with_name("demo_runs.json")
@@ -39,7 +39,7 @@ def stages(matrix: Matrix) -> list[Stage]:
 
 
 def passes(stage: Stage, workload: Workload) -> float:
-    """Passes of one image at 224 pixels."""
+    """Return the work of a part of a stage, in passes: forward passes of one image at 224 pixels."""
     step: dict[str, Any] = workload.step
     settings = step.get("settings", {})
     attack = step.get("attack") or (settings["attack"] if step.get("attacked") else {})
@@ -51,7 +51,7 @@ def passes(stage: Stage, workload: Workload) -> float:
 
 
 def simulated(stages: list[Stage], runs: Path, pass_s: float = 0.02) -> dict[str, float]:
-    """Seconds of each stage, if one pass of an image at 224 pixels takes `pass_s`."""
+    """Return the seconds of each stage, by key, if a pass of an image at 224 px takes `pass_s`."""
     workloads = Workloads(runs)
     return {
         stage.key: pass_s
@@ -65,7 +65,10 @@ def simulated(stages: list[Stage], runs: Path, pass_s: float = 0.02) -> dict[str
 
 
 def scheduled(matrix: Matrix, takes: dict[str, float], num_slots: int) -> list[Recorded]:
-    """Run the stages on slots by a plain loop: the most urgent one that may start is next."""
+    """Simulate a run by a plain loop: a free slot takes the most urgent stage that may start.
+
+    `takes`: stage key -> seconds.
+    """
     left, free, done, rows = list(matrix.stages), [0.0] * num_slots, {}, []
     while left:
         now = min(free)
@@ -89,7 +92,7 @@ def replayed(
 ) -> Iterator[tuple[float, float | None]]:
     """Replay a run; yield the elapsed fraction of its time, and estimated / real total time.
 
-    Progress of a pretraining counts after a start of half a second, as that of its steps.
+    A pretraining reports progress only of its steps, which begin half a second after its start.
     """
     rows = list(rows)
     pending = {row.stage.key: row.stage for row in rows}

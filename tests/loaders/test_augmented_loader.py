@@ -93,7 +93,7 @@ def test_epochs_and_seeds_differ_and_a_resume_continues(betons):
 
 
 def test_the_order_of_an_epoch_is_computed_once(betons, monkeypatch):
-    """For ImageNet, it takes up to a second."""
+    """For ImageNet, computing the order takes up to a second."""
     order, calls = Samples.order, []
 
     def counted(self: Samples, *arguments: object) -> np.ndarray:

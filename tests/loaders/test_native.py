@@ -195,7 +195,7 @@ class Batch:
         self.flips = random.integers(0, 2, 12).astype(bool)
 
     def made_by(self, pool: kernel_c.Pool) -> np.ndarray:
-        """Decode the crops, uint8 [12, 33, 33, 3], and leave out the damaged image."""
+        """Return the decoded crops, uint8 [*, 33, 33, 3], without that of the damaged image."""
         output, has_error = np.zeros((12, 33, 33, 3), np.uint8), np.full(12, 9, np.uint8)
         pool.make_batch(
             self.images,
@@ -264,7 +264,8 @@ def test_a_thousand_pools_leave_no_thread_and_no_memory(batch):
         if number % 2:
             pool.close()  # or simply dropped
     assert num_tasks() == before
-    # A worker keeps about 200 kB, and 3000 are made. Other tests' leftovers move this by some MB.
+    # A worker keeps about 200 kB, and 3000 workers are made. Memory that other tests left changes
+    # the measurement by a few MB.
     assert resident_kb() < between + 60_000
 
 

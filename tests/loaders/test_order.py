@@ -124,9 +124,9 @@ def test_two_ranks_see_what_one_process_sees(betons):
 
 
 def test_quasi_random_order_reads_a_window_at_a_time():
-    """The order has three windows of blocks of 10 images.
+    """The order reads three windows in turn. A window has WINDOW_BLOCKS blocks of 10 images each.
 
-    No block is seen outside of its window, and each window is well mixed.
+    The images of a block occur only within its window, and each window is well mixed.
     """
     num_blocks = 3 * WINDOW_BLOCKS
     offsets = np.arange(10 * num_blocks) * (BLOCK_BYTES // 10) + 4096
@@ -299,7 +299,7 @@ def test_damaged_images_are_skipped_and_counted_if_the_plan_allows_it(tmp_path, 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_cut_of_an_epoch_has_the_batches_of_the_whole(betons, backend):
-    """Threads, ranks, batches ahead, and a resume at a random step, all at once."""
+    """At once: several threads, two ranks, batches read ahead, and a resume at a random step."""
     draw = np.random.default_rng(12)
     for number in range(8):
         order = ["random", "quasi_random", "sequential"][number % 3]

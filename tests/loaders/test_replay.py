@@ -12,7 +12,7 @@ from writers.errors import UserError
 
 
 def test_replay_gives_the_first_batches_again_and_again(betons, monkeypatch):
-    """36 images: 5 batches of 8 and a rest of 4, of which the first two are kept."""
+    """36 images are 4 batches of 8 and one of 4. The first two batches of 8 are kept."""
     monkeypatch.setattr(replaying, "NUM_BATCHES", 2)
     plan = LoaderPlan(
         betons["mixed"], 8, 20, augment="random_resized_crop", order="random", backend="replay"

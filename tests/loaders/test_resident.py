@@ -44,7 +44,7 @@ def plan_with(plan: LoaderPlan, backend: str) -> LoaderPlan:
 
 @pytest.fixture(params=["as on a CPU", "as on a GPU"])
 def as_on(request, monkeypatch) -> str:
-    """Run a test also with the code that resizes on a GPU."""
+    """Run a test twice: with the code for CPUs, and with the code that resizes on a GPU."""
     if request.param == "as on a GPU":
         real = resident.ResidentLoader.__init__
 

@@ -87,7 +87,7 @@ def test_augmentations_can_be_removed_and_changed():
 
 
 def test_no_pretraining_of_huh_is_repeated_under_another_key():
-    """Subsets with coarser labels have all images, so equal epochs are equal steps."""
+    """Huh et al. 2016: subsets with coarser labels have all images, so equal epochs are equal steps."""
     stages = expand(recipe.read("what_makes_imagenet_good")).stages
     trained = [stage.axes for stage in stages if stage.kind == "pretrain"]
     by_variant = {
@@ -96,7 +96,7 @@ def test_no_pretraining_of_huh_is_repeated_under_another_key():
     }
     whole = {"in1000", *(f"huh-{size}" for size in (918, 753, 486, "top-127", 79, 9))}
     assert whole <= by_variant["equal_epochs"] and not whole & by_variant["equal_steps"]
-    # A budget of 500 images for each of 1000 classes is per_class: 500.
+    # A budget of 500,000 images of 1000 classes selects the same images as `per_class: 500`.
     assert "500k-examples" in by_variant["equal_steps"]
     assert not {"per-class-500", "per-class-250", "per-class-125"} & by_variant["equal_epochs"]
     assert len(trained) == 20 + 13

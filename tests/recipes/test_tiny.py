@@ -126,10 +126,10 @@ def test_a_recipe_opens_with_question_commands_paper_and_published_numbers(name:
 
 
 def test_the_posters_controls_have_the_classes_of_their_names():
-    """Each name of a control states how its classes or images are chosen.
+    """The control subsets of `fewer_classes` have the classes or images that their names state.
 
-    Controls of in900 have 900 classes, random or without the easiest, or all classes with fewer
-    images. They are trained without attacks only.
+    Controls of in900 have 900 classes (random, or all but the easiest), or all classes with fewer
+    images. They are trained only without attacks.
     """
     found = recipe.read("fewer_classes")
     subsets = {subset.name: subset for subset in found.subsets}

@@ -47,7 +47,12 @@ def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Gpus":
 
 
 class Gpus:
-    """Put the fake nvidia-smi and NVML first in the search paths."""
+    """Put the fake nvidia-smi and NVML first in the search paths; a call describes the cards.
+
+    Args of a call:
+        changes: for each card, the fields of `machine.Gpu` that differ from their defaults.
+        visible: CUDA_VISIBLE_DEVICES; None leaves it unset.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self._monkeypatch = monkeypatch
@@ -73,7 +78,12 @@ def tools(folder: Path) -> Path:
 
 
 def child_environment(folder: Path, *changes: dict[str, object]) -> dict[str, str]:
-    """Return the environment of a process on a fake machine: these cards, or one H100 if none."""
+    """Return the environment of a process on a fake machine.
+
+    Args:
+        folder: folder for the fake nvidia-smi.
+        changes: for each card, the changed fields of `machine.Gpu`; without any, one H100.
+    """
     kept = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     return {
         **kept,
@@ -85,7 +95,10 @@ def child_environment(folder: Path, *changes: dict[str, object]) -> dict[str, st
 
 
 def run_child(command: Sequence[str], folder: Path, *changes: dict[str, object]) -> str:
-    """Run Python with these arguments on a fake machine; return its output. Asserts success."""
+    """Run Python with the arguments `command` on a fake machine; return its output.
+
+    Asserts success. `folder` and `changes` are those of `child_environment`.
+    """
     ended = subprocess.run(
         [sys.executable, *command],
         env=child_environment(folder, *changes),

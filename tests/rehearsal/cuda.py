@@ -191,7 +191,10 @@ def _is_cuda(value: Any) -> bool:
 
 
 def _to_host(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return True if `to` has the string "cpu"; a device object may come from a fake tensor."""
+    """Return True if a call of `to` names the string "cpu", and so waits for the GPU.
+
+    A device object does not count: it may be the device of a tensor of the fake GPU, which is "cpu".
+    """
     return "cpu" in (*args[1:2], kwargs.get("device")) and not kwargs.get("non_blocking", False)
 
 

@@ -74,7 +74,7 @@ def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: floa
 
 
 def occupy(launcher: local.LocalLauncher, *stages: Stage) -> None:
-    """Mark the first slots as running these stages, and the other slots as free."""
+    """Mark the first slots as running `stages`, one stage each, and the other slots as free."""
     for index, slot in enumerate(launcher.slots):
         slot.running, slot.resource_key = (
             (Path("busy"), resource_key(stages[index])) if index < len(stages) else (None, ())

@@ -202,7 +202,8 @@ def answer(status: str, cause: str = "") -> dict[str, str]:
         ),
         ([answer("failed", "lost"), answer("failed", "bug")], True, ("failed", "bug", "of bug")),
         ([answer("stopped"), answer("stopped")], False, ("stopped", "", "")),
-        ([answer("stopped")], False, None),  # one was killed, and torchrun stopped the other
+        # One process was killed without an answer, and torchrun stopped the other.
+        ([answer("stopped")], False, None),
         ([answer("failed", "lost")], False, None),
         ([answer("failed", "lost")], True, ("stopped", "", "")),
         ([answer("busy"), answer("busy")], False, ("busy", "", "")),

@@ -30,7 +30,10 @@ from writers.errors import UserError
 
 
 def save_biased(root: Path, name: str, bias: list[float]) -> Path:
-    """Save the trained model with these numbers added to its logits; return the folder."""
+    """Save the trained model with `bias` (one number per class) added to its logits.
+
+    Returns the folder root/name.
+    """
     loaded, about = models.load(root / "model" / pretrain.MODEL_FILE)
     with torch.no_grad():
         loaded.head.bias.add_(torch.tensor(bias))
@@ -190,8 +193,8 @@ def test_a_pass_over_images_reports_progress_and_stops_after_a_batch(
 def test_each_fold_of_train_is_ranked_by_a_model_that_has_not_seen_it(root: Path, source: Result):
     """The accuracies equal those of a loop over both folds.
 
-    The command with both checkpoints gives the same result. Two models of one fold are refused, and
-    so is a model that trained on both folds.
+    `harness subset rank` with both checkpoints gives the same result. Two models that trained on the
+    same fold are refused, and so is a model that trained on both folds.
     """
     beton = root / "data" / source.metrics["splits"]["train"]["path"]
     needs, right, seen = {"data": source}, np.zeros(3), []

@@ -22,7 +22,7 @@ CONSTANT = ScheduleSettings(schedule="constant")
 
 
 class FakeLoader(Loader):
-    """Loader whose pixels are the number of the batch and whose labels are that of the epoch.
+    """Loader whose pixels are the number of the batch and whose labels are the number of the epoch.
 
     `opened` lists the iterators that it returned.
     """

@@ -46,7 +46,10 @@ def batches(multi_label: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]
 
 
 def alone(settings: ScheduleSettings, multi_label: bool, smoothing: float) -> tuple:
-    """Train one head by autograd and torch's SGD; return it, its losses and numbers correct."""
+    """Train one head by autograd and torch's SGD.
+
+    Returns the head and, for each step, the loss and the number of correct predictions.
+    """
     head = start()
     optimizer = make_sgd(head, settings, settings.lr)
     losses, right = [], []

@@ -72,7 +72,7 @@ def train(learner, num_steps: int = 3):
 
 
 def moved(setup: TransferSetup, model) -> tuple[bool, bool, bool]:
-    """Return whether backbone weights, BatchNorm statistics and head differ from the start."""
+    """Return three flags: backbone weights, BatchNorm statistics and head differ from the start."""
     start, now = setup.load().state_dict(), model.state_dict()
     changed = {name for name in start if not torch.equal(start[name], now[name])}
     statistics = {name for name in changed if "running_" in name}

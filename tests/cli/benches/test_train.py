@@ -1,6 +1,7 @@
 """`harness bench train` and `bench attack` at tiny sizes: contenders, rounds, plain attack.
 
-A fed contender trains on batches of a loader; the others repeat one batch of noise.
+A contender is one of the compared ways to train or to attack. A fed contender trains on batches of
+a loader; the others repeat one batch of noise.
 """
 
 import json

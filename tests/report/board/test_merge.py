@@ -1,4 +1,7 @@
-"""Merging boards is idempotent and independent of their order; errors name contradictions."""
+"""Merging leaderboards ("boards") is idempotent and independent of their order.
+
+Errors name contradictions.
+"""
 
 import itertools
 import shutil

@@ -1,4 +1,4 @@
-"""A board's numbers are those of the result files, computed here in another way."""
+"""A leaderboard's numbers are those of the result files, computed here in another way."""
 
 import csv
 import json

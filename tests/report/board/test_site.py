@@ -1,4 +1,7 @@
-"""The board's site: links resolve, pages load nothing and name no machine; commands replay rows."""
+"""The site of a leaderboard: links resolve, pages load nothing and name no machine.
+
+Its commands replay rows.
+"""
 
 import getpass
 import json

@@ -1,4 +1,7 @@
-"""Boards from other people: size limits, checks and escaping; errors name file, row and field."""
+"""Leaderboards from other people: size limits, checks and escaping.
+
+Errors name file, row and field.
+"""
 
 import csv
 import json

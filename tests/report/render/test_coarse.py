@@ -13,7 +13,10 @@ OWN, SUM, MAX = 0.5, {"all": 0.7, "minus3": 0.6}, {"all": 0.6, "minus3": 0.65}
 
 
 def on_coarse_labels(result: Result) -> Result:
-    """Add accuracies on 8 coarser labels of minus6; `all` and minus3 have finer classes."""
+    """Return the result of an evaluation with accuracies on the 8 coarser labels of minus6.
+
+    `all` and minus3 have finer classes. Results of other kinds are returned unchanged.
+    """
     if result.kind != "evaluate":
         return result
     subset, more = result.axes["subset"], 0.01 * result.axes["seed"]

@@ -25,7 +25,11 @@ def text_of(page: str) -> str:
 
 
 def with_score(result: Result, value: float) -> Result:
-    """Set accuracies of a transfer on val and test, scores of a model, and its accuracy."""
+    """Return a result with `value` as its numbers.
+
+    For a transfer, these are the accuracies on val and test; for a score stage, all scores; for a
+    loaded model, the ImageNet accuracy. Other results are returned unchanged.
+    """
     if result.kind == "transfer":
         return replace_metrics(
             result, test=scores(value, 2000), val=scores(value, 500), grid=result.metrics["grid"]

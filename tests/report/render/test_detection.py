@@ -76,7 +76,7 @@ def legend(recipe, results):
 
 
 def without(results, **axes):
-    """Remove the transfers that have these axes."""
+    """Return the results without the transfers that have all of the given axes."""
     return [
         result
         for result in results

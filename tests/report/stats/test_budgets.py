@@ -16,7 +16,7 @@ SCORES = {"classes": (0.70, 0.60, 0.50), "examples": (0.68, 0.62, 0.40)}
 
 
 def study(kinds=("classes", "examples")):
-    """Make a recipe and results of two seeds, 0.02 above and below SCORES."""
+    """Make a recipe and results of two seeds, whose scores are 0.02 above and below SCORES."""
     recipe = make_recipe(
         eps=(0.0,),
         seeds=(0, 1),

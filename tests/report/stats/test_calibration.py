@@ -23,7 +23,10 @@ TARGETS = ("pets", "food", "cars")
 def study(
     score: Callable[[str, int, str], float], seeds: int, axis: str = "subset"
 ) -> list[TransferRow]:
-    """Rows of two settings of `axis`, with score(setting, seed, target)."""
+    """Return rows of two values of `axis`, with score(name, seed, target) as their accuracy.
+
+    name: "baseline" or "setting".
+    """
     template = fakes.analyzed(fakes.model_zoo(num_models=1, with_scores=False))[1][0]
     values: dict[str, tuple[Any, Any]] = {
         "subset": ("all", "few"),

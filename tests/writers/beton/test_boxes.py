@@ -1,4 +1,7 @@
-"""Boxes in `.beton` files: stock FFCV reads them; they are scaled, verified and joined; invalid ones."""
+"""Boxes in `.beton` files: stock FFCV reads them; they are scaled, verified and joined.
+
+Invalid boxes are refused.
+"""
 
 import io
 from pathlib import Path

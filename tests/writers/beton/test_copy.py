@@ -1,4 +1,7 @@
-"""A written subset, a copied subset and a view give equal bytes and batches; invalid copies."""
+"""A written subset, a copied subset and a view give equal bytes and batches.
+
+Copies that cannot be made are refused.
+"""
 
 import json
 from dataclasses import replace

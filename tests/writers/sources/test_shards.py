@@ -274,7 +274,7 @@ def test_names_and_labels_that_are_no_unicode_text_become_escapes(tmp_path: Path
 
 
 def test_class_names_in_windows_encoding_are_refused(tmp_path: Path):
-    """Distinct names became equal, because each foreign byte was replaced by the same mark."""
+    """If each invalid byte were replaced by the same character, distinct names would be equal."""
     shard_of = {"1.jpg": b"x", "1.cls": b"caf\xe9"}
     with pytest.raises(UserError, match=r"1\.cls:1 cannot be read as text in UTF-8: 'caf\xe9'"):
         opened(wds(tmp_path / "named" / "train-0.tar", shard_of))

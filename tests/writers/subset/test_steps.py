@@ -1,4 +1,7 @@
-"""Steps of subsets: pure, nested, independent of image order, and refused if without effect."""
+"""Steps of subsets: pure functions, nested, independent of image order.
+
+Steps without effect are refused.
+"""
 
 from collections import Counter
 from pathlib import Path

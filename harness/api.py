@@ -104,15 +104,16 @@ def results(
         recipe: a file, or a name in recipes/.
         set: settings to change. Pass the same settings as to `run`.
         table: kind of record: transfer, accuracy, scores, timing, stages, or another table that
-            `harness report --format csv` writes. None means transfer; for a recipe without
-            transfers, scores; for one that only pretrains, accuracy: the accuracies on source
-            classes, one record per model, view and attack.
-        data_dir: accepted as by `run`, so that both take the same folders. Betons are not read.
+            `harness report --format csv` writes. None means the first of transfer, scores and
+            accuracy for which the recipe has stages, otherwise stages. accuracy: accuracies on
+            source classes, one record per model, set of classes that are scored, and attack.
+        data_dir: accepted as by `run`, so that both take the same folders. `.beton` files
+            are not read.
         raw_dir: accepted as by `run`. Raw downloads are not read.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
 
     Returns:
-        One record per measured value, in the recipe's order. Accuracies are fractions.
+        One record per result, such as a transfer, in the recipe's order. Accuracies are fractions.
 
     Raises:
         UserError: a mistake in the recipe, or an unknown table.

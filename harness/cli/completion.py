@@ -15,7 +15,7 @@ _RECIPE_EXTENSIONS = (".yaml", ".yml")
 def recipes(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Complete names of recipes, and YAML files and folders below the working directory."""
+    """Complete names of recipes, and paths of YAML files and folders."""
     from harness.config.load import available
 
     return _matching(available(), incomplete) + _files(incomplete)
@@ -33,7 +33,7 @@ def datasets(
 def subsets(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Complete names of subsets, and YAML files and folders below the working directory."""
+    """Complete names of subsets, and paths of YAML files and folders."""
     from writers.subset.lists import available
 
     return _matching(["all", *available()], incomplete) + _files(incomplete)

@@ -115,7 +115,7 @@ def fitting(rows: Sequence[Sequence[str]], right: Sequence[int]) -> tuple[list[s
 
 
 def bar(console: Console, unit: str) -> Progress:
-    """Return a progress bar for a live display; its tasks need the fields `count` and `eta`."""
+    """Return a progress bar for a live display; its tasks need the texts `count` and `eta`."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -164,7 +164,7 @@ class _Rate(ProgressColumn):
 
 
 def _rate(per_s: float, unit: str) -> str:
-    """Format a rate. Return "" below 1/s, which would be shown as 0."""
+    """Format a rate of items; "" below one per second."""
     return f"{per_s:,.0f} {unit}/s" if per_s >= 1 else ""
 
 

@@ -1,4 +1,4 @@
-"""Progress of a running matrix: a live table on a terminal, otherwise a line per stage."""
+"""Progress of `harness run`: a live table on a terminal, otherwise a line per finished stage."""
 
 import json
 import time
@@ -51,7 +51,7 @@ def event_line(event: Event, num_finished: int, num_stages: int) -> str:
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
-    """Read the progress that a running stage last wrote; empty if it has written none.
+    """Read the progress that a running stage last wrote; empty if none can be read.
 
     `eta_s` is reduced by the time since then. While the stage's job waits in a cluster's queue, the
     progress is a note with the reason.
@@ -201,7 +201,7 @@ class _Clock:
         self._shown = Smoothed()
 
     def count(self, event: Event) -> None:
-        """Count an event of the run."""
+        """Record from an event of the run that a stage has ended."""
         if event.stage is None or event.what not in ("done", "failed", "skipped"):
             return
         self._ended.add(event.stage.key)

@@ -2,9 +2,9 @@
 
 Each command is a module of its name: `harness write-beton` runs `command` of
 `harness/cli/commands/write_beton.py`.
-A UserError prints one or two red lines and exits with 2, an interruption prints one line and exits
-with 130, a bug prints its traceback and exits with 1. Commands import what they need when
-they run, so that `harness --help` stays fast.
+A UserError, a wrong option, or a system error with a known fix prints one or two red lines and
+exits with 2. An interruption prints one line and exits with 130, a bug prints its traceback and
+exits with 1. Commands import what they need when they run, so that `harness --help` stays fast.
 """
 
 import gc
@@ -124,7 +124,7 @@ def _color() -> bool | None:
 
 
 def _print_error(message: str, hint: str = "") -> int:
-    """Print red lines with control characters escaped; return the exit code for a UserError."""
+    """Print red lines with control characters escaped; return the exit code of errors, 2."""
     for text in map(shortened, filter(None, (message, hint))):
         click.secho(printable_lines(text), fg="red", err=True, color=_color())
     return 2

@@ -1,4 +1,4 @@
-"""A self-test of a few seconds: generate images, write a beton, compare two loaders."""
+"""A self-test of a few seconds: generate images, write a `.beton` file, compare two loaders."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ def compare_backends(folder: Path) -> str:
         One line for `harness doctor`.
 
     Raises:
-        AssertionError: A label or a pixel differs.
+        AssertionError: A label or a pixel differs, or the images are all JPEG or all raw.
     """
     started = time.monotonic()
     source = open_dataset("synthetic_patterns", folder / "raw", SplitSettings())

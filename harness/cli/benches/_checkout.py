@@ -28,7 +28,7 @@ def measure_in_checkout(program: str, work: Mapping[str, Any], what: str) -> Any
 
     Args:
         program: Name of the module in `benchmarks/`.
-        work: Fields of `benchmarks.contender.Work`.
+        work: Fields of `benchmarks.contender.Work`, such as the corpus, batch size and threads.
         what: Plural noun for what the program measures; the error message begins with it.
 
     Raises:

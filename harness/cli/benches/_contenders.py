@@ -55,7 +55,7 @@ class Contender:
 
         Args:
             num_images: The round reads whole epochs until it has read at least this many images.
-                None means the number in the contender's work.
+                None means the `images_per_round` with which the contender was started.
         """
         os.killpg(self._process.pid, signal.SIGCONT)
         assert self._process.stdin is not None
@@ -77,7 +77,10 @@ class Contender:
 
 @contextmanager
 def start_contender(name: str, work: Mapping[str, Any]) -> Iterator[Contender]:
-    """Start the process of a contender (file:variant); kill it at the end of the block."""
+    """Start the process of a contender (file:variant); kill it at the end of the block.
+
+    work: fields of `benchmarks.contender.Work`, such as the corpus, batch size and threads.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("w") as stderr:
@@ -110,13 +113,13 @@ def measure_contenders(
     """Measure contenders (file:variant) on the same work, in turns.
 
     If there is a deadline, one epoch of each contender is timed first, to choose the length of the
-    rounds; `num_steps` of the plan is then a number of epochs. A contender that fails to open is
-    then absent, and the others continue. Contenders whose turn to open comes after half of the time
-    are absent, too.
+    rounds; `num_steps` of the plan is then a number of epochs. With a deadline, a contender that
+    fails to open is absent, and the others continue. Once one is open, contenders whose turn to
+    open comes after half of the time are absent, too.
 
     Args:
         names: Contenders.
-        work: Fields of `benchmarks.contender.Work`.
+        work: Fields of `benchmarks.contender.Work`, such as the corpus, batch size and threads.
         num_rounds: Number of rounds without a deadline.
         deadline: Value of `time.monotonic()` by which to finish.
         on_round: Called after each round with the return values so far.
@@ -125,7 +128,8 @@ def measure_contenders(
         The measurements, the reason of each absent contender, and the planned rounds.
 
     Raises:
-        UserError: No contender can be opened, or a contender fails in a round.
+        UserError: A contender fails to open and there is no deadline, none can be opened, or one
+            fails in a round.
     """
     measured: dict[str, Measured] = {}
     absent: dict[str, str] = {}

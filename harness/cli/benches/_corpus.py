@@ -1,4 +1,4 @@
-"""The images that the benchmarks run on: photo tiles, or a folder of JPEG files."""
+"""The images that the benchmarks run on: tiles cut from photographs, or a folder of JPEG files."""
 
 import hashlib
 import json
@@ -46,9 +46,10 @@ def describe_corpus(corpus: Path) -> dict[str, Any]:
 
 
 def link_corpus(corpus: Path, scratch: Path) -> Path:
-    """Return a folder of class folders with links to every JPEG file below the corpus.
+    """Return a folder of class folders with links to the JPEG files below the corpus.
 
-    The class of a file is the name of its folder; files directly in the corpus get `photos`.
+    The class of a file is the name of its folder; files directly in the corpus get `photos`. If
+    two files agree in class and name, only the first gets a link.
 
     Raises:
         UserError: The corpus has no JPEG files.

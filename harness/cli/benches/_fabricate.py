@@ -1,8 +1,8 @@
 """Write made-up results for every stage of a recipe at full size, to time the code that reads them.
 
-Stages, keys, axes and grids follow from the recipe. Numbers are random but plausible, and differ
-between models, targets, methods and seeds (`_fabricated_metrics`). A stage gets the same numbers
-each time.
+Stages, their keys, their axes (subset, eps, seed, ...) and grids of hyper-parameters follow from
+the recipe. Numbers are random but plausible, and differ between models, targets, methods and seeds
+(`_fabricated_metrics`). A stage gets the same numbers each time.
 """
 
 import json
@@ -32,17 +32,18 @@ ENVIRONMENT: dict[str, Any] = {
 def write_results(stages: Iterable[Stage], runs: Path, *, with_predictions: bool = False) -> int:
     """Write a result.json for each stage into its folder. Nothing is synced to the disk.
 
-    Stages that a shortlist skips get no result.
+    Transfers of models that a shortlist stage does not select get no result.
 
     Args:
         stages: Stages in an order in which each one follows the stages that it needs.
         runs: Runs folder.
-        with_predictions: Write a file of predictions for each transfer, about 20 kB.
+        with_predictions: Write a file of predictions per image, about 20 kB, for each transfer
+            except those to detection.
 
     Returns:
         Number of results.
     """
-    qualities: dict[str, float] = {}  # key of a model -> log-odds of its ImageNet accuracy
+    qualities: dict[str, float] = {}  # key of a model's stage -> log-odds of its ImageNet accuracy
     scores: dict[str, dict[str, dict[str, float]]] = {}  # score -> model -> target -> value
     chosen: dict[str, list[str]] = {}  # key of a shortlist stage -> models that it selects
     num_results = 0

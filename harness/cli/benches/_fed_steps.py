@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loaders.backend import Epoch, Loader
     from writers.beton.encoding import Encoding
 
-# Untimed steps at the start of a round: enough to use each slot of the loader once.
+# Untimed steps at the start of a round: enough to use each batch buffer of the loader once.
 FED_WARM_UP_STEPS = 4
 FORMATS = ("jpeg", "dct", "raw")
 
@@ -23,8 +23,8 @@ class FedBy:
     """Options of the loaders that feed our training steps.
 
     Attributes:
-        mode: Compile mode of the steps.
-        formats: Formats of the betons.
+        mode: Compile mode of the steps, a key of `compilation.MODES`.
+        formats: Formats of the `.beton` files, from FORMATS.
         threads: Numbers of loader threads.
     """
 
@@ -121,7 +121,7 @@ def fed_steps(
 
     Args:
         fed_by: Compile mode, formats and numbers of threads.
-        corpus: Folder of JPEG files; None makes photo tiles.
+        corpus: Folder of JPEG files; None cuts tiles from photos (`benchmarks/photo_tiles.py`).
         scratch: Folder of the betons.
         num_images: Smallest number of images in a beton; the corpus is repeated to reach it.
         stack: Closes the loaders.

@@ -12,10 +12,12 @@ from writers.errors import UserError
 
 
 def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure, print and return the CPU time of each part of a crop, and of one to three views.
+    """Measure, print and return the CPU time of decoding a crop.
+
+    It is measured for each part of the work, and for one to three crops (views) of an image.
 
     Args:
-        work: Fields of `benchmarks.contender.Work`.
+        work: Fields of `benchmarks.contender.Work`, such as the corpus, batch size and threads.
 
     Raises:
         UserError: The measurement failed, for example because the C kernel is missing.

@@ -12,11 +12,11 @@ def measure_whole(work: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Measure and print the CPU time per decoded pixel, for detection and for classification.
 
     Args:
-        work: Fields of `benchmarks.contender.Work`.
+        work: Fields of `benchmarks.contender.Work`, such as the corpus, batch size and threads.
 
     Returns:
-        A row per storage form: ns per pixel in each round, and detection / classification in each
-        round.
+        A row per storage form of the images: its name `form`; `detection` and `classification`, ns
+        per pixel in each round; and `ratios`, detection / classification in each round.
 
     Raises:
         UserError: The measurement failed.

@@ -33,7 +33,10 @@ class MatrixRuns:
         self._scratch, self._jobs = scratch, jobs
 
     def warm_up(self) -> dict[Any, "Result"]:
-        """Run every stage with one epoch; return a result of each kind and method."""
+        """Run every stage with one epoch; return a result per `slot_time.startup_key`.
+
+        The key is the stage's kind, its method (None if it has none), and whether eps is above 0.
+        """
         folders = self.folders("warm_up")
         settings = one_epoch_settings(self._recipe_name, self._overrides)
         self._harness("run", folders, settings)
@@ -43,9 +46,10 @@ class MatrixRuns:
         }
 
     def overhead(self, number: int) -> dict[str, Any]:
-        """Run the recipe in empty folders, report included; return how the slots spent the time.
+        """Run the recipe in empty folders, report included; return how its slots spent the time.
 
-        `parts_s` has the seconds of all slots together for each purpose, such as own_work.
+        A slot runs one stage at a time. `parts_s` has the seconds of all slots together for each
+        purpose, such as own_work: the work of the stages.
         """
         from harness.runner.launcher import LauncherSettings
         from harness.runner.slots import make_slots
@@ -88,12 +92,13 @@ class MatrixRuns:
 
         Args:
             num_stages: Smallest number of stages; the recipe gets as many seeds as that takes.
-            templates: Results to copy, by kind and method, as `warm_up` returns them.
+            templates: Results to copy, as `warm_up` returns them.
             num_rounds: Number of rounds without a deadline.
             deadline: Value of `time.monotonic()` by which to finish; see `take_turns`.
 
         Returns:
-            Seconds of each round, and of the first run, which also writes the report.
+            `num_stages`; `run_with_report_s`, seconds of the first run, which also writes the
+            report; and `rounds`, with `plan_s` and `run_s`, the seconds of both commands.
         """
         folders = self.folders("finished")
         per_seed = len(self.plan(["seeds=[0,1]"]).stages) - len(self.plan(["seeds=[0]"]).stages)
@@ -181,9 +186,10 @@ class MatrixRuns:
 
 
 def cpu_outside_stages_s(pid: int) -> float:
-    """CPU seconds so far of `harness run` and of the fork server, without the workers.
+    """CPU seconds so far of `harness run` (process `pid`) and its children.
 
-    0 if /proc does not exist.
+    These include the fork server, which starts the workers, but not the workers. 0 if the process
+    has ended or /proc does not exist.
     """
     ticks = 0
     try:

@@ -45,8 +45,8 @@ def measure_packing(
     Sharing is measured a second time under NVIDIA's multi-process service, if that starts.
 
     Args:
-        plan: The matrix, with SETTINGS. Its first fine-tune with method `full` is run repeatedly,
-            each time with a new seed.
+        plan: All stages of the recipe, with SETTINGS. The first fine-tune with method `full` is run
+            repeatedly, each time with a new seed.
         folders: Scratch folders.
         num_rounds: Number of rounds without a deadline.
         deadline: Value of `time.monotonic()` by which to finish.

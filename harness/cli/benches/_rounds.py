@@ -1,4 +1,4 @@
-"""Interleaved rounds: contenders take turns, so that all suffer if the machine slows down.
+"""Interleaved rounds: contenders (programs under test) take turns; a slow machine affects them all.
 
 The rate of a contender varies between rounds by 1 to 5 % on an idle machine, and by 50 % on a busy
 one. Within a round the machine changes less, so ratios of rates within a round are reliable even if
@@ -74,8 +74,8 @@ def plan_rounds(
     """Plan rounds that fit into `left_s` seconds: as wanted, or else shorter, or else fewer.
 
     Rounds are shortened, but not below MIN_STEPS steps, before any is dropped. The plan has at
-    least MIN_ROUNDS rounds of MIN_STEPS steps, even if these do not fit; `take_turns` then stops at
-    the deadline.
+    least MIN_ROUNDS rounds of MIN_STEPS steps (fewer only if `wanted` has fewer), even if these do
+    not fit; `take_turns` then stops at the deadline.
 
     Args:
         step_s: Measured seconds of one step of each contender.

@@ -34,7 +34,7 @@ def our_step(
         batch_size: Images per batch.
         eps: Radius of the L2 attack; 0 for clean training.
         device: Device of the model.
-        compiled: Name of the compile mode.
+        compiled: Compile mode, a key of `harness.train.compilation.MODES`.
     """
     from harness.train.autotune import noise_batch
 
@@ -48,10 +48,10 @@ def our_step(
 def our_timed_step(
     arch: str, resolution: int, batch_size: int, eps: float, device: str
 ) -> "tuple[Callable[[], None], Round]":
-    """Return our eager step with all spans timed, as in a training, and a context for its rounds.
+    """Return our eager step with its parts (spans) timed, and a context manager for its rounds.
 
-    The context reads the spans after each round, untimed; a training reads them once per epoch.
-    For the arguments see `our_step`.
+    The context manager reads the times after each round, when the clock of the benchmark has
+    stopped; a training reads them once per epoch. For the arguments see `our_step`.
     """
     from harness.profiling.timer import Timer
     from harness.train.autotune import noise_batch
@@ -114,7 +114,7 @@ def our_augmented_step(
 def make_learner(arch: str, eps: float, device: str, timer: "Timer | None" = None) -> "TrainStep":
     """Build a network with random weights, its optimizer and its step, as the harness does.
 
-    timer: receives the spans of the step; None measures nothing.
+    timer: receives the times of the parts (spans) of the step; None measures nothing.
     """
     import torch
 

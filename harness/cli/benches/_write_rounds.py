@@ -1,4 +1,4 @@
-"""Rounds of `harness bench write`: run and time each writer on the corpus."""
+"""Rounds of `harness bench write`: time each writer of `.beton` files on the corpus, and copies."""
 
 import io
 import os
@@ -17,8 +17,8 @@ from writers.beton.write import write_split
 from writers.dataset import SplitSettings, open_dataset
 from writers.subset.spec import Subset, everything
 
-# Name -> description, and settings of the encoding. `+index` adds a restart index, which FFCV's
-# writer cannot write.
+# Name -> description, and settings of the encoding. `+index` adds a restart index (table of offsets
+# in each JPEG, for decoding only a crop), which FFCV's writer cannot write.
 ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "passthrough": ("passthrough: the source's JPEG bytes", {"format": "passthrough"}),
     "passthrough+index": (

@@ -1,4 +1,4 @@
-"""Overhead of running a matrix, time to run a finished matrix again, and small stages on a GPU."""
+"""Overhead of running a matrix (all stages of a recipe), time to run it again, and GPU sharing."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

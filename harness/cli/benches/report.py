@@ -18,8 +18,8 @@ from harness.cli.path_types import PathType
 MAX_REPORT_S = 60.0
 MAX_MEMORY_BYTES = 2**30
 MAX_HTML_BYTES = 20_000_000
-# If a recipe has more transfers that no shortlist gates, no predictions are written, to save disk
-# space and time.
+# No predictions per image are made up for a recipe with more transfers than this, to save time and
+# disk space. Transfers that a shortlist (a selection of models by a score) can skip do not count.
 MAX_PREDICTIONS = 2000
 
 
@@ -30,9 +30,9 @@ class ReportCost:
     Attributes:
         recipe: name of the recipe.
         num_stages: stages of the recipe.
-        num_results: stages with a result; a shortlist skips the other stages.
-        num_predictions: transfers that no shortlist gates, if predictions were written, which the
-            report reads for tests over images; otherwise 0.
+        num_results: stages with a result; a shortlist of models skips the other stages.
+        num_predictions: transfers that no shortlist can skip, if predictions per image were written
+            (the report reads them for tests over images); otherwise 0.
         report_s: wall time of the child process, with planning and imports, in seconds.
         cpu_s: CPU time of the child process in seconds.
         peak_memory_bytes: largest resident set of the child process.

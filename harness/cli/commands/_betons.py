@@ -10,7 +10,7 @@ def training_images(beton: "Beton") -> dict[str, int] | None:
     """Return the number of training images of each class, which budgets of subsets refer to.
 
     Args:
-        beton: A beton of any split.
+        beton: The `.beton` file of any split.
 
     Returns:
         Class -> number of images; None if the beton is not of train and train.beton is not in the

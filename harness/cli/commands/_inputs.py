@@ -76,7 +76,9 @@ def print_lines(planned: "Plan", folders: Folders) -> None:
 
 
 def confirm(planned: "Plan", folders: Folders, *, is_accepted: bool) -> None:
-    """Record the inputs of a run; prompt first if finished stages would run again.
+    """Record the inputs of a run. Prompt first if finished stages would run again.
+
+    `is_accepted` (--accept-changes) suppresses the prompt.
 
     Raises:
         UserError: finished stages would run again, stdin is not a terminal, and `is_accepted` is

@@ -69,7 +69,7 @@ PARAMETERS = (
 
 
 def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; the command receives `labels`, a LabelTable or None."""
+    """Add the options; the command receives `labels`, a LabelTable, or None without --labels."""
 
     @functools.wraps(command)
     def with_table(*args: Any, **options: Any) -> Any:

@@ -116,10 +116,20 @@ def write_betons(
     folders: Folders,
     splits: Collection[str] = SPLITS,
 ) -> dict[str, Path]:
-    """Write the betons of `splits` that do not exist or whose images differ from the dataset's.
+    """Write the `.beton` files of `splits` that do not exist or differ from the dataset's images.
+
+    Args:
+        dataset: Name of the dataset, or `folder`.
+        source: Folder or archive of the images. None means the dataset's place in the raw folder.
+        protocol: Named set of splits, such as vtab. None means the dataset's own splits.
+        folders: Folders of raw files and betons.
+        splits: Splits to write, if the dataset has them.
 
     Returns:
         Split -> path.
+
+    Raises:
+        UserError: The images are not there, or cannot be read.
     """
     from harness.cli import console
     from harness.config.data import DataSettings
@@ -171,7 +181,10 @@ def write_betons(
 
 
 def _is_current(file: Path, num_images: int, origin: "Origin | None") -> bool:
-    """Return True if the beton has these images. Without a known origin, compare their number."""
+    """Return True if the beton has these images.
+
+    If the origin (record of the raw files) of either is unknown, only their numbers are compared.
+    """
     from writers.beton.provenance import recorded
     from writers.beton.store import open_beton
     from writers.errors import UserError

@@ -113,7 +113,14 @@ def print_estimate(
     known: "Calibration | None",
     predict: "Predictor | None",
 ) -> None:
-    """Print the time and disk space of the unfinished stages; nothing if all are finished."""
+    """Print the time and disk space of the unfinished stages; nothing if all are finished.
+
+    Args:
+        left: Unfinished stages by key.
+        folders: Folders of the runs.
+        known: Times of steps on this machine; None if none were measured.
+        predict: Predicts the time of other stages on an H100; None makes no predictions.
+    """
     from harness.cli import console
     from harness.estimate.estimate import estimate as estimate_of
 

@@ -1,4 +1,4 @@
-"""Cost of selections by scores, in pretrainings and hours, for `harness plan`."""
+"""Cost of subsets that are selected by scores, in pretrainings and hours, for `harness plan`."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def print_selections(
     known: "Calibration | None",
     predict: "Predictor | None",
 ) -> None:
-    """Print a line per method of scoring, and one for the models that score.
+    """Print a line per method of scoring, and one for the models that are trained to score.
 
     Args:
         plan: Stages of the recipe.

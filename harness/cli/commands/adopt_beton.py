@@ -1,4 +1,4 @@
-"""Give betons of stock FFCV a manifest."""
+"""Write a manifest (JSON file of classes, counts and digests) for a `.beton` file of stock FFCV."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Benchmarks: contenders on the same work, in interleaved rounds, compared by ratios."""
+"""Benchmarks: programs under test (contenders) do the same work in interleaved rounds."""
 
 import click
 

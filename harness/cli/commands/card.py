@@ -1,4 +1,4 @@
-"""Describe betons in a dataset card."""
+"""Describe `.beton` files in a dataset card."""
 
 from pathlib import Path
 

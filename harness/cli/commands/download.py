@@ -101,7 +101,10 @@ def _folder(spec: "DatasetSpec", root: Path) -> Path:
 
 
 def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
-    """Fetch the files of a dataset; return True if none is missing afterwards."""
+    """Fetch the files of a dataset.
+
+    Returns False if a file is missing afterwards, or if the dataset has no list of files.
+    """
     from harness.cli import console
     from writers.download import fetch, is_there
 
@@ -174,7 +177,7 @@ def _entry(download: "Download", folder: Path) -> dict[str, Any]:
 
 
 def _refuse_full_disk(specs: "list[DatasetSpec]", root: Path) -> None:
-    """Raise UserError if the files do not fit, before hours of downloading."""
+    """Raise UserError if the files of known size do not fit, before hours of downloading."""
     import shutil
 
     from writers.download import is_there

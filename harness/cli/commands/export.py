@@ -81,6 +81,8 @@ def command(model: str, form: str, out: Path, folders: Folders) -> None:
 def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | None]":
     """Load a model by file, stage or name, with its metadata and the stage's result.
 
+    The result is None for a model that is not stored in the folder of a stage.
+
     Raises:
         UserError: nothing has this name, or the stage has no model.
     """
@@ -134,7 +136,7 @@ def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:
 
 
 def _view(record: "Result | None", about: dict[str, Any]) -> str:
-    """Describe how images were cropped for the accuracies; "" for results of other stages."""
+    """Describe how images were cropped for the accuracies; "" if the model was not trained here."""
     from harness.config.train import PretrainSettings
 
     if record is not None and record.kind == "transfer":
@@ -154,7 +156,7 @@ def _view_text(eval_crop: float, side: int, interpolation: str | None) -> str:
 
 
 def _recipe(record: "Result | None", folders: Folders) -> str:
-    """Return the recipe that requested the stage; "" if it is unknown."""
+    """Return the YAML text of the recipe that requested the stage; "" if it is unknown."""
     if record is None or not record.recipe:
         return ""
     file = folders.runs / record.recipe

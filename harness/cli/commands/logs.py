@@ -94,7 +94,7 @@ def _print_json(folder: Path, text: bytes, num_lines: int | None, follow: bool) 
 
 
 def _read(log: Path, position: int) -> bytes:
-    """Read the log from a byte position; empty if the stage has not started."""
+    """Read the log from a byte position; empty if there is no log yet."""
     try:
         with log.open("rb") as file:
             file.seek(position)
@@ -104,7 +104,11 @@ def _read(log: Path, position: int) -> bytes:
 
 
 def find_stage(name_or_key: str, folders: Folders) -> Path:
-    """Return the folder of a stage. Raises UserError if no stage or several match."""
+    """Find the folder of a stage by its name, its key or the beginning of its key.
+
+    Raises:
+        UserError: No stage or several match.
+    """
     from writers import names
     from writers.errors import UserError
 

@@ -121,7 +121,9 @@ def missing_inputs(
 
 
 def states_of(plan: "Matrix", folders: Folders, left: "dict[str, Stage]") -> "dict[str, State]":
-    """Return the state of each stage: done, running, failed, left or skipped by the shortlist.
+    """Return the state of each stage: done, running, failed, left to run, or skipped.
+
+    A stage is skipped if a shortlist did not select its model.
 
     Args:
         plan: Stages of the recipe.

@@ -134,7 +134,7 @@ def _publish(
     by: str,
     as_json: bool,
 ) -> None:
-    """Write the board, and print its page and what was added."""
+    """Write the leaderboard, and print its page and what was added."""
     from harness.report.board import exported, extract, site
 
     new = [exported.read(path) for path in merged]
@@ -209,7 +209,7 @@ def _print_left_out(report: "Report", folders: Folders) -> None:
 def finished(
     matrix: "Matrix", folders: Folders, damaged: dict[str, str] | None = None
 ) -> "Iterator[tuple[Stage, Result]]":
-    """Iterate over the recipe's finished stages and their results, which get its stage names.
+    """Iterate over the recipe's finished stages and their results, which get the stages' names.
 
     Args:
         matrix: Stages of the recipe.

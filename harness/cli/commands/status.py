@@ -1,4 +1,4 @@
-"""Show the progress of a recipe's matrix."""
+"""Show the progress of a recipe's stages."""
 
 import time
 from collections import Counter
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from harness.runner.stage_state import State
 
 WATCH_EVERY_S = 1.0
-MAX_ALIKE = 5  # if more stages have the same kind and role, one line counts them
+# Role: purpose of a model that is not in the study, such as scoring classes for a subset. If more
+# stages than this have the same kind and role, one line counts them.
+MAX_ALIKE = 5
 MAX_ROWS = 200  # largest number of models in the table
 # Text and style of each state.
 MARKS: "dict[State, tuple[str, str]]" = {
@@ -210,7 +212,7 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     for stage in plan.stages:
         point = stage.axes
         if specs[stage.kind].in_status == "models" and "role" not in point:
-            # The only axis that identifies an adopted model is its name.
+            # The only axis that identifies a published model is its name.
             shown_of = {"model": point["model"]} if "model" in point else point
             row = rows.setdefault(tuple([shown_of.get(axis, "") for axis in MODEL_AXES]), {})
             row.setdefault(point.get("method", stage.kind), []).append(states[stage.key])

@@ -1,4 +1,4 @@
-"""Verify betons byte by byte."""
+"""Verify `.beton` files byte by byte."""
 
 import json
 import sys

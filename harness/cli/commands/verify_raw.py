@@ -1,4 +1,4 @@
-"""Check the raw files of a dataset before they are written as betons."""
+"""Check the raw files of a dataset before they are written as `.beton` files."""
 
 import json
 import sys

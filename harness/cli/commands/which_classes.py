@@ -185,7 +185,7 @@ def _images_of(target: str, folders: Folders) -> tuple[str, Path | None]:
     same name, and have the dataset's splits.
 
     Returns:
-        The dataset, and the path of its images unless they are in the dataset's own raw folder.
+        The dataset, and the path of its images: None if they are in the dataset's own raw folder.
     """
     from writers import names
     from writers.errors import UserError

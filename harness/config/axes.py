@@ -1,4 +1,4 @@
-"""Selection of points of a recipe's axes: their product, without `exclude`, with `include`.
+"""Select points (combinations of axis values): all of a recipe, without `exclude`, with `include`.
 
     exclude: [{subset: [in900-random, "budget-*"], eps: [1, 3]}, {target: sun397, method: full}]
     include: [{arch: resnet50, subset: in1000, eps: 0}]
@@ -131,8 +131,8 @@ class AxisSelection:
     def _axes_of_points(self, entry: Axes) -> Iterator[Sequence[str]]:
         """Iterate over the lists of axes that an entry's points may have.
 
-        The first list is for adopted models, the second for pretrained models. A list is left out
-        if it lacks an axis that the entry names.
+        The first list is for the recipe's `models`, the second for models that it pretrains. A list
+        is left out if it lacks an axis that the entry names.
         """
         needed = {*entry, "target"} if "selection" in entry else {*entry}
         transfer_axes = [axis for axis in ("target", "method") if axis in needed]

@@ -15,27 +15,28 @@ from writers.labels.settings import LabelTable
 from writers.regular_file import InputPath
 from writers.text_names import printable
 
-BETON = "beton"  # dataset whose manifest states the kind of its labels
+BETON = "beton"  # existing `.beton` files, whose manifests state the kind of their labels
 
 
 class DataSettings(Settings):
     """A dataset: a file of `writers/datasets/`, or any tree of class folders.
 
     Attributes:
-        dataset: name in `writers/datasets`; `folder` for any tree, or tar, of class folders.
+        dataset: name in `writers/datasets`; `folder` for any tree, or tar, of class folders;
+            `beton` for existing `.beton` files.
         path: folder or archive, relative to $HARNESS_RAW. None means $HARNESS_RAW/<dataset>.
         name: name in reports. None means `dataset`, or the stem of `path` for `folder`.
         val: fraction of train that becomes val, stratified and seeded, if the dataset has no val.
         test: fraction of train that becomes test, if the dataset has no test (targets only).
         split_seed: seed of the splits that are drawn from train.
-        protocol: name of splits in the dataset's SPEC.protocols. None means the dataset's own.
+        protocol: name of splits in the dataset's SPEC.protocols. None means its default splits.
         accept_counts: write the dataset although its counts differ from the published counts; the
             manifest records the differences.
         on_error: what to do if an image cannot be read, or if its annotation is damaged or belongs
             to an image of another size. fail: write nothing. skip: leave the image out; the
             manifest lists such images with the reasons.
-        metric: None means the dataset's own metric (`folder`: top1; `beton`: the metric that fits
-            its labels).
+        metric: accuracy that is reported. None means the dataset's own metric (`folder`: top1;
+            `beton`: the metric that fits its labels).
         encoding: how images are stored. Settings that are not given here, or all if this is None,
             are taken from the recipe.
         labels: for `folder`: table of the labels: a file, a list of files, or settings, relative to
@@ -82,7 +83,7 @@ class DataSettings(Settings):
 
     @property
     def folders(self) -> FolderRules:
-        """Rules for a tree of folders."""
+        """How a tree of folders is read: which folders are splits, and which are classes."""
         return FolderRules(self.split_folders, self.class_level)
 
     @property

@@ -1,4 +1,4 @@
-"""Points of a method's grid: their settings, and how many survive each rung of halving."""
+"""Points of a method's grid of hyper-parameters, and how many survive each rung of halving."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ ASSUMED_IMAGES = 10_000  # assumed size of a target, to convert steps to epochs
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One point to train.
+    """One point of the grid (combination of values) to train.
 
     Attributes:
         number: index in the grid.
+        point: axis -> value.
         settings: settings with the point's values; `optimizer.lr` is its learning rate.
     """
 
@@ -68,7 +69,7 @@ def crops(settings: MethodSettings) -> tuple[float, ...]:
 
 
 def feature_roles(settings: MethodSettings) -> list[str]:
-    """Roles of the features stages, one per crop, for a method that works on features."""
+    """Roles in which a method on features needs stages that extract them: one per center crop."""
     axis = settings.grid.eval_crop
     return [f"features_{crop:g}" for crop in axis] if axis else ["features"]
 

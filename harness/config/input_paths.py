@@ -1,7 +1,7 @@
 """Check that each input of a recipe is a file or a folder, as its setting requires, not a pipe.
 
-Settings that name a file or a folder are marked with `writers.regular_file.InputPath`. Nothing is
-opened here: opening a pipe would block, and a device may never end.
+Settings that name a file or a folder are annotated with `writers.regular_file.InputPath`. Nothing
+is opened here: opening a pipe would block, and a device may never end.
 """
 
 import typing
@@ -42,7 +42,7 @@ def check(recipe: Recipe, raw: Path) -> None:
 
 
 def marker_of(field: FieldInfo) -> InputPath | None:
-    """Return the mark of a setting that names inputs; None for any other setting."""
+    """Return the `InputPath` of a setting that names inputs; None for any other setting."""
     waiting = [*field.metadata, field.annotation]
     while waiting:
         part = waiting.pop()
@@ -73,7 +73,11 @@ def _below(folder: Path, name: str) -> Path:
 
 
 def _marked(value: object, place: Place) -> Iterator[tuple[Place, str, InputPath]]:
-    """Iterate over the values of marked settings in nested settings, lists and mappings."""
+    """Iterate over values of settings with an `InputPath`, in nested settings, lists and mappings.
+
+    Yields:
+        Place, value, and the `InputPath`.
+    """
     if isinstance(value, BaseModel):
         for key, field in type(value).model_fields.items():
             own, mark = getattr(value, key), marker_of(field)

@@ -36,7 +36,10 @@ class Images:
 
     @property
     def name(self) -> str:
-        """Name in `Contents`. It does not depend on splits or encoding, only on the images."""
+        """Name in `Contents`: the settings that decide which images and labels are read.
+
+        It depends neither on splits drawn from train nor on the encoding.
+        """
         data = self.data
         rules: list[JSON] = []
         if data.labels is not None:
@@ -100,7 +103,7 @@ class PublishedWeights:
         return f"weights of {self.model.name}"
 
     def path(self, raw: Path) -> Path:
-        """Folder that contains the file. The file's name is known only after the adopt stage."""
+        """Folder that contains the file. The stage that loads the model finds the file's name."""
         return raw / Path(self.weights_dir).expanduser()
 
 
@@ -127,7 +130,10 @@ class ClassList:
 
 @dataclass(frozen=True)
 class BetonLabels:
-    """Kind of labels of a beton. Not an `Input`, because the beton's contents determine it."""
+    """Kind of labels of a `.beton` file: one label, several, or boxes per image.
+
+    It is not an `Input`, because the contents of the file determine it.
+    """
 
     data: DataSettings
 
@@ -157,7 +163,7 @@ def inputs_of(recipe: "Recipe") -> Iterator[Input]:
 
 
 def beton_labels(recipe: "Recipe") -> Iterator[BetonLabels]:
-    """Iterate over the recipe's datasets that are betons."""
+    """Iterate over the recipe's datasets that are existing `.beton` files."""
     for _, data in recipe.datasets:
         if data.is_beton:
             yield BetonLabels(data)

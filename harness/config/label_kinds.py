@@ -1,7 +1,7 @@
-"""Set the metrics of betons by the kind of their labels, which becomes known when a plan is made.
+"""Set the metric of a `.beton` dataset by its kind of labels, which is read when a plan is made.
 
-The images of a beton have one label each, several labels, or boxes of objects. This is read from
-the beton's manifest into `Contents`, so that expanding a recipe reads no files.
+The images of a beton have one label each, several labels, or boxes of objects. Its manifest (JSON
+file) has the kind, which is stored in `Contents`, so that expanding a recipe reads no files.
 """
 
 from harness.config import target_checks
@@ -20,7 +20,8 @@ def with_label_kinds(recipe: Recipe, contents: Contents) -> Recipe:
     """Return the recipe in which the metric of each beton fits its labels.
 
     If a beton cannot be read, its `metric` declares its kind of labels. If it has no `metric`, it
-    is assumed to have boxes if all methods of the recipe need boxes, or else one label per image.
+    is assumed to have one label per image; but a target is assumed to have boxes if all methods of
+    the recipe need boxes and there are no scores.
     """
     if not any(True for _ in beton_labels(recipe)):
         return recipe

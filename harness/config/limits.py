@@ -1,7 +1,7 @@
 """Check the size of a recipe, by the lengths of its lists, before anything is expanded.
 
-Lists multiply: 3,000 subsets with 3,000 seeds are 9,000,000 models. Points that `exclude` drops are
-counted, because expanding visits them.
+Lists multiply: 3,000 subsets with 3,000 seeds are 9,000,000 models. Points (combinations of values)
+that `exclude` drops are counted, because expanding visits them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ class Term:
 
     Attributes:
         count: upper bound of the number of stages.
-        lengths: lengths of the lists whose product `count` is.
+        lengths: lengths of the lists that multiply in `count`.
     """
 
     count: int

@@ -27,7 +27,7 @@ class ModelSettings(Settings):
         arch: architecture of the checkpoint. None means `name`.
         classes: classes of the checkpoint's head: a subset with a class list. None means the head
             is not used.
-        eps: radius of the model's adversarial training.
+        eps: radius of the model's adversarial training, in [0, 1] pixel units; 0 means clean.
         average: load the exponential average of the weights, if the file has one.
         by_order: match tensors by order and shape instead of name.
         part: selects one copy of the network if the file has several: a part of the names of its
@@ -36,11 +36,13 @@ class ModelSettings(Settings):
             by the layout of the file or the name of the weights.
         mean: mean of pixels in [0, 1]. None means the mean in the file, or else the library's.
         std: standard deviation of pixels in [0, 1]. None as for `mean`.
-        resolution: pixels per side; replaces `resolution` of the methods and of `features`.
-        eval_crop: center crop; replaces `eval_crop` of `features`. None means the model's own.
+        resolution: pixels per side; replaces `resolution` of the methods and of `features`, unless
+            it is None.
+        eval_crop: center crop; replaces `eval_crop` of `features`, unless it is None.
         interpolation: filter of the resize. None means the filter of the library's published
             weights.
-        imagenet_top1: published accuracy. None means the accuracy that torchvision or timm states.
+        imagenet_top1: published accuracy, a fraction. None means the one that torchvision or timm
+            states.
         limit: use only the first models that match the pattern, sorted by name.
     """
 
@@ -80,7 +82,7 @@ class ModelSettings(Settings):
         return classes
 
     def without_effect(self) -> dict[str, str]:
-        """Settings of checkpoints, if the weights are published ones."""
+        """Settings of checkpoints have no effect on published weights."""
         if self.checkpoint is not None:
             return {}
         names = ("arch", "classes", "eps", "average", "by_order", "part", "mean", "std")

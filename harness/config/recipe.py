@@ -50,7 +50,7 @@ Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class RankingSettings(Settings):
-    """How the recipe ranks classes itself, for subsets with `by: reference`.
+    """How the recipe trains a reference model to rank classes, for subsets with `by: reference`.
 
     Attributes:
         split: images that score the classes. held_out: a part of train that the reference model
@@ -97,9 +97,10 @@ class EvaluateSettings(Settings):
         attack: attack of the evaluation.
         batch_size: images per batch.
         eps_of_clean: attack clean models too, at this eps. None means they are not attacked.
-        attacked_logits: scored: each view, such as the common classes, has its own attack, which
-            raises the loss over the logits that the view scores. all: one attack on all logits is
-            used for all views; masked accuracies then look more robust than they are.
+        attacked_logits: accuracies are measured over all classes and over those that subsets share.
+            scored: each has its own attack, which raises the loss over the logits that it compares.
+            all: one attack on all logits serves for each; accuracies that leave out the logits of
+            other classes then look more robust than they are.
         compile: torch.compile and CUDA graphs for the attack. None means `compile` of `pretrain`.
         common: all models are compared on the classes that these subsets share. None means all
             subsets except those with coarser labels.
@@ -132,7 +133,7 @@ class EvaluateSettings(Settings):
 
 
 class FeatureSettings(Settings):
-    """View in which a frozen model sees a target's images, for scores and methods on features.
+    """How a target's images are shown to a frozen model, for scores and for methods on features.
 
     Attributes:
         resolution: pixels per side. None means the resolution of evaluation in `pretrain`, or for
@@ -166,7 +167,7 @@ class ShortlistSettings(Settings):
 
 
 class PointSettings(Settings):
-    """Points of the matrix, selected by a value, or a list of values, of some of its axes.
+    """Points (combinations of axis values), selected by one or more values of some axes.
 
     If an axis is not named, all of its values match. `*` in a name stands for any text.
 
@@ -222,12 +223,12 @@ class Recipe(Settings):
         source: dataset for pretraining. None means that nothing is pretrained; the recipe uses
             `models` only. If there are no `subsets`, nothing is pretrained either, and the source's
             images only serve to measure `models`.
-        encoding: how images are stored in betons.
+        encoding: how images are stored in `.beton` files.
         ranking: reference model that ranks classes, for subsets with `by: reference`.
         selection: models that score classes and images for subsets.
         subsets: an axis: subsets of the source to pretrain on.
-        in_place: subsets are read from the betons of the whole source. False: each subset is
-            written to betons of its own, which take more disk space.
+        in_place: subsets are read from the `.beton` files that have all classes of the source.
+            False: each subset is written to files of its own, which take more disk space.
         archs: an axis: architectures to pretrain.
         eps: an axis: radius of the attack in pretraining, in [0, 1] pixel units; 0 is clean.
         seeds: an axis: seed of initial weights, order of images and crops.
@@ -248,7 +249,7 @@ class Recipe(Settings):
         scores: names in `harness/transfer/scores`, computed for every model and target.
         features: how images are shown to a frozen model.
         shortlist: selects the best of `models` by a score. None means all are transferred.
-        exclude: points of the axes to leave out (`harness/config/axes.py`).
+        exclude: points (combinations of axis values) to leave out (`harness/config/axes.py`).
         include: points to add outside the product of the axes.
     """
 

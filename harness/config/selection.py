@@ -10,7 +10,7 @@ from harness.config.train import PretrainSettings
 
 
 class SurrogateSettings(Settings):
-    """Model that computes the scores of label mapping, feature mapping and prototypes.
+    """Model that computes the scores label_mapping, feature_mapping and prototypes.
 
     Attributes:
         model: a pretrained model with the source's classes. None means that the recipe trains one,

@@ -10,7 +10,10 @@ from writers.labels.kinds import ONE_LABEL, kind_of_metric
 
 
 def unfit_datasets(recipe: Recipe) -> list[tuple[Place, str]]:
-    """Find sources with several labels per image, and metrics or protocols that do not fit."""
+    """Find sources with several labels per image, and settings that do not fit their dataset.
+
+    These are metrics, protocols, tables of labels, and settings for folders.
+    """
     mistakes: list[tuple[Place, str]] = []
     for place, data in recipe.datasets:
         spec = names.find("writers.datasets", data.dataset, "dataset").SPEC
@@ -59,7 +62,8 @@ def unfit_datasets(recipe: Recipe) -> list[tuple[Place, str]]:
 def unfit_pairs(recipe: Recipe, unknown: Collection[str] = ()) -> list[tuple[Place, str]]:
     """Find targets that no method of the recipe fits, and methods that fit no target.
 
-    A method works on boxes of objects or on labels of whole images; scores work on labels.
+    A method works on boxes of objects or on labels of whole images; scores work on labels. Also
+    finds entries of `include` and `exclude` that name only pairs that do not fit.
 
     Args:
         recipe: the recipe.

@@ -154,7 +154,8 @@ class PretrainSettings(TrainSettings):
         dropout: fraction of the features dropped before the head.
         aux_head: train a second head in the middle of the network, with 0.4 of its loss; it is
             dropped after training (GoogLeNet).
-        ema_decay: decay per step of the average of the weights, which is then the model.
+        ema_decay: decay per step of an average of the weights, which is then the model. None keeps
+            no average.
         accumulate: micro-batches per batch; "auto" is the smallest number that fits in memory.
             BatchNorm uses the statistics of each micro-batch.
         compile: torch.compile. auto: use it if a measurement at the start shows a speedup.
@@ -162,8 +163,9 @@ class PretrainSettings(TrainSettings):
         sync_batch_norm: if several GPUs share a batch, BatchNorm uses the statistics of the whole
             batch. False: it uses those of each GPU's part.
         channels: widths of the stages, for architectures with configurable widths (resnet10).
-        order: quasi_random reads a few pages at a time, for betons larger than memory. balanced
-            draws each class equally often; the number of images per epoch stays the same.
+        order: order of images. quasi_random reads a few pages at a time, for `.beton` files larger
+            than memory. balanced draws each class equally often; the number of images per epoch
+            stays the same.
         length: what is equal in the trainings on all subsets: the number of epochs, or the number
             of steps (that of a training on the whole source).
     """

@@ -42,11 +42,11 @@ _WORDS: dict[str, TrainingKind] = {
 
 
 def kind_of_weights(name: str, *, has_head: bool) -> TrainingKind | None:
-    """Return the kind of training of published weights by the last known word in their name.
+    """Return the kind of training of published weights, for timm by the last known word in a name.
 
-    A name ends with a tag that describes the weights. Words of the architecture before it may be
-    misleading: `eva` means training on masked images, but `eva_giant_patch14_224.clip_ft_in1k` was
-    trained on texts.
+    timm's names end with a tag that describes the weights. Words of the architecture before it may
+    be misleading: `eva` means training on masked images, but `eva_giant_patch14_224.clip_ft_in1k`
+    was trained on texts. torchvision's names have no known words.
 
     Args:
         name: name as in a recipe: `torchvision/resnet50`, `timm/vit_small_patch16_224.dino`.

@@ -142,8 +142,8 @@ class MethodSettings(Settings):
     """Settings of every transfer method.
 
     Attributes:
-        NEEDS: role of the stage that the method starts from. None means the method does not use the
-            source model.
+        NEEDS: what the method starts from: the source model, or features that it extracted. None
+            means the method does not use the source model.
         NEEDS_BOXES: the method needs targets with boxes of objects. All other methods need targets
             without boxes.
         RUNS_STAGE: the method's module has `run` for a whole stage, instead of `candidates`. So has
@@ -151,9 +151,9 @@ class MethodSettings(Settings):
         TRAINS_HEAD_ONLY: the method does not change the backbone, so it is cheap. Reports compare
             its accuracy with the accuracy of methods that train more.
         method: name of a folder in `harness/transfer/methods`. None means the method's label.
-        per_class: number of training images of each class; larger draws contain smaller ones. A
-            list makes a stage of each value. Everything is fitted on these images. Val only chooses
-            settings, even with `refit`.
+        per_class: number of training images of each class; larger draws contain smaller ones. None
+            means all. A list makes a stage of each value. Everything is fitted on these images. Val
+            only chooses settings, even with `refit`.
         eval_crop: center crop, as a fraction of the shorter side.
         grid: axes of hyper-parameters to search.
         per_target: dataset -> settings that differ for this dataset.
@@ -216,7 +216,7 @@ class TransferSettings(MethodSettings, TrainSettings):
 
     Attributes:
         TRAINS_TOGETHER: points of equal length train at once and share the backbone's forward pass.
-        steps: optimizer steps, instead of epochs; a list makes a stage of each value.
+        steps: optimizer steps, instead of epochs (None); a list makes a stage of each value.
         train_crop: random: RandomResizedCrop. center: the largest central square, with which
             crop_scale and crop_ratio have no effect.
         lrs: peak learning rates of the grid.
@@ -248,7 +248,7 @@ class TransferSettings(MethodSettings, TrainSettings):
     keep_model: bool = False
 
     def without_effect(self) -> dict[str, str]:
-        """Add settings of random crops, lengths of training and rates that others replace."""
+        """Add settings of random crops, length of training and rates that other settings replace."""
         reasons = super().without_effect()
         if self.train_crop == "center":
             reason = "has an effect with train_crop: random only"

@@ -266,7 +266,7 @@ def _wrong_subsets(values: dict[str, Any]) -> list[tuple[Place, str]]:
 
 
 def _without_effect(recipe: Recipe, origin: Origin) -> list[tuple[Place, str]]:
-    """Find attack settings that have no effect because nothing is attacked.
+    """Find settings of attacks, of evaluation and of training that do not fit the values of eps.
 
     Finds none if --set overrides eps, as in a quick run with `--set eps=[0]`.
     """

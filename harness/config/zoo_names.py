@@ -80,7 +80,7 @@ _NAMES: TypeAdapter[dict[str, list[str]]] = TypeAdapter(dict[str, list[str]])
 
 
 def _published(library: str, names_folder: Path | None) -> dict[str, list[str]]:
-    """Map each classifier with published weights to the names of its weights (none for timm).
+    """Map each classifier with published weights to the names of its weights ([] for timm).
 
     The name of the cache file depends on the versions of the library and of the harness, and on the
     path and time of the library's installation. So a file of another installation is never read.

@@ -54,7 +54,7 @@ class Calibration:
     step_s: Mapping[str, float]
 
     def seconds(self, workloads: Iterable[Workload]) -> float | None:
-        """Return the sum over the workloads, or None if one of their steps was not measured."""
+        """Estimate the time of all workloads; None if one of their steps was not measured."""
         total = 0.0
         for workload in workloads:
             step_s = self.step_s.get(workload.key)
@@ -65,10 +65,10 @@ class Calibration:
 
 
 def read(runs: Path, machine: Machine) -> Calibration:
-    """Read the times of a machine; empty if there is no file.
+    """Read the times of a machine; empty if the file has none or does not exist.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: The file is damaged or has another schema version.
     """
     return Calibration(
         machine,

@@ -29,7 +29,7 @@ TRAINING_START_S, START_S = 0.4, 0.05  # start of a stage that trains, and of an
 COLD_S, IMPORTS_S = 2.0, 1.5
 PASS_S = 0.00565  # forward pass of the demo's network on one image at UNIT_RESOLUTION
 IMAGE_S = 0.0035  # draw or read, decode and encode one image
-COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # copy samples of another beton: per beton, per image
+COPY_S, COPIED_IMAGE_S = 0.1, 0.00005  # copy samples of a `.beton` file: per file, per image
 OTHER_S = 0.1  # per unit of `StageKind.work`, for a stage with neither images nor a network
 NETWORK = ("resnet10", (16, 32, 64, 128))  # the demo's network: architecture, channels
 
@@ -80,7 +80,7 @@ def of_network(stage: Stage, workloads: Iterable[Workload]) -> Reference:
 
 
 def of_write(stage: Stage, counts: Counts | None) -> Reference:
-    """Return the seconds of a stage that writes betons.
+    """Return the seconds of a stage that writes `.beton` files.
 
     Args:
         stage: The stage.

@@ -137,9 +137,10 @@ class RemainingTime:
         self._count(self._ratios, stage.key, wall_s, reference_s)
 
     def _cold_s(self, reference: Reference) -> float:
-        """Extra seconds on the reference machine; 0 if such a stage has ended before.
+        """Extra seconds of a first stage on the reference machine; 0 if such a stage has ended.
 
-        Only the first stage with a network, and the first one without, take extra seconds.
+        The first stage with a network, and the first one without, import code. 0 if the extra
+        seconds are unknown, as on a GPU.
         """
         is_known = self._on_cpu and reference.is_measured
         if not is_known or reference.has_network in self._is_warm:

@@ -23,7 +23,7 @@ class Smoothed:
 
         Args:
             elapsed_s: Time since the start of the run.
-            left_s: Estimated remaining time; None if it is unknown.
+            left_s: Estimated remaining time; None if it is unknown. None is then returned.
         """
         if left_s is None:
             return None

@@ -2,8 +2,9 @@
 
     write -> (reference models -> rank) -> pretrain -> evaluate, transfer, features -> score
 
-Reference models are pretrain stages. Some recipes also need stages of other kinds: view and select
-(`selections.py`), and adopt and shortlist (`pretrained_models.py`).
+Reference models are pretrain stages. Some recipes also need stages of other kinds: view and select,
+for subsets (`selections.py`), and adopt and shortlist, for published models
+(`pretrained_models.py`).
 
 `expand` is a pure function of the recipe and of the contents of its inputs. It uses neither the
 disk nor torch. Stages with equal keys are merged. The config of a stage contains only settings that
@@ -48,7 +49,8 @@ class Matrix:
     """Stages of a recipe in dependency order, each once.
 
     Attributes:
-        recipe: the recipe, after `with_label_kinds` has set metrics that fit the labels of betons.
+        recipe: the recipe, after `with_label_kinds` has set metrics that fit the labels of
+            `.beton` files.
         stages: stages of the recipe.
         contents: digests of the contents of the recipe's inputs, which are part of the keys.
     """

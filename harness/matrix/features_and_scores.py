@@ -71,7 +71,8 @@ class Features:
             target: the dataset.
             data: stage that writes the dataset.
             name_suffix: end of the stage's name.
-            eval_crop: center crop, as a fraction of the shorter side. None means the recipe's.
+            eval_crop: center crop, as a fraction of the shorter side. None means `eval_crop` of the
+                recipe's `features`.
         """
         place = model.kind == "pretrain", eval_crop
         if place not in self._configs:

@@ -36,7 +36,7 @@ def left_out(recipe: Recipe) -> list[LeftOut]:
     """List the pairs of a recipe that have no stage because they do not fit, by reason.
 
     Args:
-        recipe: the recipe of a matrix, in which the metrics of betons are already set.
+        recipe: the recipe of a matrix, in which the metrics of `.beton` files are already set.
     """
     by_reason: dict[str, list[tuple[str, str]]] = {}
     for label, settings in recipe.methods.items():

@@ -1,6 +1,6 @@
 """Stages of pretrained models: adopt -> evaluate, transfer, features -> score -> shortlist.
 
-Imports no torch.
+Adopt loads a model. Imports no torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,9 @@ def stages_of_models(
     contents: Contents,
     source: Stage | None = None,
 ) -> Iterator[Stage]:
-    """Expand every model of `models:`; the stages that the shortlist gates come last.
+    """Expand the selected models of the recipe's `models`.
+
+    Stages that run only for models on the shortlist come last.
 
     Args:
         recipe: the recipe.

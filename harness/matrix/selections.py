@@ -32,7 +32,7 @@ BOOTSTRAP_DRAWS = 1000
 def subset_stage(
     subset: SubsetSpec, all_data: Stage, needs: Mapping[str, Stage], axes: JSON
 ) -> Stage:
-    """Make the stage of a subset that is read from the betons of the whole source."""
+    """Make the stage that selects a subset in the `.beton` files with all classes of the source."""
     return Stage(
         "view",
         {"subset": subset.model_dump(mode="json", exclude={"name"})},
@@ -56,7 +56,7 @@ class Selections:
 
         Args:
             recipe: the recipe.
-            all_data: stage that writes the whole source.
+            all_data: stage that writes all classes of the source.
             targets: targets, with the stages that write their data.
             contents: contents of the recipe's inputs.
         """

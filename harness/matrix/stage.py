@@ -19,7 +19,7 @@ from harness.matrix import stage_kind
 from harness.matrix.stage_kind import STAGES_PACKAGE, StageKind
 
 FILE_NAME = "stage.json"
-SCORES = "scores:"  # prefix of the roles of select stages
+SCORES = "scores:"  # prefix of the roles of select stages in `Stage.needs`
 _CONSTANTS = {None: "null", True: "true", False: "false"}
 REWRITE = "Run `harness run` to write it again from the recipe."
 
@@ -55,7 +55,7 @@ class Stage:
         kind: name of the kind, and of the package in `package` that declares it.
         config: resolved settings, as plain JSON.
         needs: role -> needed stage.
-        axes: point of the recipe's axes, for reports; not part of the key.
+        axes: values of the recipe's axes, such as eps and seed, for reports; not part of the key.
         name: readable name for messages and reports; not part of the key.
         gated_by: shortlist stage; this stage runs only if the shortlist contains its model. Not
             part of the key.
@@ -97,12 +97,12 @@ class Stage:
 
     @cached_property
     def chosen_fraction(self) -> float:
-        """Expected fraction of the stages that this gate lets run; 1 if it is not known."""
+        """Expected fraction of the stages that this shortlist lets run; 1 for other kinds."""
         choose = self.spec.chosen_fraction
         return 1.0 if choose is None else choose(self.config)
 
     def gated(self, gate: "Stage") -> "Stage":
-        """Return the same stage with a gate; takes a quarter of `dataclasses.replace`'s time."""
+        """Return the same stage with `gated_by`, in a quarter of `dataclasses.replace`'s time."""
         return Stage(
             self.kind, self.config, self.needs, self.axes, self.name, gate, package=self.package
         )

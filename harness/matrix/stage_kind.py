@@ -49,9 +49,8 @@ class StageKind:
         input_settings: names of settings that are digests of files that no stage writes: images of
             a dataset, or weights of a model. Empty if the stage reads no such files.
         outputs: names of files in the stage's folder that other stages read.
-        recorded_outputs: (metrics, stage folder, data folder) -> files that other stages read,
-            with their size in bytes (None means any size). If `recorded_outputs` is None, these
-            are the files of `outputs`.
+        recorded_outputs: (metrics, stage folder, data folder) -> further files that other stages
+            read, with their size in bytes (None means any size).
         work: config -> amount of computation, in passes over the images. Used to start long
             paths first, and to scale measured times.
         workloads: (stage, image counts by role) -> steps whose times the estimate adds up. None
@@ -61,8 +60,8 @@ class StageKind:
             kinds start a new count for each pass or split.
         is_incomplete: metrics -> True if the stage ran without some of its needs, so that the next
             run repeats it. None means never.
-        chosen_fraction: config of a gate (`Stage.gated_by`) -> expected fraction of the gated
-            stages that will run. None if the kind is not a gate.
+        chosen_fraction: config of a shortlist (`Stage.gated_by`) -> expected fraction of the stages
+            that it lets run. None for kinds that select no models.
     """
 
     version: int
@@ -96,7 +95,7 @@ class StageKind:
         Args:
             metrics: metrics of the stage's result.
             folder: the stage's folder.
-            data: the folder of betons, $HARNESS_DATA.
+            data: the folder of `.beton` files, $HARNESS_DATA.
 
         Raises:
             KeyError, TypeError, AttributeError: the metrics belong to another kind.

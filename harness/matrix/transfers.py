@@ -19,7 +19,7 @@ SOURCE_AXES = ("arch", "seed")
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """One method on one target, at one point of the axes in `FANNED_OUT`.
+    """One method on one target, with one value of each setting in `FANNED_OUT` that has a list.
 
     Attributes:
         data: stage that writes the target.
@@ -132,7 +132,7 @@ def _points(
 
 
 def _fanned_out(settings: MethodSettings) -> Iterator[JSON]:
-    """Iterate over the points of the axes in `FANNED_OUT` that the settings have."""
+    """Iterate over combinations of the values of settings in `FANNED_OUT`."""
     axes: list[JSON] = [{}]
     for axis in FANNED_OUT:
         if (setting := getattr(settings, axis, None)) is not None:

@@ -248,7 +248,7 @@ class TransferSettings(MethodSettings, TrainSettings):
     keep_model: bool = False
 
     def without_effect(self) -> dict[str, str]:
-        """Add settings of random crops, length of training and rates that other settings replace."""
+        """Add settings of crops, length of training and rates that other settings replace."""
         reasons = super().without_effect()
         if self.train_crop == "center":
             reason = "has an effect with train_crop: random only"

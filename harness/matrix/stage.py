@@ -97,7 +97,7 @@ class Stage:
 
     @cached_property
     def chosen_fraction(self) -> float:
-        """Expected fraction of the stages that this shortlist lets run; 1 for other kinds."""
+        """Expected fraction of the stages that this shortlist lets run; 1 for other stages."""
         choose = self.spec.chosen_fraction
         return 1.0 if choose is None else choose(self.config)
 

@@ -11,7 +11,7 @@ SAMPLE_EVERY_S = 1.0
 
 
 class GpuMonitor:
-    """Context that samples a GPU. Call `summary()` after the block.
+    """Context manager that samples a GPU. Call `summary()` after the block.
 
     Takes no samples on a CPU or without NVML.
     """

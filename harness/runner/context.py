@@ -26,7 +26,7 @@ class StageContext:
         folder: the stage's own folder, for scratch files and checkpoints.
         needs: role -> result of the needed stage.
         need_folders: role -> folder of the needed stage.
-        data: folder of betons, $HARNESS_DATA.
+        data: folder of `.beton` files, $HARNESS_DATA.
         raw: folder of downloaded datasets, $HARNESS_RAW.
         num_threads: CPU threads that the stage may use.
         device: "cpu" or "cuda:0".
@@ -102,7 +102,7 @@ class OutOfMemoryError(UserError):
 
 
 class RestartRequiredError(UserError):
-    """Raised by a stage whose process cannot be used any more, as after a failed graph capture.
+    """Raised by a stage whose process cannot be used again, as after a failed CUDA graph capture.
 
     The stage is repeated in a new process. Before it raises this error, it records in its folder
     what the next attempt must avoid, such as a compile mode.

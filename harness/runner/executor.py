@@ -59,7 +59,7 @@ class Run:
 
     Attributes:
         matrix: all stages of the recipe.
-        folders: folders of betons, raw data and stages.
+        folders: folders of `.beton` files, raw data and stages.
         launcher: starts the stages.
         policy: number of retries and waits between them.
         is_cancelled: returns True after `harness cancel`.
@@ -72,9 +72,9 @@ class Run:
         pending: key -> stage that was not done when this run began. Never changes.
         num_unmet: key -> number of needed stages that are not finished.
         blocked: keys of pending stages that cannot run because a stage that they need failed.
-        ready: resource key -> heap of stages that may start, by longest path, then by recipe
-            order. The launcher can start either all stages of a heap or none, so only the first
-            stage of each heap is checked.
+        ready: `gpu_packing.resource_key` -> heap of stages that may start, by longest path, then by
+            recipe order. The launcher can start either all stages of a heap or none, so only the
+            first stage of each heap is checked.
         busy: key -> time of the next check, for stages that another process runs.
         waiting: key -> time of the retry, for failed stages that will be retried.
         attempts: key -> cause -> number of failed attempts in this run.
@@ -304,7 +304,7 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
 
     If the output files of a finished stage were deleted, the stage is repeated only if an
     unfinished stage needs it. Stages that an existing shortlist skips are left out. If a shortlist
-    is not finished, the stages that it gates are included, because some of them will run.
+    is not finished, the stages that wait for it are included, because some of them will run.
     """
     keys: set[str] = set()
     needed: set[str] = set()  # keys of stages that an unfinished stage waits for

@@ -77,11 +77,12 @@ def plan(recipe: Recipe, folders: Folders, on_read: OnRead = lambda files, num_b
 
     Args:
         recipe: recipe to expand.
-        folders: folders of betons, raw data and stages.
+        folders: folders of `.beton` files, raw data and stages.
         on_read: called before files are read, with their number and bytes.
 
     Raises:
-        UserError: an input is a pipe, a device, unreadable, or not of the kind that is needed.
+        UserError: the path of an input is invalid, leads to a pipe or a device, or is a file if a
+            folder is needed (or the reverse).
     """
     input_paths.check(recipe, folders.raw)
     before = accepted(recipe, folders.runs)
@@ -145,7 +146,7 @@ def accept(matrix: Matrix, runs: Path) -> None:
 
 
 def record_weights(item: PublishedWeights, file_name: str, sha256: str, runs: Path) -> None:
-    """Record the file of a published model when the model is adopted for the first time."""
+    """Record the file of a published model when the model is loaded for the first time."""
     first = _name_of_first(item)
     if read_states(first, runs).last is None:
         file_records.remember(first, runs, file_name, sha256[:20])
@@ -184,7 +185,7 @@ def _contents_of(item: Input, folders: Folders, on_read: OnRead) -> str:
 
 
 def _contents_of_weights(item: PublishedWeights, folder: Path, runs: Path) -> str:
-    """Compare the file of an adopted model with its first record.
+    """Compare the file of a published model's weights with its first record.
 
     Returns:
         PUBLISHED if they are equal or there is no record; otherwise the digest of the file.

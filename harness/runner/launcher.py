@@ -107,7 +107,8 @@ class LauncherSettings:
     """Settings that all launchers share.
 
     Attributes:
-        folders: folders of betons, raw data and stages, under the same paths on all machines.
+        folders: folders of `.beton` files, raw data and stages, under the same paths on all
+            machines.
         num_jobs: stages that run at the same time; None means as many as the machines can run.
         device: "auto" uses GPUs if there are any.
         stages_package: package with the code of the stages.
@@ -136,7 +137,7 @@ class LauncherSettings:
     def worker_command(self, device: str, num_threads: int) -> list[str]:
         """Return the command of a worker that runs one stage after another.
 
-        It is valid on every machine with the same folders.
+        The command is valid on every machine with the same folders.
 
         Args:
             device: "cpu" or "cuda:0".
@@ -196,7 +197,7 @@ class Launcher(Protocol):
     """Starts stages. A context manager, which on exit ends all workers and other processes.
 
     Attributes:
-        settings: the settings that it was opened with.
+        settings: the settings that the launcher was opened with.
     """
 
     settings: LauncherSettings

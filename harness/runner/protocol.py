@@ -1,4 +1,4 @@
-"""Messages between a launcher and a warm worker: JSON objects, one per line."""
+"""Messages between a launcher and a worker that runs many stages: JSON objects, one per line."""
 
 import json
 from pathlib import Path

@@ -58,9 +58,9 @@ def of_report(matrix: "Matrix", runs: Path) -> str:
 
 
 def outputs(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return file -> sha256 for the files in a stage's folder that match OUTPUTS, and its betons.
+    """Return file -> sha256 for the files in a stage's folder that match OUTPUTS.
 
-    The paths and digests of betons are read from `metrics`.
+    Adds the `.beton` files that a stage wrote; their paths and digests are read from `metrics`.
     """
     betons = {
         split["path"]: split["sha256"]

@@ -44,7 +44,8 @@ class Result(BaseModel):
             that the stage does not depend on is missing.
         config: the stage's resolved settings.
         needs: role -> key of the needed stage.
-        inputs: role/file -> sha256 of the needed stages' outputs: betons, weights, features.
+        inputs: role/file -> sha256 of the needed stages' outputs: `.beton` files, weights,
+            features.
         outputs: file -> sha256 of files that this stage wrote for others.
         recipe: path, relative to $HARNESS_RUNS, of the resolved recipe that requested the stage.
         metrics: numbers of the stage; see `harness/stages/<kind>/`.

@@ -1,9 +1,9 @@
 """Select the best models by a cheap score, and skip the stages of all others.
 
 A shortlist is a separate stage. It ranks the models that have scores, and lists models whose scores
-failed as left out. Stages that a shortlist gates (`Stage.gated_by`) run only for models on it. For
-other models they are neither done nor failed but skipped. No file records the skipped stages; they
-are always derived from the shortlist. The gate is not part of the keys of stages, so adding a model
+failed as left out. Stages with `Stage.gated_by` run only for models on that shortlist. For other
+models they are neither done nor failed but skipped. No file records the skipped stages; they are
+always derived from the shortlist. `gated_by` is not part of the keys of stages, so adding a model
 does not invalidate results of the other models.
 """
 
@@ -59,7 +59,7 @@ def rank(values: Mapping[str, Mapping[str, float]]) -> list[RankedModel]:
 
 
 def chosen(stage: Stage, runs: Path) -> frozenset[str] | None:
-    """Return the models on a shortlist; None if the shortlist does not exist yet."""
+    """Return the models on a shortlist; None if its result does not exist yet or is damaged."""
     metrics = _metrics(stage.folder(runs))
     return None if metrics is None else frozenset(metrics["chosen"])
 

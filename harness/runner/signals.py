@@ -14,8 +14,8 @@ class StopSignal:
     """Handler of SIGTERM, SIGINT and SIGUSR2.
 
     If a stage is running, a signal sets `requested`, and the stage stops when it checks this
-    attribute next. Otherwise the signal ends the process with exit code STOPPED. Slurm's jobs are
-    configured to send SIGUSR2 ahead of preemption.
+    attribute next. Otherwise the signal ends the process with exit code STOPPED. Slurm sends
+    SIGUSR2 before a job's time limit or preemption, as the slurm launcher requests.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,7 @@
-"""Split the time of a run's slots into the stages' own work, idle time and overhead."""
+"""Split the time of a run's slots into the stages' own work, idle time and overhead.
+
+A slot is a place for one running stage.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ class Slot:
         low_priority: runs stages that need no GPU, at low priority, next to GPU stages.
         process: the slot's worker; None until it is needed.
         running: folder of the running stage.
-        resource_key: resource key of the stage that runs, or that ran last.
+        resource_key: `gpu_packing.resource_key` of the stage that runs, or that ran last.
         unread: incomplete last line of the worker's output so far.
     """
 

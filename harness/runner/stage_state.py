@@ -49,12 +49,12 @@ def _folders(runs: Path, kinds: Iterable[str]) -> Iterator[os.DirEntry[str]]:
 def has_outputs(kind: StageKind, folder: Path, data: Path) -> bool:
     """Return True if the files that other stages read still exist.
 
-    People may delete betons and features to save disk space.
+    People may delete `.beton` files and features to save disk space.
 
     Args:
         kind: declaration of the stage's kind.
         folder: folder of a stage that has a result.
-        data: folder of betons.
+        data: folder of `.beton` files, $HARNESS_DATA.
     """
     metrics: Any = {}
     try:

@@ -183,7 +183,10 @@ class DdpForward:
         self._num_images = torch.zeros((), device=next(model.parameters()).device)
 
     def __call__(self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]) -> "Tensor":
-        """Return logits_of(images), [B, K]. `logits_of` is the model or a compiled form of it."""
+        """Return logits_of(images), [B, K], for images [B, C, H, W].
+
+        `logits_of` is the model or a compiled form of it.
+        """
         logits: Tensor = self._replica(images, logits_of)
         return logits
 
@@ -229,7 +232,7 @@ class DdpForward:
 
 
 class LocalForward:
-    """Replacement for `DdpForward` in a single process, and in trial steps of one rank."""
+    """Replacement for `DdpForward` in a single process, and in steps that one rank tries alone."""
 
     def __call__(self, images: "Tensor", logits_of: Callable[["Tensor"], "Tensor"]) -> "Tensor":
         """Return logits_of(images), [B, K]."""

@@ -13,7 +13,7 @@ class Folders:
     """Absolute paths; the folders need not exist.
 
     Attributes:
-        data: Betons ($HARNESS_DATA).
+        data: `.beton` files ($HARNESS_DATA).
         raw: Raw downloads ($HARNESS_RAW).
         runs: Stages and reports ($HARNESS_RUNS).
     """

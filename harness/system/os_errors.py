@@ -64,7 +64,8 @@ def explain(error: OSError | RuntimeError) -> UserError | None:
 def of_path(error: OSError | RuntimeError) -> UserError | None:
     """Return a UserError for any error that names a path, such as a new file in /proc.
 
-    For paths that a command was given. An error without a path is a bug: None.
+    Call it for errors of paths that were given to a command. Returns None for an error without a
+    path, which is a bug.
     """
     if isinstance(error, RuntimeError):
         return None

@@ -70,7 +70,7 @@ def _scores(log_odds: float, num_images: int = NUM_TEST_IMAGES, metric: str = "t
 
 
 def _num_classes(stage: Stage) -> int:
-    """Number of classes of a target: fixed per dataset, 20 if an image may have several labels."""
+    """Number of classes of a target: fixed per dataset; 20 if images have several labels."""
     if stage.config.get("metric") in ("map11", "map50_11"):
         return 20
     return random.Random(stage.axes.get("target", stage.axes.get("dataset"))).randint(10, 200)

@@ -1,4 +1,4 @@
-"""Run stages on this machine, in warm worker processes, one per slot.
+"""Run stages on this machine, in worker processes, one per slot (place for one running stage).
 
 A worker runs many stages, so that imports and JIT compilation happen once. Workers are forked from
 a process that has imported the modules they need (`harness.runner.fork_server`), or are started as

@@ -56,7 +56,7 @@ def import_checkpoint(
 
     Args:
         path: safetensors or torch file.
-        arch: as in `harness.modeling.classifier.build`.
+        arch: name of a file of `harness/modeling/archs/`, or torchvision/NAME or timm/NAME.
         classes: name of a subset, or class names in label order. None ignores a head in the file,
             such as one of self-supervised training; `has_head` in the metadata is then False.
         eps: radius of the adversarial training, for the metadata.
@@ -76,7 +76,8 @@ def import_checkpoint(
     an unknown mean is 0 and an unknown standard deviation is 1.
 
     Raises:
-        UserError: weights, architecture and classes do not match.
+        UserError: weights, architecture and classes do not match, the file is damaged or missing,
+            or eps, mean or std is out of range.
     """
     numbers = torch.tensor([eps, *(mean or ()), *(std or ())], dtype=torch.float32)
     if not numbers.isfinite().all() or min(numbers[-3:].tolist() if std else (1,)) <= 0:

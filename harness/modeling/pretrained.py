@@ -34,7 +34,7 @@ class PretrainedModel:
     imagenet_top1: float | None = None  # published accuracy, in [0, 1]; None means unknown
     imagenet_top5: float | None = None
     license: str | None = None  # published license of the weights
-    training: TrainingKind | None = "supervised"  # None means unknown
+    training: TrainingKind | None = "supervised"  # kind of pretraining; None means unknown
 
 
 def load_pretrained(settings: ModelSettings, weights_dir: Path) -> PretrainedModel:

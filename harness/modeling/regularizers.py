@@ -15,8 +15,8 @@ from harness.modeling.module_modes import eval_mode
 from writers.errors import UserError
 
 AUX_WEIGHT = 0.4  # weight of the auxiliary loss, as in TF-slim's Inception v3
-# Side, in pixels, of the image that finds the widths. A smaller image may shrink to nothing before
-# the last block.
+# Side, in pixels, of the image that the backbone runs on once, to find the number of channels. A
+# smaller image may shrink to nothing before the last block.
 _RESOLUTION = 224
 
 

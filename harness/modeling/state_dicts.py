@@ -79,7 +79,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
 
     Args:
         path: the file.
-        average: read the exponential moving average of the weights instead of the weights.
+        average: read the exponential moving average of the weights instead of the last weights.
 
     Raises:
         UserError: the file is missing, damaged, or has no weights.

@@ -51,7 +51,7 @@ class Network:
     resolution: int  # in pixels
     is_fixed_size: bool  # True if the library allows no other resolution
     crop_fraction: float  # center crop as a fraction of the shorter side
-    interpolation: str
+    interpolation: str  # filter of the resize, as the library names it
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def pgd(
     Args:
         model: Maps images to logits [B, K].
         images: float [B, 3, R, R] in [0, 1]; not modified.
-        labels: int64 [B], int8 [B, K] or float32 [B, K]; see `image_losses`.
+        labels: classes, int64 [B]; several labels, int8 [B, K]; or probabilities, float32
+            [B, K]. See `image_losses`.
         norm: Norm of the ball; L2 is over all values of an image.
         eps: Radius of the ball in units of [0, 1] pixels.
         steps: Number of gradient steps.
@@ -185,7 +186,8 @@ class PgdAttack:
 
         Args:
             images: uint8 [B, 3, R, R].
-            labels: int64 [B], int8 [B, K] or float32 [B, K]; see `image_losses`.
+            labels: classes, int64 [B]; several labels, int8 [B, K]; or probabilities, float32
+                [B, K]. See `image_losses`.
         """
         settings = self._settings
         eps = settings.eps_of(self._eps, images.shape[-1])
@@ -355,7 +357,7 @@ def _norm(images: Tensor, order: float) -> Tensor:
 
 @contextmanager
 def _constant_parameters(model: nn.Module) -> Iterator[None]:
-    """Do not compute the parameters' gradients, which saves about a third of a step's work."""
+    """Skip the parameters' gradients inside the block, which saves a third of a step's work."""
     variables = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in variables:

@@ -98,7 +98,7 @@ def eleven_point_ap(scores: np.ndarray, labels: np.ndarray) -> float:
 
     Args:
         scores: float [N].
-        labels: [N]; 1 present, 0 difficult (ignored), -1 absent.
+        labels: [N]; 1 present (at least once), 0 difficult (ignored), -1 absent.
     """
     num_true, num_retrieved = _curve(scores, labels)
     reached = 10 * num_true[:, None] >= np.arange(11) * num_true[-1]

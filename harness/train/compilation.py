@@ -11,7 +11,7 @@ LogitsFn = Callable[[Tensor], Tensor]  # images [B, 3, R, R] to logits [B, K]
 
 
 class CompileMode(NamedTuple):
-    """One way to compute a training step.
+    """One way to compute a training step, or the attack of an evaluation.
 
     Attributes:
         torch_mode: `mode` of torch.compile for the model; None runs it eagerly.

@@ -121,7 +121,7 @@ def record(folder: Path, measured: CompileMeasurement) -> None:
 
 
 def restart_without(folder: Path, mode: str, reason: str) -> RestartRequiredError:
-    """Exclude a mode, and other modes that would also fail, in the folder; return the error."""
+    """Exclude a mode, and others that would also fail, in the folder; return the error to raise."""
     failed = compilation.MODES[mode]
     alike = [
         name

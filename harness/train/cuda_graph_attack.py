@@ -40,7 +40,8 @@ class CudaGraphAttack:
 
         Args:
             images: uint8 [B, 3, R, R].
-            labels: int64 [B], int8 [B, K] or float32 [B, K]; see `image_losses`.
+            labels: classes, int64 [B]; several labels, int8 [B, K]; or probabilities, float32
+                [B, K]. See `image_losses`.
 
         Raises:
             CaptureFailedError: The capture at the first batch of a shape failed.
@@ -64,11 +65,11 @@ class CudaGraphAttack:
     def _capture(
         self, images: Tensor, labels: Tensor
     ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
-        """Capture the attack for one batch shape; restore random state and counter afterwards."""
+        """Capture the attack for one batch shape; warm-up calls leave random state and counter."""
         attack = self._attack
         images, labels = images.clone(), labels.clone()
         random_state, count = attack.generator.get_state(), attack.zero_gradients.clone()
-        stream = torch.cuda.Stream()  # loaders use another priority, so it is none of theirs
+        stream = torch.cuda.Stream()  # loaders do not use it: theirs have another priority
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(NUM_WARM_UP_CALLS):

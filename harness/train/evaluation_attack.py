@@ -108,14 +108,14 @@ def choose_attack_mode(
 ) -> CompileMeasurement:
     """Choose the compile mode of an evaluation.
 
-    `auto` takes the recorded mode, or else the fastest one. To measure it, a batch is attacked with
+    `auto` takes the recorded mode, or else the fastest one. To find it, a batch is attacked with
     a few steps in each mode: eager, compiled, and on a GPU also in a CUDA graph. A mode is skipped
     if the loss, or the length of the perturbations, deviates from the eager attack. Each run
     attacks all models, so that it needs as much memory as the evaluation.
 
     Args:
         models: Models to attack: the evaluated model, or wrappers with some of its logits.
-        batch: Images, uint8 [B, 3, R, R], and for each model the labels [B].
+        batch: Images, uint8 [B, 3, R, R], and for each model the labels, int64 [B].
         plan: The attack and the batch size. Its compile mode is not used.
         setting: `compile` in a recipe.
         folder: Folder of the stage. `compile_choice.record` writes the choice there.

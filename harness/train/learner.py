@@ -36,8 +36,8 @@ class Learner(Protocol):
 
         Args:
             images: uint8 [B, 3, R, R], channels_last, on the training device.
-            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
-                [B, K], if they are mixed.
+            labels: classes, int64 [B]; several labels, int8 [B, K], with 1 present, 0 difficult,
+                -1 absent; or probabilities of mixed images (MixUp), float32 [B, K].
         """
 
     def first_bad_step(self) -> int | None:

@@ -40,7 +40,7 @@ def in_view(plan: LoaderPlan, context: StageContext, role: str, split: str) -> L
         split: name of the split.
 
     Raises:
-        UserError: the file of positions is missing or damaged.
+        UserError: the file with the positions of the images is missing or damaged.
     """
     file = context.needs[role].metrics.get("view", {}).get(split)
     if file is None:
@@ -184,8 +184,7 @@ def sample_per_class(labels: np.ndarray, ids: np.ndarray, num_images: int, seed:
     """Draw a class-balanced subsample.
 
     The draw depends only on the seed and the images' ids, so all betons of the same images give the
-    same sample.
-    A smaller sample is a subset of a larger one.
+    same sample. A smaller sample is a subset of a larger one.
 
     Args:
         labels: int64 [N].

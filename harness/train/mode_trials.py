@@ -75,6 +75,7 @@ def try_modes(
     Raises:
         UserError: The setting is `on`, and compilation failed.
         CaptureFailedError: A mode failed and left the GPU unusable for this process.
+        Exception: The eager mode failed, or `on` ran out of memory; the error is not changed.
     """
     measured: dict[str, ModeTimes] = {}
     eager: FirstRun | None = None

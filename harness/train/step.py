@@ -68,8 +68,8 @@ class TrainStep:
         model: The model. Each module is in the mode (train or evaluation) that it trains in.
         optimizer: Optimizer of the model's parameters.
         config: Initial settings. `num_micro_batches` below may differ from the one in `config`.
-        attack: Maps uint8 images and labels to attacked images, or, if training is clean or free,
-            returns the images unchanged.
+        attack: Maps uint8 images and labels to attacked images. In clean and free adversarial
+            training, it returns the images unchanged.
         logits_of: The model, or a compiled form of it.
         compile_mode: Key of `compilation.MODES` in use.
         num_micro_batches: Number of parts into which a batch is split.
@@ -109,8 +109,8 @@ class TrainStep:
 
         Args:
             images: uint8 [B, 3, R, R], channels_last, on the training device.
-            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
-                [B, K], if they are mixed.
+            labels: classes, int64 [B]; several labels, int8 [B, K], with 1 present, 0 difficult,
+                -1 absent; or probabilities of mixed images (MixUp), float32 [B, K].
         """
         weigh = self._ddp.loss_weight(len(labels))
         losses = []
@@ -304,8 +304,8 @@ class FreeTrainStep(TrainStep):
 
         Args:
             images: uint8 [B, 3, R, R], channels_last, on the training device.
-            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
-                [B, K], if they are mixed.
+            labels: classes, int64 [B]; several labels, int8 [B, K], with 1 present, 0 difficult,
+                -1 absent; or probabilities of mixed images (MixUp), float32 [B, K].
         """
         weigh = self._ddp.loss_weight(len(labels))
         pixels = images.float().div_(255)

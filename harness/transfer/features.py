@@ -1,4 +1,4 @@
-"""Compute a source model's features and class probabilities for the images of a target."""
+"""Compute a pretrained model's features and class probabilities for the images of a target."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Features:
     """Outputs of a model for N images, in the loader's order."""
 
     features: np.ndarray  # float32 [N, D]
-    probs: np.ndarray | None  # float32 [N, C] over the source's classes; None without a head
+    probs: np.ndarray | None  # float32 [N, C] over the pretraining classes; None without a head
     labels: np.ndarray  # labels in the target: int64 [N], or int8 [N, K] if multi-label
     ids: np.ndarray  # image ids, uint64 [N]
 
@@ -68,7 +68,7 @@ def extract(
     The softmax is computed in float32: in half precision, small probabilities would become 0.
 
     Args:
-        model: source model on the device.
+        model: pretrained model on the device.
         loader: loader of the target's images.
         device: device of the model.
         precision: number format of the forward passes.

@@ -4,9 +4,9 @@ The scores are in `harness/transfer/scores/`, one file each. Each file has `NEED
 
     score(*, features, probs, labels) -> float      larger is better
 
-with features [N, D] (floats, the inputs of the head), probs [N, C] (probabilities of the source's
-classes; rows sum to 1) and labels [N] (integers, which `score` renumbers). Inputs that a score does
-not need may be None. If images have several labels, labels are [N, K] with 1 (present), 0
+with features [N, D] (floats, the inputs of the head), probs [N, C] (probabilities of the classes of
+pretraining; rows sum to 1) and labels [N] (integers, which `score` renumbers). Inputs that a score
+does not need may be None. If images have several labels, labels are [N, K] with 1 (present), 0
 (difficult) and -1 (absent). Only logme accepts these; other scores raise UserError.
 
 A file may also have two functions. `variants(*, features, probs, labels, device) -> {name: value}`

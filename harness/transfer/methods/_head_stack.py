@@ -61,8 +61,8 @@ class HeadStack:
 
         Args:
             features: float32 [B, D].
-            labels: int64 [B], int8 [B, K] if images have several labels, or probabilities, float32
-                [B, K], if labels are mixed.
+            labels: classes, int64 [B]; several labels, int8 [B, K], with 1 present, 0 difficult,
+                -1 absent; or probabilities of mixed images (MixUp), float32 [B, K].
             label_smoothing: Fraction of the target spread evenly over all classes.
 
         Returns:

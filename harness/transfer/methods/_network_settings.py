@@ -59,7 +59,7 @@ class BlockSettings(NetworkSettings):
 
 
 class BlockGrid(DecayGrid):
-    """Axes of methods with weight decay that transfer blocks."""
+    """Grid axes of methods with weight decay that transfer blocks."""
 
     low_lr_ratio: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
     layer_decay: Annotated[tuple[Crop, ...], Field(min_length=1)] | None = None

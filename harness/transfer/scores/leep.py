@@ -1,10 +1,10 @@
-"""LEEP: log-likelihood of the target's labels, predicted from the source's probabilities.
+"""LEEP: log-likelihood of the target's labels, predicted from a source model's probabilities.
 
-Nguyen, Hassner, Seeger and Archambeau, ICML 2020. theta(x)_z is the probability of the source's
-class z for image x. P(y, z) is the sum of theta(x)_z over images of label y, divided by N, and the
-probability of label y for x is sum_z P(y | z) theta(x)_z. LEEP is 0 if the source's predictions are
-one-hot and separate the labels, and -log K if they are independent of K balanced labels. Compare
-LEEP only between sources with the same number of classes.
+Nguyen, Hassner, Seeger and Archambeau, ICML 2020. theta(x)_z is the probability that the source
+model gives its class z for image x. P(y, z) is the sum of theta(x)_z over images of label y,
+divided by N, and the probability of label y for x is sum_z P(y | z) theta(x)_z. LEEP is 0 if the
+source model's predictions are one-hot and separate the labels, and -log K if they are independent
+of K balanced labels. Compare LEEP only between source models with the same number of classes.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ def log_likelihood(theta: np.ndarray, labels: np.ndarray, num_classes: int) -> f
     Source classes that have probability 0 for all images are ignored.
 
     Args:
-        theta: [N, C], probabilities of the source's classes.
+        theta: [N, C], probabilities of the source model's classes.
         labels: [N], 0..K-1.
         num_classes: K.
     """

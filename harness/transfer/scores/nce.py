@@ -1,7 +1,7 @@
-"""NCE: minus the conditional entropy of labels given the source's hard predictions.
+"""NCE: minus the conditional entropy of labels given a source model's hard predictions.
 
-It is the sum over y and z of p(y, z) log p(y | z), for labels y and the source class z that has the
-highest probability (Tran, Nguyen and Hassner, ICCV 2019).
+It is the sum over y and z of p(y, z) log p(y | z), for labels y and the source model's class z that
+has the highest probability (Tran, Nguyen and Hassner, ICCV 2019).
 """
 
 from typing import Any

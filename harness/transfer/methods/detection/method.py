@@ -59,7 +59,7 @@ class DetectionMethod:
     load: Callable[[], Detector]
 
     def candidates(self, setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
-        """Prepare the training of one trial."""
+        """Prepare the training of a detector for one trial (point of the grid)."""
         (trial,) = trials
         model = self.load().train()
         step = DetectionStep(

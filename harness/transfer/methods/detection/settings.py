@@ -30,9 +30,9 @@ IDLE = (
 class DetectionSettings(TransferSettings):
     """Faster R-CNN (Ren et al. 2015) on a pretrained ResNet.
 
-    The paper's learning rate is 0.001 for two images. The defaults `lrs` are the rate in proportion
-    to 16 images, 0.008, and 0.02, a usual rate for 16 images. The learning rate falls after three
-    quarters of training (60,000 of 80,000 steps in the paper), and training takes 16 epochs
+    The paper's learning rate is 0.001 for two images. The default `lrs` are 0.008, the same rate in
+    proportion to 16 images, and 0.02, a usual rate for 16 images. The learning rate falls after
+    three quarters of training (60,000 of 80,000 steps in the paper), and training takes 16 epochs
     (80,000 images drawn from 5,011).
 
     Attributes:

@@ -12,7 +12,7 @@ StartGroups = Literal["both", "low", "high", "none"]
 
 
 class L2SPGrid(TrainingGrid):
-    """Axes of L2-SP, which has no weight decay of its own."""
+    """Grid axes of L2-SP, which has no weight decay of its own."""
 
     alpha: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None
     beta: Annotated[tuple[NotNegative, ...], Field(min_length=1)] | None = None

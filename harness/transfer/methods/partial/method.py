@@ -20,7 +20,7 @@ def candidates(setup: TransferSetup, trials: Sequence[Trial]) -> TrainedModels:
     """Prepare the training of the network's last stages for one trial (point of the grid).
 
     Raises:
-        UserError: the network has fewer stages than `train_from`.
+        UserError: the network has no stage `train_from`.
     """
     (trial,) = trials
     settings = trial.settings

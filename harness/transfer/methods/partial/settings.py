@@ -10,7 +10,7 @@ from harness.transfer.methods._network_settings import NetworkSettings
 
 
 class PartialGrid(DecayGrid):
-    """Axes of partial transfer."""
+    """Grid axes of partial transfer."""
 
     train_from: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
 

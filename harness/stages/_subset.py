@@ -24,11 +24,11 @@ def resolve_subset(
     class_counts: Mapping[str, int],
     context: StageContext,
 ) -> Subset:
-    """Determine the source's classes or images that belong to a subset.
+    """Determine the classes or images of the source dataset that belong to a subset.
 
     Args:
         config: the subset as JSON, see `writers.subset.spec.SubsetSpec`.
-        classes: classes of the source in label order.
+        classes: classes of the source dataset, in label order.
         class_counts: class -> number of training images.
         context: context of the stage. `needs` has the ranking and the scores, if the subset selects
             by them.

@@ -27,11 +27,11 @@ def forward_pass(
 
 
 def num_held_out(part: Mapping[str, int], counts: Counts) -> int:
-    """Return the number of images that are held out from the training of a reference model.
+    """Return the number of images held out from the training of a model that ranks classes.
 
     Args:
         part: with `folds` or `per_class`; if it is empty, no images are held out.
-        counts: numbers of images and classes of the source.
+        counts: numbers of images and classes of the source dataset.
     """
     train = counts.splits["train"]
     return (

@@ -41,7 +41,7 @@ FIX = "Ask for a new export, or remove the file from --merge."
 
 @dataclass(frozen=True)
 class Export:
-    """Rows, and the resolved recipes that the rows come from.
+    """Rows, and the resolved recipes (`base` and `scales` are applied) that the rows come from.
 
     Attributes:
         name: file or recipe that the rows come from, for messages.

@@ -1,4 +1,6 @@
-"""Merge rows from several recipes and people. The result does not depend on their order.
+"""Merge the rows of a board (a static leaderboard) from several recipes and people.
+
+The result does not depend on their order.
 
 * If two files have the same measurement, the copy with a name in `by` is kept, or else the copy
   with more values.

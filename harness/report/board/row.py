@@ -70,7 +70,7 @@ Time = Annotated[
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class BoardRow:
-    """One score of one trained or loaded model.
+    """One score of one model. A loaded model is not trained by the recipe, but is in its `models`.
 
     Scores are fractions in [0, 1]. None means not measured or not applicable, "" unknown or not
     applicable.
@@ -92,7 +92,7 @@ class BoardRow:
         transfer_s: wall seconds of the transfer including its grid; for `source`, of the
             evaluation.
         source_accuracy_from: `measured`, or `published` by the model's authors; "" if unknown.
-        recipe: digest of the resolved recipe; "" if it is not exported.
+        recipe: digest of the recipe's settings; "" if the recipe is not exported.
         by: name of the person or group that measured the score.
     """
 

@@ -1,7 +1,7 @@
 """Compute the rankings of a board (a static leaderboard), with the report's means and intervals.
 
 The unit of replication is the pretrained model: repetitions of one run are averaged first, and the
-transfers of a loaded model with several seeds count as one.
+transfers of a loaded model (one of a recipe's `models`) with several seeds count as one.
 """
 
 import statistics
@@ -146,9 +146,9 @@ class Board:
 
     Attributes:
         names: digest of a model -> its name.
-        compared: result of `comparison` for a row on source classes -> subsets that the row's
-            recipe compared, sorted.
-        sources: recipe -> subset -> the subset's row on source classes with the smallest eps and
+        compared: result of `comparison` for a row of kind `source` (accuracy on source classes) ->
+            subsets that the row's recipe compared, sorted.
+        sources: recipe -> subset -> the subset's row of kind `source` with the smallest eps and
             seed.
     """
 
@@ -163,10 +163,10 @@ class Board:
 
 
 def comparison(row: BoardRow, *, any_seed: bool) -> tuple[object, ...]:
-    """Return a key that is equal for rows on source classes that one recipe compared.
+    """Return a key that is equal for rows of kind `source` that one recipe compared.
 
     Args:
-        row: a row on source classes.
+        row: a row of kind `source`.
         any_seed: rows with different seeds have equal keys.
     """
     seed = None if any_seed else row.seed

@@ -1,4 +1,7 @@
-"""Sort the results of one recipe by kind and in the recipe's order, and find the model of each."""
+"""Sort the results of one recipe by kind and in the recipe's order, and find the model of each.
+
+A loaded model is one of the recipe's `models`, which the recipe does not train.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,7 +70,7 @@ class Collection:
         return self._by_kind.get(kind, [])
 
     def distinct(self, kind: str) -> list[Result]:
-        """Results of one kind of stage, without models that repeat an earlier model."""
+        """Results of one kind of stage, except of models that repeat an earlier model."""
         if not self.repeated_models:
             return self.of(kind)
         repeated = {repeat.result.key for repeat in self.repeated_models}
@@ -84,7 +87,7 @@ class Collection:
 
     @cached_property
     def repeated_models(self) -> list[Repeat]:
-        """Models that equal an earlier model with another key."""
+        """Models that equal an earlier model, although the keys (hashes) of their stages differ."""
         betons = {result.key: result for result in self.of("write")}
         return repeated_models(self.pretrained, betons)
 
@@ -98,7 +101,7 @@ class Collection:
 
     @cached_property
     def transfers(self) -> list[Result]:
-        """Transfers, without repeated models and models that are trained only to score classes."""
+        """Transfers, except of repeated models and of models that only serve to score classes."""
         return [result for result in self.distinct("transfer") if "role" not in result.axes]
 
     @cached_property
@@ -108,7 +111,7 @@ class Collection:
 
     @cached_property
     def measured(self) -> dict[str, Result]:
-        """Key of a loaded model -> its evaluation on the source.
+        """Key of a loaded model -> its evaluation on the source dataset.
 
         If the recipe names the same weights twice, with different crops or resolutions, this is
         the evaluation of the first entry.
@@ -148,7 +151,7 @@ class Collection:
         )
 
     def same_variants(self, result: Result) -> tuple[str, ...]:
-        """Other variants of the recipe that resolve to the same model.
+        """Other variants (settings of pretraining) that give the same model as that of `result`.
 
         Example: on all classes, equal steps and equal epochs are the same training.
         """
@@ -227,7 +230,7 @@ class Collection:
     def source_accuracy(self, model: Result) -> float | None:
         """Top-1 on source classes that all models share; None if unknown.
 
-        For loaded models it is the accuracy measured on the source, or else their published
+        For loaded models it is the accuracy measured on the source dataset, or else their published
         ImageNet accuracy. For trained models it is the accuracy on the common classes.
         """
         measured = self._measured_accuracy(model)

@@ -23,8 +23,8 @@ SAME_IMAGES = 0.95
 class Induction:
     """kNN accuracies of one architecture on one target, on which no model is trained.
 
-    The rows differ in the number of source classes. If several variants resolve to one model, it
-    has a row for each of them.
+    The rows differ in the number of source classes. If several variants of pretraining give one
+    model, it has a row for each of them.
     """
 
     arch: str

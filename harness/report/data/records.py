@@ -2,8 +2,8 @@
 
 `harness.report.data.rows` and `run_rows` create them from the results. Tables, figures and CSV
 files are made from these records and from statistics of them. The CSV columns are the fields in
-this order. Accuracies are fractions in [0, 1]. `key` is the key of the stage that measured the
-value.
+this order. Accuracies are fractions in [0, 1]. `key` is the key (a hash) of the stage that measured
+the value.
 """
 
 import math
@@ -21,7 +21,8 @@ KNN = "knn"  # name of the nearest-neighbor score, which is an accuracy, unlike 
 class ModelId(NamedTuple):
     """Identifies a model apart from its seed.
 
-    A loaded model has only `model`; a trained model has only the other fields.
+    A loaded model (one of the recipe's `models`) has only `model`; a model that the recipe trains
+    has only the other fields.
     """
 
     model: str
@@ -44,7 +45,7 @@ class ModelRecord(Protocol):
 
     @property
     def subset(self) -> str:
-        """Pretraining subset; "" for a loaded model and for scratch."""
+        """Pretraining subset; "" for a loaded model, and if training starts from random weights."""
 
     @property
     def num_classes(self) -> int | None:
@@ -56,7 +57,7 @@ class ModelRecord(Protocol):
 
     @property
     def same_variants(self) -> tuple[str, ...]:
-        """Other variants of the recipe that resolve to this same model."""
+        """Other variants of the recipe that give this same model."""
 
     @property
     def eps(self) -> float:
@@ -76,7 +77,7 @@ class AccuracyRow:
         attack: `clean` or `adversarial`.
         attack_eps: radius of the evaluation attack; None if clean.
         num_answers: number of classes that can be predicted; chance is 1 / num_answers.
-        same_variants: other variants of the recipe that resolve to this same model.
+        same_variants: other variants of the recipe that give this same model.
         attacked_logits: `scored` if the attack used only the logits that the view scores, `all` if
             it used all logits of the model; "" if clean.
     """
@@ -322,7 +323,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class SourceAccuracyRow:
-    """Top-1 of one loaded model on the source's classes, as published and as measured here.
+    """Top-1 of one loaded model on the source dataset, as published and as measured here.
 
     Attributes:
         published: published ImageNet top-1; None if unknown.
@@ -395,7 +396,7 @@ def at_full_size(rows: Iterable[TransferRow]) -> list[TransferRow]:
 
 
 def under_every_variant(rows: Iterable[Row]) -> list[Row]:
-    """Add a copy of each row for every other variant that resolves to the same model.
+    """Add a copy of each row for every other variant that gives the same model.
 
     Comparisons within a variant then find the model under each of its variants.
     """

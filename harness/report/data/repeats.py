@@ -1,4 +1,4 @@
-"""Find `.beton` files and models that are equal under different keys.
+"""Find `.beton` files and models that are equal, although the keys of their stages differ.
 
 Two subsets may select the same images. Two variants may be the same training: if a subset has all
 images, "equal steps" and "equal epochs" give the same number of steps. Such models would count

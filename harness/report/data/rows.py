@@ -19,7 +19,7 @@ ATTACKS = ("clean", "adversarial")
 
 
 class ModelAxes(TypedDict):
-    """Values that identify a trained or loaded model."""
+    """Values that identify a model that the recipe trains, or one of its `models`."""
 
     arch: str
     subset: str

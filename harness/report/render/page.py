@@ -86,7 +86,7 @@ def write(
         skipped: names of stages that the shortlist skipped.
 
     Raises:
-        UserError: as for `write_collected`.
+        UserError: a format is unknown, pyarrow is missing, or `out` cannot be written.
     """
     report = collect(recipe, results, unfinished, failed or {}, predictions or {}, skipped)
     return write_collected(report, out, formats)

@@ -183,8 +183,8 @@ def _sentences(
 ) -> list[str]:
     """Return all findings as paragraphs, beginning with the answer to the recipe's main question.
 
-    If a recipe has existing models, no scores and at most one subset, the main question is how
-    transfer depends on source accuracy; variants of pretraining are its controls.
+    If a recipe loads existing models, and has no scores and at most one subset, the main question
+    is how transfer depends on source accuracy; variants of pretraining are its controls.
     """
     answers = answer.answers(accuracy, transfer, analysis.effects)
     correlation = findings.about_source_accuracy(analysis.associations)

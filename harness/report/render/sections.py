@@ -230,7 +230,7 @@ def convergence_section(analysis: Analysis) -> Section:
 
 
 def training_section(analysis: Analysis) -> Section:
-    """Loaded models by the kind of their training."""
+    """The recipe's `models` (loaded, not trained by it), by the kind of their training."""
     return table_section(
         "training",
         "Kinds of training",

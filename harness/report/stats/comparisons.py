@@ -3,7 +3,8 @@
 Subsets, eps and variants change pretraining, so the pretrained model is the unit: each seed gives
 one difference, the mean over targets and over the other axes. Targets that share a model are not
 independent repeats. Methods are applied to the same models, so for methods the targets are the
-sample: conclusions hold for these models on similar targets.
+sample: conclusions hold for these models on similar targets. Scratch is training from random
+weights.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Test which cheap measure of a target finds the best setting of a method's grid.
+"""Test which cheap measure of a target finds the best setting (point of a method's grid).
 
 Plested, Shen and Gedeon 2021 search for the best setting of each target. If targets with similar
 values of a cheap measure have similar best settings, the measure can replace the search. To test

@@ -116,7 +116,7 @@ def largest_block(measured: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
 
 
 def model_names(rows: Iterable[TransferRow | ScoreRow]) -> dict[ModelId, str]:
-    """Name loaded models by label, others by the axes (arch, subset, variant, eps) that differ."""
+    """Name the recipe's `models` by label, others by the axes (arch, subset, ...) that differ."""
     models = list(dict.fromkeys(row.model_id for row in rows))
     varies = [len({model[index] for model in models if not model.model}) > 1 for index in range(5)]
     names = {}
@@ -139,7 +139,7 @@ def scratch_matrices(
 ) -> dict[str, ScoreMatrix]:
     """Return scratch method -> score matrix.
 
-    A row is an architecture of the recipe's own models, or that of one loaded model. The source
+    A row is an architecture that the recipe trains, or that of one of its `models`. The source
     accuracy of a row is that of the first model with this architecture.
     """
     rows = list(rows)
@@ -232,7 +232,7 @@ class RankedModel:
 def ranking(matrix: ScoreMatrix) -> list[RankedModel]:
     """Rank the models by Elo strength, best first.
 
-    Empty unless `has_many_models`, and if no two models share a target and a seed.
+    Empty if `has_many_models` is False, or if no two models share a target and a seed.
     """
     rounds = [scores for scores in matrix.rounds if np.isfinite(scores).sum() > 1]
     if not matrix.has_many_models or not rounds:
@@ -352,7 +352,7 @@ class SeedMedian:
 
 
 def seed_medians(rows: Iterable[TransferRow], names: Mapping[ModelId, str]) -> list[SeedMedian]:
-    """Compute the medians of loaded models with at least MIN_SEEDS seeds, the best model first.
+    """Compute the medians of the recipe's `models` over at least MIN_SEEDS seeds, the best first.
 
     A target is used for a method if all models of the method have at least MIN_SEEDS seeds on it.
     """

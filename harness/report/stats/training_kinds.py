@@ -1,4 +1,4 @@
-"""Compare loaded models by the kind of their training: supervised, self-supervised, and others."""
+"""Compare a recipe's `models` by the kind of their training, such as self-supervised."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

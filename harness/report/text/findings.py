@@ -143,7 +143,7 @@ def about_training(groups: Sequence[TrainingGroup]) -> str:
 
 
 def about_source_accuracy(associations: Sequence[Association]) -> str:
-    """State whether better source models transfer better, over architectures."""
+    """State whether models with a higher source accuracy transfer better, over architectures."""
     if not associations:
         return ""
     first = associations[0]

@@ -1,4 +1,7 @@
-"""Write sentences on the source accuracy of loaded models, as measured here and as published."""
+"""Write sentences on the source accuracy of loaded models (the recipe's `models`).
+
+The accuracy may be measured here, on the source dataset, or published by the model's authors.
+"""
 
 from collections.abc import Sequence
 

@@ -6,8 +6,8 @@ by confusion with classes that other models do not have. A model that lacks a co
 evaluated on its own classes only. If a subset of the recipe has coarser labels, models with finer
 classes are also scored on the coarser labels.
 
-A model that is loaded instead of trained here (stage `adopt`) is evaluated on the source if its
-head has the source's classes. Otherwise the result has the reason instead of scores.
+A model that is loaded instead of trained here (stage `adopt`) is evaluated on the source dataset if
+its head has the classes of that dataset. Otherwise the result has the reason instead of scores.
 """
 
 import time

@@ -26,7 +26,7 @@ class PretrainMetrics(TypedDict):
 
     val: Scores
     val_of_last_step: Scores | None  # None if `val` is already for the last step
-    train_loss: float  # mean loss of the last epoch
+    train_loss: float  # mean loss of the last pass
     epochs: list[Epoch]
     num_classes: int
     num_train_images: int
@@ -41,7 +41,7 @@ class PretrainMetrics(TypedDict):
     num_parameters: int
     zero_gradients: int  # number of input gradients in attacks that were zero everywhere
     damaged_checkpoints: list[str]  # one line per checkpoint that was skipped
-    epoch_models: NotRequired[list[str]]  # files of weights; only with `first_epochs`
+    epoch_models: NotRequired[list[str]]  # weights after each epoch; only with `first_epochs`
 
 
 class PretrainTiming(TypedDict, total=False):

@@ -1,1 +1,1 @@
-"""Rank the source's classes by difficulty."""
+"""Rank the classes of the source dataset by difficulty."""

@@ -1,4 +1,4 @@
-"""Rank the source's classes, hardest first, by the accuracy of models on unseen images."""
+"""Rank the classes of the source dataset, hardest first, by models' accuracy on unseen images."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ from loaders.plan import LoaderPlan
 
 
 def run(context: StageContext) -> Outcome:
-    """Evaluate the reference models and sort the classes by accuracy.
+    """Evaluate the reference models (trained for this ranking) and sort the classes by accuracy.
 
     A stop request stops the stage after the current batch; the next run starts from the beginning.
     """

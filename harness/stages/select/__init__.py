@@ -1,1 +1,1 @@
-"""Score classes or images of the source, for subsets."""
+"""Score classes or images of the source dataset, for subsets."""

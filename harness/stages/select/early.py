@@ -1,4 +1,4 @@
-"""Run models from early epochs over the source's training images, for two scores.
+"""Run models from early epochs over the source dataset's training images, for two scores.
 
 The scores are `el2n` and `forgetting` of `writers.subset.formulas`.
 """

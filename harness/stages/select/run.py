@@ -1,4 +1,4 @@
-"""Score classes or images of the source by the method of the config."""
+"""Score classes or images of the source dataset by the method of the config."""
 
 import hashlib
 import json

@@ -51,7 +51,7 @@ class TransferMetrics(Selection):
     num_unconverged: NotRequired[int]
     converged: NotRequired[bool]
     largest_gradient: NotRequired[float]
-    at_the_edge: NotRequired[bool]  # the chosen penalty is the first or last of the path
+    at_the_edge: NotRequired[bool]  # the chosen penalty is the largest or smallest one tried
     # detection: name of the file that `harness.train.predictions.save_detections` wrote
     detections: NotRequired[str]
     # detection: class -> `ClassPrecision` on test; None if test has no object of the class, or only

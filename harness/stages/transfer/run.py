@@ -238,7 +238,7 @@ def _about(
     """Return the metadata that is saved with a transferred model.
 
     Args:
-        source: metadata of the source model.
+        source: metadata of the pretrained model.
         classes: the target's classes, in label order.
         resolution: side of the images in pixels.
         eval_crop: center crop of the evaluation, as a fraction of the shorter side.

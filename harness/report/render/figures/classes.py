@@ -1,4 +1,4 @@
-"""Draw the reference accuracy of each source class, and the subset that leaves the class out."""
+"""Draw the reference model's accuracy on each source class, and the subset without the class."""
 
 from collections.abc import Sequence
 

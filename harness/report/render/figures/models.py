@@ -1,4 +1,4 @@
-"""Draw figures of many models: transfer against source accuracy, Elo strengths, and predictors."""
+"""Draw figures of many models: transfer against source accuracy, Elo strength, cheap predictors."""
 
 from collections.abc import Sequence
 

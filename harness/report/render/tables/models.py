@@ -33,7 +33,8 @@ def ranking_table(rows: Sequence[RankedModel], measured: Collection[str] = ()) -
 
     Args:
         rows: the models.
-        measured: loaded models whose accuracy on the source was measured; their cells are marked.
+        measured: loaded models (of the recipe's `models`) whose accuracy on the source dataset was
+            measured; their cells are marked.
     """
     columns: list[ColumnOf[RankedModel]] = [
         (Column("model", numeric=False), lambda row: text(row.model)),

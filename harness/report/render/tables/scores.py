@@ -1,4 +1,4 @@
-"""Build tables on cheap scores: how well they predict, scores of each model, times in the top."""
+"""Build tables on cheap scores, such as kNN: predictive power, values, and times in the top."""
 
 from collections.abc import Sequence
 

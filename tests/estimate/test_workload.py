@@ -59,7 +59,13 @@ def forward_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def predicted(root: Path, stage: Stage, data: Result) -> dict[str, float]:
-    """Return the predicted number of images of each kind of step."""
+    """Return kind of step -> predicted number of images.
+
+    Args:
+        root: runs folder, to which `data` is saved.
+        stage: the stage to predict.
+        data: result of the write stage that it needs.
+    """
     write = stage.needs["data"]
     result.save(data.model_copy(update={"key": write.key}), write.folder(root))
     num_images: dict[str, float] = {}

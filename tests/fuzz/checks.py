@@ -103,7 +103,11 @@ def check_image_case(target: str, seed: int, number: int) -> str:
 
 
 def difference(results: dict[str, np.ndarray | None]) -> str:
-    """Describe how results differ, or return ''."""
+    """Describe how results differ from the first one, or return ''.
+
+    Args:
+        results: name of a kernel or copy -> its pixels; None if the image was refused.
+    """
     (first_name, first), *others = results.items()
     for name, other in others:
         if (first is None) != (other is None):
@@ -115,7 +119,15 @@ def difference(results: dict[str, np.ndarray | None]) -> str:
 
 
 def _check_writers(case: Case, pixels: np.ndarray | None) -> str:
-    """Convert the JPEG as writers do; each copy must decode to the pixels of the original."""
+    """Convert the JPEG as writers do; each copy must decode to the pixels of the original.
+
+    Args:
+        case: the JPEG.
+        pixels: those of the original; None if the kernels refuse it.
+
+    Returns:
+        A description of the first fault, or ''.
+    """
     for encoding in (
         Encoding(format="passthrough"),
         Encoding(format="jpeg"),

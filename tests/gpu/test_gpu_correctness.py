@@ -63,7 +63,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> LoaderPlan:
 
 
 def step_of(device: str, attack: str, mode: str = "eager", **settings) -> tuple[float, float]:
-    """Take a step; return the loss and the length of the update."""
+    """Take a training step; return its loss and the L2 norm of the change of all weights."""
     learner = product.make_learner(device, mode, attack=ATTACKS[attack], **settings)
     before = [value.cpu() for value in product.weights_of(learner)]
     learner.train_batch(*product.make_batch(device))

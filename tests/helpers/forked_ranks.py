@@ -38,7 +38,10 @@ class ForkedRanks:
                 process.start()
 
     def codes(self) -> list[int | None]:
-        """Wait for four minutes at most and return the exit codes."""
+        """Wait at most four minutes for each process and return the exit codes.
+
+        The code of a process that has not ended by then is None; it is killed.
+        """
         for process in self.processes:
             process.join(240)
         codes = [process.exitcode for process in self.processes]

@@ -29,7 +29,10 @@ SIZES = [
 
 @pytest.fixture(scope="session")
 def betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Write 36 images of odd sizes in 4 classes three times: as JPEG, as raw, and alternating."""
+    """Write 36 images of odd sizes in 4 classes to three files; return their paths by name.
+
+    The images are stored as JPEG in `jpeg`, raw in `raw`, and in turn raw and as JPEG in `mixed`.
+    """
     folder = tmp_path_factory.mktemp("betons")
     images = [photo(*SIZES[number % len(SIZES)], seed=number) for number in range(36)]
     labels = [number % 4 for number in range(36)]

@@ -48,7 +48,7 @@ def batches(plan: LoaderPlan, epoch: int = 1, start: int = 0) -> list[Batch]:
 
 
 def by_id(plan: LoaderPlan, epoch: int = 1) -> dict[int, torch.Tensor]:
-    """Return the images of an epoch by sample id."""
+    """Return the images of an epoch, uint8 [3, R, R] each, by sample id."""
     with open_loader(plan) as loader:
         ids = loader.samples.ids[loader.samples.order(plan, epoch)]
     images = torch.cat([images for images, _ in batches(plan, epoch)])

@@ -55,7 +55,10 @@ def decoded(name: str, blob: bytes, size: tuple[int, int], box: list[int]) -> np
 
 @functools.cache
 def originals() -> list[tuple[bytes, tuple[int, int]]]:
-    """Return JPEGs with and without a restart index, of common and rare sampling."""
+    """Return JPEGs, each with its (width, height).
+
+    Some have a restart index, and some have a rare chroma subsampling.
+    """
     found = []
     for number, (width, height) in enumerate([(90, 70), (97, 61), (64, 64), (115, 128)]):
         image = Image.fromarray(photo(width, height, seed=number))

@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def epochs_of_backend(path: Path, count: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Read epochs with the slow reference backend, the oracle."""
+    """Return the batches (images, labels) of each epoch, read by the slow reference backend."""
     settings = {key: value for key, value in SETTINGS.items() if key != "num_workers"}
     with open_loader(LoaderPlan(beton=path, backend="reference", **settings)) as loader:
         return [

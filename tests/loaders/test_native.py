@@ -76,7 +76,10 @@ def with_tables(blob: bytes, value: int) -> bytes:
 
 
 def corners_of(size: tuple[int, int], side: int) -> np.ndarray:
-    """Return crops' corners at the corners of the image and in between, odd and even."""
+    """Return (left, top) of square crops in an image of size (width, height); int [n, 2].
+
+    They lie at the corners of the image and in between, at odd and at even positions.
+    """
     across, down = ({0, min(1, free), free // 2, free} for free in (size[0] - side, size[1] - side))
     return np.array(list(itertools.product(sorted(across), sorted(down))))
 

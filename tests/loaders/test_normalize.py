@@ -24,7 +24,7 @@ def batches_of(plan: LoaderPlan) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def normalized(levels: torch.Tensor) -> torch.Tensor:
-    """Normalize as a model does, rounded to float16 once."""
+    """Normalize uint8 [..., 3, H, W] as a model does, in float64 that is rounded to float16 once."""
     mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
     return ((levels.double() / 255 - mean) / std).half()
 

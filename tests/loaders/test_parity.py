@@ -43,7 +43,7 @@ def beton(photos, tmp_path_factory) -> Path:
 
 
 def decode(photo: bytes) -> torch.Tensor:
-    """uint8 [3, H, W]"""
+    """Return the pixels that Pillow decodes, uint8 [3, H, W]."""
     return functional.pil_to_tensor(Image.open(io.BytesIO(photo)))
 
 

@@ -15,7 +15,7 @@ IMAGE = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (HEIGHT, 4
 
 
 def resized(isa: str, widths: np.ndarray, resolution: int, interpolation: str) -> np.ndarray:
-    """Crops of these widths, resized; every second one is mirrored."""
+    """Resize one crop of IMAGE for each width, uint8 [N, R, R, 3]; every second one is mirrored."""
     n = len(widths)
     output, has_error = np.zeros((n, resolution, resolution, 3), np.uint8), np.ones(n, bool)
     zeros = np.zeros(n, np.int64)

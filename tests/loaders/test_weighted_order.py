@@ -28,7 +28,7 @@ def beton(tmp_path_factory) -> Path:
 
 
 def rows(plan: LoaderPlan, epoch: int = 0) -> np.ndarray:
-    """Return the samples of an epoch in order, as positions in the file."""
+    """Return the samples of an epoch in order, as positions in the file; int [N]."""
     with open_loader(plan) as loader:
         return loader.samples.indices[loader.samples.order(plan, epoch)]
 

@@ -20,7 +20,10 @@ from harness.train.step import StepConfig, make_step
 
 
 def with_gradients(images: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> list[Tensor]:
-    """Return the output, and the gradients of the sum of its squares."""
+    """Convolve; return the output and the gradients of the sum of its squares.
+
+    The gradients are those by images, weight and, unless it is None, bias.
+    """
     inputs = [tensor for tensor in (images, weight, bias) if tensor is not None]
     output = functional.conv2d(images, weight, bias, **how)
     return [output, *torch.autograd.grad(output.float().pow(2).sum(), inputs)]

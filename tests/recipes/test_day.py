@@ -50,7 +50,7 @@ def _pgd(attack: dict) -> dict:
 
 
 def hours(name: str, folder: Path, *settings: str) -> tuple[float, Matrix]:
-    """Return the predicted hours of all stages that use the GPU."""
+    """Return the predicted hours of all stages that use the GPU, and the matrix of the recipe."""
     matrix = expand(recipe.read(name, settings))
     stages = {stage.key: stage for stage in matrix.stages if stage.kind != "write"}
     found = estimate(stages, folder, Calibration(Machine("H100, predicted", ""), Roofline()))

@@ -218,7 +218,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the arguments that an operation writes."""
+    """Return the arguments of an operation that it changes in place."""
     written: list[Any] = []
     for number, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

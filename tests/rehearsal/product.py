@@ -120,7 +120,10 @@ class BoundAttack:
 
 
 def captured(attack: Callable[[Tensor, Tensor], Tensor], generator: torch.Generator) -> Any:
-    """Return the attack in a CUDA graph."""
+    """Return the attack, captured in a CUDA graph for batches of BATCH_SIZE images.
+
+    `generator` draws its random starts.
+    """
     bound = cast(PgdAttack, BoundAttack(attack, generator))
     return CudaGraphAttack(bound, frozenset([BATCH_SIZE]))
 

@@ -31,7 +31,7 @@ ATTACKS = {
 
 
 def trained(device: str, way: str, attack: str, **settings) -> tuple[dict, list[torch.Tensor]]:
-    """Train on batches of three sizes; returns totals and weights."""
+    """Train on five batches of three shapes; return the learner's totals and its weights."""
     learner = product.make_learner(device, way, attack=ATTACKS[attack], **settings)
     for number, (size, side) in enumerate(((8, 24), (8, 24), (5, 24), (8, 32), (8, 32))):
         images, labels = product.make_batch(device, size, side)

@@ -49,7 +49,7 @@ def source(root: Path) -> Result:
 
 
 def early(root: Path, source: Result, name: str, seed: int, **more: Any) -> Result:
-    """Run the first three of four epochs, and save the model after each of them."""
+    """Run a pretraining for the first three of its four epochs; it saves the model after each."""
     context = pretrain_context(root, source, name, seed=seed, settings={"epochs": 4}, **more)
     context.config["first_epochs"] = 3
     return as_result("pretrain", pretrain.run(context).metrics)
@@ -65,7 +65,7 @@ def select_context(root: Path, name: str, config: dict[str, Any], needs: dict[st
 
 
 def probabilities(root: Path, file: Path, resolution: int = 24) -> tuple[np.ndarray, ...]:
-    """Compute ids, labels and probabilities [N, K] by a plain loop over the training images."""
+    """Compute ids [N], labels [N] and probabilities [N, K] by a plain loop over the training images."""
     model, _ = classifier.load(file)
     model.eval()
     plan = LoaderPlan(root / "data" / "colors" / "train.beton", 13, resolution, center_fraction=1.0)
@@ -151,7 +151,7 @@ def test_forgetting_counts_events_between_epochs(
 
 @pytest.fixture(scope="module")
 def feature_results(root: Path, source: Result, target: Result, trainings) -> dict[str, Result]:
-    """Features of the source and of the target, computed by the first model of `trainings`."""
+    """Compute features of source and target by the first model of `trainings`; return both results."""
     found = {}
     for role, data, splits in (
         ("source", source, ["train"]),

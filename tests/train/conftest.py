@@ -23,7 +23,7 @@ def smooth_net() -> nn.Module:
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
-    """Images and labels for the networks to attack."""
+    """Images, float32 [6, 3, 24, 24], and labels, int64 [6], for the networks to attack."""
     return make_batch()
 
 

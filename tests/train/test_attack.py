@@ -13,7 +13,7 @@ from writers.errors import UserError
 
 
 def losses(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss of each image, in evaluation mode."""
+    """Return the loss of each image, [B], computed in evaluation mode."""
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
         return functional.cross_entropy(model(images), labels, reduction="none")

@@ -194,7 +194,7 @@ class Rows(torch.nn.Module):
 
 
 class OneImage(FakeLoader):
-    """One image of class 0 with gray pixels."""
+    """Loader of one image of class 0 with gray pixels."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ def counted(
 
 @pytest.fixture
 def outputs() -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels of 500 images of 12 unbalanced classes, better than chance."""
+    """Logits [500, 12] that are better than chance, and labels [500] of unbalanced classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 12, (500,), generator=generator) * torch.randint(
         0, 2, (500,), generator=generator

@@ -47,7 +47,7 @@ def make_setup(
 
 
 def trained(method: str, setup: TransferSetup, num_steps: int = 3) -> dict[float, Classifier]:
-    """Return the trained model by learning rate."""
+    """Train the trials of a method for a few steps; return learning rate -> trained model."""
     transfer_method = find(method)
     trials = grid.trials(setup.settings)
     turns = [trials] if setup.settings.TRAINS_TOGETHER else [[trial] for trial in trials]

@@ -18,7 +18,10 @@ N, D, C, K = 240, 12, 7, 4
 
 @pytest.fixture
 def data():
-    """Features in K clusters, probabilities of C classes that correlate with the labels, labels."""
+    """Features [N, D] in K clusters, probabilities [N, C] of source classes, and labels [N].
+
+    The probabilities correlate with the labels.
+    """
     random = np.random.default_rng(0)
     labels = random.integers(0, K, N)
     features = random.normal(0, 1, (N, D)) + 1.5 * random.normal(0, 1, (K, D))[labels]

@@ -22,9 +22,9 @@ FEW = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def drawn(num_images: int, num_features: int, num_classes: int, num_sources: int, seed: int):
-    """Draw features with ties and constant columns, probabilities with zeros, and labels.
+    """Draw features [N, D] with ties and constant columns, probabilities [N, C], and labels [N].
 
-    Some classes may have no image.
+    Some probabilities are zero, and some classes may have no image.
     """
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, num_images)

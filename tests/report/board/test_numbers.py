@@ -42,7 +42,7 @@ def own_metric(result: Result) -> float:
 
 
 def scores(results: list[Result], subset: str, eps: float, method: str) -> dict[int, list[float]]:
-    """Return the scores on both targets by seed, read from the results."""
+    """Return seed -> scores on clothing and on grocery, read from the results."""
     return {
         seed: [
             own_metric(result)

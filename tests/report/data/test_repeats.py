@@ -17,7 +17,7 @@ VARIANTS = {"equal_epochs": {}, "equal_steps": {"length": "equal_steps"}}
 
 
 def with_equal_files(results: list[Result], subset: str, other: str) -> list[Result]:
-    """Give the betons of two subsets the same digests and classes."""
+    """Give the `.beton` files of `other` the digests and classes of those of `subset`."""
     metrics = {
         result.axes["subset"]: result.metrics for result in results if result.kind == "write"
     }

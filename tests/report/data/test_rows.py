@@ -12,7 +12,7 @@ AXES = {"subset": "all", "arch": "resnet10", "eps": 0.0, "seed": 0}
 
 
 def logreg_results(*, crops: tuple[float, ...] = (0.875, 1.0)) -> list[Result]:
-    """A pretrained model, its features at each crop, and logistic regression on them."""
+    """Make results: a pretrained model, its features at each crop, logistic regression on each."""
     model = fakes.stage("pretrain", AXES, {"num_classes": 24, "num_train_images": 4000})
     features = {
         f"features_{crop:g}": fakes.stage(

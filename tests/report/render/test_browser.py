@@ -65,7 +65,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(report: Path) -> dict[str, Opened]:
-    """Open copies of the report, with added scripts or other addresses and widths, by name."""
+    """Open copies of the report that differ in an added script, in address or in width.
+
+    Returns the name of a copy -> the opened page.
+    """
     text, folder = report.read_text(), report.parent
     top1 = Page(text).tables["transfers"][0].index("top-1")
     by_target = text.replace("</body>", PRESS % (1, "transfers", 0))

@@ -101,7 +101,7 @@ def test_legends_over_eps_name_subsets_and_methods_that_ran():
 
 
 def sized(recipe, *, per_class):
-    """Rows of `full` for each number of images per class, and of `fixed` with all images."""
+    """Return rows of `full` for each number of images per class, and rows of `fixed` with all images."""
     rows = [row for row in transfer_rows(Collection(recipe, make_results(recipe))) if row.eps == 0]
     fixed = [row for row in rows if row.method == "fixed"]
     full = [row for row in rows if row.method == "full"]

@@ -50,7 +50,11 @@ def test_a_model_that_wins_everywhere_has_a_finite_strength():
 
 
 def ranking_of(second: np.ndarray) -> list[RankedModel]:
-    """Rank on 19 targets: `a` at 0.9, `b` at `second`, three others between 0.1 and 0.7."""
+    """Rank five models on 19 targets.
+
+    `a` has a score of 0.9 everywhere, `b` has the scores `second`, [19], and three others have
+    scores between 0.1 and 0.7.
+    """
     scores = np.vstack(
         [np.full(19, 0.9), second, np.random.default_rng(0).uniform(0.1, 0.7, (3, 19))]
     )

@@ -15,7 +15,7 @@ NETWORKS = ["resnet50", "resnet18", "vit", "resnet50", "resnet50", "swin"]
 
 
 def rows(gain: float, kinds: list[str] = KINDS) -> tuple[list[TransferRow], np.ndarray]:
-    """Return rows of six models on three targets, and the mean logit of each model.
+    """Return rows of six models on three targets, and the mean logit of each model, [6].
 
     `gain` is added to the logits of self-supervised models.
     """

@@ -261,7 +261,10 @@ def test_shrinking_is_exact_area_averaging_at_every_ratio():
 
 
 def area_means(image: np.ndarray, width: int, height: int, rounded: bool = True) -> np.ndarray:
-    """Average areas by weight matrices [h, H] and [w, W], one row per new pixel."""
+    """Resize an image to height x width by the mean of the area that each new pixel covers.
+
+    Uses weight matrices [height, H] and [width, W], with one row per new pixel.
+    """
 
     def parts(old: int, new: int) -> np.ndarray:
         edges = np.arange(new + 1) * old / new

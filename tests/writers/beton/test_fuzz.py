@@ -149,7 +149,7 @@ def read(plan: LoaderPlan, whole: Whole) -> str:
 
 
 def outcomes(whole: Whole, backend: str, number: int) -> dict[str, set[str]]:
-    """Return the outcomes of `number` damaged files by region."""
+    """Damage the file `number` times, each time one region; return region -> results of `read`."""
     outcomes_of: dict[str, set[str]] = {}
     regions = [*whole.regions, "manifest"]
     plan = LoaderPlan(whole.path, batch_size=8, resolution=16, num_threads=1, backend=backend)

@@ -116,7 +116,10 @@ BROKEN = {
 
 
 def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
-    """Make a tree, and the folder of official archives with its images."""
+    """Make an extracted tree, and the official archives with the same images.
+
+    Returns the folder of the tree and that of the archives.
+    """
     tree, archives = folder / "tree", folder / "archives"
     val = image_name(shipped().index(WNID) + 1)
     for path, data in [(f"val/{WNID}/{val}", saved(picture(0), "JPEG"))] + [

@@ -23,7 +23,7 @@ SETTINGS = SplitSettings(val=0.25)
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Trees made once per session; tests must not change them."""
+    """Folders with small data sets, by name. They are made only once; tests must not change them."""
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
 
 

@@ -225,7 +225,10 @@ def stray_image(file: str) -> Spoil:
 
 
 def changed(file: str, variable: str, change: Callable[[np.ndarray], object]) -> Spoil:
-    """Change a variable of a MATLAB file in place."""
+    """Return a function that changes a variable of the MATLAB file `file` in a folder.
+
+    `change` changes the array in place.
+    """
 
     def spoil(root: Path) -> None:
         content = loadmat(root / file)

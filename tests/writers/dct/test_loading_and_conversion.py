@@ -30,7 +30,10 @@ BACKENDS = ["ffcv", "resident", "reference"]
 
 @pytest.fixture
 def betons(tree: Path, source: Source, tmp_path: Path) -> dict[str, Path]:
-    """Write the same images as JPEGs and as blobs; one is too narrow for a blob, one is no JPEG."""
+    """Write the same images as JPEGs and as blobs; return the paths of both files, by format.
+
+    One image is too narrow for a blob, and one is no JPEG.
+    """
     picture(901, 7, 90).save(tree / "train" / "dog" / "train_0.jpg")
     picture(902, 30, 20).save(tree / "train" / "dog" / "train_3.png")
     for name in ("passthrough", "dct"):

@@ -122,7 +122,10 @@ def test_an_index_keeps_the_pixels_of_every_subsampling(subsampling):
 
 
 def by_turbo(image: np.ndarray, subsampling: int) -> bytes:
-    """Compress with libjpeg-turbo, which has subsamplings that Pillow lacks."""
+    """Compress an image, uint8 [H, W, 3], with libjpeg-turbo: it has subsamplings that Pillow lacks.
+
+    `subsampling` is a number of its enum TJSAMP.
+    """
     turbo = ctypes.CDLL(ctypes.util.find_library("turbojpeg"))
     turbo.tjInitCompress.restype = ctypes.c_void_p
     handle, result, size = (

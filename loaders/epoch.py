@@ -76,7 +76,9 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
         # on it is done.
         self.copied: list[torch.cuda.Event | None] = [None] * num_slots
         self.used: list[torch.cuda.Event | None] = [None] * num_slots
-        self.current_slot: int | None = None  # slot that the consumer has now
+        # Slot that the consumer uses now: at first that of the last epoch's last batch, which stays
+        # valid until a batch of this epoch is requested.
+        self.current_slot = (loader.first_slot - 1) % num_slots
         self.current_batch: Batch | None = None  # batch to overwrite, if plan.poison is set
         self.poison: bool = loader.plan.poison
         self.ended = False
@@ -179,7 +181,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
         if self.current_batch is not None:
             debug_fill(self.current_batch)
         # Record the event after the debug fill, which is the last use of the slot.
-        if self.current_slot is not None and self.device.type == "cuda":
+        if self.device.type == "cuda":
             self.used[self.current_slot] = torch.cuda.current_stream(self.device).record_event()
         item = self.next_item()
         if item is None or isinstance(item, BaseException):

@@ -119,6 +119,25 @@ def test_an_epoch_that_is_left_early_leaves_the_slots_in_order(faked, plan):
                     break
 
 
+def test_a_batch_is_valid_until_the_next_epoch_is_asked_for_one(faked, plan, monkeypatch):
+    """Its slot is filled after all work on it, also after work that the new epoch did not see."""
+    submit, main, copied_after = streams.submit_copy, streams.current_queue(), []
+
+    def submit_and_note(target: torch.Tensor, source: torch.Tensor) -> None:
+        if target.data_ptr() == images.data_ptr():
+            copied_after.append(streams.current_queue().waited[main])
+        submit(target, source)
+
+    with open_loader(replace(plan, device="cuda:0")) as loader:
+        images, _ = next(loader.epoch(0))
+        monkeypatch.setattr(streams, "submit_copy", submit_and_note)
+        with loader.epoch(1) as epoch:
+            torch.cuda._sleep(1)  # work on the batch
+            last_use = main.submitted
+            assert len(list(epoch)) == 8
+    assert copied_after and min(copied_after) >= last_use
+
+
 def test_a_backward_pass_may_follow_copies_to_the_other_slots(faked, plan, monkeypatch):
     """Autograd refuses a saved tensor that was changed since."""
     submitted, submit = threading.Semaphore(0), streams.submit_copy

@@ -202,7 +202,11 @@ def _try_boxes(
     widths: np.ndarray,
     heights: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return widths and heights (int64) of boxes from uniform draws, and which fit (bool)."""
+    """Return widths and heights (int64) of boxes from uniform draws, and which fit (bool).
+
+    The draws and results are arrays of one shape: [B], or [F, T] for T tries of F samples, whose
+    widths and heights are then [F, 1].
+    """
     (smallest, largest), ratio = plan.crop_scale, plan.crop_ratio
     areas = (widths * heights) * (smallest + (largest - smallest) * area_draws)
     low, high = np.log(ratio[0]), np.log(ratio[1])
@@ -214,7 +218,9 @@ def _try_boxes(
 
 
 def _center_boxes(widths: np.ndarray, heights: np.ndarray, fraction: float) -> np.ndarray:
-    """Return centered squares whose side is `fraction` of the image's shorter side.
+    """Return centered squares (left, top, width, height), int64 [B, 4].
+
+    The side of a square is `fraction` of the image's shorter side.
 
     FFCV truncates; here sizes and corners are rounded half to even, as in torchvision's
     center_crop.

@@ -87,8 +87,8 @@ class Loader(ClosedOnExit):
         """Start an epoch over given samples and close the previous one.
 
         Args:
-            order: int64 positions of this rank's samples; slices of `plan.local_batch_size` are the
-                batches.
+            order: int64 [M], positions of this rank's samples; slices of `plan.local_batch_size`
+                are the batches.
             epoch: number of the epoch, which decides crops and flips.
             resolution: R of the batches.
         """

@@ -161,7 +161,14 @@ class BatchDecoder:
     def _decode_in_runs(
         self, positions: np.ndarray, crops: Crops, output: np.ndarray, error_codes: np.ndarray
     ) -> None:
-        """Decode with the numba kernel: each Python thread decodes runs of images."""
+        """Decode with the numba kernel: each Python thread decodes runs of images.
+
+        Args:
+            positions: int64 [C], the image of each crop.
+            crops: C crops.
+            output: [C, R, R, 3], as in `decode`.
+            error_codes: uint8 [C], set to a nonzero value for each image that does not decode.
+        """
         if self._images is None:
             raise RuntimeError("This loader is closed.")
         samples, file = self._samples, self._images.file
@@ -200,7 +207,7 @@ class BatchDecoder:
             list(self._threads.map(decode_run, runs))
 
     def prefetch(self, positions: np.ndarray) -> None:
-        """Start reading these images in the background.
+        """Start reading the images at `positions`, int64 [B], in the background.
 
         Has an effect only with `scattered`; otherwise the system reads ahead.
         """

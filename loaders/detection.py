@@ -148,7 +148,10 @@ class DetectionLoader(ClosedOnExit):
     def _batches(
         self, decoder: WholeImageDecoder, batches: list[np.ndarray], number: int
     ) -> Iterator[DetectionBatch]:
-        """Yield batches while a thread decodes the next batches."""
+        """Yield batches while a thread decodes the next batches.
+
+        `batches` has the positions of each batch's samples, int64 [B]; `number` is the epoch's.
+        """
         waiting: deque[Future[DetectionBatch]] = deque()
         pool = ThreadPoolExecutor(1, "harness-detection")
         try:

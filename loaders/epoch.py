@@ -40,7 +40,7 @@ class FfcvEpoch(Epoch):
         Args:
             loader: object with the attributes that EpochIterator reads from FFCV's Loader, and
                 `device`.
-            order: int64 positions of this rank's samples, passed to the decoders in batches.
+            order: int64 [M], positions of this rank's samples, passed to the decoders in batches.
         """
         self._process = os.getpid()
         self._thread = _EpochThread(loader, order)
@@ -128,7 +128,7 @@ class _EpochThread(EpochIterator):  # type: ignore[misc]  # FFCV is untyped
             self.put(error)
 
     def fill(self, number: int, positions: np.ndarray, slot: int) -> Batch:
-        """Decode samples into a slot.
+        """Decode the samples of batch `number` into a slot. positions: int64 [B].
 
         If damaged samples are skipped, the others are decoded again without them.
         """

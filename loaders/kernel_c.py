@@ -277,7 +277,10 @@ def crop_chooser() -> Callable[..., None] | None:
 
 
 def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
-    """Return `decode_images` of loaders/kernel.py, which decodes on the calling thread."""
+    """Return `decode_images` of loaders/kernel.py, which decodes on the calling thread.
+
+    `instruction_set` is that of `Pool`; None means the fastest.
+    """
     pool = Pool(1, instruction_set)
 
     def decode_images(

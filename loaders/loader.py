@@ -95,7 +95,7 @@ class Loader(ClosedOnExit):
                 (by `weights`); FFCV's OrderOption is also accepted.
             num_workers: decoding threads; -1 means one per available core.
             seed: seed of order, crops and flips. None means 0.
-            indices: samples to load, in this order. None means all.
+            indices: samples to load, integers [M], in this order. None means all.
             drop_last: drop the incomplete batch at the end.
             distributed: True splits each batch among the ranks of torch.distributed. None does
                 so if a process group of several ranks exists.

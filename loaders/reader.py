@@ -93,7 +93,8 @@ class Samples:
         Samples that drop_last leaves out are not included.
 
         Returns:
-            int64 positions in these columns. Slices of `plan.local_batch_size` are the batches.
+            Positions in these columns, int64 [M]. Slices of `plan.local_batch_size` are the
+            batches.
 
         Raises:
             UserError: start_batch is beyond the end of the epoch.
@@ -147,7 +148,7 @@ class Samples:
 
 
 def split_batches(plan: LoaderPlan, order: np.ndarray) -> list[np.ndarray]:
-    """Split this rank's samples of an epoch into its batches."""
+    """Split this rank's samples of an epoch, int64 [M], into its batches. The last may be small."""
     return [
         order[start : start + plan.local_batch_size]
         for start in range(0, len(order), plan.local_batch_size)
@@ -248,7 +249,7 @@ def _check_sizes(beton: Beton) -> np.ndarray:
 
 
 def _select_subset(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray]:
-    """Return the file indices and new labels of a subset's samples, both int64."""
+    """Return the file indices and new labels of a subset's samples, both int64 [M]."""
     manifest = beton.manifest
     if missing := sorted(set(subset.source_classes) - set(manifest.classes)):
         raise UserError(

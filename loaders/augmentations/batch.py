@@ -37,7 +37,7 @@ class Stream:
 
     @property
     def key(self) -> tuple[int, int, np.ndarray]:
-        """Seed, epoch and ids."""
+        """Seed, epoch and ids (uint64 [B]), the last arguments of the functions in draws.py."""
         return self.seed, self.epoch, self.ids
 
 

@@ -52,7 +52,7 @@ class AugmentedLoader(Loader):
         Args:
             batch: images and labels from the backend.
             epoch: number of the epoch, which decides the random numbers.
-            positions: int64 positions of the batch's samples, including damaged ones that the
+            positions: int64 [M], positions of the batch's samples, including damaged ones that the
                 backend has skipped.
         """
         samples = self.samples

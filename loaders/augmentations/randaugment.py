@@ -90,7 +90,10 @@ def apply_op(
 def _torchvision(
     name: str, magnitudes: np.ndarray, signs: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Return the parameters of an operation as torchvision.transforms.v2.RandAugment does."""
+    """Return an operation's parameters, float64 [N], as torchvision.transforms.v2.RandAugment does.
+
+    The arguments are those of `apply_op`, and the size of the images.
+    """
     level: np.ndarray = magnitudes / TORCHVISION_MAX_MAGNITUDE
     side = width if name == "translate_x" else height
     parameters: dict[str, np.ndarray] = {
@@ -109,7 +112,10 @@ def _torchvision(
 def _timm(
     name: str, magnitudes: np.ndarray, signs: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Return the parameters of an operation as timm's RandAugment with `inc1` does."""
+    """Return an operation's parameters, float64 [N], as timm's RandAugment with `inc1` does.
+
+    The arguments are those of `apply_op`, and the size of the images.
+    """
     level: np.ndarray = magnitudes / 10
     side = width if name == "translate_x" else height
     parameters: dict[str, np.ndarray] = {

@@ -34,7 +34,7 @@ def boxes_to_erase(drawn: Rectangles, height: int, width: int) -> np.ndarray:
 
 
 def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
-    """Fill a rectangle of each image. fill: mean, color or noise."""
+    """Fill a rectangle of each image that has one to erase. fill: mean, color or noise."""
     height, width = images.shape[1:3]
     boxes = boxes_to_erase(drawn, height, width)
     rows = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
@@ -54,7 +54,7 @@ def erase(images: Tensor, drawn: Rectangles, fill: str) -> Tensor:
 
 
 def partners(batch: Tensor) -> Tensor:
-    """Return the partner of each row: the row half a batch away, cyclically.
+    """Return the partner of each row of `batch`, [B, ...]: the row half a batch away, cyclically.
 
     Each of W ranks has every W-th row of a batch. If 2 W divides the batch size, a row and its
     partner are on the same rank, so the pairs are the same for every such W.
@@ -156,7 +156,7 @@ def _mix(words: Tensor) -> Tensor:
 
 
 def _shift(words: Tensor, count: int) -> Tensor:
-    """Shift to the right and fill with zeros."""
+    """Shift int64 words to the right and fill with zeros."""
     return (words >> count) & ((1 << (64 - count)) - 1)
 
 

@@ -122,7 +122,7 @@ class FfcvLoader(Loader):
         return self._images.corrupt_rows
 
     def prefetch(self, batches: list[np.ndarray]) -> None:
-        """Start reading the images of these batches.
+        """Start reading the images of batches, each given by its samples' positions, int64 [B].
 
         Called on the decoding thread, one batch ahead.
         """
@@ -155,12 +155,12 @@ class DecodeImages(Operation):  # type: ignore[misc]  # FFCV is untyped
         self._plan, self._samples, self._batch_decoder = plan, samples, batch_decoder
 
     def start(self, epoch: int, order: np.ndarray) -> None:
-        """Prepare the next epoch. `order`: int64 positions of all samples of the epoch."""
+        """Prepare the next epoch. `order`: positions of all its samples on this rank, int64 [M]."""
         self._epoch, self._order = epoch, order
         self._crops, self._crops_begin, self._num_taken = Crops.none(), 0, 0
 
     def _crops_of(self, positions: np.ndarray) -> Crops:
-        """Return the crops of a batch.
+        """Return the crops of a batch, given by its samples' positions, int64 [B].
 
         Crops are chosen for many batches at once, because numpy's call overhead dominates the time
         for a single batch.

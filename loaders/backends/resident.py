@@ -310,8 +310,8 @@ def decode_whole(
 ) -> UserError | None:
     """Decode one image at its own size into `target`, uint8 [pixels, 3].
 
-    Returns the error if the image does not decode. The decoder makes square crops, so the image is
-    covered with square boxes that keep their size.
+    Returns the error if the image does not decode, else None. The decoder makes square crops, so
+    the image, `width` pixels wide, is covered with square boxes that keep their size.
     """
     image = target.reshape(-1, width, 3)
     height = len(image)
@@ -330,7 +330,7 @@ def decode_whole(
 def _runs(boxes: np.ndarray, resolution: int) -> Iterator[tuple[slice, int, int]]:
     """Yield runs of boxes that fit into _RUN_PIXELS, with the largest width and height of each run.
 
-    A run has at least one box.
+    `boxes` (left, top, width, height) is int64 [B, 4]. A run has at least one box.
     """
     start = 0
     while start < len(boxes):

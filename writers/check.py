@@ -60,7 +60,7 @@ def check_raw(
 def expected_images(
     spec: DatasetSpec, num_images: dict[str, int], protocol: str | None = None
 ) -> Iterator[tuple[str, int, int]]:
-    """Yield split, images found and images published.
+    """Yield split, images found and images published. `protocol` is that of `DatasetSpec.sizes`.
 
     If a split is not in the published dataset, it was drawn from train. Its images are then counted
     as images of train.

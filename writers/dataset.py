@@ -71,7 +71,11 @@ class DatasetSpec:
     often_partial: bool = False  # do not check counts: people often use a part of the dataset
 
     def sizes(self, protocol: str | None) -> dict[str, int]:
-        """Return the published number of images per split under a protocol."""
+        """Return the number of images per split under a protocol.
+
+        None means the splits as published. The result is empty if the numbers are unknown or may be
+        any.
+        """
         sizes = self.protocol_sizes.get(protocol or "", self.split_sizes)
         return (
             {**sizes, "train": NUM_TRAIN, "val": NUM_VAL} if protocol == VTAB and sizes else sizes

@@ -90,7 +90,10 @@ def _fetch(download: Download, target: Path, progress: Progress | None) -> None:
 
 
 def _receive(download: Download, part: Path, start: int, progress: Progress | None) -> bool:
-    """Append to `part` from byte `start`; return True if it is complete."""
+    """Append to `part` from byte `start`; return True if it is complete.
+
+    If the host sends the whole file instead, it replaces `part`. `progress` is that of `fetch`.
+    """
     request = urllib.request.Request(download.url, headers={"User-Agent": "harness"})
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -124,7 +127,8 @@ def _copy(
 ) -> int:
     """Copy the response to the file and return the file's size.
 
-    A broken connection ends the copy without an error.
+    A broken connection ends the copy without an error. `done` bytes are in the file already;
+    `total` is its final size, None if unknown.
     """
     while True:
         try:

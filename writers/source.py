@@ -346,7 +346,10 @@ def stem_of(path: str) -> str:
 def _find(
     path: Path, classes: Sequence[str] | None, rules: FolderRules, known: Collection[str]
 ) -> FoundImages:
-    """Find images by the first kind of source that recognizes the path, or as a tree of folders."""
+    """Find images by the first kind of source that recognizes the path, or as a tree of folders.
+
+    The arguments are those of `open_source`; `classes` is None if the dataset defines none.
+    """
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())
     if not (path.is_dir() or path.is_file()):  # opening a pipe would wait for its writer
@@ -378,7 +381,10 @@ def _kinds() -> Iterator[ModuleType]:
 
 
 def _labeled(found_images: FoundImages, classes_of: ClassesOf | None) -> FoundImages:
-    """Add the images outside class folders if their classes are known; count others as omitted."""
+    """Add the images outside class folders if `classes_of` knows their classes.
+
+    The others, or all of them if it is None, are counted as omitted.
+    """
     if not found_images.unlabeled:
         return found_images
     omitted = OmissionLog()

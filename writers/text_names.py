@@ -60,7 +60,8 @@ def counted(number: int, noun: str, verbs: tuple[str, str] | None = None) -> str
     Args:
         number: the number.
         noun: the noun in the singular.
-        verbs: a verb to add, in the singular and the plural, such as ("has", "have").
+        verbs: a verb to add, in the singular and the plural, such as ("has", "have"). None adds
+            no verb.
     """
     if verbs is not None:
         return f"{counted(number, noun)} {verbs[number != 1]}"

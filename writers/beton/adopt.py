@@ -244,7 +244,7 @@ def _ids(digests: np.ndarray) -> np.ndarray:
 
 
 def _publish(file: Path, out_file: Path | None, samples: bytes, manifest: Manifest) -> None:
-    """Create the link if there is an `out_file`, write digests and ids, and last the manifest.
+    """Create the link unless `out_file` is None, write digests and ids, and last the manifest.
 
     If the process is killed, a manifest exists only if the other files are complete.
     """

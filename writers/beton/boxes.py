@@ -102,12 +102,18 @@ def blob_of(
 def check_boxes(
     boxes: Sequence[BoxLabel], image: bytes, annotated_size: tuple[float, float] | None = None
 ) -> None:
-    """Check boxes against the size of their image file. Raises BoxError."""
+    """Check boxes against the size of their image file. Raises BoxError.
+
+    `annotated_size` is that of `blob_of`; None means that the annotation states no size.
+    """
     blob_of(boxes, image, (MAX_SIDE, MAX_SIDE), is_resized=True, annotated_size=annotated_size)
 
 
 def check_size(annotated: tuple[float, float] | None, found: tuple[int, int]) -> None:
-    """Raise BoxError if the annotated width and height are not those of the image."""
+    """Raise BoxError if the annotated width and height are not those of the image.
+
+    None means that the annotation states no size, so there is nothing to compare.
+    """
     if annotated is None or annotated == found:
         return
     turned = annotated[::-1] == found
@@ -170,7 +176,15 @@ def _check_values(
     rows: np.ndarray,
     num_classes: int,
 ) -> None:
-    """Raise ValueError if a box is not within its image, or its class or flag is invalid."""
+    """Raise ValueError if a box is not within its image, or its class or flag is invalid.
+
+    Args:
+        values: stored boxes of all images, VALUE [M, 6].
+        is_object: bool [M]; False for a row that marks an image without objects.
+        owners: int64 [M], number of the sample that has the box.
+        rows: BOXED_SAMPLE [N].
+        num_classes: number of classes.
+    """
     left, top, right, bottom, label, difficult = values.T
     # A box with NaN does not fit: comparisons with NaN are False.
     fits = (left >= 0) & (left < right) & (right <= rows["width"][owners])
@@ -185,7 +199,12 @@ def _check_values(
 
 
 def _check_inside(values: np.ndarray, size: tuple[int, int]) -> None:
-    """Raise BoxError if a box exceeds the image by over TOLERANCE_PX, or covers no pixel of it."""
+    """Raise BoxError if a box exceeds the image by over TOLERANCE_PX, or covers no pixel of it.
+
+    Args:
+        values: float64 [n, 6], boxes in pixels of the image.
+        size: width and height of the image.
+    """
     width, height = size
     for number, (left, top, right, bottom) in enumerate(values[:, :4].tolist(), start=1):
         for axis, low, high, side in (("x", left, right, width), ("y", top, bottom, height)):

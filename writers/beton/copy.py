@@ -103,7 +103,7 @@ def lay_out(
         beton: the input.
         positions: positions of the samples in the input, int64 [M].
         labels: new labels of the samples, int64 [M].
-        capacity: number of samples to reserve space for, by default M.
+        capacity: number of samples to reserve space for. None means M.
     """
     layout = Layout(capacity or len(positions))
     rows, sizes, ids = beton.rows[positions], beton.sizes[positions], beton.ids[positions]
@@ -190,6 +190,11 @@ def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> li
     """Return the end index of each run of samples that are adjacent in both files.
 
     A run has at most about MAX_COPY_BYTES.
+
+    Args:
+        origins: int64 [M], first byte of each sample in the input.
+        offsets: int64 [M], its first byte in the copy.
+        sizes: int64 [M], its number of bytes.
     """
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
     apart |= np.diff(np.cumsum(sizes) // MAX_COPY_BYTES) > 0
@@ -246,7 +251,14 @@ def _inherited(manifest: Manifest) -> dict[str, Any]:
 def _skipped(
     manifest: Manifest, subset: Subset, old_labels: np.ndarray, labels: np.ndarray
 ) -> list[dict[str, str]]:
-    """List the skipped images of the subset's classes, with their new class names."""
+    """List the skipped images of the subset's classes, with their new class names.
+
+    Args:
+        manifest: manifest of the input, which lists its skipped images.
+        subset: the subset that is copied.
+        old_labels: int64 [M], labels of the copied samples in the input.
+        labels: int64 [M], their labels in the subset.
+    """
     pairs = set(zip(old_labels.tolist(), labels.tolist(), strict=True))
     renamed = {manifest.classes[old]: subset.classes[new] for old, new in pairs}
     return [

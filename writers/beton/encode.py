@@ -158,7 +158,10 @@ def _jpeg_blob(jpeg: bytes, size: tuple[int, int], encoding: Encoding) -> Blob:
 
 
 def _fitted(size: tuple[int, int], max_resolution: int | None) -> tuple[int, int]:
-    """Return width and height after the longer side is shrunk to max_resolution."""
+    """Return width and height after the longer side is shrunk to max_resolution.
+
+    A smaller image keeps its size, and so does each image if max_resolution is None.
+    """
     if max_resolution is None or max(size) <= max_resolution:
         return size
     width, height = (max(1, round(side * max_resolution / max(size))) for side in size)

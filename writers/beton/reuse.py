@@ -176,7 +176,10 @@ def _positions(beton: Beton, ids: np.ndarray) -> np.ndarray | None:
 def _encodes_to(
     beton: Beton, positions: np.ndarray, examples: Sequence[Example], source: Source
 ) -> bool:
-    """Return True if a few images across the file still encode to the stored bytes."""
+    """Return True if a few images across the file still encode to the stored bytes.
+
+    `positions`, int64 [N], are the positions of `examples` in the file.
+    """
     few = np.unique(np.linspace(0, len(positions) - 1, NUM_REENCODED, dtype=np.int64))
     manifest = beton.manifest
     chances = uniform(random_bits(manifest.seed, "encode", beton.ids[positions[few]]))

@@ -40,7 +40,8 @@ from writers.regular_file import open_regular
 
 SMALL_FILE = 64 * 2**20  # bytes up to which `sha256` in the manifest is that of the whole file
 
-Progress = Callable[[int, int], None]  # called with the number done and the total number
+# Called with the number done and the total number. Functions that take None then report nothing.
+Progress = Callable[[int, int], None]
 
 
 class Manifest(BaseModel):

@@ -86,7 +86,10 @@ def verify(
 
 
 def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
-    """Return the samples of a part, int64, in the order of their offsets in the file."""
+    """Return the samples of a part, int64 [M], in the order of their offsets in the file.
+
+    `part` is (number, parts): part `number`, counted from 1, of `parts`.
+    """
     number, parts = part
     if not 1 <= number <= parts:
         raise UserError(
@@ -104,7 +107,7 @@ def _share(total: int, part: tuple[int, int]) -> slice:
 
 
 def _windows(beton: Beton, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield groups of samples that start within a window of WINDOW_BYTES."""
+    """Split `order`, int64 [M], into groups of samples that start within WINDOW_BYTES."""
     offsets = beton.rows["offset"][order].astype(np.int64)
     begin = 0
     while begin < len(order):
@@ -149,7 +152,10 @@ class _StoredLabels:
 
 
 def _box_blobs(beton: Beton, handle: int, numbers: np.ndarray) -> dict[int, memoryview]:
-    """Read the bytes of the samples' boxes, by sample number; {} if the beton has no boxes."""
+    """Return number of a sample -> bytes of its boxes; {} if the beton has no boxes.
+
+    `numbers`, int64 [n], are the samples to read.
+    """
     if not beton.has_boxes:
         return {}
     offsets, sizes = beton.rows["boxes_offset"], beton.rows["boxes_size"]
@@ -169,7 +175,10 @@ def _problems(
     begin: int,
     numbers: np.ndarray,
 ) -> list[str]:
-    """List the problems of the samples `numbers`. `data` is the file from offset `begin` on."""
+    """List the problems of the samples `numbers`, int64 [n].
+
+    `data` is the file from offset `begin` on; `boxes` is the result of `_box_blobs`.
+    """
     problems = []
     for number in numbers.tolist():
         row = beton.rows[number]

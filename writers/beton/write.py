@@ -210,7 +210,10 @@ def _encoded(
     num_threads: int,
     check: bool,
 ) -> Iterator[tuple[Sequence[Example], list["_Ready | UnreadableError"]]]:
-    """Yield groups of examples with their encoded images in order; threads encode ahead."""
+    """Yield groups of examples with their encoded images in order; threads encode ahead.
+
+    `chances`, float64 [N], has a random number in [0, 1) for each example (see `encode`).
+    """
 
     def work(example: Example, chance: float) -> _Ready | UnreadableError:
         if reason := source.damaged.get(example.key):

@@ -101,7 +101,10 @@ def _open_npz(file: Path) -> tuple[np.ndarray, Iterator[np.ndarray]]:
 
 
 def _slabs(file: Path) -> Iterator[np.ndarray]:
-    """Stream images from the compressed file: numpy would unpack all 3 GB at once."""
+    """Yield the images, uint8 [n, H, W], n <= SLAB at a time, from the compressed file.
+
+    numpy would unpack all 3 GB at once.
+    """
     with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as stream:
         np.lib.format.read_magic(stream)
         (number, height, width), _, dtype = np.lib.format.read_array_header_1_0(stream)

@@ -104,7 +104,10 @@ def _find(path: Path, split: str, kind: str) -> Path | None:
 
 
 def _read_matrix(file: Path) -> np.ndarray:
-    """Read NORB's format: type, number of dimensions, at least three dimensions, values."""
+    """Return the array of a file in NORB's format, of the type and dimensions that the file states.
+
+    The format: type, number of dimensions, at least three dimensions, values.
+    """
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         magic, num_dimensions = np.frombuffer(data, "<i4", 2).tolist()

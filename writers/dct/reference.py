@@ -162,7 +162,7 @@ def decode_rgb(blob: bytes) -> np.ndarray:
 
 
 def _upsampled(plane: np.ndarray, image: Coefficients) -> np.ndarray:
-    """Upsample chroma to the image's resolution, int64.
+    """Upsample a chroma plane [h, w] to the image's resolution, int64 [H, W] or up to 1 px more.
 
     Each subsampled axis is filtered by a triangle; the border is repeated.
     """
@@ -206,7 +206,10 @@ def _samples(blocks: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _transformed(values: np.ndarray, bits: int, axis: int) -> np.ndarray:
-    """Apply one pass of the inverse DCT to int16 values; sums of two values wrap to 16 bits."""
+    """Apply one pass of the inverse DCT along an axis of length 8 of int16 values.
+
+    Sums of two values wrap to 16 bits. The result is rounded after a shift by `bits`.
+    """
     r = np.moveaxis(values, axis, 0)
     z3, z4, plus, minus = r[7] + r[3], r[5] + r[1], r[0] + r[4], r[0] - r[4]
     wide = [line.astype(np.int64) for line in r]

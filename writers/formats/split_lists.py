@@ -159,6 +159,7 @@ def class_folders(
     """Open an unofficial copy with train/ and test/, because it lacks the official file `missing`.
 
     If there is no test/, val/ or valid/ is the test set, as in copies by fast.ai and Salman et al.
+    `classes` are those of the dataset in label order; None takes the class folders.
     """
     refuse_packed(path, spec)
     try:

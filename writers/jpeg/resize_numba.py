@@ -105,7 +105,9 @@ def _sum_columns(
 def _sum_columns_of_three(
     row: np.ndarray, line: np.ndarray, starts: np.ndarray, shares: np.ndarray
 ) -> None:
-    """Unrolled version for up to three source pixels: images shrink to more than half their size.
+    """Do what `_sum_columns` does, unrolled for at most three source pixels per new pixel.
+
+    This is the case if an image shrinks to more than half its size.
 
     Indices are unsigned because numba otherwise checks each for being negative.
     """

@@ -36,7 +36,8 @@ class FileIndex:
 
         Args:
             name: relative to the folder.
-            split: if several images have the name, take the one in a folder of this split.
+            split: if several images have the name, take the one in a folder of this split. None
+                means that no split is preferred.
 
         Raises:
             ValueError: no image or several images match, or the path leaves the folder. The text is

@@ -36,7 +36,7 @@ def recognize(path: Path) -> bool:
 
 
 def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
-    """List the images.
+    """List the images. `classes` is not used: the archives name their classes.
 
     Raises:
         UserError: an archive is incomplete or not one of ImageNet's.

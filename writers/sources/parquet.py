@@ -59,7 +59,7 @@ def recognize(path: Path) -> bool:
 
 
 def find(path: Path, classes: Sequence[str] | None) -> FoundImages:
-    """List the images.
+    """List the images. `classes` is that of `_namer`.
 
     Raises:
         UserError: columns are unexpected, labels are outside the classes, splits are unclear, or

@@ -238,8 +238,9 @@ def _refuse_shared_subfolders(
     """Raise UserError if all class folders have the same subfolders, as these may be the classes.
 
     One shared subfolder, such as Tiny ImageNet's `images`, is allowed. There is no check if the
-    dataset defines the classes. A single class (`is_only`) is refused, too, such as `data` in
-    train/data/cat and train/data/dog, unless some images are directly in its folder.
+    dataset defines `classes` and all class folders are among them. A single class (`is_only`) is
+    refused, too, such as `data` in train/data/cat and train/data/dog, unless some images are
+    directly in its folder.
     """
     subfolders: dict[str, set[str]] = {}
     num_direct = 0  # images that are not in a subfolder

@@ -38,7 +38,7 @@ def spread_over_classes(
 
 
 def listed_ids(wanted: np.ndarray, source: str, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Take the images with the ids `wanted`.
+    """Take the images with the ids `wanted`, uint64 [M].
 
     If some are missing, raises UserError, which names the `source` of these ids.
     """
@@ -145,8 +145,9 @@ def _first_of_each(
 
 
 def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Spread `num_images` over labels as evenly as their counts allow.
+    """Return the number of images to take of each label, int64 [K], `num_images` in total.
 
+    They are spread over labels as evenly as the labels' counts allow.
     The remainder goes to the labels whose next image has the lowest random number. The choice thus
     depends on ids, not on the order of the labels.
     """

@@ -340,7 +340,10 @@ def _described(step: Step, scores: ImageScores) -> dict[str, Any]:
 def _class_scores(
     request: ScoreRequest | None, settings: ByScores, selection: Selection, context: SubsetContext
 ) -> ClassScores:
-    """Return the scores of the selection's classes. Raises UserError if a class has no score."""
+    """Return the scores of the selection's classes. Raises UserError if a class has no score.
+
+    If `request` is None, the scores are read from the file that `settings.by` names.
+    """
     scores = (
         read_class_scores(Path(settings.by)) if request is None else _of_recipe(request, context)
     )

@@ -305,9 +305,10 @@ def resolve(
     Args:
         spec: the specification.
         classes: classes of the source in label order.
-        ranking: needed for `by: reference`.
-        class_counts: training images per class, needed for a budget.
-        scores: role of a `ScoreRequest` -> scores, needed for steps with `by: reference`.
+        ranking: needed for rankings with `by: reference`; None if there is none.
+        class_counts: training images per class, needed for a budget; None if they are unknown.
+        scores: role of a `ScoreRequest` -> scores, needed for scores with `by: reference`; None if
+            there are none.
 
     Raises:
         UserError: a class is not in the source or the ranking, data that a step needs are missing,

@@ -287,7 +287,10 @@ def _run_tool(tools: Mapping[str, str], *command: str) -> None:
 
 
 def _pip(*arguments: str, check: bool = True, environment: Mapping[str, str] | None = None) -> bool:
-    """Run pip; return True on success. Raises SystemExit on failure if `check` is set."""
+    """Run pip; return True on success. Raises SystemExit on failure if `check` is set.
+
+    `environment` has variables to add to those of this process; None adds none.
+    """
     process = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments],
         env=os.environ | (environment or {}),

@@ -57,7 +57,12 @@ def kernels_of(form: str) -> tuple[str, ...]:
 
 
 def stored_forms(jpeg: bytes, pixels: np.ndarray) -> dict[str, bytes | None]:
-    """Return the bytes of each form; None if the image cannot be stored in this form."""
+    """Return form -> bytes of an image; None if the image cannot be stored in this form.
+
+    Args:
+        jpeg: the image file.
+        pixels: its pixels, uint8 [H, W, 3].
+    """
     indexed = add_restart_index(jpeg)
     return {
         "jpeg": jpeg,

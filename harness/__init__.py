@@ -1,4 +1,4 @@
-"""Run all stages of a recipe: pretrain and transfer a matrix of models, timed and resumable.
+"""Run a recipe (YAML file of a study): pretrain and transfer many models, timed and resumable.
 
     import harness, pandas
 

@@ -39,18 +39,19 @@ def run(
     Args:
         recipe: a file, or a name in recipes/.
         set: settings to change, such as {"pretrain.epochs": 1, "seeds": [0, 1]}.
-        data_dir: folder of betons. None means $HARNESS_DATA or ./data.
+        data_dir: folder of `.beton` files. None means $HARNESS_DATA or ./data.
         raw_dir: folder of raw downloads. None means $HARNESS_RAW or ./raw.
         runs_dir: folder of stages and reports. None means $HARNESS_RUNS or ./runs.
         options: further options of `harness run`, such as {"jobs": 2, "device": "cpu"}. True sets
-            a flag, as in {"accept_changes": True}.
+            a flag, as in {"accept_changes": True}; False leaves it out.
 
     Returns:
         Path of the report's page.
 
     Raises:
         UserError: a mistake in the recipe or the options, or missing data.
-        RuntimeError: stages failed; the message ends with the lines that name them.
+        RuntimeError: stages failed, or the run was cancelled or ended unexpectedly. The message has
+            the last lines that it printed, which name failed stages.
     """
     command = [sys.executable, "-m", "harness.cli.main", "run", str(recipe)]
     for override in _overrides(set):

@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 from writers.text_names import preview
 
 JSON = dict[str, Any]
-# Metric that chooses settings on val, and that reports show.
+# Metric that chooses settings on val, and that reports show. Mean average precision at 11 recalls:
+# map11 for several labels per image, map50_11 for boxes of objects at an IoU of 0.5.
 Metric = Literal["top1", "mean_per_class", "map11", "map50_11"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

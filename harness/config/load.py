@@ -174,9 +174,9 @@ def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:
 
 
 def _merged(files: Sequence[Tree], scale: str | None = None) -> Tree:
-    """Merge files, so that a file overrides its base. Each file adds its settings of the scale.
+    """Merge files, so that a file overrides its base. `name` is not inherited from a base.
 
-    `name` is not inherited from a base.
+    If `scale` is given, each file also adds its entry of `scales` with this name.
     """
     merged = Tree({}, {(): files[-1].origins[()]})
     for file in files:

@@ -66,9 +66,9 @@ class SelectionSettings(Settings):
     """Models that the recipe trains or loads to score classes and images.
 
     Attributes:
-        surrogate: for label_mapping, feature_mapping and prototypes.
-        early: for el2n and forgetting.
-        influence: for influence.
+        surrogate: model for the scores label_mapping, feature_mapping and prototypes.
+        early: trainings for the scores el2n (Paul et al. 2021) and forgetting (Toneva et al. 2019).
+        influence: trainings for the score influence.
         batch_size: images per batch of passes over the source.
     """
 

@@ -137,5 +137,5 @@ def unfit_pairs(recipe: Recipe, unknown: Collection[str] = ()) -> list[tuple[Pla
 
 
 def _name(data: DataSettings) -> str:
-    """Name of a dataset in messages: the path of a beton."""
+    """Name of a dataset in messages. For `.beton` files it is their path."""
     return (data.path or data.label) if data.is_beton else data.dataset

@@ -1,6 +1,6 @@
 """Names of torchvision's and timm's classifiers, and patterns of names.
 
-A library is imported only when a pattern is looked up and its names are not in the cache.
+A library is imported only by `available`, and by `matching` if its names are not in the cache.
 """
 
 import fnmatch

@@ -43,7 +43,7 @@ class ImageCounts:
         return self._known[write.key]
 
     def _documented(self, config: dict[str, Any]) -> Counts | None:
-        """Compute one count for configs that differ only in seed or target, which matter little."""
+        """Compute one count for all configs that differ in name, seed or target only."""
         similar = canonical(_without(config, ("name", "seed", "target")))
         if similar not in self._similar:
             self._similar[similar] = _documented(config)

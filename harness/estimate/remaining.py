@@ -273,7 +273,7 @@ def _reference(stage: Stage, workloads: Workloads, images: ImageCounts) -> Refer
 
 def _kinship(stage: Stage, reference: Reference, *, on_cpu: bool) -> tuple[Hashable, ...]:
     """List keys that the stage shares with similar stages, the most specific key first."""
-    # A stage that copies samples from another beton, as for a subset, takes less time.
+    # A stage that copies samples from another `.beton` file, as for a subset, takes less time.
     copies = bool(stage.needs)
     network = stage.axes.get("arch"), stage.axes.get("model")
     keys: list[Hashable] = [(*cost_key(stage), copies), (stage.kind, *network, copies)]

@@ -14,7 +14,7 @@ from harness.matrix.workload import Counts, Workload
 
 
 class Workloads:
-    """Compute the workloads of stages, once for all stages that differ only in their seed."""
+    """Compute the workloads of stages, once for all that differ only in seed or the model's eps."""
 
     def __init__(self, runs: Path) -> None:
         self._images = ImageCounts(runs)

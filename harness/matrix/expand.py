@@ -70,7 +70,7 @@ class Matrix:
 
     @cached_property
     def urgency(self) -> dict[str, float]:
-        """Map each key to the work on the longest path from its stage to the end of the matrix.
+        """Map each key to the work (`StageKind.work`) on the longest path that starts at its stage.
 
         The ready stage with the largest value starts first.
         """

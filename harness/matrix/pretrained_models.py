@@ -102,7 +102,7 @@ def _shortlist(settings: ShortlistSettings, scored: Sequence[Stage]) -> Stage:
 
 
 def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) -> dict[str, Any]:
-    """Config of an adopt stage: settings that determine the weights, not resolution and crop.
+    """Config of the stage that loads a model: what determines its weights, not resolution and crop.
 
     `weights_dir` is None for a model that is packaged with this project.
     """

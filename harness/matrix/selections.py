@@ -1,6 +1,6 @@
 """Stages that score classes and images for subsets with `by: reference`. Imports no torch.
 
-    surrogate -> features -> select            label and feature mapping, prototypes
+    one model -> features -> select            label and feature mapping, prototypes
     early trainings -> select                  EL2N, forgetting
     views -> models -> transfers -> select     influence
 
@@ -26,7 +26,7 @@ from writers.subset.scores import SEEN_SPLITS, ScoreRequest
 from writers.subset.spec import SubsetSpec
 
 JSON = dict[str, Any]
-BOOTSTRAP_DRAWS = 1000
+BOOTSTRAP_DRAWS = 1000  # resamples of the models, for confidence intervals of influences
 
 
 def subset_stage(

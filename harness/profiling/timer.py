@@ -187,7 +187,8 @@ def summary(
 
     Returns:
         The record. `gpu_fed` is the training's rate in images/s divided by `replay_img_per_s`; it
-        is above 1 if the replay was slower. `peak_share` is the achieved fraction of the peak.
+        is above 1 if the replay was slower. `peak_share` is the achieved fraction of the peak. Both
+        are None if they are unknown.
     """
     spans = {name: spans_s.get(name, 0.0) for name in SPANS}
     img_per_s = num_images / train_s if train_s > 0 else 0.0

@@ -23,7 +23,7 @@ def request(runs: Path, recipe: str) -> None:
 
 @dataclass
 class Watch:
-    """Callable that returns True once a stop was requested after this object was created.
+    """Callable that checks whether a stop was requested after this object was created.
 
     Compares times by the file system's clock, because the request may come from another host.
 
@@ -43,7 +43,7 @@ class Watch:
         self.started = file_system_time(self.path.parent / ".clock")
 
     def __call__(self) -> bool:
-        """Check the file at most once per second; returns False in between."""
+        """Return True if a stop was requested. Returns False within a second of the last check."""
         if time.monotonic() - self.polled_at < POLL_S:
             return False
         self.polled_at = time.monotonic()

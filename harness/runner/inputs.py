@@ -66,7 +66,7 @@ class Plan:
 
 
 def _label_kind(path: Path) -> str | None:
-    # Import this here, because it imports numpy, and most recipes have no betons as inputs.
+    # Import this here, because it imports numpy, and few recipes have `.beton` files as inputs.
     from writers.datasets.beton import label_kind
 
     return label_kind(path)

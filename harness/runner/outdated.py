@@ -1,4 +1,4 @@
-"""Find finished stages that a recipe no longer uses, because defaults or code have changed.
+"""Find finished stages that a recipe no longer uses: defaults, code or inputs have changed.
 
 The results of outdated stages stay readable. A run computes their successors, which have other
 keys.

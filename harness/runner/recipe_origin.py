@@ -22,8 +22,8 @@ _NAMING = ("name", "scale")  # settings that change a recipe's name
 def claim(path_or_name: str, overrides: Sequence[str], name: str, runs: Path) -> None:
     """Record a recipe file as the one with this name, unless another file has the name already.
 
-    A file may be edited, moved or deleted: only a file that still has the name and that sets other
-    values keeps it.
+    A recorded file may have been edited, moved or deleted since. It keeps the name only if it still
+    has this name and sets other values.
 
     Args:
         path_or_name: the recipe, as for `read`.

@@ -1,7 +1,8 @@
 """Decide which failures are retried and when, and record failed attempts in the stage's folder.
 
 Preemption, lost workers, exhausted memory and required restarts are retried. User errors and bugs
-would fail again, so they are not retried before the next run.
+would fail again, so they are not retried before the next run. Nor are stages whose job a person
+cancelled.
 """
 
 import json

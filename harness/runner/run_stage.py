@@ -120,7 +120,7 @@ def _attempt(
     held: lease.Lease | None,
     group: ProcessGroup,
 ) -> StageStatus:
-    """Compute the stage and write its result or error.
+    """Compute the stage and write its result, or error.txt if a retry in this run would fail again.
 
     Args:
         folder: folder of the stage.

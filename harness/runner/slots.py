@@ -48,8 +48,8 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
     One more slot of low priority runs stages that need no GPU. If there are no GPUs, there is one
     slot per core on machines with up to 4 cores, and one slot per 4 cores otherwise, divided by
     `gpus_per_stage`. Each slot has as many threads as there are cores per slot. `num_jobs` and
-    `num_threads` override these numbers. If there are enough cores, each slot is pinned to separate
-    cores.
+    `num_threads` override these numbers. Several slots are pinned to separate cores, if there are
+    enough cores and no CPU quota below their number.
 
     Raises:
         UserError: the settings request GPUs that do not exist, more parallel stages than the GPUs

@@ -112,8 +112,8 @@ class AsyncFlags:
     def reduce(self, *flags: bool) -> tuple[bool, ...]:
         """Start reducing these flags; return the result of the previous call.
 
-        The result is one call late, so that no step waits for the network. If there is a single
-        process, its flags are returned at once.
+        The result is one call late, so that no step waits for the network. If a flag of the
+        previous call is set, this call's flags are added. A single process gets its flags at once.
         """
         if self._group.world_size == 1:
             return flags
@@ -305,7 +305,7 @@ def _num_gpus() -> int:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Return True if torch raised this error because another process of the group has ended."""
+    """Return True if torch raised this error because a process of the group ended or is silent."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or (

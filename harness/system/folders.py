@@ -1,4 +1,4 @@
-"""Folders that commands use: for betons, for raw downloads, and for stages and reports."""
+"""Folders that commands use: for `.beton` files, for raw downloads, for stages and reports."""
 
 import logging
 import os

@@ -18,7 +18,7 @@ from harness.cli.benches._checkout import ROOT, checkout_environment
 from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
 from writers.errors import UserError
 
-# Long, because a contender that is opened for the first time writes betons or shards of the corpus.
+# Long, because a contender first converts the corpus, for example to `.beton` files or shards.
 OPENING_TIMEOUT_S = 900
 
 

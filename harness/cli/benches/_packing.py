@@ -40,7 +40,9 @@ def measure_packing(
     on_round: Callable[[dict[str, Measured]], object],
     absent: dict[str, str],
 ) -> dict[str, Measured]:
-    """Measure fine-tunes per second: warm workers that share the first GPU, and one warm worker.
+    """Measure fine-tunes per second, by workers that share the first GPU, and by one worker.
+
+    Each worker process first runs a stage that is not timed, so that it has imported all code.
 
     Sharing is measured a second time under NVIDIA's multi-process service, if that starts.
 

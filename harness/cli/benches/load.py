@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.cli.benches._record import Goal, Ratio
     from harness.cli.benches._rounds import Measured, RoundPlan
 
+# Contenders FILE:VARIANT; VARIANTS in benchmarks/contenders/FILE.py describes the variants.
 OURS = ("ours:dct", "ours:restart", "ours:jpeg", "ours:raw400")
 OTHERS = ("ffcv:jpeg", "ffcv:raw400", "torchvision:io", "torchvision:pil", "dali:cpu")
 ALL = (

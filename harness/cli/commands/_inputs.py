@@ -21,7 +21,8 @@ def plan(recipe: "Recipe", folders: Folders) -> "Plan":
     """Expand a recipe with its current inputs; print a line if files must be read again.
 
     Raises:
-        UserError: metrics or methods do not fit the labels of a beton.
+        UserError: metrics or methods do not fit the labels of a `.beton` file, or an input is a
+            pipe, a device, or a file instead of a folder.
     """
     from harness.config.label_kinds import check_label_kinds
     from harness.runner import inputs

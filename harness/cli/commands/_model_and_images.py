@@ -1,4 +1,4 @@
-"""Load a model by name and write the betons of a dataset, for commands without a recipe."""
+"""Load a model by name and write the `.beton` files of a dataset, for commands without a recipe."""
 
 from collections.abc import Collection
 from pathlib import Path

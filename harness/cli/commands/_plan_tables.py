@@ -25,6 +25,7 @@ COLORS = {
 
 
 def counts_by_kind(plan: "Matrix", states: "dict[str, State]") -> dict[str, Counter[str]]:
+    """Return kind -> state -> number of stages."""
     counts: dict[str, Counter[str]] = {}
     for stage in plan.stages:
         counts.setdefault(stage.kind, Counter())[states[stage.key]] += 1
@@ -32,6 +33,13 @@ def counts_by_kind(plan: "Matrix", states: "dict[str, State]") -> dict[str, Coun
 
 
 def print_tables(plan: "Matrix", states: "dict[str, State]", show_stages: bool) -> None:
+    """Print the values of each axis of the recipe, and the number of stages by kind and state.
+
+    Args:
+        plan: Stages of the recipe.
+        states: Key of each stage -> state.
+        show_stages: Also list every stage.
+    """
     from rich.table import Table
     from rich.text import Text
 

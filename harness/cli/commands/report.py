@@ -246,8 +246,8 @@ def _report_readable(
 ) -> "tuple[Report, Written]":
     """Collect and write the report without results that cannot be used.
 
-    A result of an older version may lack a field. It is left out only if the report fails because
-    of that.
+    A result of an older version may lack a field. Such results are left out only if the report
+    fails because of one of them.
     """
     from harness.runner import metrics_types
 

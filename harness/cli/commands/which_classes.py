@@ -230,10 +230,10 @@ def _has_images(path: Path) -> bool:
 
 
 def _source_classes(surrogate: str, about: dict[str, Any], num_outputs: int) -> list[str]:
-    """Names of the surrogate's classes, one per output of its head.
+    """Names of the classes of the model (--surrogate), one per output of its head.
 
     Raises:
-        UserError: the surrogate has no head for its classes, or their names do not fit the head.
+        UserError: the model has no head for its classes, or their names do not fit the head.
     """
     from harness.config.base import repeated
     from writers.errors import UserError
@@ -270,7 +270,7 @@ def _probabilities(
     batch_size: int,
     device: str,
 ) -> "np.ndarray":
-    """Probabilities of the source classes for every image of a beton, float32 [N, C]."""
+    """Probabilities of the source classes for all N images of a `.beton` file, float32 [N, C]."""
     from harness.cli import console
     from harness.system import environment
     from harness.train.loader_plans import choose_interpolation

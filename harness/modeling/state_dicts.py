@@ -322,6 +322,8 @@ _WITHOUT_FOREIGN_CLASSES = SimpleNamespace(
 def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | None:
     """Find the mapping of tensors in a file, under one of WEIGHT_KEYS or under another key.
 
+    Returns None if there is none. With `average`, only the keys in AVERAGES are searched.
+
     If there are several mappings under other keys (`student` and `teacher`), they are joined, and
     each tensor's name begins with its key. Mappings that are nested deeper than MAX_DEPTH are not
     read, because a mapping in a file may contain itself.

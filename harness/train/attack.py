@@ -211,7 +211,7 @@ class PgdAttack:
 
 
 def no_attack(images: Tensor, labels: Tensor) -> Tensor:
-    """Return the images unchanged, for training on clean images."""
+    """Return the images, uint8 [B, 3, R, R], unchanged: the attack of training on clean images."""
     return images
 
 
@@ -319,7 +319,12 @@ def within_ball(delta: Tensor, norm: Norm, eps: float) -> Tensor:
 
 
 def count_zero_gradients(gradient: Tensor, zero_gradients: Tensor) -> None:
-    """Add the number of images whose gradient is zero everywhere to the counter."""
+    """Add the number of images whose gradient is zero everywhere to the counter.
+
+    Args:
+        gradient: [B, 3, R, R].
+        zero_gradients: int64 scalar counter on the same device.
+    """
     zero_gradients += (_norm(gradient, float("inf")) == 0).sum()
 
 

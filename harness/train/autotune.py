@@ -109,7 +109,7 @@ def choose_compile_mode(
 
     Args:
         learner: Training step whose mode is set.
-        batch: Images and labels of the size to compile for.
+        batch: Images, uint8 [B, 3, R, R], and labels, int64 [B], of the size to compile for.
         setting: `compile` in a recipe: "off" sets the eager mode, "on" the mode `compiled`.
         device: Device of the learner.
         excluded: Modes that are not tried.

@@ -49,7 +49,7 @@ def choose(
 
     Args:
         learner: Training step whose mode is set.
-        batch: Images and labels of the size to compile for.
+        batch: Images, uint8 [B, 3, R, R], and labels, int64 [B], of the size to compile for.
         setting: `compile` in a recipe.
         device: Device of the learner.
         folder: Folder of the stage. `record` writes the choice there.

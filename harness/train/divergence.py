@@ -52,7 +52,7 @@ class LossWatch:
                 step is returned.
 
         Returns:
-            Step number from 0; None if everything is finite.
+            Step number from 0; None if everything is finite, or if no step was added.
         """
         first = int(self._first)
         if first < 0 and self.num_steps > 0 and not all_finite(tensors):

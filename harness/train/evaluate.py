@@ -335,7 +335,7 @@ def _logits_of_batches(
     zero_gradients: Tensor | None = None,
     targets: Sequence[ScoredLogits | None] = (None,),
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Yield, for each batch, the logits after the attack on each target, and the labels.
+    """Yield, for each batch, the logits [B, K] after the attack on each target, and the labels.
 
     The next batch may overwrite the labels.
     """

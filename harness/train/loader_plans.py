@@ -175,7 +175,7 @@ def _is_held_out(place: np.ndarray, spec: Mapping[str, int]) -> np.ndarray:
 
 
 def sample_per_class_of_beton(beton: Path, num_images: int, seed: int) -> np.ndarray:
-    """Call `sample_per_class` for the images of a beton."""
+    """Call `sample_per_class` for the images of a beton; return their positions, int64 [M]."""
     opened = open_beton(beton)
     return sample_per_class(opened.labels, opened.ids, num_images, seed)
 

@@ -43,7 +43,7 @@ def choose_micro_batches(
         learner: The training step to set up.
         setting: `accumulate` in a recipe. "auto" takes the smallest of 1, 2, 4, ... with which a
             step fits in memory, but not less than the number stored in `folder`.
-        batch: Images and labels with the size of the batches to train on.
+        batch: Images, uint8 [B, 3, R, R], and labels, int64 [B], of the size to train on.
         folder: Folder of the stage.
 
     Raises:
@@ -74,14 +74,15 @@ def out_of_memory(
 
     Args:
         learner: The learner that ran out of memory.
-        batch: Noise with the size of the batch that failed: this rank's part of it.
+        batch: Noise of the size of this rank's part of the batch that failed: images, uint8
+            [B, 3, R, R], and labels, int64 [B].
         folder: Folder of the stage.
         setting: `accumulate` in a recipe; None if the learner cannot split batches.
         num_processes: Number of ranks.
 
     Returns:
-        OutOfMemoryError if a retry may succeed. Otherwise a UserError with the largest batch size
-        that fits, found by halving the batch.
+        OutOfMemoryError if a retry may succeed, otherwise UserError. Unless `setting` is "auto",
+        the message names the largest batch size that fits, found by halving, if there is one.
     """
     images, labels = batch
     size, side = len(labels), images.shape[-1]

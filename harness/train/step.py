@@ -234,7 +234,7 @@ class TrainStep:
         return self._ema.swapped_in()
 
     def first_bad_step(self) -> int | None:
-        """Return the first step, on any rank, with a loss or weight that is not finite."""
+        """Return the first step, on any rank, with a loss or weight that is not finite, or None."""
         steps = self._group.all_gather(self._totals.watch.first_bad(weights(self.model)))
         return min((step for step in steps if step is not None), default=None)
 
@@ -361,6 +361,8 @@ def micro_batches(
     images: Tensor, labels: Tensor, num_micro_batches: int
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Split a batch, and yield the images and labels of each part, and True for the last part.
+
+    Images and labels are split along their first dimension, B.
 
     A small batch gets fewer parts, so that each has at least two images, because BatchNorm has no
     variance for one image. A batch of one image is not split.

@@ -118,6 +118,9 @@ def fit_path(
         num_classes: K.
         penalties: values of lambda.
         stop: called before each fit; may raise an exception, which ends the fits.
+
+    Raises:
+        UserError: there are no images, or features and labels differ in number.
     """
     problem = _Problem(features, labels, num_classes)
     fits = []
@@ -144,14 +147,17 @@ def select_penalty(
     """Choose a penalty on val, and fit a regression with it on train and val together.
 
     Args:
-        train: features and labels, as in `fit_path`.
-        val: features and labels.
+        train: features [N, D] and labels, int64 [N] or int8 [N, K], as in `fit_path`.
+        val: features and labels of other images, of the same form.
         num_classes: K.
         score: called with logits and labels of val; the penalty with the highest score is chosen.
             If scores are equal, the stronger penalty is chosen.
         penalties: values of lambda.
         refit_on_val: False skips the fit on train and val; the result is then the fit on train.
         stop: called before each fit on train; may raise an exception, which ends the fits.
+
+    Raises:
+        UserError: train has no images, or features and labels differ in number.
     """
     path = fit_path(*train, num_classes, penalties, stop=stop)
     scores = {fitted.penalty: score(fitted.logits(val[0]), val[1]) for fitted in path}

@@ -88,7 +88,7 @@ def read(path: Path) -> Export:
     """Read an exported file, or the folder of a published board.
 
     Raises:
-        UserError: the file cannot be read, or has a wrong value, whose row and field are named.
+        UserError: the file cannot be read, or `parse` refuses its content.
     """
     file = path / FILE_NAME if path.is_dir() else path
     shown = printable(str(path))
@@ -110,7 +110,8 @@ def parse(data: bytes, name: str) -> Export:
         name: name of the file, for messages.
 
     Raises:
-        UserError: the content has a wrong value. The message names its row and field.
+        UserError: the content is not an export, or has a wrong value. The message names the recipe,
+            or the row and field, of a wrong value.
     """
     try:
         content = pydantic_core.from_json(data)

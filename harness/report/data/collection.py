@@ -283,7 +283,7 @@ class Collection:
 
     @cached_property
     def kept_classes(self) -> dict[str, tuple[str, ...]]:
-        """Class names of each source subset that has been written, in the recipe's order."""
+        """Subset of the source dataset -> its class names. Subsets not yet written are left out."""
         if self.recipe.source is None:
             return {}
         written = {result.key: result for result in (*self.of("write"), *self.of("view"))}

@@ -104,7 +104,8 @@ def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
             file per kind of row; `csv` also writes `figures/` with each plot as SVG and CSV.
 
     Raises:
-        UserError: a format is unknown, pyarrow is missing, or `out` cannot be written.
+        UserError: a format is unknown or none is given, pyarrow is missing, or `out` cannot be
+            written.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:

@@ -117,7 +117,7 @@ def steps_to_fraction(
         fraction: fraction of the odds at the last number.
 
     Returns:
-        None if the first number of steps already has these odds.
+        The number of steps; None if the first one in `steps` already has these odds.
     """
     goal = logits[-1] + math.log(fraction)
     if logits[0] >= goal:

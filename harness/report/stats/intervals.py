@@ -126,7 +126,7 @@ def t_half_width(values: Floats) -> float | None:
 
 
 def welch(scores: Floats, other_scores: Floats, confidence: float = 0.95) -> Interval | None:
-    """Compute the difference of the means of two independent sets of runs, with a t interval.
+    """Compute the difference of the means of two independent sets of scores [n], with a t interval.
 
     The standard error is Welch's. For sets of equal size, the degrees of freedom are also Welch's.
     For sets of unequal size, they are those of the smaller set: with Welch's, intervals include the
@@ -173,7 +173,10 @@ def t_quantile_975(degrees_of_freedom: int) -> float:
 
 
 def is_near_chance(top1: float, num_answers: int | None, num_images: int) -> bool:
-    """True if `top1` is at most three binomial standard errors above chance, 1 / num_answers."""
+    """True if `top1` is at most three binomial standard errors above chance, 1 / num_answers.
+
+    False if chance is unknown (`num_answers` is None).
+    """
     if not num_answers or num_images < 1:
         return False
     chance = 1 / num_answers
@@ -183,7 +186,7 @@ def is_near_chance(top1: float, num_answers: int | None, num_images: int) -> boo
 def sampling_error(top1: float, num_images: int) -> float:
     """Return 1.96 standard errors of the difference of two accuracies near `top1`.
 
-    Each accuracy is measured on `num_images` independent images. Two models on the same images
-    differ by less if they make the same errors.
+    Each accuracy is measured on `num_images` independent images; without images, the result is 1.
+    Two models on the same images differ by less if they make the same errors.
     """
     return _Z_975 * math.sqrt(2 * top1 * (1 - top1) / num_images) if num_images else 1.0

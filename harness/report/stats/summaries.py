@@ -198,7 +198,8 @@ def recall_at(k: int, score: Floats, accuracy: Floats) -> float:
 def relative_accuracy_at(k: int, score: Floats, accuracy: Floats) -> float:
     """Return the best accuracy of the k best models by score, divided by the best of all models.
 
-    This is Rel@k of Li et al. 2021. It is 1 if no model has an accuracy above 0.
+    This is Rel@k of Li et al. 2021, from scores and accuracies [M]. It is 1 if no model has an
+    accuracy above 0.
     """
     best = float(np.max(accuracy))
     chosen = np.argsort(-np.asarray(score), kind="stable")[:k]

@@ -11,7 +11,7 @@ from harness.stages import _workload
 
 
 def feature_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
-    """List the files of features, one per split, in the stage's folder."""
+    """Map the file with the features of each split, in the stage's folder, to its size in bytes."""
     return {folder / split["file"]: split["bytes"] for split in metrics["splits"].values()}
 
 

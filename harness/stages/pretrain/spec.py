@@ -37,7 +37,7 @@ def epoch_file(epoch: int) -> str:
 
 
 def outputs(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
-    """List the files with the weights after each epoch, if they were saved."""
+    """Map the files with the weights after each epoch, if they were saved, to None (any size)."""
     return {folder / name: None for name in metrics.get("epoch_models", ())}
 
 

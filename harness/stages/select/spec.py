@@ -10,7 +10,10 @@ SCORES_FILE = "scores.npz"  # file with the scores of images, in the stage's fol
 
 
 def score_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
-    """List the file with the scores of images. Scores of classes are in the metrics instead."""
+    """Map the file with the scores of images to None (any size).
+
+    Empty if classes are scored, because their scores are in the metrics.
+    """
     return {folder / SCORES_FILE: None} if metrics["classes"] is None else {}
 
 

@@ -8,7 +8,7 @@ from harness.matrix.stage_kind import StageKind
 
 
 def position_files(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
-    """List the files with the selected images' positions, one per split, in the stage's folder."""
+    """Map the files with the selected images' positions, one per split, to None (any size)."""
     return {folder / name: None for name in metrics["view"].values()}
 
 

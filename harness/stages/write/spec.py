@@ -8,7 +8,7 @@ from harness.matrix.stage_kind import StageKind
 
 
 def betons(metrics: Mapping[str, Any], folder: Path, data: Path) -> dict[Path, int | None]:
-    """List the betons and their manifests, which are in the data folder."""
+    """Map each beton to its size in bytes, and its manifest to None (any size)."""
     files: dict[Path, int | None] = {}
     for split in metrics["splits"].values():
         files[data / split["path"]] = split["bytes"]

@@ -39,6 +39,9 @@ def score(
     Args:
         features: [N, D], N > k.
         labels: [N].
+        k: number of neighbors that vote.
+        metric: distance between features.
+        device: device that computes the distances.
 
     Raises:
         UserError: wrong shapes, values or labels.

@@ -39,7 +39,12 @@ def score(*, features: Any, probs: Any = None, labels: Any, seed: int = 123) -> 
 
 
 def details(*, features: Any, labels: Any, seed: int = 123) -> dict[str, Any]:
-    """Return the score, dimensions kept, components, covariances, and whether the fit converged."""
+    """Return `score`, and parameters of the computation.
+
+    Arguments as in `score`. The parameters are `num_dimensions` (principal components),
+    `num_components` and `wanted_components` (used and wanted components of the mixture),
+    `covariances` ("full" or "diag"), and `converged`.
+    """
     from sklearn.decomposition import PCA
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture

@@ -162,7 +162,7 @@ def draw_series(
 def chance_line(axes: Axes, chance: float | None) -> None:
     """Draw a dotted line at the fraction `chance` of a percent axis.
 
-    It is omitted if it would compress the measured range too much.
+    It is omitted if `chance` is None, or if it would compress the measured range too much.
     """
     low, high = axes.get_ylim()
     if chance is not None and low - 100 * chance < 0.6 * (high - low):

@@ -47,7 +47,7 @@ def rows_of_curves(rows: Sequence[TransferRow]) -> list[TransferRow]:
 def _groups(
     rows: Sequence[TransferRow], axis: str
 ) -> dict[tuple[str, int | None], list[TransferRow]]:
-    """Group rows that have a size on `axis` by target and by the size on the other axis."""
+    """Return (target, size on the other axis or None) -> rows that have a size on `axis`."""
     other_axis = _other(axis)
     groups: dict[tuple[str, int | None], list[TransferRow]] = {}
     for row in rows:

@@ -81,7 +81,7 @@ def interval_cell(low: float | None, high: float | None, sort: float | None, non
 
 
 def p_value_cell(p: float | None) -> Cell:
-    """A p-value with two decimals; below 0.01 with four; below 0.0001 as a bound."""
+    """A p-value with two decimals; below 0.01 with four; below 0.0001 as a bound; or a dash."""
     if p is None or math.isnan(p):
         return NONE
     return Cell("< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}", sort=p)
@@ -109,7 +109,7 @@ def plain_or_percent(value: float, is_accuracy: bool) -> str:
 
 
 def subset_cell(row: ModelRecord) -> Cell:
-    """Name and number of classes of the pretraining subset."""
+    """Name and number of classes of the pretraining subset; a dash if there is none."""
     if not row.subset:
         return NONE
     return sized_cell(row.subset, row.num_classes)

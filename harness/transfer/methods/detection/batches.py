@@ -106,5 +106,5 @@ def targets_of(batch: BoxBatch, device: str) -> list[dict[str, Tensor]]:
 
 
 def to_device(images: list[Tensor], device: str) -> list[Tensor]:
-    """Copy images to the device. Only the device waits for the copies, not the caller."""
+    """Copy images [3, H, W] to the device. Only the device waits for the copies, not the caller."""
     return [image.to(device, non_blocking=True) for image in images]

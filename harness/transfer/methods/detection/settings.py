@@ -73,7 +73,7 @@ class DetectionSettings(TransferSettings):
         return self.anchors or ANCHORS[self.neck]
 
     def without_effect(self) -> dict[str, str]:
-        """Add the settings in IDLE, which are for classification, to the fields without effect."""
+        """Map fields without effect to reasons, also those in IDLE, used in classification only."""
         reason = "has no effect on detection, which trains on whole images with boxes"
         return super().without_effect() | dict.fromkeys(IDLE, reason)
 

@@ -87,7 +87,10 @@ class DetectionStep:
         self._totals.add_step([loss.detach()], len(images))
 
     def first_bad_step(self) -> int | None:
-        """Return the first step with a loss or weight that is not finite. Waits for the GPU."""
+        """Return the first step with a loss or weight that is not finite, or None.
+
+        Waits for the GPU.
+        """
         return self._totals.watch.first_bad(weights(self.model))
 
     def totals(self) -> Totals:

@@ -22,7 +22,7 @@ class FixedSettings(TransferSettings):
     bn_momentum: BnMomentum = None
 
     def without_effect(self) -> dict[str, str]:
-        """Add `bn_momentum` to the fields without effect if the statistics are frozen."""
+        """Map fields without effect to reasons, with frozen statistics also `bn_momentum`."""
         return super().without_effect() | idle_bn_momentum(self.bn_stats)
 
 

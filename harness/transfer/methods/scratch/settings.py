@@ -14,7 +14,7 @@ class ScratchSettings(NetworkSettings):
     grid: DecayGrid = DecayGrid()
 
     def without_effect(self) -> dict[str, str]:
-        """Add `bn_stats` to the fields without effect."""
+        """Map fields without effect to reasons, also `bn_stats`."""
         reason = "has no effect on the method scratch"
         return super().without_effect() | {"bn_stats": reason}
 

@@ -19,7 +19,7 @@ def brightness(images: Tensor, factors: Tensor) -> Tensor:
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Blend each image with its mean gray level."""
     sums = _gray(images).to(torch.int64).sum(dim=(1, 2, 3), keepdim=True)
-    means = (sums.double() / (images.shape[1] * images.shape[2])).float()
+    means = divide(sums.double(), images.shape[1] * images.shape[2]).float()
     return _blend(images, means, factors)
 
 
@@ -30,7 +30,7 @@ def saturation(images: Tensor, factors: Tensor) -> Tensor:
 
 def hue(images: Tensor, shifts: Tensor) -> Tensor:
     """Shift the hue of each image by a fraction of the color circle, in [-0.5, 0.5]."""
-    pixels = images.float().div_(255)
+    pixels = divide(images.float(), 255)
     red, green, blue = pixels.unbind(-1)
     highest, lowest = pixels.amax(-1), pixels.amin(-1)
     chroma = highest - lowest
@@ -38,7 +38,7 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
     r, g, b = ((highest - channel) / divisor for channel in (red, green, blue))
     is_red, is_green = highest == red, (highest == green) & (highest != red)
     sextant = torch.where(is_red, b - g, torch.where(is_green, r - b + 2, g - r + 4))
-    angle = torch.remainder(sextant / 6 + 1, 1) + shifts.float()[:, None, None]
+    angle = torch.remainder(divide(sextant, 6) + 1, 1) + shifts.float()[:, None, None]
     angle = torch.remainder(angle, 1) * 6
     share = chroma / torch.where(highest == 0, 1.0, highest)  # saturation
     depth = highest * share
@@ -59,7 +59,7 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
     sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * wide[:, 1:-1, 1:-1]
     blurred = images.float()
-    blurred[:, 1:-1, 1:-1] = (sums.float() / 13).round_()
+    blurred[:, 1:-1, 1:-1] = divide(sums.float(), 13).round_()
     return _blend(images, blurred, factors)
 
 
@@ -115,6 +115,15 @@ def add_color(images: Tensor, colors: Tensor) -> Tensor:
     """Add colors, float64 [N, 3] for pixels in [0, 1]; the sum is rounded and clipped."""
     levels = (colors * 255).float()[:, None, None, :]
     return (images.float() + levels).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def divide(values: Tensor, divisor: float) -> Tensor:
+    """Return the quotients, rounded once, on every device.
+
+    If the divisor is a Python number, torch multiplies by its reciprocal on a GPU, and so rounds
+    twice.
+    """
+    return values / values.new_full((), divisor)
 
 
 def _gray(images: Tensor) -> Tensor:

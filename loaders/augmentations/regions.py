@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loaders.augmentations.color import divide
 from loaders.augmentations.draws import Mixes, Rectangles
 from loaders.pinned import to_device
 from writers.random_streams import GAMMA
@@ -142,7 +143,7 @@ def _noise(keys: np.ndarray, height: int, width: int, device: torch.device) -> T
     low_bytes = 0x00FF00FF00FF00FF
     pairs = (words & low_bytes) + (_shift(words, 8) & low_bytes)
     sums = _shift(pairs * 0x0001000100010001, 48)
-    normal = (sums.float() - _BYTES_MEAN) / _BYTES_STD
+    normal = divide(sums.float() - _BYTES_MEAN, _BYTES_STD)
     mean, std = (to_device(values.astype(np.float32), device) for values in (MEAN, STD))
     levels: Tensor = normal.view(-1, height, width, 3).mul_(std).add_(mean)
     return levels.round_().clamp_(0, 255).to(torch.uint8)

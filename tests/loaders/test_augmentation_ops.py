@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import RandAugment as TorchvisionRandAugment
 from torchvision.transforms.v2 import functional as oracle
 
-from loaders.augmentations import RandAugment, color, geometry, randaugment
+from loaders.augmentations import Augmentations, RandAugment, color, geometry, randaugment
+from loaders.augmentations.batch import Stream, augment
 
 timm_ops = pytest.importorskip("timm.data.auto_augment")
 
@@ -179,6 +181,44 @@ def test_randaugment_has_timms_parameters(name, magnitude, monkeypatch):
             else:
                 # Pillow rounds gray levels and means to whole numbers.
                 assert difference.max() <= 2
+
+
+class DividesAsCuda(TorchDispatchMode):
+    """Compute `tensor / number` as torch's CUDA kernel does: multiply by the rounded reciprocal."""
+
+    num_divisions = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.div, torch.ops.aten.div_):
+            self.num_divisions += 1
+            if not isinstance(args[1], Tensor):
+                reciprocal = 1 / torch.tensor(args[1], dtype=args[0].dtype)
+                result = args[0] * reciprocal
+                return (
+                    result if func.overloadpacket is torch.ops.aten.div else args[0].copy_(result)
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def test_divisions_round_as_on_a_cpu():
+    """tensor / number rounds twice on a GPU, so that some pixels would differ."""
+    with DividesAsCuda():
+        assert (torch.arange(256.0) / 255).sub(torch.arange(256.0) / torch.tensor(255.0)).any()
+    images = torch.randint(
+        256, (64, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).permute(0, 3, 1, 2)
+    jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.5}
+    erasing = {"probability": 1.0, "fill": "noise"}
+    settings = Augmentations.model_validate({"color_jitter": jitter, "erasing": erasing})
+    stream = Stream(0, 0, np.arange(64, dtype=np.uint64))
+
+    def augmented() -> Tensor:
+        return augment(images, torch.zeros(64, dtype=torch.int64), settings, stream, 2)[0]
+
+    expected = augmented()
+    with DividesAsCuda() as mode:
+        assert torch.equal(augmented(), expected)
+    assert mode.num_divisions > 0
 
 
 def test_a_chain_of_operations_on_an_empty_selection_keeps_the_images():

@@ -62,8 +62,9 @@ class StoredImages:
     """Images of a file that is in memory; see `stored_images`.
 
     Attributes:
-        file: uint8, the whole `.beton` file.
-        columns: offsets, sizes, modes, widths and heights in the C kernel's dtypes, contiguous.
+        file: uint8 [bytes], the whole `.beton` file.
+        columns: offsets, sizes, modes, widths and heights of the images, each [N], in the C
+            kernel's dtypes, contiguous.
         addresses: addresses of the file and of each column. They are kept because numpy takes about
             a microsecond to return an address.
     """

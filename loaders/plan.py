@@ -65,11 +65,12 @@ class LoaderPlan:
         order: quasi_random reads a few pages of the file at a time. balanced draws each class
             equally often, and weighted each sample in proportion to its weight; an epoch has as
             many draws as there are samples (`loaders/sampling.py`).
-        weights: weighted only: one number per sample of the file, as an array or as the path of a
-            .npy or CSV file (`loaders.sampling.read_weights`).
+        weights: weighted only, else None: one number per sample of the file, as an array or as the
+            path of a .npy or CSV file (`loaders.sampling.read_weights`).
         dtype: dtype of the images.
-        mean: float16 only: mean of red, green and blue, for pixels in [0, 1].
-        std: float16 only: standard deviation of red, green and blue, for pixels in [0, 1].
+        mean: float16 only, else None: mean of red, green and blue, for pixels in [0, 1].
+        std: float16 only, else None: standard deviation of red, green and blue, for pixels in
+            [0, 1].
         drop_last: drop the incomplete batch at the end, unless it is the only one.
         seed: seed of order, crops, flips and augmentations.
         subset: view of the samples that this subset selects, relabeled. None means no subset.

@@ -23,7 +23,8 @@ class FoundImages:
     # split -> keys of images outside class folders, whose labels the dataset may provide
     unlabeled: Mapping[str, Sequence[str]] = field(default_factory=dict)
     omissions: Sequence[Omission] = ()
-    # key -> classes, if images may have several; `splits` then has the first class
+    # key -> classes, if images may have several; `splits` then has the first class, or "" if the
+    # image has none. None if each image has one class
     labels: Mapping[str, Sequence[str]] | None = None
 
 

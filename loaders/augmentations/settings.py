@@ -122,7 +122,8 @@ class Augmentations(_Model):
     """Augmentations after crop and flip, in this order; or the name of one of `PRESETS`.
 
     RandAugment, color jitter, lighting and erasing change each image separately. MixUp and CutMix
-    mix each image with the one half a batch away, and labels become probabilities.
+    mix each image with the one half a batch away, and labels become probabilities. An augmentation
+    that is None is not used.
 
     Attributes:
         randaugment: a few random operations per image.
@@ -132,7 +133,8 @@ class Augmentations(_Model):
         erasing: replace a rectangle.
         mixup: a: the fraction of the image itself is drawn from Beta(a, a), per image (Zhang et al.
             2018).
-        cutmix: likewise, for the fraction of its area (Yun et al. 2019).
+        cutmix: a: the fraction of its area that an image keeps is drawn from Beta(a, a), per image
+            (Yun et al. 2019). It keeps more if the partner's rectangle is cut at the border.
         mix_probability: fraction of images that are mixed. None means 1.
         cutmix_share: fraction of mixed images for which CutMix is used, if MixUp is used as well.
             None means 0.5.

@@ -36,7 +36,8 @@ class Encoding(BaseModel):
         format: see above.
         max_resolution: longer side in pixels to which larger images are shrunk. None keeps sizes.
         jpeg_quality: quality of JPEGs that the writer encodes.
-        compress_probability: for `mixed`: fraction of images stored as JPEG.
+        compress_probability: for `mixed`: fraction of images stored as JPEG. None for other
+            formats.
         restart_index: add an index, with which loaders decode only the crop of a JPEG. None, or no
             value, means yes, except for `passthrough` and `raw`.
     """

@@ -68,7 +68,8 @@ class Manifest(BaseModel):
     protocol: str | None = None  # name of the splits, such as vtab; None means the dataset's own
     differences: list[str] = []  # accepted differences from the published counts
     source: str  # name of the folder or archive of the images
-    copied_from: dict[str, str] | None = None  # beton that samples were copied from: file, sha256
+    # beton that the samples were copied from: file, sha256; None if they were written from images
+    copied_from: dict[str, str] | None = None
     subset: dict[str, Any]  # name, num_classes, digest
     seed: int  # seed of the order and of the `mixed` encoding
     num_jpeg: int  # images stored as JPEG

@@ -39,7 +39,10 @@ TJFLAG_ACCURATEDCT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A YCbCr or gray image: uint8 planes padded to whole chroma pixels, and the image's size."""
+    """A YCbCr or gray image: uint8 planes padded to whole chroma pixels, and the image's size.
+
+    `planes` are Y, Cb and Cr, or only Y, each [h, w].
+    """
 
     planes: tuple[np.ndarray, ...]
     width: int

@@ -25,7 +25,8 @@ class LabelTable(BaseModel):
         split_column: name of the column with train, val, test or common synonyms. An empty string
             means that there is none.
         separator: separates several labels of an image. An empty string means that each value is
-            one label.
+            one label. None takes lists apart; a text that may be several labels is refused,
+            unless `several` is False.
         several: whether images may have several labels. None infers it from the table: lists, a
             separator, or columns of 0 and 1 in which some row does not have exactly one 1.
     """

@@ -79,8 +79,8 @@ class SubsetContext:
     """Data that a step may need in addition to the selection."""
 
     all_classes: tuple[str, ...]  # all classes of the source
-    ranking: Ranking | None = None  # ranking by the recipe's reference model
-    class_counts: dict[str, int] | None = None  # training images per class
+    ranking: Ranking | None = None  # ranking by the recipe's reference model; None without one
+    class_counts: dict[str, int] | None = None  # training images per class; None if unknown
     # role of a request -> scores by the recipe's models
     scores: Mapping[str, Scores] = field(default_factory=dict)
     # maps the name of another subset to its selection

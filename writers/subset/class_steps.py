@@ -45,8 +45,8 @@ class ByRanking(Step):
     """Classes by a model's accuracy: a number (integer) or a fraction below 1.
 
     Attributes:
-        hardest: the classes with the lowest accuracy.
-        easiest: the classes with the highest accuracy.
+        hardest: the classes with the lowest accuracy. None means no classes.
+        easiest: the classes with the highest accuracy. None means no classes.
         by: `reference` for the accuracy of the recipe's reference model; or a ranking in
             writers/subsets/ such as resnet18_val; or a CSV file.
         sha256: digest of the file that `by` names, so that a file with other contents defines
@@ -195,12 +195,15 @@ class Exclude(Step):
 class Coarser(Step):
     """A coarser label set of WordNet, or a map of classes to labels.
 
+    Exactly one of `bottom_up`, `top_down` and `map` is given; the others are None.
+
     Attributes:
         bottom_up: size of one of Huh et al.'s bottom-up label sets (writers/subset/wordnet.py).
         top_down: size of one of their top-down label sets.
         map: a map in writers/subsets, or a file with a line `class,label` per class or, as in the
             files of Huh et al., a line `path label` per image.
-        sha256: digest of the file; filled in.
+        sha256: digest of the file that `map` names; filled in when the file is first read. None for
+            the other label sets.
     """
 
     bottom_up: int | None = None

@@ -75,7 +75,7 @@ class Images(Step):
     Attributes:
         images: number of images.
         like: name or file of a subset that has the number of images to keep, instead of `images`.
-        sha256: digest of `like` if it is a user's file, which may change; filled in.
+        sha256: digest of `like` if it is a user's file, which may change; filled in. Else None.
         by: classes: keep all images of a few random classes. examples: keep a few images per label.
         classes: number of random classes to spread the images over, instead of `by`.
         seed: seed of the choice.

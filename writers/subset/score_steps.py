@@ -242,6 +242,8 @@ class FeatureMapping(Step):
 class ByInfluence(ForTarget):
     """Classes to keep or to drop by their influence on a target: by number, fraction or sign.
 
+    One of `keep` and `drop` is given; the other is None.
+
     Attributes:
         keep: number or fraction of the classes with the highest influence, or positive.
         drop: number or fraction of the classes with the lowest influence, or negative.

@@ -46,7 +46,7 @@ class SubsetSpec(BaseModel):
     Attributes:
         name: name in reports and in names of stages.
         classes: source classes to keep. None means all.
-        remove: classes to remove by a ranking.
+        remove: classes to remove by a ranking. None removes none.
         steps: further steps, in order.
     """
 

@@ -67,7 +67,10 @@ def matrix_of(*stages: Stage) -> Matrix:
 
 
 def settings_for(folders: Folders, jobs: int | None = 1, **settings: Any) -> LauncherSettings:
-    """Return settings of a launcher that runs fake stages on the CPU."""
+    """Return settings of a launcher that runs fake stages on the CPU.
+
+    `jobs` stages run at once; None means as many as the machine can run.
+    """
     return LauncherSettings(folders, jobs, "cpu", FAKE_STAGES, **settings)
 
 

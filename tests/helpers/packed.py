@@ -38,7 +38,18 @@ def parquet_of(
     names: Sequence[str] | None = None,
     folder: str = "data",
 ) -> Path:
-    """Make two shards of train and one of validation, with row groups of four and hub metadata."""
+    """Make two shards of train and one of validation, with row groups of four and hub metadata.
+
+    Args:
+        tree: folder of images, <split>/<class>/<image>.
+        out: the shards are in out/hub/FOLDER.
+        hub_path: (class, file) -> path of an image in the shard; None stores no path.
+        names: class names in the metadata, in label order. None means those of the tree.
+        folder: FOLDER.
+
+    Returns:
+        out/hub.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

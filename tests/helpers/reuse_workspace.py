@@ -40,7 +40,10 @@ class Workspace:
         split: str = "train",
         **options: Any,
     ) -> Path:
-        """Write a beton from the images, and record its origin; return its path."""
+        """Write a beton from the images, and record its origin; return its path.
+
+        If `subset` is None, it has all classes. `options` are those of `write_split`.
+        """
         file = self.data / name / f"{split}.beton"
         manifest = write_split(
             self.source,
@@ -56,7 +59,10 @@ class Workspace:
     def reuse(
         self, subset: Subset = TWO, name: str = "taken", split: str = "train", **options: Any
     ) -> reuse.Reused | None:
-        """Write a beton from existing ones. A message fails the test, unless `log` is given."""
+        """Write a beton from existing ones. A message fails the test, unless `log` is given.
+
+        Returns None if no existing beton can be used. `options` are those of `reuse_samples`.
+        """
         return reuse.reuse_samples(
             self.source,
             split,

@@ -27,7 +27,10 @@ def stage(
     needs: Mapping[str, Result] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Make the result of a stage whose key is its name."""
+    """Make the result of a stage whose key is its name.
+
+    `needs`: role -> result of a stage that it needs; None means no stages.
+    """
     name = "/".join([kind, *map(str, axes.values())])
     return Result(
         kind=kind,
@@ -54,7 +57,18 @@ def transfer(
     num_images: int = NUM_IMAGES,
     gain: Any = lambda point: 0.0,
 ) -> Result:
-    """Make the result of a transfer that has chosen the grid point with the highest `gain`."""
+    """Make the result of a transfer that has chosen the grid point with the highest `gain`.
+
+    Args:
+        model: result of the model's stage; None for training from scratch.
+        axes: axes of the transfer.
+        score: test accuracy, a fraction. The val accuracy of the chosen point is 0.01 lower.
+        method: name of the method's implementation. None means the name in `axes`.
+        grid: settings of the trials.
+        num_configs: number of settings that were tried. None means those of `grid`.
+        num_images: number of test images.
+        gain: grid point -> addition to its val accuracy.
+    """
     chosen = max(grid, key=gain)
     tried = [
         {**point, "val": scores(score - 0.01 + gain(point) - gain(chosen), 500)} for point in grid
@@ -352,7 +366,10 @@ def recipe_for(targets: Iterable[str], methods: Iterable[str], **others: Any) ->
 def rows_of(
     results: list[Result], recipe: Recipe | None = None
 ) -> tuple[list[TransferRow], list[ScoreRow]]:
-    """Return the rows of transfers and of scores."""
+    """Return the rows of transfers and of scores.
+
+    If `recipe` is None, they are those of a recipe with the targets, methods and models of `results`.
+    """
     targets = dict.fromkeys(
         result.axes["target"] for result in results if result.kind == "transfer"
     )
@@ -369,6 +386,9 @@ def rows_of(
 def analyzed(
     results: list[Result], predictions: dict[str, Path] | None = None
 ) -> tuple[Analysis, list[TransferRow]]:
-    """Return the statistics of the results, and the rows of transfers."""
+    """Return the statistics of the results, and the rows of transfers.
+
+    `predictions`: stage key -> file of predictions; None means no files.
+    """
     transfer, scores = rows_of(results)
     return analyze([], transfer, scores, predictions or {}), transfer

@@ -53,6 +53,18 @@ def write_beton(
     The format has a 24-byte header, 1041-byte fields, 24-byte rows, blobs, and a table of the blobs.
     Before the table are the first 16 bytes of each image's sha256 and the samples' ids, 1000 +
     number. The table is in reverse order, which a writer with many workers may produce.
+
+    Args:
+        path: path of the file.
+        images: uint8 [H, W, 3] each.
+        labels: label of each image.
+        raw: whether each image is stored as pixels instead of as JPEG.
+        blobs: stored bytes of each image. None encodes `images`.
+        classes: names of the classes. None means class0, class1, ...
+        page: page size in bytes.
+
+    Returns:
+        `path`.
     """
     blobs = blobs or [
         image.tobytes() if is_raw else jpeg(image)

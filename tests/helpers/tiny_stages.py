@@ -41,7 +41,8 @@ def write_colors(
 ) -> Result:
     """Write a dataset whose classes are one color each, with noise, as a source or a target.
 
-    Returns the result that a write stage would leave.
+    `splits`: split -> number of images per class; None means SPLITS. Returns the result that a
+    write stage would leave.
     """
     generator = np.random.default_rng(len(name))
     mean = np.random.default_rng(0).integers(30, 226, (colors, 3))

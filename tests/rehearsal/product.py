@@ -45,7 +45,10 @@ def make_learner(
     num_micro_batches: int = 1,
     ema_decay: float | None = None,
 ) -> TrainStep:
-    """Return the training step of a small network, or of `model`, which must be on the device."""
+    """Return the training step of a small network, or of `model`, which must be on the device.
+
+    Without an attack (None) the step is clean; if `ema_decay` is None, it keeps no mean of weights.
+    """
     model = make_model().to(device) if model is None else model
     model.train()
     config = StepConfig(

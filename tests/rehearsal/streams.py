@@ -311,7 +311,10 @@ class Event:
             self._clock, self._time_s = queue.clock(), time.perf_counter()
 
     def wait(self, stream: Stream | None = None) -> None:
-        """Let a stream wait. An event that was never recorded does not block, as in CUDA."""
+        """Let a stream wait; None means the current one.
+
+        An event that was never recorded does not block, as in CUDA.
+        """
         waiter = stream.queue if stream is not None else current_queue()
         if waiter.capture is not None:
             waiter.capture.check_thread()

@@ -46,8 +46,9 @@ def measured(folders: Folders, stage: Stage, gigabytes: float | None, busy: floa
     Args:
         folders: runs folder to save it in.
         stage: stage of the result.
-        gigabytes: peak memory, without the 0.7 GB of a CUDA context that the harness adds.
-        busy: utilization of the GPU, 0 to 1.
+        gigabytes: peak memory, without the 0.7 GB of a CUDA context that the harness adds. None
+            means that it was not measured.
+        busy: utilization of the GPU, 0 to 1; None if not measured.
 
     Returns:
         The folder of the stage.

@@ -65,7 +65,10 @@ def set_to(*place: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], None], written: Path | None = None) -> None:
-    """Change a result file as a text editor could: `HUGE` becomes a number, not a string."""
+    """Change a result file as a text editor could: `HUGE` becomes a number, not a string.
+
+    The changed result replaces the file, or is written to `written` if that is given.
+    """
     record = json.loads(file.read_text())
     change(record)
     text = re.sub(rf'"(-?{HUGE})"', r"\1", json.dumps(record), flags=re.IGNORECASE)

@@ -29,7 +29,7 @@ def slow_pgd(
     step_size: float,
     best_iterate: bool,
 ) -> Tensor:
-    """PGD image by image in float64, without vectorization."""
+    """Return attacked images, float64 [B, 3, H, W], by PGD image by image."""
     model = copy.deepcopy(model).eval().double()
     results = []
     for image, label in zip(images.double(), labels, strict=True):

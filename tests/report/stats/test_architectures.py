@@ -29,7 +29,11 @@ def adopted(name: str, accuracy: float | None, arch: str | None = None) -> Resul
 def transferred(
     model: Result, logits: Sequence[float], *, method: str = "full", kind: str | None = None
 ) -> list[Result]:
-    """One transfer per target, with a million images so that counts do not round the logits."""
+    """Make one transfer per target with these logits of the accuracy.
+
+    The test sets have a million images, so that counts do not round the logits. `kind` is the
+    method's implementation if it differs from the name `method`.
+    """
     return [
         fakes.transfer(
             model,

@@ -42,7 +42,10 @@ class Whole:
     sizes: np.ndarray
 
     def restore(self, region: str | None = None) -> None:
-        """Restore one region, or everything; a full write of 4 MB per case would be slow."""
+        """Restore one region, or the whole file if it is None or the file's size has changed.
+
+        Writing all 4 MB after each damage would be slow.
+        """
         manifest_path(self.path).write_text(self.manifest_text)
         if region is None or self.path.stat().st_size != len(self.data):
             self.path.write_bytes(self.data)

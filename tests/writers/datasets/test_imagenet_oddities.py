@@ -134,7 +134,7 @@ def imagenet(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
 def stored(
     archives: Path, file: Path, encoding: Encoding
 ) -> dict[str, tuple[int, bytes, np.ndarray]]:
-    """Return mode, bytes and pixels of each image in the beton."""
+    """Write a beton; return name of an image -> its mode, bytes and pixels, uint8 [H, W, 3]."""
     source = open_dataset("imagenet", archives, SplitSettings())
     write_split(source, "train", everything(source.classes), encoding, file)
     assert verify(file) == []

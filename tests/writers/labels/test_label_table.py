@@ -50,7 +50,10 @@ def write_csv(path: Path, *rows: Sequence[Any], delimiter: str = ",") -> Path:
 def opened(
     images: Path, *tables: Path, splits: SplitSettings | None = None, **settings: Any
 ) -> Source:
-    """Open images with labels from tables; settings are those of `LabelTable`."""
+    """Open images with labels from tables; settings are those of `LabelTable`.
+
+    If `splits` is None, no val split is drawn.
+    """
     table = LabelTable(files=tuple(map(str, tables)), **settings)
     return open_dataset("folder", images, splits or SplitSettings(val=0), table)
 

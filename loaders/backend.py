@@ -91,6 +91,9 @@ class Loader(ClosedOnExit):
                 are the batches.
             epoch: number of the epoch, which decides crops and flips.
             resolution: R of the batches.
+
+        Raises:
+            RuntimeError: the loader is closed, or was opened in another process.
         """
 
     @abstractmethod

@@ -119,6 +119,7 @@ class BatchDecoder:
 
         Raises:
             MemoryError: an image is too large to decode; a note names the sample.
+            RuntimeError: the decoder is closed.
         """
         if self._images is None:
             raise RuntimeError("This loader is closed.")

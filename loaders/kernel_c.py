@@ -142,6 +142,9 @@ class Pool:
             conversion: float32 [2, 3] of loaders.normalize.conversion, from which the table's
                 values are computed. None means that they are read from the table.
             interpolation: filter of the resize.
+
+        Raises:
+            RuntimeError: the pool is closed.
         """
         if not self.close.alive:  # its memory is freed
             raise RuntimeError("This pool is closed.")
@@ -193,6 +196,9 @@ class Pool:
             starts: int64 [n], index in `output` of each image's planes, uint8 [3, H, W].
             output: uint8 [size], with room for all planes.
             error_codes: uint8 [n], set to 0, DAMAGED or OUT_OF_MEMORY.
+
+        Raises:
+            RuntimeError: the pool is closed.
         """
         if not self.close.alive:  # its memory is freed
             raise RuntimeError("This pool is closed.")

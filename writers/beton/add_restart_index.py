@@ -57,8 +57,8 @@ def to_dct(
 ) -> Manifest:
     """Write a copy of `from_file` with JPEGs as dct blobs (writers/dct), without decoding pixels.
 
-    A JPEG that the dct format cannot store gets a restart index instead. Memory and errors are
-    those of `add_index`, except that the input may have a restart index.
+    A JPEG that the dct format cannot store gets a restart index instead. Memory and errors
+    (UserError) are those of `add_index`, except that the input may have a restart index.
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_jpeg:
@@ -80,7 +80,8 @@ def to_jpeg(
 ) -> Manifest:
     """Write a copy of `from_file` in which each dct blob becomes a JPEG with a restart index.
 
-    Memory and errors are those of `add_index`, but the input must have a dct blob, not a JPEG.
+    Memory and errors (UserError) are those of `add_index`, but the input must have a dct blob, not
+    a JPEG.
     """
     beton = open_beton(from_file)
     if not beton.manifest.num_dct:

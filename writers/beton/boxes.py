@@ -40,7 +40,7 @@ class BoxTable:
     starts: np.ndarray
 
     def of(self, number: int) -> np.ndarray:
-        """Return the boxes of a sample, float32 [n, 6]."""
+        """Return the boxes of a sample, float32 [n, 6]. Raises IndexError if there is no sample."""
         if not 0 <= number < len(self.starts) - 1:
             raise IndexError(f"there is no sample {number}")
         return self.values[self.starts[number] : self.starts[number + 1]]

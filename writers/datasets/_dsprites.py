@@ -46,6 +46,10 @@ def open_dsprites(
 
     The `num_values` values of the factor are grouped into equal ranges, one per class.
     `factor` is 0 for color, 1 for shape, 2 for scale, 3 for orientation, 4 for x, 5 for y.
+
+    Raises:
+        UserError: the file is not that of dSprites; or there is none, and `path` is no source of
+            images in class folders.
     """
     file = find(path, f"{STEM}.hdf5") or find(path, f"{STEM}.npz")
     if file is None:

@@ -160,6 +160,10 @@ def class_folders(
 
     If there is no test/, val/ or valid/ is the test set, as in copies by fast.ai and Salman et al.
     `classes` are those of the dataset in label order; None takes the class folders.
+
+    Raises:
+        UserError: train/ and test/ with class folders are missing, or an archive must be unpacked
+            first.
     """
     refuse_packed(path, spec)
     try:

@@ -24,6 +24,7 @@ def shrink_into(
     Output pixel x covers s = step_x[0] / step_x[1] source pixels, from x * s on; the same holds for
     y. The step is an argument, because it may differ from W / w: if the width of an image is odd,
     the last column of a chroma plane counts half. Pixels beyond the border repeat the border.
+    Raises MemoryError if memory runs out.
     """
     assert (
         pixels.dtype == output.dtype == np.uint8

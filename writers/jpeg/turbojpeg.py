@@ -107,7 +107,7 @@ def decode_planes(data: bytes, denominator: int = 1) -> Planes | None:
 
 
 def encode_planes(image: Planes, quality: int) -> bytes:
-    """Encode planes at 4:2:0, or one gray plane, as JPEG."""
+    """Encode planes at 4:2:0, or one gray plane, as JPEG. Raises JpegError if that fails."""
     sampling = TJSAMP_GRAY if len(image.planes) == 1 else TJSAMP_420
     assert sampling == TJSAMP_GRAY or image.factors == CHROMA_FACTORS[TJSAMP_420]
     output, size = ctypes.c_void_p(), ctypes.c_ulong()

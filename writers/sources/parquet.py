@@ -140,7 +140,8 @@ class ParquetFiles:
     def labels_and_paths(self, shard: int) -> Sequence[tuple[Any, str | None]]:
         """Read labels and paths of all rows of a shard, without the images.
 
-        A label is a number, a name, a list of them, or None.
+        A label is a number, a name, a list of them, or None. Raises UserError if the shard is
+        damaged.
         """
         column, label = self._columns[shard]
         try:

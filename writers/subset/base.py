@@ -102,7 +102,11 @@ class Step(BaseModel):
         return value
 
     def apply(self, selection: Selection, context: SubsetContext) -> Selection:
-        """Return the new selection. Raises UserError if the source lacks a class that is needed."""
+        """Return the new selection.
+
+        Raises UserError if the source lacks a class that the step needs, or if its ranking or
+        scores are missing or incomplete.
+        """
         raise NotImplementedError
 
     @property

@@ -297,7 +297,11 @@ def _counts_per_class(selection: Selection, context: SubsetContext) -> dict[str,
 
 
 def num_left(selection: Selection, context: SubsetContext) -> int:
-    """Return the number of training images that the selection's steps leave in total."""
+    """Return the number of training images that the selection's steps leave in total.
+
+    Raises UserError if it is unknown: the context has no counts, or a step draws images per class
+    after a step that leaves only a known total.
+    """
     counts = _counts(context)
     left = {name: counts.get(name, 0) for name in selection.classes}
     for chosen in _of_train(selection):

@@ -85,7 +85,7 @@ def words(wnid: str) -> str:
 
 
 def ancestors(wnid: str) -> set[str]:
-    """Return the node and all nodes above it."""
+    """Return the node and all nodes above it. Raises UserError for an unknown node."""
     nodes: set[str] = set()
     waiting = [wnid]
     while waiting:
@@ -117,7 +117,10 @@ def chain(wnid: str) -> list[str]:
 
 
 def bottom_up(size: int, classes: Sequence[str]) -> dict[str, str]:
-    """Map each class to its ancestor at the depth, from the root, that leaves `size` labels."""
+    """Map each class to its ancestor at the depth, from the root, that leaves `size` labels.
+
+    Raises UserError if a class is not a node, or `size` is not one of BOTTOM_UP_SIZES.
+    """
     depth = _place(size, BOTTOM_UP_SIZES, "bottom_up")
     return {name: path[min(depth, len(path) - 1)] for name in classes for path in [chain(name)]}
 
@@ -127,7 +130,8 @@ def top_down(size: int, classes: Sequence[str]) -> dict[str, str]:
 
     A merge replaces each label by its parent. Then each new label, in the order of the classes,
     replaces all labels below it. Merges use all of ImageNet's classes, so that a class has the same
-    label in every subset.
+    label in every subset. Raises UserError if one of `classes` is not a class of ImageNet, or if
+    `size` is not one of TOP_DOWN_SIZES.
     """
     everyone = imagenet_classes()
     labels = list(everyone)

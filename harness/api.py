@@ -51,7 +51,7 @@ def run(
     Raises:
         UserError: a mistake in the recipe or the options, or missing data.
         RuntimeError: stages failed, or the run was cancelled or ended unexpectedly. The message has
-            the last lines that it printed, which name failed stages.
+            the last lines of its output, which name failed stages.
     """
     command = [sys.executable, "-m", "harness.cli.main", "run", str(recipe)]
     for override in _overrides(set):

@@ -14,7 +14,7 @@ LOGGER = logging.getLogger("harness")
 
 
 class _StandardError(logging.Handler):
-    """Looks up sys.stderr for each line: a live table replaces it, to print lines above itself."""
+    """Looks up sys.stderr for each line, because a live table replaces it while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)

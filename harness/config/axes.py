@@ -44,7 +44,7 @@ class AxisSelection:
         }
 
     def models(self) -> Iterator[Axes]:
-        """Iterate over the axes of each model to pretrain."""
+        """Iterate over the axis values of each model to pretrain."""
         seen = set()
         if "subset" not in self.values:
             return

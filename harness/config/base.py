@@ -23,7 +23,10 @@ MAX_LABEL = 100  # characters of a name; names of files may have 255 bytes
 
 
 def check_text(text: str) -> str:
-    """Return the text if it fits on one printed line; otherwise raise ValueError."""
+    """Return the text if it can be a name; otherwise raise ValueError.
+
+    It must be one printable line of at most MAX_LABEL characters, not empty, without outer spaces.
+    """
     if not text.strip() or text != text.strip():
         raise ValueError("a name must not begin or end with a space, and must not be empty")
     if not text.isprintable():
@@ -34,7 +37,7 @@ def check_text(text: str) -> str:
 
 
 def check_label(text: str) -> str:
-    """Return the name if it is not a path; otherwise raise ValueError.
+    """Return the name if `check_text` accepts it and it is not a path; otherwise raise ValueError.
 
     `writers.text_names.file_name` derives file names from the name.
     """

@@ -35,8 +35,8 @@ class DataSettings(Settings):
         on_error: what to do if an image cannot be read, or if its annotation is damaged or belongs
             to an image of another size. fail: write nothing. skip: leave the image out; the
             manifest lists such images with the reasons.
-        metric: accuracy that is reported. None means the dataset's own metric (`folder`: top1;
-            `beton`: the metric that fits its labels).
+        metric: measure that chooses settings on val and is reported. None means the dataset's own
+            (`folder`: top1; `beton`: the metric that fits its labels).
         encoding: how images are stored. Settings that are not given here, or all if this is None,
             are taken from the recipe.
         labels: for `folder`: table of the labels: a file, a list of files, or settings, relative to

@@ -36,7 +36,7 @@ class Trial:
 
 
 def trials(settings: TransferSettings) -> list[Trial]:
-    """List the points that the policy trains, in the order of the grid.
+    """List the points that `settings.policy` trains (in the first rung), in the order of the grid.
 
     In this order the learning rate changes slowest.
     """

@@ -21,7 +21,8 @@ from writers.labels.settings import LabelTable
 if TYPE_CHECKING:  # workers import this module, but never read a recipe
     from harness.config.recipe import Recipe
 
-# Name of an input -> digest of its contents. Inputs whose contents are unknown are left out.
+# Name of an input -> digest of its contents, or PUBLISHED. Name of `BetonLabels` -> kind of labels.
+# Inputs whose contents are unknown are left out.
 Contents = Mapping[str, str]
 NO_CONTENTS: Contents = {}
 # Contents of published weights, unless the file has changed since the model was first loaded.

@@ -116,7 +116,7 @@ class EvaluateSettings(Settings):
     def resolved_for(self, eps: float, compile_in_training: str) -> JSON:
         """Dump every setting that has an effect on evaluating a model that was trained at eps.
 
-        Leaves out `common`: the stage's config lists the roles of the subsets in `common` instead.
+        Leaves out `common`: the stage's config lists the needed stages (by role) of these subsets.
 
         Args:
             eps: Radius of the attack in training.

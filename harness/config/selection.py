@@ -44,7 +44,7 @@ class EarlySettings(Settings):
 
 
 class InfluenceSettings(Settings):
-    """Models that train on random halves of the classes; influences follow from their accuracies.
+    """Models trained on random halves of the classes; their accuracies give each class's influence.
 
     Attributes:
         num_models: number of models; model k trains on the half that is drawn with seed + k.

@@ -162,7 +162,8 @@ class PretrainSettings(TrainSettings):
         eval_every: epochs between two evaluations on val. None means evaluate at the end only.
         sync_batch_norm: if several GPUs share a batch, BatchNorm uses the statistics of the whole
             batch. False: it uses those of each GPU's part.
-        channels: widths of the stages, for architectures with configurable widths (resnet10).
+        channels: widths of the network's stages, for architectures with configurable widths
+            (resnet10). None means the architecture's own.
         order: order of images. quasi_random reads a few pages at a time, for `.beton` files larger
             than memory. balanced draws each class equally often; the number of images per epoch
             stays the same.

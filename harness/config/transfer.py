@@ -211,8 +211,8 @@ class TransferSchedule(ScheduleSettings):
 class TransferSettings(MethodSettings, TrainSettings):
     """Settings of methods that train with SGD.
 
-    Every point of the grid is trained, the best on val is chosen, and test is evaluated once, with
-    the chosen model.
+    Points of the grid are trained, the best on val is chosen, and test is evaluated once, with the
+    chosen model.
 
     Attributes:
         TRAINS_TOGETHER: points of equal length train at once and share the backbone's forward pass.
@@ -221,7 +221,7 @@ class TransferSettings(MethodSettings, TrainSettings):
             crop_scale and crop_ratio have no effect.
         lrs: peak learning rates of the grid.
         grid: further axes of the grid.
-        policy: points of the grid that are trained. full: all of them.
+        policy: points of the grid that are trained: all (full), or as in `Reduced` or `Halving`.
         refit: train the chosen point again on train and val together, and test that model.
         order: balanced draws each class equally often; the number of images per epoch stays the
             same.

@@ -110,7 +110,10 @@ class PretrainConfigs:
         self._settings: dict[tuple[bool, bool], SharedConfig] = {}
 
     def config(self, arch: str, eps: float, seed: int, *, all_images: bool) -> JSON:
-        """Config of the stage at one point of the axes."""
+        """Config of the stage at one point of the axes.
+
+        all_images: the data has all images of the source; `length` then has no effect.
+        """
         combination = eps > 0, all_images
         if combination not in self._settings:
             self._settings[combination] = SharedConfig(

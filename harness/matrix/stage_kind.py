@@ -56,7 +56,7 @@ class StageKind:
         workloads: (stage, image counts by role) -> steps whose times the estimate adds up. None
             means that the time of such a stage cannot be estimated from steps.
         counts_once: the progress of a running stage counts up once for its whole training, so its
-            end can be predicted; a last workload that trains nothing follows it, uncounted. Other
+            end can be predicted. A last workload that trains nothing comes after the count. Other
             kinds start a new count for each pass or split.
         is_incomplete: metrics -> True if the stage ran without some of its needs, so that the next
             run repeats it. None means never.

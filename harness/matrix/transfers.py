@@ -24,7 +24,8 @@ class _Point:
     Attributes:
         data: stage that writes the target.
         label: label of the method in the recipe.
-        needs: role of the stage that the method starts from; None if it uses no source model.
+        needs: "model" or "features": role of the stage that the method starts from. None if it uses
+            no source model.
         crops: role of the needed features -> their center crop. None means the recipe's crop.
         name: beginning of the names of the stages.
     """

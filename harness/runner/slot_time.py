@@ -102,7 +102,7 @@ def _while_all_are_busy(
 
 
 def startup_key(stage: Stage) -> tuple[Any, ...]:
-    """Return a key; stages with equal keys take the same time to start in a warm worker."""
+    """Return a key of the code that a stage uses, which its worker may have compiled before."""
     return stage.kind, stage.axes.get("method"), bool(stage.axes.get("eps"))
 
 
@@ -110,7 +110,8 @@ def spans_of(results: Sequence[tuple[Stage, Result]], runs: Path) -> list[Span]:
     """Read the span of each finished stage from the times of its files and from its result.
 
     `first_use_s` is the stage's `startup_s` minus the smallest `startup_s` of the stages with an
-    equal `startup_key`. The stage with the smallest one is assumed to have run in a warm worker.
+    equal `startup_key`. The stage with the smallest one is assumed to have used code that its
+    worker had compiled before.
     """
     shortest: dict[Any, float] = {}
     for stage, record in results:

@@ -53,7 +53,7 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
 
     Raises:
         UserError: the settings request GPUs that do not exist, more parallel stages than the GPUs
-            can run, or, without GPUs, more processes per stage than cores and MIN_PROCESSES.
+            can run, or, without GPUs, more processes per stage than max(cores, MIN_PROCESSES).
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.device == "cuda" and not gpus:

@@ -240,7 +240,7 @@ def flat_numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """Return dotted name -> value of each setting; lists become text."""
+    """Return dotted name -> value of each setting that is not None; lists become text."""
     return {
         name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
         for name, value in _leaves(config, ".")

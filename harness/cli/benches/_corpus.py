@@ -40,7 +40,7 @@ def make_photo_tiles(scratch: Path) -> Path:
 
 
 def describe_corpus(corpus: Path) -> dict[str, Any]:
-    """Return the generator's record of its tiles, or the name of any other folder."""
+    """Return the record (about.json) of generated tiles; for other folders, their name."""
     about = corpus / "about.json"
     return dict(json.loads(about.read_text())) if about.is_file() else {"from": corpus.name}
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from harness.cli.benches._rounds import Measured, RoundPlan
 
 EPS = 3.0
-# Largest acceptable ratio of the times of a PGD-3 step and a clean step. The ideal ratio is 3.0:
-# three gradients of the input, each of which costs two thirds of a clean step, and a clean step.
+# Largest acceptable ratio of the times of a PGD-3 step and a clean step. The ideal ratio is 3.0: a
+# clean step, and three gradients of the input, each of which costs two thirds of a clean step.
 MAX_COST = 3.3
 
 

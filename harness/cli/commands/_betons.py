@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def training_images(beton: "Beton") -> dict[str, int] | None:
-    """Return the number of training images of each class, which budgets of subsets refer to.
+    """Return the number of training images of each class, for subsets that limit their number.
 
     Args:
         beton: The `.beton` file of any split.

@@ -45,7 +45,7 @@ def _lines(
     known: "Calibration | None",
     predict: "Predictor | None",
 ) -> Iterator[tuple[str, str]]:
-    """Describe the pretrainings of selections; nothing for a recipe without any."""
+    """Yield head and text of each line; none if no subset is selected by scores."""
     trained = [stage for stage in plan.stages if stage.kind == "pretrain"]
     scoring = [stage for stage in trained if "role" in stage.axes]
     methods: dict[str, set[str]] = {}
@@ -84,7 +84,7 @@ def _hours(
     known: "Calibration | None",
     predict: "Predictor | None",
 ) -> str:
-    """Hours of the unfinished stages on one device, if they are known or all predicted."""
+    """Format the hours of the unfinished stages; "" if they are neither known nor all predicted."""
     from harness.cli.commands._plan_estimate import work_time
     from harness.estimate.estimate import estimate
 

@@ -132,7 +132,7 @@ def _packages() -> Finding:
 
 
 def _import(what: str, code: str, fix: str) -> Finding:
-    """Run a line of Python in its own process; report a problem if it fails."""
+    """Run a line of Python in a separate process; report a problem if it fails."""
     try:
         process = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S
@@ -182,7 +182,7 @@ def _gpu() -> Finding:
 
 
 def _cpu_kernels() -> Finding:
-    """Compare gradients on the CPU with float64, in their own processes."""
+    """Compare gradients on the CPU with float64, in separate processes."""
     from harness.cli import cpu_check
 
     return _cpu_kernels_finding(list(cpu_check.check()))
@@ -253,7 +253,7 @@ def _shared_memory() -> Finding:
 
 
 def _self_test() -> Finding:
-    """Run the self-test in its own process, because native libraries can crash or hang."""
+    """Run the self-test in a separate process, because native libraries can crash or hang."""
     with tempfile.TemporaryDirectory() as folder:
         return _import(
             "self-test",

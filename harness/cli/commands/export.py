@@ -156,7 +156,7 @@ def _view_text(eval_crop: float, side: int, interpolation: str | None) -> str:
 
 
 def _recipe(record: "Result | None", folders: Folders) -> str:
-    """Return the YAML text of the recipe that requested the stage; "" if it is unknown."""
+    """Return the text of the recipe that requested the stage; "" if it is unknown."""
     if record is None or not record.recipe:
         return ""
     file = folders.runs / record.recipe

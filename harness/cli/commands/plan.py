@@ -108,7 +108,7 @@ def missing_inputs(
 ) -> "list[MissingInput]":
     """Find the inputs that unfinished stages read and that cannot be read on this machine.
 
-    Outputs of other stages are no inputs.
+    Outputs of other stages do not count as inputs.
     """
     from harness.config import missing_inputs
 
@@ -202,7 +202,7 @@ def _unfinished(plan: "Matrix", states: "dict[str, State]") -> "dict[str, Stage]
 def _count_outdated(
     plan: "Matrix", pending: "dict[str, Stage]", folders: Folders
 ) -> dict[str, int]:
-    """Number of finished stages on disk that are outdated, by reason."""
+    """Number of finished stages on disk that are outdated (see `runner.outdated`), by reason."""
     from harness.runner import outdated
 
     return dict(Counter(old.reason for old in outdated.find(plan, folders.runs, pending)))

@@ -147,10 +147,10 @@ def make(file: Path, steps: tuple[str, ...], beton: Path | None) -> None:
 
 
 def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | None]":
-    """Resolve the subset on a beton, or on ImageNet's classes.
+    """Resolve the subset on a `.beton` file, or on ImageNet's classes.
 
     Returns:
-        The subset, and its number of images (None without a beton).
+        The subset, and its number of images (None without a file).
     """
     from harness.cli.commands._betons import training_images
     from writers.beton.store import open_beton

@@ -1,4 +1,4 @@
-"""Write a dataset, or a subset of its classes, as beton files."""
+"""Write a dataset, or a subset of its classes, as `.beton` files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal

@@ -31,7 +31,7 @@ _RELATIVE_STEPS: Mapping[str, float] = MappingProxyType({"fast": 1.25, "free": 1
 
 
 class AttackSettings(Settings):
-    """Attack on [0, 1] pixels as in MadryLab/robustness: per-sample unit step, projection, clamp.
+    """Attack on [0, 1] pixels as in MadryLab/robustness: normalized steps, projection, clamping.
 
     `eps`, a radius in [0, 1] pixel units, is an axis of the recipe and not a setting of the attack.
 

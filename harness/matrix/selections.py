@@ -210,7 +210,7 @@ class Selections:
 
     @cached_property
     def _half_models(self) -> list[tuple[Stage, Stage]]:
-        """Stages of random halves of the classes, each with the stage of a model, for all targets."""
+        """Stages of random halves of the classes, each with that of a model, for all targets."""
         settings = self._settings.influence
         arch = settings.arch or self._recipe.archs[0]
         configs = PretrainConfigs(self._influence_recipe)

@@ -254,7 +254,10 @@ def system_libraries(ldd_output: str, tree: Path) -> dict[str, Path]:
 
 
 def _harness_wheel(scratch: Path, tools: Mapping[str, str]) -> Path:
-    """Build this checkout's wheel in a copy, so that no old `build` folder leaks into it."""
+    """Build this checkout's wheel in a copy, so that no old `build` folder leaks into it.
+
+    Raises SystemExit if the wheel lacks a C part.
+    """
     copy = scratch / "checkout"
     for name in ("harness", "writers", "loaders", "recipes"):
         shutil.copytree(

@@ -299,7 +299,7 @@ def _pair(name: str, value: Any) -> tuple[float, float]:
 
 
 def _label_map(labels: Any) -> tuple[int, ...]:
-    """Check new labels and return them as ints."""
+    """Return new labels as ints. Raises UserError for other values, or a label that is too high."""
     try:
         numbers = tuple(whole_number("a label", label) for label in labels)
     except (TypeError, UserError):
@@ -325,7 +325,10 @@ def _choices() -> dict[str, tuple[str, ...]]:
 
 
 def _freeze(indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return indices as a read-only int64 array [N] that no caller can change."""
+    """Return indices as a read-only int64 array [N] that no caller can change.
+
+    Raises UserError unless they are a one-dimensional array of integers.
+    """
     array = _frozen(indices)
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise UserError(

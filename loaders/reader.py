@@ -209,7 +209,7 @@ def open_samples(plan: LoaderPlan) -> Samples:
 
 
 def _weights(plan: LoaderPlan, beton: Beton, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the weights of the selected samples, float64 [N]."""
+    """Return the weights of the selected samples, float64 [N]. Raises UserError if all are 0."""
     if plan.weights is None:
         return balanced_weights(labels, plan.beton)
     weights = plan.weights
@@ -249,7 +249,10 @@ def _check_sizes(beton: Beton) -> np.ndarray:
 
 
 def _select_subset(subset: Subset, beton: Beton) -> tuple[np.ndarray, np.ndarray]:
-    """Return the file indices and new labels of a subset's samples, both int64 [M]."""
+    """Return the file indices and new labels of a subset's samples, both int64 [M].
+
+    Raises UserError if the file lacks a class of the subset, or has several labels per image.
+    """
     manifest = beton.manifest
     if missing := sorted(set(subset.source_classes) - set(manifest.classes)):
         raise UserError(
@@ -285,7 +288,8 @@ def _relabel(
     """Return new labels (-1: not used) and class names.
 
     If several classes get the same label, its name joins their names with "+". The name of a label
-    that no class gets is "". Multi-label arrays (int8 [N, K]) are returned unchanged.
+    that no class gets is "". Multi-label arrays (int8 [N, K]) are returned unchanged. Raises
+    UserError if the labels of the file are damaged or do not fit `plan.labels`.
     """
     if labels.ndim == 2:
         if plan.labels is not None:

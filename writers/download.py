@@ -171,7 +171,10 @@ def _check(download: Download, file: Path, target: Path) -> None:
 
 
 def _unpack(archive: Path) -> None:
-    """Unpack into the archive's folder. The files appear only after all of them are unpacked."""
+    """Unpack into the archive's folder. The files appear only after all of them are unpacked.
+
+    Raises UserError if the archive is incomplete.
+    """
     scratch = archive.with_name(f".{archive.name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()

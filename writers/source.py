@@ -348,7 +348,8 @@ def _find(
 ) -> FoundImages:
     """Find images by the first kind of source that recognizes the path, or as a tree of folders.
 
-    The arguments are those of `open_source`; `classes` is None if the dataset defines none.
+    The arguments are those of `open_source`; `classes` is None if the dataset defines none. Raises
+    UserError if the path does not exist or cannot be read, or if `rules` have no effect.
     """
     if not path.exists():
         raise UserError(f"There is no folder or archive {path}.", layouts())

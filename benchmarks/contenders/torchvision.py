@@ -63,7 +63,10 @@ def open_pipeline(variant: str, work: Work) -> Pipeline:
 
 
 def _nvjpeg(work: Work) -> Pipeline:
-    """Decode batches on the GPU, then transform image by image there."""
+    """Decode batches on the GPU, then transform image by image there.
+
+    Raises AbsentError if there is no GPU.
+    """
     if work.device == "cpu":
         raise AbsentError("no GPU")
     from concurrent.futures import ThreadPoolExecutor

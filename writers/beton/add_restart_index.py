@@ -111,6 +111,7 @@ def _rewritten(
 
     `stored` maps the bytes of an image of this mode to its new mode and bytes. Images of other
     modes are copied unchanged. `changed` contains the encoding settings that differ in the copy.
+    Raises UserError as `add_index` does.
     """
     manifest = beton.manifest
     if manifest.multi_label:

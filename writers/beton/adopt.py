@@ -246,7 +246,8 @@ def _ids(digests: np.ndarray) -> np.ndarray:
 def _publish(file: Path, out_file: Path | None, samples: bytes, manifest: Manifest) -> None:
     """Create the link unless `out_file` is None, write digests and ids, and last the manifest.
 
-    If the process is killed, a manifest exists only if the other files are complete.
+    If the process is killed, a manifest exists only if the other files are complete. Raises
+    UserError if the folder cannot be written.
     """
     target = out_file or file
     try:

@@ -212,7 +212,10 @@ def _copy_run(
 
 
 def _copy_bytes(source: int, origin: int, target: int, offset: int, count: int) -> int:
-    """Copy up to `count` bytes and return how many. Raises OSError."""
+    """Copy up to `count` bytes and return how many.
+
+    Raises OSError, and BetonChangedError if the input has ended.
+    """
     try:
         num_copied = os.copy_file_range(source, target, count, origin, offset)
     except OSError as error:

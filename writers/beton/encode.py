@@ -135,6 +135,7 @@ def _encode_pixels(
     """Encode pixels, uint8 [H, W, 3].
 
     `size` is the stored width and height. None derives them from the pixels and `max_resolution`.
+    Raises UnreadableError if a side exceeds MAX_SIDE.
     """
     height, width, _ = pixels.shape
     width, height = fitted = size or _fitted((width, height), encoding.max_resolution)

@@ -50,7 +50,7 @@ def _integers(values: np.ndarray, *, is_16_bits: bool) -> Pixels:
 
 
 def _floats(values: np.ndarray) -> Pixels:
-    """Convert float32 [H, W]."""
+    """Convert float32 [H, W]. Raises ValueError if a value is not finite."""
     if not np.isfinite(values).all():
         raise ValueError("it has values that are not finite")
     if values.min() < 0 or values.max() > 1:

@@ -88,7 +88,8 @@ def verify(
 def _parts_order(beton: Beton, part: tuple[int, int]) -> np.ndarray:
     """Return the samples of a part, int64 [M], in the order of their offsets in the file.
 
-    `part` is (number, parts): part `number`, counted from 1, of `parts`.
+    `part` is (number, parts): part `number`, counted from 1, of `parts`. Raises UserError if there
+    is no such part.
     """
     number, parts = part
     if not 1 <= number <= parts:

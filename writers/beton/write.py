@@ -126,7 +126,10 @@ def _write_samples(
     on_error: str,
     check: bool,
 ) -> tuple[Layout, list[dict[str, str]], OmissionLog]:
-    """Write the pages; return the layout, the skipped images, and remarks for `warn`."""
+    """Write the pages; return the layout, the skipped images, and remarks for `warn`.
+
+    Raises UserError if images are unreadable and are not skipped, or if all are unreadable.
+    """
     num_labels, has_boxes = len(source.classes) if source.multi_label else None, source.has_boxes
     layout = Layout(len(examples), num_labels, has_boxes=has_boxes)
     skipped: list[dict[str, str]] = []

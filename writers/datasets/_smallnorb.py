@@ -77,7 +77,10 @@ def open_smallnorb(
 def _load(
     path: Path, split: str, column: int, step: int, num_classes: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Read the left images, uint8 [N, 96, 96], and their labels."""
+    """Read the left images, uint8 [N, 96, 96], and their labels.
+
+    Raises UserError if a file is missing or damaged, or if the files do not fit together.
+    """
     arrays = {}
     for kind in ("dat", "info"):
         file = _find(path, split, kind)
@@ -106,7 +109,8 @@ def _find(path: Path, split: str, kind: str) -> Path | None:
 def _read_matrix(file: Path) -> np.ndarray:
     """Return the array of a file in NORB's format, of the type and dimensions that the file states.
 
-    The format: type, number of dimensions, at least three dimensions, values.
+    The format: type, number of dimensions, at least three dimensions, values. Raises UserError if
+    the file is damaged.
     """
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()

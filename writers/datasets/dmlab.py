@@ -60,7 +60,10 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _records(file: Path) -> list[tuple[Place, int]]:
-    """Return where each record's image is in the file, and its label."""
+    """Return where each record's image is in the file, and its label.
+
+    Raises UserError if the file is damaged or has other records.
+    """
     try:
         records = [(example["image"], example["label"]) for example in read_examples(file)]
     except (DamagedRecordError, KeyError) as error:

@@ -103,6 +103,7 @@ def _label(text: str, where: str) -> int:
     """Compute the label from lines of 15 fields.
 
     The first field is the kind of object. The second last is its distance along the camera's axis.
+    Raises UserError if the lines are damaged.
     """
     closest = NO_VEHICLE
     try:
@@ -119,7 +120,7 @@ def _label(text: str, where: str) -> int:
 
 
 def _split_of_frames(read: Callable[[str], str]) -> Mapping[str, str]:
-    """Map each frame to its split."""
+    """Map each frame to its split. Raises UserError if the devkit is damaged."""
     drives = [line.split()[1] for line in read(PARTS[2]).splitlines() if line.strip()]
     try:
         of_frame = [

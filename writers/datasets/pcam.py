@@ -67,7 +67,10 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _load(path: Path, part: str) -> tuple[Any, list[int]]:
-    """Open the images, uint8 [N, 96, 96, 3], on disk, and read their labels."""
+    """Open the images, uint8 [N, 96, 96, 3], on disk, and read their labels.
+
+    Raises UserError if the images have another shape or type, or do not fit the labels.
+    """
     files = [
         need(path, f"{PREFIX}{part}_{kind}.h5", "Unpack the .h5.gz in the same folder (gunzip).")
         for kind in "xy"

@@ -72,7 +72,8 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str, str]]:
     """Parse lines such as `Abyssinian_100 1 1 1`: image, 1-based class, species, breed.
 
-    The class name is the image name without its number.
+    The class name is the image name without its number. Raises UserError if a line has another
+    form, or if the images of a class have different names.
     """
     images = []
     for line in lists.lines(f"annotations/{split}.txt"):

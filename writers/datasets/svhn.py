@@ -66,7 +66,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _load(file: Path) -> tuple[np.ndarray, list[int]]:
-    """Read images, uint8 [N, 32, 32, 3], and their digits."""
+    """Read images, uint8 [N, 32, 32, 3], and their digits. Raises UserError if they are damaged."""
     from scipy.io import loadmat
 
     try:

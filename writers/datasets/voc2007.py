@@ -123,7 +123,7 @@ def _example(image: str, labels: tuple[int, ...]) -> Example:
 
 
 def _parsed(fields: Sequence[str]) -> tuple[str, int]:
-    """Parse a line such as `000012 -1`; return image and label."""
+    """Parse a line such as `000012 -1`; return image and label. Raises ValueError for others."""
     if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
         raise ValueError("an image and one of -1, 0 and 1")
     return fields[0], int(fields[1])

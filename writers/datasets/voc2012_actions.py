@@ -197,7 +197,10 @@ def _examples(
 
 
 def _parsed(fields: Sequence[str]) -> tuple[tuple[str, int], int]:
-    """Parse a line such as `2010_006215 1 -1`; return person (image, object number) and label."""
+    """Parse a line such as `2010_006215 1 -1`; return person (image, object number) and label.
+
+    Raises ValueError if the line has another form.
+    """
     if len(fields) != 3 or not _is_number(fields[1]) or fields[2] not in ("-1", "1"):
         raise ValueError("an image, the number of an object, and 1 or -1")
     return (fields[0], int(fields[1])), int(fields[2])

@@ -96,7 +96,7 @@ def _row(data: bytes, columns: int) -> np.ndarray:
 
 
 def _run(data: bytes, num_blocks: int) -> np.ndarray:
-    """Read a run of blocks, int16 [num_blocks, 64]."""
+    """Read a run of blocks, int16 [num_blocks, 64]. Raises ValueError if it is damaged."""
     if len(data) < 4 or data[0] > 8 or data[1] > 16:
         raise ValueError("a run of its blocks is damaged")
     groups, dc_bits = data[0], data[1]

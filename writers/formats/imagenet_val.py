@@ -69,7 +69,8 @@ def _read_solution(path: Path) -> dict[str, str]:
     """Read Kaggle's lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272`.
 
     If another program has saved the file, it may have quotes, other line ends, further columns, or
-    `.JPEG` after the names. The header defines the order of the columns.
+    `.JPEG` after the names. The header defines the order of the columns. Raises UserError if a
+    column is missing or a class is not one of ImageNet's.
     """
     known, of_image = set(imagenet_classes()), {}
     rows = read_rows(path)

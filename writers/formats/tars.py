@@ -242,7 +242,7 @@ def _checksum_fits(header: bytes) -> bool:
 
 
 def _number(digits: bytes) -> int:
-    """Parse a number: octal, or base 256 if the first bit is set."""
+    """Parse a number: octal, or base 256 if the first bit is set. Raises ValueError for others."""
     if digits[0] & 0x80:
         return int.from_bytes(digits, "big") & ((1 << (8 * len(digits) - 1)) - 1)
     text = digits.split(b"\0", 1)[0].strip()
@@ -272,7 +272,8 @@ def _name(header: bytes) -> str:
 def _extended(records: bytes, path: Path, name: str) -> tuple[str, int]:
     """Read name and size from POSIX's extended header, repeated `<length> <keyword>=<value>` lines.
 
-    Size is -1 if it is not given.
+    Size is -1 if it is not given. Raises UserError if the header is damaged or is that of a sparse
+    file.
     """
     size = -1
     if b"path=" not in records and b"size=" not in records and b"GNU.sparse" not in records:

@@ -109,7 +109,10 @@ def _first_value(
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, begin and end of each field of a message of length-delimited fields."""
+    """Yield number, begin and end of each field of a message of length-delimited fields.
+
+    Raises DamagedRecordError for other fields, or if a field exceeds the message.
+    """
     while start < end:
         tag, start = _varint(data, start, end)
         if tag & 7 != BYTES:
@@ -122,7 +125,10 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
 
 
 def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    """Decode a varint (seven bits per byte, lowest first); return its value and its end."""
+    """Decode a varint (seven bits per byte, lowest first); return its value and its end.
+
+    Raises DamagedRecordError if it does not end.
+    """
     value = 0
     for place in range(start, min(end, start + 10)):
         value |= (data[place] & 0x7F) << (7 * (place - start))

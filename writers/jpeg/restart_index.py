@@ -205,7 +205,10 @@ def _with_index(jpeg: bytes, interval: int) -> bytes:
 
 
 def _coded(function: str, *arguments: Any) -> bytes | None:
-    """Return the output of a function of restart.c, or None if it did not change the image."""
+    """Return the output of a function of restart.c, or None if it did not change the image.
+
+    Raises DamagedJpegError for a damaged image, and UserError if the C part is missing.
+    """
     library = native.library()
     if library is None:
         problem = (

@@ -140,7 +140,10 @@ def new_planes(width: int, height: int, *, gray: bool) -> Planes:
 
 @cache
 def _library() -> Any:
-    """Load the library once per process and declare its functions."""
+    """Load the library once per process and declare its functions.
+
+    Raises UserError if the library is not installed.
+    """
     library: Any = None
     for name in ("libturbojpeg.so.0", "libturbojpeg.dylib", *_ffcv_libraries()):
         try:
@@ -179,7 +182,7 @@ def _handle(initialize: str) -> Iterator[ctypes.c_void_p]:
 
 
 def _decode(data: bytes, denominator: int) -> np.ndarray:
-    """Decode to uint8 [H, W, 3] RGB, or [H, W, 4] for CMYK."""
+    """Decode to uint8 [H, W, 3] RGB, or [H, W, 4] for CMYK. Raises JpegError."""
     with _handle("tjInitDecompress") as handle:
         width, height, _, colors = _header(handle, data)
         width, height = -(-width // denominator), -(-height // denominator)

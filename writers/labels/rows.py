@@ -215,7 +215,10 @@ def _by_file(content: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _coco(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Make a record per image of COCO's layout, with the distinct categories of its annotations."""
+    """Make a record per image of COCO's layout, with the distinct categories of its annotations.
+
+    Raises UserError if images or annotations have another form.
+    """
     try:
         names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", ())}
         labels: dict[Any, dict[str, None]] = defaultdict(dict)

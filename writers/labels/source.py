@@ -309,7 +309,8 @@ def _many_labels(
 ) -> tuple[list[str], dict[str, list[Example]]]:
     """Return the classes, and examples by split, named by file.
 
-    Missing splits are drawn by the first class of each image.
+    Missing splits are drawn by the first class of each image. Raises UserError if no image has a
+    label.
     """
     labeled = [labeled for images in splits.values() for labeled in images.values()]
     classes = list(reading.flag_names) or sorted({one for each in labeled for one in each.labels})

@@ -155,7 +155,10 @@ class ParquetFiles:
         return list(zip(labels, table[f"{column}.path"].to_pylist(), strict=True))
 
     def _row_group(self, shard: int, group: int) -> Any:
-        """Return the bytes of the images of a row group, as a pyarrow array."""
+        """Return the bytes of the images of a row group, as a pyarrow array.
+
+        Raises OSError if the row group is damaged.
+        """
         with self._lock:
             if (shard, group) in self._cache:
                 self._cache.move_to_end((shard, group))
@@ -196,7 +199,11 @@ class ParquetFiles:
             ) from error
 
     def _columns_of(self, shard: int) -> tuple[str, str]:
-        """Return the columns of images and labels; check that all shards have the same classes."""
+        """Return the names of the columns of images and of labels; keep the shard's class names.
+
+        Raises UserError if a column is missing, if paths are too long, or if the shard has other
+        classes than the first one.
+        """
         path = self.shards[shard]
         schema = self._metadata[shard].schema.to_arrow_schema()
         column = next((name for name in ("image", "img") if name in schema.names), "")
@@ -300,6 +307,10 @@ def _namer(
             schema's names if one of the schema's names is not in `classes`: the schema of ImageNet
             has English words instead of WordNet ids.
         shard: for messages.
+
+    Raises:
+        UserError: the shard has another number of classes. The returned function raises it for a
+            label that is none of the classes.
     """
     uses_schema = names is not None and (classes is None or set(names) <= set(classes))
     in_order = names if uses_schema else classes
@@ -342,7 +353,10 @@ def _unique(
 
 
 def _image(path: str | None, class_name: str, shard: Path, row: int) -> str:
-    """Return an image's name within its class: its path, or its position if it has no path."""
+    """Return an image's name within its class: its path, or its position if it has no path.
+
+    Raises UserError if the path names another of ImageNet's classes.
+    """
     if not path:
         return f"{shard.stem}-{row:07d}"
     below = below_class(normalized(path), class_name)

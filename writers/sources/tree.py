@@ -159,6 +159,10 @@ def _given_splits(
     Returns:
         Split -> images with their classes (the split is NO_SPLIT if class folders are at the top),
         and split -> names of images without a class.
+
+    Raises:
+        UserError: there is no train/ among split folders, a split has two folders, or another
+            folder next to them has folders with images.
     """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for name in names:

@@ -333,7 +333,10 @@ def _map_file(name_or_path: str) -> Path:
 
 
 def _read_map(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Read a file that maps each class to a label."""
+    """Return class -> label, read from a file.
+
+    Raises UserError if a line has another form, or if a class has no label or two labels.
+    """
     rows = [row for _, row in read_rows(path)]
     if any(len(row) == 1 for row in rows):  # without commas, columns are separated by spaces
         rows = [",".join(row).split() for row in rows]

@@ -147,9 +147,9 @@ def _first_of_each(
 def _num_per_label(num_images: int, seed: int, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the number of images to take of each label, int64 [K], `num_images` in total.
 
-    They are spread over labels as evenly as the labels' counts allow.
-    The remainder goes to the labels whose next image has the lowest random number. The choice thus
-    depends on ids, not on the order of the labels.
+    They are spread over labels as evenly as the labels' counts allow. The remainder goes to the
+    labels whose next image has the lowest random number. The choice thus depends on ids, not on the
+    order of the labels. Raises UserError if there are fewer images.
     """
     counts = np.bincount(labels)
     if num_images > counts.sum():

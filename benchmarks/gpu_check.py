@@ -202,7 +202,7 @@ def report(out: Path, gpu: str) -> str:
 
 
 def summaries(out: Path, gpu: str) -> list[dict[str, Any]]:
-    """Read the latest summary of each part on this GPU."""
+    """Read the latest summary on `gpu` of each part (A, B and C), in the order of parts."""
     latest = {}
     for file in sorted(out.glob(f"gpu_check_[ABC]_{gpu}_*.json")):  # dates sort as text
         summary = json.loads(file.read_text())

@@ -67,7 +67,7 @@ class Images:
         return choose_crops(self.plan, 0, self.ids, widths, heights)
 
     def parts_ms(self, instruction_set: str) -> dict[str, float]:
-        """Return the CPU time per crop of each part of the kernel, in ms."""
+        """Return name of a part of the kernel -> its CPU time per crop, in ms."""
         times = kernel_c.time_parts(
             self.images,
             self.crops.boxes,

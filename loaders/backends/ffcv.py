@@ -115,7 +115,7 @@ class FfcvLoader(Loader):
         return images, labels
 
     def corrupt_rows(self) -> dict[int, UserError]:
-        """Map each row of the last batch that must be skipped to its error.
+        """Return row -> error, for the rows of the last batch that must be skipped.
 
         Called on the decoding thread.
         """

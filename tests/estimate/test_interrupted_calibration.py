@@ -49,7 +49,7 @@ class Interrupted:
 
 
 def made_up_seconds(steps, *_: Any, **options: Any) -> Iterator[tuple[dict[str, Any], float]]:
-    """Yield made-up seconds instead of timing steps of full size, which take minutes on a CPU."""
+    """Yield each step with made-up seconds: timing steps of full size takes minutes on a CPU."""
     for number, step in enumerate(steps, 1):
         yield step, 0.01 * number
 

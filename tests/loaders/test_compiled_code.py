@@ -38,7 +38,10 @@ next(left)
 
 @pytest.fixture(scope="module")
 def processes(betons, tmp_path_factory) -> list[dict]:
-    """Run processes in turn with a new compilation cache, each of which exits inside an epoch."""
+    """Run three processes in turn with one new compilation cache; return the report of each.
+
+    Each process exits inside an epoch.
+    """
     environment = {
         "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "PATH": "/usr/bin:/bin",

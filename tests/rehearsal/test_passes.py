@@ -160,7 +160,10 @@ def test_an_attack_does_not_wait_for_the_gpu(faked, mode):
 
 
 def chosen_for(plan: LoaderPlan, folder: Path) -> dict:
-    """Do what an evaluate stage with `compile: auto` does before its attacked pass."""
+    """Do what an evaluate stage with `compile: auto` does before its attacked pass.
+
+    Returns what was measured.
+    """
     with pytest.MonkeyPatch.context() as patch, open_loader(on_cuda(plan)) as loader:
         patch.setattr(evaluation_attack, "TRIAL_STEPS", 1)
         measured = choose_compile_mode(

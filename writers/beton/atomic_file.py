@@ -140,7 +140,10 @@ def _renew_until(stopped: threading.Event, handle: int) -> None:
 
 
 def _open_temporary(out_file: Path) -> tuple[int, Path]:
-    """Open a new file in the folder of `out_file`, locked while it is open."""
+    """Open a new file in the folder of `out_file`, locked while it is open.
+
+    Returns its file descriptor and its path.
+    """
     # Without the folder's lock, another writer could remove the new file before it is locked.
     with locked(out_file.parent):
         name = f".{out_file.name}.{_this_host()}-{secrets.token_hex(8)}.writing"

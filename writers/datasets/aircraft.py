@@ -51,6 +51,6 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _listing(lists: Lists, split: str) -> list[tuple[str, str]]:
-    """Parse lines such as `0034309 F/A-18`."""
+    """Parse lines such as `0034309 F/A-18`; return pairs of image file and class."""
     pairs = (line.partition(" ") for line in lists.lines(f"images_variant_{split}.txt"))
     return [(f"images/{image}.jpg", variant.strip()) for image, _, variant in pairs]

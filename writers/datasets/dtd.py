@@ -53,5 +53,5 @@ def open(path: Path, settings: SplitSettings) -> Source:
 
 
 def _listing(lists: Lists, split: str) -> list[tuple[str, str]]:
-    """Parse lines such as `banded/banded_0002.jpg`."""
+    """Parse lines such as `banded/banded_0002.jpg`; return pairs of image file and class."""
     return [(f"images/{line}", line.split("/")[0]) for line in lists.lines(f"labels/{split}.txt")]

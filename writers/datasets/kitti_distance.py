@@ -120,7 +120,7 @@ def _label(text: str, where: str) -> int:
 
 
 def _split_of_frames(read: Callable[[str], str]) -> Mapping[str, str]:
-    """Map each frame to its split. Raises UserError if the devkit is damaged."""
+    """Return frame -> split. Raises UserError if the devkit is damaged."""
     drives = [line.split()[1] for line in read(PARTS[2]).splitlines() if line.strip()]
     try:
         of_frame = [

@@ -72,8 +72,9 @@ def open(path: Path, settings: SplitSettings) -> Source:
 def _listing(lists: Lists, split: str, names: dict[int, str]) -> list[tuple[str, str]]:
     """Parse lines such as `Abyssinian_100 1 1 1`: image, 1-based class, species, breed.
 
-    The class name is the image name without its number. Raises UserError if a line has another
-    form, or if the images of a class have different names.
+    Returns pairs of image file and class. The class name is the image name without its number;
+    `names` maps numbers of classes to names and receives those of this split. Raises UserError if a
+    line has another form, or if the images of a class have different names.
     """
     images = []
     for line in lists.lines(f"annotations/{split}.txt"):

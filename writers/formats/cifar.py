@@ -17,7 +17,7 @@ def read_batches(
     """Read the batches `names` from `folder` or from `archive`, at or below `path`.
 
     Returns:
-        The batches, or None if neither folder nor archive exists.
+        The unpickled dict of each batch, or None if neither folder nor archive exists.
 
     Raises:
         UserError: a batch is missing or damaged.

@@ -7,7 +7,10 @@ from writers.errors import UserError
 
 
 def read_mat(data: bytes, where: str) -> dict[str, Any]:
-    """Read the variables of a .mat file. Raises UserError if it is damaged."""
+    """Return name -> value of the variables of a .mat file. Raises UserError if it is damaged.
+
+    Axes of length 1 are removed from the values.
+    """
     from scipy.io import loadmat
 
     try:

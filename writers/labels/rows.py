@@ -208,7 +208,10 @@ def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _by_file(content: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
-    """Make a record of each entry of {file: label}, {file: [labels]} or {file: {column: value}}."""
+    """Yield number (from 1) and record of each entry of {file: label} or {file: {column: value}}.
+
+    A label may be a list of labels. A record maps columns to values.
+    """
     for number, (file, value) in enumerate(content.items(), start=1):
         own = value if isinstance(value, dict) else {"label": value}
         yield number, {"file": file, **own}

@@ -253,7 +253,10 @@ def _line(content: Any, place: Sequence[str | int]) -> int:
 
 
 def _with_steps(value: dict[str, Any]) -> dict[str, Any]:
-    """Move the keys that are steps into `steps`. Raises ValueError for unknown keys."""
+    """Move the keys that are steps into `steps`; replace names of subsets there by their steps.
+
+    Raises ValueError for unknown keys and subsets, or if there are keys besides `steps`.
+    """
     flat_keys = [key for key in value if key not in SubsetSpec.model_fields]
     for key in flat_keys:
         if not is_step(key):

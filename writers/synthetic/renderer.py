@@ -59,7 +59,7 @@ class Canvas:
         )
 
     def random_place(self, margin: float) -> tuple[float, float]:
-        """Draw a random center that is at least `margin` from the edges, if possible."""
+        """Draw a random center (x, y) that is at least `margin` from the edges, if possible."""
         x, y = max(0.0, self.half_width - margin), max(0.0, self.half_height - margin)
         return self.rng.uniform(-x, x), self.rng.uniform(-y, y)
 

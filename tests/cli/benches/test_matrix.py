@@ -121,7 +121,7 @@ def test_first_use_is_the_extra_startup_of_the_first_stage(tmp_path: Path):
 
 
 def fabricated(recipe: Path, *overrides: str) -> dict[object, Result]:
-    """Make results in place of those of a warm-up run."""
+    """Make results of a recipe in place of those of a warm-up run; return `startup_key` -> result."""
     from tests.helpers.report_fakes import make_results
 
     return {

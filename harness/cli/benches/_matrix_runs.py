@@ -202,15 +202,27 @@ def cpu_outside_stages_s(pid: int) -> float:
 
 
 def one_epoch_settings(recipe_name: str, overrides: Sequence[str]) -> list[str]:
-    """Return `--set` values with which each training of the recipe takes one epoch."""
-    from harness.config.load import read
+    """Return `--set` values that shorten the recipe's trainings to one epoch or one step.
 
-    methods = read(recipe_name, overrides, user_cache()).methods
-    return [
-        "pretrain.epochs=1",
-        "pretrain.optimizer.warmup_epochs=0",
-        *(f"methods.{method}.epochs=1" for method in methods),
-    ]
+    Methods whose length is given in steps train for one step. Variants and reference models keep
+    lengths of their own.
+    """
+    from harness.config.load import read
+    from harness.config.transfer import TransferSettings
+
+    recipe = read(recipe_name, overrides, user_cache())
+    settings = []
+    if recipe.subsets:
+        settings = ["pretrain.epochs=1", "pretrain.optimizer.warmup_epochs=0"]
+        settings += ["pretrain.progressive=null"] if recipe.pretrain.progressive else []
+    for label, method in recipe.methods.items():
+        if isinstance(method, TransferSettings):  # logistic regression has no length
+            axes = [
+                f"grid.{axis}=[1]" for axis in ("epochs", "steps") if axis in method.grid.axes()
+            ]
+            own = "epochs=1" if method.steps is None else "steps=1"
+            settings.append(f"methods.{label}.{axes[0] if axes else own}")
+    return settings
 
 
 def _results(plan: "Matrix", folders: Folders) -> list[tuple["Stage", "Result"]]:

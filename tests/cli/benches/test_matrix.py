@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,11 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.benches import _mps, _packing, _rounds
-from harness.cli.benches._matrix_runs import MatrixRuns, cpu_outside_stages_s
+from harness.cli.benches._matrix_runs import (
+    MatrixRuns,
+    cpu_outside_stages_s,
+    one_epoch_settings,
+)
 from harness.cli.benches.matrix import markdown
 from harness.cli.main import cli
 from harness.config.load import read
@@ -35,6 +40,28 @@ archs: [resnet10]
 targets: [{dataset: synthetic_patterns}]
 methods: {full: {lrs: [0.1]}}
 """
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lengths"),
+    [
+        ("imagenet_rn18_16", {}),  # its preset trains with progressive resizing
+        ("real_check", {"logreg": None}),
+        ("vtab", {"full": ("grid.steps", (1,))}),
+        ("photos", {"fixed": ("epochs", 1), "full": ("epochs", 1)}),
+    ],
+)
+def test_every_training_of_a_recipe_can_be_shortened(recipe, lengths):
+    shortened = read(recipe, one_epoch_settings(recipe, []))
+    if shortened.subsets:
+        assert shortened.pretrain.epochs == 1
+    for label, expected in lengths.items():
+        method = shortened.methods[label]
+        if expected is None:
+            assert method == read(recipe).methods[label]
+        else:
+            setting, length = expected
+            assert attrgetter(setting)(method) == length
 
 
 def test_every_slot_second_is_counted_once():

@@ -18,7 +18,7 @@ from torch.nn import functional
 from harness.modeling import zoo
 from harness.modeling.blur_pool import add_blur_pool
 from harness.modeling.regularizers import AuxiliaryHead, fix_batch_norm_scale
-from harness.modeling.state_dicts import ZIP_BEGIN, check_unpacked_size
+from harness.modeling.weight_files import ZIP_BEGIN, check_unpacked_size
 from harness.system.atomic_write import write_atomically
 from writers import names
 from writers.errors import UserError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.zoo_names import available, split_weights, timm_library
-from harness.modeling import state_dicts, zoo
+from harness.modeling import weight_files, zoo
 from harness.modeling.checkpoint_import import import_checkpoint
 from harness.modeling.classifier import Classifier
 from harness.system.atomic_write import write_atomically
@@ -93,7 +93,7 @@ def read(path: Path) -> tuple[Classifier, dict[str, Any]]:
     Raises:
         UserError: the file is damaged, or another program wrote it.
     """
-    texts = state_dicts.metadata(path)
+    texts = weight_files.metadata(path)
     try:
         saved = json.loads(texts["about"])
         about = {name: saved[name] for name in ("num_classes", *KEPT)}

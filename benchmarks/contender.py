@@ -4,8 +4,9 @@
 
 A contender (loader under test) is a file of `benchmarks/contenders/`. It has `VARIANTS` (variant ->
 description) and `open_pipeline(variant, work)`, which returns a function from the number of an
-epoch to its batches.
-An optional `prepare(variant, work)` converts the corpus first, outside of all measured times.
+epoch to its batches. An optional `prepare(variant, work)` converts the corpus first, outside of all
+measured times.
+
 Each contender runs in its own process, because several libraries set thread counts, signal handlers
 or start methods for the whole process. The parent writes `round` or `round NUM_IMAGES` to stdin for
 each round, and stops the process (SIGSTOP) between rounds.

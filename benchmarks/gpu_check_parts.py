@@ -50,8 +50,8 @@ def plan(
 ) -> dict[str, list[Step]]:
     """Return the steps of each part.
 
-    The time limits of a part's steps and INSTALL_S add up to at most `gpu_check.PART_S`.
-    The limits of a rehearsal are TINY_SLACK times as long.
+    The time limits of a part's steps and INSTALL_S add up to at most `gpu_check.PART_S`. The limits
+    of a rehearsal are TINY_SLACK times as long.
 
     Args:
         corpus: Folder of JPEG files.

@@ -24,9 +24,8 @@ def build_network(*, smooth: bool) -> nn.Module:
 def make_batch() -> tuple[Tensor, Tensor]:
     """Return images in [0, 1], float32 [6, 3, 24, 24], and labels, int64 [6].
 
-    One image is close to 0 and one close to 1, to test clamping.
-    No image is constant: all inputs of a max pooling would be equal, and the result would depend on
-    the CPU's rounding.
+    One image is close to 0 and one close to 1, to test clamping. No image is constant: all inputs
+    of a max pooling would be equal, and the result would depend on the CPU's rounding.
     """
     torch.manual_seed(1)
     images = torch.rand(6, 3, 24, 24).to(memory_format=torch.channels_last)

@@ -20,7 +20,8 @@ def concat_splits(files: Sequence[Path], out_file: Path, *, split: str) -> Manif
         The manifest.
 
     Raises:
-        UserError: a beton does not open, or classes or kinds of labels differ.
+        UserError: a beton does not open, classes or kinds of labels differ, or `out_file` cannot
+            be written (see `new_beton`).
     """
     betons = [open_beton(file) for file in files]
     first = betons[0].manifest

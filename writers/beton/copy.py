@@ -193,8 +193,8 @@ def _run_ends(origins: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> li
 
     Args:
         origins: int64 [M], first byte of each sample in the input.
-        offsets: int64 [M], its first byte in the copy.
-        sizes: int64 [M], its number of bytes.
+        offsets: int64 [M], first byte of each sample in the copy.
+        sizes: int64 [M], number of bytes of each sample.
     """
     apart = (origins[1:] != origins[:-1] + sizes[:-1]) | (offsets[1:] != offsets[:-1] + sizes[:-1])
     apart |= np.diff(np.cumsum(sizes) // MAX_COPY_BYTES) > 0

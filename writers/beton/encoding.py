@@ -53,7 +53,7 @@ class Encoding(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_index(cls, value: Any) -> Any:
-        """Set the default: an index, except for `passthrough`, which keeps the bytes of files."""
+        """Set the default: an index, except for `passthrough`, which keeps the bytes, and `raw`."""
         if not isinstance(value, dict) or value.get("restart_index") is not None:
             return value
         return value | {"restart_index": value.get("format", "jpeg") in ("jpeg", "mixed", "dct")}

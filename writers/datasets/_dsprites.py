@@ -44,8 +44,8 @@ def open_dsprites(
 ) -> Source:
     """Open dSprites with one factor as label.
 
-    The `num_values` values of the factor are grouped into equal ranges, one per class.
-    `factor` is 0 for color, 1 for shape, 2 for scale, 3 for orientation, 4 for x, 5 for y.
+    The `num_values` values of the factor are grouped into equal ranges, one per class. `factor`
+    is 0 for color, 1 for shape, 2 for scale, 3 for orientation, 4 for x, 5 for y.
 
     Raises:
         UserError: the file is not that of dSprites; or there is none, and `path` is no source of

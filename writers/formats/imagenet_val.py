@@ -69,6 +69,7 @@ def _read_solution(path: Path) -> dict[str, str]:
     """Return image -> WordNet id, read from Kaggle's file.
 
     A line is `ILSVRC2012_val_00048981,n03995372 85 1 499 272`: image, class, and a box.
+
     If another program has saved the file, it may have quotes, other line ends, further columns, or
     `.JPEG` after the names. The header defines the order of the columns. Raises UserError if a
     column is missing or a class is not one of ImageNet's.

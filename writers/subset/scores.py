@@ -224,8 +224,8 @@ def hypothetical(request: ScoreRequest, classes: tuple[str, ...], ids: "np.ndarr
     """Make up scores, to count a step's images before real scores exist.
 
     A step that selects by number or fraction keeps as many classes, or images, as with real scores;
-    `feature_mapping` keeps about as many images, because real clusters differ in size.
-    All influences are 0, so that `drop: negative` drops no class and `keep: positive` keeps none.
+    `feature_mapping` keeps about as many images, because real clusters differ in size. All
+    influences are 0, so that `drop: negative` drops no class and `keep: positive` keeps none.
     `classes` and `ids` (uint64 [N]) are those of the source.
     """
     import numpy as np

@@ -49,7 +49,7 @@ class BoardTable:
 
 
 def ranking_table(board: Board, ranking: Ranking) -> BoardTable:
-    """Table of one ranking: scores, cost, versions, digests, and the command of each model."""
+    """Table of one ranking: scores, cost, versions, digests, and a command to repeat each model."""
     standings = ranking.standings
     columns = [Column("model", numeric=False), Column("rank")]
     cells = [

@@ -49,7 +49,7 @@ class Analysis:
     Attributes:
         names: model -> its name in this report.
         matrices: method -> scores of all models on all targets.
-        rankings: method -> its models, best first; only methods with several models.
+        rankings: method -> its models, best first; only methods for which `ranking` ranks models.
         compared: method -> scores of the architectures that its association (the correlation with
             source accuracy) is computed on.
     """

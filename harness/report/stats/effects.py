@@ -1,4 +1,4 @@
-"""Compute the differences that one changed setting makes, paired by seed.
+"""Compute the differences in scores that a change of one setting makes, paired by seed.
 
 The comparisons are:
 - each subset with the largest one, also target by target (`subset_by_target`);

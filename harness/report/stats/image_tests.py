@@ -3,8 +3,8 @@
 Top-1 is tested by McNemar's exact test if there is one seed. With several seeds, and for mean per
 class and mAP, the test exchanges the two models' predictions on images (Kornblith et al. 2019,
 appendix A.1): all exchanges for top-1 and mean per class, random ones for mAP, which is tested with
-one seed only. The images are the sample: a small p means that the difference
-of these two runs is more than the choice of test images, not that other seeds would differ.
+one seed only. The images are the sample: a small p means that the choice of test images does not
+explain the difference of these two runs, not that runs with other seeds would differ.
 
 A change of subset, eps or variant is a statement about pretraining, and all images of one model
 share that model. The test is then a paired t-test over seeds, and one seed gives no p.

@@ -207,7 +207,8 @@ class RankedModel:
 
     Attributes:
         num_targets: number of targets that the mean is taken over.
-        standard_error: in logits, over targets, without the targets' difficulty (Morey 2008).
+        standard_error: of `mean_logit`, over targets, without differences in difficulty between
+            targets (Morey 2008); None if the model lacks a target of the others, or if undefined.
         times_in_top: targets on which the model is among the TOP best.
         elo: Elo strength in log-odds (`harness.report.stats.elo`).
         elo_standard_error: None if the model won or lost every match: its strength then has a

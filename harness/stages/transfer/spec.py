@@ -37,7 +37,10 @@ DETECTION_SETTINGS = (
 
 
 def work(config: Mapping[str, Any]) -> float:
-    """Return the number of passes of the whole search over the target's images."""
+    """Return the number of passes of the whole search over the target's images.
+
+    Without a method in the config, it is 1.
+    """
     if "method" not in config:
         return 1.0
     return _num_passes(config["method"], canonical(config["settings"]))

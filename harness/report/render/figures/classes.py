@@ -10,7 +10,9 @@ from harness.report.render.figures.plot import MARKERS, NUM_COLORS, QUIET, SERIE
 
 
 def class_panel(rows: Sequence[ClassRow], subsets: Sequence[str]) -> Panel | None:
-    """Reference accuracy of every class, hardest first, colored by the first subset without it.
+    """Draw the reference model's accuracy on every class, hardest first.
+
+    A class has the color of the first subset that lacks it.
 
     Returns:
         None if the recipe has no ranking.

@@ -11,7 +11,7 @@ MAX_MODELS = 20
 
 
 def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
-    """Draw the mean over the targets of each model, with a marker per method, best model on top.
+    """Draw each model's mean over the targets, with a marker per method and the best model on top.
 
     For each method, means are over the models and targets of `ScoreMatrix.complete`: all of these
     models have all of these targets, so that means are comparable.

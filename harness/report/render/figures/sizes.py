@@ -117,7 +117,7 @@ def _curve_panel(
 
 
 def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
-    """Draw the mean over targets against the images, and against the classes, of pretraining.
+    """Draw mean scores over targets against the numbers of pretraining images, and of classes.
 
     Each method has a color. The plot against images has subsets with all classes; the plot against
     classes has subsets with nearly all images and coarser labels. Subsets with fewer images and

@@ -43,10 +43,10 @@ def transfer_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
 
 
 def subset_panels(recipe: Recipe, rows: Sequence[TransferRow]) -> list[Panel]:
-    """Draw the metric of each subset for each arch and target; a marker per method and variant.
+    """Draw a panel per arch and target: the metric of each subset, a marker per method and variant.
 
-    This is for recipes with one eps. If there are more series than markers, each variant has a
-    panel.
+    This is for recipes with one eps. If there are more series than markers, each variant has its
+    own panel.
     """
     rows = under_every_variant(rows)
     panels: list[Panel] = []

@@ -175,7 +175,7 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
 
 
 def coarse_tables(recipe: Recipe, rows: Sequence[CoarseRow]) -> list[Table]:
-    """Build a table per arch with models of finer classes: lines are models, columns label sets.
+    """Build a table per arch with models of finer classes: lines are models, columns are labels.
 
     Models that can predict only some of the labels choose among fewer labels, so they are in the
     CSV only.

@@ -318,7 +318,7 @@ def _budget_cell(row: BudgetScore) -> Cell:
 
 
 def median_table(rows: Sequence[SeedMedian]) -> Table:
-    """Each model's mean over targets of the median over seeds."""
+    """For each model, the median over seeds on each target, averaged over targets."""
     columns: list[ColumnOf[SeedMedian]] = [
         (Column("model", numeric=False), lambda row: text(row.model)),
         (Column("method", numeric=False), lambda row: text(row.method)),

@@ -3,7 +3,7 @@
     write -> (reference models -> rank) -> pretrain -> evaluate, transfer, features -> score
 
 Reference models are pretrain stages. Some recipes also need stages of other kinds: view and select,
-for subsets (`selections.py`), and adopt and shortlist, for published models
+for subsets (`selections.py`), and adopt and shortlist, for existing models
 (`pretrained_models.py`).
 
 `expand` is a pure function of the recipe and of the contents of its inputs. It uses neither the

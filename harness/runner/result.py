@@ -37,7 +37,7 @@ class Result(BaseModel):
 
     Attributes:
         schema_version: version of these fields.
-        kind: write, rank, pretrain, adopt (load a published model), evaluate, features, score, ...
+        kind: write, rank, pretrain, adopt (load an existing model), evaluate, features, score, ...
         key: the stage's hash.
         name: name for display, such as transfer/pets/full/minus10/eps0.5/seed0.
         axes: values of the recipe's axes, such as subset, eps, seed, target and method; an axis

@@ -113,9 +113,9 @@ def measure_contenders(
     """Measure contenders (file:variant) on the same work, in turns.
 
     If there is a deadline, one epoch of each contender is timed first, to choose the length of the
-    rounds; `num_steps` of the plan is then a number of epochs. With a deadline, a contender that
-    fails to open is absent, and the others continue. Once one is open, contenders whose turn to
-    open comes after half of the time are absent, too.
+    rounds; `num_steps` of the plan is then a number of epochs. A contender that reports that it
+    cannot run is absent, and the others continue. With a deadline, so is one that fails to open,
+    and, once one is open, each whose turn to open comes after half of the time.
 
     Args:
         names: Contenders.

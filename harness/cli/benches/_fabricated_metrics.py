@@ -1,6 +1,6 @@
 """Generate random but plausible metrics for a stage of each kind, for `_fabricate`.
 
-docs/architecture.md describes the kinds, such as adopt (load a published model).
+docs/architecture.md describes the kinds, such as adopt (load an existing model).
 The log-odds of a transfer accuracy are a sum of the target's difficulty, the model's quality, the
 method's gain, an effect of the training set's size and of the steps, and noise. `quality` is the
 log-odds of the model's ImageNet accuracy.

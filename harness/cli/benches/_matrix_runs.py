@@ -188,8 +188,8 @@ class MatrixRuns:
 def cpu_outside_stages_s(pid: int) -> float:
     """CPU seconds so far of `harness run` (process `pid`) and its children.
 
-    These include the fork server, which starts the workers, but not the workers. 0 if the process
-    has ended or /proc does not exist.
+    These include the fork server, but not the workers that it forks. 0 if the process has ended or
+    /proc does not exist.
     """
     ticks = 0
     try:

@@ -212,7 +212,7 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     for stage in plan.stages:
         point = stage.axes
         if specs[stage.kind].in_status == "models" and "role" not in point:
-            # The only axis that identifies a published model is its name.
+            # The only axis that identifies an existing model is its name.
             shown_of = {"model": point["model"]} if "model" in point else point
             row = rows.setdefault(tuple([shown_of.get(axis, "") for axis in MODEL_AXES]), {})
             row.setdefault(point.get("method", stage.kind), []).append(states[stage.key])

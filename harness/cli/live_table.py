@@ -219,7 +219,7 @@ class _Clock:
         return RemainingTime(run.pending, run.folders.runs, run.matrix.urgency, on_cpu=on_cpu)
 
     def left_s(self) -> float | None:
-        """Estimate the seconds until the run ends; None if they are unknown yet."""
+        """Estimate the seconds until the run ends; None if they are not known yet."""
         from harness.estimate.remaining import Running
 
         run, now = self.run, time.monotonic()

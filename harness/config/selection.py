@@ -69,7 +69,7 @@ class SelectionSettings(Settings):
         surrogate: model for the scores label_mapping, feature_mapping and prototypes.
         early: trainings for the scores el2n (Paul et al. 2021) and forgetting (Toneva et al. 2019).
         influence: trainings for the score influence.
-        batch_size: images per batch of passes over the source.
+        batch_size: images per batch when the source's images are scored.
     """
 
     surrogate: SurrogateSettings = SurrogateSettings()

@@ -26,7 +26,7 @@ class _Point:
         label: label of the method in the recipe.
         needs: "model" or "features": role of the stage that the method starts from. None if it uses
             no source model.
-        crops: role of the needed features -> their center crop. None means the recipe's crop.
+        crops: role of the needed features -> their center crop. None means `features.eval_crop`.
         name: beginning of the names of the stages.
     """
 

@@ -43,7 +43,7 @@ PATHLIB_FIXES = {
 
 
 def explain(error: OSError | RuntimeError) -> UserError | None:
-    """Return a UserError that names the file; None for errors that a user cannot fix."""
+    """Return a UserError with a fix, and the path if the error has one; None for other errors."""
     if isinstance(error, RuntimeError):
         for begin, (problem, fix) in PATHLIB_FIXES.items():
             if str(error).startswith(begin):

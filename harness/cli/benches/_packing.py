@@ -109,8 +109,8 @@ def measure_packing(
             ]
             with variables(places):  # environment of the workers that start here
                 launchers[name] = stack.enter_context(local.LocalLauncher(settings, slots))
-                # In the first pass, the first stage of a kind runs alone, to measure its use of the
-                # GPU. The second pass warms all workers.
+                # In the first of two untimed runs, the first stage of a kind runs alone, to measure
+                # its use of the GPU. In the second run all workers import their code.
                 try:
                     for _ in range(2):
                         run(launchers[name], tunes(next(seeds)))

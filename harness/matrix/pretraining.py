@@ -56,7 +56,7 @@ def write(
 def references(recipe: Recipe, all_data: Stage) -> dict[str, Stage]:
     """Return role -> stage of a reference model, which trains clean on all classes to rank them.
 
-    No model ranks images that it was trained on.
+    No model ranks images that it was trained on. `all_data` is the stage that writes all classes.
     """
     assert recipe.ranking is not None
     arch, seed = recipe.archs[0], recipe.ranking.seed

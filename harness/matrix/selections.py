@@ -32,7 +32,14 @@ BOOTSTRAP_DRAWS = 1000  # resamples of the models, for confidence intervals of i
 def subset_stage(
     subset: SubsetSpec, all_data: Stage, needs: Mapping[str, Stage], axes: JSON
 ) -> Stage:
-    """Make the stage that selects a subset in the `.beton` files with all classes of the source."""
+    """Make the stage that selects a subset in the `.beton` files with all classes of the source.
+
+    Args:
+        subset: the subset.
+        all_data: stage that writes these files.
+        needs: stages with a ranking or scores that the subset needs.
+        axes: axis values of the stage, without `subset`.
+    """
     return Stage(
         "view",
         {"subset": subset.model_dump(mode="json", exclude={"name"})},

@@ -59,7 +59,13 @@ class Transfers:
         self._configs: dict[tuple[_Point, int], SharedConfig] = {}
 
     def stages_for(self, model: Stage, *, seed: int, name_suffix: str) -> Iterator[Stage]:
-        """Iterate over the transfers of one model, and the features that they need."""
+        """Iterate over the transfers of one model, and the features that they need.
+
+        Args:
+            model: stage of the model.
+            seed: seed of new heads and of the order of images.
+            name_suffix: end of the stages' names.
+        """
         for point in self._points:
             axes = point.axes
             config = self._config(point, seed)

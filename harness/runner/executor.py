@@ -338,7 +338,10 @@ def unfinished(matrix: Matrix, folders: Folders) -> dict[str, Stage]:
 
 
 def prepare(stage: Stage, folder: Path, recipe_file: str = "") -> None:
-    """Write the stage's stage.json. Delete a result that `stage_state.is_incomplete` rejects."""
+    """Write the stage's stage.json. Delete a result that `stage_state.is_incomplete` rejects.
+
+    recipe_file: path of the recipe in the runs folder, from `provenance.keep_recipe`.
+    """
     if stage_state.is_incomplete(stage.spec, folder):
         (folder / result.FILE_NAME).unlink()
     spec = stage.to_json()

@@ -314,7 +314,7 @@ def is_peer_failure(error: BaseException) -> bool:
 
 
 def convert_sync_batch_norm(model: "nn.Module", group: ProcessGroup) -> "nn.Module":
-    """Make BatchNorm use statistics of the global batch, if there are several processes."""
+    """Return the model with BatchNorm over the global batch; unchanged if there is one process."""
     if group.world_size == 1:
         return model
     # torch's own conversion drops the activations inside timm's BatchNorm modules.

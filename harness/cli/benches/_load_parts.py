@@ -56,7 +56,13 @@ def measure_parts(work: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure_scaling(names: list[str], work: Mapping[str, Any], num_rounds: int) -> dict[str, Any]:
-    """Measure our variants with 1, 2, 4, ... threads and all cores; print and return the record."""
+    """Measure our variants with 1, 2, 4, ... threads and all cores; print and return the record.
+
+    Args:
+        names: Contenders FILE:VARIANT, such as `ours:dct`.
+        work: Fields of `benchmarks.contender.Work`; the number of threads is replaced.
+        num_rounds: Rounds for each number of threads.
+    """
     from rich.table import Table
 
     num_cores = environment.num_cores()

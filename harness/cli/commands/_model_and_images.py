@@ -90,6 +90,12 @@ def image_resolution(
 ) -> int:
     """Resolution in pixels of a model's images: the value of --resolution, or the model's own.
 
+    Args:
+        name: Name or file of the model, for messages.
+        model: The network.
+        about: Description of the model, from `load_model`.
+        chosen: Value of --resolution; None if it is not given.
+
     Raises:
         UserError: neither is known, or the network accepts only images of another size.
     """

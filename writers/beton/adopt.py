@@ -36,6 +36,7 @@ from writers.beton.store import SMALL_FILE, Manifest, Progress, manifest_path, s
 from writers.errors import UserError
 from writers.regular_file import open_regular
 from writers.subset.spec import everything
+from writers.text_names import counted
 
 MAX_CLASSES = 1_000_000  # labels must be below; larger numbers indicate damage
 SAMPLES_AT_ONCE = 256  # samples per task of a thread
@@ -168,7 +169,8 @@ def _tables(file: Path, handle: int) -> tuple[bytes, np.ndarray, np.ndarray, int
 def _check_fields(file: Path, head: bytes, num_fields: int) -> None:
     if num_fields != NUM_FIELDS:
         raise UserError(
-            f"A sample of {file} has {num_fields} fields; an image and a label are needed.",
+            f"A sample of {file} has {counted(num_fields, 'field')}; an image and a label are "
+            "needed.",
             "Write it again with `harness write-beton`.",
         )
     types = np.frombuffer(head, FIELD, NUM_FIELDS, HEADER.itemsize)["type"].tolist()

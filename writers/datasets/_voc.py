@@ -80,7 +80,7 @@ class Voc:
         if file not in self.names:
             raise UserError(f"{self._path}: {file} is missing.", self.accepted)
         marks: dict[Key, int] = {}
-        lines = self.files.read(file).decode(errors="replace").splitlines()
+        lines = self.files.read(file).decode("utf-8-sig", errors="replace").splitlines()
         for number, line in enumerate(lines, start=1):
             if not (fields := line.split()):
                 continue

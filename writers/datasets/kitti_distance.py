@@ -140,7 +140,7 @@ def _split_of_frames(read: Callable[[str], str]) -> Mapping[str, str]:
 def _read(files: Files, names: Mapping[str, str], name: str) -> str:
     if name not in names:
         raise UserError(f"{name} is missing.", SPEC.where)
-    return files.read(names[name]).decode(errors="replace")
+    return files.read(names[name]).decode("utf-8-sig", errors="replace")
 
 
 def _wanted(name: str) -> bool:

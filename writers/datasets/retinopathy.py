@@ -63,7 +63,7 @@ def open(path: Path, settings: SplitSettings) -> Source:
         ("test", need(root, "retinopathy_solution.csv", SPEC.where)),
     ):
         for number, row in enumerate(
-            csv.DictReader(io.StringIO(file.read_text(errors="replace"))), start=2
+            csv.DictReader(io.StringIO(file.read_text("utf-8-sig", errors="replace"))), start=2
         ):
             image, level, usage = row.get("image"), row.get("level"), row.get("Usage", "train")
             if level not in ("0", "1", "2", "3", "4") or (folder == "test") != (usage in USAGES):

@@ -8,13 +8,13 @@ import numpy as np
 
 from writers.errors import UserError
 from writers.formats import array_pickle
-from writers.formats.layout_search import check_labels
+from writers.formats.layout_search import check_labels, find
 
 
 def read_batches(
     path: Path, folder: str, archive: str, names: list[str]
 ) -> list[dict[str, Any]] | None:
-    """Read the batches `names` from `folder` or from `archive`, at or below `path`.
+    """Read the batches `names` from `folder` or from `archive`, up to two folders below `path`.
 
     Returns:
         The unpickled dict of each batch, or None if neither folder nor archive exists.
@@ -22,8 +22,10 @@ def read_batches(
     Raises:
         UserError: a batch is missing or damaged.
     """
-    inside = path if path.name == folder else path / folder
-    if inside.is_dir():
+    inside, packed = path if path.name == folder else path / folder, find(path, archive)
+    if not (inside / names[0]).is_file() and (first := find(path, f"{folder}/{names[0]}")):
+        inside = first.parent
+    if (inside / names[0]).is_file() or (packed is None and inside.is_dir()):
         return [
             _unpickled(
                 (inside / name).read_bytes() if (inside / name).is_file() else None,
@@ -31,8 +33,7 @@ def read_batches(
             )
             for name in names
         ]
-    packed = path if path.name == archive else path / archive
-    if not packed.is_file():
+    if packed is None:
         return None
     batches: dict[str, bytes] = {}
     try:

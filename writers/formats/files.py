@@ -1,5 +1,6 @@
 """Read files below a folder or in an archive by name: list them once, read them in any thread."""
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ SYSTEM_FOLDERS = frozenset(
 ) | {"system volume information", "__macosx", "__pycache__"}
 
 SYSTEM = "hidden and system folders"
-CIRCULAR = "links to a folder around them"
+CIRCULAR = "links to themselves or to a folder around them"
 ZIP_BEGIN = b"PK\3\4"
 # First bytes of packed files that people download -> description of the format
 PACKED = {
@@ -225,6 +226,8 @@ def entries_below(
         entry = next(levels[-1].entries, None)
         if entry is None:
             levels.pop()
+        elif _is_own_target(entry):
+            on_skipped(levels[-1].prefix + entry.name, CIRCULAR)
         elif not entry.is_dir():
             yield levels[-1].prefix + entry.name, entry
         elif is_skipped(entry.name):
@@ -235,6 +238,19 @@ def entries_below(
                 levels.append(inner)
             else:
                 on_skipped(levels[-1].prefix + entry.name, CIRCULAR)
+
+
+def _is_own_target(entry: "os.DirEntry[str]") -> bool:
+    """Return True for a link that leads back to itself, also by way of other links."""
+    if not entry.is_symlink():
+        return False
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
+    return False
 
 
 class _Level(NamedTuple):

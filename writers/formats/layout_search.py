@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from writers.errors import UserError
+from writers.formats.files import is_system_folder
 from writers.source import Example, SplitSettings, carve
 from writers.text_names import counted
 
@@ -13,12 +14,19 @@ DEPTHS = ("", "*/", "*/*/")  # depths to search: archives and torchvision add up
 def find(path: Path, name: str) -> Path | None:
     """Find the file or folder `name` at or below `path`, at most two folders deep.
 
-    `name` may be a path of several parts. Returns None if it is not found.
+    `name` may be a path of several parts. Hidden and system folders, such as a trash or __MACOSX,
+    are not entered. Returns None if it is not found.
     """
     if path.name == name and path.exists():
         return path
     return next(
-        (match for depth in DEPTHS if path.is_dir() for match in sorted(path.glob(depth + name))),
+        (
+            match
+            for depth in DEPTHS
+            if path.is_dir()
+            for match in sorted(path.glob(depth + name))
+            if not any(map(is_system_folder, match.relative_to(path).parts[:-1]))
+        ),
         None,
     )
 

@@ -29,8 +29,11 @@ class Lists:
     where: str  # the given path, and how to get missing files, for errors
 
     def text(self, name: str) -> str:
-        """Read a list as UTF-8, with invalid bytes replaced. Raises UserError if it is missing."""
-        return self.bytes(name).decode("utf-8", errors="replace")
+        """Read a list as UTF-8 without a byte order mark; invalid bytes are replaced.
+
+        Raises UserError if it is missing.
+        """
+        return self.bytes(name).decode("utf-8-sig", errors="replace")
 
     def lines(self, name: str) -> list[str]:
         """Read the lines that are not empty. Raises UserError if there are none."""

@@ -181,10 +181,11 @@ def test_folders_that_are_not_entered_are_counted(tmp_path: Path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(picture(0))
     (tmp_path / "cat" / "up").symlink_to(tmp_path)
+    (tmp_path / "cat" / "itself").symlink_to("itself")
     source = opened(tmp_path)
     assert not_read(source) == {
         "hidden and system folders": 2,
-        "links to a folder around them": 1,
+        "links to themselves or to a folder around them": 2,
     }
     assert source.classes == ["cat", "dog"]
 

@@ -1,7 +1,7 @@
 """Find the blocks of any network in forward order, and group them into stages.
 
 timm's networks define their blocks as groups of names (`group_matcher`). In other networks the
-blocks follow from the module tree. Each entry of a list of modules is a block. Among plain layers,
+blocks follow from the module tree. Each entry of a list of modules is a block. Outside of lists,
 each layer with a weight matrix starts a block. A stage is a sequence of blocks whose outputs
 have the same shape, found by a forward pass. If there is only one stage after the stem, as in
 vision transformers, each block is a stage.

@@ -39,9 +39,9 @@ class SafeConvolutions(TorchFunctionMode):
 def may_be_affected(model: nn.Module) -> bool:
     """Return False only if no convolution of the model can use a wrong kernel in float32.
 
-    A Conv2d is affected if it is 1x1 and strided and has few channels. Any other module that is not
-    from torch.nn and directly contains weights counts as affected, because it may call a
-    convolution function.
+    A Conv2d is affected if it is 1x1 and strided, and has fewer than BLOCK input channels (per
+    group) or output channels. Any other module that is not from torch.nn and directly contains
+    weights counts as affected, because it may call a convolution function.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -116,7 +116,8 @@ def choose_compile_mode(
         exclude: Called with the failed mode and the reason before CaptureFailedError is raised.
 
     Returns:
-        See `try_modes`. With the setting `off`, only `chosen`, which is eager.
+        The chosen mode, and for each tried mode its times, or the reason why it failed; see
+        `try_modes`. With the setting `off`, only `chosen`, which is eager.
 
     Raises:
         UserError: The setting is `on`, and compilation failed.

@@ -55,7 +55,7 @@ def choose(
         folder: Folder of the stage. `record` writes the choice there.
 
     Returns:
-        See `choose_compile_mode`.
+        The chosen mode, and the measurements of the modes that were tried.
 
     Raises:
         RestartRequiredError: A mode of `auto` left the GPU unusable. It is excluded in the folder.
@@ -95,7 +95,7 @@ def recorded_or(
         folder: Folder of the stage.
 
     Returns:
-        See `harness.train.mode_trials.try_modes`.
+        The chosen mode, and the measurements of the modes that were tried.
 
     Raises:
         RestartRequiredError: A mode left the GPU unusable. It is excluded in the folder.

@@ -304,7 +304,8 @@ def score(
         num_classes: Number of classes.
 
     Returns:
-        See `Counts.scores`, or `MultiLabelCounts.scores` if images have several labels.
+        `top1`, `loss` and other scores; see `Counts.scores`, or `MultiLabelCounts.scores` if images
+        have several labels.
     """
     return count(
         model, loader, device=device, precision=precision, num_classes=num_classes

@@ -121,7 +121,7 @@ def choose_attack_mode(
         folder: Folder of the stage. `compile_choice.record` writes the choice there.
 
     Returns:
-        See `try_modes`.
+        The chosen mode, and the measurements of the modes that were tried.
 
     Raises:
         RestartRequiredError: A mode of `auto` left the GPU unusable. It is excluded in the folder.

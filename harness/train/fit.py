@@ -48,7 +48,7 @@ class Clock:
         num_steps: Training steps.
         num_images: Images trained on, over all ranks.
         zero_gradients: Number of zero input gradients of attacks.
-        spans_s: Seconds per phase, see `harness.profiling.timer.SPANS`.
+        spans_s: Seconds per phase of a step, such as "forward"; see `profiling.timer.SPANS`.
         num_restarts: Number of times that training was resumed.
         damaged_checkpoints: One line for each checkpoint that was skipped.
     """

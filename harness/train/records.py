@@ -14,7 +14,7 @@ class EpochTiming(TypedDict):
         train_s: Seconds of training, without checkpoints.
         checkpoint_s: Seconds spent writing checkpoints.
         img_per_s: Images of all ranks divided by `train_s`.
-        spans_s: Seconds per phase, see `harness.profiling.timer.SPANS`.
+        spans_s: Seconds per phase of a step, such as "forward"; see `profiling.timer.SPANS`.
         percentiles_ms: Percentiles of the time of each phase and of the whole step, in ms.
         eval_s: Seconds of the evaluation after this pass, if there was one.
     """

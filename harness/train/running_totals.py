@@ -28,7 +28,12 @@ class RunningTotals:
         self._num_images = 0
 
     def add_logits(self, logits: Tensor, labels: Tensor) -> None:
-        """Count the correct images of a batch. logits: [B, K]; labels: see `image_losses`."""
+        """Count the correct images of a batch.
+
+        Args:
+            logits: [B, K].
+            labels: int64 [B], or int8 or float32 [B, K], as for `image_losses`.
+        """
         self._num_correct += num_correct(logits.detach(), labels)
 
     def add_step(self, losses: Sequence[Tensor], num_images: int) -> None:

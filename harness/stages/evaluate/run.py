@@ -58,7 +58,9 @@ def run(context: StageContext) -> Outcome:
 
     eps is that of the model's training, or the setting `eps_of_clean` if the training was clean.
 
-    A stop request stops the stage after the current batch; the next run starts from the beginning.
+    Raises:
+        Stopped: a stop was requested. The next run starts from the beginning.
+        RestartRequiredError: the attack's compile mode failed. The next attempt does not use it.
     """
     config = context.config
     settings = EvaluateSettings.model_validate(config["settings"])

@@ -21,6 +21,9 @@ def new_learner(
     """Build a network with random weights, and its training step.
 
     Uses `arch`, `seed` and `eps` of the context's config, and the context's device and ranks.
+
+    Raises:
+        UserError: the architecture is unknown, or a setting does not fit it or the device.
     """
     model, eps = _build(context, settings, num_classes), context.config["eps"]
     return make_step(

@@ -18,7 +18,9 @@ from loaders.plan import LoaderPlan
 def run(context: StageContext) -> Outcome:
     """Evaluate the reference models (trained for this ranking) and sort the classes by accuracy.
 
-    A stop request stops the stage after the current batch; the next run starts from the beginning.
+    Raises:
+        Stopped: a stop was requested. The next run starts from the beginning.
+        UserError: a class has no image, or a model may have been trained on the images.
     """
     config = context.config
     precision = choose(config["precision"], context.device)

@@ -7,7 +7,11 @@ from harness.transfer.features import Features, file_of
 
 
 def run(context: StageContext) -> Outcome:
-    """Compute the scores of the config; scores that cannot be computed are listed in `failed`."""
+    """Compute the scores of the config; scores that cannot be computed are listed in `failed`.
+
+    Raises:
+        Stopped: a stop was requested before a score. The next run starts from the beginning.
+    """
     features = Features.load(file_of(context.need_folders["features"], "train"))
     names = context.config["scores"]
 

@@ -49,7 +49,13 @@ TRAIN_AND_VAL = "trainval.beton"
 
 
 def run(context: StageContext) -> Outcome:
-    """Train a model for each point of the grid, choose one on val, and score it on test."""
+    """Train a model for each point of the grid, choose one on val, and score it on test.
+
+    Raises:
+        Stopped: a stop was requested. The next run resumes the search.
+        UserError: training diverged at every point, a batch does not fit in memory, val and test
+            are the same images, or the metric does not fit the labels.
+    """
     started = time.monotonic()
     config = context.config
     settings = settings_model(config["method"]).model_validate(config["settings"])

@@ -34,6 +34,11 @@ def run(context: StageContext) -> Outcome:
     If a complete beton of this stage exists, it is kept, unless its raw files may have changed.
     Encoded images are copied from another beton in the data folder if encoding them again would
     certainly give the same bytes.
+
+    Raises:
+        Stopped: a stop was requested.
+        UserError: the raw files are missing, damaged or changed since the run was planned, or the
+            recipe's settings do not fit them.
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])

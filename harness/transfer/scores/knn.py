@@ -62,6 +62,9 @@ def variants(
     """Return `knn` (k = 1), `knn_k5` and `knn_k20` (if N > k), and `knn_cosine` (k = 1).
 
     Arguments as in `score`.
+
+    Raises:
+        UserError: wrong shapes, values or labels, or there is only one image.
     """
     matrix, classes, num_classes = check_features(features, labels)
     if len(matrix) < 2:

@@ -38,6 +38,9 @@ def run(context: StageContext) -> Outcome:
     The metrics are the same as for methods that train a network; the penalty is the axis `lambda`
     of the grid. Each point also has `converged`, `largest_gradient`, and `gap`, an upper bound on
     the difference between its loss and the optimum.
+
+    Raises:
+        Stopped: a stop was requested. The next run starts from the beginning.
     """
     started = time.monotonic()
     settings = LogregSettings.model_validate(context.config["settings"])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.report.data.flat import Record
 
 _USER_ERROR_CODE = 2
+# Exit code of `harness run` -> heading of the error's message.
+_HEADINGS = {1: "Stages of the recipe failed:", 130: "The run was cancelled:"}
 # Kind of stage -> table of its results, in the order in which `results` prefers them.
 _TABLE_OF_KIND = {"transfer": "transfer", "score": "scores", "evaluate": "accuracy"}
 
@@ -83,7 +85,9 @@ def run(
     if process.returncode == _USER_ERROR_CODE:
         raise UserError("\n".join(lines[-20:]))  # warnings, what is wrong, and how to fix it
     if process.returncode:
-        raise RuntimeError("\n".join(["Stages of the recipe failed:", *lines[-20:]]))
+        other = f"The run ended unexpectedly, with exit code {process.returncode}:"
+        heading = _HEADINGS.get(process.returncode, other)
+        raise RuntimeError("\n".join([heading, *lines[-20:]]))
     reports = [line.removeprefix("Report: ") for line in lines if line.startswith("Report: ")]
     return Path(reports[-1])
 

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from harness.matrix.expand import expand
 from harness.report.data.flat import flat_records, to_parquet
 from harness.report.data.records import TransferRow
 from harness.report.render import page
-from harness.runner import result
+from harness.runner import cancel, result
 from tests.helpers import ROOT
 from tests.helpers.report_fakes import make_recipe, make_results
 from writers.errors import UserError
@@ -122,3 +124,20 @@ def test_run_reports_mistakes_and_returns_the_report(tmp_path: Path, capfd):
     assert all(f"There is no {tmp_path / 'raw_dir' / name}." in str(info.value) for name in "abc")
     page_of = harness.run(finished(tmp_path), runs_dir=tmp_path / "runs", options={"jobs": 1})
     assert page_of.is_file() and page_of.suffix == ".html"
+
+
+def test_a_cancelled_run_is_not_a_failed_one(tmp_path: Path):
+    request = cancel.file_of(tmp_path / "runs", "demo")
+    cancel.request(tmp_path / "runs", "demo")
+    in_an_hour = time.time() + 3600  # after the start of the run
+    os.utime(request, (in_an_hour, in_an_hour))
+    with pytest.raises(RuntimeError, match=r"^The run was cancelled:\n(?s:.*)Resume with:"):
+        harness.run("demo", runs_dir=tmp_path / "runs", data_dir=tmp_path / "data")
+
+
+def test_a_killed_run_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "python").write_text("#!/bin/sh\necho working\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(RuntimeError, match="exit code -9:\nworking"):
+        harness.run("demo", runs_dir=tmp_path / "runs")

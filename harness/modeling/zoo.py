@@ -352,7 +352,7 @@ def load_weights(
 
 
 def load_strictly(arch: str, module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load tensors by name.
+    """Load tensors by name. `arch`: name of the network, for messages.
 
     Raises:
         UserError: names or shapes differ from the module's. The message lists the first few.

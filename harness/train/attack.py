@@ -303,7 +303,7 @@ def ascent(gradient: Tensor, norm: Norm, step_size: float) -> Tensor:
 
 
 def project(pixels: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
-    """Project images onto the ball around `center`, then clamp them to [0, 1].
+    """Project images onto the ball of radius eps around `center`, then clamp them to [0, 1].
 
     Clamped images stay in the ball: `center` is in [0, 1], so clamping only shortens the distance
     to it. All images are [B, 3, R, R].
@@ -312,7 +312,7 @@ def project(pixels: Tensor, center: Tensor, norm: Norm, eps: float) -> Tensor:
 
 
 def within_ball(delta: Tensor, norm: Norm, eps: float) -> Tensor:
-    """Project `delta` [B, 3, R, R] onto the ball around zero, in place."""
+    """Project `delta` [B, 3, R, R] onto the ball of radius eps around zero, in place."""
     if norm == "linf":
         return delta.clamp_(-eps, eps)
     return delta.mul_(eps / _norm(delta, 2).clamp_(min=eps))

@@ -192,6 +192,11 @@ def compile_modes(on_gpu: bool, is_attacked: bool, num_micro_batches: int = 1) -
     model come last, because only `compilation.reset` frees their memory. They are left out if
     gradients are accumulated: torch then raises or computes wrong gradients (pytorch#96693,
     pytorch#169545).
+
+    Args:
+        on_gpu: False leaves out all modes with CUDA graphs.
+        is_attacked: False leaves out modes that capture an attack.
+        num_micro_batches: number of parts whose gradients are accumulated.
     """
     modes = {
         name: (compilation.is_whole_graph(name), mode.torch_mode is not None)

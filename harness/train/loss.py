@@ -34,7 +34,7 @@ def image_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
 
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Compute the mean of `image_losses`, a scalar."""
+    """Compute the mean of `image_losses`, a scalar. Arguments as in `image_losses`."""
     if has_one_label(labels):
         return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return image_losses(logits, labels, label_smoothing).mean()

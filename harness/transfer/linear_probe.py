@@ -24,6 +24,12 @@ def linear_probe(
 
     Features are standardized by the mean and standard deviation over the images of the final fit.
 
+    Args:
+        train: features to fit on.
+        val: features that choose the penalty; None uses a random fifth of train.
+        test: features to score the probe on.
+        device: device of the fits.
+
     Returns:
         `top1` and `mean_per_class`, accuracies on test; `num_correct` and `num_test`, images of
         test; `num_fitted`, images of the final fit; `penalty`, the chosen lambda, and its score

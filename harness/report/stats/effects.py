@@ -168,6 +168,11 @@ def smallest_subset(
 
     If all subsets have as many classes as the baseline, the one with the fewest images is selected.
     If subsets are equal, the first is selected: recipes list controls after their subset.
+
+    Args:
+        sizes: subset -> (classes, training images), see `source_sizes`.
+        names: subsets to select from.
+        baseline: subset that the others are compared with.
     """
     unknown = math.inf, math.inf
     by_images = all(

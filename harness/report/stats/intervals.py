@@ -130,7 +130,8 @@ def welch(scores: Floats, other_scores: Floats, confidence: float = 0.95) -> Int
 
     The standard error is Welch's. For sets of equal size, the degrees of freedom are also Welch's.
     For sets of unequal size, they are those of the smaller set: with Welch's, intervals include the
-    true value too rarely if the smaller set varies more.
+    true value too rarely if the smaller set varies more. The interval covers the difference with a
+    probability of `confidence`.
 
     Returns:
         None if one set has a single run, or if the runs within each set are all equal.

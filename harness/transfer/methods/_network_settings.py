@@ -30,7 +30,7 @@ class NetworkSettings(TransferSettings):
     accumulate: Parts = 1
 
     def without_effect(self) -> dict[str, str]:
-        """Map fields without effect to reasons, with frozen statistics also `bn_momentum`."""
+        """Map fields without effect to reasons: `bn_momentum` is one if statistics are frozen."""
         return super().without_effect() | idle_bn_momentum(self.bn_stats)
 
 
@@ -52,7 +52,7 @@ class BlockSettings(NetworkSettings):
     layer_decay: Crop = 1.0
 
     def without_effect(self) -> dict[str, str]:
-        """Map fields without effect to reasons, without `num_low` also `low_lr_ratio`."""
+        """Map fields without effect to reasons: `low_lr_ratio` is one if `num_low` is 0."""
         reason = "has no effect without num_low, the number of blocks that it is for"
         idle = {"low_lr_ratio": reason} if self.num_low == 0 else {}
         return super().without_effect() | idle

@@ -73,7 +73,7 @@ class DetectionSettings(TransferSettings):
         return self.anchors or ANCHORS[self.neck]
 
     def without_effect(self) -> dict[str, str]:
-        """Map fields without effect to reasons, also those in IDLE, used in classification only."""
+        """Map fields without effect to reasons: those in IDLE are for classification only."""
         reason = "has no effect on detection, which trains on whole images with boxes"
         return super().without_effect() | dict.fromkeys(IDLE, reason)
 

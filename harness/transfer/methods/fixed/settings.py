@@ -22,7 +22,7 @@ class FixedSettings(TransferSettings):
     bn_momentum: BnMomentum = None
 
     def without_effect(self) -> dict[str, str]:
-        """Map fields without effect to reasons, with frozen statistics also `bn_momentum`."""
+        """Map fields without effect to reasons: `bn_momentum` is one if statistics are frozen."""
         return super().without_effect() | idle_bn_momentum(self.bn_stats)
 
 

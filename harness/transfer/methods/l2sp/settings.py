@@ -29,7 +29,7 @@ class L2SPSchedule(TransferSchedule):
     decay_norm_and_bias: bool = False
 
     def without_effect(self) -> dict[str, str]:
-        """Map fields without effect to reasons, also the settings of weight decay."""
+        """Map fields without effect to reasons: the settings of weight decay are such fields."""
         reason = "has no effect on the method l2sp"
         idle = dict.fromkeys(("weight_decay", "decay_norm_and_bias"), reason)
         return super().without_effect() | idle

@@ -14,7 +14,7 @@ class ScratchSettings(NetworkSettings):
     grid: DecayGrid = DecayGrid()
 
     def without_effect(self) -> dict[str, str]:
-        """Map fields without effect to reasons, also `bn_stats`."""
+        """Map fields without effect to reasons: `bn_stats` is one."""
         reason = "has no effect on the method scratch"
         return super().without_effect() | {"bn_stats": reason}
 

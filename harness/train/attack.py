@@ -362,7 +362,7 @@ def _norm(images: Tensor, order: float) -> Tensor:
 
 @contextmanager
 def _constant_parameters(model: nn.Module) -> Iterator[None]:
-    """Skip the parameters' gradients inside the block, which saves a third of a step's work."""
+    """Skip the parameters' gradients inside the block, which saves about a third of a step."""
     variables = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in variables:

@@ -65,7 +65,7 @@ class CudaGraphAttack:
     def _capture(
         self, images: Tensor, labels: Tensor
     ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
-        """Capture the attack for one batch shape; warm-up calls leave random state and counter."""
+        """Capture the attack for one batch shape. Warm-up calls do not change the random state."""
         attack = self._attack
         images, labels = images.clone(), labels.clone()
         random_state, count = attack.generator.get_state(), attack.zero_gradients.clone()

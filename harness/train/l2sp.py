@@ -23,7 +23,7 @@ class L2SPPenalty:
     def __init__(
         self, model: nn.Module, toward_start: Iterable[nn.Parameter], *, alpha: float, beta: float
     ) -> None:
-        """Copy the weights toward which the penalty pulls.
+        """Copy the values toward which the penalty pulls.
 
         Args:
             model: The pretrained model, before it is trained on.

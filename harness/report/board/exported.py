@@ -1,4 +1,4 @@
-"""Read and write the rows of a board (a static leaderboard) as JSON, so that people exchange them.
+"""Read and write the rows of a board (a static leaderboard) as JSON, to exchange them.
 
 A file from somebody else is untrusted: its size, its fields, and every value are checked before
 anything is used. Nothing in it is executed. The files of the board's pages are named after labels

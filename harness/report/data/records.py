@@ -53,7 +53,7 @@ class ModelRecord(Protocol):
 
     @property
     def variant(self) -> str:
-        """Name of the settings that vary the pretraining; "" for the recipe's base settings."""
+        """Name of a set of settings that override those of pretraining; "" for none."""
 
     @property
     def same_variants(self) -> tuple[str, ...]:

@@ -39,8 +39,8 @@ class DetectionSettings(TransferSettings):
         neck: c4: regions are cut from the output of the third stage, and the fourth stage is the
             head of each region. fpn: a feature pyramid and two linear layers.
         short_side: shorter side of the resized image, in pixels.
-        long_side: largest longer side, in pixels. An image at this limit has a shorter side below
-            `short_side`.
+        long_side: limit of the longer side, in pixels. An image at this limit has a shorter side
+            below `short_side`.
         anchors: sides of square anchors in pixels of the resized image; each is also used with
             aspect ratios 1:2 and 2:1. None means 128, 256 and 512 for c4, and 32 to 512 for fpn.
         regions_per_image: number of proposals per image that the heads of the regions train on.

@@ -12,6 +12,7 @@ from harness.profiling.timer import Timer
 from harness.train import autotune
 from harness.train.optimizer import make_sgd
 from harness.train.step import StepConfig, TrainStep, make_step
+from loaders.epoch import STREAM_PRIORITY
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -62,7 +63,7 @@ def test_a_loader_thread_may_use_cuda_during_a_capture():
 
     def load() -> None:
         try:
-            with torch.cuda.stream(torch.cuda.Stream()):
+            with torch.cuda.stream(torch.cuda.Stream(priority=STREAM_PRIORITY)):
                 for number in range(256):  # growing, so that no memory is reused
                     torch.empty((number + 1) * 2**20, dtype=torch.uint8, pin_memory=True).to(
                         "cuda:0", non_blocking=True

@@ -38,6 +38,24 @@ def cudnn_benchmark(device: str) -> Iterator[None]:
 
 
 @contextmanager
+def local_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Let SyncBatchNorm use the statistics of this process alone inside the block."""
+    synchronized = [
+        (module, module.process_group)
+        for module in model.modules()
+        if isinstance(module, nn.SyncBatchNorm)
+    ]
+    try:
+        for module, _ in synchronized:
+            # A module that is in no group calls no other process.
+            module.process_group = torch.distributed.GroupMember.NON_GROUP_MEMBER
+        yield
+    finally:
+        for module, process_group in synchronized:
+            module.process_group = process_group
+
+
+@contextmanager
 def attack_mode(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Iterator[None]:
     """Set the modules' modes for an attack inside the block.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from harness.config.attack import AttackSettings
 from harness.modeling.classifier import Classifier
+from harness.modeling.module_modes import local_batch_norm
 from harness.modeling.precision import Precision, autocast
 from harness.modeling.regularizers import AUX_WEIGHT
 from harness.profiling.timer import Timer
@@ -220,7 +221,8 @@ class TrainStep:
         saved = self._ddp, self._group
         self._ddp, self._group = LocalForward(), SINGLE_PROCESS
         try:
-            yield
+            with local_batch_norm(self.model):
+                yield
         finally:
             self._ddp, self._group = saved
 

@@ -137,6 +137,31 @@ def test_a_value_that_the_host_needs_is_found(learner):
         learner.train_batch(*batch)
 
 
+def test_a_trial_step_does_not_call_other_ranks_for_batch_norm(faked_api, monkeypatch):
+    """Another rank may have failed, and would never answer."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("another rank was called")
+
+    of_group = torch.distributed.get_world_size
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        torch.distributed,
+        "get_world_size",
+        lambda group=None: 2 if group is None else of_group(group),
+    )
+    monkeypatch.setattr(torch.nn.modules.batchnorm.sync_batch_norm, "apply", refuse)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(product.make_model())
+    with FakeCuda() as mode, InAutograd():
+        put_on_cuda(model, mode)
+        learner, batch = product.make_learner("cuda:0", model=model), product.make_batch("cuda:0")
+        mode.in_setup = False
+        with learner.without_ddp():
+            learner.train_batch(*batch)
+        with pytest.raises(AssertionError, match="another rank was called"):
+            learner.train_batch(*batch)
+
+
 @pytest.mark.parametrize("restarts", [1, 2])
 def test_an_evaluation_attack_stays_on_the_device(faked_api, restarts):
     attack = EvaluationAttack(

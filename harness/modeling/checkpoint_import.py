@@ -19,7 +19,6 @@ from writers.text_names import counted
 # Children of torchvision's ResNet that have weights -> position among all children.
 RESNET_CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
-MAX_COPIES = 4  # copies that a message names
 
 # Attention heads of MoCo v3's ViT-Small and ViT-Base. In timm, they have 6 and 12 heads.
 MOCO_V3_HEADS = 12
@@ -44,7 +43,7 @@ def import_checkpoint(
     The weights are the largest group of tensors with a common prefix that fits the architecture.
     If the file of a self-supervised method has several copies of the network, the copy that the
     method's authors evaluate is taken. The metadata lists all other tensors as `left_out`, and the
-    prefixes of other copies as `other_copies`; see `describe_copies`.
+    prefixes of other copies as `other_copies`; see `import_notes.choice_of`.
 
     A linear layer outside the network, such as `head.fc_cls` or `classifier` of a linear
     evaluation, may be the head. It is taken if it has one input per feature and one output per
@@ -148,30 +147,11 @@ def import_checkpoint(
         "left_out": list(left_out),
         "prefix": prefix,
         "other_copies": list(other_copies),
+        "averages": list(checkpoint.averages),
         "imported_from": path.name,
         "sha256": checkpoint.sha256,
     }
     return model, about
-
-
-def describe_copies(about: Mapping[str, Any]) -> str:
-    """State which of several copies of the network was read; "" if the file has only one.
-
-    Args:
-        about: metadata of `import_checkpoint`.
-    """
-    others = [prefix.rstrip(".") for prefix in about.get("other_copies", ())]
-    if not others:
-        return ""
-    own, first = about["prefix"].rstrip("."), next(filter(None, others), "")
-    read = f"under {own}" if own else "without a prefix"
-    unread = ", ".join(other or "the one without a prefix" for other in others[:MAX_COPIES])
-    more = f" and {len(others) - MAX_COPIES} more" if len(others) > MAX_COPIES else ""
-    choice = f" To read another: --part {first} (in a recipe `part`)." if first else ""
-    return (
-        f"The file has {len(others) + 1} copies of the network. The one {read} was read, not "
-        f"{unread}{more}.{choice}"
-    )
 
 
 def _only(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -341,11 +321,16 @@ def _mismatch(
 ) -> UserError:
     """Build the error for weights that do not fit, with a hint at the option that may help."""
     shapes = [tuple(tensor.shape) for tensor in weights.values()]
+    number = len(match.left_out)
+    unknown = (
+        f", {number:,} {'is' if number == 1 else 'are'} unknown ({', '.join(match.left_out[:3])})"
+        if number
+        else ""
+    )
     is_same_order = shapes == [tuple(shape) for shape in own.values()]
     return UserError(
         f"The weights are not those of {arch}: {counted(len(missing), 'tensor', ('is', 'are'))} "
-        f"missing ({', '.join(missing[:3])}), {len(match.left_out)} are unknown "
-        f"({', '.join(match.left_out[:3])}).",
+        f"missing ({', '.join(missing[:3])}){unknown}.",
         "The shapes agree in order: use --by-order."
         if is_same_order
         else "Give the architecture that was trained with --arch.",

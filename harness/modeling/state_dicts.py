@@ -36,6 +36,8 @@ MAX_NAME = 2000  # largest length of a tensor's name: the time of matching grows
 # Last parts of the names of tensors that must be floating-point.
 FLOATING = ("weight", "bias", "running_mean", "running_var")
 NO_WEIGHTS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim")
+# Parts of names that torch.compile, FSDP and activation checkpointing insert at wrapped modules.
+INNER_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 PREFIXES = tuple(f"{part}." for part in checkpoint_layouts.WRAPPERS)
 # Beginnings of names that are not weights of the network: the robustness library's second copy of
 # the network, and normalizations.
@@ -55,12 +57,15 @@ class Weights:
         mean: mean per channel of the normalization in the file; None if it has none.
         std: standard deviation per channel, or None.
         sha256: digest of the file.
+        averages: keys of moving averages of the weights that the file has, too, and that were not
+            read.
     """
 
     tensors: dict[str, Tensor]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     sha256: str
+    averages: tuple[str, ...] = ()
 
 
 def read(path: Path, *, average: bool = False) -> Weights:
@@ -80,6 +85,12 @@ def read(path: Path, *, average: bool = False) -> Weights:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     assert sha256 is not None  # content_digest returns None only if it is stopped
     tensors = _unwrap(content, average)
+    if tensors is None and weight_files.has_foreign_objects(content):
+        raise UserError(
+            f"{path} has no tensors by name, but objects of classes that are not loaded.",
+            "If it is a whole model, save its weights where its code is: "
+            "torch.save(model.state_dict(), 'weights.pt')",
+        )
     if tensors is None:
         raise UserError(
             f"{path} has no {'averaged ' if average else ''}weights in it that this harness can "
@@ -100,6 +111,7 @@ def read(path: Path, *, average: bool = False) -> Weights:
         mean,
         std,
         sha256,
+        () if average else _averages_in(content),
     )
 
 
@@ -189,6 +201,13 @@ def _unwrap(content: Any, average: bool, depth: int = 0) -> dict[str, Tensor] | 
     return max((*others.values(), tensors), key=len) or None
 
 
+def _averages_in(content: Any) -> tuple[str, ...]:
+    """Return the keys of AVERAGES under which the mapping of a file has tensors."""
+    if not isinstance(content, Mapping):
+        return ()
+    return tuple(key for key in AVERAGES if _unwrap(content.get(key), False, 1))
+
+
 def _plain_tensors(content: Any) -> dict[str, Tensor]:
     """Return the tensors of a mapping; an empty one if the object is not a mapping of tensors."""
     if not isinstance(content, Mapping):
@@ -218,6 +237,9 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     Names that begin with one of LEFT_OUT do not keep a prefix from being removed. The robustness
     library stores `module.attacker.` and `module.normalizer.` next to `module.model.`.
     """
+    plain = {_without_inner_wrappers(name): value for name, value in tensors.items()}
+    if len(plain) == len(tensors):
+        tensors = plain
     while True:
         names = [name for name in tensors if not name.startswith(LEFT_OUT)]
         prefix = next(
@@ -231,6 +253,10 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if prefix is None:
             return tensors
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def _without_inner_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in INNER_WRAPPERS)
 
 
 def _constant(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...] | None:

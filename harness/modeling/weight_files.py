@@ -6,8 +6,9 @@ the robustness library. An inert placeholder replaces each of them.
 
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, TypeVar
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from writers.errors import UserError
+from writers.formats.files import PACKED
+from writers.formats.image_formats import HEAD_BYTES, other_format_of
 from writers.regular_file import open_regular
 from writers.text_names import first_line
 
@@ -24,10 +27,23 @@ T = TypeVar("T")
 ZIP_BEGIN = b"PK\x03\x04"
 MAX_UNPACKED = 2  # largest ratio of the unpacked size of a zip file to its own size
 TORCH_BEGINS = (ZIP_BEGIN, b"\x80")  # a zip, or a pickle of protocol 2 and later
+# Names of files of a model that is stored in several: model-00001-of-00002.safetensors.
+PART_OF_SEVERAL = re.compile(r"-\d+-of-\d+\.|\.index\.json$")
+# End of the name of a member of a zip file -> what the file is, and how to get weights from it
+OTHER_ZIPS = {
+    "/constants.pkl": (
+        "a TorchScript program",
+        "Save its weights: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')",
+    ),
+    ".npy": (
+        "a file of NumPy arrays",
+        "Save them as tensors: torch.save({name: torch.from_numpy(array), ...}, 'weights.pt')",
+    ),
+}
 
 
 def content(path: Path) -> Any:
-    """Read a .safetensors file, or a torch file with any other name.
+    """Read a safetensors file or a torch file. Their names may have any extension.
 
     Returns:
         The object in the file, on the CPU; for safetensors, a mapping of tensors.
@@ -36,7 +52,7 @@ def content(path: Path) -> Any:
         UserError: the file is not complete, or of another kind.
         OSError: it cannot be read, or is a pipe, a device or a folder.
     """
-    is_safetensors = path.suffix == ".safetensors"
+    is_safetensors = path.suffix == ".safetensors" or _begins_like_safetensors(path)
     _refuse_other_kinds(path, is_safetensors)
     return _safetensors(path, _tensors) if is_safetensors else _torch_file(path)
 
@@ -54,6 +70,19 @@ def metadata(path: Path) -> dict[str, str]:
     return _safetensors(path, lambda file: dict(file.metadata() or {}))
 
 
+def has_foreign_objects(found: Any) -> bool:
+    """Return True if the object in a file, or a value of its mapping, is of a class not loaded."""
+    values = found.values() if isinstance(found, Mapping) else (found,)
+    return any(isinstance(value, _Inert) for value in values)
+
+
+def _begins_like_safetensors(path: Path) -> bool:
+    """Return True if the file begins with the length of a JSON header and its brace."""
+    with open_regular(path) as file:
+        begin, num_bytes = file.read(9), os.fstat(file.fileno()).st_size
+    return begin[8:] == b"{" and int.from_bytes(begin[:8], "little") <= num_bytes - 8
+
+
 def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
     """Check the first bytes of the file before the whole file is read.
 
@@ -62,9 +91,20 @@ def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
         OSError: it cannot be read, or is a pipe, a device or a folder.
     """
     with open_regular(path) as file:
-        begin, num_bytes = file.read(8), os.fstat(file.fileno()).st_size
+        begin, num_bytes = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
+    if PART_OF_SEVERAL.search(path.name):
+        raise UserError(
+            f"{path} belongs to a model that is stored in several files, which is not read.",
+            "Save the model in one file, such as by "
+            "model.save_pretrained(FOLDER, max_shard_size='100GB').",
+        )
+    packed = (kind for magic, kind in PACKED.items() if begin.startswith(magic))
+    if not begin.startswith(ZIP_BEGIN) and (kind := other_format_of(begin) or next(packed, None)):
+        raise UserError(
+            f"{path} is {kind}.", "Name a safetensors file or one that torch.save wrote, unpacked."
+        )
     if is_safetensors:
-        if not 0 < int.from_bytes(begin, "little") <= num_bytes - 8:
+        if not 0 < int.from_bytes(begin[:8], "little") <= num_bytes - 8:
             raise UserError(f"{path} is not a complete safetensors file: its header does not fit.")
     elif not begin.startswith(TORCH_BEGINS):
         raise _damaged_error(path, ValueError("it begins as neither a zip file nor a pickle"))
@@ -74,6 +114,19 @@ def _refuse_other_kinds(path: Path, is_safetensors: bool) -> None:
                 check_unpacked_size(file)
             except ValueError as error:
                 raise _damaged_error(path, error) from error
+            _refuse_other_zips(path, file)
+
+
+def _refuse_other_zips(path: Path, file: BinaryIO) -> None:
+    """Raise UserError for a complete zip file that torch.save did not write."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return  # torch reports an incomplete file when it reads it
+    for end, (kind, hint) in OTHER_ZIPS.items():
+        if any(name.endswith(end) for name in names):
+            raise UserError(f"{path} is {kind}.", hint)
 
 
 def check_unpacked_size(file: BinaryIO) -> None:

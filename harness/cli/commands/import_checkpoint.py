@@ -102,8 +102,8 @@ def command(
     harness import-checkpoint resnet18_l2_eps1.ckpt --arch torchvision/resnet18 \\
         --eps 1 --out robust.pt
     """
-    from harness.modeling import classifier
-    from harness.modeling.checkpoint_import import describe_copies, import_checkpoint
+    from harness.modeling import classifier, import_notes
+    from harness.modeling.checkpoint_import import import_checkpoint
 
     model, about = import_checkpoint(
         checkpoint,
@@ -123,8 +123,8 @@ def command(
     if names := about["left_out"]:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         click.echo(f"left out: {', '.join(map(printable, names[:MAX_NAMES]))}{more}")
-    if copies := describe_copies(about):
-        click.echo(printable(copies))
+    if choice := import_notes.choice_of(about):
+        click.echo(printable(choice))
     if about["layout"]:
         click.echo(f"layout: {about['layout']} (self-supervised)")
     if not about["has_head"] and subset_name != "none":

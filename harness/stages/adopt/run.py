@@ -4,8 +4,7 @@ from pathlib import Path
 
 from harness.config.inputs import PublishedWeights
 from harness.config.model import ModelSettings
-from harness.modeling import classifier, pretrained
-from harness.modeling.checkpoint_import import describe_copies
+from harness.modeling import classifier, import_notes, pretrained
 from harness.modeling.flops import inference_flops
 from harness.runner import inputs
 from harness.runner.context import Outcome, StageContext
@@ -25,8 +24,8 @@ def run(context: StageContext) -> Outcome:
     weights_dir = context.raw / Path(context.config["weights_dir"] or "").expanduser()
     loaded = pretrained.load_pretrained(settings, weights_dir)
     model, about = loaded.model, {"eval_crop": 224 / 256, "imported_from": None, **loaded.about}
-    if copies := describe_copies(about):
-        print(copies)  # into the stage's log
+    if choice := import_notes.choice_of(about):
+        print(choice)  # into the stage's log
     about["interpolation"] = settings.interpolation or about.get("interpolation", "area")
     classifier.save(context.folder / MODEL_FILE, model, about)
     expected = context.config.get("weights_file")

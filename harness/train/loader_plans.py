@@ -22,7 +22,7 @@ FORMS = {"positions": Form("i", has_rows=False), "labels": Form("i", has_rows=Fa
 
 
 def split_path(context: StageContext, role: str, split: str) -> Path:
-    """Return the path of a split's `.beton` file, which the stage `context.needs[role]` wrote."""
+    """Return the path of a split's `.beton` file that the result `context.needs[role]` names."""
     path: str = context.needs[role].metrics["splits"][split]["path"]
     return context.data / path
 

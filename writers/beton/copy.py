@@ -21,7 +21,7 @@ import numpy as np
 from writers.beton.atomic_file import NewBeton, new_beton
 from writers.beton.layout import Layout, digest_of, write_at
 from writers.beton.manifest_fields import file_fields, name_of
-from writers.beton.selection import class_counts, missing_classes
+from writers.beton.selection import check_classes, class_counts
 from writers.beton.store import Beton, Manifest, Progress, has_fields_of, open_beton
 from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
@@ -47,12 +47,13 @@ def copy_subset(
     manifest = beton.manifest
     positions, labels = subset.select(manifest.split, manifest.classes, beton.labels, beton.ids)
     counts = class_counts(labels, len(subset.classes))
-    missing = missing_classes(subset, counts, manifest.split)
-    if missing and not (counts.any() and manifest.differences):
-        raise UserError(
-            f"{from_file} has no image of {missing}.",
-            "Each class needs at least one training image.",
-        )
+    check_classes(
+        subset,
+        counts,
+        manifest.split,
+        str(from_file),
+        has_accepted_differences=bool(manifest.differences),
+    )
     with new_beton(out_file) as new:
         layout = lay_out(beton, positions, labels)
         copy_samples(beton, positions, layout, new, progress=progress)

@@ -6,9 +6,8 @@ from typing import Any
 from writers.beton.atomic_file import NewBeton
 from writers.beton.encoding import DCT, JPEG, RAW, Encoding
 from writers.beton.layout import Layout
-from writers.beton.selection import example_counts
+from writers.beton.selection import SplitSelection, example_counts
 from writers.beton.store import Manifest, file_digests
-from writers.source import Example, Source
 from writers.subset.spec import Subset
 
 CREATED_BY = "harness writers 6"  # increase the number if the same input gives different bytes
@@ -44,41 +43,34 @@ def file_fields(layout: Layout, new: NewBeton) -> dict[str, Any]:
 
 
 def manifest_of(
-    source: Source,
-    split: str,
-    subset: Subset,
+    selection: SplitSelection,
     encoding: Encoding,
-    seed: int,
-    examples: Sequence[Example],
     skipped: Sequence[dict[str, str]],
     file: dict[str, Any],
 ) -> Manifest:
     """Make the manifest of a `.beton` file, with its digest.
 
     Args:
-        source: images of the dataset.
-        split: train, val or test.
-        subset: classes and labels of the beton.
+        selection: images of the file, including skipped ones.
         encoding: how images are stored.
-        seed: seed of the order and of the draws of a mixed encoding.
-        examples: chosen examples, including skipped ones.
-        skipped: name, class and reason of each skipped image.
+        skipped: result of `selection.skipped` for each skipped image.
         file: result of `file_fields`.
     """
-    left_out = {entry["name"] for entry in skipped}
-    counts = example_counts(
-        [example for example in examples if example.name not in left_out], len(subset.classes)
-    ).tolist()
+    source, subset, counts = selection.source, selection.subset, selection.counts
+    if skipped:
+        left_out = {entry["name"] for entry in skipped}
+        written = [example for example in selection.examples if example.name not in left_out]
+        counts = example_counts(written, len(subset.classes))
     return Manifest.sealed(
         name=name_of(source.name, subset),
         dataset=source.name,
-        split=split,
+        split=selection.split,
         classes=list(subset.classes),
         multi_label=source.multi_label,
-        class_counts=counts,
+        class_counts=counts.tolist(),
         encoding=encoding,
         source=source.origin,
-        seed=seed,
+        seed=selection.seed,
         subset={"name": subset.name, "num_classes": len(subset.classes), "digest": subset.digest},
         protocol=source.protocol,
         differences=source.differences,

@@ -29,11 +29,11 @@ from writers.beton.encoding import Encoding
 from writers.beton.layout import Layout, digest_of
 from writers.beton.manifest_fields import CREATED_BY, FILE_FIELDS, file_fields, manifest_of
 from writers.beton.provenance import Origin, recorded
-from writers.beton.selection import chosen
+from writers.beton.selection import SplitSelection, select_images
 from writers.beton.store import Beton, Manifest, Progress, has_fields_of, open_beton, read_manifest
 from writers.errors import UserError
 from writers.random_streams import random_bits, uniform
-from writers.source import Example, Source, ids_of
+from writers.source import Example, Source
 from writers.subset.spec import Subset
 
 NUM_REENCODED = 16
@@ -73,11 +73,11 @@ def reuse_samples(
     """
     if source.multi_label or origin is None:
         return None
-    examples: list[Example] = []
+    selection: SplitSelection | None = None
     for path, manifest in _candidates(folder, source, split, encoding, origin):
-        examples = examples or chosen(source, split, subset, SEED)
+        selection = selection or select_images(source, split, subset, SEED)
         try:
-            if taken := _reuse(path, manifest, source, split, subset, examples, out_file, progress):
+            if taken := _reuse(path, manifest, selection, out_file, progress):
                 return Reused(taken, path)
         except BetonChangedError as error:
             log(f"Not copied from {path}: {error}")
@@ -112,15 +112,14 @@ def _candidates(
 def _reuse(
     path: Path,
     manifest: Manifest,
-    source: Source,
-    split: str,
-    subset: Subset,
-    examples: Sequence[Example],
+    selection: SplitSelection,
     out_file: Path,
     progress: Progress | None,
 ) -> Manifest | None:
     """Reuse a beton, or return None if its images differ. Raises BetonChangedError."""
-    readable = [example for example in examples if example.key not in source.damaged]
+    source, examples = selection.source, selection.examples
+    is_readable = np.array([example.key not in source.damaged for example in examples], bool)
+    readable = [examples[number] for number in np.flatnonzero(is_readable).tolist()]
     if manifest.num_samples < len(readable):
         return None
     try:
@@ -130,15 +129,11 @@ def _reuse(
         assert len(beton.sizes) == len(beton.ids)  # `sizes` raises if tables do not match
     except (UserError, OSError) as error:
         raise BetonChangedError(str(error)) from error
-    positions = _positions(beton, ids_of(readable))
+    positions = _positions(beton, selection.ids[is_readable])
     if positions is None or not _encodes_to(beton, positions, readable, source):
         return None
     skipped = [
-        {
-            "name": example.name,
-            "class": subset.classes[example.label],
-            "reason": source.damaged[example.key],
-        }
+        selection.skipped(example, source.damaged[example.key])
         for example in examples
         if example.key in source.damaged
     ]
@@ -146,7 +141,7 @@ def _reuse(
     layout = lay_out(beton, positions, labels, capacity=len(examples))
 
     def sealed(file: dict[str, object]) -> Manifest:
-        return manifest_of(source, split, subset, manifest.encoding, SEED, examples, skipped, file)
+        return manifest_of(selection, manifest.encoding, skipped, file)
 
     with new_beton(out_file) as new:
         if _is_whole(beton, layout):

@@ -1,8 +1,8 @@
-"""Choose the images of a split that belong to a subset, with their labels and order."""
+"""Select the images of a split that belong to a subset, with their labels and order."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,17 +13,49 @@ from writers.subset.spec import Subset
 from writers.text_names import counted, preview
 
 
-def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Example]:
-    """Choose the examples of a split that are written to a beton.
+@dataclass(frozen=True, eq=False)
+class SplitSelection:
+    """Images of a split that belong to a subset, in the order in which a beton stores them.
+
+    Attributes:
+        source: images of the dataset.
+        split: train, val or test.
+        subset: classes, labels and images that were selected.
+        seed: seed of the order, which depends only on the seed and the image names.
+        examples: the images, with the subset's labels.
+        ids: uint64 [N], ids of the examples.
+        counts: int64 [K], examples of each class of the subset.
+    """
+
+    source: Source
+    split: str
+    subset: Subset
+    seed: int
+    examples: Sequence[Example]
+    ids: np.ndarray
+    counts: np.ndarray
+
+    def absent_classes(self) -> str:
+        """Describe the classes that none of the examples has; "" if there are none."""
+        return _empty_classes(self.subset, self.counts)
+
+    def skipped(self, example: Example, reason: str) -> dict[str, str]:
+        """Return the manifest's entry about an example that is not written."""
+        return {
+            "name": example.name,
+            "class": self.subset.classes[example.label],
+            "reason": reason,
+        }
+
+
+def select_images(source: Source, split: str, subset: Subset, seed: int) -> SplitSelection:
+    """Select the examples of a split that are written to a beton.
 
     Args:
         source: images of the dataset.
         split: train, val or test.
         subset: classes, labels and images to take.
-        seed: seed of the order in the file, which depends only on the seed and the image names.
-
-    Returns:
-        Examples with the subset's labels, in the order of the file.
+        seed: seed of the order in the file.
 
     Raises:
         UserError: the split is unknown or has no image of the subset, a training class has no
@@ -48,35 +80,47 @@ def chosen(source: Source, split: str, subset: Subset, seed: int) -> list[Exampl
     positions, labels = subset.select(
         split, source.classes, np.array([example.label for example in in_split], np.int64), ids
     )
-    positions_in_order = np.argsort(random_bits(seed, "order", ids[positions]), kind="stable")
+    shuffled = np.argsort(random_bits(seed, "order", ids[positions]), kind="stable")
+    order = positions[shuffled]
     examples = [
-        replace(in_split[positions[index]], label=int(labels[index]))
-        for index in positions_in_order
+        replace(in_split[position], label=label)
+        for position, label in zip(order.tolist(), labels[shuffled].tolist(), strict=True)
     ]
-    missing = missing_classes(subset, example_counts(examples, len(subset.classes)), split)
-    # Birdsnap keeps the labels of species without images.
-    if missing and not (examples and source.differences):
-        raise UserError(
-            f"Split {split} of {source.name} has no image of {missing}.",
-            "Each class needs at least one training image.",
-        )
-    return examples
+    counts = example_counts(examples, len(subset.classes))
+    check_classes(
+        subset,
+        counts,
+        split,
+        f"Split {split} of {source.name}",
+        has_accepted_differences=bool(source.differences),
+    )
+    return SplitSelection(source, split, subset, seed, examples, ids[order], counts)
 
 
-def missing_classes(subset: Subset, counts: np.ndarray, split: str) -> str:
-    """Describe the classes whose lack of images is an error; "" if there are none.
+def check_classes(
+    subset: Subset, counts: np.ndarray, split: str, name: str, *, has_accepted_differences: bool
+) -> None:
+    """Check that no class lacks images that it needs.
 
-    In val and test, a class may be without images, unless all are. `counts` are the images of each
-    class, int64 [K].
+    In val and test, a class may be without images, unless all are. With accepted differences, this
+    also holds in train: Birdsnap keeps the labels of species without images.
+
+    Args:
+        subset: classes to check.
+        counts: int64 [K], images of each class.
+        split: train, val or test.
+        name: description of the images, which begins the message.
+        has_accepted_differences: counts that differ from the published ones were accepted.
+
+    Raises:
+        UserError: classes have no images.
     """
-    if counts.any() and split != "train":
-        return ""
-    return _empty_classes(subset, counts)
-
-
-def absent_classes(subset: Subset, examples: Sequence[Example]) -> str:
-    """Describe the classes that none of `examples` has; "" if there are none."""
-    return _empty_classes(subset, example_counts(examples, len(subset.classes)))
+    if counts.any() and (split != "train" or has_accepted_differences):
+        return
+    if missing := _empty_classes(subset, counts):
+        raise UserError(
+            f"{name} has no image of {missing}.", "Each class needs at least one training image."
+        )
 
 
 def _empty_classes(subset: Subset, counts: np.ndarray) -> str:

@@ -10,7 +10,7 @@ Memory: up to 48 encoded images and one decoded image per thread, and 96 bytes p
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from writers.beton.encode import Blob, UnreadableError, encode
 from writers.beton.encoding import Encoding
 from writers.beton.layout import Layout, digest_of, write_at
 from writers.beton.manifest_fields import file_fields, manifest_of
-from writers.beton.selection import absent_classes, chosen
+from writers.beton.selection import SplitSelection, select_images
 from writers.beton.store import Manifest, Progress
 from writers.beton.unreadable import unreadable, unreadable_list
 from writers.beton.writeback import DiskWriter
@@ -32,7 +32,7 @@ from writers.errors import UserError
 from writers.jpeg.orientation import UPRIGHT, orientation
 from writers.omissions import OmissionLog
 from writers.random_streams import random_bits, uniform
-from writers.source import Example, Source, ids_of
+from writers.source import Example, Source
 from writers.subset.spec import Subset
 from writers.text_names import counted
 
@@ -81,7 +81,7 @@ def write_split(
             many.
     """
     out_file = Path(out_file)
-    examples = chosen(source, split, subset, seed)
+    selection = select_images(source, split, subset, seed)
     with new_beton(out_file) as new:
         if unreadable_list(out_file).exists():  # left by an earlier attempt
             unreadable_list(out_file).unlink()
@@ -89,24 +89,19 @@ def write_split(
             layout, skipped, remarks = _write_samples(
                 new,
                 disk,
-                source,
-                subset,
+                selection,
                 encoding,
-                examples,
-                seed,
-                num_threads or _num_cores(),
-                progress,
-                on_error,
-                check,
+                num_threads=num_threads or _num_cores(),
+                progress=progress,
+                on_error=on_error,
+                check=check,
             )
             layout.write_tables(new.handle)
             disk.finish()
-        manifest = manifest_of(
-            source, split, subset, encoding, seed, examples, skipped, file_fields(layout, new)
-        )
+        manifest = manifest_of(selection, encoding, skipped, file_fields(layout, new))
         new.publish(manifest)
     if warn is not None:
-        if absent := absent_classes(subset, examples):
+        if absent := selection.absent_classes():
             warn(f"{split} has no image of {absent}")
         for remark in remarks.omissions():
             warn(f"{split}: {remark}")
@@ -116,11 +111,9 @@ def write_split(
 def _write_samples(
     new: NewBeton,
     disk: DiskWriter,
-    source: Source,
-    subset: Subset,
+    selection: SplitSelection,
     encoding: Encoding,
-    examples: Sequence[Example],
-    seed: int,
+    *,
     num_threads: int,
     progress: Progress | None,
     on_error: str,
@@ -130,28 +123,20 @@ def _write_samples(
 
     Raises UserError if images are unreadable and are not skipped, or if all are unreadable.
     """
-    num_labels, has_boxes = len(source.classes) if source.multi_label else None, source.has_boxes
-    layout = Layout(len(examples), num_labels, has_boxes=has_boxes)
+    source, examples = selection.source, selection.examples
+    num_labels = len(source.classes) if source.multi_label else None
+    layout = Layout(len(examples), num_labels, has_boxes=source.has_boxes)
     skipped: list[dict[str, str]] = []
     offenders: list[str] = []
     remarks = OmissionLog()
-    ids = ids_of(examples)
-    chances = uniform(random_bits(seed, "encode", ids))
-    number = 0
-    for run, blobs in _encoded(source, encoding, examples, chances, num_threads, check):
+    for begin, blobs in _encoded(selection, encoding, num_threads, check=check):
         pieces: list[tuple[int, bytes]] = []
-        for example, blob in zip(run, blobs, strict=True):
+        for number, blob in enumerate(blobs, start=begin):
             if progress is not None:
                 progress(number, len(examples))
-            number += 1
+            example = examples[number]
             if isinstance(blob, UnreadableError):
-                skipped.append(
-                    {
-                        "name": example.name,
-                        "class": subset.classes[example.label],
-                        "reason": str(blob),
-                    }
-                )
+                skipped.append(selection.skipped(example, str(blob)))
                 if example.key not in source.damaged:
                     offenders.append(f"{source.where(example)}: {blob}")
                 continue
@@ -159,19 +144,7 @@ def _write_samples(
                 remarks.add(SCALED, example.name)
             if blob.is_turned:
                 remarks.add(TURNED, example.name)
-            offsets = [layout.place(len(data)) for data in blob.stored]
-            pieces += zip(offsets, blob.stored, strict=True)
-            label = offsets[1] if source.multi_label else example.label
-            layout.add(
-                blob.mode,
-                blob.width,
-                blob.height,
-                offsets[0],
-                label,
-                int(ids[number - 1]),
-                blob.digest,
-                (offsets[2], len(blob.stored[2])) if has_boxes else None,
-            )
+            pieces += _place(layout, blob, example, int(selection.ids[number]))
         # After an unreadable image the file is useless: read the other images only to list all
         # that are unreadable.
         if on_error == "skip" or not offenders:
@@ -187,6 +160,24 @@ def _write_samples(
     if progress is not None:
         progress(len(examples), len(examples))
     return layout, skipped, remarks
+
+
+def _place(
+    layout: Layout, blob: "_Ready", example: Example, sample_id: int
+) -> Iterable[tuple[int, bytes]]:
+    """Add a sample to the layout; return the offsets and bytes of its blobs."""
+    offsets = [layout.place(len(data)) for data in blob.stored]
+    layout.add(
+        blob.mode,
+        blob.width,
+        blob.height,
+        offsets[0],
+        example.label if example.labels is None else offsets[1],
+        sample_id,
+        blob.digest,
+        (offsets[-1], len(blob.stored[-1])) if layout.has_boxes else None,
+    )
+    return zip(offsets, blob.stored, strict=True)
 
 
 def _write_pieces(handle: int, pieces: Sequence[tuple[int, bytes]]) -> None:
@@ -206,17 +197,14 @@ def _write_all(handle: int, pieces: list[bytes], offset: int) -> None:
 
 
 def _encoded(
-    source: Source,
-    encoding: Encoding,
-    examples: Sequence[Example],
-    chances: np.ndarray,
-    num_threads: int,
-    check: bool,
-) -> Iterator[tuple[Sequence[Example], list["_Ready | UnreadableError"]]]:
-    """Yield groups of examples with their encoded images in order; threads encode ahead.
+    selection: SplitSelection, encoding: Encoding, num_threads: int, *, check: bool
+) -> Iterator[tuple[int, list["_Ready | UnreadableError"]]]:
+    """Yield groups of encoded images in order, each with the index of its first image.
 
-    `chances`, float64 [N], has a random number in [0, 1) for each example (see `encode`).
+    Threads encode ahead.
     """
+    source, examples = selection.source, selection.examples
+    chances = uniform(random_bits(selection.seed, "encode", selection.ids))
 
     def work(example: Example, chance: float) -> _Ready | UnreadableError:
         if reason := source.damaged.get(example.key):
@@ -247,10 +235,10 @@ def _encoded(
             waiting.append((begin, pool.submit(work_through, begin)))
             if len(waiting) >= num_threads * AHEAD_PER_THREAD:
                 first, future = waiting.popleft()
-                yield examples[first : first + IMAGES_AT_ONCE], future.result()
+                yield first, future.result()
         while waiting:
             first, future = waiting.popleft()
-            yield examples[first : first + IMAGES_AT_ONCE], future.result()
+            yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -13,7 +13,7 @@ from writers.beton import store
 from writers.beton.encoding import Encoding
 from writers.beton.provenance import open_with_origin, record, recorded
 from writers.beton.reuse import reuse_samples
-from writers.beton.selection import chosen
+from writers.beton.selection import select_images
 from writers.beton.store import Manifest
 from writers.beton.write import write_split
 from writers.check import accepted_differences
@@ -73,8 +73,8 @@ def run(context: StageContext) -> Outcome:
         file = folder / f"{split}.beton"
         manifest = _manifest(file)
         if manifest is not None and raw is not None and recorded(file, manifest) != origin:
-            examples = chosen(source, split, subset, ORDER_SEED)
-            manifest = manifest if raw.is_recorded(source, examples) else None
+            selection = select_images(source, split, subset, ORDER_SEED)
+            manifest = manifest if raw.is_recorded(source, selection.examples) else None
         if manifest is None:
             started, progress = time.monotonic(), _progress(context, split)
             if reused := reuse_samples(
@@ -118,7 +118,7 @@ def run(context: StageContext) -> Outcome:
         used = [
             example
             for split in config["splits"]
-            for example in chosen(source, split, subset, ORDER_SEED)
+            for example in select_images(source, split, subset, ORDER_SEED).examples
         ]
         raw.record(
             source,

@@ -25,7 +25,7 @@ from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
 from harness.report.stats.budgets import budget_scores
 from harness.report.stats.fit_measures import FitMeasure, fit_measures
-from harness.report.text import answer, caveats, findings, measured_accuracy
+from harness.report.text import answer, caveats, findings, measured_accuracy, single
 from harness.runner.result import Result
 
 MAX_OPENING = 3  # largest number of paragraphs at the top; the others are in their sections
@@ -102,11 +102,18 @@ def collect(
     analysis = analyze(accuracy, transfer, scores, predictions)
     induced = inductions(recipe, scores)
     sentences = _sentences(recipe, accuracy, transfer, analysis, induced) or [
-        findings.about_best_model(analysis.matrices)
-        or answer.about_only_model(accuracy)
-        or measured_accuracy.about_most_accurate(measured)
-        or answer.about_only_transfer(transfer)
-        or answer.why_none(any_measured=bool(accuracy or transfer or scores))
+        text
+        for text in (
+            findings.about_best_model(analysis.matrices) or single.about_only_model(accuracy),
+            measured_accuracy.about_most_accurate(measured),
+            single.about_only_transfer(transfer),
+        )
+        if text
+    ]
+    sentences = sentences or [
+        single.why_none(
+            any_measured=bool(accuracy or transfer or scores), is_complete=not unfinished
+        )
     ]
     built = [
         sections.accuracy_section(recipe, accuracy, coarse, collection.planned),

@@ -12,7 +12,6 @@ from harness.report.stats.effects import MASKING, Effect, archs, smallest_subset
 from harness.report.stats.intervals import is_near_chance
 from harness.report.text.caveats import max_sampling_error
 from harness.report.text.phrases import averaged_over, in_points, join_words
-from writers.text_names import percent
 
 Size = tuple[int, int]  # classes and training images of a subset
 MAX_OTHER_SUBSETS = 3  # largest number of further subsets in the text; the table has all
@@ -55,57 +54,6 @@ def headline(
         if text := _by_target([effect for effect in effects if effect.arch == arch], sizes):
             return f"{arch}: {text}" if len(every_arch) > 1 else text
     return ""
-
-
-def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
-    """State the accuracy of the recipe's model on its own classes; "" unless it has one model.
-
-    Models that differ only in the seed count as one; the mean is stated.
-    """
-    clean = [row for row in accuracy if row.view == "own" and row.attack == "clean"]
-    if (
-        not clean
-        or len({(row.model, row.arch, row.subset, row.variant, row.eps) for row in clean}) > 1
-    ):
-        return ""
-    row = clean[0]
-    value = math.fsum(row.top1 for row in clean) / len(clean)
-    return (
-        f"{row.arch}, trained on {row.subset}, has a {_top1(value, len(clean))} on "
-        f"{row.num_images:,} validation images of its classes"
-        f"{_limit(value, row.num_answers, row.num_images)}."
-    )
-
-
-def about_only_transfer(transfer: Sequence[TransferRow]) -> str:
-    """State the accuracy of the recipe's transfer; "" unless it has one transfer.
-
-    Also "" if images have several labels or boxes, which have another metric.
-    """
-    if len(transfer) != 1 or (row := transfer[0]).num_answers is None or row.top1 is None:
-        return ""
-    return (
-        f"{row.model or row.arch}, transferred to {row.target} by {row.method}, has a "
-        f"{_top1(row.top1, 1)} on {row.num_images:,} test images"
-        f"{_limit(row.top1, row.num_answers, row.num_images)}."
-    )
-
-
-def _top1(value: float, num_seeds: int) -> str:
-    mean, over = ("mean ", f" over {num_seeds} seeds") if num_seeds > 1 else ("", "")
-    return f"{mean}top-1 accuracy of {percent(value, 1)} %{over}"
-
-
-def _limit(top1: float, num_answers: int | None, num_images: int) -> str:
-    is_weak = is_near_chance(top1, num_answers, num_images)
-    return ", which is not clearly above chance" if is_weak else ""
-
-
-def why_none(*, any_measured: bool) -> str:
-    """Explain why there is no answer yet."""
-    if any_measured:
-        return "No two comparable settings have both finished. The tables show the results so far."
-    return "No model of this recipe has been evaluated or transferred yet, so there is no answer."
 
 
 def _about_classes(

@@ -9,8 +9,6 @@ import pytest
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, effects
 from harness.report.text.answer import (
-    about_only_model,
-    about_only_transfer,
     answers,
     headline,
 )
@@ -410,33 +408,6 @@ def test_the_headline_is_about_one_architecture() -> None:
     text = headline((), transfer, effects((), transfer))
     assert text.startswith("resnet18: minus20 instead of all changed transfer by −20.0 points on")
     assert "−10.0" not in text
-
-
-def test_the_accuracy_of_a_single_model_is_stated() -> None:
-    rows = accuracy_rows(lambda *_: 0.61, lambda *_: 0.7, seeds=[0])
-    own = replace(rows[0], view="own")
-    assert about_only_model([own, rows[1]]) == (
-        "resnet18, trained on all, has a top-1 accuracy of 61.0 % on 4,000 validation images of "
-        "its classes."
-    )
-    weak = replace(own, num_answers=3, num_images=3, top1=1 / 3)
-    assert "not clearly above chance" in about_only_model([weak])
-    assert about_only_model([own, replace(own, subset="minus20")]) == ""
-    assert about_only_model([own, replace(own, seed=1, top1=0.51)]) == (
-        "resnet18, trained on all, has a mean top-1 accuracy of 56.0 % over 2 seeds on 4,000 "
-        "validation images of its classes."
-    )
-    assert about_only_model([replace(own, attack="adversarial")]) == ""
-
-
-def test_the_accuracy_of_a_single_transfer_is_stated() -> None:
-    row = replace(transfer_rows(lambda *_: 0.9, seeds=(0,))[0], model="resnet50", target="pets")
-    text = f"resnet50, transferred to pets by {row.method}, has a top-1 accuracy of 90.0 %"
-    assert about_only_transfer([row]) == f"{text} on {row.num_images:,} test images."
-    weak = replace(row, num_answers=2, num_images=8, top1=0.75)
-    assert about_only_transfer([weak]).endswith("8 test images, which is not clearly above chance.")
-    assert about_only_transfer([row, row]) == ""
-    assert about_only_transfer([replace(row, top1=None)]) == ""
 
 
 def test_terms_and_marks_are_explained_if_the_report_uses_them() -> None:

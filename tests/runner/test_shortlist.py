@@ -215,7 +215,7 @@ def test_a_report_distinguishes_skipped_from_missing_stages(folders: Folders):
     assert "no result yet" not in text
     text = write_report(replace(matrix, stages=[grid]), folders, ("md",)).read_text()
     assert "best 2 models" not in text
-    assert f"1 of 1 stages have no result yet:\n\n- {grid.name}" in text.replace("\\", "")
+    assert f"1 of 1 stages has no result yet:\n\n- {grid.name}" in text.replace("\\", "")
 
 
 def test_models_are_ranked_by_mean_rank_over_targets():

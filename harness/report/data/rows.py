@@ -1,6 +1,6 @@
 """Turn results into records about models, in the recipe's order. A missing result has no record."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from harness.report.data.collection import Collection
@@ -68,6 +68,16 @@ def accuracy_rows(results: Collection) -> list[AccuracyRow]:
                         )
                     )
     return rows
+
+
+def views_are_equal(rows: Sequence[AccuracyRow]) -> bool:
+    """Return True if the three views of every model have equal accuracies of equal classes."""
+    measured: dict[str, set[tuple[object, ...]]] = {view: set() for view in VIEWS}
+    for row in rows:
+        place = (row.arch, row.subset, row.variant, row.eps, row.seed, row.attack, row.attack_eps)
+        values = (row.num_answers, row.num_images, row.top1, row.top5)
+        measured[row.view].add((*place, *values))
+    return len(set(map(frozenset, measured.values()))) == 1
 
 
 def coarse_rows(results: Collection) -> list[CoarseRow]:

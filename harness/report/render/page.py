@@ -209,7 +209,8 @@ def to_report_markdown(report: Report) -> str:
             for row in report.unfinished
         )
         parts.append(
-            f"{len(report.unfinished):,} of {frame['num_stages']:,} stages have no result yet:"
+            f"{len(report.unfinished):,} of {frame['num_stages']:,} stages "
+            f"{'has' if len(report.unfinished) == 1 else 'have'} no result yet:"
             f"\n\n{names}"
         )
     if frame["differences"].rows:

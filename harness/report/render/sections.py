@@ -100,6 +100,9 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         numbered = (f"{label}: {name}" for label, name in zip(labels, names, strict=True))
         notes.append(", ".join(numbered) + ".")
     table = transfer_tables.transfer_table(recipe, rows)
+    # A single pair of runs has neither intervals nor tests: the sentence has its difference.
+    is_tested = any(row.num_pairs > 1 for row in analysis.comparisons)
+    compared = analysis.comparisons if is_tested else []
     sentence = findings.about_methods(analysis.comparisons, rows, analysis.signs)
     return Section(
         "transfer",
@@ -110,7 +113,7 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         panel_note=" ".join(notes),
         tables=if_short(table),
         folds=folds(
-            transfer_tables.comparison_table(analysis.comparisons),
+            transfer_tables.comparison_table(compared),
             transfer_tables.image_test_table(analysis.image_tests),
             transfer_tables.chosen_table(rows),
             *if_long(table),
@@ -344,22 +347,26 @@ def selections_section(
 
 def timing_section(rows: Sequence[TimingRow]) -> Section:
     """Accuracy and cost of each model; time per step and throughput of each run."""
-    tables = [run_tables.cost_table(rows), *run_tables.timing_tables(rows)]
-    legend = tuple(LegendEntry(label, swatch=span) for span, label in SPAN_LABELS.items())
-    note = (
-        "Replayed: images/s when one batch, already on the device, is trained on repeatedly: the "
-        "limit for any loader. Fed: images/s end to end, relative to replayed. Above 100 %, the "
-        "replay was measured too slow. Waits: fraction of a step spent waiting for "
-        "data."
+    of_steps = run_tables.timing_tables(rows)
+    tables = [run_tables.cost_table(rows), *of_steps]
+    spans = {span for row in rows for span in SPAN_LABELS if getattr(row, f"{span}_ms")}
+    legend = tuple(
+        LegendEntry(label, swatch=span) for span, label in SPAN_LABELS.items() if span in spans
     )
+    note = "Waits: fraction of a step spent waiting for data."
+    if any(row.replay_img_per_s for row in rows):
+        note = (
+            "Replayed: images/s when one batch, already on the device, is trained on repeatedly: "
+            "the limit for any loader. Fed: images/s end to end, relative to replayed. Above "
+            f"100 %, the replay was measured too slow. {note}"
+        )
     return Section(
         "timing",
         "Timing",
-        legend=legend if rows else (),
+        legend=legend,
         tables=tuple(table for each in tables for table in if_short(each, _MAX_LOOKUP_ROWS)),
         folds=folds(*(table for each in tables for table in if_long(each, _MAX_LOOKUP_ROWS))),
-        note=note if rows else "",
-        nothing="No training run has finished yet.",
+        note=note if of_steps else "",
     )
 
 

@@ -184,6 +184,18 @@ def is_near_chance(top1: float, num_answers: int | None, num_images: int) -> boo
     return top1 <= chance + 3 * math.sqrt(chance * (1 - chance) / num_images)
 
 
+def wilson_interval(fraction: float, num_images: int) -> tuple[float, float]:
+    """Return the 95 % interval of a proportion of independent images (Wilson 1927)."""
+    squared = _Z_975**2
+    center = (fraction + squared / (2 * num_images)) / (1 + squared / num_images)
+    half = (
+        _Z_975
+        / (1 + squared / num_images)
+        * math.sqrt(fraction * (1 - fraction) / num_images + squared / (4 * num_images**2))
+    )
+    return max(center - half, 0.0), min(center + half, 1.0)
+
+
 def sampling_error(top1: float, num_images: int) -> float:
     """Return 1.96 standard errors of the difference of two accuracies near `top1`.
 

@@ -4,17 +4,14 @@ from collections.abc import Sequence
 
 from harness.config.recipe import Recipe
 from harness.report.data.records import AccuracyRow, TransferRow
+from harness.report.data.rows import views_are_equal
 from harness.report.data.run_rows import BetonRow
-from harness.report.stats.intervals import is_near_chance, sampling_error
+from harness.report.stats.intervals import is_near_chance, sampling_error, wilson_interval
 from harness.report.text.phrases import half_width, join_words
-from writers.text_names import counted, preview
+from writers.text_names import counted, percent, preview
 
 MAX_LISTED = 12  # largest number of pairs in a sentence
 MAX_WARNINGS = 5  # largest number of datasets or subsets that warnings name
-MARKS = (
-    "In the tables, bold is the best value of a column. sd is the standard deviation over seeds. "
-    "* means p below 0.05 after Holm's adjustment for all lines of the table."
-)
 
 
 def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> list[str]:
@@ -25,7 +22,7 @@ def caveats(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) ->
         _about_terms(accuracy, transfer),
         _about_chance(accuracy, transfer),
         _about_uncertainty(accuracy, transfer),
-        MARKS,
+        _about_marks(accuracy, transfer),
     )
     return [text for text in texts if text]
 
@@ -87,7 +84,7 @@ def _listed(pairs: Sequence[str]) -> str:
 def _about_terms(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
     """Define eps, common classes and masked, if the report uses them."""
     sentences = []
-    if any(row.view != "own" for row in accuracy):
+    if any(row.view != "own" for row in accuracy) and not views_are_equal(accuracy):
         sentences.append(
             "Common classes are those that all subsets keep. Masked means that only common "
             "classes may be predicted; otherwise any class of the model may be."
@@ -107,13 +104,16 @@ def _about_chance(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRo
         {row.num_answers for row in accuracy if row.view == view and row.num_answers}
         for view in ("common_masked", "common_unmasked")
     )
-    if masked and unmasked:
+    if masked and masked == unmasked and views_are_equal(accuracy):
+        parts.append(f"{_chances(masked)} on the source classes")
+    elif masked and unmasked:
         parts.append(f"{_chances(unmasked)} on the common classes ({_chances(masked)} masked)")
     if targets := {row.num_answers for row in transfer if row.num_answers}:
         parts.append(f"{_chances(targets)} on the targets")
     text = f"Chance is {' and '.join(parts)}." if parts else ""
+    views = {"common_masked"} if views_are_equal(accuracy) else {"common_masked", "common_unmasked"}
     rows: list[AccuracyRow | TransferRow] = [
-        *(row for row in accuracy if row.view != "own"),
+        *(row for row in accuracy if row.view in views),
         *transfer,
     ]
     num_low = sum(
@@ -121,9 +121,12 @@ def _about_chance(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRo
         for row in rows
     )
     if num_low:
+        verb, more = "are", ": differences between those mean nothing"
+        if num_low == 1:
+            verb, more = "is", ""
         text += (
-            f" {num_low:,} of {len(rows):,} accuracies are not clearly above chance (° in the "
-            "tables): differences between those mean nothing."
+            f" {num_low:,} of {counted(len(rows), 'accuracy')} {verb} not clearly above chance "
+            f"(° in the tables){more}."
         )
     return text
 
@@ -140,10 +143,17 @@ def _about_uncertainty(accuracy: Sequence[AccuracyRow], transfer: Sequence[Trans
         "There is one seed and no interval: these are single runs, and another seed may give "
         "other numbers."
     )
+    if not accuracy and len(transfer) == 1 and (row := transfer[0]).metric == "top1":
+        low, high = wilson_interval(row.score, row.num_images)
+        return (
+            f"{text} The choice of {row.num_images:,} test images alone gives a 95 % Wilson "
+            f"interval of {percent(low, 1)} to {percent(high, 1)} %."
+        )
     errors = []
     if common := [row.num_images for row in accuracy if row.view == "common_unmasked"]:
+        classes = "source" if views_are_equal(accuracy) else "common"
         errors.append(
-            (f"{min(common):,} images of the common classes", max_sampling_error(accuracy))
+            (f"{min(common):,} images of the {classes} classes", max_sampling_error(accuracy))
         )
     if transfer:
         smallest = min(transfer, key=lambda row: row.num_images)
@@ -171,6 +181,20 @@ def max_sampling_error(accuracy: Sequence[AccuracyRow]) -> float:
         ),
         default=0.0,
     )
+
+
+def _about_marks(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow]) -> str:
+    """Explain the marks that the tables may have; a single result has none."""
+    sentences = []
+    models = {(row.arch, row.model, row.subset, row.variant, row.eps) for row in accuracy}
+    is_single = len(models) < 2 and len(transfer) < 2
+    if not is_single:
+        sentences.append("In the tables, bold is the best value of a column.")
+    if len({row.seed for row in accuracy} | {row.seed for row in transfer}) > 1:
+        sentences.append("sd is the standard deviation over seeds.")
+    if not is_single:
+        sentences.append("* means p below 0.05 after Holm's adjustment for all lines of the table.")
+    return " ".join(sentences)
 
 
 def _chances(num_answers: set[int]) -> str:

@@ -198,13 +198,26 @@ def about_methods(
     ]
     totals = {(row.method, row.baseline): row for row in signs if row.target == ALL_TARGETS}
     sentences = [
-        f"Method {row.setting} was better than {row.baseline} in "
-        f"{_wins(row, totals.get((row.setting, row.baseline)))}; "
-        f"the mean difference is {_size(row)}."
+        _about_method(row, totals.get((row.setting, row.baseline)))
         for row in of_methods
         if row.baseline == of_methods[0].baseline
     ]
     return " ".join([*sentences, *_selected(transfer)]) if sentences else ""
+
+
+def _about_method(row: Comparison, sign: SignRow | None) -> str:
+    """Compare a method with its baseline; a single pair of runs has no mean."""
+    if row.num_pairs == 1 and row.difference:
+        amount = signed(100 * abs(row.difference), 1).removeprefix("+")
+        change = "better" if row.difference > 0 else "worse"
+        return (
+            f"Method {row.setting} was {amount} points {change} than {row.baseline}, in one run "
+            "of each."
+        )
+    return (
+        f"Method {row.setting} was better than {row.baseline} in {_wins(row, sign)}; the mean "
+        f"difference is {_size(row)}."
+    )
 
 
 def _wins(row: Comparison, sign: SignRow | None) -> str:
@@ -232,8 +245,10 @@ def _selected(transfer: Sequence[TransferRow]) -> list[str]:
     for axis in rows[0].chosen:
         value, number = Counter(row.chosen.get(axis) for row in rows).most_common(1)[0]
         shown = f"{value:.3g}" if isinstance(value, float) else value
-        parts.append(f"{axis} {shown} ({number:,} of {len(rows):,} runs)")
-    return [f"For {rows[0].method}, val most often selected {join_words(parts)}."]
+        how_often = f" ({number:,} of {len(rows):,} runs)" if len(rows) > 1 else ""
+        parts.append(f"{axis} {shown}{how_often}")
+    often = " most often" if len(rows) > 1 else ""
+    return [f"For {rows[0].method}, val{often} selected {join_words(parts)}."]
 
 
 def about_scratch(rows: Sequence[ScratchComparison]) -> str:

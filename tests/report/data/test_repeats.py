@@ -73,7 +73,7 @@ def test_equal_numbers_of_steps_add_no_difference_of_zero(tmp_path: Path) -> Non
     assert effect.difference.mean == pytest.approx(expected)
     page = Page(write(recipe, results, [], tmp_path, ("html",)).read_text())
     assert "equal_steps is equal_epochs for minus3" in page.text
-    named = [row[1] for row in page.tables["accuracy-0-common_masked"][2:]]
+    named = [row[1] for row in page.tables["accuracy-0-common_masked"][1:]]
     assert named.count("equal_epochs same as equal_steps") == 2  # for `all` and for minus3
     assert "not run" not in page.text
 

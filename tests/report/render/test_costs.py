@@ -38,14 +38,25 @@ ROW = TimingRow(
 def test_a_model_has_its_cost_in_one_row():
     table = cost_table([ROW, replace(ROW, kind="transfer")])
     cells = [cell.text for cell in table.rows[0]]
-    assert cells == ["pretrain in1000", "66.9", "35.0", "350", "21.5", "NVIDIA H100"]
-    assert len(table.rows) == 1 and table.rows[0][2].below == "30.0"
+    assert cells == ["pretrain in1000", "66.9", "35 min 00 s", "350", "21.5", "NVIDIA H100"]
+    assert len(table.rows) == 1 and table.rows[0][2].below == "30 min 00 s"
 
 
-def test_a_missing_measurement_is_a_dash():
+def test_a_missing_measurement_is_a_dash_and_has_no_column_if_all_models_lack_it():
     on_cpu = replace(ROW, val_top1=None, energy_wh=None, gpu="", gpu_memory_bytes=None)
-    row = cost_table([on_cpu]).rows[0]
-    assert len({cell.text for cell in (row[1], row[3], row[4], row[5])}) == 1
+    row = cost_table([ROW, on_cpu]).rows[1]
+    assert {cell.text for cell in (row[1], row[3], row[4], row[5])} == {"–"}
+    assert [column.label for column in cost_table([on_cpu]).columns] == ["model", "time"]
+
+
+def test_a_stage_without_steps_has_no_line_and_no_legend():
+    fit = replace(ROW, kind="transfer", name="logreg", verdict="Fits cached features.")
+    fit = replace(fit, data_wait_ms=0.0, copy_ms=0.0, forward_ms=0.0, backward_ms=0.0)
+    fit = replace(fit, optimizer_ms=0.0)
+    assert sections.timing_section([fit]).is_empty
+    both = sections.timing_section([fit, replace(fit, name="full", forward_ms=3.0)])
+    assert [row[0].text for row in both.all_tables[0].rows] == ["full"]
+    assert [entry.swatch for entry in both.legend] == ["forward"]
 
 
 def test_the_section_opens_with_the_costs():

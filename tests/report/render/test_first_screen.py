@@ -119,6 +119,6 @@ def test_names_of_close_points_do_not_overlap(seed: int) -> None:
 
 
 def test_a_mean_below_100_percent_is_not_shown_as_100() -> None:
-    panel = mean_panel({"full": matrix("full", [[0.9996], [1.0]])})
+    panel = mean_panel({"full": matrix("full", [[0.9996, 0.9996], [1.0, 1.0]])})
     assert panel is not None
     assert "net0, full: 99.9 %<" in panel.svg and "net1, full: 100.0 %<" in panel.svg

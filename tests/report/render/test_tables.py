@@ -136,7 +136,7 @@ def test_learning_rates_that_diverged_are_counted(tmp_path: Path) -> None:
     results[-1] = replace_metrics(results[-1], grid=grid)
     assert results[-1].axes["subset"] == "minus6"
     table = page_of(recipe, results, tmp_path).tables["transfers"]
-    assert [row[9] for row in table[1:]] == ["2 on val", "2 on val", "2 on val, 1 diverged"]
+    assert [row[8] for row in table[1:]] == ["2 on val", "2 on val", "2 on val, 1 diverged"]
     write(recipe, results, [], tmp_path, ("csv",))
     assert ",0.01,,,False" in (tmp_path / "transfer_grid.csv").read_text()
 
@@ -157,7 +157,7 @@ def test_the_targets_metric_is_underlined(tmp_path: Path) -> None:
             for index, cell in enumerate(row.split("<td")[1:], start=1)
             if "own" in cell.split(">")[0]
         ]
-        assert underlined == [5 if "grocery" in row else 4]
+        assert underlined == [4 if "grocery" in row else 3]
 
 
 def test_missing_seeds_and_models_are_marked(tmp_path: Path) -> None:

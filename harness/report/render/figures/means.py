@@ -17,7 +17,8 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
     models have all of these targets, so that means are comparable.
 
     Returns:
-        None if there are fewer than two models and fewer than two methods.
+        None if there are fewer than two models and fewer than two methods, or two scores on a
+        single target.
     """
     complete = {method: matrix.complete() for method, matrix in matrices.items()}
     means = {
@@ -32,8 +33,10 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
     for of_method in means.values():
         for name, mean in of_method.items():
             best[name] = max(mean, best.get(name, 0.0))
-    if len(best) < 2:
+    targets_of = {target for matrix in complete.values() for target in matrix.targets}
+    if len(best) < 2 or (len(targets_of) == 1 and sum(map(len, means.values())) == 2):
         return None
+    is_mean = len(targets_of) > 1
     shown = sorted(best, key=lambda name: -best[name])[:MAX_MODELS]
     name, numbers = "means", []
     titles: dict[str, list[str]] = {}
@@ -65,7 +68,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
             numbers += [(shown[row], method, of_method[shown[row]]) for row in rows]
         axes.set_yticks(range(len(shown)), shown)
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_xlabel("mean over targets, percent")
+        axes.set_xlabel("mean over targets, percent" if is_mean else "score, percent")
         if len(means) > 1:  # put the legend above the plot: inside, its markers look like means
             axes.legend(
                 loc="lower left",
@@ -83,9 +86,11 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
     some = f", the best {MAX_MODELS} of {len(best):,} models" if len(best) > MAX_MODELS else ""
     return Panel(
         name,
-        "Mean over targets",
-        f"{method}{targets} target{'s' if counts[-1] > 1 else ''}{some}",
-        "Mean score over the targets",
+        "Mean over targets" if is_mean else f"Score on {next(iter(targets_of))}",
+        f"{method}{targets} target{'s' * (counts[-1] > 1)}{some}"
+        if is_mean
+        else f"{method}{some}".strip(", "),
+        "Mean score over the targets" if is_mean else "Score on the target",
         svg,
         plot.to_csv_text(("model", "method", "mean"), numbers),
         wide=True,

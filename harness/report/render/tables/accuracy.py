@@ -5,7 +5,9 @@ from collections.abc import Collection, Sequence
 from harness.config.recipe import Recipe
 from harness.report.data.collection import PlannedModel
 from harness.report.data.records import AccuracyRow, ClassRow, CoarseRow, format_eps
+from harness.report.data.rows import views_are_equal
 from harness.report.render.tables.cells import (
+    MIN_TOP5,
     NONE,
     decimals_for,
     model_columns,
@@ -40,6 +42,8 @@ def accuracy_tables(
 ) -> list[Table]:
     """Build a table per arch and view: a line per subset and variant, columns per eps.
 
+    If all models have the same classes, the views are equal, and there is one table per arch.
+
     Args:
         recipe: gives the order of lines and columns.
         rows: accuracies of all models.
@@ -47,10 +51,15 @@ def accuracy_tables(
             "not run". Other combinations are not part of the recipe.
     """
     tables = []
+    titles = VIEW_TITLES
+    if views_are_equal(rows):
+        is_single = len({(row.arch, row.subset, row.variant, row.eps) for row in rows}) == 1
+        of_models = "of the model" if is_single else "(all models have the same)"
+        titles = {"common_masked": f"All classes {of_models}"}
     for index, arch in enumerate(recipe.archs):
         of_arch = [row for row in rows if row.arch == arch]
         evaluated = {row.subset for row in of_arch}
-        for view, title in VIEW_TITLES.items():
+        for view, title in titles.items():
             of_view = [row for row in of_arch if row.view == view]
             if of_view:
                 tables.append(
@@ -96,7 +105,10 @@ def _accuracy_table(
     is_attacked = any(recipe.eps) or any(row.attack == "adversarial" for row in rows)
     for eps in recipe.eps:
         for attack in ("clean", "adversarial") if is_attacked else ("clean",):
-            columns.append(Column(_attack_label(rows, eps, attack), group=f"eps {format_eps(eps)}"))
+            label, group = _attack_label(rows, eps, attack), f"eps {format_eps(eps)}"
+            if recipe.eps == (0.0,) and not is_attacked:
+                label, group = "top-1 (top-5)" if _has_top5(rows) else "top-1", ""
+            columns.append(Column(label, group=group))
             cells = []
             for subset, variant in lines:
                 of_model = [
@@ -130,7 +142,12 @@ def _accuracy_note(
     is_incomplete: bool,
     excluded: Collection[str],
 ) -> str:
-    note = "Top-1 (top-5) in percent, best of each column in bold."
+    note = "Top-1 (top-5) in percent" if _has_top5(rows) else "Top-1 in percent"
+    note += (
+        ", best of each column in bold."
+        if len({(row.subset, row.variant) for row in rows}) > 1
+        else "."
+    )
     if is_attacked:
         attack = recipe.evaluate.attack
         at_eps = "at the model's own eps"
@@ -138,7 +155,11 @@ def _accuracy_note(
             at_eps += ", or at the one in the heading"
         note += f" Adversarial: PGD-{attack.steps}, {attack.norm.capitalize()}, {at_eps}."
         note += _attacked_logits_note(rows)
-    if dashes := [*["not attacked"] * is_attacked, *["not part of the recipe"] * is_incomplete]:
+    clean, attacked = (
+        {row.key for row in rows if row.attack == attack} for attack in ("clean", "adversarial")
+    )
+    is_gap = is_attacked and bool(clean - attacked)
+    if dashes := [*["not attacked"] * is_gap, *["not part of the recipe"] * is_incomplete]:
         note += f" –: {' or '.join(dashes)}."
     if excluded:
         names = [subset.name for subset in recipe.subsets if subset.name in excluded]
@@ -165,6 +186,9 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
     top1, top5 = seed_mean(row.top1 for row in rows), seed_mean(row.top5 for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
     mark = "°" if is_near_chance(top1.mean, rows[0].num_answers, rows[0].num_images) else ""
+    if not _has_top5(rows):
+        below = spread((top1,), decimals, num_seeds)
+        return Cell(percent(top1.mean, decimals) + mark, sort=top1.mean, below=below)
     return Cell(
         percent(top1.mean, decimals) + mark,
         sort=top1.mean,
@@ -172,6 +196,11 @@ def _accuracy_cell(of_model: Sequence[AccuracyRow], attack: str, num_seeds: int)
         detail_sort=top5.mean,
         below=spread((top1, top5), decimals, num_seeds),
     )
+
+
+def _has_top5(rows: Sequence[AccuracyRow]) -> bool:
+    """Return True unless top-5 includes all classes that can be predicted, so that it is 100 %."""
+    return any(row.num_answers is None or row.num_answers >= MIN_TOP5 for row in rows)
 
 
 def coarse_tables(recipe: Recipe, rows: Sequence[CoarseRow]) -> list[Table]:

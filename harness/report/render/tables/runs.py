@@ -13,7 +13,7 @@ from harness.report.render.tables.cells import (
     points,
     text,
 )
-from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, table_of
+from harness.report.render.tables.table import Cell, Column, ColumnOf, Table, filled, table_of
 from harness.report.stats.effects import MEASURES, Effect
 from writers.text_names import percent
 
@@ -75,8 +75,8 @@ def cost_table(rows: Sequence[TimingRow]) -> Table:
         (Column("model", numeric=False), lambda row: text(row.name)),
         (Column("val top-1", hint="percent"), lambda row: percent_cell(row.val_top1)),
         (
-            Column("minutes", hint="the whole stage; below: training alone"),
-            lambda row: _minutes(row.wall_s, row.train_s),
+            Column("time", hint="the whole stage; below: training alone"),
+            lambda row: _time_cell(row.wall_s, row.train_s),
         ),
         (
             Column("energy, Wh", hint="of the GPU, other processes on it included"),
@@ -92,22 +92,26 @@ def cost_table(rows: Sequence[TimingRow]) -> Table:
         ),
         (Column("GPU", numeric=False), lambda row: optional_text(row.gpu)),
     ]
-    return table_of("costs", "Accuracy and cost", trained, columns)
+    return table_of("costs", "Accuracy and cost", trained, filled(trained, columns))
 
 
-def _minutes(wall_s: float | None, train_s: float | None) -> Cell:
+def _time_cell(wall_s: float | None, train_s: float | None) -> Cell:
     if wall_s is None:
         return NONE
-    below = "" if train_s is None else f"{train_s / 60:,.1f}"
-    return Cell(f"{wall_s / 60:,.1f}", sort=wall_s, below=below)
+    below = "" if train_s is None else duration(train_s)
+    return Cell(duration(wall_s), sort=wall_s, below=below)
 
 
 def timing_tables(rows: Sequence[TimingRow]) -> list[Table]:
-    """One table per kind of stage. The bars of a table have the same scale."""
+    """One table per kind of stage. The bars of a table have the same scale.
+
+    Stages without steps, such as a fit of logistic regression to features, have no line.
+    """
     tables = []
+    rows = [row for row in rows if any(row.spans_ms)]
     for kind in dict.fromkeys(row.kind for row in rows):
         of_kind = [row for row in rows if row.kind == kind]
-        longest = max(sum(row.spans_ms) for row in of_kind) or 1.0
+        longest = max(sum(row.spans_ms) for row in of_kind)
         title = f"Time per step: {kind}"
         tables.append(_timing_table(f"timing-{kind}", title, of_kind, longest))
     return tables
@@ -142,7 +146,7 @@ def _timing_table(name: str, title: str, rows: Sequence[TimingRow], longest: flo
             lambda row: _whole_percent(row.data_wait_fraction),
         ),
     ]
-    return table_of(name, title, rows, columns)
+    return table_of(name, title, rows, filled(rows, columns))
 
 
 def _fed_cell(row: TimingRow) -> Cell:

@@ -129,6 +129,11 @@ def table_of(
     )
 
 
+def filled(rows: Sequence[Row], columns: Sequence[ColumnOf[Row]]) -> list[ColumnOf[Row]]:
+    """Return the columns in which a row has a value, in order."""
+    return [(column, make) for column, make in columns if any(not make(row).absent for row in rows)]
+
+
 def mark_best(cells: Sequence[Cell]) -> list[Cell]:
     """Mark the highest value (and the highest detail) of a column, and all ties with it.
 

@@ -1,10 +1,12 @@
 """Build tables on transfer: every run, settings over targets, image tests, scratch, and grids."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from harness.config.recipe import Recipe
 from harness.report.data.records import ModelId, TransferRow, format_eps
 from harness.report.render.tables.cells import (
+    MIN_TOP5,
     NONE,
     SCORE_TITLES,
     decimals_for,
@@ -46,14 +48,15 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     """A line per model, target, method and size; the target's metric is underlined."""
     has_map = any(row.map11 is not None for row in rows)
     has_boxes = any(row.map50_11 is not None for row in rows)
-    metrics = ["top1", "mean_per_class", "top5"] + ["map11"] * has_map
+    has_lr = any(row.lr is not None for row in rows)
+    metrics = _accuracies(rows) + ["map11"] * has_map
     metrics += ["map50_11", "map50"] * has_boxes
     axes = _axis_columns(rows)
     columns = (
         *(column for column, _ in axes),
         *(Column(SCORE_TITLES[metric]) for metric in metrics),
         Column("chance", hint="percent, of the target's classes; below: number of test images"),
-        Column("lr", hint="selected learning rate of each seed"),
+        *([Column("lr", hint="selected learning rate of each seed")] if has_lr else []),
         Column("tried", hint="configurations tried for each model; below: split that chose one"),
     )
     groups: dict[tuple[object, ...], dict[ModelId, list[TransferRow]]] = {}
@@ -72,13 +75,16 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
                 yield (
                     *(cell_of(seeds[0]) for _, cell_of in axes),
                     *cells,
-                    *_selection_cells(seeds),
+                    *_selection_cells(seeds, has_lr),
                 )
 
-    note = (
-        "Test split, percent; underlined: the target's own metric, best of each target and method "
-        "in bold. Each learning rate was chosen on the split named, never on the test split."
-    )
+    note = "Test split, percent"
+    if len(metrics) > 1:
+        note += "; underlined: the target's own metric"
+    if any(len(models) > 1 for models in groups.values()):
+        note += "; bold: best of each target and method"
+    chosen = "learning rate" if has_lr else "configuration"
+    note += f". Each {chosen} was chosen on the split named, never on the test split."
     if has_map:
         note += (
             " In multi-label targets, top-1 and top-5 count images with a present class among "
@@ -93,11 +99,28 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
         note += " sd: standard deviation over seeds."
     return Table(
         "transfers",
-        "Every transfer, and how its learning rate was chosen",
+        f"Every transfer, and how its {chosen} was chosen",
         columns,
         Lines(sum(map(len, groups.values())), lines),
         note,
     )
+
+
+def _accuracies(rows: Sequence[TransferRow]) -> list[str]:
+    """Return the accuracies that are shown.
+
+    The mean per class is left out if it equals top-1 in all rows and is the metric of none. Top-5
+    is left out if no target has more than five classes.
+    """
+    is_new = any(
+        row.metric == "mean_per_class"
+        or row.mean_per_class is None
+        or row.top1 is None
+        or not math.isclose(row.mean_per_class, row.top1)
+        for row in rows
+    )
+    is_below_1 = any(row.num_answers is None or row.num_answers >= MIN_TOP5 for row in rows)
+    return ["top1", *["mean_per_class"] * is_new, *["top5"] * is_below_1]
 
 
 def _axis_columns(rows: Sequence[TransferRow]) -> list[ColumnOf[TransferRow]]:
@@ -112,13 +135,14 @@ def _axis_columns(rows: Sequence[TransferRow]) -> list[ColumnOf[TransferRow]]:
     if any(row.model for row in rows):
         columns.append((Column("model", numeric=False), lambda row: optional_text(row.model)))
     if any(row.subset for row in rows):
-        columns += [
-            (Column("training classes", numeric=False), subset_cell),
+        columns.append((Column("training classes", numeric=False), subset_cell))
+    if any(row.eps for row in rows):
+        columns.append(
             (
                 Column("eps"),
                 lambda row: Cell(format_eps(row.eps), sort=row.eps) if row.subset else NONE,
-            ),
-        ]
+            )
+        )
     if any(row.variant for row in rows):
         columns.append(
             (
@@ -139,9 +163,10 @@ def _axis_columns(rows: Sequence[TransferRow]) -> list[ColumnOf[TransferRow]]:
 
 
 def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cell:
-    if getattr(rows[0], metric) is None:
-        return NONE
     first = rows[0]
+    is_certain = metric == "top5" and first.num_answers and first.num_answers < MIN_TOP5
+    if is_certain or getattr(first, metric) is None:
+        return NONE
     score = seed_mean(getattr(row, metric) for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
     is_low = (
@@ -161,8 +186,8 @@ def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cel
     )
 
 
-def _selection_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
-    """Format chance, and how the configuration was selected."""
+def _selection_cells(rows: Sequence[TransferRow], has_lr: bool) -> tuple[Cell, ...]:
+    """Format chance, and how the configuration was selected. `has_lr`: with a learning rate."""
     first = rows[0]
     chance = 1 / first.num_answers if first.num_answers else None
     lrs = list(dict.fromkeys(row.lr for row in rows if row.lr is not None))
@@ -173,7 +198,7 @@ def _selection_cells(rows: Sequence[TransferRow]) -> tuple[Cell, ...]:
             sort=chance,
             below=f"{first.num_images:,} images",
         ),
-        Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else NONE,
+        *([Cell(", ".join(f"{lr:g}" for lr in lrs), sort=lrs[0]) if lrs else NONE] * has_lr),
         Cell(
             f"{first.num_configs:,}",
             sort=float(first.num_configs),
@@ -308,12 +333,8 @@ def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
             ),
         ),
         (
-            Column("tried", hint="configurations of transfer"),
-            lambda row: number(row.num_configs),
-        ),
-        (
-            Column("tried by scratch", hint="configurations of training from scratch"),
-            lambda row: number(row.num_configs_scratch),
+            Column("tried", hint="configurations of transfer; below: of scratch, if they differ"),
+            _tried_cell,
         ),
         (
             Column("transfer is", numeric=False),
@@ -328,6 +349,12 @@ def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
         "Negative: clearly worse than random weights. It counts as negative transfer only if both "
         "sides tried the same number of configurations.",
     )
+
+
+def _tried_cell(row: ScratchComparison) -> Cell:
+    is_equal = row.num_configs == row.num_configs_scratch
+    below = "" if is_equal else f"scratch {row.num_configs_scratch:,}"
+    return Cell(f"{row.num_configs:,}", sort=float(row.num_configs), below=below)
 
 
 def chosen_table(rows: Sequence[TransferRow]) -> Table:

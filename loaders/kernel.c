@@ -39,11 +39,11 @@ void harness_free_pool(struct pool *pool) {
 
 /* Make a batch of n images, with crops_per_image crops of each.
  *
- * Image i is row positions[i] of the columns `offsets` to `heights`, or row i if `positions` is
- * NULL. loaders/kernel.py describes the other arguments; an empty `table` is NULL here, and float16
- * values are passed as bits. `interpolation`: see native/resize.h. `shift` and `scale`, [3] each,
- * are NULL unless they compute the values of `table` (loaders/normalize.py). `isa`: see
- * native/stages.h. Returns 0 if this processor does not have the instruction set, otherwise 1. */
+ * Image i is row positions[i] of the columns `offsets` to `heights`. loaders/kernel.py describes the
+ * other arguments; an empty `table` is NULL here, and float16 values are passed as bits.
+ * `interpolation`: see native/resize.h. `shift` and `scale`, [3] each, are NULL unless they compute
+ * the values of `table` (loaders/normalize.py). `isa`: see native/stages.h. Returns 0 if this
+ * processor does not have the instruction set, otherwise 1. */
 __attribute__((visibility("default")))
 int harness_make_batch(struct pool *pool, const uint8_t *file, const int64_t *positions, const int64_t *offsets,
                        const int64_t *sizes, const uint8_t *modes, const int64_t *widths, const int64_t *heights,

@@ -120,7 +120,7 @@ class Pool:
     def make_batch(
         self,
         images: StoredImages,
-        positions: np.ndarray | None,
+        positions: np.ndarray,
         boxes: np.ndarray,
         flips: np.ndarray,
         output: np.ndarray,
@@ -133,7 +133,7 @@ class Pool:
 
         Args:
             images: the file's images.
-            positions: int64 [n], row of each image in the columns. None means 0, 1, 2, ...
+            positions: int64 [n], row of each image in the columns.
             boxes: int64 [n * k, 4].
             flips: bool [n * k].
             output: [n, R, R, 3], or [n, k, R, R, 3]; uint8, or float16 with a table.
@@ -152,16 +152,21 @@ class Pool:
         boxes, flips = np.ascontiguousarray(boxes, np.int64), np.ascontiguousarray(flips, np.bool_)
         assert boxes.shape == (n * num_crops, 4) and flips.shape == (n * num_crops,)
         assert error_codes.shape == (n,)
-        assert positions is None or (positions.dtype == np.int64 and positions.shape == (n,))
+        # A variable keeps a converted copy alive until the call ends; its address alone would not.
+        positions = np.ascontiguousarray(positions, np.int64)
+        assert positions.shape == (n,) and _are_rows(positions, images)
         assert output.flags.c_contiguous and output.shape[-3:] == (resolution, resolution, 3)
         assert output.dtype == (np.float16 if len(table) else np.uint8)
         assert table.flags.c_contiguous and table.dtype == np.float16
+        assert conversion is None or (
+            conversion.flags.c_contiguous and conversion.dtype == np.float32
+        )
         file, *columns = images.addresses
         shift, scale = conversion if conversion is not None else (None, None)
         made = self._make_batch(
             self._pool,
             file,
-            None if positions is None else np.ascontiguousarray(positions).ctypes.data,
+            positions.ctypes.data,
             *columns,
             boxes.ctypes.data,
             flips.ctypes.data,
@@ -206,6 +211,7 @@ class Pool:
         positions, starts = (np.ascontiguousarray(array, np.int64) for array in (positions, starts))
         flips = np.ascontiguousarray(flips, np.bool_)
         assert flips.shape == starts.shape == error_codes.shape == (n,)
+        assert _are_rows(positions, images)
         assert output.dtype == error_codes.dtype == np.uint8 and output.flags.c_contiguous
         _, _, _, widths, heights = images.columns
         ends = starts + 3 * widths[positions] * heights[positions]
@@ -298,7 +304,7 @@ def open_kernel(instruction_set: str | None = None) -> Callable[..., None]:
         images = stored_images(file, *columns[: len(_FILE_COLUMNS)])
         pool.make_batch(
             images,
-            None,
+            np.arange(len(output)),
             boxes,
             flips,
             output,
@@ -375,6 +381,13 @@ def time_parts(
 def memory_error(width: int, height: int) -> MemoryError:
     """Build the error for an image that is too large to decode."""
     return MemoryError(f"no memory to decode an image of {width} x {height} pixels")
+
+
+def _are_rows(positions: np.ndarray, images: StoredImages) -> bool:
+    """Return True if all positions are rows of the columns. C does not check them."""
+    return not len(positions) or bool(
+        0 <= positions.min() <= positions.max() < len(images.columns[0])
+    )
 
 
 def _number_of(opened: ctypes.CDLL, instruction_set: str) -> int:

@@ -97,7 +97,7 @@ static void copy_row(const uint8_t *row, int64_t width, int flip, uint8_t *targe
 
 /* Write a whole image to the job's output, as planes. */
 static enum image_error make_whole(struct worker *worker, const struct job *job, int64_t number) {
-    const int64_t row = job->positions != NULL ? job->positions[number] : number;
+    const int64_t row = job->positions[number];
     const int64_t width = job->widths[row], height = job->heights[row];
     const struct box all = {0, 0, width, height};
     struct picture *picture = &worker->picture;
@@ -117,7 +117,7 @@ static enum image_error make_whole(struct worker *worker, const struct job *job,
 
 /* Write the output images of all crops of an image. */
 static enum image_error make_crops(struct worker *worker, const struct job *job, int64_t number) {
-    const int64_t row = job->positions != NULL ? job->positions[number] : number, num_crops = job->crops_per_image;
+    const int64_t row = job->positions[number], num_crops = job->crops_per_image;
     struct picture *picture = &worker->picture;
     enum image_error error = open_picture(worker, job, row, job->boxes + number * num_crops, num_crops);
     if (error != NONE)

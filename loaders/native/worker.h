@@ -18,8 +18,7 @@ enum image_error { NONE = 0, DAMAGED = 1, OUT_OF_MEMORY = 2 };      /* as in ker
 /* Images of a `.beton` file, and the batch to make of them. */
 struct job {
     const uint8_t *file;
-    /* [num_images] row of each image in the five columns below; NULL: 0, 1, 2, ... */
-    const int64_t *positions;
+    const int64_t *positions;   /* [num_images] row of each image in the five columns below */
     const int64_t *offsets, *sizes;     /* columns: blob of each image in `file`, in bytes */
     const uint8_t *modes;               /* column: JPEG, DCT, ... */
     const int64_t *widths, *heights;    /* columns, in pixels */

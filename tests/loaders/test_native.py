@@ -13,7 +13,7 @@ from PIL import Image
 
 from loaders import kernel_c
 from tests.helpers.tiny_betons import jpeg, photo
-from writers.beton.encoding import DCT, JPEG
+from writers.beton.encoding import DCT, JPEG, RAW
 from writers.dct import blob as dct
 from writers.jpeg import native as writers_kernel
 from writers.jpeg.restart_index import add_restart_index
@@ -230,6 +230,29 @@ def test_any_number_of_threads_makes_the_same_batch(batch):
             assert np.array_equal(batch.made_by(pool), expected)
 
 
+def test_positions_need_not_be_contiguous():
+    """C reads the copy, which must exist until C returns."""
+    n, side = 200, 4
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (n, side, side, 3), np.uint8)
+    num_bytes = pixels[0].size
+    images = kernel_c.stored_images(
+        pixels.reshape(-1),
+        num_bytes * np.arange(n),
+        np.full(n, num_bytes),
+        np.full(n, RAW),
+        *np.full((2, n), side),
+    )
+    pool, boxes, flips = kernel_c.Pool(1), np.tile([0, 0, side, side], (n, 1)), np.zeros(n, bool)
+    output, error_codes = np.zeros_like(pixels), np.zeros(n, np.uint8)
+    arguments = boxes, flips, output, error_codes, np.empty((0, 256), np.float16)
+    pool.make_batch(images, np.arange(n)[::-1], *arguments)
+    assert (output == pixels[::-1]).all() and not error_codes.any()
+    for beyond in (-1, n):
+        with pytest.raises(AssertionError):
+            pool.make_batch(images, np.full(n, beyond), *arguments)
+
+
 def test_several_threads_may_use_one_pool(batch):
     pool = kernel_c.Pool(3)
     expected = batch.made_by(pool)
@@ -286,7 +309,7 @@ def test_images_without_an_end_marker_leak_no_tables():
     for _ in range(4):
         pool.make_batch(
             images,
-            None,
+            np.arange(n),
             boxes,
             flips,
             output,

@@ -1,7 +1,6 @@
 """Explain pydantic's errors to the author of a recipe."""
 
 import difflib
-import json
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,37 +11,9 @@ from pydantic_core import ErrorDetails
 from harness.config.methods import available, settings_model
 from harness.config.recipe import Recipe
 from writers import names
-from writers.text_names import counted
+from writers.settings_errors import sentence, shown, wanted
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
-MAX_SHOWN = 60  # characters of a value in a message
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "a string",
-    "tuple": "a list",
-    "list": "a list",
-    "dict": "a mapping",
-    "model": "a mapping",
-}
-# Model -> form, other than a mapping, in which a recipe may write it.
-SHORT_FORMS = {
-    "ModelSettings": "a name",
-    "SubsetSpec": "a name",
-    "Encoding": "a preset",
-    "LabelTable": "a file, a list of files",
-    "ImagesPerClass": "a number",
-    "FractionOf": "a number",
-    "RandomClasses": "a number",
-    "ImagesByScore": "a number",
-    "ClusteredImages": "a number",
-}
-NAME_PATTERNS = {
-    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "consist of letters, digits, dots, _ and -, and begin with a "
-    "letter or digit",
-    r"^[a-z0-9][a-z0-9_]*$": "consist of a-z, 0-9 and _, and not begin with _",
-}
 
 
 def mistakes_of(
@@ -107,17 +78,17 @@ def _members_in(
 
 def _sentence(details: Sequence[ErrorDetails], place: Place, values: dict[str, Any]) -> str:
     """Explain all errors of one place in a sentence."""
-    wanted = list(dict.fromkeys(filter(None, map(_wanted, details))))
+    texts = list(dict.fromkeys(filter(None, map(wanted, details))))
     # An error that is not a "must be X" explains more than the mismatches of union members.
-    others = [detail for detail in details if _wanted(detail) is None]
-    if others or len(wanted) == 1:
+    others = [detail for detail in details if wanted(detail) is None]
+    if others or len(texts) == 1:
         return explain((others or details)[0], place, values)
-    if "be a number" in wanted and "be a whole number" in wanted:
-        wanted.remove("be a whole number")
-    wanted.sort(key=lambda text: not text.startswith("be a"))  # types come first
-    alternatives = [wanted[0], *(text.removeprefix("be ") for text in wanted[1:])]
+    if "be a number" in texts and "be a whole number" in texts:
+        texts.remove("be a whole number")
+    texts.sort(key=lambda text: not text.startswith("be a"))  # types come first
+    alternatives = [texts[0], *(text.removeprefix("be ") for text in texts[1:])]
     text = " or ".join(filter(None, (", ".join(alternatives[:-1]), alternatives[-1])))
-    return f"must {text}, not {_shown(details[0]['input'])}."
+    return f"must {text}, not {shown(details[0]['input'])}."
 
 
 def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
@@ -132,43 +103,8 @@ def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
             return f"has no effect on the method {_method_at(place, values)}."
         near = _near(str(place[-1]), known)
         return f"unknown key. {near or 'Known: ' + (', '.join(known) or 'none') + '.'}"
-    if kind == "missing":
-        return "is missing."
-    if (wanted := _wanted(detail)) is not None:
-        near = _near(value, _quoted(wanted)) if isinstance(value, str) else ""
-        return f"must {wanted}, not {_shown(value)}. {near}".rstrip()
-    message = " ".join(detail["msg"].removeprefix("Value error, ").split()).rstrip(".")
-    message = message.replace("Input should be", "must be").replace("String should", "must")
-    return lower_first(message if message.endswith("?") else f"{message}.")
-
-
-def _wanted(detail: ErrorDetails) -> str | None:
-    """Return what a value must be or have, to follow "must"; None for other errors."""
-    kind, context = detail["type"], detail.get("ctx", {})
-    first, _, rest = kind.partition("_")
-    if kind == "literal_error":
-        return f"be {context['expected']}"
-    if kind in ("too_short", "too_long"):
-        bound = "at least" if kind == "too_short" else "at most"
-        number = context["min_length" if kind == "too_short" else "max_length"]
-        return f"have {bound} {counted(number, 'entry')}"
-    if kind == "string_pattern_mismatch":
-        return NAME_PATTERNS.get(context["pattern"], f"match the pattern {context['pattern']}")
-    if kind.startswith(("greater_than", "less_than")):
-        return f"be {detail['msg'].removeprefix('Input should be ')}"
-    if kind == "model_type" and context.get("class_name") in SHORT_FORMS:
-        return f"be {SHORT_FORMS[context['class_name']]} or a mapping"
-    if first in TYPES and rest.split("_")[0] in ("type", "parsing", "from", "attributes"):
-        return f"be {TYPES[first]}"
-    return None
-
-
-def _shown(value: Any) -> str:
-    """Format a value of a recipe: as YAML if it is short, otherwise by its type."""
-    if isinstance(value, str):
-        return f"'{value}'" if len(value) < MAX_SHOWN else f"'{value[:MAX_SHOWN]}...'"
-    text = json.dumps(value)
-    return text if len(text) < MAX_SHOWN else "a list" if isinstance(value, list) else "a mapping"
+    accepted = _quoted(wanted(detail) or "")
+    return sentence(detail, _near(value, accepted) if isinstance(value, str) else "")
 
 
 def recipe_place(loc: tuple[int | str, ...], values: Any) -> Place:
@@ -256,8 +192,3 @@ def _near(name: str, known: list[str]) -> str:
 
 def _quoted(expected: str) -> list[str]:
     return expected.split("'")[1::2]
-
-
-def lower_first(text: str) -> str:
-    """Return the text with a lower-case first letter, to follow a colon."""
-    return text[:1].lower() + text[1:]

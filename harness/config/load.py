@@ -22,13 +22,13 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from harness.config.explain import lower_first
 from harness.config.recipe import Recipe
 from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
 from writers.formats.bounded_yaml import BadYamlError, parse_yaml, read_yaml
 from writers.regular_file import fault_of
+from writers.settings_errors import lower_first
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # recipes that are given by name

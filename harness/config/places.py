@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from harness.config import subset_axes
 from harness.config.data import DataSettings
-from harness.config.explain import Place, lower_first
+from harness.config.explain import Place
 from writers.errors import UserError
+from writers.settings_errors import lower_first
 
 Origin = Callable[[Place], str]  # place in the recipe -> file:line
 

@@ -16,7 +16,7 @@ from harness.config import (
     target_checks,
     transfer_presets,
 )
-from harness.config.explain import Place, lower_first, method_name, mistakes_of
+from harness.config.explain import Place, method_name, mistakes_of
 from harness.config.methods import PACKAGE as METHODS
 from harness.config.methods import any_needs_features, available
 from harness.config.model import ModelSettings
@@ -25,6 +25,7 @@ from harness.config.recipe import Recipe
 from harness.config.zoo_names import is_pattern, matching
 from writers import names
 from writers.errors import UserError
+from writers.settings_errors import lower_first
 from writers.subset.spec import SubsetSpec
 from writers.text_names import counted
 

@@ -24,6 +24,7 @@ from harness.runner.retry import FailureCause
 from harness.system.folders import Folders
 from writers import names
 from writers.errors import UserError
+from writers.settings_errors import sentence
 
 # OpenMP and BLAS read these variables when they are loaded. NUMBA_NUM_THREADS is left out on
 # purpose: it is an upper limit, and FFCV fails if it requests more threads.
@@ -87,11 +88,10 @@ def parse_options(model: type[Options], launcher: str, settings: Sequence[str]) 
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # from a check of several options together
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"--launcher-option: {message}") from error
+            raise UserError(f"--launcher-option: {sentence(first)}") from error
         key = str(first["loc"][0])
         raise UserError(
-            f"--launcher-option {key}={values[key]}: {first['msg'].removeprefix('Value error, ')}.",
+            f"--launcher-option {key}={values[key]}: {sentence(first)}",
             f"{key}: {model.model_fields[key].description}",
         ) from error
 

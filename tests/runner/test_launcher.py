@@ -32,7 +32,7 @@ def test_options_are_converted_and_have_defaults():
         (["partition"], r"partition: expected KEY=VALUE.\nOptions .* some: partition, time"),
         (["partitoin=gpu"], r"no option of the launcher some named 'partitoin'.\n.*partition\?"),
         (["time=5", "time=6"], "time is given twice"),
-        (["time=soon"], r"time=soon: .* valid integer.*\ntime: time limit in minutes"),
+        (["time=soon"], r"time=soon: .* whole number.*\ntime: time limit in minutes"),
         (["time=0"], "time=0: .* greater than 0"),
     ],
 )

@@ -24,6 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from writers import names
 from writers.errors import UserError
 from writers.regular_file import existing_file
+from writers.settings_errors import sentence
 from writers.subset.base import REFERENCE, Chosen, Selection, SubsetContext
 from writers.subset.class_steps import ByRanking, Granularity, Keep, Listed, Remove
 from writers.subset.lists import available, file_of, read_class_list
@@ -204,9 +205,8 @@ def _class_list(path: Path) -> SubsetSpec:
     try:
         return SubsetSpec(name=path.stem, classes=read_class_list(path))
     except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"{path} is not a list of classes, one per line: {problem}.",
+            f"{path} is not a list of classes, one per line: {sentence(error.errors()[0])}",
             "Write one class per line, or name a YAML file of steps.",
         ) from error
 
@@ -234,9 +234,9 @@ def read_spec(path: Path) -> SubsetSpec:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        problem = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise UserError(
-            f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}{problem}"
+            f"{path}:{_line(content, first['loc'])}: {place + ': ' if place else ''}"
+            f"{sentence(first)}"
         ) from error
 
 

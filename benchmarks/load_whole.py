@@ -1,8 +1,8 @@
-"""Compare the loader of whole images with boxes with the loader for classification.
+"""Compare the loader for detection (whole images and boxes) to the loader for classification.
 
 This is `harness bench load --workload whole`.
 
-    python -m benchmarks.load_whole '{"corpus": ...}'
+    python -m benchmarks.load_whole '{"corpus": ...}'    # JSON of `benchmarks.contender.Work`
 
 Prints JSON: for each storage form, the CPU time per decoded pixel of both loaders in each round.
 Both loaders decode whole images; the one for classification also resizes them.

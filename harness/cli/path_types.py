@@ -52,10 +52,11 @@ class PathType(click.Path):
 
 
 def _check_writable(path: Path) -> None:
-    """Create a temporary file without a name in the path, or in its closest existing parent folder.
+    """Create an unnamed temporary file in the folder `path`, or in its closest existing parent.
 
     Raises:
-        UserError: the file system refuses the file, as /proc and read-only mounts do.
+        UserError: the file system refuses the file, as /proc and read-only mounts do. An error
+            without a known explanation is raised as it is.
     """
     from tempfile import TemporaryFile
 

@@ -1,4 +1,6 @@
-"""Stages that use frozen models: features of a target's images, and scores of the features.
+"""Stages that use frozen models: `features` of a target's images, and `score` on these features.
+
+A score, such as LEEP, estimates how well a model suits a target (a downstream dataset).
 
 Imports no torch.
 """
@@ -50,7 +52,7 @@ class Features:
     """Features stages of a recipe."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Choose the splits: all if a method works on features; else train, which scores use."""
+        """Choose the splits: all if a method trains on features; else train, for scores."""
         self._settings, self._trained = recipe.features, recipe.pretrain
         self._configs: dict[tuple[bool, float | None], SharedConfig] = {}
         self._splits = SPLITS if any_needs_features(recipe.methods.values()) else ("train",)
@@ -94,14 +96,14 @@ class Features:
         splits: tuple[str, ...],
         probs: bool,
     ) -> Stage:
-        """Make the stage that extracts features for a select stage, from some splits only.
+        """Make the stage that extracts features by which source classes are selected.
 
         Args:
             model: stage of the model.
             data: the dataset.
             written: stage that writes the dataset.
             splits: splits to extract features of.
-            probs: also keep the probabilities of the source's classes.
+            probs: also keep the probabilities of the pretraining classes.
         """
         config = self._config(is_trained_here=model.kind == "pretrain", eval_crop=None)
         own: dict[str, object] = {"splits": list(splits), **({} if probs else {"probs": False})}

@@ -17,12 +17,12 @@ class Match:
     """Tensors of a file that fit a network.
 
     Attributes:
-        tensors: the network's name -> tensor of the file.
+        tensors: name of a tensor in the network -> tensor of the file.
         missing: names of the network's tensors that the file lacks, except batch counters.
         left_out: names in the file that are not used, sorted.
-        sources: the network's name -> name in the file.
+        sources: name of a tensor in the network -> its name in the file.
         prefix: beginning of the names in the file, such as `net.`.
-        other_copies: prefixes of other tensors that fit the network as well as these, sorted.
+        other_copies: other prefixes whose tensors fit the network equally well, sorted.
     """
 
     tensors: dict[str, Tensor]
@@ -44,7 +44,7 @@ def largest_match(
 
     Args:
         weights: name in the file -> tensor.
-        shapes: the network's name -> shape.
+        shapes: name of a tensor in the network -> shape.
         preferred: part of a prefix, such as `encoder_q`; "" prefers none.
     """
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # prefix -> counts

@@ -24,7 +24,7 @@ class StageContext:
     Attributes:
         config: the stage's resolved settings.
         folder: the stage's own folder, for scratch files and checkpoints.
-        needs: role -> result of the needed stage.
+        needs: role -> result of the needed stage. A role is the use of a result, such as "data".
         need_folders: role -> folder of the needed stage.
         data: folder of `.beton` files, $HARNESS_DATA.
         raw: folder of downloaded datasets, $HARNESS_RAW.
@@ -34,8 +34,8 @@ class StageContext:
         checkpoint_every_s: seconds of training between two checkpoints.
         trace_steps: training steps to trace into the folder; 0 for no trace.
         group: processes that run the stage together; rank 0 writes its files.
-        phase: `total`, `done` and monotonic time `at` when the current progress count began;
-            written by `progress`.
+        phase: state of `progress`: `total` of the current count, and its first `done` with the
+            monotonic time `at`.
     """
 
     config: dict[str, Any]
@@ -55,8 +55,9 @@ class StageContext:
     def progress(self, **values: Any) -> None:
         """Write the stage's progress for `harness status`. Writes a small file on each call.
 
-        Adds `eta_s`, the remaining seconds of the current count at its average speed, unless the
-        count is complete. A new count starts if `done` decreases or `total` changes.
+        Adds `eta_s`, the remaining seconds of the current count at its average speed, if the count
+        has begun and is not complete. A new count starts if `done` is less than the first `done` of
+        the count, or if `total` changes.
 
         Args:
             values: any of `done`, `total`, `img_per_s` and `note`.

@@ -15,8 +15,8 @@ class FreeNoise:
     """Noise on the images of a batch.
 
     Attributes:
-        delta: The noise, float32 [B, 3, R, R]; None before the first batch. It is reset to zero if
-            the resolution changes, or if a batch has more images than the noise.
+        delta: The noise, [B, 3, R, R] in the dtype of the pixels; None before the first batch. It
+            becomes zero if the resolution changes, or if a batch has more images than the noise.
         num_replays: Number of updates per batch.
     """
 
@@ -26,7 +26,7 @@ class FreeNoise:
         Args:
             settings: Norm, step length and number of replays.
             eps: Radius of the ball in units of [0, 1] pixels.
-            zero_gradients: int64 scalar, to which the number of zero gradients is added.
+            zero_gradients: int64 scalar, to which the number of images with zero gradient is added.
         """
         assert settings.replays is not None
         self.num_replays = settings.replays

@@ -1,4 +1,4 @@
-"""Compute a pretrained model's features and class probabilities for the images of a target."""
+"""Compute a pretrained model's features and class probabilities for the images of a dataset."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Features:
 
     features: np.ndarray  # float32 [N, D]
     probs: np.ndarray | None  # float32 [N, C] over the pretraining classes; None without a head
-    labels: np.ndarray  # labels in the target: int64 [N], or int8 [N, K] if multi-label
+    labels: np.ndarray  # labels of the dataset: int64 [N], or int8 [N, K] if multi-label
     ids: np.ndarray  # image ids, uint64 [N]
 
     def save(self, file: Path) -> None:
@@ -69,7 +69,7 @@ def extract(
 
     Args:
         model: pretrained model on the device.
-        loader: loader of the target's images.
+        loader: loader of the images.
         device: device of the model.
         precision: number format of the forward passes.
         has_head: False skips the head, for example because it was never trained; `probs` is then
@@ -108,8 +108,8 @@ def extract(
 def _start_copy(tensors: Sequence[Tensor], device: str) -> Callable[[], list[Tensor]]:
     """Start to copy tensors to the CPU; return a function that waits for and returns the copies.
 
-    The caller may overwrite the tensors after the call, because the GPU runs later work after the
-    copies.
+    The caller may overwrite the tensors after the call: the GPU runs work of one stream in order,
+    so the copies are first.
     """
     if torch.device(device).type != "cuda":
         copies = [tensor.clone() for tensor in tensors]
@@ -122,6 +122,6 @@ def _start_copy(tensors: Sequence[Tensor], device: str) -> Callable[[], list[Ten
 
     def wait() -> list[Tensor]:
         copied.synchronize()
-        return [tensor.clone() for tensor in staged]  # free the page-locked memory
+        return [tensor.clone() for tensor in staged]  # to free the page-locked memory
 
     return wait

@@ -1,6 +1,6 @@
 """Write a manifest for a `.beton` file that stock FFCV wrote. The beton itself is not changed.
 
-Our own betons contain a digest and an id per sample. For an adopted beton, digests and ids are
+Betons that this package writes contain a digest and an id per sample. Here, digests and ids are
 stored in a file next to the manifest. An id is derived from the image's digest, so that it does not
 depend on the order of the file. Equal images are numbered, so that their ids differ.
 """

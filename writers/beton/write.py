@@ -64,7 +64,8 @@ def write_split(
         subset: classes, labels and images to write.
         encoding: how images are stored.
         out_file: the beton; the manifest is written next to it.
-        seed: seed of the order in the file and of the draws of a mixed encoding.
+        seed: seed of the order in the file, and of the draw of each image between JPEG and raw in
+            the format `mixed`.
         num_threads: None uses all cores.
         progress: called with the number of samples done and in total.
         on_error: "skip" skips unreadable images and lists them in the manifest.
@@ -75,10 +76,10 @@ def write_split(
             orientation, which is not applied.
 
     Raises:
-        UserError: images are unreadable and `on_error` is "fail", or all are; a training class has
-            no images; the folder is not writable; another process is writing `out_file`; or the
-            disk is full. No new file remains, except a list of the unreadable images if there are
-            many.
+        UserError: images are unreadable and `on_error` is "fail", or no image is readable; a
+            training class has no images; the folder is not writable; another process is writing
+            `out_file`; or the disk is full. No new file remains, except a list of the unreadable
+            images if there are many.
     """
     out_file = Path(out_file)
     selection = select_images(source, split, subset, seed)
@@ -119,7 +120,7 @@ def _write_samples(
     on_error: str,
     check: bool,
 ) -> tuple[Layout, list[dict[str, str]], OmissionLog]:
-    """Write the pages; return the layout, the skipped images, and remarks for `warn`.
+    """Write the encoded images; return the layout, the skipped images, and remarks for `warn`.
 
     Raises UserError if images are unreadable and are not skipped, or if all are unreadable.
     """

@@ -1,7 +1,7 @@
 """Image sets of PASCAL VOC: text files that list the images of a split.
 
 A file may also belong to one class. Its lines then end in a mark: 1 if the class is present, 0 if
-it is difficult, -1 if it is absent.
+all its objects are difficult to recognize, -1 if it is absent.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Voc:
         """Read the lists of all classes of a split.
 
         Args:
-            lists: paths of the lists in label order.
+            lists: paths of the lists, without the prefix, in label order.
             parse: returns key and mark from a line's fields. If the fields are not as expected, it
                 raises ValueError with a description of the expected line.
             what: noun for the keys in messages, such as "images".
@@ -63,7 +63,7 @@ class Voc:
         return {key: tuple(marks[key] for marks in by_list) for key in sorted(by_list[0])}
 
     def read_images(self, name: str) -> list[str]:
-        """Read a list of images, one per line; sorted.
+        """Read the list of images `name` (a path without the prefix), one per line; sorted.
 
         Raises:
             UserError: the list is missing, empty or damaged.

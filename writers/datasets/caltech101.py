@@ -2,11 +2,12 @@
 
 Protocols:
     salman      101 classes; the first 30 images per class by name are train, the rest test (Salman
-                et al. 2020, whose code omits the very first image). The default.
+                et al. 2020; their code also leaves out the first image of the dataset). The
+                default.
     kornblith   102 classes with the background; 30 images of each, drawn with a fixed seed, are
                 train. The published draw depends on the order of a file system. `vtab` uses this
                 split, too.
-    carved      splits by fraction, if the dataset is used for pretraining
+    carved      splits drawn by the fractions `val` and `test`, if the dataset is a source
 
 Val is drawn from train. A folder with train/ and test/ keeps its own splits.
 """

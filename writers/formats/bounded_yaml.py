@@ -1,4 +1,4 @@
-"""Read YAML of bounded size: no file causes a long wait, exhausts memory or ends in a traceback."""
+"""Read YAML of bounded size: a file takes seconds, exhausts no memory and ends in no traceback."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -34,12 +34,12 @@ def read_yaml(path: Path, shown: str | None = None) -> Any:
 
     Args:
         path: the file, in an encoding that `text_encoding.decode` accepts.
-        shown: name of the file in the message on its encoding. None means its path.
+        shown: name of the file in the UserError about its encoding. None means its path.
 
     Raises:
         OSError: the file cannot be read.
         UserError: it has another encoding.
-        BadYamlError: it is not a regular file, not YAML, or too large.
+        BadYamlError: it is not a regular file or not YAML, or it exceeds a limit of this module.
     """
     if path.exists() and not path.is_file():
         raise BadYamlError("it is not a regular file")

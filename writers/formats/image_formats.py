@@ -1,7 +1,8 @@
 """The image formats that are read: their file extensions and their first bytes.
 
-A file with one of `IMAGE_EXTENSIONS` is an image. A file with another extension is an image if it
-begins like one of these formats, unless the extension is in `OTHER_EXTENSIONS`.
+A file with one of `IMAGE_EXTENSIONS` is an image, unless it is hidden. A file with another
+extension is an image if it begins like one of these formats, unless the extension is in
+`OTHER_EXTENSIONS`.
 """
 
 import re

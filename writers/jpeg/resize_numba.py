@@ -7,7 +7,8 @@ import numpy as np
 from numba import njit
 
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-# Sum of a pixel's weights along an axis. Sums have 8 bits of the level and 12 of each axis: 32.
+# Sum of an output pixel's weights along an axis. A weighted sum fits in 32 bits: 8 bits of the
+# pixel value, and 12 bits of weight for each of two axes.
 _ONE = 1 << 12
 
 
@@ -31,7 +32,9 @@ def _compiled(function: Callable[..., Any]) -> Any:
 def _shares(source: int, target: int, numerator: int, denominator: int) -> _Arrays:
     """Compute the source pixels of each output pixel along an axis, and their weights.
 
-    Returns the first source pixel, the number of source pixels, and their weights (sum _ONE).
+    `source` and `target` are numbers of pixels; an output pixel covers numerator / denominator
+    source pixels. Returns the first source pixel (int64 [target]), the number of source pixels
+    (int64 [target]), and their weights (uint32 [target, most source pixels], rows sum to _ONE).
     """
     starts, counts = np.empty(target, np.int64), np.empty(target, np.int64)
     shares = np.zeros((target, max(3, numerator // denominator + 2)), np.uint32)
@@ -67,7 +70,7 @@ def _shrink(
     x_starts, x_counts, x_shares = _shares(
         pixels.shape[1], output.shape[1], x_numerator, x_denominator
     )
-    # Weighted sum of the source rows of one output row; as wide as the source, with zeros after it.
+    # Weighted sum of the source rows of one output row: as wide as the source, followed by zeros.
     line = np.zeros((pixels.shape[1] + x_shares.shape[1]) * channels, np.uint32)
     for y in range(output.shape[0]):
         for k in range(y_counts[y]):

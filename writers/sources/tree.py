@@ -1,6 +1,6 @@
 """A tree of class folders, or an uncompressed tar or a zip of one, read without unpacking.
 
-    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      given splits (also validation/, seg_test/)
+    train/cat/1.jpg  val/cat/2.jpg  test/cat/3.jpg      given splits; validation/ etc. are read, too
     cat/1.jpg  dog/2.jpg                                splits drawn by seed
 
 Outer folders around such a tree (`caltech101/101_ObjectCategories/cat/1.jpg`) are allowed. Files
@@ -130,7 +130,9 @@ def _head(files: ListedFiles, name: str) -> bytes:
 
 
 def _without_wrapping(names: Sequence[str], rules: FolderRules) -> tuple[str, list[str]]:
-    """Remove outer folders as long as class folders remain; skip files next to class folders.
+    """Remove outer folders, from the top, until the next ones are classes or splits.
+
+    Files next to the folders are left out.
 
     Returns:
         The removed folders, "" or with a slash at the end, and the remaining paths of the images.
@@ -206,9 +208,9 @@ def _given_splits(
 
 
 def _inner_folder(folder: str, names: Sequence[str]) -> str:
-    """Return `seg_train/` if `folder` is seg_train, and all its files are in seg_train/seg_train/.
+    """Return the only subfolder of a split folder if it is named like the split, as `seg_train/`.
 
-    Otherwise return "". `names` are relative to `folder`.
+    Some archives have seg_train/seg_train/. Otherwise return "". `names` are relative to `folder`.
     """
     first = names[0].split("/", 1)[0]
     is_again = first == folder or (
@@ -239,12 +241,12 @@ def _refuse_shared_subfolders(
     *,
     is_only: bool,
 ) -> None:
-    """Raise UserError if all class folders have the same subfolders, as these may be the classes.
+    """Raise UserError if all class folders share subfolders, as these may be the classes.
 
-    One shared subfolder, such as Tiny ImageNet's `images`, is allowed. There is no check if the
-    dataset defines `classes` and all class folders are among them. A single class (`is_only`) is
-    refused, too, such as `data` in train/data/cat and train/data/dog, unless some images are
-    directly in its folder.
+    At least MIN_SHARED subfolders must be shared, and half of all subfolders: Tiny ImageNet's
+    single `images` is allowed. There is no check if the dataset defines `classes` and all class
+    folders are among them. The subfolders of a single class (`is_only`), such as those of `data` in
+    train/data/cat and train/data/dog, count as shared, unless images are directly in its folder.
     """
     subfolders: dict[str, set[str]] = {}
     num_direct = 0  # images that are not in a subfolder
@@ -273,7 +275,10 @@ def _refuse_shared_subfolders(
 def _refuse_empty_folders(
     root: Path, folders_with_images: Collection[str], rules: FolderRules
 ) -> None:
-    """Raise UserError if a class folder has no images, as after an incomplete copy."""
+    """Raise UserError if a class folder (of train/, if there is one) has no images.
+
+    This happens after an incomplete copy.
+    """
     tops = [entry for entry in root.iterdir() if entry.is_dir()]
     train = next((entry for entry in tops if rules.split_of(entry.name) == "train"), None)
     above = root if train is None else train

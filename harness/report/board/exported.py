@@ -1,8 +1,8 @@
 """Read and write the rows of a board (a static leaderboard) as JSON, to exchange them.
 
 A file from somebody else is untrusted: its size, its fields, and every value are checked before
-anything is used. Nothing in it is executed. The files of the board's pages are named after labels
-in the file, of which only plain characters are kept.
+anything is used. Nothing in it is executed. The pages of the board are named by labels in the
+file, without unsafe characters.
 """
 
 import json
@@ -41,7 +41,7 @@ FIX = "Ask for a new export, or remove the file from --merge."
 
 @dataclass(frozen=True)
 class Export:
-    """Rows, and the resolved recipes (`base` and `scales` are applied) that the rows come from.
+    """Rows, and the recipes that they come from, with the settings of `base` and `scales` applied.
 
     Attributes:
         name: file or recipe that the rows come from, for messages.
@@ -54,7 +54,9 @@ class Export:
 
 
 def published_recipe(recipe: Recipe) -> tuple[str, Any]:
-    """Return digest and settings of a recipe without paths of this machine.
+    """Return digest and settings of a recipe, without `scale` and without paths of this machine.
+
+    Only settings that the recipe sets are returned.
 
     An absolute path becomes its last part, which `harness run` looks for below $HARNESS_RAW.
     """

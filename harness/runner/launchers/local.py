@@ -1,8 +1,8 @@
 """Run stages on this machine, in worker processes, one per slot (place for one running stage).
 
 A worker runs many stages, so that imports and JIT compilation happen once. Workers are forked from
-a process that has imported the modules they need (`harness.runner.fork_server`), or are started as
-new processes if forking is not supported.
+a process that has imported the modules they need (`harness.runner.fork_server`). Workers of low
+priority, and all workers if forking fails, are started as new processes.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ class LocalLauncher:
 
     @property
     def num_slots(self) -> int:
-        """Number of slots, without the low-priority one."""
+        """Number of slots, without the low-priority one for CPU stages next to GPU stages."""
         return sum(not slot.low_priority for slot in self.slots)
 
     def can_start(self, stage: Stage) -> bool:
@@ -104,7 +104,7 @@ class LocalLauncher:
         ]
 
     def _is_shared(self, stage: Stage, gpu: str) -> bool:
-        """Return True if others run, or may later run, next to the stage. Call before it starts."""
+        """Return True if the stage may share the GPU, now or later. Call before it starts."""
         return self.settings.jobs_per_gpu > 1 and (
             bool(self._on(gpu)) or self.sharing.is_known(resource_key(stage))
         )
@@ -159,7 +159,11 @@ class LocalLauncher:
         return finished
 
     def stop(self, grace_s: float) -> list[Finished]:
-        """Send SIGTERM to busy workers; kill those that still run after the grace time."""
+        """Send SIGTERM to busy workers; kill those that still run after the grace time.
+
+        Returns:
+            Stages that ended within the grace time.
+        """
         finished: list[Finished] = []
         for slot in self.slots:
             if slot.process is not None and slot.running is not None:

@@ -60,7 +60,7 @@ def candidates(
 
 
 def transferred(setup: TransferSetup, settings: TransferSettings) -> Classifier:
-    """Load the source's model, with random weights in the head and the last blocks.
+    """Load the pretrained model, with random weights in the head and the last blocks.
 
     `settings.reinit_last` is the number of these blocks.
     """
@@ -112,8 +112,8 @@ def parts(model: Classifier, settings: BlockSettings) -> Parts:
 def lr_ratios(model: Classifier, settings: TransferSettings) -> dict[nn.Parameter, float]:
     """Map parameters to their learning rate divided by the head's.
 
-    A block's ratio is the ratio of its group (1 for new blocks) times `layer_decay` to the power of
-    n, if the block is the n-th from the end. Parameters with ratio 1 may be missing.
+    The ratio of the n-th block from the end is the ratio of its group (1 for new blocks) times
+    `layer_decay`**n. Parameters with ratio 1 may be missing.
     """
     if not isinstance(settings, BlockSettings):
         return {}
@@ -149,9 +149,9 @@ def train_mode(model: Classifier, bn_stats: BnStats, frozen: Sequence[nn.Module]
 def set_bn_momentum(model: nn.Module, momentum: float | str | None, steps_per_epoch: int) -> None:
     """Set the momentum of all BatchNorm layers; None does not change it.
 
-    "kornblith" is min(10 / steps per epoch, 0.1), so that the statistics average over about one
-    epoch if epochs are short. Kornblith et al. 2019 and SimCLR (appendix B.8) state the same rule
-    in TensorFlow's convention, max(1 - 10 / steps, 0.9).
+    "kornblith" is min(10 / steps per epoch, 0.1), so that the statistics of a long epoch
+    average over a tenth of it, and those of a short one over ten steps. Kornblith et al. 2019 and
+    SimCLR (appendix B.8) state the same rule in TensorFlow's convention, max(1 - 10 / steps, 0.9).
     """
     if momentum is None:
         return

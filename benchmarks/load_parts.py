@@ -93,7 +93,7 @@ class Images:
         """Make the crops of the first n images."""
         pool.make_batch(
             self.images,
-            None,
+            np.arange(n),
             self.crops.boxes[: n * self.num_crops],
             self.crops.flips[: n * self.num_crops],
             self.output[:n],

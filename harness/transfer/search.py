@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,11 +37,9 @@ from harness.train.micro_batching import choose_micro_batches, out_of_memory
 from harness.train.step import TrainStep
 from harness.transfer.method import Method, TrainedModels, TransferSetup
 from harness.transfer.methods._network_settings import NetworkSettings
+from harness.transfer.stage_files import CHECKPOINTS
 from loaders.backend import Loader
 from writers.errors import UserError
-
-if TYPE_CHECKING:
-    from harness.stages.transfer.record import Selection
 
 EvalFn = Callable[[Classifier, float], Scores]  # model, fraction of a center crop -> scores on val
 
@@ -110,7 +108,7 @@ class Search:
         self.clocks: list[Clock] = []
         self.eval_s = 0.0
         self.num_parts = 1
-        self._folder = context.folder / "checkpoints"
+        self._folder = context.folder / CHECKPOINTS
         # (number of the trial, fraction of its full length) -> crop -> scores on val
         self._tried: dict[tuple[int, Fraction], dict[float, Scores]] = {}
         self._best: Best | None = None
@@ -390,14 +388,3 @@ def open_search(
         metric=context.config["metric"],
         num_classes=num_classes,
     )
-
-
-def describe_selection(settings: TransferSettings) -> "Selection":
-    """Describe, for the result, how hyper-parameters were selected."""
-    policy = settings.policy
-    return {
-        "policy": policy if isinstance(policy, str) else policy.model_dump(mode="json"),
-        "selected_on": "val",
-        "num_configs": grid.num_configs(settings),
-        "refit": settings.refit,
-    }

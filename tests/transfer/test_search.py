@@ -17,6 +17,7 @@ from harness.stages.pretrain import run as pretrain
 from harness.stages.transfer import run as transfer
 from harness.train.loader_plans import sample_per_class_of_beton
 from harness.transfer import search
+from harness.transfer.search_record import describe_selection
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples
 from tests.helpers.tiny_stages import (
@@ -178,7 +179,7 @@ def test_a_reduced_grid_is_a_seeded_sample():
         {**settings.model_dump(exclude_unset=True), "policy": {"reduced": 5, "seed": 1}}
     )
     assert [trial.number for trial in grid.trials(other)] != [trial.number for trial in drawn]
-    assert search.describe_selection(other)["policy"] == {"reduced": 5, "seed": 1}
+    assert describe_selection(other)["policy"] == {"reduced": 5, "seed": 1}
 
 
 def test_crops_are_chosen_on_val_without_training_again(root, target, model):

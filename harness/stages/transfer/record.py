@@ -23,17 +23,23 @@ class Selection(TypedDict):
     refit: bool  # True if the chosen point was trained again on train and val
 
 
-class TransferMetrics(Selection):
-    """Metrics of a transfer stage."""
+class SearchRecord(Selection):
+    """A search for hyper-parameters, and the point that it chose."""
 
-    metric: str  # main score, also for the choice on val: top1, mean_per_class, map11 or map50_11
-    test: Scores
     val: Scores
     lr: float | None  # None means that the method has no learning rate
     chosen: Mapping[str, float | str]  # axis -> value
     grid: list[GridEntry]
     num_epochs: int | None  # None if the length is set in steps, and for logreg
     num_steps: int | None  # None for logreg
+    damaged_checkpoints: list[str]
+
+
+class TransferMetrics(SearchRecord):
+    """Metrics of a transfer stage."""
+
+    metric: str  # main score, also for the choice on val: top1, mean_per_class, map11 or map50_11
+    test: Scores
     num_classes: int
     num_train_images: int
     num_fit_images: int  # images that the tested model was fitted on
@@ -41,7 +47,6 @@ class TransferMetrics(Selection):
     precision: str
     source_eps: float | None  # eps of the model's pretraining; None means unknown or no pretraining
     predictions: NotRequired[str]  # name of the file in the stage's folder
-    damaged_checkpoints: list[str]
     model: NotRequired[str]  # name of the file of the tested model, if `keep_model` is set
     # Fields of methods that train a network.
     interpolation: NotRequired[str]  # filter of the resize

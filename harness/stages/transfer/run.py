@@ -5,10 +5,10 @@ Test is read once, to score the chosen model.
 """
 
 import copy
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from harness.matrix.scores import Scores
 from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.modeling.module_modes import cudnn_benchmark
-from harness.modeling.precision import choose
+from harness.modeling.precision import Precision, choose
 from harness.profiling.timer import Timer
 from harness.runner.context import Outcome, StageContext
 from harness.stages.pretrain.spec import MODEL_FILE
@@ -36,16 +36,15 @@ from harness.train.loader_plans import (
 )
 from harness.train.replay import replay_rate
 from harness.transfer import method as transfer_method
-from harness.transfer.search import describe_selection, open_search
+from harness.transfer.search import Search, open_search
+from harness.transfer.search_record import search_record
+from harness.transfer.stage_files import remove_temporary_files, write_train_and_val
 from harness.transfer.timing import timing_of
 from loaders import open_loader
 from loaders.backend import Loader
 from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
-from writers.beton.concat import concat_splits
 from writers.errors import UserError
-
-TRAIN_AND_VAL = "trainval.beton"
 
 
 def run(context: StageContext) -> Outcome:
@@ -63,39 +62,13 @@ def run(context: StageContext) -> Outcome:
         return transfer_method.find_stage_method(config["method"]).run(context)
     method = transfer_method.find(config["method"])
     classes = context.needs["data"].metrics["classes"]
-    precision, timer = choose(settings.precision, context.device), Timer(context.device)
     check_val_is_not_test(context)
     load, source_eps = _source(context, len(classes))
-    if load.fixed_size is not None and load.fixed_size != settings.resolution:
-        print(
-            f"The network takes images of {load.fixed_size} pixels per side only; this size is "
-            f"used instead of {settings.resolution}."
-        )
-        settings = settings.model_copy(
-            update={"resolution": load.fixed_size, "eval_resolution": None}
-        )
+    settings = _at_fixed_size(settings, load.fixed_size)
+    precision, timer = choose(settings.precision, context.device), Timer(context.device)
     interpolation = choose_interpolation(settings.interpolation, load.about)
+    score = partial(_score, context, settings, interpolation, precision)
     images = _train_plan(context, settings, interpolation)
-
-    def score(
-        model: Classifier, split: str, crop: float, *, keep_predictions: bool = False
-    ) -> Scores:
-        plan = eval_plan(
-            split_path(context, "data", split),
-            settings.batch_size,
-            settings.eval_resolution or settings.resolution,
-            crop,
-            context,
-            interpolation,
-        )
-        with open_loader(plan) as loader:
-            judged = FlipAverage(model) if settings.flip_tta else model
-            counts = evaluate.count(
-                judged, loader, device=context.device, precision=precision, num_classes=len(classes)
-            )
-            if keep_predictions:
-                predictions.save(context.folder, loader, {split: counts.predictions()})
-            return counts.scores()
 
     with cudnn_benchmark(context.device), open_loader(images) as loader:
         _check_metric(config["metric"], loader)
@@ -121,41 +94,18 @@ def run(context: StageContext) -> Outcome:
         context.progress(note="evaluation on test")
         test = score(model, "test", best.crop, keep_predictions=True)
         eval_s = search.eval_s + time.monotonic() - evaluated
-        replay_img_per_s = None
-        if search.last_learner is not None:
-            context.progress(note="speed without loading")
-            with loader.epoch(0) as batches:
-                clock = search.clocks[-1]
-                replay_img_per_s = replay_rate(
-                    search.last_learner,
-                    *next(batches),
-                    train_s=clock.train_s,
-                    num_images=clock.num_images,
-                )
+        replay_img_per_s = _replay_rate(context, search, loader)
         num_train_images = loader.num_samples
     if settings.keep_model:
         about = _about(load.about, classes, settings.resolution, best.crop, interpolation)
         classifier.save(context.folder / MODEL_FILE, model, about)
-    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
-    for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
-        file.unlink()
+    remove_temporary_files(context.folder)
 
-    chosen, selection = search.point_of(best.trial, best.crop), describe_selection(settings)
-    steps, epochs = best.trial.settings.steps, best.trial.settings.epochs
-    assert not isinstance(steps, tuple)  # a list of `steps` becomes one stage per value
+    # mypy: a SearchRecord could have optional keys of TransferMetrics with other types.
     metrics: TransferMetrics = {
+        **search_record(search, best),  # type: ignore[typeddict-item]
         "metric": config["metric"],
         "test": test,
-        "val": best.val,
-        "lr": best.trial.lr,
-        "chosen": chosen,
-        "grid": list(search.entries()),
-        "policy": selection["policy"],
-        "selected_on": selection["selected_on"],
-        "num_configs": selection["num_configs"],
-        "refit": selection["refit"],
-        "num_epochs": None if steps else epochs,
-        "num_steps": steps or epochs * search.setup.steps_per_epoch,
         "resolution": settings.resolution,
         "interpolation": interpolation,
         "num_classes": len(classes),
@@ -166,13 +116,67 @@ def run(context: StageContext) -> Outcome:
         "precision": precision,
         "source_eps": source_eps,
         "predictions": predictions.FILE,
-        "damaged_checkpoints": [
-            line for clock in search.clocks for line in clock.damaged_checkpoints
-        ],
     }
     if settings.keep_model:
         metrics["model"] = MODEL_FILE
     return Outcome(metrics, timing_of(search.clocks, eval_s, startup_s, replay_img_per_s))
+
+
+def _at_fixed_size(settings: TransferSettings, fixed_size: int | None) -> TransferSettings:
+    """Return the settings with the resolution that the network requires, and report a change."""
+    if fixed_size is None or fixed_size == settings.resolution:
+        return settings
+    print(
+        f"The network takes images of {fixed_size} pixels per side only; this size is used instead "
+        f"of {settings.resolution}."
+    )
+    return settings.model_copy(update={"resolution": fixed_size, "eval_resolution": None})
+
+
+def _score(
+    context: StageContext,
+    settings: TransferSettings,
+    interpolation: Interpolation,
+    precision: Precision,
+    model: Classifier,
+    split: str,
+    crop: float,
+    *,
+    keep_predictions: bool = False,
+) -> Scores:
+    """Score a model on a split, for a center crop of this fraction of the shorter side."""
+    plan = eval_plan(
+        split_path(context, "data", split),
+        settings.batch_size,
+        settings.eval_resolution or settings.resolution,
+        crop,
+        context,
+        interpolation,
+    )
+    num_classes = len(context.needs["data"].metrics["classes"])
+    with open_loader(plan) as loader:
+        judged = FlipAverage(model) if settings.flip_tta else model
+        counts = evaluate.count(
+            judged, loader, device=context.device, precision=precision, num_classes=num_classes
+        )
+        if keep_predictions:
+            predictions.save(context.folder, loader, {split: counts.predictions()})
+        return counts.scores()
+
+
+def _replay_rate(context: StageContext, search: Search, loader: Loader) -> float | None:
+    """Measure training without loading, in images per second; None if nothing was trained."""
+    if search.last_learner is None:
+        return None
+    context.progress(note="speed without loading")
+    clock = search.clocks[-1]
+    with loader.epoch(0) as batches:
+        return replay_rate(
+            search.last_learner,
+            *next(batches),
+            train_s=clock.train_s,
+            num_images=clock.num_images,
+        )
 
 
 @dataclass(frozen=True)
@@ -289,10 +293,7 @@ def _refit_plan(context: StageContext, trials: LoaderPlan) -> LoaderPlan:
     """
     if trials.indices is not None:
         return trials
-    train, val = (split_path(context, "data", split) for split in ("train", "val"))
-    file = context.folder / TRAIN_AND_VAL
-    concat_splits([train, val], file, split="trainval")
-    return replace(trials, beton=file)
+    return replace(trials, beton=write_train_and_val(context))
 
 
 def _check_metric(metric: str, loader: Loader) -> None:

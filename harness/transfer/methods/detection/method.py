@@ -6,7 +6,6 @@ Detectors are always trained on clean images, even if the pretraining was advers
 """
 
 import copy
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from harness.config.grid import Trial
-from harness.config.transfer import TransferSettings
 from harness.modeling import classifier
 from harness.modeling.classifier import Classifier
 from harness.modeling.precision import choose
@@ -33,11 +31,12 @@ from harness.transfer.methods.detection.evaluation import detect
 from harness.transfer.methods.detection.network import Detector
 from harness.transfer.methods.detection.settings import DetectionSettings
 from harness.transfer.methods.detection.step import DetectionStep
-from harness.transfer.search import describe_selection, open_search
+from harness.transfer.search import open_search
+from harness.transfer.search_record import search_record
+from harness.transfer.stage_files import remove_temporary_files, write_train_and_val
 from harness.transfer.timing import timing_of
 from loaders.backend import Loader
 from loaders.detection import DetectionPlan, open_detection_loader
-from writers.beton.concat import concat_splits
 from writers.beton.store import open_beton
 from writers.errors import UserError
 
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from harness.stages.transfer.record import TransferMetrics
 
 MODEL_FILE = "model.pt"  # file in the folder of the stage that trained or imported the network
-TRAIN_AND_VAL = "trainval.beton"
 
 
 @dataclass(frozen=True)
@@ -84,46 +82,15 @@ def run(context: StageContext) -> Outcome:
     classes = context.needs["data"].metrics["classes"]
     precision, timer = choose(settings.precision, context.device), Timer(context.device)
     source, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
-    seed = context.config["seed"]
 
     def load() -> Detector:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(context.config["seed"])
             detector = Detector(copy.deepcopy(source), len(classes), settings)
         detector.to(context.device, memory_format=torch.channels_last)
         return detector
 
-    def training_images(beton: Path) -> FedLoader:
-        return FedLoader(
-            open_detection_loader(
-                DetectionPlan(
-                    beton,
-                    settings.batch_size,
-                    order="random",
-                    horizontal_flip=settings.horizontal_flip,
-                    seed=seed,
-                    num_threads=context.num_threads,
-                )
-            ),
-            FitPlan(settings.batch_size, settings.short_side),
-            context.device,
-        )
-
-    def count(model: Detector, split: str, *, keep_detections: bool = False) -> DetectionCounts:
-        plan = DetectionPlan(
-            split_path(context, "data", split),
-            settings.batch_size,
-            order="sequential",
-            num_threads=context.num_threads,
-        )
-        with open_detection_loader(plan) as images:
-            counts = detect(model, images, len(classes), context.device, precision)
-            if keep_detections:
-                ids = images.samples.ids[images.samples.order(plan.of_images, 0)]
-                predictions.save_detections(context.folder, ids, counts.detected, counts.objects)
-        return counts
-
-    images = training_images(split_path(context, "data", "train"))
+    images = _training_images(context, settings, split_path(context, "data", "train"))
     # `fit` and `Search` use only those members of a loader that `FedLoader` has.
     loader, method = cast(Loader, images), DetectionMethod(load)
     search = open_search(
@@ -131,7 +98,7 @@ def run(context: StageContext) -> Outcome:
         method,
         settings,
         loader,
-        lambda model, crop: count(cast(Detector, model), "val").scores(),
+        lambda model, crop: _count(context, settings, cast(Detector, model), "val").scores(),
         load=cast(Callable[[], Classifier], load),
         scratch=cast(Callable[[], Classifier], load),
         precision=precision,
@@ -142,38 +109,20 @@ def run(context: StageContext) -> Outcome:
     best = search.run()
     model, num_fit_images = best.model, images.num_samples
     if settings.refit:
-        file = context.folder / TRAIN_AND_VAL
-        concat_splits(
-            [split_path(context, "data", split) for split in ("train", "val")],
-            file,
-            split="trainval",
-        )
-        all_images = training_images(file)
+        all_images = _training_images(context, settings, write_train_and_val(context))
         model = search.refit(best, cast(Loader, all_images))
         num_fit_images = all_images.num_samples
     evaluated = time.monotonic()
     context.progress(note="evaluation on test")
-    counts = count(cast(Detector, model), "test", keep_detections=True)
+    counts = _count(context, settings, cast(Detector, model), "test", keep_detections=True)
     eval_s = search.eval_s + time.monotonic() - evaluated
-    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
-    for file in context.folder.glob(f"{TRAIN_AND_VAL}*"):
-        file.unlink()
+    remove_temporary_files(context.folder)
 
-    selection, chosen = describe_selection(settings), best.trial.settings
-    assert isinstance(chosen, TransferSettings) and not isinstance(chosen.steps, tuple)
+    # mypy: a SearchRecord could have optional keys of TransferMetrics with other types.
     metrics: TransferMetrics = {
+        **search_record(search, best),  # type: ignore[typeddict-item]
         "metric": context.config["metric"],
         "test": counts.scores(),
-        "val": best.val,
-        "lr": best.trial.lr,
-        "chosen": best.trial.point,
-        "grid": list(search.entries()),
-        "policy": selection["policy"],
-        "selected_on": selection["selected_on"],
-        "num_configs": selection["num_configs"],
-        "refit": selection["refit"],
-        "num_epochs": None if chosen.steps else chosen.epochs,
-        "num_steps": chosen.steps or chosen.epochs * search.setup.steps_per_epoch,
         "resolution": settings.short_side,
         "num_classes": len(classes),
         "num_train_images": images.num_samples,
@@ -186,11 +135,46 @@ def run(context: StageContext) -> Outcome:
             name: asdict(own) if own is not None else None
             for name, own in zip(classes, counts.by_class(), strict=True)
         },
-        "damaged_checkpoints": [
-            line for clock in search.clocks for line in clock.damaged_checkpoints
-        ],
     }
     return Outcome(metrics, timing_of(search.clocks, eval_s, startup_s, None))
+
+
+def _training_images(context: StageContext, settings: DetectionSettings, beton: Path) -> FedLoader:
+    plan = DetectionPlan(
+        beton,
+        settings.batch_size,
+        order="random",
+        horizontal_flip=settings.horizontal_flip,
+        seed=context.config["seed"],
+        num_threads=context.num_threads,
+    )
+    fit_plan = FitPlan(settings.batch_size, settings.short_side)
+    return FedLoader(open_detection_loader(plan), fit_plan, context.device)
+
+
+def _count(
+    context: StageContext,
+    settings: DetectionSettings,
+    model: Detector,
+    split: str,
+    *,
+    keep_detections: bool = False,
+) -> DetectionCounts:
+    """Detect objects in the images of a split, and compare them with the annotations."""
+    plan = DetectionPlan(
+        split_path(context, "data", split),
+        settings.batch_size,
+        order="sequential",
+        num_threads=context.num_threads,
+    )
+    num_classes = len(context.needs["data"].metrics["classes"])
+    precision = choose(settings.precision, context.device)
+    with open_detection_loader(plan) as images:
+        counts = detect(model, images, num_classes, context.device, precision)
+        if keep_detections:
+            ids = images.samples.ids[images.samples.order(plan.of_images, 0)]
+            predictions.save_detections(context.folder, ids, counts.detected, counts.objects)
+    return counts
 
 
 def check_boxes(context: StageContext) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from ruamel.yaml import YAML
 
 from harness.config.recipe import Recipe
@@ -171,6 +171,7 @@ def to_html(report: Report) -> str:
         css=Markup(_css()),
         js=Markup((_FOLDER / "page.js").read_text()),
         svg=Markup,
+        prose=_prose,
         line=table_line,
         max_rows=MAX_ROWS,
         base64=lambda text: base64.b64encode(text.encode()).decode(),
@@ -181,6 +182,12 @@ def _findings(report: Report) -> list[str]:
     """Return the paragraphs that follow the headline, without the headline itself."""
     paragraphs = [" ".join(text.replace(report.headline, " ").split()) for text in report.sentences]
     return [text for text in (*paragraphs, *report.more) if text]
+
+
+def _prose(text: str) -> Markup:
+    """Escape a sentence, and prevent line breaks within `top-1`."""
+    word = Markup('<span class="word">top-1</span>')
+    return escape(printable_lines(text)).replace("top-1", word)
 
 
 def _finalize(value: object) -> object:

@@ -55,6 +55,14 @@ def test_tables_show_both_map_values_and_no_top1():
     assert "difficult objects are ignored" in table.note
 
 
+def test_a_table_of_detections_alone_has_no_accuracies():
+    results, recipe = results_and_recipe()
+    rows = [row for row in transfer_rows(Collection(recipe, results)) if row.target == "boxes"]
+    labels = [heading.label for heading in transfer_table(recipe, rows).columns]
+    assert "mAP, boxes" in labels
+    assert {"top-1", "top-5", "mean per class"}.isdisjoint(labels)
+
+
 def test_the_page_and_the_csv_have_both_map_values(tmp_path: Path):
     results, recipe = results_and_recipe()
     write(recipe, results, [], tmp_path, ("csv", "html", "md"))

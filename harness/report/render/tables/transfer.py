@@ -46,11 +46,8 @@ SIGNIFICANCE = 0.05
 
 def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     """A line per model, target, method and size; the target's metric is underlined."""
-    has_map = any(row.map11 is not None for row in rows)
-    has_boxes = any(row.map50_11 is not None for row in rows)
     has_lr = any(row.lr is not None for row in rows)
-    metrics = _accuracies(rows) + ["map11"] * has_map
-    metrics += ["map50_11", "map50"] * has_boxes
+    metrics = _metrics(rows)
     axes = _axis_columns(rows)
     columns = (
         *(column for column, _ in axes),
@@ -85,12 +82,12 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
         note += "; bold: best of each target and method"
     chosen = "learning rate" if has_lr else "configuration"
     note += f". Each {chosen} was chosen on the split named, never on the test split."
-    if has_map:
+    if "map11" in metrics:
         note += (
             " In multi-label targets, top-1 and top-5 count images with a present class among "
             "the predicted ones."
         )
-    if has_boxes:
+    if "map50_11" in metrics:
         note += (
             " Boxes: mean average precision at an intersection over union of 0.5, at 11 recalls "
             "(VOC 2007) and at all; difficult objects are ignored."
@@ -106,21 +103,29 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
     )
 
 
-def _accuracies(rows: Sequence[TransferRow]) -> list[str]:
-    """Return the accuracies that are shown.
+def _metrics(rows: Sequence[TransferRow]) -> list[str]:
+    """Return the metrics that are shown: those that a row has.
 
     The mean per class is left out if it equals top-1 in all rows and is the metric of none. Top-5
     is left out if no target has more than five classes.
     """
-    is_new = any(
-        row.metric == "mean_per_class"
-        or row.mean_per_class is None
-        or row.top1 is None
-        or not math.isclose(row.mean_per_class, row.top1)
+    repeats = all(
+        row.metric != "mean_per_class"
+        and (row.mean_per_class is None or math.isclose(row.mean_per_class, row.top1 or 0.0))
         for row in rows
     )
-    is_below_1 = any(row.num_answers is None or row.num_answers >= MIN_TOP5 for row in rows)
-    return ["top1", *["mean_per_class"] * is_new, *["top5"] * is_below_1]
+    left_out = {"mean_per_class"} if repeats else set()
+    if all(_top5_is_certain(row) for row in rows):
+        left_out.add("top5")
+    return [
+        metric
+        for metric in SCORE_TITLES
+        if metric not in left_out and any(getattr(row, metric) is not None for row in rows)
+    ]
+
+
+def _top5_is_certain(row: TransferRow) -> bool:
+    return row.num_answers is not None and row.num_answers < MIN_TOP5
 
 
 def _axis_columns(rows: Sequence[TransferRow]) -> list[ColumnOf[TransferRow]]:
@@ -164,8 +169,7 @@ def _axis_columns(rows: Sequence[TransferRow]) -> list[ColumnOf[TransferRow]]:
 
 def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cell:
     first = rows[0]
-    is_certain = metric == "top5" and first.num_answers and first.num_answers < MIN_TOP5
-    if is_certain or getattr(first, metric) is None:
+    if (metric == "top5" and _top5_is_certain(first)) or getattr(first, metric) is None:
         return NONE
     score = seed_mean(getattr(row, metric) for row in rows)
     decimals = decimals_for(row.num_images for row in rows)

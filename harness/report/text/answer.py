@@ -30,7 +30,7 @@ def answers(
     for arch in every_arch:
         of_arch = [effect for effect in effects if effect.arch == arch]
         texts = (
-            _about_classes(of_arch, accuracy, sizes),
+            _about_classes(of_arch, accuracy, transfer, sizes),
             _about_which_classes(of_arch, sizes),
             _about_eps(of_arch),
             _about_budget(of_arch),
@@ -51,13 +51,17 @@ def headline(
     sizes = source_sizes(accuracy, transfer)
     every_arch = archs(accuracy, transfer)
     for arch in every_arch:
-        if text := _by_target([effect for effect in effects if effect.arch == arch], sizes):
+        of_arch = [effect for effect in effects if effect.arch == arch]
+        if text := _by_target(of_arch, transfer, sizes):
             return f"{arch}: {text}" if len(every_arch) > 1 else text
     return ""
 
 
 def _about_classes(
-    effects: Sequence[Effect], accuracy: Sequence[AccuracyRow], sizes: Mapping[str, Size]
+    effects: Sequence[Effect],
+    accuracy: Sequence[AccuracyRow],
+    transfer: Sequence[TransferRow],
+    sizes: Mapping[str, Size],
 ) -> str:
     """Compare the smallest subset with the largest, averaged over every eps."""
     of_subsets = [effect for effect in effects if effect.axis == "subset"]
@@ -86,14 +90,16 @@ def _about_classes(
     text = _changes(f"Pretraining on {smaller} instead of {larger}", changes)
     sentences = [
         f"{text}{_averages(chosen.values())}",
-        _by_target(effects, sizes),
+        _by_target(effects, transfer, sizes),
         _interpretation(chosen, accuracy),
         _other_subsets(of_subsets, smallest),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _by_target(effects: Sequence[Effect], sizes: Mapping[str, Size]) -> str:
+def _by_target(
+    effects: Sequence[Effect], transfer: Sequence[TransferRow], sizes: Mapping[str, Size]
+) -> str:
     """State the lowest and the highest change of transfer among the targets."""
     by_target = [effect for effect in effects if effect.axis == "subset_by_target"]
     if not by_target:
@@ -106,11 +112,24 @@ def _by_target(effects: Sequence[Effect], sizes: Mapping[str, Size]) -> str:
     )
     lowest, highest = of_smallest[0], of_smallest[-1]
     changes = " and by ".join(
-        f"{in_points(effect.difference)} on {effect.over['target'][0]}"
+        f"{in_points(effect.difference)} on {_target(effect, transfer)}"
         for effect in ((lowest, highest) if len(of_smallest) > 1 else (lowest,))
     )
     which = "" if len(of_smallest) <= 2 else f", the extremes of {len(of_smallest):,} targets"
     return f"{smallest} instead of {baseline} changed transfer by {changes}{which}."
+
+
+def _target(effect: Effect, transfer: Sequence[TransferRow]) -> str:
+    """Name the effect's target; add a remark if no compared accuracy is clearly above chance."""
+    (target,) = effect.over["target"]
+    is_low = all(
+        row.top1 is not None and is_near_chance(row.top1, row.num_answers, row.num_images)
+        for row in transfer
+        if row.arch == effect.arch
+        and row.subset in (effect.setting, effect.baseline)
+        and row.target == target
+    )
+    return f"{target} (not clearly above chance)" if is_low else target
 
 
 def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:

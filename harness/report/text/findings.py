@@ -223,7 +223,8 @@ def _about_method(row: Comparison, sign: SignRow | None) -> str:
 def _wins(row: Comparison, sign: SignRow | None) -> str:
     if sign is not None:
         return f"{sign.wins:,} of {sign.num_pairs:,} pairs of architecture and target"
-    return f"{row.wins:,} of {row.num_pairs:,} runs (target, model, seed)"
+    ties = f" and equal in {row.ties:,}" if row.ties else ""
+    return f"{row.wins:,} of {row.num_pairs:,} runs (target, model, seed){ties}"
 
 
 def _size(row: Comparison) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from harness.report.data.records import AccuracyRow, TransferRow
+from harness.report.data.records import AccuracyRow, TransferRow, format_eps
 from harness.report.stats.intervals import is_near_chance
 from harness.report.text.phrases import join_words
 from writers.text_names import percent
@@ -30,11 +30,22 @@ def about_only_model(accuracy: Sequence[AccuracyRow]) -> str:
         return ""
     row = clean[0]
     value = fmean(row.top1 for row in clean)
+    classes = "all classes" if row.subset == "all" else row.subset
     return (
-        f"{row.arch}, trained on {row.subset}, has {_score('top1', value, len(clean))} on "
+        f"{row.arch}, trained on {classes}, has {_score('top1', value, len(clean))} on "
         f"{row.num_images:,} validation images of its classes"
-        f"{_limit(value, row.num_answers, row.num_images)}."
+        f"{_limit(value, row.num_answers, row.num_images)}{_under_attack(accuracy)}."
     )
+
+
+def _under_attack(accuracy: Sequence[AccuracyRow]) -> str:
+    """State the accuracy on the model's own classes under attack; "" if it was not attacked."""
+    rows = [row for row in accuracy if row.view == "own" and row.attack == "adversarial"]
+    radii = {row.attack_eps for row in rows}
+    if not rows or len(radii) > 1 or None in radii:
+        return ""
+    value = percent(fmean(row.top1 for row in rows), 1)
+    return f"; under attack at eps {format_eps(rows[0].attack_eps or 0.0)} it has {value} %"
 
 
 def about_only_transfer(transfer: Sequence[TransferRow]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_means_are_over_targets_that_all_shown_models_have() -> None:
 def test_methods_of_one_model_are_compared() -> None:
     found = rows_of({"full": matrix("full", [[0.5, 0.7]]), "fixed": matrix("fixed", [[0.2, 0.4]])})
     assert found == pytest.approx({("full", ""): 0.6, ("fixed", ""): 0.3})
+
+
+def test_the_legend_names_the_targets_of_methods_that_ran_on_different_ones() -> None:
+    full, boxes = matrix("full", [[0.5], [0.6]]), matrix("detection", [[0.1], [0.2]])
+    panel = mean_panel({"full": full, "detection": replace(boxes, targets=("boxes",))})
+    assert panel is not None
+    assert "full on target0" in panel.svg and "detection on boxes" in panel.svg
+    same = mean_panel({"full": full, "detection": boxes})
+    assert same is not None and same.title == "Score on target0"
+    assert "on target0" not in same.svg and "mean over targets" not in same.svg
 
 
 def test_only_the_best_of_many_models_are_drawn() -> None:

@@ -50,7 +50,7 @@ def test_a_method_comparison_has_the_t_interval_over_targets() -> None:
 @pytest.mark.parametrize(
     ("change", "stated"),
     [
-        (-0.12, "in 6 of 64 runs (target, model, seed); the mean difference is −"),
+        (-0.12, "in 6 of 64 runs (target, model, seed) and equal in 1; the mean difference is −"),
         (-0.06, "(not clear)"),
     ],
 )

@@ -397,6 +397,17 @@ def test_there_is_no_headline_by_target_without_two_targets() -> None:
     assert headline((), transfer, effects((), transfer)) == ""
 
 
+def test_the_headline_marks_changes_between_accuracies_at_chance() -> None:
+    def at_chance(subset: str, _eps: float, target: str, _seed: int) -> float:
+        return 0.11 if target == "pets" else 0.5 - 0.1 * (subset == "minus20")
+
+    transfer = transfer_rows(at_chance, seeds=(0,))
+    text = headline((), transfer, effects((), transfer))
+    assert text.endswith(
+        "by −10.0 points on cars and by 0.0 points on pets (not clearly above chance)."
+    )
+
+
 def test_the_headline_is_about_one_architecture() -> None:
     def losses(loss: float) -> list[TransferRow]:
         return transfer_rows(

@@ -47,17 +47,23 @@ TRANSFER = TransferRow(
 
 def test_the_accuracy_of_a_single_model_is_stated() -> None:
     assert about_only_model([OWN, replace(OWN, view="common_masked")]) == (
-        "resnet18, trained on all, has a top-1 accuracy of 61.0 % on 4,000 validation images of "
+        "resnet18, trained on all classes, has a top-1 accuracy of 61.0 % on 4,000 validation images of "
         "its classes."
     )
     weak = replace(OWN, num_answers=3, num_images=3, top1=1 / 3)
     assert "not clearly above chance" in about_only_model([weak])
     assert about_only_model([OWN, replace(OWN, subset="minus20")]) == ""
     assert about_only_model([OWN, replace(OWN, seed=1, top1=0.51)]) == (
-        "resnet18, trained on all, has a mean top-1 accuracy of 56.0 % over 2 seeds on 4,000 "
+        "resnet18, trained on all classes, has a mean top-1 accuracy of 56.0 % over 2 seeds on 4,000 "
         "validation images of its classes."
     )
-    assert about_only_model([replace(OWN, attack="adversarial")]) == ""
+    attacked = replace(OWN, attack="adversarial", attack_eps=0.5, top1=0.2)
+    assert about_only_model([attacked]) == ""
+    assert about_only_model([replace(OWN, subset="minus20"), attacked]) == (
+        "resnet18, trained on minus20, has a top-1 accuracy of 61.0 % on 4,000 validation images "
+        "of its classes; under attack at eps 0.5 it has 20.0 %."
+    )
+    assert "attack" not in about_only_model([OWN, attacked, replace(attacked, attack_eps=1.0)])
 
 
 def test_the_accuracy_of_a_single_transfer_is_stated() -> None:

@@ -1,6 +1,6 @@
 """Draw the figure at the top of a report: each model's mean over the targets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from harness.report.render.figures import plot
 from harness.report.render.figures.plot import MARKERS, NUM_COLORS, SERIES, Panel
@@ -29,6 +29,8 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
     if len({name for of_method in means.values() for name in of_method}) == 1:
         # There is only one model, so compare its methods.
         means = {"": {method: next(iter(own.values())) for method, own in means.items()}}
+    own_targets = {method: matrix.targets for method, matrix in complete.items() if matrix.targets}
+    labels = _labels(own_targets) if len(set(own_targets.values())) > 1 else {}
     best: dict[str, float] = {}
     for of_method in means.values():
         for name, mean in of_method.items():
@@ -58,7 +60,7 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
                 color=SERIES[index % NUM_COLORS],
                 marker=MARKERS[plot.marker_place(index)],
                 markersize=4.5,
-                label=method,
+                label=labels.get(method, method),
                 gid=f"points-{index}",
             )
             titles[f"points-{index}"] = [
@@ -95,3 +97,12 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
         plot.to_csv_text(("model", "method", "mean"), numbers),
         wide=True,
     )
+
+
+def _labels(targets: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return legend entries of methods that ran on different targets, such as `full on pets`."""
+    places = {
+        method: of_method[0] if len(of_method) == 1 else f"{len(of_method):,} targets"
+        for method, of_method in targets.items()
+    }
+    return {method: f"{method} on {place}" for method, place in places.items()}

@@ -170,8 +170,10 @@ def _accuracy_note(
 
 
 def _attacked_logits_note(rows: Sequence[AccuracyRow]) -> str:
-    """State from which logits the attacks compute their loss, for masked accuracies."""
+    """State from which logits the attacks compute their loss, if masks leave some out."""
     kinds = {row.attacked_logits for row in rows if row.view == "common_masked"} - {""}
+    if all(row.num_answers == row.num_classes for row in rows):
+        return ""
     if kinds == {"scored"}:
         return " The attack is on the masked logits, those that are scored."
     if kinds == {"all"}:

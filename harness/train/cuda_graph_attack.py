@@ -1,5 +1,8 @@
 """Capture the attack in a CUDA graph to remove per-kernel launch overhead."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -82,8 +85,25 @@ class CudaGraphAttack:
         # In the default mode, CUDA calls of the loader's threads, such as pinning memory, would
         # fail and abort the capture.
         try:
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            with (
+                _own_workspaces(),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 attacked = attack(images, labels)
         except Exception as error:  # raised by the attack, or by CUDA at the end of a capture
             raise CaptureFailedError(f"The capture of the attack failed: {error}") from error
         return graph, images, labels, attacked
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Let a graph that is captured inside the block own the workspaces of its matrix products.
+
+    torch keeps workspaces for each stream, from one product to the next. It frees them all if
+    torch.compile records a graph, and those of a stream if another graph of the stream is destroyed
+    (pytorch#193402). A graph with such a workspace would then write into memory that is not its
+    own. Without a workspace at its beginning, a capture allocates one in the graph's memory.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    yield
+    torch._C._cuda_clearCublasWorkspaces()

@@ -412,6 +412,7 @@ CUDA: dict[str, Any] = {
     "set_sync_debug_mode": _unsupported,
 }
 
+MISSING = object()  # value of what a torch for CPUs only does not have
 _installed: list[tuple[Any, str, Any]] = []
 _modes: list[TorchFunctionMode] = []
 
@@ -424,6 +425,7 @@ def install(*, map_devices: bool = True) -> None:
     _process.initialized = False
     for name, fake in CUDA.items():
         _replace(torch.cuda, name, fake)
+    _replace(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)
     _replace(torch, "compile", compile)
     _replace(torch, "Generator", Generator)
     if not map_devices:
@@ -448,12 +450,15 @@ def uninstall() -> list[str]:
         _modes.pop().__exit__(None, None, None)
     while _installed:
         owner, name, value = _installed.pop()
-        setattr(owner, name, value)
+        if value is MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, value)
     faults = streams.machine.faults
     streams.machine.__init__()  # type: ignore[misc]
     return faults
 
 
 def _replace(owner: Any, name: str, fake: Any) -> None:
-    _installed.append((owner, name, getattr(owner, name)))
+    _installed.append((owner, name, getattr(owner, name, MISSING)))
     setattr(owner, name, fake)

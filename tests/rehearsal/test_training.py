@@ -289,6 +289,22 @@ def test_an_attack_that_draws_from_another_generator_is_not_captured(faked):
         attack(*product.make_batch("cuda:0"))
 
 
+def test_a_graph_owns_the_workspaces_of_its_matrix_products(faked, monkeypatch):
+    """It may not use one that torch made before the capture, and torch may not keep its own."""
+    workspaces: dict[torch.cuda.Stream, bool] = {}  # stream -> was it made in a capture?
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", workspaces.clear)
+    owned = []
+
+    def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        is_captured = torch.cuda.is_current_stream_capturing()
+        is_own = workspaces.setdefault(torch.cuda.current_stream(), is_captured)
+        owned.extend([is_own] if is_captured else [])
+        return images.float()
+
+    product.captured(attack, torch.Generator("cuda"))(*product.make_batch("cuda:0"))
+    assert owned == [True] and not workspaces
+
+
 def test_a_wait_is_for_the_device_that_was_named(monkeypatch, faked):
     monkeypatch.setenv(machine.VARIABLE, machine.describe(machine.cards({}, {})))
     event = torch.cuda.Event(enable_timing=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.report.data.flat import Record
 
 _USER_ERROR_CODE = 2
+_REPORT = b"Report: "  # begin of the line with the path of the report
 # Exit code of `harness run` -> heading of the error's message.
 _HEADINGS = {1: "Stages of the recipe failed:", 130: "The run was cancelled:"}
 # Kind of stage -> table of its results, in the order in which `results` prefers them.
@@ -65,18 +66,16 @@ def run(
         flag = f"--{name.replace('_', '-')}"
         command += [] if value is False else [flag] if value is True else [flag, str(value)]
     lines: list[str] = []
+    report = None
     with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                lines.append(line.rstrip("\n"))
+                if line.startswith(_REPORT):
+                    report = Path(os.fsdecode(line.removeprefix(_REPORT).rstrip()))
+                lines.append(line.decode("utf-8", "replace").rstrip())
                 print(lines[-1], file=sys.stderr)
         except BaseException:
             process.send_signal(signal.SIGINT)  # running stages save their state
@@ -88,8 +87,8 @@ def run(
         other = f"The run ended unexpectedly, with exit code {process.returncode}:"
         heading = _HEADINGS.get(process.returncode, other)
         raise RuntimeError("\n".join([heading, *lines[-20:]]))
-    reports = [line.removeprefix("Report: ") for line in lines if line.startswith("Report: ")]
-    return Path(reports[-1])
+    assert report is not None
+    return report
 
 
 def results(
@@ -144,8 +143,27 @@ def results(
 
 
 def _overrides(set: Mapping[str, Any] | None) -> list[str]:
-    """Return `--set` arguments, with values as JSON, which is valid YAML."""
+    """Return `--set` arguments, with values as JSON, which is valid YAML. Raises UserError."""
+    if set is not None and not isinstance(set, Mapping):
+        raise UserError(
+            f"set must be a mapping of settings, not {type(set).__name__}.",
+            'For example: set={"pretrain.epochs": 1, "seeds": [0, 1]}',
+        )
     return [
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        f"{key}={value if isinstance(value, str) else json.dumps(value, default=_plain)}"
         for key, value in (set or {}).items()
     ]
+
+
+def _plain(value: Any) -> Any:
+    """Convert numbers and arrays of NumPy and torch, ranges and paths. Raises UserError."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, range):
+        return list(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise UserError(
+        f"A setting in set is of type {type(value).__name__}.",
+        "Use numbers, strings, True, False, None, lists and mappings.",
+    )

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypedDict, get_args
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.utils.data import get_worker_info
 
 from loaders import open_loader
 from loaders.backend import Batch
@@ -107,7 +108,8 @@ class Loader(ClosedOnExit):
             settings: further fields of LoaderPlan, such as augment, device, dtype and subset.
 
         Raises:
-            UserError: a setting is unknown or invalid, or the file is missing or damaged.
+            UserError: a setting is unknown or invalid, the file is missing or damaged, or this is
+                one of several workers of torch's DataLoader.
         """
         if isinstance(path, LoaderPlan):
             if batch_size is not None or settings:
@@ -127,6 +129,8 @@ class Loader(ClosedOnExit):
                     f"Loader.num_workers is {num_workers}; decoding takes at least one thread.",
                     "Use num_workers=1, or -1 for one per available core.",
                 )
+            if "world_size" not in settings:
+                _refuse_workers_of_torch()
             rank, world_size = _rank_and_world_size(distributed)
             defaults = {"rank": rank, "world_size": world_size, "backend": "auto"}
             further: dict[str, Any] = defaults | settings
@@ -319,6 +323,18 @@ def _rank_and_world_size(distributed: bool | None) -> tuple[int, int]:
     if distributed is False or not is_initialized:
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
+
+
+def _refuse_workers_of_torch() -> None:
+    """Raise UserError in one of several workers of torch's DataLoader."""
+    worker = get_worker_info()
+    if worker is not None and worker.num_workers > 1:
+        raise UserError(
+            f"This Loader is in one of {worker.num_workers} workers of torch's DataLoader: each "
+            "would deliver all images.",
+            "Iterate over the Loader itself, which decodes in threads (num_workers); or pass rank "
+            "and world_size.",
+        )
 
 
 def _available_cores() -> int:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import harness
+from harness import api
 from harness.config.load import read
 from harness.matrix.expand import expand
 from harness.report.data.flat import flat_records, to_parquet
@@ -124,6 +126,29 @@ def test_run_reports_mistakes_and_returns_the_report(tmp_path: Path, capfd):
     assert all(f"There is no {tmp_path / 'raw_dir' / name}." in str(info.value) for name in "abc")
     page_of = harness.run(finished(tmp_path), runs_dir=tmp_path / "runs", options={"jobs": 1})
     assert page_of.is_file() and page_of.suffix == ".html"
+
+
+def test_settings_may_be_of_numpy(tmp_path: Path):
+    recipe, seeds = finished(tmp_path), [0, 1]
+    expected = expand(read(recipe, [f"seeds={seeds}"]))
+    for given in (np.array(seeds), [np.int64(0), np.int64(1)], range(2), tuple(seeds)):
+        assert expand(read(recipe, api._overrides({"seeds": given}))) == expected
+    assert api._overrides({"source.path": Path("photos")}) == ['source.path="photos"']
+
+
+@pytest.mark.parametrize("given", [["seeds=[0]"], {"seeds": {0}}, {"seeds": object()}])
+def test_settings_of_other_types_are_user_errors(tmp_path: Path, given: Any):
+    for function in (harness.run, harness.results):
+        with pytest.raises(UserError, match=r"set must be a mapping|is of type (set|object)"):
+            function("demo", given, runs_dir=tmp_path / "runs")
+
+
+def test_the_path_of_the_report_may_have_any_bytes(tmp_path: Path):
+    """In a locale without UTF-8, and for a name that is not UTF-8."""
+    folder = tmp_path / os.fsdecode(b"caf\xc3\xa9 \xff")
+    folder.mkdir()
+    page = harness.run(finished(folder), runs_dir=folder / "runs")
+    assert page.is_file() and page.is_relative_to(folder)
 
 
 def test_a_cancelled_run_is_not_a_failed_one(tmp_path: Path):

@@ -127,6 +127,40 @@ def test_wrong_settings_are_user_errors(betons, settings, message):
         Loader(betons["jpeg"], **settings)
 
 
+@pytest.mark.parametrize("path", ["", "/", "."])
+def test_a_path_without_a_name_is_a_folder(path: str):
+    with pytest.raises(UserError, match="is a folder, not a beton"):
+        Loader(path, batch_size=8)
+
+
+WORKERS = """
+import sys
+from pathlib import Path
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from loaders import Loader
+
+class Images(IterableDataset):
+    def __init__(self, shared):
+        self.shared = shared
+
+    def __iter__(self):
+        worker = get_worker_info()
+        ranks = {"rank": worker.id, "world_size": worker.num_workers} if self.shared else {}
+        for images, labels in Loader(Path(sys.argv[1]), batch_size=8, num_workers=1, **ranks):
+            yield len(labels)
+
+for num_workers, shared in ((1, False), (2, True), (2, False)):
+    print(sum(DataLoader(Images(shared), None, num_workers=num_workers, multiprocessing_context="fork")))
+"""
+
+
+def test_workers_of_torch_do_not_deliver_each_image_twice(betons):
+    command = [sys.executable, "-c", WORKERS, str(betons["jpeg"])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["36", "36"]
+    assert "in one of 2 workers of torch's DataLoader" in done.stderr
+
+
 def test_a_plan_is_used_as_it_is(betons):
     plan = LoaderPlan(beton=betons["raw"], batch_size=12, resolution=8)
     with Loader(plan) as loader:

@@ -357,6 +357,14 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, unreadable or was changed.
     """
+    if path.is_dir():
+        inside = [str(file) for file in sorted(path.glob("*.beton"))]
+        raise UserError(
+            f"{path} is a folder, not a beton.",
+            f"Use {' or '.join(inside)}."
+            if inside
+            else f"Write its images with `harness write-beton --source {path}`.",
+        )
     manifest = manifest_path(path)
     try:
         return Manifest.model_validate(json.loads(manifest.read_text()))
@@ -364,14 +372,6 @@ def read_manifest(path: Path) -> Manifest:
         if not path.exists():
             raise UserError(
                 f"There is no beton {path}.", "Write it with `harness write-beton`."
-            ) from None
-        if path.is_dir():
-            inside = [str(file) for file in sorted(path.glob("*.beton"))]
-            raise UserError(
-                f"{path} is a folder, not a beton.",
-                f"Use {' or '.join(inside)}."
-                if inside
-                else f"Write its images with `harness write-beton --source {path}`.",
             ) from None
         raise UserError(
             f"{path} has no manifest ({manifest.name}), so it cannot be verified.",

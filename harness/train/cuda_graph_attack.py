@@ -1,5 +1,6 @@
 """Capture the attack in a CUDA graph to remove per-kernel launch overhead."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -81,7 +82,11 @@ class CudaGraphAttack:
         attack.generator.set_state(random_state)
         attack.zero_gradients.copy_(count)
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(attack.generator)
+        # Newer versions of torch register generators by themselves, and warn.
+        if (register := getattr(graph, "register_generator_state", None)) is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                register(attack.generator)
         # In the default mode, CUDA calls of the loader's threads, such as pinning memory, would
         # fail and abort the capture.
         try:

@@ -18,7 +18,7 @@ from harness.profiling.timer import SPANS
 from harness.runner import worker
 from harness.runner.context import RestartRequiredError
 from harness.train import compilation, compile_choice, mode_trials
-from tests.rehearsal import machine, product
+from tests.rehearsal import graphs, machine, product
 from tests.rehearsal.cuda import no_sync
 
 ATTACKS = {
@@ -287,6 +287,33 @@ def test_an_attack_that_draws_from_another_generator_is_not_captured(faked):
     )
     with pytest.raises(RuntimeError, match="unregistered generator"):
         attack(*product.make_batch("cuda:0"))
+
+
+def test_a_capture_works_if_torch_registers_generators_by_itself(faked, monkeypatch):
+    """Torch 2.14 warns that the method does nothing, and announces its removal."""
+
+    class Graph(graphs.CUDAGraph):
+        register = graphs.CUDAGraph.register_generator_state
+
+        def capture_begin(self, *args: Any, **options: Any) -> None:
+            self.register(generator)
+            super().capture_begin(*args, **options)
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "register_generator_state":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    generator = torch.Generator("cuda").manual_seed(1)
+
+    def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return images + torch.rand(1, device="cuda", generator=generator)
+
+    batch = product.make_batch("cuda:0")
+    expected = torch.rand(1, generator=torch.Generator().manual_seed(1))
+    found = product.captured(attack, generator)(*batch)
+    assert torch.equal(found, batch[0] + expected)
 
 
 def test_a_graph_owns_the_workspaces_of_its_matrix_products(faked, monkeypatch):

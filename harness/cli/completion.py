@@ -16,7 +16,7 @@ def recipes(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete names of recipes, and paths of YAML files and folders."""
-    from harness.config.load import available
+    from harness.config.recipe_files import available
 
     return _matching(available(), incomplete) + _files(incomplete)
 

@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -91,8 +91,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         code = 2
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "harness"
-        code = _print_error(error.format_message(), f"See {command} --help.")
+        command = error.ctx.command_path if error.ctx else _command_path(arguments)
+        # click lists the choices of a missing option on a line each.
+        code = _print_error(" ".join(error.format_message().split()), f"See {command} --help.")
     except click.ClickException as error:
         code = _print_error(error.format_message())
     except (click.Abort, KeyboardInterrupt):
@@ -119,6 +120,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if "torch" not in sys.modules:
         gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _command_path(arguments: list[str] | None) -> str:
+    """Return the command on a command line, such as "harness subset show".
+
+    click does not name it in errors about an option without its value.
+    """
+    command, path = cast(click.Command, cli), ["harness"]
+    for word in sys.argv[1:] if arguments is None else arguments:
+        if not isinstance(command, click.Group):
+            break
+        if not word.startswith("-"):
+            found = command.get_command(click.Context(command), word)
+            if found is None:
+                break
+            command = found
+            path.append(word)
+    return " ".join(path)
 
 
 def _color() -> bool | None:

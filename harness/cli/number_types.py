@@ -9,15 +9,34 @@ import click
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
 
+class IntType(click.IntRange):
+    """A whole number in a range."""
+
+    name = "n"  # `--rounds N` in help texts; click's own name is "integer range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse text that is not a whole number, and numbers outside the range."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"'{value}' is not a whole number.", param, ctx)
+        return super().convert(number, param, ctx)
+
+
 class FloatType(click.FloatRange):
     """A finite number in a range. `click.FloatRange` accepts nan in every range."""
 
+    name = "number"  # `--eps NUMBER` in help texts; click's own name is "float range"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse nan and infinity."""
-        number = super().convert(value, param, ctx)
+        """Refuse text that is not a number, nan, infinity, and numbers outside the range."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"'{value}' is not a number.", param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
+        return super().convert(number, param, ctx)
 
 
 class DeviceType(click.types.StringParamType):

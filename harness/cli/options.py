@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from harness.cli import completion
-from harness.cli.number_types import DeviceType
+from harness.cli.number_types import DeviceType, IntType
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
 
@@ -30,7 +30,7 @@ json_option = click.option(
 
 resolution_option = click.option(
     "--resolution",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     metavar="PIXELS",
     help="Resolution of the images. Default: the model's own.",
 )
@@ -49,7 +49,7 @@ def batch_size_option(default: int) -> Callable[[Callable[..., Any]], Callable[.
     """Make --batch-size, in images."""
     return click.option(
         "--batch-size",
-        type=click.IntRange(min=1),
+        type=IntType(min=1),
         default=default,
         show_default=True,
         help="Images per batch.",

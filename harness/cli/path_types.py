@@ -39,13 +39,19 @@ class PathType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse pipes, sockets, devices and, if `written`, paths that cannot be written."""
+        wanted = {(True, False): "file", (False, True): "folder"}.get(
+            (self.file_okay, self.dir_okay), "file or folder"
+        )
+        if not str(value):
+            self.fail(f"an empty text is not the name of a {wanted}.", param, ctx)
+        kind = other_kind(Path(value)) or ("a file" if Path(value).is_file() else None)
+        accepted = {"a file"} if self.file_okay else set()
+        accepted |= {"a folder"} if self.dir_okay else set()
+        if kind is not None and kind not in accepted:
+            betons = ", ".join(str(file) for file in sorted(Path(value).glob("*.beton"))[:3])
+            inside = f" Betons in it: {betons}." if betons else ""
+            self.fail(f"'{value}' is {kind}, not a {wanted}.{inside}", param, ctx)
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        kind = other_kind(path)
-        if kind is not None and kind != "a folder":
-            wanted = {(True, False): "file", (False, True): "folder"}.get(
-                (self.file_okay, self.dir_okay), "file or folder"
-            )
-            self.fail(f"'{value}' is {kind}, not a {wanted}.", param, ctx)
         if self.written:
             _check_writable(path)
         return path

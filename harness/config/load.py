@@ -23,6 +23,9 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from harness.config.recipe import Recipe
+from harness.config.recipe_files import FOLDER as FOLDER
+from harness.config.recipe_files import available as available
+from harness.config.recipe_files import find as find
 from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
@@ -31,7 +34,6 @@ from writers.regular_file import fault_of
 from writers.settings_errors import lower_first
 
 LOGGER = logging.getLogger(__name__)
-FOLDER = Path(__file__).resolve().parents[2] / "recipes"  # recipes that are given by name
 RELATIVE = "A path is relative to the file that names it."
 
 Place = tuple[str | int, ...]  # ("targets", 0, "path")
@@ -98,46 +100,6 @@ def _inherited_hint(message: str, files: Sequence[Tree]) -> str:
         if inherited
         else ""
     )
-
-
-def find(path_or_name: str | Path) -> Path:
-    """Find a recipe's file.
-
-    Raises:
-        UserError: there is no such file or recipe. The message names similar recipes.
-    """
-    path = Path(path_or_name).expanduser()
-    if path.is_file():
-        return path
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        hint = f"Recipes in {FOLDER}: {', '.join(available())}."
-        near = _files_like(path) + names.nearest(path.stem, available())
-        raise UserError(
-            fault_of(path) or f"There is no recipe {path}.",
-            f"Did you mean {' or '.join(near)}?" if near else hint,
-        )
-    if path.name not in available():
-        if files := _files_like(path):
-            raise UserError(
-                f"There is no recipe named {path.name!r}.", f"Did you mean {' or '.join(files)}?"
-            )
-        raise names.unknown("recipe", path.name, available())
-    return FOLDER / f"{path.name}.yaml"
-
-
-def _files_like(path: Path) -> list[str]:
-    """List the recipes in the folder of `path` whose names are similar to its name."""
-    files = {
-        file.stem: str(file)
-        for suffix in ("yml", "yaml")
-        for file in sorted(path.parent.glob(f"*.{suffix}"))
-    }
-    return [files[stem] for stem in names.nearest(path.stem, sorted(files))]
-
-
-def available() -> list[str]:
-    """List the names of the recipes that come with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def _read_files(path: Path, below: tuple[Path, ...] = ()) -> list[Tree]:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness.config.load import find, read
+from harness.config.load import read
 from harness.config.recipe import Recipe
+from harness.config.recipe_files import find
 from harness.runner.provenance import recipe_file
 from harness.system.atomic_write import write_json
 from harness.system.folders import user_cache

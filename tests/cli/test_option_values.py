@@ -51,6 +51,42 @@ def test_no_option_accepts_nan_or_infinity():
     assert found >= 8
 
 
+def test_numbers_are_named_as_such(capsys: pytest.CaptureFixture[str]):
+    """click's own words are `INTEGER RANGE`, and `is not a valid float range`."""
+    for name, command in commands(cli):
+        for option in command.params:
+            metavar = option.make_metavar(click.Context(command))
+            assert "RANGE" not in metavar and "None" not in str(option.type), (name, option.name)
+    for option, text, words in (
+        ("--jobs", "2.5", "'2.5' is not a whole number"),
+        ("--jobs", "0", "0 is not in the range x>=1"),
+        ("--checkpoint-minutes", "5 min", "'5 min' is not a number"),
+    ):
+        assert words in refusal(["run", "demo", option, text], capsys)
+    means = ["--mean", "123", "116", "103", "--arch", "resnet10", "--out", "o.pt"]
+    assert "123.0 is not in the range 0<=x<=1" in refusal(
+        ["import-checkpoint", __file__, *means], capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["run", "demo", "--set"], "harness run"),
+        (["-v", "subset", "show", "in900", "--beton"], "harness subset show"),
+        (["bench", "load", "--rounds"], "harness bench load"),
+        (["--sett"], "harness"),
+        (["export", "x"], "harness export"),  # click lists the choices of --format on four lines
+        (["subset", "shw"], ""),
+    ],
+)
+def test_the_hint_names_the_command_of_a_usage_error(
+    arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]
+):
+    text = refusal(arguments, capsys)
+    assert f"See {command} --help." in text if command else "Did you mean show?" in text
+
+
 @pytest.mark.parametrize("device", ["gpu", "cpu:1", "meta", "mps", "cuda:", "cuda:-1", "cuda:0,1"])
 def test_devices_that_no_command_can_use_are_refused(
     device: str, capsys: pytest.CaptureFixture[str]

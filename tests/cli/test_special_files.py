@@ -215,6 +215,30 @@ def test_the_type_of_paths_accepts_files_and_folders_only(
             refusing.convert("special", None, None)
 
 
+def test_folders_files_and_empty_texts_in_place_of_each_other_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "betons").mkdir()
+    for name in ("val", "test"):
+        (tmp_path / f"betons/{name}.beton").touch()
+    for arguments, message in (
+        (
+            ["verify", "betons"],
+            "'betons' is a folder, not a file. Betons in it: betons/test.beton, betons/val.beton.",
+        ),
+        (["verify", "."], "'.' is a folder, not a file."),
+        (["ls", "--data-dir", "betons/val.beton"], "'betons/val.beton' is a file, not a folder."),
+        (["ls", "--data-dir", ""], "an empty text is not the name of a folder."),
+        (["verify", ""], "an empty text is not the name of a file."),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        first, hint = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and first.endswith(message)
+        assert hint == f"See harness {arguments[0]} --help."
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -203,6 +203,13 @@ def test_an_unknown_recipe_suggests_files(
     assert caught.value.hint == hint
 
 
+def test_a_folder_is_no_recipe(recipe_file: Path):
+    for folder in (recipe_file.parent, "."):
+        with pytest.raises(UserError, match="is a folder, not a recipe") as caught:
+            recipe.read(folder)
+        assert caught.value.hint.endswith("tiny.yaml.")
+
+
 def test_files_that_are_not_recipes_are_refused(recipe_file: Path):
     recipe_file.write_text("- a\n- b\n")
     assert mistakes(recipe_file) == ["tiny.yaml: a recipe is a mapping of settings."]

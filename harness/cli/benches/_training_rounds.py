@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from harness.cli.benches._rounds import Measured, RoundPlan, plan_rounds, take_turns
-from harness.cli.number_types import DeviceType
+from harness.cli.number_types import DeviceType, IntType
 from harness.cli.options import json_option
 
 # First steps of a contender (a variant of the training step). They are not part of its rate,
@@ -30,7 +30,7 @@ _OPTIONS = (
     ),
     click.option(
         "--resolution",
-        type=click.IntRange(min=8),
+        type=IntType(min=8),
         default=224,
         show_default=True,
         metavar="PIXELS",
@@ -38,7 +38,7 @@ _OPTIONS = (
     ),
     click.option(
         "--batch-size",
-        type=click.IntRange(min=2),
+        type=IntType(min=2),
         default=256,
         show_default=True,
         help="Images per batch.",
@@ -54,7 +54,7 @@ _OPTIONS = (
     click.option(
         "--rounds",
         "num_rounds",
-        type=click.IntRange(min=1),
+        type=IntType(min=1),
         default=7,
         show_default=True,
         help="Number of rounds.",
@@ -62,7 +62,7 @@ _OPTIONS = (
     click.option(
         "--steps",
         "num_steps",
-        type=click.IntRange(min=1),
+        type=IntType(min=1),
         default=20,
         show_default=True,
         help="Steps per round.",

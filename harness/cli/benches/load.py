@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
-from harness.cli.number_types import DeviceType
+from harness.cli.number_types import DeviceType, IntType
 from harness.cli.options import data_option, json_option
 from harness.cli.path_types import PathType
 
@@ -92,7 +92,7 @@ UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scalin
 @click.option(
     "--rounds",
     "num_rounds",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=5,
     show_default=True,
     help="Number of rounds.",
@@ -100,21 +100,21 @@ UNUSED_BY_PARTS = UNUSED_BY_SCALING - {"parts"} | {"ours", "num_rounds", "scalin
 @click.option(
     "--images",
     "images_per_round",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=6144,
     show_default=True,
     help="Smallest number of images in a round; a round takes whole epochs.",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=256,
     show_default=True,
     help="Images per batch.",
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     help="Number of threads, and of cores that each contender may use. Default: 2.",
 )
 @click.option(

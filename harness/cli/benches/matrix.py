@@ -7,6 +7,7 @@ import click
 
 from harness.cli.benches._matrix_runs import MatrixRuns
 from harness.cli.benches._rounds import time_limit_option
+from harness.cli.number_types import IntType
 from harness.cli.options import data_option, json_option, set_option
 from harness.cli.path_types import PathType
 
@@ -40,7 +41,7 @@ MAX_PLAN_S = 1.0
 @click.option(
     "--rounds",
     "num_rounds",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=1,
     show_default=True,
     help="Number of rounds.",
@@ -48,13 +49,13 @@ MAX_PLAN_S = 1.0
 @click.option(
     "--stages",
     "num_stages",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=10_000,
     show_default=True,
     help="Number of stages of the finished matrix.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="Number of slots, as in harness run."
+    "--jobs", type=IntType(min=1), metavar="N", help="Number of slots, as in harness run."
 )
 @click.option(
     "--scratch",

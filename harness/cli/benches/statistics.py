@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.number_types import IntType
 from harness.cli.options import json_option
 from harness.system.atomic_write import write_json
 
@@ -13,14 +14,14 @@ from harness.system.atomic_write import write_json
 @click.option(
     "--studies",
     "num_studies",
-    type=click.IntRange(min=10),
+    type=IntType(min=10),
     default=2000,
     show_default=True,
     help="Number of simulated studies per line.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=IntType(min=0),
     default=0,
     show_default=True,
     help="Seed of the simulated studies.",

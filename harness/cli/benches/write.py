@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.benches._rounds import time_limit_option
+from harness.cli.number_types import IntType
 from harness.cli.options import data_option, json_option
 from harness.cli.path_types import PathType
 
@@ -46,19 +47,19 @@ WHEN = {
 @click.option(
     "--rounds",
     "num_rounds",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=5,
     show_default=True,
     help="Number of rounds.",
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     help="Number of threads, or of FFCV's processes. Default: number of cores.",
 )
 @click.option(
     "--copies",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=6,
     show_default=True,
     help="Repetitions of the corpus in the beton to copy from; small files do not measure a disk.",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.number_types import IntType
 from harness.cli.options import folder_options
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
@@ -38,7 +39,7 @@ from writers.text_names import counted
     help="Folder that gets a link to the beton, with the manifest next to it. Default: the file's "
     "own folder.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads. Default: number of cores.")
+@click.option("--threads", type=IntType(min=1), help="Threads. Default: number of cores.")
 @folder_options
 def command(
     files: tuple[Path, ...],

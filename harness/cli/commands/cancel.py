@@ -41,7 +41,7 @@ def command(recipe_name: str, overrides: tuple[str, ...], folders: Folders, as_j
         click.echo(
             f"Stopping the runs of {counted(len(running), 'running stage')} of {plan.recipe.name}."
             if running
-            else f"No stage of {plan.recipe.name} is running. A run that waits stops, too."
+            else f"No stage of {plan.recipe.name} is running. A run that waits is stopped, too."
         )
     deadline = time.monotonic() + TIMEOUT_S
     while running and time.monotonic() < deadline:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from harness.cli.number_types import FloatType
+from harness.cli.number_types import FloatType, IntType
 from harness.cli.path_types import PathType
 from writers.text_names import counted, printable
 
@@ -44,18 +44,25 @@ MAX_NAMES = 8  # largest number of left-out tensors that are printed
 )
 @click.option(
     "--resolution",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     metavar="PIXELS",
     help="Resolution that the model was trained at. Default: the architecture's.",
 )
 @click.option(
     "--mean",
     nargs=3,
-    type=FloatType(),
+    type=FloatType(0, 1),
+    metavar="R G B",
     help="Mean of the normalization, for pixels in [0, 1]. Default: the file's, or else that of "
     "the library which defines the architecture.",
 )
-@click.option("--std", nargs=3, type=FloatType(), help="Standard deviation; see --mean.")
+@click.option(
+    "--std",
+    nargs=3,
+    type=FloatType(min=0, min_open=True),
+    metavar="R G B",
+    help="Standard deviation; see --mean.",
+)
 @click.option(
     "--average",
     is_flag=True,

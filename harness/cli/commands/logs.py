@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from harness.cli.number_types import IntType
 from harness.cli.options import folder_options
 from harness.system.folders import Folders
 from writers.text_names import counted, printable, printable_lines
 
 POLL_EVERY_S = 0.5
+MAX_KEYS = 8  # keys in the message that several stages match
+LIST_STAGES = "List the stages of a recipe: harness plan RECIPE --stages"
 
 
 @click.command(short_help="Show the log of a stage, and its error if it failed.")
@@ -24,7 +27,7 @@ POLL_EVERY_S = 0.5
 @click.option(
     "--lines",
     "num_lines",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     metavar="N",
     help="Show only the last N lines.",
 )
@@ -112,6 +115,8 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
     from writers import names
     from writers.errors import UserError
 
+    if not name_or_key:
+        raise UserError("An empty text names no stage.", LIST_STAGES)
     matches, name_of = [], {}
     for spec in (folders.runs / "stages").glob("*/*/stage.json"):
         if spec.parent.name.startswith(name_or_key):
@@ -124,19 +129,16 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
     matches = matches or [folder for folder, name in name_of.items() if name == name_or_key]
     if not matches:
         near = names.nearest(name_or_key, sorted(set(name_of.values())))
-        hint = (
-            f"Did you mean {' or '.join(near)}?"
-            if near
-            else "List the stages of a recipe: harness plan RECIPE --stages"
-        )
+        hint = f"Did you mean {' or '.join(near)}?" if near else LIST_STAGES
         raise UserError(f"No stage {name_or_key} has been started in {folders.runs}.", hint)
     # Stages that ran with older code or settings have the same name and other keys.
     if len(matches) > 1:
         newest_first = sorted(matches, key=lambda folder: -folder.stat().st_mtime)
+        keys = ", ".join(_key_and_recipe(folder) for folder in newest_first[:MAX_KEYS])
+        others = f", and {len(matches) - MAX_KEYS:,} more" if len(matches) > MAX_KEYS else ""
         raise UserError(
             f"{counted(len(matches), 'stage')} match {name_or_key}.",
-            "Use the key of one, newest first: "
-            + ", ".join(_key_and_recipe(folder) for folder in newest_first),
+            f"Use the key of one, newest first: {keys}{others}",
         )
     return matches[0]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.number_types import FloatType
+from harness.cli.number_types import FloatType, IntType
 from harness.cli.options import folder_options, recipe_argument
 from harness.system.folders import Folders, user_cache
 from writers.text_names import counted
@@ -35,13 +35,13 @@ ALLOW_MISSING = "--allow-missing"
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     metavar="N",
     help="Number of stages that run at once. Default: as many as the machine supports.",
 )
 @click.option(
     "--jobs-per-gpu",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=1,
     show_default=True,
     metavar="N",
@@ -51,7 +51,7 @@ ALLOW_MISSING = "--allow-missing"
 @click.option(
     "--threads",
     "num_threads",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     metavar="N",
     help="CPU threads per stage. Default: the cores divided evenly.",
 )
@@ -72,7 +72,7 @@ ALLOW_MISSING = "--allow-missing"
 )
 @click.option(
     "--gpus-per-stage",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     default=1,
     show_default=True,
     metavar="N",
@@ -89,7 +89,7 @@ ALLOW_MISSING = "--allow-missing"
 @click.option(
     "--trace",
     "trace_steps",
-    type=click.IntRange(min=0),
+    type=IntType(min=0),
     default=0,
     metavar="N",
     help="Trace N steps of each pretraining to trace.json in its folder, for ui.perfetto.dev.",

@@ -21,7 +21,22 @@ if TYPE_CHECKING:
     from writers.subset.spec import Subset, SubsetSpec
 
 
-@click.group(short_help="Show or make a subset of classes, or rank classes by a model.")
+class SubsetGroup(click.Group):
+    """The commands below, with similar names in the error for an unknown one."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Return a command. Raises UserError if none has this name."""
+        from writers import names
+
+        found = super().get_command(ctx, cmd_name)
+        if found is None:
+            raise names.unknown("command of subset", cmd_name, self.list_commands(ctx))
+        return found
+
+
+@click.group(
+    cls=SubsetGroup, short_help="Show or make a subset of classes, or rank classes by a model."
+)
 def command() -> None:
     """Show the classes of a subset, make a subset, or rank classes to make subsets from.
 
@@ -29,7 +44,7 @@ def command() -> None:
     """
 
 
-@command.command("show")
+@command.command("show", short_help="Show the classes of a subset in label order.")
 @click.argument("name", metavar="NAME|FILE", shell_complete=completion.subsets)
 @click.option(
     "--beton",
@@ -105,7 +120,7 @@ def show(name: str, beton: Path | None, as_map: bool, as_json: bool) -> None:
         click.echo(f"{line_of(label)}  {wordnet.words(label)}{merged}".rstrip())
 
 
-@command.command("make")
+@command.command("make", short_help="Write a subset, defined by steps, to a YAML file.")
 @click.argument("file", type=PathType(folder=False, written=True), metavar="FILE.yaml")
 @click.option(
     "--step",
@@ -166,7 +181,7 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     return resolved, len(positions)
 
 
-@command.command("rank")
+@command.command("rank", short_help="Rank the classes of a beton by the accuracy of a model.")
 @click.option(
     "--checkpoint",
     "checkpoints",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.number_types import IntType
 from harness.cli.path_types import PathType
 from writers.text_names import counted
 
@@ -32,9 +33,7 @@ def _parse_part(ctx: click.Context, parameter: click.Parameter, text: str) -> tu
     callback=_parse_part,
     help="Check only the K-th of N parts of the samples, so that machines can share the work.",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Number of threads. Default: number of cores."
-)
+@click.option("--threads", type=IntType(min=1), help="Number of threads. Default: number of cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: {file: [problem, ...]}.")
 def command(
     files: tuple[Path, ...], part: tuple[int, int], threads: int | None, as_json: bool

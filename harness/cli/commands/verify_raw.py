@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.number_types import IntType
 from harness.cli.options import folder_options
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
@@ -25,9 +26,7 @@ from writers.text_names import counted
     metavar="NAME",
     help="Protocol that defines the splits. Default: the dataset's own.",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Number of threads. Default: number of cores."
-)
+@click.option("--threads", type=IntType(min=1), help="Number of threads. Default: number of cores.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: {num_images, class_counts, problems}."
 )

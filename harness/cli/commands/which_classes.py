@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import completion
-from harness.cli.number_types import FloatType
+from harness.cli.number_types import FloatType, IntType
 from harness.cli.options import (
     batch_size_option,
     device_option,
@@ -76,7 +76,7 @@ ARCHIVES = (".tar", ".zip", ".parquet")  # extensions of archives of photographs
 )
 @click.option(
     "--show",
-    type=click.IntRange(min=0),
+    type=IntType(min=0),
     default=10,
     show_default=True,
     help="Number of classes to print.",

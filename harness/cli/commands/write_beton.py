@@ -7,7 +7,7 @@ import click
 
 from harness.cli import completion
 from harness.cli.commands._label_options import label_options
-from harness.cli.number_types import FloatType
+from harness.cli.number_types import FloatType, IntType
 from harness.cli.options import folder_options
 from harness.cli.path_types import PathType
 from harness.system.folders import Folders
@@ -87,13 +87,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-resolution",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     metavar="PIXELS",
     help="Largest length of the longer side. Default: no limit.",
 )
 @click.option(
     "--jpeg-quality",
-    type=click.IntRange(1, 100),
+    type=IntType(1, 100),
     default=90,
     show_default=True,
     help="Quality of re-encoded JPEGs.",
@@ -136,6 +136,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed",
     default=0,
+    metavar="N",
     show_default=True,
     help="Seed of the order of images in the file, and of splits drawn from train.",
 )
@@ -148,7 +149,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--class-level",
-    type=click.IntRange(min=1),
+    type=IntType(min=1),
     metavar="N",
     help="Level of the class folders: 1 is directly below the splits. Other levels are ignored. "
     "Default: 1; required if the folders are ambiguous.",
@@ -163,9 +164,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Write a dataset whose counts differ from the published ones; the manifest records this.",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Number of threads. Default: number of cores."
-)
+@click.option("--threads", type=IntType(min=1), help="Number of threads. Default: number of cores.")
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),

@@ -218,6 +218,17 @@ def test_logs_by_key_by_name_and_by_near_name(capsys: pytest.CaptureFixture[str]
     assert "abc123" in shown and "abc999 (my-own)" in shown
 
 
+def test_many_stages_that_match_are_not_all_listed(capsys: pytest.CaptureFixture[str]):
+    for number in range(20):
+        stage("pretrain", f"abc{number:02}")
+    assert harness("logs", "abc") == 2
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first == "20 stages match abc." and hint.endswith(", and 12 more")
+    assert hint.count("abc") == 8
+    assert harness("logs", "") == 2
+    assert "harness plan RECIPE --stages" in capsys.readouterr().err
+
+
 def test_an_empty_log_is_named_as_such(capsys: pytest.CaptureFixture[str]):
     folder = stage("pretrain", "abc123")
     (folder / "log.txt").write_text("")

@@ -54,6 +54,16 @@ def find(
     return [MissingInput(item.label, reason) for item in inputs for reason in _reasons(item, raw)]
 
 
+def where_to_get(dataset: str) -> str:
+    """Describe where to get the images of a dataset, after a space; "" for one's own images."""
+    spec = spec_of(dataset)
+    if dataset in ("folder", BETON):
+        return ""
+    is_served = any(download.url for download in spec.downloads)
+    command = f". `harness download {spec.name}` fetches what is published." if is_served else ""
+    return f" {spec.title}: {spec.where}{command}"
+
+
 def _reasons(item: Input, raw: Path) -> Iterator[str]:
     path = item.path(raw)
     if isinstance(item, Images):
@@ -75,13 +85,9 @@ def _reasons(item: Input, raw: Path) -> Iterator[str]:
 
 def _reasons_of_images(data: DataSettings, path: Path) -> Iterator[str]:
     if not path.exists():
-        spec, here = spec_of(data.dataset), _in_current_folder(data.path)
-        if here is not None:
-            hint = f" {here} is in the current folder: pass --raw-dir . to use it."
-        else:
-            is_known = data.dataset not in ("folder", BETON)
-            hint = f" {spec.title}: {spec.where}" if is_known else ""
-        yield f"There is no {path}.{hint}"
+        here = _in_current_folder(data.path)
+        hint = f" {here} is in the current folder: pass --raw-dir . to use it."
+        yield f"There is no {path}.{hint if here else where_to_get(data.dataset)}"
     elif path.is_dir() and not any(path.glob("*.beton" if data.is_beton else "*")):
         yield f"{path} has no betons." if data.is_beton else f"{path} is empty."
 

@@ -175,11 +175,19 @@ def _check_input_channels(match: Match, own: dict[str, Any]) -> None:
     if tensor is None or len(own[first]) != 4 or tensor.ndim != 4:
         return
     if tensor.shape[1] != own[first][1]:
+        is_filtered = tensor.shape[1] < 3
+        why = (
+            "this network was trained on filtered images (DeepCluster and ODC with Sobel filters "
+            "take 2)"
+            if is_filtered
+            else "the weights are those of another architecture"
+        )
         raise UserError(
             f"{match.sources[first]} takes {tensor.shape[1]} channels instead of "
-            f"{own[first][1]}: this network was trained on filtered images (DeepCluster and ODC "
-            "with Sobel filters take 2).",
-            "Use weights of a network that takes RGB images.",
+            f"{own[first][1]}: {why}.",
+            "Use weights of a network that takes RGB images."
+            if is_filtered
+            else "Give the architecture that was trained.",
         )
 
 

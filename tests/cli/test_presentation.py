@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from harness.cli import console
 from harness.cli.main import cli
+from harness.config import load
+from harness.matrix.expand import expand
 from tests.helpers import ROOT
 from writers.errors import UserError
 
@@ -146,6 +148,16 @@ def test_json_of_report_logs_cancel_and_gc(tmp_path: Path, monkeypatch: pytest.M
     assert parsed("gc", "--all", "--yes")["deleted"] and not Path(file["path"]).exists()
     assert parsed("cancel", "demo") == {"stopped": [], "still_running": []}
     assert Path(parsed("report", "demo")["report"]).is_file()
+
+
+def test_an_empty_report_is_named_as_such(tmp_path: Path):
+    arguments = ["report", "demo", "--runs-dir", str(tmp_path), "--format", "md"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0 and f"No stage of demo is done in {tmp_path}" in result.stderr
+    stage = expand(load.read("demo")).stages[0]
+    stage.folder(tmp_path).mkdir(parents=True)
+    (stage.folder(tmp_path) / "result.json").write_text("{}")
+    assert "No stage of demo" not in CliRunner().invoke(cli, arguments).stderr
 
 
 WALKED = (

@@ -376,6 +376,10 @@ def test_networks_that_take_sobel_filtered_images_are_refused(tmp_path: Path):
     torch.save(under("backbone.", sobel) | projection("neck.fc"), tmp_path / "c.pth")
     with pytest.raises(UserError, match=r"takes 2 channels instead of 3.*Sobel"):
         import_checkpoint(tmp_path / "c.pth", ARCH, None)
+    other = wanted | {"conv1.weight": torch.rand(64, 32, 7, 7)}
+    torch.save(under("backbone.", other) | projection("neck.fc"), tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"takes 32 channels instead of 3: .* another architecture"):
+        import_checkpoint(tmp_path / "c.pth", ARCH, None)
 
 
 def test_the_command_prints_the_layout(tmp_path: Path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.cli import console
 from harness.cli.benches._checkout import ROOT, checkout_environment
 from writers.errors import UserError
 
@@ -23,6 +24,7 @@ def make_photo_tiles(scratch: Path) -> Path:
     """
     tiles = scratch / "tiles"
     if not (tiles / "about.json").is_file():
+        console.err().print(f"Making photo tiles in {tiles}, once; this takes minutes.")
         process = subprocess.run(
             [sys.executable, "-m", "benchmarks.photo_tiles", str(tiles)],
             cwd=ROOT,

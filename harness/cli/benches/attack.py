@@ -36,7 +36,9 @@ def command(
     The plain loop is what scripts usually do: its attack also computes the gradients of the
     weights.
 
-    Example: harness bench attack --arch resnet10 --resolution 48 --batch-size 32
+    \b
+    Example:
+    harness bench attack --arch resnet10 --resolution 48 --batch-size 32
     """
     from harness.cli.benches._record import Goal, compute_ratios, make_record
     from harness.cli.benches._rounds import RoundPlan, deadline_in

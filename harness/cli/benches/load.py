@@ -3,6 +3,7 @@
 All contenders load the same JPEGs on the same cores.
 """
 
+import ast
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -210,6 +211,10 @@ def command(
             "This benchmark needs benchmarks/, which is part of the source and not of the package.",
             "Run it in a checkout.",
         )
+    # Check names before the corpus is made, which takes minutes.
+    names_of_ours, names_of_others = _parse_names(ours, OURS), _parse_names(against, ALL)
+    if instructions is not None:
+        instructions = _known_instructions(instructions)
     scratch = (scratch or data_dir / "bench_load").expanduser().resolve()
     photos = link_corpus(corpus.resolve() if corpus else make_photo_tiles(scratch), scratch)
     if subsampling is not None:
@@ -222,7 +227,7 @@ def command(
         "num_threads": threads or 2,
     } | WORKLOADS[workload]
     if instructions is not None:
-        settings["instructions"] = _known_instructions(instructions)
+        settings["instructions"] = instructions
     sizes = [path.stat().st_size for path in photos.glob("*/*")]
     about = settings | {
         "workload": workload,
@@ -232,8 +237,7 @@ def command(
 
     work = settings | {"corpus": str(photos), "scratch": str(converted)}
     if parts or scaling:
-        names = _parse_names(ours, OURS)
-        found = measure_parts(work) if parts else measure_scaling(names, work, num_rounds)
+        found = measure_parts(work) if parts else measure_scaling(names_of_ours, work, num_rounds)
         if json_file is not None:
             save(json_file, found)
         return
@@ -257,7 +261,7 @@ def command(
         return record
 
     measured, absent, plan = measure_contenders(
-        _opening_order(_parse_names(ours, OURS), _parse_names(against, ALL)),
+        _opening_order(names_of_ours, names_of_others),
         work,
         num_rounds,
         deadline=deadline,
@@ -336,20 +340,31 @@ def _parse_names(text: str, all_names: Sequence[str]) -> list[str]:
     """Expand names of contenders: `ffcv:jpeg`, all variants of `ffcv`, or `all`.
 
     Raises:
-        UserError: A name is not a file of benchmarks/contenders.
+        UserError: A name is not a file of benchmarks/contenders, or not a variant of it.
     """
     from harness.cli.benches._checkout import ROOT
     from writers import names
 
-    files = sorted(path.stem for path in (ROOT / "benchmarks" / "contenders").glob("[a-z]*.py"))
+    folder = ROOT / "benchmarks" / "contenders"
+    files = sorted(path.stem for path in folder.glob("[a-z]*.py"))
     contenders: list[str] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
         file, _, variant = name.partition(":")
         if name != "all" and file not in files:
             raise names.unknown("contender", file, files)
+        if variant and variant not in (known_variants := _variants(folder / f"{file}.py")):
+            raise names.unknown(f"variant of {file}", variant, known_variants)
         variants = [known for known in ALL if known.partition(":")[0] == file]
         contenders += all_names if name == "all" else [name] if variant else variants
     return list(dict.fromkeys(contenders))
+
+
+def _variants(file: Path) -> list[str]:
+    """Read the keys of VARIANTS without importing the file, which may need missing packages."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VARIANTS":
+            return list(ast.literal_eval(node.value))
+    return []
 
 
 def _bytes_on_disk(converted: Path) -> dict[str, int]:

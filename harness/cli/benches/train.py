@@ -129,7 +129,9 @@ def command(
 
     On a CPU, times are CPU times of this process, so that other work on the machine does not count.
 
-    Example: harness bench train --arch resnet50 --device cuda:0 --fed --corpus photos
+    \b
+    Example:
+    harness bench train --arch resnet50 --device cuda:0 --fed --corpus photos
     """
     from harness.cli.benches._fed_steps import FED_WARM_UP_STEPS, FedBy, fed_steps
     from harness.cli.benches._record import compute_ratios, make_record

@@ -1,5 +1,6 @@
 """Load a model by name and write the `.beton` files of a dataset, for commands without a recipe."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
     from harness.modeling.classifier import Classifier
     from writers.beton.provenance import Origin
 
+KEY = re.compile("(?=.*[0-9])[0-9a-f]{6,20}")  # of a stage, or its beginning
 WEIGHT_EXTENSIONS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]]":
-    """Load a model.pt, an exported state dict, or a model with packaged or downloaded weights.
+    """Load a model.pt, an exported state dict, a stage's model, or a published model.
 
     Returns:
         The model, and its description (arch, resolution, ...).
@@ -34,7 +36,8 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
     path = Path(name).expanduser()
     if path.is_file():
         return load_file(path)
-    if path.suffix in WEIGHT_EXTENSIONS or name.startswith((".", "~", "/")):
+    is_in_folder = "/" in name and path.parent.is_dir()
+    if path.suffix in WEIGHT_EXTENSIONS or name.startswith((".", "~", "/")) or is_in_folder:
         files = [file.name for file in path.parent.glob("*.pt") if file.is_file()]
         near = names.nearest(path.name, files)
         raise UserError(
@@ -43,6 +46,8 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
             if near
             else "Give a model.pt, or a model's name; see harness ls models.",
         )
+    if is_stage_name(name):
+        return load_file(model_of_stage(name, folders))
     try:
         settings = ModelSettings(name=name)
     except ValidationError as error:
@@ -52,6 +57,31 @@ def load_model(name: str, folders: Folders) -> "tuple[Classifier, dict[str, Any]
         ) from error
     adopted = load_pretrained(settings, folders.raw / "weights")
     return adopted.model, adopted.about
+
+
+def is_stage_name(name: str) -> bool:
+    """True for a name or a key of a stage, such as pretrain/all/eps0/seed0 or 05da0f3f8b5d."""
+    is_library_name = name.partition("/")[0] in ("torchvision", "timm")
+    return ("/" in name and not is_library_name) or KEY.fullmatch(name) is not None
+
+
+def model_of_stage(name: str, folders: Folders) -> Path:
+    """Return the model.pt of a stage, by its name or the beginning of its key.
+
+    Raises:
+        UserError: no stage or several have this name, or the stage has no model.
+    """
+    from harness.cli.commands.logs import find_stage
+    from writers.errors import UserError
+
+    file = find_stage(name, folders) / "model.pt"
+    if not file.is_file():
+        raise UserError(
+            f"The stage {name} has no model.pt.",
+            "Give a finished stage that saves a model: pretrain, adopt, or a transfer whose method "
+            "has keep_model: true. harness status lists stages.",
+        )
+    return file
 
 
 def load_file(path: Path) -> "tuple[Classifier, dict[str, Any]]":
@@ -121,6 +151,7 @@ def write_betons(
     protocol: str | None,
     folders: Folders,
     splits: Collection[str] = SPLITS,
+    option: str = "--source",
 ) -> dict[str, Path]:
     """Write the `.beton` files of `splits` that do not exist or differ from the dataset's images.
 
@@ -131,6 +162,14 @@ def write_betons(
         folders: Folders of raw files and betons.
         splits: Splits to write, if the dataset has them.
 
+    Args:
+        dataset: name in `writers/datasets`, or `folder`.
+        source: the images. None means the dataset's folder in the raw folder.
+        protocol: splits, other than the dataset's own.
+        folders: folders of betons and raw downloads.
+        splits: splits to write.
+        option: option of the command that sets `source`, for the message that it is missing.
+
     Returns:
         Split -> path.
 
@@ -138,15 +177,14 @@ def write_betons(
         UserError: The images are not there, or cannot be read.
     """
     from harness.cli import console
+    from harness.cli.commands._raw_images import check_images
     from harness.config.data import DataSettings
     from harness.config.raw_paths import raw_path
     from harness.system import environment
-    from writers import names
     from writers.beton.encoding import Encoding
     from writers.beton.provenance import open_with_origin, record
     from writers.beton.write import write_split
     from writers.dataset import SplitSettings
-    from writers.errors import UserError
     from writers.subset.spec import everything
 
     settings = DataSettings(
@@ -157,13 +195,7 @@ def write_betons(
     path = raw_path(settings, folders.raw)
     if source is None and not path.exists() and path.with_suffix(".tar").is_file():
         path = path.with_suffix(".tar")
-    spec = names.find("writers.datasets", settings.dataset, "dataset").SPEC
-    if not spec.generated and not path.exists():
-        raise UserError(
-            f"The images of {dataset} are not at {path}."
-            + (f" {spec.title}: {spec.where}" if settings.dataset != "folder" else ""),
-            "Put them there, or pass --source PATH or --raw-dir DIR.",
-        )
+    check_images(settings.dataset, path, option)
     opened, origin = open_with_origin(settings.dataset, [path], SplitSettings(protocol=protocol))
     folder = folders.data / f"{settings.label}{f'-{protocol}' if protocol else ''}-all"
     written = {}

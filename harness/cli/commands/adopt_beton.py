@@ -31,7 +31,9 @@ from writers.text_names import counted
     help="Class names in label order: a text file with one per line, or a subset such as in1000. "
     "Default: numbers.",
 )
-@click.option("--name", help="Name of the dataset. Default: name of the file's folder.")
+@click.option(
+    "--name", metavar="NAME", help="Name of the dataset. Default: name of the file's folder."
+)
 @click.option(
     "--out",
     type=PathType(file=False, written=True),

@@ -12,11 +12,15 @@ from harness.cli.path_types import PathType
 if TYPE_CHECKING:
     from writers.dataset import DatasetSpec, Download
 
+NOTHING = "{} is generated on first use; there is nothing to fetch."
+
 
 @click.command(short_help="Download the raw files of datasets, and verify checksums.")
 @click.argument("datasets", nargs=-1, required=True, metavar="NAME...|all")
 @click.option(
     "--root",
+    "--raw-dir",
+    "root",
     type=PathType(file=False, written=True),
     envvar="HARNESS_RAW",
     default="./raw",
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     "--json",
     "as_json",
     is_flag=True,
-    help="Print JSON: {dataset: [{file, url, checksum, num_bytes, present}]}.",
+    help="Print JSON: {dataset: [{file, url, checksum, num_bytes, present}]}. Fetches nothing.",
 )
 def command(datasets: tuple[str, ...], root: Path, dry_run: bool, as_json: bool) -> None:
     """Fetch the raw files of the datasets NAME, or of all.
@@ -109,7 +113,7 @@ def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
     from writers.download import fetch, is_there
 
     if spec.generated:
-        click.echo(f"{spec.name} is generated on first use; there is nothing to fetch.")
+        click.echo(NOTHING.format(spec.name))
         return True
     missing = []
     for download in spec.downloads:
@@ -138,6 +142,9 @@ def _fetch_all(spec: "DatasetSpec", folder: Path) -> bool:
 def _show(spec: "DatasetSpec", folder: Path) -> None:
     from writers.download import is_there
 
+    if spec.generated:
+        click.echo(NOTHING.format(spec.name))
+        return
     click.echo(f"{spec.name}: {spec.title}; license: {spec.license or 'not stated'}; into {folder}")
     for download in spec.downloads:
         size = f"{download.num_bytes:,} bytes" if download.num_bytes else "size not published"

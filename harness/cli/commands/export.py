@@ -86,8 +86,7 @@ def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | N
     Raises:
         UserError: nothing has this name, or the stage has no model.
     """
-    from harness.cli.commands._model_and_images import load_model
-    from harness.cli.commands.logs import find_stage
+    from harness.cli.commands._model_and_images import load_model, model_of_stage
     from harness.modeling import classifier
     from harness.runner import result
     from writers import names
@@ -107,15 +106,9 @@ def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | N
         if looks_like_file and (path.parent / result.FILE_NAME).is_file():
             record = result.load(path.resolve().parent)
         return model, about, record
-    folder = find_stage(name, folders)
-    if not (folder / "model.pt").is_file():
-        raise UserError(
-            f"The stage {name} has no model.pt.",
-            "Give a finished stage that saves a model: pretrain, adopt, or a transfer whose method "
-            "has keep_model: true. harness status lists stages.",
-        )
-    model, about = classifier.load(folder / "model.pt")
-    return model, about, result.load(folder)
+    file = model_of_stage(name, folders)
+    model, about = classifier.load(file)
+    return model, about, result.load(file.parent)
 
 
 def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:

@@ -32,8 +32,9 @@ MAX_NAMES = 8  # largest number of left-out tensors that are printed
     "subset_name",
     default="in1000",
     show_default=True,
-    metavar="SUBSET",
-    help="Classes that the model was trained on, in label order; none drops the head.",
+    metavar="FILE|SUBSET",
+    help="Classes that the model was trained on, in label order: a text file with one per line, or "
+    "a subset; none drops the head.",
 )
 @click.option(
     "--eps",

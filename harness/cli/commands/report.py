@@ -100,10 +100,24 @@ def command(
         _publish(matrix, folders, publish, merged, by, as_json)
         return
     assert matrix is not None and recipe_name is not None
+    _warn_if_empty(matrix, folders)
     if out is None:
         recipe_origin.claim(recipe_name, overrides, matrix.recipe.name, folders.runs)
     page = write_report(matrix, folders, formats or ("html", "csv"), out)
     click.echo(json.dumps({"report": str(page)}) if as_json else page)
+
+
+def _warn_if_empty(matrix: "Matrix", folders: Folders) -> None:
+    from harness.runner import stage_state
+
+    done = stage_state.with_result(folders.runs, {stage.kind for stage in matrix.stages})
+    if not any(stage.key in done for stage in matrix.stages):
+        click.secho(
+            f"No stage of {matrix.recipe.name} is done in {folders.runs}, so the report is empty. "
+            "Repeat the --set and --runs-dir of the run.",
+            fg="yellow",
+            err=True,
+        )
 
 
 def _check_options(

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     "model_name",
     required=True,
     metavar="MODEL",
-    help="A model.pt; a model.safetensors of harness export; a model packaged with its weights, "
-    "such as efficientnet_lite0; or torchvision/NAME or timm/NAME, with weights in the cache of "
-    "that library or in weights/ of the raw folder.",
+    help="A stage that trained or loaded a model, by name or key; a model.pt; a model.safetensors "
+    "of harness export; a model packaged with its weights, such as efficientnet_lite0; or "
+    "torchvision/NAME or timm/NAME, with weights in the cache of that library or in weights/ of "
+    "the raw folder.",
 )
 @click.option(
     "--dataset",
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--source",
     type=PathType(),
-    metavar="DIR|TAR",
+    metavar="DIR|TAR|ZIP",
     help="Images of the dataset. Default: <dataset> or <dataset>.tar in the raw folder.",
 )
 @click.option(
@@ -105,7 +106,7 @@ def command(
     from writers import names
 
     wanted = (
-        [name.strip() for name in score_names.split(",")]
+        [name.strip() for name in score_names.rstrip(", ").split(",")]
         if score_names
         else names.names("harness.transfer.scores")
     )

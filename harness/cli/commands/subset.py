@@ -236,7 +236,9 @@ def rank(
 
     Prints CSV that a step can name: remove: {hardest: 100, by: ranking.csv}
 
-    Example: harness subset rank --checkpoint model.pt --data data/imagenet-all > ranking.csv
+    \b
+    Example:
+    harness subset rank --checkpoint model.pt --data data/pets-all > ranking.csv
     """
     from harness.modeling.precision import choose
     from harness.system import environment

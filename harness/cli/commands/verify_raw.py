@@ -47,6 +47,7 @@ def command(
     Example: harness verify-raw eurosat
     """
     from harness.cli import console
+    from harness.cli.commands._raw_images import check_images
     from harness.config.raw_paths import raw_folder
     from harness.system import environment
     from writers import names
@@ -57,6 +58,7 @@ def command(
     module = names.find("writers.datasets", dataset, "dataset")
     spec = module.SPEC
     path = source.expanduser() if source else folders.raw / raw_folder(dataset)
+    check_images(dataset, path)
     opened = open_dataset(
         dataset, path, SplitSettings(val=0.1 if protocol == VTAB else 0, protocol=protocol)
     )
@@ -89,10 +91,11 @@ def command(
         for split, number in result.num_images.items():
             if number:
                 counts = result.class_counts[split]
+                least, most = min(counts), max(counts)
+                range_ = f"{least:,}" if least == most else f"{least:,} to {most:,}"
                 click.echo(
                     f"{split}: {counted(number, 'image')} of "
-                    f"{counted(sum(count > 0 for count in counts), 'class')}, {min(counts):,} to "
-                    f"{max(counts):,} of each"
+                    f"{counted(sum(count > 0 for count in counts), 'class')}, {range_} of each"
                 )
         click.echo(
             f"{spec.name}: "

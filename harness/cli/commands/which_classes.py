@@ -44,8 +44,8 @@ ARCHIVES = (".tar", ".zip", ".parquet")  # extensions of archives of photographs
     "--surrogate",
     required=True,
     metavar="MODEL",
-    help="A model of the source classes: a model.pt, efficientnet_lite0, or torchvision/NAME or "
-    "timm/NAME with weights in the cache of that library.",
+    help="A model of the source classes: a model.pt, a stage that trained one, efficientnet_lite0, "
+    "or torchvision/NAME or timm/NAME with weights in the cache of that library.",
 )
 @click.option(
     "--keep",
@@ -131,7 +131,7 @@ def command(
     resolution = image_resolution(surrogate, model, about, resolution)
     classes = _source_classes(surrogate, about, model.head.out_features)
     num_train = _num_train_images(classes, source_beton)
-    betons = write_betons(dataset, images, None, folders, SEEN_SPLITS)
+    betons = write_betons(dataset, images, None, folders, SEEN_SPLITS, "--target")
     model = model.to(device)
     probs = np.concatenate(
         [

@@ -250,6 +250,7 @@ def _write(
     **encoding_options: Any,
 ) -> list[tuple[Path, "Manifest"]]:
     from harness.cli import console
+    from harness.cli.commands._raw_images import check_images
     from harness.config.data import DataSettings
     from harness.config.raw_paths import raw_folder
     from harness.system import environment
@@ -275,6 +276,8 @@ def _write(
             "List the datasets: harness ls datasets",
         )
     paths = [source.expanduser() for source in sources] or [folders.raw / raw_folder(name)]
+    if not sources:
+        check_images(name, paths[0])
     opened, origin = open_with_origin(
         name,
         paths,
@@ -342,6 +345,7 @@ def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"{part}: " for part in first["loc"])
+        name = name or ("" if preset is None else "--preset: ")
         raise UserError(f"{name}{first['msg'].removeprefix('Value error, ')}.") from error
 
 

@@ -59,6 +59,27 @@ def test_processes_of_a_benchmark_inherit_pythonpath(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("option", "name", "hint"),
+    [
+        ("--against", "ffvc", "Did you mean ffcv?"),
+        ("--against", "ffcv:jpeg,torchvision:jpeg", "nvjpeg"),
+        ("--ours", "ours:jepg", "jpeg"),
+        ("--instructions", "AVX3", "AVX2"),
+    ],
+)
+def test_unknown_names_are_refused_before_the_corpus_is_made(
+    option: str, name: str, hint: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("loaders.kernel_c.instruction_sets", lambda: ("AVX2", "scalar"))
+    monkeypatch.setattr("harness.cli.benches._corpus.make_photo_tiles", lambda _: 1 / 0)
+    ended = CliRunner().invoke(cli, ["bench", "load", option, name])
+    assert isinstance(ended.exception, UserError) and hint in ended.exception.hint
+    for others in ("all", "dali:gpu", "ours:resident,streaming"):
+        ended = CliRunner().invoke(cli, ["bench", "load", "--against", others])
+        assert isinstance(ended.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
     "step_s, overhead_s, left_s, planned",
     [
         # A plan may take 90 % of the seconds left.

@@ -130,11 +130,30 @@ def test_files_that_cannot_be_fetched_are_listed_with_their_folder(harness: Any,
     assert "train/<class>/*.jpg" in out
     (tmp_path / "raw" / "resisc45" / "NWPU-RESISC45").mkdir(parents=True)
     assert harness("download", "resisc45")[0] == 0
-    assert harness("download", "synthetic_things")[:2] == (
-        0,
-        "synthetic_things is generated on first use; there is nothing to fetch.\n",
-    )
+    for option in ((), ("--dry-run",)):
+        assert harness("download", "synthetic_things", *option)[:2] == (
+            0,
+            "synthetic_things is generated on first use; there is nothing to fetch.\n",
+        )
     assert harness("download", "svnh")[0] == 2
+    assert "other/resisc45" in harness("download", "resisc45", "--raw-dir", "other", "--dry-run")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("verify-raw", "eurosat"), "--source"),
+        (("write-beton", "--dataset", "eurosat"), "--source"),
+        (("which-classes", "--target", "eurosat", "--surrogate", "efficientnet_lite0"), "--target"),
+    ],
+)
+def test_missing_images_are_answered_with_where_to_get_them(
+    arguments: tuple[str, ...], option: str, harness: Any, tmp_path: Path
+):
+    code, _, error = harness(*arguments)
+    assert code == 2 and f"The images of eurosat are not at {tmp_path / 'raw/eurosat'}." in error
+    assert eurosat.SPEC.where in error and "harness download eurosat" in error
+    assert f"pass {option} PATH or --raw-dir DIR" in error
 
 
 def test_all_lists_each_dataset_once_and_checks_the_disk_first(
@@ -157,7 +176,7 @@ def test_verify_raw_lists_problems(
     )
     code, out, _ = harness("verify-raw", "eurosat")
     assert code == 0
-    assert "train: 60 images of 10 classes, 6 to 6 of each" in out
+    assert "train: 60 images of 10 classes, 6 of each" in out
     assert "eurosat: good" in out
     assert harness("verify-raw", "EuroSAT", "--source", str(eurosat_tree / "2750"))[0] == 0
 

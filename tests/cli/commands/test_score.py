@@ -91,6 +91,35 @@ def test_scores_by_name_and_a_model_without_classes(root: Path):
     assert wrong.exception is not None and "no score named 'lep'" in str(wrong.exception)
 
 
+def test_a_model_may_be_named_by_its_stage(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(root)
+    for key, name in (("0123456789abcdef0123", "pretrain/all"), ("ab12ab12ab12", "write/all")):
+        folder = root / "runs/stages" / name.partition("/")[0] / key
+        folder.mkdir(parents=True)
+        (folder / "stage.json").write_text(json.dumps({"name": name}))
+    trained = root / "runs/stages/pretrain/0123456789abcdef0123"
+    (trained / "model.pt").write_bytes((root / "model.pt").read_bytes())
+    source = ["--dataset", "folder", "--source", "data/colors-images", "--data-dir", "betons"]
+
+    def score(model: str) -> Result:
+        return CliRunner().invoke(
+            cli, ["score", "--model", model, *source, "--scores", "logme, ", "--json"]
+        )
+
+    expected = json.loads(score("model.pt").stdout)["scores"]
+    for name in ("pretrain/all", "0123456789abcdef0123", "01234567"):
+        assert json.loads(score(name).stdout)["scores"] == expected
+    for name, message in (
+        ("write/all", "The stage write/all has no model.pt."),
+        ("ab12ab", "The stage ab12ab has no model.pt."),
+        ("pretrain/al", "No stage pretrain/al has been started"),
+        ("data/model", "There is no model file data/model."),
+        ("resnet1", "There is no model named 'resnet1'."),
+        ("timm/no_such", "There is no timm model named 'no_such'."),
+    ):
+        assert message in str(score(name).exception)
+
+
 def test_duplicate_images_are_reported(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(knn, "duplicates", lambda features: 7)
     assert "7 images have the features of an earlier one" in invoke(root, "--scores", "knn").output

@@ -156,6 +156,23 @@ class PlainEpoch(Epoch):
         self._closed = True
 
 
+class PlainLoader(Loader):
+    """Loader whose epochs take their batches from generators."""
+
+    _running: PlainEpoch | None = None
+
+    def run(self, batches: Iterator[Batch], *, poison: bool = False) -> PlainEpoch:
+        """Start an epoch with these batches, and close the previous one."""
+        PlainLoader.close(self)
+        self._running = PlainEpoch(batches, poison)
+        return self._running
+
+    def close(self) -> None:
+        """Close the running epoch. May be called more than once."""
+        if self._running is not None:
+            self._running.close()
+
+
 def check_single_crop(plan: LoaderPlan) -> None:
     """Raise UserError if a plan has several crops per image; for backends that make only one."""
     if plan.crops_per_image > 1:

@@ -144,12 +144,7 @@ class BatchDecoder:
             self._decode_in_runs(np.repeat(positions, num_crops), crops, flat, crop_codes)
             error_codes = crop_codes.reshape(len(positions), -1).max(axis=1, initial=0)
         for row in np.flatnonzero(error_codes == kernel_c.OUT_OF_MEMORY).tolist():
-            position = positions[row]
-            error = kernel_c.memory_error(
-                int(samples.widths[position]), int(samples.heights[position])
-            )
-            error.add_note(f"At sample {samples.indices[position]} of {samples.path}.")
-            raise error
+            raise samples.memory_error(positions[row])
         return {
             row: samples.decode_error(position, self._error_message(position))
             for row, position in zip(

@@ -123,6 +123,21 @@ class LoaderPlan:
     resize_version: int = RESIZE_VERSION
 
     def __post_init__(self) -> None:
+        self._convert_types()
+        self._check_choices()
+        self._check_numbers()
+        self._check_combinations()
+        self._check_crops()
+        self._check_normalization()
+        if self.resize_version != RESIZE_VERSION:
+            raise UserError(
+                f"LoaderPlan.resize_version is {self.resize_version}; this version of the loader "
+                f"computes {RESIZE_VERSION}.",
+                "Leave it out, or install the version of harness that made the plan.",
+            )
+
+    def _convert_types(self) -> None:
+        """Convert the values that callers may give in several types."""
         object.__setattr__(self, "beton", Path(self.beton))
         for name in _WHOLE_NUMBERS:
             object.__setattr__(self, name, whole_number(f"LoaderPlan.{name}", getattr(self, name)))
@@ -138,17 +153,16 @@ class LoaderPlan:
             object.__setattr__(self, "weights", Path(self.weights))
         elif self.weights is not None and not isinstance(self.weights, Path):
             object.__setattr__(self, "weights", _frozen(self.weights))
-        if (self.weights is None) == (self.order == "weighted"):
-            raise UserError(
-                "LoaderPlan.weights and order: weighted go together.",
-                "Set both, or use order: balanced for equal shares of the classes.",
-            )
+
+    def _check_choices(self) -> None:
         for name, allowed in _choices().items():
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"LoaderPlan.{name} is {getattr(self, name)!r}; it must be one of "
                     f"{', '.join(allowed)}."
                 )
+
+    def _check_numbers(self) -> None:
         for name in _WHOLE_NUMBERS:
             if name not in ("seed", "rank", "resize_version") and getattr(self, name) < 1:
                 raise UserError(
@@ -171,6 +185,13 @@ class LoaderPlan:
                 f"{self.resolution:,} pixels per side, which takes {batch_bytes / 1e12:,.0f} TB.",
                 "Use a smaller batch size or resolution.",
             )
+
+    def _check_combinations(self) -> None:
+        if (self.weights is None) == (self.order == "weighted"):
+            raise UserError(
+                "LoaderPlan.weights and order: weighted go together.",
+                "Set both, or use order: balanced for equal shares of the classes.",
+            )
         if self.subset is not None and (self.indices is not None or self.labels is not None):
             raise UserError(
                 "LoaderPlan.subset cannot be combined with indices or labels.",
@@ -188,6 +209,8 @@ class LoaderPlan:
                 f"{self.crops_per_image}.",
                 "Augment the crops in your own code, or set crops_per_image=1.",
             )
+
+    def _check_crops(self) -> None:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(
@@ -205,13 +228,6 @@ class LoaderPlan:
                 f"LoaderPlan.center_fraction is {self.center_fraction}; it must be above 0 and at "
                 "most 1."
             )
-        if self.resize_version != RESIZE_VERSION:
-            raise UserError(
-                f"LoaderPlan.resize_version is {self.resize_version}; this version of the loader "
-                f"computes {RESIZE_VERSION}.",
-                "Leave it out, or install the version of harness that made the plan.",
-            )
-        self._check_normalization()
 
     def _check_normalization(self) -> None:
         for name in ("mean", "std"):

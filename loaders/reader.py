@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loaders import kernel_c
 from loaders.augment import quasi_random_order, random_order
 from loaders.plan import LoaderPlan
 from loaders.sampling import (
@@ -135,6 +136,12 @@ class Samples:
             "on. Run "
             f"`harness verify {self.path}` to find other damage, then write the beton again.",
         )
+
+    def memory_error(self, position: int) -> MemoryError:
+        """Build the error for a sample that is too large to decode."""
+        error = kernel_c.memory_error(int(self.widths[position]), int(self.heights[position]))
+        error.add_note(f"At sample {self.indices[position]} of {self.path}.")
+        return error
 
     def all_corrupt_error(self, num_images: int, last: UserError) -> UserError:
         """Build the error for a batch in which all images are damaged, for on_corrupt: skip.

@@ -126,10 +126,7 @@ class WholeImageDecoder:
         for row in np.flatnonzero(error_codes).tolist():
             position = int(positions[row])
             if error_codes[row] == kernel_c.OUT_OF_MEMORY:
-                width, height = int(samples.widths[position]), int(samples.heights[position])
-                error = kernel_c.memory_error(width, height)
-                error.add_note(f"At sample {samples.indices[position]} of {samples.path}.")
-                raise error
+                raise samples.memory_error(position)
             decode_sample(samples, position)  # raises with the decoder's message
             raise samples.decode_error(position, "its coded data is damaged")
 

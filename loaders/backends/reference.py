@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from loaders.backend import Batch, Loader, PlainEpoch
+from loaders.backend import Batch, PlainEpoch, PlainLoader
 from loaders.interpolation import Interpolation
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples, open_samples, split_batches
@@ -32,22 +32,13 @@ def open_loader(plan: LoaderPlan) -> "ReferenceLoader":
     return ReferenceLoader(plan, open_samples(plan))
 
 
-class ReferenceLoader(Loader):
+class ReferenceLoader(PlainLoader):
     """Loader that computes every pixel in the simplest way."""
-
-    _running: PlainEpoch | None = None
 
     def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
         """Start an epoch; see `Loader.start`."""
         batches = split_batches(self.plan, order)
-        self.close()
-        self._running = PlainEpoch(self._batches(batches, epoch, resolution), self.plan.poison)
-        return self._running
-
-    def close(self) -> None:
-        """Release all resources; see `Loader.close`."""
-        if self._running is not None:
-            self._running.close()
+        return self.run(self._batches(batches, epoch, resolution), poison=self.plan.poison)
 
     def _batches(self, batches: list[np.ndarray], epoch: int, resolution: int) -> Iterator[Batch]:
         for positions in batches:

@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
+from loaders.backend import Batch, PlainEpoch, PlainLoader, check_single_crop
 from loaders.backends import ffcv
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples, split_batches
@@ -33,28 +33,20 @@ def open_loader(plan: LoaderPlan) -> "ReplayLoader":
     return ReplayLoader(plan, open_samples(plan))
 
 
-class ReplayLoader(Loader):
+class ReplayLoader(PlainLoader):
     """Loader that repeats the first NUM_BATCHES full batches of the ffcv backend, or fewer.
 
     If a batch of the epoch is shorter than these, it has only their first images.
     """
 
     _loaded: tuple[int, list[Batch]] | None = None  # resolution, and batches at this resolution
-    _running: PlainEpoch | None = None
 
     def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
         """Start an epoch; see `Loader.start`."""
         batches = split_batches(self.plan, order)
-        self.close()
         if self._loaded is None or self._loaded[0] != resolution:
             self._loaded = resolution, self._load(epoch, resolution)
-        self._running = PlainEpoch(_cut(batches, self._loaded[1]))
-        return self._running
-
-    def close(self) -> None:
-        """Release all resources; see `Loader.close`."""
-        if self._running is not None:
-            self._running.close()
+        return self.run(_cut(batches, self._loaded[1]))
 
     def _load(self, epoch: int, resolution: int) -> list[Batch]:
         with (

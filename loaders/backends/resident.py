@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from loaders.augment import Crops, choose_crops
-from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
+from loaders.backend import Batch, PlainEpoch, PlainLoader, check_single_crop
 from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
 from loaders.interpolation import Interpolation, number_of
@@ -42,15 +42,13 @@ def open_loader(plan: LoaderPlan) -> "ResidentLoader":
     return ResidentLoader(plan, open_samples(plan))
 
 
-class ResidentLoader(Loader):
+class ResidentLoader(PlainLoader):
     """Loader that decodes all images when it is opened.
 
     Raises:
         UserError: an image does not decode (unless on_corrupt is "skip"), or the decoded images do
             not fit into memory.
     """
-
-    _running: PlainEpoch | None = None
 
     def __init__(self, plan: LoaderPlan, samples: Samples) -> None:
         super().__init__(plan, samples)
@@ -98,20 +96,14 @@ class ResidentLoader(Loader):
         if not len(self._pixels):
             raise RuntimeError("This loader is closed.")
         batches = split_batches(self.plan, order)
-        self._end_running()
-        self._running = PlainEpoch(self._batches(batches, epoch, resolution), self.plan.poison)
-        return self._running
+        return self.run(self._batches(batches, epoch, resolution), poison=self.plan.poison)
 
     def close(self) -> None:
         """Release all resources; see `Loader.close`."""
-        self._end_running()
+        super().close()
         self._pixels = self._pixels.new_empty((0, 3))
         if self._kernel is not None:
             self._kernel.close()
-
-    def _end_running(self) -> None:
-        if self._running is not None:
-            self._running.close()
 
     def _batches(self, batches: list[np.ndarray], epoch: int, resolution: int) -> Iterator[Batch]:
         samples, damaged = self.samples, np.array(list(self._damaged), np.int64)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from loaders.backend import Batch, Loader, PlainEpoch, check_single_crop
+from loaders.backend import Batch, PlainEpoch, PlainLoader, check_single_crop
 from loaders.normalize import look_up, lookup_table
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples, split_batches
@@ -17,28 +17,20 @@ def open_loader(plan: LoaderPlan) -> "SyntheticLoader":
     return SyntheticLoader(plan, open_samples(plan))
 
 
-class SyntheticLoader(Loader):
+class SyntheticLoader(PlainLoader):
     """Loader that returns the same random images in every batch.
 
     A short batch has the first of these images.
     """
 
     _images: torch.Tensor | None = None
-    _running: PlainEpoch | None = None
 
     def start(self, order: np.ndarray, epoch: int, resolution: int) -> PlainEpoch:
         """Start an epoch; see `Loader.start`."""
         batches = split_batches(self.plan, order)
-        self.close()
         if self._images is None or self._images.shape[-1] != resolution:
             self._images = _noise(self.plan, resolution)
-        self._running = PlainEpoch(self._batches(batches, self._images))
-        return self._running
-
-    def close(self) -> None:
-        """Release all resources; see `Loader.close`."""
-        if self._running is not None:
-            self._running.close()
+        return self.run(self._batches(batches, self._images))
 
     def _batches(self, batches: list[np.ndarray], images: torch.Tensor) -> Iterator[Batch]:
         for positions in batches:

@@ -85,7 +85,7 @@ def test_parts_run_one_after_another_equal_the_whole_kernel(mode):
         kernel_c.time_parts(images, box, flip, outputs[0], name)
         kernel_c.Pool(1, name).make_batch(
             images,
-            None,
+            np.arange(1),
             box,
             flip,
             outputs[1],

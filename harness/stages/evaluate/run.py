@@ -11,7 +11,7 @@ its head has the classes of that dataset. Otherwise the result has the reason in
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,13 +28,7 @@ from harness.modeling.precision import choose
 from harness.runner.context import Outcome, StageContext
 from harness.stages._progress import PassProgress
 from harness.stages.evaluate.head_order import order_head
-from harness.stages.evaluate.record import (
-    CoarseScores,
-    EvaluateMetrics,
-    EvaluateTiming,
-    EvaluationAttackRecord,
-    PerClass,
-)
+from harness.stages.evaluate.record import EvaluateMetrics, EvaluateTiming
 from harness.stages.pretrain.spec import MODEL_FILE
 from harness.system.out_of_memory import is_out_of_memory
 from harness.train import compile_choice, predictions
@@ -66,21 +60,8 @@ def run(context: StageContext) -> Outcome:
     settings = EvaluateSettings.model_validate(config["settings"])
     classes = context.needs["data"].metrics["classes"]
     common = _common_classes(context, classes)
-    labels = tuple(classes.index(name) for name in common)
-    views = {"own": View()}
-    if common:
-        views |= {
-            "common_unmasked": View(labels=labels),
-            "common_masked": View(labels=labels, logits=labels),
-        }
     coarse_labels = _coarse_labels(context)
-    coarse: dict[str, CoarseScores] = {
-        name: {"num_labels": max(groups) + 1, "clean": None, "adversarial": None}
-        for name, groups in coarse_labels.items()
-    }
-    for name, groups in coarse_labels.items():
-        if len(set(groups)) < len(groups):
-            views |= {f"coarse {name} {by}": View(groups=groups, by=by) for by in BY}
+    views = _views(tuple(classes.index(name) for name in common), coarse_labels)
     loaded, about = classifier.load(context.need_folders["model"] / MODEL_FILE)
     is_loaded = context.needs["model"].kind == "adopt"
     if is_loaded and (reason := order_head(loaded, about, classes)):
@@ -107,7 +88,10 @@ def run(context: StageContext) -> Outcome:
         "common_classes": common,
         "clean": {},
         "adversarial": None,
-        "coarse": coarse,
+        "coarse": {
+            name: {"num_labels": max(groups) + 1, "clean": None, "adversarial": None}
+            for name, groups in coarse_labels.items()
+        },
         "per_class": {"classes": classes},
         "attack": None,
         "precision": precision,
@@ -146,23 +130,7 @@ def run(context: StageContext) -> Outcome:
                 counts = _without_failing_mode(
                     partial(pass_of, attacked_plan), compile_mode, context.folder
                 )
-            label_counts = {
-                view: count for view, count in counts.items() if not view.startswith("coarse ")
-            }
-            scores = {view: count.scores() for view, count in label_counts.items()}
-            metrics[name] = scores
-            for subset, coarse_scores in coarse.items():
-                by_way: dict[str, Scores] = {
-                    by: counts[f"coarse {subset} {by}"].scores()
-                    for by in BY
-                    if f"coarse {subset} {by}" in counts
-                }
-                coarse_scores[name] = by_way or {"own": scores["own"]}
-            per_class: PerClass = metrics["per_class"]
-            per_class["num_images"] = counts["own"].per_class()[1].tolist()
-            per_class[name] = {
-                view: count.per_class()[0].tolist() for view, count in label_counts.items()
-            }
+            _add_scores(metrics, name, counts)
             predicted |= {
                 f"{name}_{view}": counts[view].predictions()
                 for view in ("own", "common_masked")
@@ -176,7 +144,7 @@ def run(context: StageContext) -> Outcome:
         if context.group.is_main:
             predictions.save(context.folder, loader, predicted)
     if eps > 0:
-        attack: EvaluationAttackRecord = {
+        metrics["attack"] = {
             "norm": settings.attack.norm,
             "eps": eps,
             "steps": settings.attack.steps,
@@ -187,8 +155,46 @@ def run(context: StageContext) -> Outcome:
             "logits": settings.attacked_logits,
             "compiled": attacked_plan.compile_mode,
         }
-        metrics["attack"] = attack
     return Outcome(metrics, timing)
+
+
+def _views(
+    common: tuple[int, ...], coarse_labels: Mapping[str, tuple[int, ...]]
+) -> dict[str, View]:
+    """Return the views of the model's logits.
+
+    Args:
+        common: labels of the common classes; empty if the model lacks one.
+        coarse_labels: result of `_coarse_labels`.
+    """
+    views = {"own": View()}
+    if common:
+        views["common_unmasked"] = View(labels=common)
+        views["common_masked"] = View(labels=common, logits=common)
+    for name, groups in coarse_labels.items():
+        if len(set(groups)) < len(groups):
+            views |= {_coarse_view(name, by): View(groups=groups, by=by) for by in BY}
+    return views
+
+
+def _coarse_view(subset: str, by: str) -> str:
+    return f"coarse {subset} {by}"
+
+
+def _add_scores(metrics: EvaluateMetrics, name: Pass, counts: Mapping[str, Counts]) -> None:
+    """Add the scores of a pass to the metrics. `counts` has those of each view."""
+    coarse = {_coarse_view(subset, by) for subset in metrics["coarse"] for by in BY}
+    fine = {view: count for view, count in counts.items() if view not in coarse}
+    scores = {view: count.scores() for view, count in fine.items()}
+    metrics[name] = scores
+    for subset, coarse_scores in metrics["coarse"].items():
+        by_way: dict[str, Scores] = {
+            by: counts[view].scores() for by in BY if (view := _coarse_view(subset, by)) in counts
+        }
+        coarse_scores[name] = by_way or {"own": scores["own"]}
+    per_class = metrics["per_class"]
+    per_class["num_images"] = counts["own"].per_class()[1].tolist()
+    per_class[name] = {view: count.per_class()[0].tolist() for view, count in fine.items()}
 
 
 def _not_measured(reason: str) -> EvaluateMetrics:

@@ -1,6 +1,7 @@
 """Names of torchvision's and timm's classifiers, and patterns of names.
 
-A library is imported only by `available`, and by `matching` if its names are not in the cache.
+Importing this module imports no library. Functions import one when they need it, `matching` only if
+its names are not in the cache.
 """
 
 import fnmatch
@@ -51,7 +52,7 @@ def matching(pattern: str, limit: int | None = None, names_folder: Path | None =
             importing torchvision or timm takes seconds and 600 MB. None means no cache.
 
     Raises:
-        UserError: no classifier matches.
+        UserError: no classifier matches, or the pattern begins with no library.
     """
     library, _, inner = pattern.partition("/")
     if library not in LIBRARIES or not inner:
@@ -61,7 +62,7 @@ def matching(pattern: str, limit: int | None = None, names_folder: Path | None =
         )
     network, weights = split_weights(inner)
     published = _published(library, names_folder)
-    # A recipe names the default weights by the network alone.
+    # Without @, a name stands for the default weights.
     matches = [
         f"{library}/{name}@{weights}" if weights else f"{library}/{name}"
         for name in fnmatch.filter(published, network)

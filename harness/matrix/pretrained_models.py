@@ -1,6 +1,7 @@
-"""Stages of pretrained models: adopt -> evaluate, transfer, features -> score -> shortlist.
+"""Expand the stages of a recipe's pretrained models (`models`). Imports no torch.
 
-Adopt loads a model. Imports no torch.
+The stage `adopt` loads a model. Stages `evaluate`, `transfer` and `features` need it; `score` needs
+`features`, and `shortlist` needs the scores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from harness.matrix.stage import Stage
 from harness.matrix.transfers import Transfers
 from loaders import interpolation
 
-# Type of input -> setting of an adopt stage that has the digest of such an input.
+# Type of input -> setting of the `adopt` stage that contains the digest of the input's file.
 FILES: dict[type, str] = {
     Checkpoint: "weights_file",
     PublishedWeights: "weights_file",
@@ -46,9 +47,9 @@ def stages_of_models(
 
     Args:
         recipe: the recipe.
-        selection: points of the axes that the recipe selects.
+        selection: the combinations of axes (model, target, method, seed) that the recipe selects.
         targets: targets, with the stages that write their data.
-        contents: contents of the recipe's inputs.
+        contents: name of an input of the recipe -> digest of its content.
         source: stage that writes the images that models are evaluated on. None means they are
             not evaluated.
     """
@@ -122,9 +123,9 @@ def adopt_config(recipe: Recipe, settings: ModelSettings, contents: Contents) ->
 def _evaluate_config(features: FeatureSettings, model: ModelSettings) -> dict[str, Any]:
     """Config of an evaluate stage of a pretrained model: clean images, resolution and crop.
 
-    If resolution or crop is None, the value in the model's metadata is used. The entry of a
-    checkpoint may set them. Published weights are measured at the resolution and crop of their
-    published accuracy.
+    A recipe may set resolution and crop of a checkpoint. Otherwise they are None, which means the
+    values in the model's metadata. Published weights are measured at the resolution and crop of
+    their published accuracy.
     """
     is_checkpoint = model.checkpoint is not None
     return {

@@ -47,8 +47,8 @@ class GpuMonitor:
         self._seconds = time.monotonic() - self._started_at
         if self._thread.ident is not None:
             self._thread.join()
-            # Most often the block was shorter than SAMPLE_EVERY_S. A sample taken now still
-            # describes it, because NVML averages over some tenths of a second.
+            # Without samples, the block was shorter than SAMPLE_EVERY_S, or NVML failed. A sample
+            # taken now still describes it: NVML averages over some tenths of a second.
             if not self._samples:
                 self._sample()
             self._nvml.nvmlShutdown()

@@ -108,7 +108,7 @@ def _may_start(
     if stage_state.is_done(_kind_of(folder, options), folder, options.data_dir):
         return "done"  # another run has finished it a moment ago
     if stage_state.failed_since(folder, options.began_at) is not None:
-        return "busy"  # it failed in another run a moment ago; the executor reads the error
+        return "busy"  # it just failed in another run, whose error the executor will read
     (folder / stage_state.ERROR_FILE).unlink(missing_ok=True)
     return "ready"
 
@@ -120,7 +120,7 @@ def _attempt(
     held: lease.Lease | None,
     group: ProcessGroup,
 ) -> StageStatus:
-    """Compute the stage and write its result, or error.txt if a retry in this run would fail again.
+    """Compute the stage and write its result. If it fails finally, write error.txt.
 
     Args:
         folder: folder of the stage.
@@ -317,7 +317,7 @@ def _output_to(log: Path) -> Iterator[None]:
 
 
 def _required_restart(error: BaseException) -> RestartRequiredError | None:
-    """Return the RestartRequiredError in the chain of an error and its contexts; None if none.
+    """Return the RestartRequiredError among an error, its causes and contexts, or None.
 
     After such an error, closing a loader or a monitor may need the GPU and raise another error.
     """

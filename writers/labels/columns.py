@@ -11,7 +11,7 @@ from writers.labels.settings import LabelTable
 from writers.labels.values import flag_of, is_missing
 from writers.text_names import counted
 
-# Names of the column of files, without spaces, dashes and underscores; the surest group is first.
+# Names of the column of files, as `_plain` returns them. Earlier groups are preferred.
 FILE_NAMES = (
     ("file", "filename", "filenames", "filepath", "path", "imagepath", "imagefile", "imgpath"),
     ("image", "imagename", "imageid", "img", "imgname", "imgid", "imagefilename", "picture"),
@@ -39,7 +39,8 @@ class Columns:
         file: names of image files.
         labels: one column of texts, or one column of 0 and 1 per class.
         split: None if the table has no splits.
-        has_flags: True if the columns of labels contain 0 and 1, and their names are the classes.
+        has_flags: True if there are several columns of labels that contain 0 and 1. Their names are
+            the classes.
         is_plural: True if the name of the column of labels is plural.
     """
 
@@ -54,7 +55,8 @@ def recognize(table: Table, settings: LabelTable) -> Columns:
     """Find the columns of files, labels and splits.
 
     Raises:
-        UserError: a named column is missing, or it is unclear which columns are meant.
+        UserError: the table is empty, a named column is missing or has two uses, or it is unclear
+            which columns are meant.
     """
     if not table.columns:
         raise UserError(f"{table.path} is empty.", "Its first row names the columns.")

@@ -144,7 +144,7 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
 
 
 def _key_and_recipe(folder: Path) -> str:
-    """Format a stage's key, with the recipe that started it: 577a4299f514 (mine)."""
+    """Format a stage's key, with the recipe that started it: 577a4299f514 (fewer_classes)."""
     try:
         recipe = Path(json.loads((folder / "stage.json").read_text())["recipe"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,12 +14,17 @@ from harness.report.data.records import (
 )
 from harness.runner.result import Result
 
+# Sets of classes that are evaluated: the classes that all subsets share, with and without logits of
+# other classes, and the model's own classes.
 VIEWS = ("common_unmasked", "common_masked", "own")
-ATTACKS = ("clean", "adversarial")
+ATTACKS = ("clean", "adversarial")  # clean: no attack
 
 
 class ModelAxes(TypedDict):
-    """Values that identify a model that the recipe trains, or one of its `models`."""
+    """Values that identify a model that the recipe trains, or one of its `models`.
+
+    `same_variants` names the other variants of the recipe that give this same model.
+    """
 
     arch: str
     subset: str
@@ -31,7 +36,7 @@ class ModelAxes(TypedDict):
 
 
 class SourceFacts(TypedDict):
-    """Facts about the pretraining of a model. None means unknown."""
+    """Facts about the pretraining of a model. None, or "" for a string, means unknown."""
 
     num_classes: int | None
     num_source_images: int | None

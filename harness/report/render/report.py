@@ -28,7 +28,7 @@ from harness.report.stats.fit_measures import FitMeasure, fit_measures
 from harness.report.text import answer, caveats, findings, measured_accuracy, single
 from harness.runner.result import Result
 
-MAX_OPENING = 3  # largest number of paragraphs at the top; the others are in their sections
+MAX_OPENING = 3  # largest number of paragraphs at the top; the others are further down
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Report:
     """Content of a report.
 
     Attributes:
+        betons: the `.beton` files that the stages read or wrote.
+        coarse: results of subsets with coarser labels.
         left_out: stages whose result cannot be used, with the reason.
         num_skipped: number of stages that the recipe's shortlist skipped.
         headline: the answer in one sentence.
@@ -43,6 +45,7 @@ class Report:
         lead: the figure at the top of the page; None if there is nothing to compare.
         more: further findings that belong to no section.
         warnings: defects of the data that limit what the results mean.
+        caveats: limits of the measurement, such as a single seed.
     """
 
     recipe: Recipe
@@ -87,8 +90,8 @@ def collect(
         results: finished stages; duplicates count once.
         unfinished: names of stages without a result.
         failed: name -> reason, for unfinished stages that failed.
-        predictions: key of a stage -> its file of predictions. Tests on images read the files of
-            transfers.
+        predictions: key of a stage -> its file of predictions. Statistical tests over images read
+            the files of transfers.
         skipped: names of stages that the shortlist skipped.
         left_out: name -> reason, for stages whose result cannot be used.
     """
@@ -191,7 +194,7 @@ def _sentences(
     """Return all findings as paragraphs, beginning with the answer to the recipe's main question.
 
     If a recipe loads existing models, and has no scores and at most one subset, the main question
-    is how transfer depends on source accuracy; variants of pretraining are its controls.
+    is how transfer depends on source accuracy. Variants of pretraining then serve as controls.
     """
     answers = answer.answers(accuracy, transfer, analysis.effects)
     correlation = findings.about_source_accuracy(analysis.associations)

@@ -15,7 +15,9 @@ REFERENCE = "supervised"
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """Models of one kind of training, transferred by one method. The unit is the model.
+    """Models of one kind of training, transferred by one method. Intervals are over models.
+
+    A logit is that of a test accuracy.
 
     Attributes:
         num_models: models with a score on every target of the comparison.
@@ -24,7 +26,8 @@ class TrainingGroup:
         best_logit: mean logit of the model `best` over targets.
         difference: mean logit minus the mean logit of supervised models, with Welch's 95 %
             interval. None for supervised models, and if `welch` gives no interval.
-        num_networks: architectures that this group and supervised models share.
+        num_networks: architectures that this group and supervised models share; 0 for supervised
+            models.
         within_networks: mean over these architectures of the difference in logits. Unlike
             `difference`, it compares equal architectures. None without a shared architecture.
     """
@@ -44,7 +47,7 @@ class TrainingGroup:
 def training_groups(
     matrices: Mapping[str, ScoreMatrix], rows: Iterable[TransferRow]
 ) -> list[TrainingGroup]:
-    """Group the models of every method; empty for methods whose models are all of one kind.
+    """Group the models of each method. A method whose models are all of one kind has no groups.
 
     Args:
         matrices: method -> scores of all models on all targets.

@@ -21,7 +21,10 @@ _SIZE_LABELS = {"per_class": "training images per class", "steps": "training ste
 
 
 def curve_series(rows: Sequence[TransferRow]) -> dict[tuple[str, ModelId], str]:
-    """Return (method, model) -> label of its curve, which names the model if there are several."""
+    """Return (method, model) -> label of its curve.
+
+    A label names the model if there are several, or if it was trained from random weights.
+    """
     names = model_names([row for row in rows if not row.is_scratch])
     has_archs = len({row.arch for row in rows if row.arch}) > 1
     labels = {}
@@ -47,7 +50,11 @@ def rows_of_curves(rows: Sequence[TransferRow]) -> list[TransferRow]:
 def _groups(
     rows: Sequence[TransferRow], axis: str
 ) -> dict[tuple[str, int | None], list[TransferRow]]:
-    """Return (target, size on the other axis or None) -> rows that have a size on `axis`."""
+    """Group the rows that have a size on `axis`.
+
+    Returns:
+        (target, size on the other axis or None) -> rows. The axes are `per_class` and `steps`.
+    """
     other_axis = _other(axis)
     groups: dict[tuple[str, int | None], list[TransferRow]] = {}
     for row in rows:
@@ -119,9 +126,9 @@ def _curve_panel(
 def source_panels(rows: Sequence[TransferRow]) -> list[Panel]:
     """Draw mean scores over targets against the numbers of pretraining images, and of classes.
 
-    Each method has a color. The plot against images has subsets with all classes; the plot against
-    classes has subsets with nearly all images and coarser labels. Subsets with fewer images and
-    fewer classes are hollow in the first plot: they show the effect of fewer classes at equal
+    Each method has a color. The plot against classes has the subsets with nearly all images, whose
+    labels may be coarser. The plot against images has the others and the subsets with all classes.
+    Its hollow marks are subsets with fewer classes: they show the effect of fewer classes at equal
     numbers of images.
     """
     methods = source_methods(rows)

@@ -10,6 +10,7 @@
 # make gpu-bundle   collect wheels in .whl for a GPU machine without a network (GPU_PYTHON=3.12)
 # make clean        delete .venv and caches
 # Variable PYTHON: a Python interpreter, 3.11 to 3.13.
+# Variable CONSTRAINTS: a file of versions to install (default: constraints.txt); empty: the newest releases
 
 SHELL := /bin/bash
 VENV := .venv
@@ -17,6 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$p" && break; done)
+CONSTRAINTS ?= constraints.txt
 export HARNESS_DATA ?= data
 export HARNESS_RAW ?= raw
 export HARNESS_RUNS ?= runs
@@ -30,7 +32,8 @@ help:
 setup: $(STAMP)
 
 # FFCV and our C files are compiled on installation, against the system's OpenCV and libjpeg-turbo.
-$(STAMP): pyproject.toml $(wildcard writers/dct/*.[ch] writers/jpeg/*.[ch] loaders/*.[ch] loaders/native/*.[ch])
+# Environment variables, unlike -c, also limit the tools of isolated builds; since version 26, pip reads the second one for these.
+$(STAMP): pyproject.toml $(CONSTRAINTS) $(wildcard writers/dct/*.[ch] writers/jpeg/*.[ch] loaders/*.[ch] loaders/native/*.[ch])
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 to 3.13 found. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
 	@packages=""; \
 	pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null || packages="libopencv-dev libturbojpeg0-dev libjpeg-dev pkg-config libgl1"; \
@@ -48,7 +51,11 @@ $(STAMP): pyproject.toml $(wildcard writers/dct/*.[ch] writers/jpeg/*.[ch] loade
 	fi
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing the package and its requirements into $(VENV) (torch is large: this may take minutes)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@install="$(BIN)/python -m pip install -q --disable-pip-version-check -e .[dev]"; \
+	if [ -z "$(CONSTRAINTS)" ]; then $$install; else \
+		PIP_CONSTRAINT="$(CONSTRAINTS)" PIP_BUILD_CONSTRAINT="$(CONSTRAINTS)" $$install || { \
+			echo "The versions of $(CONSTRAINTS) cannot be installed here (see above). Installing the newest ones instead."; $$install; }; \
+	fi
 	@touch $(STAMP)
 
 demo: setup

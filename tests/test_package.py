@@ -77,6 +77,7 @@ def test_the_source_archive_has_all_sources(built):
     }
     wanted = {
         "Makefile",
+        "constraints.txt",
         "benchmarks/gpu_check.py",
         "benchmarks/contenders/ours.py",
         *kernels,

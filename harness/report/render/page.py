@@ -331,10 +331,9 @@ def _about_skipped(report: Report) -> str:
     if shortlist is None or not report.num_skipped:
         return ""
     count = "1 stage was" if report.num_skipped == 1 else f"{report.num_skipped:,} stages were"
-    return (
-        f"{count} skipped: {', '.join(shortlist.methods)} ran only for the best {shortlist.best} "
-        f"models by {shortlist.by}."
-    )
+    models = "best model" if shortlist.best == 1 else f"best {shortlist.best} models"
+    methods = ", ".join(shortlist.methods)
+    return f"{count} skipped: {methods} ran only for the {models} by {shortlist.by}."
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ from harness.report.render.section import Section
 from harness.report.stats.analysis import Analysis, analyze
 from harness.report.stats.budgets import budget_scores
 from harness.report.stats.fit_measures import FitMeasure, fit_measures
-from harness.report.text import answer, caveats, findings, measured_accuracy, single
+from harness.report.text import answer, caveats, findings, measured_accuracy, methods, single
 from harness.runner.result import Result
 
 MAX_OPENING = 3  # largest number of paragraphs at the top; the others are further down
@@ -107,9 +107,10 @@ def collect(
     sentences = _sentences(recipe, accuracy, transfer, analysis, induced) or [
         text
         for text in (
-            findings.about_best_model(analysis.matrices) or single.about_only_model(accuracy),
-            measured_accuracy.about_most_accurate(measured),
+            findings.about_best_model(analysis.matrices),
             single.about_only_transfer(transfer),
+            single.about_only_model(accuracy),
+            measured_accuracy.about_most_accurate(measured),
         )
         if text
     ]
@@ -204,7 +205,7 @@ def _sentences(
         findings.about_induction(induced),
         findings.about_predictors(analysis, recipe.shortlist),
         "" if compares_models else correlation,
-        findings.about_methods(analysis.comparisons, transfer, analysis.signs),
+        methods.about_methods(analysis.comparisons, transfer, analysis.signs),
         findings.about_scratch(analysis.against_scratch),
         findings.about_convergence(analysis.speedups),
         findings.about_strengths(analysis),

@@ -44,6 +44,7 @@ from harness.report.stats.analysis import Analysis
 from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.fit_measures import FitMeasure
 from harness.report.text import findings, measured_accuracy
+from harness.report.text.methods import about_methods
 
 SPAN_LABELS = {
     "data_wait": "waiting for data",
@@ -103,7 +104,7 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
     # A single pair of runs has neither intervals nor tests: the sentence has its difference.
     is_tested = any(row.num_pairs > 1 for row in analysis.comparisons)
     compared = analysis.comparisons if is_tested else []
-    sentence = findings.about_methods(analysis.comparisons, rows, analysis.signs)
+    sentence = about_methods(analysis.comparisons, rows, analysis.signs)
     return Section(
         "transfer",
         "Transfer",

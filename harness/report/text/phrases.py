@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.report.stats.intervals import MIN_SPREAD, SeedMean
 
+MIN_TARGETS = 3  # smallest number of targets that counts as a sample
 MAX_DECIMALS = 4  # largest number of decimals of a percentage
 
 

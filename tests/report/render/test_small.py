@@ -85,6 +85,25 @@ def test_one_run_of_each_of_two_methods_is_compared_once(tmp_path: Path) -> None
     assert "comparisons" not in page.tables and "figure" not in page.tags
 
 
+def test_the_transfer_is_the_answer_of_a_recipe_with_a_target(tmp_path: Path) -> None:
+    recipe = single(targets=("clothing",), methods=("full",))
+    render(recipe, with_classes(make_results(recipe), 24), tmp_path)
+    assert (tmp_path / "answer.txt").read_text().startswith("resnet10, transferred to clothing by")
+
+
+def test_methods_at_chance_are_marked(tmp_path: Path) -> None:
+    recipe = single(targets=("clothing",), methods=("fixed", "full"))
+    results = with_classes(make_results(recipe), 24, 0.05)
+    for index, result in enumerate(results):
+        if result.axes.get("method") == "full":
+            results[index] = replace_metrics(result, test=scores(0.1, 40))
+    render(recipe, results, tmp_path)
+    assert (tmp_path / "answer.txt").read_text() == (
+        "Method full was 5.0 points better than fixed, in one run of each (not clearly above "
+        "chance).\n"
+    )
+
+
 def test_a_page_without_a_question_has_its_name_once(tmp_path: Path) -> None:
     page = render(single(question="", name="mine"), [], tmp_path)
     opening = page.text.split("No model of this recipe")[0]

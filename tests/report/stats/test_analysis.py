@@ -10,7 +10,7 @@ from harness.config.recipe import ShortlistSettings
 from harness.report.render.tables.transfer import comparison_table
 from harness.report.stats.analysis import analyze
 from harness.report.stats.hypothesis_tests import holm
-from harness.report.text import findings
+from harness.report.text import findings, methods
 from harness.report.text.answer import answers
 from harness.runner.result import Result
 from tests.helpers import study_fakes as fakes
@@ -42,7 +42,7 @@ def test_a_method_comparison_has_the_t_interval_over_targets() -> None:
     ) == pytest.approx((theirs.low, theirs.high))
     assert (row.wins, row.num_pairs, row.num_targets, row.num_seeds) == (128, 128, 8, 2)
     assert (row.unit, row.num_units) == ("target", 8)
-    text = findings.about_methods(found.comparisons, transfer)
+    text = methods.about_methods(found.comparisons, transfer)
     assert "full was better than fixed in 128 of 128 runs (target, model, seed)" in text
     assert "the mean difference is +" in text
 
@@ -57,13 +57,13 @@ def test_a_method_comparison_has_the_t_interval_over_targets() -> None:
 def test_an_opposite_or_unclear_effect_is_stated(change: float, stated: str) -> None:
     results = [with_score(result, change, "full") for result in fakes.model_zoo(noise=0.03)]
     found, transfer = fakes.analyzed(results)
-    text = findings.about_methods(found.comparisons, transfer)
+    text = methods.about_methods(found.comparisons, transfer)
     assert stated in text
 
 
 def test_two_targets_give_no_interval() -> None:
     found, transfer = fakes.analyzed(fakes.model_zoo(targets=fakes.TARGETS[:2]))
-    text = findings.about_methods(found.comparisons, transfer)
+    text = methods.about_methods(found.comparisons, transfer)
     assert "±" not in text and "over 2 targets" in text
 
 
@@ -301,7 +301,7 @@ def test_scratch_methods_of_different_budgets_are_separate_baselines() -> None:
 
 def test_the_selected_configuration_is_stated() -> None:
     found, transfer = fakes.analyzed(fakes.grids())
-    text = findings.about_methods(found.comparisons, transfer)
+    text = methods.about_methods(found.comparisons, transfer)
     assert "l2sp was better than default in 4 of 4 runs" in text
     assert "reinit_last 1 (4 of 4 runs)" in text and "alpha 0.01 (4 of 4 runs)" in text
 

@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from harness.config import load
 from harness.report.render.report import collect
 from harness.report.stats.architectures import ALL_TARGETS
-from harness.report.text import findings
+from harness.report.text import findings, methods
 from harness.runner.result import Result
 from tests.helpers import study_fakes as fakes
 
@@ -194,7 +194,7 @@ def test_wins_are_counted_once_per_architecture_and_target():
     assert by_pair["full", "scratch", ALL_TARGETS].wins == 36
     assert by_pair["logreg", "scratch", ALL_TARGETS].wins == 36
     assert not any(row.method == "scratch" for row in found.signs)
-    text = findings.about_methods(found.comparisons, transfer, found.signs)
+    text = methods.about_methods(found.comparisons, transfer, found.signs)
     assert "full was better than logreg in 32 of 36 pairs of architecture and target" in text
 
 

@@ -121,7 +121,8 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
         for place in places
     ]
     model_cells = [[cell_of(row) for row in first_rows] for _, cell_of in described]
-    note = "On the train split of the target; higher is better, best of each column in bold."
+    best = ", best of each column in bold" if len(models) > 1 else ""
+    note = f"On the train split of the target; higher is better{best}."
     if KNN in {name for _, name in places}:
         note += " knn: percent of images whose nearest neighbor has the same class."
     if any("°" in cell.text for column in scored for cell in column):

@@ -29,6 +29,7 @@ from harness.report.render.tables.table import (
     Line,
     Lines,
     Table,
+    filled,
     mark_best,
     table_of,
 )
@@ -349,7 +350,7 @@ def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
         "against-scratch",
         "Transfer against training from scratch",
         rows,
-        columns,
+        filled(rows, columns),
         "Negative: clearly worse than random weights. It counts as negative transfer only if both "
         "sides tried the same number of configurations.",
     )

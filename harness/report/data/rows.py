@@ -16,7 +16,8 @@ from harness.runner.result import Result
 
 # Sets of classes that are evaluated: the classes that all subsets share, with and without logits of
 # other classes, and the model's own classes.
-VIEWS = ("common_unmasked", "common_masked", "own")
+COMMON_VIEWS = ("common_unmasked", "common_masked")
+VIEWS = (*COMMON_VIEWS, "own")
 ATTACKS = ("clean", "adversarial")  # clean: no attack
 
 
@@ -75,10 +76,10 @@ def accuracy_rows(results: Collection) -> list[AccuracyRow]:
     return rows
 
 
-def views_are_equal(rows: Sequence[AccuracyRow]) -> bool:
-    """Return True if the three views of every model have equal accuracies of equal classes."""
-    measured: dict[str, set[tuple[object, ...]]] = {view: set() for view in VIEWS}
-    for row in rows:
+def views_are_equal(rows: Sequence[AccuracyRow], views: Sequence[str] = VIEWS) -> bool:
+    """Return True if these views of every model have equal accuracies of equal classes."""
+    measured: dict[str, set[tuple[object, ...]]] = {view: set() for view in views}
+    for row in (row for row in rows if row.view in views):
         place = (row.arch, row.subset, row.variant, row.eps, row.seed, row.attack, row.attack_eps)
         values = (row.num_answers, row.num_images, row.top1, row.top5)
         measured[row.view].add((*place, *values))

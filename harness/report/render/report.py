@@ -22,6 +22,7 @@ from harness.report.render import sections
 from harness.report.render.figures.means import mean_panel
 from harness.report.render.figures.plot import Panel
 from harness.report.render.section import Section
+from harness.report.render.timing import timing_section
 from harness.report.stats.analysis import Analysis, analyze
 from harness.report.stats.budgets import budget_scores
 from harness.report.stats.fit_measures import FitMeasure, fit_measures
@@ -137,7 +138,7 @@ def collect(
         sections.selections_section(
             selections.selection_rows(collection), list(selections.class_score_rows(collection))
         ),
-        sections.timing_section(timing),
+        timing_section(timing),
     ]
     opening = sentences[:MAX_OPENING]
     in_sections = {sentence for section in built for sentence in section.sentences}

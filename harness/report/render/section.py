@@ -7,6 +7,7 @@ from harness.report.render.figures.plot import Panel
 from harness.report.render.tables.table import Table
 
 MAX_OPEN_ROWS = 40  # longer tables are folded
+MAX_LOOKUP_ROWS = 12  # tables that readers search rather than read are folded if they are longer
 
 
 @dataclass(frozen=True)

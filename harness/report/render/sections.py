@@ -16,7 +16,6 @@ from harness.report.data.records import (
     at_full_size,
     format_eps,
 )
-from harness.report.data.run_rows import TimingRow
 from harness.report.data.selections import ClassScoreRow, SelectionRow
 from harness.report.render.figures import classes as class_figures
 from harness.report.render.figures import grids as grid_figures
@@ -26,6 +25,7 @@ from harness.report.render.figures import sizes as size_figures
 from harness.report.render.figures import transfer as transfer_figures
 from harness.report.render.figures.plot import Panel
 from harness.report.render.section import (
+    MAX_LOOKUP_ROWS,
     Fold,
     LegendEntry,
     Section,
@@ -36,26 +36,16 @@ from harness.report.render.section import (
 )
 from harness.report.render.tables import accuracy as accuracy_tables
 from harness.report.render.tables import models as model_tables
-from harness.report.render.tables import runs as run_tables
 from harness.report.render.tables import scores as score_tables
 from harness.report.render.tables import selections as selection_tables
 from harness.report.render.tables import transfer as transfer_tables
+from harness.report.render.tables.scratch import scratch_table
 from harness.report.stats.analysis import Analysis
 from harness.report.stats.budgets import BudgetScore
 from harness.report.stats.fit_measures import FitMeasure
 from harness.report.text import findings, measured_accuracy
 from harness.report.text.methods import about_methods
 
-SPAN_LABELS = {
-    "data_wait": "waiting for data",
-    "copy": "copy to the device",
-    "augment": "augmentation",
-    "attack": "attack",
-    "forward": "forward",
-    "backward": "backward",
-    "optimizer": "optimizer",
-}
-_MAX_LOOKUP_ROWS = 12  # tables that readers search rather than read are folded if they are longer
 _MAX_OPEN_GRIDS = 6
 
 
@@ -145,8 +135,8 @@ def scores_section(
         (sentence,) if sentence else (),
         tuple(legend) if len(legend) > 1 else (),
         tuple(size_figures.induction_panels(inductions)),
-        tables=if_short(table, _MAX_LOOKUP_ROWS),
-        folds=folds(*if_long(table, _MAX_LOOKUP_ROWS)),
+        tables=if_short(table, MAX_LOOKUP_ROWS),
+        folds=folds(*if_long(table, MAX_LOOKUP_ROWS)),
     )
 
 
@@ -155,7 +145,7 @@ def scratch_section(analysis: Analysis) -> Section:
     return table_section(
         "scratch",
         "Against training from scratch",
-        transfer_tables.scratch_table(analysis.against_scratch),
+        scratch_table(analysis.against_scratch),
         findings.about_scratch(analysis.against_scratch),
     )
 
@@ -343,31 +333,6 @@ def selections_section(
         "Selections",
         tables=(selection_tables.selection_table(rows),),
         folds=(Fold("Scores of classes", (scored,)),) if class_scores else (),
-    )
-
-
-def timing_section(rows: Sequence[TimingRow]) -> Section:
-    """Accuracy and cost of each model; time per step and throughput of each run."""
-    of_steps = run_tables.timing_tables(rows)
-    tables = [run_tables.cost_table(rows), *of_steps]
-    spans = {span for row in rows for span in SPAN_LABELS if getattr(row, f"{span}_ms")}
-    legend = tuple(
-        LegendEntry(label, swatch=span) for span, label in SPAN_LABELS.items() if span in spans
-    )
-    note = "Waits: fraction of a step spent waiting for data."
-    if any(row.replay_img_per_s for row in rows):
-        note = (
-            "Replayed: images/s when one batch, already on the device, is trained on repeatedly: "
-            "the limit for any loader. Fed: images/s end to end, relative to replayed. Above "
-            f"100 %, the replay was measured too slow. {note}"
-        )
-    return Section(
-        "timing",
-        "Timing",
-        legend=legend,
-        tables=tuple(table for each in tables for table in if_short(each, _MAX_LOOKUP_ROWS)),
-        folds=folds(*(table for each in tables for table in if_long(each, _MAX_LOOKUP_ROWS))),
-        note=note if of_steps else "",
     )
 
 

@@ -111,25 +111,29 @@ def _by_target(
         key=lambda effect: effect.difference.mean,
     )
     lowest, highest = of_smallest[0], of_smallest[-1]
+    named = (lowest, highest) if len(of_smallest) > 1 else (lowest,)
+    at_chance = [_is_at_chance(effect, transfer) for effect in named]
+    remarks = [" (not clearly above chance)" if is_low else "" for is_low in at_chance]
+    if all(at_chance):  # one remark for all
+        remarks[:-1] = [""] * (len(remarks) - 1)
+        remarks[-1] = " (none clearly above chance)"
     changes = " and by ".join(
-        f"{in_points(effect.difference)} on {_target(effect, transfer)}"
-        for effect in ((lowest, highest) if len(of_smallest) > 1 else (lowest,))
+        f"{in_points(effect.difference)} on {effect.over['target'][0]}{remark}"
+        for effect, remark in zip(named, remarks, strict=True)
     )
     which = "" if len(of_smallest) <= 2 else f", the extremes of {len(of_smallest):,} targets"
     return f"{smallest} instead of {baseline} changed transfer by {changes}{which}."
 
 
-def _target(effect: Effect, transfer: Sequence[TransferRow]) -> str:
-    """Name the effect's target; add a remark if no compared accuracy is clearly above chance."""
-    (target,) = effect.over["target"]
-    is_low = all(
+def _is_at_chance(effect: Effect, transfer: Sequence[TransferRow]) -> bool:
+    """Return True if no accuracy that the effect compares is clearly above chance."""
+    return all(
         row.top1 is not None and is_near_chance(row.top1, row.num_answers, row.num_images)
         for row in transfer
         if row.arch == effect.arch
         and row.subset in (effect.setting, effect.baseline)
-        and row.target == target
+        and row.target in effect.over["target"]
     )
-    return f"{target} (not clearly above chance)" if is_low else target
 
 
 def _other_subsets(of_subsets: Sequence[Effect], smallest: str) -> str:

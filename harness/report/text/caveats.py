@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from harness.config.recipe import Recipe
 from harness.report.data.records import AccuracyRow, TransferRow
-from harness.report.data.rows import views_are_equal
+from harness.report.data.rows import COMMON_VIEWS, views_are_equal
 from harness.report.data.run_rows import BetonRow
 from harness.report.stats.intervals import is_near_chance, sampling_error, wilson_interval
 from harness.report.text.phrases import half_width, join_words
@@ -85,10 +85,12 @@ def _about_terms(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow
     """Define eps, common classes and masked, if the report uses them."""
     sentences = []
     if any(row.view != "own" for row in accuracy) and not views_are_equal(accuracy):
-        sentences.append(
-            "Common classes are those that all subsets keep. Masked means that only common "
-            "classes may be predicted; otherwise any class of the model may be."
-        )
+        sentences.append("Common classes are those that all subsets keep.")
+        if not views_are_equal(accuracy, COMMON_VIEWS):
+            sentences.append(
+                "Masked means that only common classes may be predicted; otherwise any class of "
+                "the model may be."
+            )
     rows: list[AccuracyRow | TransferRow] = [*accuracy, *transfer]
     if any(row.eps for row in rows):
         sentences.append(
@@ -104,14 +106,15 @@ def _about_chance(accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRo
         {row.num_answers for row in accuracy if row.view == view and row.num_answers}
         for view in ("common_masked", "common_unmasked")
     )
-    if masked and masked == unmasked and views_are_equal(accuracy):
-        parts.append(f"{_chances(masked)} on the source classes")
+    if masked and views_are_equal(accuracy, COMMON_VIEWS):
+        classes = "source" if views_are_equal(accuracy) else "common"
+        parts.append(f"{_chances(masked)} on the {classes} classes")
     elif masked and unmasked:
         parts.append(f"{_chances(unmasked)} on the common classes ({_chances(masked)} masked)")
     if targets := {row.num_answers for row in transfer if row.num_answers}:
         parts.append(f"{_chances(targets)} on the targets")
     text = f"Chance is {' and '.join(parts)}." if parts else ""
-    views = {"common_masked"} if views_are_equal(accuracy) else {"common_masked", "common_unmasked"}
+    views = COMMON_VIEWS[1:] if views_are_equal(accuracy, COMMON_VIEWS) else COMMON_VIEWS
     rows: list[AccuracyRow | TransferRow] = [
         *(row for row in accuracy if row.view in views),
         *transfer,

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from harness.report.data.run_rows import TimingRow
-from harness.report.render import sections
 from harness.report.render.tables.runs import cost_table
+from harness.report.render.timing import timing_section
 
 ROW = TimingRow(
     kind="pretrain",
@@ -53,12 +53,12 @@ def test_a_stage_without_steps_has_no_line_and_no_legend():
     fit = replace(ROW, kind="transfer", name="logreg", verdict="Fits cached features.")
     fit = replace(fit, data_wait_ms=0.0, copy_ms=0.0, forward_ms=0.0, backward_ms=0.0)
     fit = replace(fit, optimizer_ms=0.0)
-    assert sections.timing_section([fit]).is_empty
-    both = sections.timing_section([fit, replace(fit, name="full", forward_ms=3.0)])
+    assert timing_section([fit]).is_empty
+    both = timing_section([fit, replace(fit, name="full", forward_ms=3.0)])
     assert [row[0].text for row in both.all_tables[0].rows] == ["full"]
     assert [entry.swatch for entry in both.legend] == ["forward"]
 
 
 def test_the_section_opens_with_the_costs():
-    assert sections.timing_section([ROW]).all_tables[0].name == "costs"
-    assert sections.timing_section([]).is_empty
+    assert timing_section([ROW]).all_tables[0].name == "costs"
+    assert timing_section([]).is_empty

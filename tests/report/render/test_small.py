@@ -52,9 +52,20 @@ def test_views_that_differ_keep_their_tables(tmp_path: Path) -> None:
     recipe = single()
     results = with_classes(make_results(recipe), 24)
     (evaluated,) = (result for result in results if result.kind == "evaluate")
-    views = {**evaluated.metrics["clean"], "own": scores(0.4, 40)}
+    views = {**evaluated.metrics["clean"], "common_masked": scores(0.6, 40)}
     results[results.index(evaluated)] = replace_metrics(evaluated, clean=views)
     assert len(accuracy_tables(render(recipe, results, tmp_path))) == 3
+
+
+def test_masking_that_changes_nothing_has_no_table_of_its_own(tmp_path: Path) -> None:
+    recipe = single()
+    results = with_classes(make_results(recipe), 24)
+    (evaluated,) = (result for result in results if result.kind == "evaluate")
+    views = {**evaluated.metrics["clean"], "own": scores(0.4, 40)}
+    results[results.index(evaluated)] = replace_metrics(evaluated, clean=views)
+    page = render(recipe, results, tmp_path)
+    assert accuracy_tables(page) == {"accuracy-0-common_masked", "accuracy-0-own"}
+    assert "asked" not in page.text and "on the common classes" in page.text
 
 
 @pytest.mark.parametrize(("number", "has_top5"), [(5, False), (6, True)])

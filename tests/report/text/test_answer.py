@@ -408,6 +408,14 @@ def test_the_headline_marks_changes_between_accuracies_at_chance() -> None:
     )
 
 
+def test_the_headline_marks_two_changes_at_chance_once() -> None:
+    transfer = transfer_rows(
+        lambda subset, eps, target, seed: 0.11 - 0.01 * (subset == "minus20"), seeds=(0,)
+    )
+    text = headline((), transfer, effects((), transfer))
+    assert text.count("chance") == 1 and text.endswith("(none clearly above chance).")
+
+
 def test_the_headline_is_about_one_architecture() -> None:
     def losses(loss: float) -> list[TransferRow]:
         return transfer_rows(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from harness.config.recipe import Recipe
 from harness.report.data.collection import PlannedModel
 from harness.report.data.records import AccuracyRow, ClassRow, CoarseRow, format_eps
-from harness.report.data.rows import views_are_equal
+from harness.report.data.rows import COMMON_VIEWS, views_are_equal
 from harness.report.render.tables.cells import (
     MIN_TOP5,
     NONE,
@@ -42,7 +42,9 @@ def accuracy_tables(
 ) -> list[Table]:
     """Build a table per arch and view: a line per subset and variant, columns per eps.
 
-    If all models have the same classes, the views are equal, and there is one table per arch.
+    If all models have the same classes, the views are equal, and there is one table per arch. If
+    the models with the common classes have no others, masking changes nothing, and there is one
+    table of them.
 
     Args:
         recipe: gives the order of lines and columns.
@@ -56,6 +58,10 @@ def accuracy_tables(
         is_single = len({(row.arch, row.subset, row.variant, row.eps) for row in rows}) == 1
         of_models = "of the model" if is_single else "(all models have the same)"
         titles = {"common_masked": f"All classes {of_models}"}
+    elif views_are_equal(rows, COMMON_VIEWS):
+        titles = {"common_masked": "Common classes (these models have no others)"} | {
+            "own": VIEW_TITLES["own"]
+        }
     for index, arch in enumerate(recipe.archs):
         of_arch = [row for row in rows if row.arch == arch]
         evaluated = {row.subset for row in of_arch}

@@ -14,7 +14,6 @@ from harness.report.render.tables.cells import (
     number,
     optional_text,
     p_value_cell,
-    percent_cell,
     points,
     size_cell,
     spread,
@@ -29,13 +28,11 @@ from harness.report.render.tables.table import (
     Line,
     Lines,
     Table,
-    filled,
     mark_best,
     table_of,
 )
 from harness.report.stats.comparisons import (
     Comparison,
-    ScratchComparison,
 )
 from harness.report.stats.fit_measures import FitMeasure
 from harness.report.stats.image_tests import MAX_TESTS, ImageTest
@@ -308,58 +305,6 @@ def image_test_table(rows: Sequence[ImageTest]) -> Table:
     if len(rows) == MAX_TESTS:
         note += f" Only the first {MAX_TESTS:,} tests are shown."
     return table_of("image-tests", "Each target, image by image", rows, columns, note)
-
-
-def scratch_table(rows: Sequence[ScratchComparison]) -> Table:
-    """Transfer against training the same architecture from random weights."""
-    columns: list[ColumnOf[ScratchComparison]] = [
-        (Column("target", numeric=False), lambda row: text(row.target)),
-        *(
-            [(Column("model", numeric=False), lambda row: text(row.model))]
-            if len({row.model for row in rows}) > 1
-            else []
-        ),
-        (Column("method", numeric=False), lambda row: text(row.method)),
-        (Column("transfer", hint="percent"), lambda row: percent_cell(row.transfer)),
-        (Column("scratch", hint="percent"), lambda row: percent_cell(row.scratch)),
-        *(
-            [(Column("scratch method", numeric=False), lambda row: text(row.scratch_method))]
-            if len({row.scratch_method for row in rows}) > 1
-            else []
-        ),
-        (
-            Column("difference", hint="percentage points"),
-            lambda row: Cell(points(row.difference), sort=row.difference),
-        ),
-        (
-            Column("95 % interval", hint="Welch, over seeds"),
-            lambda row: interval_cell(
-                row.low_95, row.high_95, row.low_95, Cell(row.verdict, absent=True)
-            ),
-        ),
-        (
-            Column("tried", hint="configurations of transfer; below: of scratch, if they differ"),
-            _tried_cell,
-        ),
-        (
-            Column("transfer is", numeric=False),
-            lambda row: text(row.verdict, "" if row.is_matched else "tuning differs"),
-        ),
-    ]
-    return table_of(
-        "against-scratch",
-        "Transfer against training from scratch",
-        rows,
-        filled(rows, columns),
-        "Negative: clearly worse than random weights. It counts as negative transfer only if both "
-        "sides tried the same number of configurations.",
-    )
-
-
-def _tried_cell(row: ScratchComparison) -> Cell:
-    is_equal = row.num_configs == row.num_configs_scratch
-    below = "" if is_equal else f"scratch {row.num_configs_scratch:,}"
-    return Cell(f"{row.num_configs:,}", sort=float(row.num_configs), below=below)
 
 
 def chosen_table(rows: Sequence[TransferRow]) -> Table:

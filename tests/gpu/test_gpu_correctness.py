@@ -21,6 +21,7 @@ from harness.train.step import TrainStep
 from harness.transfer import logistic_regression
 from harness.transfer.features import Features, extract
 from loaders import open_loader
+from loaders.epoch import STREAM_PRIORITY
 from loaders.plan import LoaderPlan
 from tests.helpers import ROOT
 from tests.helpers.tiny_betons import photo, write_beton
@@ -157,6 +158,15 @@ def test_slots_are_not_refilled_while_the_gpu_is_busy(plan):
                 torch.cuda._sleep(2_000_000)  # 1 ms
                 num_wrong += (images != twin).any()
     assert num_wrong.item() == 0
+
+
+def test_loaders_and_captures_use_different_streams():
+    """torch assigns the streams of each priority in turn from a pool."""
+    captures, loaders = (
+        {torch.cuda.Stream(priority=priority).cuda_stream for _ in range(64)}
+        for priority in (0, STREAM_PRIORITY)
+    )
+    assert captures.isdisjoint(loaders)
 
 
 def scores(plan: LoaderPlan, device: str, mode: str | None = None) -> dict[str, float]:

@@ -57,6 +57,21 @@ def test_a_captured_attack_equals_the_eager_one(attack):
 
 @pytest.mark.gpu
 @needs_gpu
+def test_a_captured_attack_needs_no_memory_that_torch_frees():
+    """torch.compile frees the workspaces of matrix products when it records a graph."""
+    learner = make_learner("captured_attack")
+    batch = autotune.noise_batch(16, 32, 5, "cuda:0")
+    expected = learner.attack(*batch).clone()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    others = torch.full((2**28,), 77, dtype=torch.uint8, device="cuda:0")
+    found = learner.attack(*batch)
+    assert ((found - expected).abs() < 1e-4).double().mean() > 0.99
+    assert (others == 77).all()
+
+
+@pytest.mark.gpu
+@needs_gpu
 def test_a_loader_thread_may_use_cuda_during_a_capture():
     """Loader threads pin memory and wait for copies, which by default fails during a capture."""
     at_work, over, errors = threading.Event(), threading.Event(), []

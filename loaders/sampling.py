@@ -175,7 +175,7 @@ def read_weights(
 def _read_columns(file: Path) -> dict[str, list[str]]:
     try:
         text = text_encoding.decode(file.read_bytes(), file)
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (OSError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as CSV: {error}") from error
     columns = set(rows[0]) if rows else set()

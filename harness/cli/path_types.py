@@ -1,7 +1,9 @@
 """Types of options and arguments that are paths.
 
 Pipes, sockets and devices are refused: reading a pipe may block, and reading a device may never
-end. Commands replace the files that they write, which would remove a pipe or device.
+end. Commands replace the files that they write, which would remove a pipe or device. Empty paths
+are refused, because they stand for the working directory: `--out "$OUT"` would write there if OUT
+is unset.
 """
 
 import os

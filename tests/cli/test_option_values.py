@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from harness.cli.benches import train
 from harness.cli.main import cli, main
 from harness.cli.number_types import FloatType
+from harness.cli.path_types import PathType
 from harness.modeling import classifier
 from harness.system.gpu import select_gpu
 from loaders.plan import LoaderPlan
@@ -85,6 +86,21 @@ def test_the_hint_names_the_command_of_a_usage_error(
 ):
     text = refusal(arguments, capsys)
     assert f"See {command} --help." in text if command else "Did you mean show?" in text
+
+
+def test_no_path_may_be_empty():
+    """An empty path is that of the working directory: `--out "$OUT"` once wrote there."""
+    found = 0
+    for name, command in commands(cli):
+        for option in command.params:
+            assert not isinstance(option.type, click.Path) or isinstance(option.type, PathType), (
+                name
+            )
+            if isinstance(option.type, PathType):
+                with pytest.raises(click.BadParameter, match="empty text"):
+                    option.type.convert("", option, None)
+                found += 1
+    assert found >= 30
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:1", "meta", "mps", "cuda:", "cuda:-1", "cuda:0,1"])

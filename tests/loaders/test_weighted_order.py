@@ -200,6 +200,7 @@ def test_weights_come_from_files(beton, tmp_path, monkeypatch):
         ("", "has the columns none"),
         ("class,weight\nclass0,-1\nclass1,1\nclass2,1\nclass3,1\n", "negative"),
         ("class,weight\nclass0,nan\nclass1,1\nclass2,1\nclass3,1\n", "not finite"),
+        ('class,weight\nclass0,1\nclass1,"1\nclass2,1\nclass3,1\n', "cannot be read as CSV"),
         ("class,weight\nclass0,0\nclass1,0\nclass2,0\nclass3,0\n", "are 0"),
     ],
 )

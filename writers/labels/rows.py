@@ -113,7 +113,7 @@ def _read_csv(path: Path) -> Table:
     text = _text(path)
     header = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=header.count)
-    reader = csv.reader((line[0] for line in LINE.finditer(text)), delimiter=delimiter)
+    reader = csv.reader((line[0] for line in LINE.finditer(text)), delimiter=delimiter, strict=True)
     cells: dict[str, str] = {}
     rows: list[tuple[int, tuple[Any, ...]]] = []
     ragged: list[int] = []
@@ -129,7 +129,9 @@ def _read_csv(path: Path) -> Table:
                 ragged.append(begin)
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}, row {begin}: {error}.", "Is it a CSV?") from error
+        raise UserError(
+            f"{path}, row {begin}: {error}.", "Is it a CSV, with each quote closed?"
+        ) from error
     return Table(path, columns, rows, ragged)
 
 

@@ -66,7 +66,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             numbers.append(number)
             yield f"{line}\n"
 
-    rows = csv.reader(lines())
+    rows = csv.reader(lines(), strict=True)
     try:
         for row in rows:
             yield numbers[rows.line_num - 1], row

@@ -360,6 +360,8 @@ def test_images_of_an_archive_can_have_a_table(dogs: Path, tmp_path: Path):
         ("t.csv", b"id,breed,split,set\n00,x,train,train\n", "unclear whether split or set"),
         ("t.csv", b"file,path,label\n00,x,y\n", "unclear whether file or path"),
         ("t.csv", b"id,breed\n00," + b"x" * 200_000, "field larger than field limit"),
+        ("t.csv", b'id,breed\n00,"pug\n01,pug\n02,pug\n', "row 2: unexpected end of data"),
+        ("t.csv", b'id,breed\n00,pug\n01,"pug"gle\n', "row 3: ',' expected after"),
         ("t.json", b"[1, 2]", "row 1, is not a record"),
         ("t.json", b"3", "neither a list of records"),
         ("t.json", b"[" * 100_000, "is not JSON"),

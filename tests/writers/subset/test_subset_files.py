@@ -74,6 +74,14 @@ def test_names_with_line_breaks_and_commas_in_a_map(tmp_path: Path):
     } == label_of
 
 
+@pytest.mark.parametrize("text", ['a,"1\nb,2\n', 'a,"1"2\nb,2\n'])
+def test_quotes_that_are_not_closed_are_refused(tmp_path: Path, text: str):
+    """The open quote would make all later rows a part of one field."""
+    (tmp_path / "ranks.csv").write_text(text)
+    with pytest.raises(UserError, match="is not CSV"):
+        list(read_rows(tmp_path / "ranks.csv"))
+
+
 @pytest.mark.parametrize("kind", ["pipe", "huge"])
 def test_pipes_and_huge_files_are_no_class_lists(tmp_path: Path, kind: str):
     path = tmp_path / "list.txt"

@@ -1,3 +1,4 @@
 """Turn results into one HTML page: tables, figures and timing."""
 
-ANSWER_FILE = "answer.txt"  # file in a report's folder with the answer in one sentence
+# File in a report's folder: the answer in one sentence, and a line for each warning about the data.
+ANSWER_FILE = "answer.txt"

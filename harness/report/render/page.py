@@ -95,7 +95,7 @@ def write(
 def write_collected(report: Report, out: Path, formats: Sequence[str]) -> Path:
     """Write a collected report into the folder `out` and return the file to open first.
 
-    ANSWER_FILE, which has the headline, is always written.
+    ANSWER_FILE, which has the headline and the warnings, is always written.
 
     Args:
         report: content of the report.
@@ -149,7 +149,7 @@ def _files(report: Report, formats: Sequence[str]) -> Iterator[tuple[str, str | 
     if "parquet" in formats:
         for name, (kind, rows) in record_tables(report).items():
             yield f"{name}.parquet", [to_parquet(kind, rows)]
-    yield ANSWER_FILE, f"{report.headline}\n"
+    yield ANSWER_FILE, "".join(f"{line}\n" for line in (report.headline, *report.warnings))
 
 
 def to_html(report: Report) -> str:

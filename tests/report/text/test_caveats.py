@@ -52,3 +52,5 @@ def test_the_page_shows_the_warning_and_the_number_of_classes(tmp_path: Path):
     assert shown["grocery", "train"].split() == ["81"]
     assert text.replace("_", "\\_") in (tmp_path / "report.md").read_text()
     assert "grocery_1" in (tmp_path / "betons.csv").read_text()
+    _, warning = (tmp_path / "answer.txt").read_text().splitlines()  # `harness run` prints both
+    assert warning.startswith(text)

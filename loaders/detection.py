@@ -5,9 +5,7 @@ Images keep their stored sizes, so a batch is a list. Order and flips are the sa
 epoch give the same batches for any number of threads.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +21,7 @@ from loaders.whole_images import WholeImageDecoder
 from writers.beton.boxes import BoxTable
 from writers.beton.store import open_beton
 from writers.errors import UserError
+from writers.map_ahead import map_ahead
 
 BATCHES_AHEAD = 2  # batches that are decoded ahead while the consumer works
 
@@ -148,21 +147,17 @@ class DetectionLoader(ClosedOnExit):
     def _batches(
         self, decoder: WholeImageDecoder, batches: list[np.ndarray], number: int
     ) -> Iterator[DetectionBatch]:
-        """Yield batches while a thread decodes the next batches.
+        """Return an iterator over the batches; a thread decodes the next ones.
 
         `batches` has the positions of each batch's samples, int64 [B]; `number` is the epoch's.
         """
-        waiting: deque[Future[DetectionBatch]] = deque()
-        pool = ThreadPoolExecutor(1, "harness-detection")
-        try:
-            for positions in batches:
-                waiting.append(pool.submit(self._load, decoder, positions, number))
-                if len(waiting) > BATCHES_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return map_ahead(
+            lambda positions: self._load(decoder, positions, number),
+            batches,
+            num_threads=1,
+            max_pending=BATCHES_AHEAD,
+            name="harness-detection",
+        )
 
     def _load(
         self, decoder: WholeImageDecoder, positions: np.ndarray, number: int

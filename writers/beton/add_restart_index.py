@@ -5,9 +5,8 @@ JPEGs get a restart index (a table of offsets, for decoding only a crop) or beco
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from writers.beton.writeback import DiskWriter
 from writers.dct import blob as dct
 from writers.errors import UserError
 from writers.jpeg.restart_index import DamagedJpegError, add_restart_index
+from writers.map_ahead import map_ahead
 
 IMAGES_AT_ONCE = 16  # images per task of a thread
 AHEAD_PER_THREAD = 4  # tasks per thread that may be converted ahead of the writing
@@ -198,17 +198,17 @@ def _images(
                 "Write the beton again from its images.",
             ) from error
 
-    waiting: deque[Future[list[tuple[int, bytes, bytes]]]] = deque()
     with (
         beton.path.open("rb", buffering=0) as file,
-        ThreadPoolExecutor(num_threads, "harness-index") as pool,
+        closing(  # before the file, which threads read
+            map_ahead(
+                work_through,
+                range(0, len(rows), IMAGES_AT_ONCE),
+                num_threads=num_threads,
+                max_pending=num_threads * AHEAD_PER_THREAD - 1,
+                name="harness-index",
+            )
+        ) as groups,
     ):
-        try:
-            for begin in range(0, len(rows), IMAGES_AT_ONCE):
-                waiting.append(pool.submit(work_through, begin))
-                if len(waiting) >= num_threads * AHEAD_PER_THREAD:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for images in groups:
+            yield from images

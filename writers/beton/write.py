@@ -9,9 +9,7 @@ Memory: up to 48 encoded images and one decoded image per thread, and 96 bytes p
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +28,7 @@ from writers.beton.unreadable import unreadable, unreadable_list
 from writers.beton.writeback import DiskWriter
 from writers.errors import UserError
 from writers.jpeg.orientation import UPRIGHT, orientation
+from writers.map_ahead import map_ahead
 from writers.omissions import OmissionLog
 from writers.random_streams import random_bits, uniform
 from writers.source import Example, Source
@@ -200,7 +199,7 @@ def _write_all(handle: int, pieces: list[bytes], offset: int) -> None:
 def _encoded(
     selection: SplitSelection, encoding: Encoding, num_threads: int, *, check: bool
 ) -> Iterator[tuple[int, list["_Ready | UnreadableError"]]]:
-    """Yield groups of encoded images in order, each with the index of its first image.
+    """Return groups of encoded images in order, each with the index of its first image.
 
     Threads encode ahead.
     """
@@ -225,23 +224,17 @@ def _encoded(
             error.add_note(f"While {source.where(example)} was read and encoded.")
             raise
 
-    def work_through(begin: int) -> list[_Ready | UnreadableError]:
+    def work_through(begin: int) -> tuple[int, list[_Ready | UnreadableError]]:
         run = slice(begin, begin + IMAGES_AT_ONCE)
-        return list(map(work, examples[run], chances[run].tolist()))
+        return begin, list(map(work, examples[run], chances[run].tolist()))
 
-    waiting: deque[tuple[int, Future[list[_Ready | UnreadableError]]]] = deque()
-    pool = ThreadPoolExecutor(num_threads, "harness-encode")
-    try:
-        for begin in range(0, len(examples), IMAGES_AT_ONCE):
-            waiting.append((begin, pool.submit(work_through, begin)))
-            if len(waiting) >= num_threads * AHEAD_PER_THREAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return map_ahead(
+        work_through,
+        range(0, len(examples), IMAGES_AT_ONCE),
+        num_threads=num_threads,
+        max_pending=num_threads * AHEAD_PER_THREAD - 1,
+        name="harness-encode",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,9 @@
 """Find the inputs of a recipe that cannot be read: images, tables, checkpoints and class lists."""
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +15,8 @@ from writers.subset.spec import named
 
 if TYPE_CHECKING:
     from harness.config.recipe import Recipe
+
+MAX_NEARBY = 1000  # files next to a missing one whose names are compared with its name
 
 
 class MissingInput(NamedTuple):
@@ -75,7 +80,7 @@ def _reasons(item: Input, raw: Path) -> Iterator[str]:
     elif isinstance(item, Checkpoint) and not path.exists():
         here = _in_current_folder(item.model.checkpoint)
         hint = f" {here} is in the current folder: move it, or give its absolute path."
-        yield f"There is no {path}.{hint if here else ''}"
+        yield f"There is no {path}.{hint if here else _similar(path)}"
     elif isinstance(item, ClassList):
         try:
             named(item.model.classes or "")
@@ -87,9 +92,19 @@ def _reasons_of_images(data: DataSettings, path: Path) -> Iterator[str]:
     if not path.exists():
         here = _in_current_folder(data.path)
         hint = f" {here} is in the current folder: pass --raw-dir . to use it."
-        yield f"There is no {path}.{hint if here else where_to_get(data.dataset)}"
+        where = where_to_get(data.dataset) or _similar(path)
+        yield f"There is no {path}.{hint if here else where}"
     elif path.is_dir() and not any(path.glob("*.beton" if data.is_beton else "*")):
         yield f"{path} has no betons." if data.is_beton else f"{path} is empty."
+
+
+def _similar(path: Path) -> str:
+    """Suggest files or folders next to the path with a similar name, after a space."""
+    with suppress(OSError):
+        nearby = [file.name for file in islice(path.parent.iterdir(), MAX_NEARBY)]
+        if near := get_close_matches(path.name, sorted(nearby), cutoff=0.8):
+            return f" Did you mean {' or '.join(near)}?"
+    return ""
 
 
 def _in_current_folder(name: str | None) -> Path | None:

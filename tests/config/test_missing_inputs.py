@@ -56,6 +56,13 @@ def test_absent_images_do_not_suggest_raw_dir(missing):
     assert missing("/no/such/folder") == "There is no /no/such/folder."
 
 
+def test_similar_names_next_to_a_missing_one_are_suggested(missing, tmp_path: Path):
+    (tmp_path / "raw/my-photos").mkdir(parents=True)
+    assert missing("my-photo").endswith("raw/my-photo. Did you mean my-photos?")
+    assert missing("x/my-photo").endswith("raw/x/my-photo.")
+    assert missing("my-cats").endswith("raw/my-cats."), "names that are less similar are no typos"
+
+
 def test_images_in_place_are_not_missing(missing, tmp_path: Path):
     folder = tmp_path / "raw/my-photos"
     folder.mkdir(parents=True)

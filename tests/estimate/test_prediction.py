@@ -146,7 +146,7 @@ def test_plan_prints_a_prediction_for_a_named_gpu(capsys: pytest.CaptureFixture[
         (12.6, "13 GPU-hours"),
         (0.1, "0.1 GPU-hours"),
         (0.0419, "2.5 GPU-minutes"),
-        (15 / 3600, "0.2 GPU-minutes"),
+        (15.4 / 3600, "15 GPU-seconds"),
         (4.2 / 3600, "4.2 GPU-seconds"),
     ],
 )
@@ -154,7 +154,7 @@ def test_short_predictions_are_not_rounded_to_zero_hours(hours: float, text: str
     assert work_time(hours, "GPU-") == text
 
 
-def test_plan_prints_minutes_of_a_gpu(
+def test_plan_prints_seconds_of_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """The stages of features and of the classifier each take 15 s to start; images add seconds."""
@@ -166,5 +166,5 @@ def test_plan_prints_minutes_of_a_gpu(
     with pytest.raises(SystemExit):
         main(["plan", "one.yaml"])
     out = " ".join(capsys.readouterr().out.split())
-    minutes = re.search(r"predicted: about (0\.\d) GPU-minutes on one H100 SXM", out)
-    assert minutes is not None and 0.5 <= float(minutes[1]) < 1
+    seconds = re.search(r"predicted: about (\d+) GPU-seconds on one H100 SXM", out)
+    assert seconds is not None and 30 <= int(seconds[1]) < 60

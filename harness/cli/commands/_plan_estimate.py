@@ -37,12 +37,11 @@ def predictor(folders: Folders) -> "Predictor":
 
 
 def work_time(hours: float, prefix: str = "") -> str:
-    """Format the time that a device works: 4,572 GPU-hours, 0.4 GPU-hours, 3.2 GPU-minutes."""
-    per_hour, unit = 3600, "seconds"
-    for fewer, longer in ((60, "minutes"), (1, "hours")):
-        if hours * fewer >= 0.1:
-            per_hour, unit = fewer, longer
-    value = hours * per_hour
+    """Format the time that a device works: 4,572 GPU-hours, 0.4 GPU-hours, 15 GPU-seconds."""
+    if hours >= 0.1:
+        value, unit = hours, "hours"
+    else:
+        value, unit = (60 * hours, "minutes") if hours >= 1 / 60 else (3600 * hours, "seconds")
     return f"{value:,.0f} {prefix}{unit}" if value >= 10 else f"{value:.1f} {prefix}{unit}"
 
 

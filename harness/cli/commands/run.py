@@ -350,8 +350,8 @@ def _check_inputs(plan: "Matrix", folders: Folders, *, allow_missing: bool) -> N
         heading = f"{counted(len(missing), 'input')} of {plan.recipe.name} cannot be read:"
         raise UserError(
             "\n".join([heading, *(f"  {item}" for item in missing)]),
-            f"Put them there, or correct the paths. {ALLOW_MISSING} starts the run without them; "
-            "only the stages that need them fail.",
+            "Put them there, correct the paths, or set --raw-dir. "
+            f"{ALLOW_MISSING} starts the run without them; only the stages that need them fail.",
         )
     for item in missing:
         click.secho(str(item), fg="yellow", err=True)

@@ -280,7 +280,8 @@ def _run(
         click.echo(answer.read_text().rstrip(), err=True)
     if num_done < len(plan.stages):
         took = console.seconds(time.monotonic() - started)
-        terminal.print(f"{counted(len(run.finished), 'stage')} finished in {took}.", soft_wrap=True)
+        num_finished = len(run.finished) - num_done
+        terminal.print(f"{counted(num_finished, 'stage')} finished in {took}.", soft_wrap=True)
     if as_json:
         summary = {
             "recipe": recipe.name,

@@ -176,6 +176,7 @@ def test_every_missing_input_is_named_before_anything_starts(
     shown = capsys.readouterr().err
     assert all(f"There is no {tmp_path / name}." in shown for name in names)
     assert set(pending) == {planned.name for planned in stages} - {"adopt/done"}
+    assert "0 stages finished in" in shown, "adopt/done had finished before"
 
 
 def test_cancel_without_a_running_stage(capsys: pytest.CaptureFixture[str]):

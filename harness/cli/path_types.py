@@ -55,11 +55,11 @@ class PathType(click.Path):
             self.fail(f"'{value}' is {kind}, not a {wanted}.{inside}", param, ctx)
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if self.written:
-            _check_writable(path)
+            check_writable(path)
         return path
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Create an unnamed temporary file in the folder `path`, or in its closest existing parent.
 
     Raises:

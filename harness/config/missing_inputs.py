@@ -94,8 +94,19 @@ def _reasons_of_images(data: DataSettings, path: Path) -> Iterator[str]:
         hint = f" {here} is in the current folder: pass --raw-dir . to use it."
         where = where_to_get(data.dataset) or _similar(path)
         yield f"There is no {path}.{hint if here else where}"
-    elif path.is_dir() and not any(path.glob("*.beton" if data.is_beton else "*")):
-        yield f"{path} has no betons." if data.is_beton else f"{path} is empty."
+    elif data.is_beton:
+        files = sorted(path.glob("*.beton")) if path.is_dir() else [path]
+        if not files:
+            yield f"{path} has no betons."
+        for file in files:
+            # `writers.beton.store.manifest_path`, whose module imports numpy.
+            if not (manifest := file.with_name(f"{file.name}.json")).exists():
+                yield (
+                    f"{file} has no manifest ({manifest.name}). If FFCV wrote it, run "
+                    f"harness adopt-beton {file}."
+                )
+    elif path.is_dir() and not any(path.iterdir()):
+        yield f"{path} is empty."
 
 
 def _similar(path: Path) -> str:

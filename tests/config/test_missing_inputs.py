@@ -118,7 +118,16 @@ def test_every_missing_input_is_found_at_once(tmp_path: Path):
         ],
         "classes of lost": rest["classes of lost"],
     }
-    (raw / "betons/test.beton").touch()
+    for name in ("test.beton", "train.beton", "train.beton.json"):
+        (raw / "betons" / name).touch()
+    foreign = raw / "betons/test.beton"
+    assert found(["betons"], []) == {
+        "images of betons": [
+            f"{foreign} has no manifest (test.beton.json). If FFCV wrote it, run harness "
+            f"adopt-beton {foreign}."
+        ]
+    }
+    (raw / "betons/test.beton.json").touch()
     (raw / "weights/lost.pt").touch()
     Path("list.txt").write_text("cat\ndog\n")
     assert found(datasets, models) == {}

@@ -8,6 +8,7 @@ import click
 
 from harness.cli.number_types import FloatType, IntType
 from harness.cli.options import folder_options, recipe_argument
+from harness.cli.path_types import check_writable
 from harness.system.folders import Folders, user_cache
 from writers.text_names import counted
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.matrix.expand import Matrix
+    from harness.matrix.stage import Stage
     from harness.runner.executor import Event, Run
 
 STOP_GRACE_S = 20.0  # time for running stages to save their state after Ctrl-C, in seconds
@@ -205,7 +207,7 @@ def _run(
     from harness.matrix.left_out import left_out
     from harness.report import ANSWER_FILE
     from harness.runner import cancel, recipe_origin
-    from harness.runner.executor import Cancelled, Run, begin
+    from harness.runner.executor import Cancelled, Run, begin, unfinished
     from harness.runner.launcher import LauncherSettings, parse_options
     from harness.runner.tracker import check_tracker
     from writers import names
@@ -219,7 +221,10 @@ def _run(
         check_tracker(tracker)
     planned = _inputs.plan(recipe, folders)
     plan = planned.matrix
-    _check_inputs(plan, folders, allow_missing=allow_missing)
+    pending = unfinished(plan, folders)
+    _check_inputs(plan, folders, pending, allow_missing=allow_missing)
+    if launcher == LOCAL and any(stage.kind == "write" for stage in pending.values()):
+        check_writable(folders.data)  # elsewhere, other machines write the betons
     launcher_settings = LauncherSettings(folders, began_at=begin(folders), **settings)
     if launcher_settings.gpus_per_stage > 1 and not module.Options.USES_GPUS_TOGETHER:
         raise UserError(
@@ -336,17 +341,18 @@ def _report(plan: "Matrix", folders: Folders) -> "Path":
     return page
 
 
-def _check_inputs(plan: "Matrix", folders: Folders, *, allow_missing: bool) -> None:
-    """Print the inputs of unfinished stages that cannot be read.
+def _check_inputs(
+    plan: "Matrix", folders: Folders, pending: "dict[str, Stage]", *, allow_missing: bool
+) -> None:
+    """Print the inputs of pending stages that cannot be read.
 
     Raises:
         UserError: there are such inputs, and `allow_missing` is False.
     """
     from harness.cli.commands.plan import missing_inputs
-    from harness.runner.executor import unfinished
     from writers.errors import UserError
 
-    missing = missing_inputs(plan, folders, unfinished(plan, folders))
+    missing = missing_inputs(plan, folders, pending)
     if missing and not allow_missing:
         heading = f"{counted(len(missing), 'input')} of {plan.recipe.name} cannot be read:"
         raise UserError(

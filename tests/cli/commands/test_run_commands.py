@@ -179,6 +179,14 @@ def test_every_missing_input_is_named_before_anything_starts(
     assert "0 stages finished in" in shown, "adopt/done had finished before"
 
 
+def test_a_data_folder_that_takes_no_files_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert harness("run", "tiny.yaml", "--data-dir", "/proc/betons") == 2
+    assert "/proc/betons" in capsys.readouterr().err
+    assert not list(Path("runs").glob("stages/*/*"))
+
+
 def test_cancel_without_a_running_stage(capsys: pytest.CaptureFixture[str]):
     assert harness("cancel", "tiny.yaml") == 0
     assert capsys.readouterr().out.startswith("No stage of tiny is running.")

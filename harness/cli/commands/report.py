@@ -184,6 +184,9 @@ def write_report(
 ) -> Path:
     """Write the report of all finished stages, and print which results it leaves out.
 
+    In the recipe's own folder, figures of an earlier report are deleted if this one lacks them, and
+    the next run writes the report again: this one may be of other settings from --set.
+
     Results shared with other recipes get the stage names of this one.
 
     Args:
@@ -195,13 +198,18 @@ def write_report(
     Returns:
         Path of the page.
     """
+    from harness.report.render import folder as report_folder
     from harness.report.render import page
 
     folder = out or folders.runs / "reports" / matrix.recipe.name
+    if out is None:
+        (folder / report_folder.MADE_FROM).unlink(missing_ok=True)
     with _no_garbage_collection():
         report, written = _report_readable(
             matrix, folders, lambda report: page.write_collected(report, folder, formats)
         )
+    if out is None and "csv" in formats:
+        report_folder.delete_other_figures(report, folder)
     _print_left_out(report, folders)
     return written
 

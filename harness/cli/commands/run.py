@@ -330,13 +330,14 @@ def _report(plan: "Matrix", folders: Folders) -> "Path":
     With ten thousand finished stages, writing takes longer than everything else.
     """
     from harness.cli.commands.report import write_report
+    from harness.report.render.folder import MADE_FROM, formats_of
     from harness.runner import provenance
 
     folder = folders.runs / "reports" / plan.recipe.name
-    page, made_from = folder / "index.html", folder / "made_from.sha256"
+    page, made_from = folder / "index.html", folder / MADE_FROM
     digest = provenance.of_report(plan, folders.runs)
     if not (page.exists() and made_from.exists() and made_from.read_text() == digest):
-        page = write_report(plan, folders)
+        page = write_report(plan, folders, formats_of(folder))
         made_from.write_text(digest)
     return page
 

@@ -219,7 +219,7 @@ def test_ranks_of_torchrun_share_each_batch(betons, tmp_path: Path):
         check=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        timeout=200,
+        timeout=240,
     )
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     with Loader(betons["jpeg"], batch_size=8, resolution=16, order="random", seed=3) as loader:
@@ -238,7 +238,7 @@ def test_a_loader_iterates_in_a_notebook(betons, tmp_path: Path):
         "for images, labels in loader:\n    break\nlen(list(loader)), loader.epoch",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    kernel = nbclient.NotebookClient(book, timeout=200, resources={"metadata": {"path": str(ROOT)}})
+    kernel = nbclient.NotebookClient(book, timeout=240, resources={"metadata": {"path": str(ROOT)}})
     kernel.execute()
     shown = [cell["outputs"][-1]["data"]["text/plain"] for cell in book.cells]
     assert "36 images" in shown[0] and shown[1] == "(5, 2)"

@@ -28,7 +28,7 @@ def new_threads() -> Callable[[], list[threading.Thread]]:
 
     def new_threads() -> list[threading.Thread]:
         for thread in set(threading.enumerate()) - before:
-            thread.join(60)
+            thread.join(240)
         return [thread for thread in threading.enumerate() if thread not in before]
 
     return new_threads
@@ -145,12 +145,18 @@ def test_an_image_that_the_c_kernel_has_no_memory_for_is_named(betons, monkeypat
 
 
 def test_ctrl_c_while_waiting_for_a_batch_ends_the_epoch(betons, monkeypatch, new_threads):
+    interrupted = threading.Event()
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        interrupted.set()
+
     with pytest.raises(KeyboardInterrupt), open_loader(plan_of(betons["raw"])) as loader:
         monkeypatch.setattr(
-            loader._batch_decoder, "decode", lambda *_: threading.Event().wait(1) and {}
+            loader._batch_decoder, "decode", lambda *_: interrupted.wait(240) and {}
         )
         batches = loader.epoch(0)
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.2, interrupt).start()
         next(batches)
     assert not new_threads()
 
@@ -185,8 +191,8 @@ def open_and_leave(times):
 def state(threads=0):
     for thread in threading.enumerate():
         if thread is not threading.main_thread():
-            thread.join(60)     # those of a dropped loader end on their own, a moment later
-    for _ in range(100):        # and the system counts them for another moment
+            thread.join(200)    # those of a dropped loader end on their own, a moment later
+    for _ in range(1000):       # and the system counts them for another moment
         lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
         if int(lines["Threads"]) <= threads:
             break

@@ -327,7 +327,7 @@ def test_in_a_recipe_a_model_without_weights_fails_and_others_run(tmp_path: Path
             cwd=tmp_path,
             text=True,
             capture_output=True,
-            timeout=250,
+            timeout=240,
             env={**os.environ, **caches, "PYTHONPATH": str(ROOT)},
         )
 

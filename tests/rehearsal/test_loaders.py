@@ -153,7 +153,7 @@ def test_a_backward_pass_may_follow_copies_to_the_other_slots(faked, plan, monke
         logits = images.float().mean(dim=(2, 3)) @ weight
         loss = torch.nn.functional.cross_entropy(logits, labels)
         for _ in range(2 * (1 + plan.batches_ahead)):  # images and labels of each slot
-            assert submitted.acquire(timeout=60)
+            assert submitted.acquire(timeout=240)
         torch.cuda.synchronize()
         loss.backward()
     assert weight.grad is not None

@@ -100,7 +100,7 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(folder):
     write, pretrain, *_ = planned.matrix.stages
     ours, theirs = (pretrain.folder(folder / runs) for runs in ("two", "one"))
     run = start(folder, "two", "--gpus-per-stage", "2")
-    wait_for(lambda: run.poll() is not None or list((ours / "checkpoints").glob("*.pt")), 120)
+    wait_for(lambda: run.poll() is not None or list((ours / "checkpoints").glob("*.pt")))
     run.send_signal(signal.SIGINT)
     _, message = run.communicate(timeout=240)
     assert run.returncode == 130 and "Resume with" in message and "Traceback" not in message, (

@@ -14,7 +14,8 @@ def test_a_file_is_replaced_and_folders_are_made(tmp_path: Path):
     for value in ({"a": 1}, {"a": 2}):
         write_json(path, value)
         assert json.loads(path.read_text()) == value
-    assert path.stat().st_mode & 0o777 == 0o644
+    os.umask(umask := os.umask(0))
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
     assert [file.name for file in path.parent.iterdir()] == ["x.json"]
 
 

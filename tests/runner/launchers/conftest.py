@@ -95,7 +95,7 @@ def real_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         finally:
             for daemon in reversed(daemons):
                 daemon.terminate()
-                daemon.wait(10)
+                daemon.wait(240)
 
 
 def _free_ports(num: int) -> list[int]:

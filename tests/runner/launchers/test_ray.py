@@ -282,7 +282,7 @@ def test_without_an_address_ray_starts_a_cluster_on_loopback(cluster: Any, tmp_p
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=120,
+        timeout=240,
     )
     outcome = json.loads(ended.stdout.splitlines()[-1])
     assert outcome["gcs"].startswith("127.0.0.1:") and outcome["gcs"] != cluster.address

@@ -1,4 +1,4 @@
-"""Kill a writer at twenty random moments.
+"""Kill a writer twenty times: at random moments, and in turn while it writes.
 
 No incomplete `.beton` file, no process and no shared memory may remain.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.execution import wait_for
 from writers.beton.copy import copy_subset
 from writers.beton.encoding import Encoding
 from writers.beton.store import open_beton
@@ -56,7 +57,7 @@ for line in sys.stdin:
 """
 
 
-def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: Path):
+def test_killed_at_twenty_moments(source: Source, tree: Path, tmp_path: Path):
     file, whole = tmp_path / "out" / "train.beton", tmp_path / "whole.beton"
     write_split(source, "train", everything(source.classes), Encoding(format="raw"), whole)
     server = subprocess.Popen(
@@ -71,14 +72,18 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
             server.stdin.write(f"{number}\n")
             server.stdin.flush()
             pid = int(server.stdout.readline())
-            time.sleep(moments.uniform(0.005, 0.12))
+            leftovers = _temporary_files(file.parent)
+            if number % 2:
+                wait_for(lambda: _stops_while_writing(pid, file.parent, leftovers))  # noqa: B023
+            else:
+                time.sleep(moments.uniform(0.005, 0.12))
             assert not _shared_memory(pid), "a kill would leave it there"
             os.kill(pid, signal.SIGKILL)
             assert server.stdout.readline() == "gone\n"
             # the writer led its own session: none of its processes remain
             with pytest.raises(ProcessLookupError):
                 os.killpg(pid, 0)
-            num_caught_writing += bool(list(file.parent.glob(".*.writing")))
+            num_caught_writing += bool(_temporary_files(file.parent) - leftovers)
             if file.exists():
                 assert verify(file) == [], f"killed for the {number}. time"
             else:
@@ -87,13 +92,28 @@ def test_killed_at_twenty_random_moments(source: Source, tree: Path, tmp_path: P
     finally:
         server.kill()
         server.communicate()
-    assert num_caught_writing >= 5
+    assert num_caught_writing >= 10
     copy_subset(whole, everything(source.classes), file)  # the next call starts from a clean state
     assert verify(file) == []
     assert sorted(path.name for path in file.parent.iterdir()) == [
         "train.beton",
         "train.beton.json",
     ]
+
+
+def _temporary_files(folder: Path) -> set[Path]:
+    """Return the files that writers of this folder have not finished."""
+    return set(folder.glob(".*.writing"))
+
+
+def _stops_while_writing(pid: int, folder: Path, leftovers: set[Path]) -> bool:
+    """Stop the writer; let it continue if it has no temporary file besides those left by others."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    if _temporary_files(folder) - leftovers:
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
 
 
 def _shared_memory(pid: int) -> list[str]:

@@ -189,7 +189,7 @@ def test_two_sets_of_one_folder_are_generated_at_the_same_time(tmp_path):
     processes = [
         context.Process(
             target=synthetic.make_folder,
-            args=(tmp_path / name, name, lambda folder: barrier.wait(60)),
+            args=(tmp_path / name, name, lambda folder: barrier.wait(240)),
         )
         for name in ("first", "second")
     ]

@@ -116,7 +116,7 @@ with local.open(settings) as launcher:
         for _ in run.events():
             pass
     except KeyboardInterrupt:
-        run.stop(10)
+        run.stop(240)
         sys.exit(130)
 """
 

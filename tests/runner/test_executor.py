@@ -205,9 +205,10 @@ def test_a_stage_that_requires_a_new_process_gets_one(folders, make, is_masked):
     assert "cannot use its GPU" in run.failed[hopeless.key]
 
 
-def test_a_preempted_stage_saves_and_resumes_in_the_same_run(folders, make, journal):
+def test_a_preempted_stage_saves_and_resumes_in_the_same_run(folders, make, journal, tmp_path):
     """Preemptions end the worker, are not limited by `max_retries`, and do not end the run."""
-    stage = make("preempted", sleep_s=1.5)
+    enough = tmp_path / "enough"
+    stage = make("preempted", until=str(enough))
     folder = stage.folder(folders.runs)
     with local.open(settings_for(folders)) as launcher:
         policy = RetryPolicy(max_retries=0, first_wait_s=0.05)
@@ -220,6 +221,8 @@ def test_a_preempted_stage_saves_and_resumes_in_the_same_run(folders, make, jour
             ):
                 launcher.slots[0].process.send_signal(signal.SIGTERM)
                 num_signals += 1
+                if num_signals == 2:
+                    enough.touch()
     record = result.load(folder)
     assert num_signals == 2
     assert not run.failed
@@ -313,7 +316,8 @@ def test_a_recent_failure_of_another_run_is_not_retried(folders, make, journal):
 
 
 def test_ctrl_c_lets_stages_save_and_the_next_run_resumes(folders, make, tmp_path):
-    stages = [make(f"sleeper{index}", sleep_s=3) for index in range(2)]
+    stopped = tmp_path / "stopped"
+    stages = [make(f"sleeper{index}", until=str(stopped)) for index in range(2)]
     script = write_script(tmp_path, folders, stages)
     run = subprocess.Popen([sys.executable, script, "2"], start_new_session=True)
     steps = [stage.folder(folders.runs) / "progress.json" for stage in stages]
@@ -322,6 +326,7 @@ def test_ctrl_c_lets_stages_save_and_the_next_run_resumes(folders, make, tmp_pat
     )
     run.send_signal(signal.SIGINT)
     assert run.wait(240) == 130
+    stopped.touch()
     assert not any(stage_state.has_result(stage.folder(folders.runs)) for stage in stages)
     assert not any((stage.folder(folders.runs) / "error.txt").exists() for stage in stages)
     assert not execute(matrix_of(*stages), folders, 2).failed

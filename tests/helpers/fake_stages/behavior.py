@@ -1,4 +1,4 @@
-"""Behavior of a fake stage, set in its config: `fail`, `sleep_s`, `kill_times` and others."""
+"""Behavior of a fake stage, set in its config: `fail`, `sleep_s`, `until` and others."""
 
 import errno
 import os
@@ -70,13 +70,15 @@ def run(context: StageContext) -> Outcome:
         Path(config["spawn"]).write_text(str(child))
     checkpoint = context.folder / "steps.txt"
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-    total = round(config.get("sleep_s", 0) / 0.05)
-    for step in range(done, total):
+    total, awaited = round(config.get("sleep_s", 0) / 0.05), config.get("until")
+    step = done
+    while step < total or (awaited and not Path(awaited).exists()):
         if context.stop_requested() and not config.get("deaf"):
             checkpoint.write_text(str(step))
             raise Stopped
-        context.progress(done=step, total=total, note="asleep")
+        context.progress(done=step, total=max(total, step + 1), note="asleep")
         time.sleep(0.05)
+        step += 1
     num_processes = len(context.group.all_gather(context.group.rank))
     inputs = {role: need.metrics["value"] for role, need in context.needs.items()}
     return Outcome(

@@ -70,10 +70,10 @@ def test_workers_are_forked_from_a_process_that_is_reused(
 
 
 def test_stages_run_as_tasks_and_those_of_a_dead_node_are_retried(
-    cluster: Any, folders: Folders, make: Callable[..., Stage]
+    cluster: Any, folders: Folders, make: Callable[..., Stage], tmp_path: Path
 ):
-    first = make("first")
-    long = [make(f"long{index}", first, sleep_s=3) for index in range(2)]
+    first, is_retried = make("first"), tmp_path / "is_retried"
+    long = [make(f"long{index}", first, until=str(is_retried)) for index in range(2)]
     broken = make("broken", mistake=True)
     last = make("last", *long)
     stages = (first, broken, *long, last)
@@ -81,7 +81,9 @@ def test_stages_run_as_tasks_and_those_of_a_dead_node_are_retried(
     with open_launcher(cluster, folders) as launcher:
         assert launcher.num_slots == 2
         run = Run(matrix_of(*stages), folders, launcher, RetryPolicy(first_wait_s=0.1))
-        for _ in run.events():
+        for event in run.events():
+            if event.what == "retry":
+                is_retried.touch()
             running = [
                 stage for stage in long if (stage.folder(folders.runs) / "progress.json").exists()
             ]
@@ -176,7 +178,7 @@ def test_stop_lets_stages_save(cluster: Any, folders: Folders, make: Callable[..
         for _ in run.events():
             if (folder / "progress.json").exists():
                 break
-        run.stop(15)
+        run.stop(240)
         assert not run.running
     deadline = time.monotonic() + 240
     while lease.is_held(folder):

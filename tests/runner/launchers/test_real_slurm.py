@@ -104,7 +104,7 @@ def test_stop_saves_running_jobs_and_cancels_pending_ones(folders, make, journal
             if sum(map(is_running, stages)) == 2 and any("PENDING (" in note for note in notes):
                 break
         assert len(launcher.jobs) == slurm.MAX_JOBS
-        run.stop(20)
+        run.stop(240)
         assert not run.running and not launcher.jobs
     assert len(journal()) == 2
     for stage in filter(is_running, stages):

@@ -38,7 +38,7 @@ def test_stop_lets_a_job_save(folders, make):
         for _ in run.events():
             if (folder / "progress.json").exists():
                 break
-        run.stop(20)
+        run.stop(240)
         assert not run.running
     assert (folder / "steps.txt").exists() and not (folder / "error.txt").exists()
     assert not lease.is_held(folder)

@@ -5,6 +5,7 @@ Equal results give equal bytes. Stages without a result are listed; the report h
 
 import base64
 import io
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -185,9 +186,10 @@ def _findings(report: Report) -> list[str]:
 
 
 def _prose(text: str) -> Markup:
-    """Escape a sentence, and prevent line breaks within `top-1`."""
-    word = Markup('<span class="word">top-1</span>')
-    return escape(printable_lines(text)).replace("top-1", word)
+    """Escape a sentence, and prevent line breaks within `top-1` and at `±`."""
+    escaped = str(escape(printable_lines(text)))
+    words = re.sub(r"top-1|([−+]?[\d.]+ )?± [\d.]+", r'<span class="word">\g<0></span>', escaped)
+    return Markup(words)
 
 
 def _finalize(value: object) -> object:

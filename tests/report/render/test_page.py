@@ -103,11 +103,15 @@ def test_a_recipe_without_targets_and_with_one_eps_makes_a_page(tmp_path: Path) 
     assert "transfers" not in page.tables and "accuracy-0-common_masked" in page.tables
 
 
-def test_no_sentence_breaks_within_top_1(tmp_path: Path) -> None:
+def test_no_sentence_breaks_within_top_1_or_an_interval(tmp_path: Path) -> None:
     recipe = make_recipe(eps=(0.0,), targets=(), methods=())
     path = write(recipe, make_results(recipe), [], tmp_path, ("html",))
     headline = path.read_text().split('<p class="headline">')[1].split("</p>")[0]
     assert 'clean <span class="word">top-1</span> on' in headline
+    recipe = make_recipe(seeds=(0, 1, 2))
+    text = render(recipe, make_results(recipe), tmp_path / "seeds")
+    headline = text.split('<p class="headline">')[1].split("</p>")[0]
+    assert re.search(r'by <span class="word">−[\d.]+ ± [\d.]+</span> points on', headline)
 
 
 def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from harness.cli.options import refuse_given
 from harness.system import environment
 from harness.system.folders import Folders
 from writers import names
-from writers.beton.add_restart_index import add_index, to_dct, to_jpeg
+from writers.beton.convert import add_index, to_dct, to_jpeg
 from writers.beton.copy import copy_subset
 from writers.beton.provenance import inherit
 from writers.beton.store import Manifest, open_beton

@@ -13,7 +13,7 @@ from loaders import kernel as loader_kernel
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.pictures import picture
-from writers.beton.add_restart_index import to_dct, to_jpeg
+from writers.beton.convert import to_dct, to_jpeg
 from writers.beton.encode import encode
 from writers.beton.encoding import DCT, JPEG, RAW, Encoding
 from writers.beton.layout import FIELD, HEADER

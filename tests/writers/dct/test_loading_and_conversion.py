@@ -12,7 +12,7 @@ import torch
 from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.pictures import picture
-from writers.beton.add_restart_index import to_dct, to_jpeg
+from writers.beton.convert import to_dct, to_jpeg
 from writers.beton.encoding import DCT, Encoding
 from writers.beton.store import open_beton
 from writers.beton.verify import verify
@@ -114,7 +114,7 @@ def test_an_interrupted_conversion_keeps_the_old_file(betons, tmp_path, name, er
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from writers.beton.add_restart_index import to_dct
+from writers.beton.convert import to_dct
 
 def stop(done, total):
     if done == int(sys.argv[3]):

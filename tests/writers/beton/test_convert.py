@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from writers.beton.add_restart_index import add_index
+from writers.beton.convert import add_index
 from writers.beton.encoding import Encoding
 from writers.beton.store import manifest_path, open_beton
 from writers.beton.verify import verify

@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.betons import beton
 from benchmarks.contender import Work
 from loaders import kernel_c
-from loaders.augment import Crops, choose_crops
 from loaders.backends.ffcv import CROPS_AT_ONCE
+from loaders.crops import Crops, choose_crops
 from loaders.plan import LoaderPlan
 from writers.beton.store import open_beton
 

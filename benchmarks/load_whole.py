@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.betons import beton
 from benchmarks.contender import Work
 from loaders import Loader, open_loader
-from loaders.augment import choose_crops
+from loaders.crops import choose_crops
 from loaders.detection import DetectionLoader, DetectionPlan
 from loaders.plan import LoaderPlan
 from loaders.reader import open_samples

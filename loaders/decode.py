@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from loaders import kernel, kernel_c
-from loaders.augment import Crops
+from loaders.crops import Crops
 from loaders.interpolation import Interpolation
 from loaders.reader import Samples
 from writers.beton.encoding import DCT

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from loaders.augment import choose_crops
 from loaders.closed_on_exit import ClosedOnExit
+from loaders.crops import choose_crops
 from loaders.plan import LoaderPlan
 from loaders.reader import Samples, open_samples
 from loaders.whole_images import WholeImageDecoder

@@ -3,7 +3,7 @@
 A kernel is a function `decode_images(file, offsets, sizes, modes, widths, heights, boxes, flips,
 output, has_error, table, interpolation="area")` that decodes n images without the GIL. `file` is
 the whole `.beton` file (uint8). `loaders.reader.Samples` describes the columns `offsets` to
-`heights`, each [n]; `loaders.augment.Crops` describes `boxes`, int64 [n, 4], and `flips`, bool [n].
+`heights`, each [n]; `loaders.crops.Crops` describes `boxes`, int64 [n, 4], and `flips`, bool [n].
 `output` is [n, R, R, 3]. `has_error` (bool [n]) is set if libjpeg-turbo had an error or a warning
 that affects pixels, or if the image's size differs from `widths` and `heights`. `table` is the
 lookup table of `loaders.normalize`: if it is empty, `output` is uint8; otherwise it maps levels to

@@ -260,7 +260,7 @@ def crop_chooser() -> Callable[..., None] | None:
         boxes: np.ndarray,
         flips: np.ndarray,
     ) -> None:
-        """Fill in k random crops of n samples without the GIL; see `loaders.augment`.
+        """Fill in k random crops of n samples without the GIL; see `loaders.crops`.
 
         Args:
             seed: seed of the plan.

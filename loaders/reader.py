@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from loaders import kernel_c
-from loaders.augment import quasi_random_order, random_order
+from loaders.order import quasi_random_order, random_order
 from loaders.plan import LoaderPlan
 from loaders.sampling import (
     Draws,

@@ -17,8 +17,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from loaders.augment import Crops, choose_crops
 from loaders.backend import Batch, Loader
+from loaders.crops import Crops, choose_crops
 from loaders.decode import BatchDecoder
 from loaders.epoch import FfcvEpoch
 from loaders.ffcv_parts import (

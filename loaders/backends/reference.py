@@ -104,7 +104,7 @@ def choose_crop(
 ) -> tuple[Box, bool]:
     """Return the box and the flip of one crop of a sample; `view` is the number of the crop.
 
-    `loaders.augment` describes the use of each random word.
+    `loaders.crops` describes the use of each random word.
     """
     words = _words(plan.seed, epoch, sample, view)
     flip = plan.horizontal_flip and words[0] >= 2**63

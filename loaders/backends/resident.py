@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loaders.augment import Crops, choose_crops
 from loaders.backend import Batch, PlainEpoch, PlainLoader, check_single_crop
+from loaders.crops import Crops, choose_crops
 from loaders.decode import BatchDecoder
 from loaders.ffcv_parts import LIBRARY
 from loaders.interpolation import Interpolation, number_of

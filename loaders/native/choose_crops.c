@@ -1,4 +1,4 @@
-/* Choose random crops without the GIL: the same boxes and flips as loaders/augment.py, which
+/* Choose random crops without the GIL: the same boxes and flips as loaders/crops.py, which
  * describes the method. */
 
 #include <math.h>

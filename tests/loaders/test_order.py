@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loaders import augment, open_loader
-from loaders.augment import BLOCK_BYTES, WINDOW_BLOCKS, quasi_random_order
+from loaders import open_loader
+from loaders import order as orders
+from loaders.order import BLOCK_BYTES, WINDOW_BLOCKS, quasi_random_order, random_order
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_betons import jpeg, photo, write_beton
 from writers.beton.copy import copy_subset
@@ -324,8 +325,8 @@ def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
 
     Runs of a class must still be as short as in a random order.
     """
-    monkeypatch.setattr(augment, "BLOCK_BYTES", 2**13)
-    monkeypatch.setattr(augment, "WINDOW_BLOCKS", 4)
+    monkeypatch.setattr(orders, "BLOCK_BYTES", 2**13)
+    monkeypatch.setattr(orders, "WINDOW_BLOCKS", 4)
     photos = Photos()
     examples = [
         Example(name, label, f"{label}_{copy}_{name[6:-4]}")
@@ -344,7 +345,7 @@ def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
     )
     with open_loader(plan_of(tmp_path / "t.beton", order="quasi_random")) as loader:
         samples = loader.samples
-        assert len(np.unique(samples.offsets // augment.BLOCK_BYTES)) > 8 * augment.WINDOW_BLOCKS
+        assert len(np.unique(samples.offsets // orders.BLOCK_BYTES)) > 8 * orders.WINDOW_BLOCKS
         for epoch in range(3):
             labels = samples.labels[samples.order(loader.plan, epoch)]
             # The limit is four standard errors, of 2 % each over 480 pairs.
@@ -354,3 +355,16 @@ def test_quasi_random_order_does_not_clump_classes(tmp_path, monkeypatch):
                 [np.bincount(part, minlength=4) for part in np.array_split(labels, 12)]
             )
             assert counts.min() >= 2 and counts.max() <= 20  # in class order: 0 and 40
+
+
+def test_order_is_a_permutation_that_seed_and_epoch_decide():
+    ids = np.arange(1000)
+    order = random_order(3, 5, ids)
+    assert (np.sort(order) == ids).all()
+    assert (order == random_order(3, 5, ids)).all()
+    kept = np.flatnonzero(ids % 3 == 0)  # samples of a subset keep the order of the whole
+    assert (kept[random_order(3, 5, ids[kept])] == order[np.isin(order, kept)]).all()
+    for other in (random_order(3, 6, ids), random_order(4, 5, ids)):
+        # On average, one of 1000 keeps its place; a correlation has a standard error of 0.03.
+        assert (order == other).mean() < 0.01
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15

@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2 import functional
 
 from loaders import open_loader
-from loaders.augment import choose_crops
+from loaders.crops import choose_crops
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_betons import jpeg, write_beton
 

@@ -155,7 +155,7 @@ def test_damaged_images_are_left_out_with_all_of_their_crops(tmp_path):
 
 def test_crops_of_one_image_are_independent(betons):
     """The flips of two views agree for half of many samples."""
-    from loaders.augment import choose_crops
+    from loaders.crops import choose_crops
 
     plan = plan_of(betons["raw"], crops_per_image=2)
     n = 4000

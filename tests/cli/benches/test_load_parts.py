@@ -15,7 +15,7 @@ from harness.cli.benches import load
 from harness.cli.benches._corpus import link_corpus, recode_corpus
 from harness.cli.main import cli
 from loaders import kernel_c
-from loaders.augment import choose_crops
+from loaders.crops import choose_crops
 from loaders.plan import LoaderPlan
 from tests.helpers import ROOT
 from tests.helpers.tiny_betons import jpeg, photo

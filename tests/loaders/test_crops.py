@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
 from loaders import kernel_c
-from loaders.augment import choose_crops, choose_crops_by_numpy, random_order
 from loaders.backends import reference
+from loaders.crops import choose_crops, choose_crops_by_numpy
 from loaders.plan import LoaderPlan
 
 PLAN = LoaderPlan(
@@ -139,16 +139,3 @@ def test_center_crop_is_the_middle_share_of_the_shorter_side():
         [16, 138, 224, 224],
         [0, 4, 1, 1],
     ]
-
-
-def test_order_is_a_permutation_that_seed_and_epoch_decide():
-    ids = np.arange(1000)
-    order = random_order(3, 5, ids)
-    assert (np.sort(order) == ids).all()
-    assert (order == random_order(3, 5, ids)).all()
-    kept = np.flatnonzero(ids % 3 == 0)  # samples of a subset keep the order of the whole
-    assert (kept[random_order(3, 5, ids[kept])] == order[np.isin(order, kept)]).all()
-    for other in (random_order(3, 6, ids), random_order(4, 5, ids)):
-        # On average, one of 1000 keeps its place; a correlation has a standard error of 0.03.
-        assert (order == other).mean() < 0.01
-    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15

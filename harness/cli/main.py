@@ -93,7 +93,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else _command_path(arguments)
         # click lists the choices of a missing option on a line each.
-        code = _print_error(" ".join(error.format_message().split()), f"See {command} --help.")
+        message = " ".join(error.format_message().split())
+        code = _print_error(message, f"See {command} --help.{_hint_on_settings(error)}")
     except click.ClickException as error:
         code = _print_error(error.format_message())
     except (click.Abort, KeyboardInterrupt):
@@ -138,6 +139,13 @@ def _command_path(arguments: list[str] | None) -> str:
             command = found
             path.append(word)
     return " ".join(path)
+
+
+def _hint_on_settings(error: click.UsageError) -> str:
+    """Explain how to change a setting of the recipe, if an option or argument may be meant so."""
+    has_set = error.ctx and any(option.name == "overrides" for option in error.ctx.command.params)
+    is_unknown = isinstance(error, click.NoSuchOption) or "extra argument" in error.message
+    return " Settings of a recipe: --set KEY=VALUE." if has_set and is_unknown else ""
 
 
 def _color() -> bool | None:

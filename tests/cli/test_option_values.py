@@ -79,6 +79,9 @@ def test_numbers_are_named_as_such(capsys: pytest.CaptureFixture[str]):
         (["--sett"], "harness"),
         (["export", "x"], "harness export"),  # click lists the choices of --format on four lines
         (["subset", "shw"], ""),
+        (["run", "demo", "--seeds", "1"], "harness run"),
+        (["plan", "demo", "seeds=[1]"], "harness plan"),
+        (["ls", "--seeds", "1"], "harness ls"),
     ],
 )
 def test_the_hint_names_the_command_of_a_usage_error(
@@ -86,6 +89,9 @@ def test_the_hint_names_the_command_of_a_usage_error(
 ):
     text = refusal(arguments, capsys)
     assert f"See {command} --help." in text if command else "Did you mean show?" in text
+    assert ("--set KEY=VALUE" in text) == (
+        arguments[0] in ("run", "plan") and "--set" not in arguments
+    )
 
 
 def test_no_path_may_be_empty():

@@ -1,6 +1,7 @@
 """Explain pydantic's errors to the author of a recipe."""
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -103,8 +104,16 @@ def explain(detail: ErrorDetails, place: Place, values: dict[str, Any]) -> str:
             return f"has no effect on the method {_method_at(place, values)}."
         near = _near(str(place[-1]), known)
         return f"unknown key. {near or 'Known: ' + (', '.join(known) or 'none') + '.'}"
+    if kind == "model_type" and detail["ctx"]["class_name"] == "DataSettings":
+        return sentence(detail, _dataset_hint(value))
     accepted = _quoted(wanted(detail) or "")
     return sentence(detail, _near(value, accepted) if isinstance(value, str) else "")
+
+
+def _dataset_hint(value: Any) -> str:
+    """Show how to write a dataset that is given by its name or folder only."""
+    is_name = isinstance(value, str) and re.fullmatch(r"[\w./~-]{1,60}", value)
+    return f"Write {{dataset: {value}}}, or {{path: {value}}} for a folder." if is_name else ""
 
 
 def recipe_place(loc: tuple[int | str, ...], values: Any) -> Place:

@@ -85,6 +85,10 @@ def test_each_mistake_is_reported_once_at_its_innermost_place(name: str):
         ("methods.full.policy={reduced: x}", "methods.full.policy.reduced: must be a whole number, not 'x'."),
         ("methods.full.policy={halving: {rungs: 0}}", "methods.full.policy.halving.rungs: must be greater than or equal to 2, not 0."),
         ("models=[0]", "models.0: must be a name or a mapping, not 0."),
+        ("targets=[pets]", "targets.0: must be a mapping, not 'pets'. Write {dataset: pets}, or {path: pets} for a folder."),
+        ("source=photos/a", "source: must be a mapping, not 'photos/a'. Write {dataset: photos/a}, or"),
+        ("targets=[[pets]]", "targets.0: must be a mapping, not [\"pets\"]."),
+        ("targets=['{a']", "targets.0: must be a mapping, not '{a'."),
         ("subsets=[{name: a b, under: n02084071}]", "subsets.0.name: must consist of letters"),
     ],
 )  # fmt: skip

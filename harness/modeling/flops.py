@@ -102,10 +102,10 @@ def peak_flops(gpu: str, precision: Precision) -> float | None:
         precision: number format of the computation.
 
     Returns:
-        Operations per second. None if the GPU is unknown, if it has no rate for bf16, or if the
-        precision is float32, which has several rates.
+        Operations per second. None if the GPU is unknown or a MIG instance, if it has no rate for
+        bf16, or if the precision is float32, which has several rates.
     """
-    if precision == "float32":
+    if precision == "float32" or " MIG " in gpu:
         return None
     for name, peak in PEAKS:
         if name in gpu:

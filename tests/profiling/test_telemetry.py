@@ -113,6 +113,7 @@ assert "torch._dynamo" not in sys.modules
         ("NVIDIA H100 PCIe", "fp16", 756e12),
         ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
         ("NVIDIA A100-SXM4-80GB", "bf16", 312e12),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "bf16", None),
         ("Tesla T4", "fp16", 65e12),
         ("Tesla T4", "bf16", None),
         ("NVIDIA H200", "float32", None),

@@ -69,9 +69,12 @@ def visible() -> list[CudaDevice]:
     """Return the devices that CUDA enumerates, according to CUDA_VISIBLE_DEVICES.
 
     The list ends at the first entry that does not name a device (CUDA C++ Programming Guide, CUDA
-    environment variables). A process sees only one MIG instance.
+    environment variables). A process sees only one MIG instance. Numbers begin with the fastest
+    card, for which the one with the largest memory stands here, unless CUDA_DEVICE_ORDER is set.
     """
     gpus = installed()
+    if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        gpus.sort(key=lambda gpu: -(gpu.memory_mib or 0))
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         devices = [_device(gpu) for gpu in gpus]

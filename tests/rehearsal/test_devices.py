@@ -8,11 +8,12 @@ import torch
 from harness.profiling.gpu_monitor import GpuMonitor
 from harness.runner.gpu_packing import has_utilization
 from harness.runner.launcher import LauncherSettings
+from harness.runner.launchers import local
 from harness.runner.slots import make_slots
 from harness.system import distributed, environment
 from harness.system.folders import Folders
 from harness.system.gpu import select_gpu
-from tests.rehearsal import cuda
+from tests.rehearsal import cuda, machine
 from tests.rehearsal.conftest import run_child
 
 SMALL = {"name": "NVIDIA A10", "memory_mib": 23028}
@@ -58,6 +59,18 @@ def test_each_mig_instance_is_a_slot(gpus, tmp_path):
     gpus(MIG)
     slots = make_slots(LauncherSettings(Folders(tmp_path, tmp_path, tmp_path)))
     assert len({slot.gpu for slot in slots if slot.gpu is not None}) == 3
+
+
+def test_a_worker_has_the_gpu_that_its_slot_names(gpus, tmp_path, monkeypatch):
+    """nvidia-smi counts by the bus, and CUDA begins with the fastest card."""
+    gpus(SMALL, {})
+    settings = LauncherSettings(Folders(tmp_path, tmp_path, tmp_path), device="cuda")
+    slots = [slot for slot in make_slots(settings) if slot.gpu is not None]
+    launcher, names = local.LocalLauncher(settings, slots), environment.gpu_names()
+    for slot, name in zip(slots, names, strict=True):
+        for variable, value in launcher._variables(slot).items():
+            monkeypatch.setenv(variable, value)
+        assert [device.name for device in machine.visible()] == [name]
 
 
 def test_instances_are_chosen_by_uuid_and_the_list_ends_at_an_unknown_entry(gpus):

@@ -215,6 +215,8 @@ class LocalLauncher:
         return {
             **dict.fromkeys(THREAD_VARIABLES, str(slot.num_threads)),
             "CUDA_VISIBLE_DEVICES": slot.gpu or "",
+            # Number GPUs as nvidia-smi does. By default, CUDA begins with the fastest one.
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         }
 
     def _open_worker(self, slot: Slot, module: str) -> None:

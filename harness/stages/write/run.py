@@ -11,7 +11,7 @@ from harness.stages.write.raw_input import RawInput
 from harness.stages.write.record import WriteMetrics, WriteTiming, WrittenSplit
 from writers.beton import store
 from writers.beton.encoding import Encoding
-from writers.beton.provenance import open_with_origin, record, recorded
+from writers.beton.provenance import Origin, open_with_origin, record, recorded
 from writers.beton.reuse import reuse_samples
 from writers.beton.selection import select_images
 from writers.beton.store import Manifest
@@ -21,7 +21,7 @@ from writers.dataset import SplitSettings, spec_of
 from writers.errors import UserError
 from writers.labels.kinds import ONE_LABEL, kind_of_metric
 from writers.source import Source
-from writers.subset.spec import everything
+from writers.subset.spec import Subset, everything
 from writers.text_names import file_name
 
 PROGRESS_EVERY_S = 0.5
@@ -42,23 +42,10 @@ def run(context: StageContext) -> Outcome:
     """
     config = context.config
     data = DataSettings.model_validate(config["data"])
-    # If the stage writes no test split, as for a pretraining dataset, its images stay in train.
-    test = data.test if "test" in config["splits"] else 0.0
-    splits = SplitSettings(
-        data.val, test, data.split_seed, data.protocol, data.folders, data.on_error == "skip"
-    )
     raw_files = config.get("raw_files")
     raw = RawInput(data, raw_files, context) if raw_files is not None else None
-    source, origin = open_with_origin(
-        data.dataset, [raw_path(data, context.raw)], splits, label_table(data, context.raw)
-    )
-    _check_several(source, data)
+    source, origin = _open_source(context, data)
     read = raw.digest_reads(source) if raw is not None else None
-    for omission in source.omissions:
-        print(f"Not read: {omission}", flush=True)
-    source.differences = accepted_differences(
-        source, spec_of(data.dataset), accept=data.accept_counts
-    )
     subset = (
         everything(source.classes)
         if config["subset"] is None
@@ -71,10 +58,7 @@ def run(context: StageContext) -> Outcome:
     num_encoded, encoding_s = 0, 0.0
     for split in config["splits"]:
         file = folder / f"{split}.beton"
-        manifest = _manifest(file)
-        if manifest is not None and raw is not None and recorded(file, manifest) != origin:
-            selection = select_images(source, split, subset, ORDER_SEED)
-            manifest = manifest if raw.is_recorded(source, selection.examples) else None
+        manifest = _finished(file, source, split, subset, origin, raw)
         if manifest is None:
             started, progress = time.monotonic(), _progress(context, split)
             if reused := reuse_samples(
@@ -136,6 +120,25 @@ def run(context: StageContext) -> Outcome:
     return Outcome(metrics, timing)
 
 
+def _open_source(context: StageContext, data: DataSettings) -> tuple[Source, Origin | None]:
+    """Open the raw files, and check labels and counts. Returns the source and its origin."""
+    # If the stage writes no test split, as for a pretraining dataset, its images stay in train.
+    test = data.test if "test" in context.config["splits"] else 0.0
+    splits = SplitSettings(
+        data.val, test, data.split_seed, data.protocol, data.folders, data.on_error == "skip"
+    )
+    source, origin = open_with_origin(
+        data.dataset, [raw_path(data, context.raw)], splits, label_table(data, context.raw)
+    )
+    _check_several(source, data)
+    for omission in source.omissions:
+        print(f"Not read: {omission}", flush=True)
+    source.differences = accepted_differences(
+        source, spec_of(data.dataset), accept=data.accept_counts
+    )
+    return source, origin
+
+
 def _check_several(source: Source, data: DataSettings) -> None:
     """Raise UserError if the recipe declares one label and images have several, or vice versa."""
     if data.is_beton:  # its metric fits its manifest
@@ -153,12 +156,27 @@ def _check_several(source: Source, data: DataSettings) -> None:
         )
 
 
-def _manifest(file: Path) -> Manifest | None:
-    """Read the manifest of a complete beton; None if there is no such beton."""
+def _finished(
+    file: Path,
+    source: Source,
+    split: str,
+    subset: Subset,
+    origin: Origin | None,
+    raw: RawInput | None,
+) -> Manifest | None:
+    """Read the manifest of a beton that needs not be written; None if there is no such beton.
+
+    That is a complete beton of this stage. If the record of its raw files differs from `origin`,
+    the digests of all used files must be recorded for the contents that were planned.
+    """
     try:
-        return store.open_beton(file).manifest
+        manifest = store.open_beton(file).manifest
     except UserError:
         return None
+    if raw is not None and recorded(file, manifest) != origin:
+        examples = select_images(source, split, subset, ORDER_SEED).examples
+        return manifest if raw.is_recorded(source, examples) else None
+    return manifest
 
 
 def _progress(context: StageContext, split: str) -> store.Progress:

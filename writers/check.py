@@ -1,17 +1,16 @@
 """Check a dataset's raw files: count images per split and class, and decode each image."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import partial
 
 from writers.beton.boxes import BoxError, check_boxes
 from writers.beton.encode import UnreadableError, check_image
+from writers.beton.selection import example_counts
 from writers.beton.store import Progress
 from writers.dataset import DatasetSpec
 from writers.errors import UserError
+from writers.map_ahead import map_ahead
 from writers.source import Example, Source
 from writers.text_names import counted
 
@@ -114,29 +113,19 @@ def _class_problems(source: Source, counts: dict[str, list[int]]) -> Iterator[st
 
 
 def _class_counts(source: Source, examples: Sequence[Example]) -> list[int]:
-    if source.multi_label:
-        return [
-            sum(example.labels is not None and example.labels[k] == 1 for example in examples)
-            for k in range(len(source.classes))
-        ]
-    labels = np.array([example.label for example in examples], np.int64)
-    counts: list[int] = np.bincount(labels, minlength=len(source.classes)).tolist()
+    counts: list[int] = example_counts(examples, len(source.classes)).tolist()
     return counts
 
 
 def _image_problems(source: Source, examples: Sequence[Example], num_threads: int) -> Iterator[str]:
-    """Yield the problem of each image in order, or '' if it has none."""
-    waiting: deque[Future[str]] = deque()
-    with ThreadPoolExecutor(num_threads, "harness-check") as pool:
-        try:
-            for example in examples:
-                waiting.append(pool.submit(_image_problem, source, example))
-                if len(waiting) > AHEAD * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """Return an iterator over the problem of each image in order, or '' if it has none."""
+    return map_ahead(
+        partial(_image_problem, source),
+        examples,
+        num_threads=num_threads,
+        max_pending=AHEAD * num_threads,
+        name="harness-check",
+    )
 
 
 def _image_problem(source: Source, example: Example) -> str:

@@ -116,7 +116,8 @@ def collect(
         if text
     ]
     sentences = sentences or [
-        single.why_none(
+        single.about_scores(scores)
+        or single.why_none(
             any_measured=bool(accuracy or transfer or scores), is_complete=not unfinished
         )
     ]

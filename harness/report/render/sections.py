@@ -109,7 +109,7 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
             transfer_tables.chosen_table(rows),
             *if_long(table),
         ),
-        nothing="No model has been transferred yet." if recipe.targets else "",
+        nothing="No model has been transferred yet." if recipe.targets and recipe.methods else "",
     )
 
 

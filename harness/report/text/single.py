@@ -1,14 +1,18 @@
-"""Write sentences on recipes with a single model, or a single transfer on each target."""
+"""Write sentences on recipes with one model, one transfer per target, or scores alone."""
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from harness.report.data.records import AccuracyRow, TransferRow, format_eps
+from harness.report.data.records import KNN, AccuracyRow, ScoreRow, TransferRow, format_eps
 from harness.report.stats.intervals import is_near_chance
-from harness.report.text.phrases import join_words
+from harness.report.stats.leaderboard import model_names
+from harness.report.text.phrases import join_words, plain
 from writers.text_names import percent
 
 MAX_TARGETS = 4  # largest number of targets in a sentence; the table has all
+MAX_SCORES = 3  # largest number of scores per target in a sentence; the table has all
 METRICS = {
     "top1": "a {}top-1 accuracy",
     "mean_per_class": "a {}mean accuracy per class",
@@ -67,6 +71,66 @@ def about_only_transfer(transfer: Sequence[TransferRow]) -> str:
     more = len(targets) - len(shown)
     texts = [*shown, *([f"results on {more:,} more targets"] if more else [])]
     return f"{model}, {verb} by {first.method}, has {join_words(texts)}."
+
+
+def about_scores(scores: Sequence[ScoreRow]) -> str:
+    """State the scores of a single model, or the best of several models by the first score.
+
+    Scores are means over seeds. Versions of a score, such as knn_k5, are left out. Returns "" if
+    there are no scores.
+    """
+    versions = {row.name for row in scores}
+    rows = [
+        row
+        for row in scores
+        if math.isfinite(row.value)
+        and not any(row.name.startswith(f"{name}_") for name in versions)
+    ]
+    if not rows:
+        return ""
+    names = model_names(rows)
+    of_seeds: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        place = (row.target, row.name, names[row.model_id])
+        of_seeds.setdefault(place, []).append(row.value)
+    values: dict[str, dict[str, dict[str, float]]] = {}  # target -> score -> model -> mean
+    for (target, score, model), of_place in of_seeds.items():
+        values.setdefault(target, {}).setdefault(score, {})[model] = fmean(of_place)
+    if len(names) == 1:
+        return _scores_of_one(values)
+    score = rows[0].name
+    ranked = {
+        target: of_target[score] for target, of_target in values.items() if score in of_target
+    }
+    winners = Counter(
+        max(of_score, key=lambda name: of_score[name]) for of_score in ranked.values()
+    )
+    best, times = winners.most_common(1)[0]
+    if len(ranked) > 1:
+        return (
+            f"By {score}, {best} is the best of {len(names):,} models on {times:,} of "
+            f"{len(ranked):,} targets."
+        )
+    (target,) = ranked
+    value = _score_value(score, ranked[target][best])
+    return f"By {score}, {best} is the best of {len(names):,} models on {target}: {value}."
+
+
+def _scores_of_one(values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Write a sentence such as `net has these scores: knn 75.7 % and logme −0.129 on pets.`."""
+    model = ""
+    parts = []
+    for target, of_target in list(values.items())[:MAX_TARGETS]:
+        shown = []
+        for score, of_score in list(of_target.items())[:MAX_SCORES]:
+            ((model, value),) = of_score.items()
+            shown.append(f"{score} {_score_value(score, value)}")
+        parts.append(f"{join_words(shown)} on {target}")
+    return f"{model} has these scores: {'; '.join(parts)}."
+
+
+def _score_value(name: str, value: float) -> str:
+    return f"{percent(value, 1)} %" if name == KNN else plain(value, 3)
 
 
 def why_none(*, any_measured: bool, is_complete: bool) -> str:

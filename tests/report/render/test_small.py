@@ -115,6 +115,13 @@ def test_methods_at_chance_are_marked(tmp_path: Path) -> None:
     )
 
 
+def test_a_recipe_without_methods_misses_no_transfer(tmp_path: Path) -> None:
+    recipe = single(targets=("clothing",), methods=("full",))
+    text = "No model has been transferred yet."
+    assert text in render(recipe, [], tmp_path).text
+    assert text not in render(recipe.model_copy(update={"methods": {}}), [], tmp_path).text
+
+
 def test_a_page_without_a_question_has_its_name_once(tmp_path: Path) -> None:
     page = render(single(question="", name="mine"), [], tmp_path)
     opening = page.text.split("No model of this recipe")[0]

@@ -2,8 +2,13 @@
 
 from dataclasses import replace
 
-from harness.report.data.records import AccuracyRow, TransferRow
-from harness.report.text.single import MAX_TARGETS, about_only_model, about_only_transfer
+from harness.report.data.records import AccuracyRow, ScoreRow, TransferRow
+from harness.report.text.single import (
+    MAX_TARGETS,
+    about_only_model,
+    about_only_transfer,
+    about_scores,
+)
 
 OWN = AccuracyRow(
     arch="resnet18",
@@ -105,3 +110,23 @@ def test_one_model_on_several_targets_is_described_on_each() -> None:
 def test_a_network_from_random_weights_is_not_called_transferred() -> None:
     row = replace(TRANSFER, kind="scratch", method="scratch", model="", arch="resnet10")
     assert about_only_transfer([row]).startswith("resnet10, trained on pets by scratch, has")
+
+
+def score(name: str, value: float, *, model: str = "net", target: str = "pets", seed: int = 0):
+    return ScoreRow("", target, name, value, "", 0.0, seed, 100, None, "", model=model)
+
+
+def test_the_scores_of_a_single_model_are_stated() -> None:
+    rows = [score("knn", 0.7), score("knn", 0.8, seed=1), score("knn_k5", 0.1)]
+    rows += [score("logme", -0.125), score("nce", float("nan"))]
+    text = "net has these scores: knn 75.0 % and logme −0.125 on pets"
+    assert about_scores(rows) == f"{text}."
+    assert about_scores([*rows, score("knn", 0.5, target="cars")]) == f"{text}; knn 50.0 % on cars."
+    assert about_scores([]) == "" and about_scores([score("knn", float("nan"))]) == ""
+
+
+def test_the_best_of_several_models_is_named_by_the_first_score() -> None:
+    rows = [score("leep", -1.0), score("leep", -0.5, model="other"), score("knn", 0.9)]
+    assert about_scores(rows) == "By leep, other is the best of 2 models on pets: −0.500."
+    rows += [score("leep", 1.0, target=target) for target in ("cars", "dtd")]
+    assert about_scores(rows) == "By leep, net is the best of 2 models on 2 of 3 targets."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config.load import read
+from harness.system import interpreter
 from harness.system.folders import Folders, user_cache
 from writers import names
 from writers.errors import UserError
@@ -68,7 +69,11 @@ def run(
     lines: list[str] = []
     report = None
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **interpreter.variables()},
     ) as process:
         assert process.stdout is not None
         try:

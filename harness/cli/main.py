@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from harness.cli import verbosity
-from harness.system.utf8 import ensure_utf8
+from harness.system import interpreter
 from writers import names
 from writers.errors import UserError
 from writers.text_names import printable_lines, shortened
@@ -77,7 +77,7 @@ verbosity.add_options(cli)
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit with its code. None stands for the arguments of the program."""
     if arguments is None:
-        ensure_utf8()
+        interpreter.set_options()
     # Imports and plans create almost no garbage, but looking for it takes a sixth of their time.
     gc.set_threshold(100_000)
     try:

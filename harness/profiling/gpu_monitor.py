@@ -2,6 +2,7 @@
 
 import threading
 import time
+from statistics import fmean
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +21,8 @@ class GpuMonitor:
         self._device = torch.device(device)
         self._nvml: Any = None
         self._handle: Any = None
-        self._samples: list[tuple[float, float, float, float]] = []
+        # Utilization, SM clock, memory and power; the last three are None if not reported.
+        self._samples: list[tuple[float, float | None, float | None, float | None]] = []
         self._started_at = self._seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="harness-gpu-monitor")
@@ -68,7 +70,7 @@ class GpuMonitor:
     def summary(self) -> dict[str, Any] | None:
         """Return means and extremes of the samples, or None on a CPU.
 
-        Without samples, the summary has only the GPU's name and torch's peak memory.
+        The summary has only the GPU's name, torch's peak memory, and what the GPU reports.
         """
         if self._device.type != "cuda":
             return None
@@ -78,19 +80,20 @@ class GpuMonitor:
         }
         if not self._samples:
             return known
-        _, clock, memory, power = zip(*self._samples, strict=True)
-        count = len(self._samples)
-        return {
-            **known,
-            "utilisation": self.mean_utilization(),
-            "sm_clock_mhz": sum(clock) / count,
-            "sm_clock_min_mhz": min(clock),
-            "memory_peak_bytes": max(memory),
-            "power_w": sum(power) / count,
+        _, *columns = zip(*self._samples, strict=True)
+        clock, memory, power = (
+            [value for value in column if value is not None] for column in columns
+        )
+        known |= {"utilisation": self.mean_utilization(), "num_samples": len(self._samples)}
+        if clock:
+            known |= {"sm_clock_mhz": fmean(clock), "sm_clock_min_mhz": min(clock)}
+        if memory:
+            known["memory_peak_bytes"] = max(memory)
+        if power:
             # The energy includes that of other processes on this GPU.
-            "energy_wh": sum(power) / count * self._seconds / 3600,
-            "num_samples": count,
-        }
+            energy_wh = fmean(power) * self._seconds / 3600
+            known |= {"power_w": fmean(power), "energy_wh": energy_wh}
+        return known
 
     def _open(self) -> None:
         try:
@@ -109,19 +112,28 @@ class GpuMonitor:
             pass
 
     def _sample(self) -> bool:
-        """Take a sample. Return False if the GPU does not report values, as during a reset."""
+        """Take a sample. Return False if the GPU reports no utilization, as during a reset."""
         nvml, handle = self._nvml, self._handle
-        try:
-            self._samples.append(
-                (
-                    nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-                    nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                    nvml.nvmlDeviceGetMemoryInfo(handle).used,
-                    nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                )
-            )
-        except nvml.NVMLError:
+
+        def read(name: str, *arguments: Any) -> Any:
+            try:
+                return getattr(nvml, name)(handle, *arguments)
+            except nvml.NVMLError:
+                return None
+
+        utilization = read("nvmlDeviceGetUtilizationRates")
+        if utilization is None:
             return False
+        # A virtual GPU may report utilization, and no clock or power.
+        memory, power = read("nvmlDeviceGetMemoryInfo"), read("nvmlDeviceGetPowerUsage")
+        self._samples.append(
+            (
+                utilization.gpu / 100,
+                read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+                None if memory is None else memory.used,
+                None if power is None else power / 1000,
+            )
+        )
         return True
 
 

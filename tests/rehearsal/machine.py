@@ -18,6 +18,7 @@ class Gpu:
     Args:
         memory_mib: Memory of the whole card; None if the driver does not report it.
         utilization: Percent of the time in which a kernel runs; None if NVML does not support it.
+        is_virtual: True if NVML does not support clock and power.
         mig: Memory of each MIG instance in MiB; empty if MIG is off.
     """
 
@@ -26,6 +27,7 @@ class Gpu:
     uuid: str = "GPU-00000000-0000-0000-0000-000000000000"
     capability: tuple[int, int] = (9, 0)
     utilization: int | None = 40
+    is_virtual: bool = False
     mig: tuple[int, ...] = ()
 
     def mig_uuid(self, index: int) -> str:

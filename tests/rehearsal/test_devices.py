@@ -108,6 +108,26 @@ def test_a_monitor_samples_the_gpu_that_the_process_uses(gpus, visible, power_w)
     assert summary["utilisation"] == (0.2 if visible else 0.9)
 
 
+def test_a_monitor_of_a_virtual_gpu_has_its_utilization(gpus):
+    """Stages share a GPU by utilization wherever `has_utilization` is True."""
+    gpus({"is_virtual": True, "utilization": 70})
+    assert has_utilization()
+    cuda.install()
+    try:
+        with GpuMonitor("cuda:0") as monitor:
+            pass
+        assert monitor.mean_utilization() == 0.7
+        assert set(monitor.summary()) == {
+            "name",
+            "allocated_peak_bytes",
+            "utilisation",
+            "num_samples",
+            "memory_peak_bytes",
+        }
+    finally:
+        cuda.uninstall()
+
+
 def test_a_monitor_without_nvml_has_name_and_memory(gpus):
     gpus({"utilization": None})
     cuda.install()

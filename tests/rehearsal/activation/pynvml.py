@@ -70,6 +70,7 @@ def nvmlDeviceGetUtilizationRates(handle: Gpu) -> SimpleNamespace:
 
 def nvmlDeviceGetClockInfo(handle: Gpu, kind: int) -> int:
     _check()
+    _check_physical(handle)
     return 1755
 
 
@@ -82,7 +83,13 @@ def nvmlDeviceGetMemoryInfo(handle: Gpu) -> SimpleNamespace:
 
 def nvmlDeviceGetPowerUsage(handle: Gpu) -> int:
     _check()
+    _check_physical(handle)
     return 350_000
+
+
+def _check_physical(handle: Gpu) -> None:
+    if handle.is_virtual:
+        raise NVMLError("Not Supported")
 
 
 def _check() -> None:

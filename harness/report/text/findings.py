@@ -284,10 +284,18 @@ def about_best_model(matrices: Mapping[str, ScoreMatrix]) -> str:
         return ""
     means = matrix.scores.mean(axis=1)
     first, second = (-means).argsort(kind="stable")[:2].tolist()
-    over = f"{len(matrix.targets):,} target{'s' if len(matrix.targets) > 1 else ''}"
+    highest = (
+        f"mean over {len(matrix.targets):,} targets"
+        if len(matrix.targets) > 1
+        else f"score on {matrix.targets[0]}"
+    )
+    best, next_best = matrix.names[first], matrix.names[second]
+    value = f"{percent(means[first], 1)} % ({matrix.method})"
+    if means[first] == means[second]:
+        return f"No model has a higher {highest} than {best} and {next_best}: {value}."
     return (
-        f"{matrix.names[first]} has the highest mean over {over}: {percent(means[first], 1)} % "
-        f"({matrix.method}), {matrix.names[second]} follows with {percent(means[second], 1)} %."
+        f"{best} has the highest {highest}: {value}, {next_best} follows with "
+        f"{percent(means[second], 1)} %."
     )
 
 

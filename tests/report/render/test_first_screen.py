@@ -61,7 +61,13 @@ def test_means_are_over_targets_that_all_shown_models_have() -> None:
         }
     )
     assert about_best_model({"full": full, "fixed": fixed}) == (
-        "net1 has the highest mean over 1 target: 40.0 % (fixed), net2 follows with 30.0 %."
+        "net1 has the highest score on target0: 40.0 % (fixed), net2 follows with 30.0 %."
+    )
+    assert about_best_model({"full": matrix("full", [[0.5, 0.7], [0.1, 0.2]])}) == (
+        "net0 has the highest mean over 2 targets: 60.0 % (full), net1 follows with 15.0 %."
+    )
+    assert about_best_model({"full": matrix("full", [[0.1], [0.5], [0.5]])}) == (
+        "No model has a higher score on target0 than net1 and net2: 50.0 % (full)."
     )
 
 

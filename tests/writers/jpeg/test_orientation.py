@@ -18,21 +18,22 @@ from writers.subset.spec import everything
 TAG = 0x0112
 
 
-def jpeg(number: int | None, endian: str = "<", seed: int = 0) -> bytes:
+def jpeg(number: int | None, endian: str = "<", seed: int = 0, form: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif.endian = endian
     exif[0x010F] = "a camera"
     if number is not None:
         exif[TAG] = number
     file = io.BytesIO()
-    picture(seed, 24, 16).save(file, "JPEG", exif=exif.tobytes())
+    picture(seed, 24, 16).save(file, form, exif=exif.tobytes())
     return file.getvalue()
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("endian", "<>")
 @pytest.mark.parametrize("number", [None, *range(1, 9)])
-def test_orientations_are_those_of_pillow(number: int | None, endian: str):
-    data = jpeg(number, endian)
+def test_orientations_are_those_of_pillow(number: int | None, endian: str, form: str):
+    data = jpeg(number, endian, form=form)
     with Image.open(io.BytesIO(data)) as image:
         assert orientation(data) == image.getexif().get(TAG, 1) == (number or 1)
 

@@ -98,11 +98,6 @@ static const int8_t TO_ROWS[4][4][16] = {
 };
 #undef _
 
-static const uint8_t ZIGZAG[64] = {
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
-    62, 63};
-
 INLINE_AVX2 uint64_t load_64(const uint8_t *from) {
     uint64_t word;
     memcpy(&word, from, 8);
@@ -213,7 +208,7 @@ static void put_wide(const struct unpacked *block, int16_t rows[8][16], int is_s
         int group = __builtin_ctz(wide) / DCT_CODE_BITS;
         for (unsigned present = block->bitmaps >> 8 * group & 0xFF; present != 0; present &= present - 1, bit += 11) {
             int value = (int)(dct_u32(block->values + bit / 8) >> bit % 8 & 0x7FF) - 0x400;
-            int place = ZIGZAG[8 * group + __builtin_ctz(present)];
+            int place = DCT_ZIGZAG[8 * group + __builtin_ctz(present)];
             if (place > 0)
                 rows[place / 8][8 * is_second + place % 8] = (int16_t)(value - (value < 0));
         }

@@ -4,11 +4,6 @@
 
 #include "blob.h"
 
-static const uint8_t ZIGZAG[64] = {
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
-    62, 63};
-
 static uint64_t mixed(uint64_t sum, const uint8_t *bytes, int64_t size) {
     for (int64_t i = 0; i < size; i += 8) {
         uint64_t word = dct_u32(bytes + i) | (uint64_t)dct_u32(bytes + i + 4) << 32;
@@ -142,7 +137,7 @@ static const uint8_t *read_block(const uint8_t *from, uint32_t codes, int groups
                     if (bits == 8)
                         value = (int8_t)value;
                     if (8 * g + k > 0)      /* a damaged bitmap may mark DC */
-                        block[ZIGZAG[8 * g + k]] = (int16_t)value;
+                        block[DCT_ZIGZAG[8 * g + k]] = (int16_t)value;
                 }
         }
     }

@@ -46,6 +46,12 @@ enum { DCT_GROUPS = 8, DCT_CODE_BITS = 3, DCT_WIDE = 7 };
 enum { DCT_AHEAD = 256 };
 enum { DCT_MAX_BLOCK = 8 + 88 };    /* most bytes of a block: 8 bitmaps, and 64 values of 11 bits */
 
+/* Natural position of each coefficient of the zigzag order. */
+static const uint8_t DCT_ZIGZAG[64] = {
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
+    62, 63};
+
 /* Return the number of bits of each value of group number `group` if its code is `code`. */
 static inline int dct_bits_of(int group, int code) {
     static const uint8_t BITS[8] = {0, 1, 2, 3, 4, 5, 7, 11};

@@ -8,11 +8,6 @@
 
 enum { MIN_WIDTH = 8 };     /* pixels; libjpeg upsamples images of at most 4 pixels differently */
 
-static const uint8_t ZIGZAG[64] = {
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55,
-    62, 63};
-
 /* ---- Writing ------------------------------------------------------------------------------------------------------------- */
 
 /* Writes bits from the lowest up. */
@@ -99,7 +94,7 @@ static uint8_t *put_run(uint8_t *to, const JBLOCK *blocks, int64_t n) {
     int groups = 0, dc_min = 32767, dc_max = -32768, dc_bits = 0;
     for (int64_t i = 0; i < n; i++) {
         for (int k = 1; k < 64; k++)
-            values[i][k] = blocks[i][ZIGZAG[k]];
+            values[i][k] = blocks[i][DCT_ZIGZAG[k]];
         values[i][0] = 0;
         for (int g = 0; g < 8; g++) {
             int code = code_of(g, values[i] + 8 * g);

@@ -99,12 +99,13 @@ def build(
         UserError: `arch` is unknown, or a setting has no effect on it.
     """
     if "/" in arch:
+        network = zoo.build(arch)  # first, so that an unknown name is reported as such
         if channels is not None:
             raise UserError(
                 f"{arch} has fixed widths; channels has no effect on it.",
                 "Leave channels out, or use resnet10.",
             )
-        model = from_network(zoo.build(arch), num_classes)
+        model = from_network(network, num_classes)
     else:
         architecture = cast(Architecture, names.find("harness.modeling.archs", arch, "model"))
         model = Classifier(*architecture.build(num_classes, channels), num_classes)

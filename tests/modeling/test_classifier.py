@@ -77,6 +77,8 @@ def test_resnet10_has_the_requested_widths():
         ("resnet50", (16,), "resnet50 has fixed widths"),
         ("resnet10", (16, 16), "channels has 2"),
         ("resnet11", None, "resnet10|resnet18"),
+        ("torchvision/resnet18", (16,), "torchvision/resnet18 has fixed widths"),
+        ("torchvision/resnet19", (16,), "no torchvision model named 'resnet19'"),
     ],
 )
 def test_unknown_architectures_are_refused(arch, channels, message):

@@ -4,6 +4,8 @@
 # FFCV has generated code by then, Python 3.11's ast module fails in this import (SystemError: AST
 # constructor recursion depth mismatch).
 import functools
+import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -76,6 +78,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="run fuzz/test_fuzz.py: N mutated inputs of each kind through sanitized C code",
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored_process() -> Iterator[None]:
+    """Restore the environment, the handler of SIGTERM and the logger of harness after each file.
+
+    `ray.init` and the commands of harness change them for the rest of the process.
+    """
+    environment, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    logger = logging.getLogger("harness")
+    level, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.propagate, logger.handlers[:] = propagate, handlers
+    if on_sigterm is not None:  # None: a library in C has set it
+        signal.signal(signal.SIGTERM, on_sigterm)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 @functools.lru_cache(maxsize=1)

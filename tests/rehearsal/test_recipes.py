@@ -25,8 +25,6 @@ RECIPES = {
     "fewer_classes": [*COMPILED, *TWO_SUBSETS],
 }
 
-pytestmark = pytest.mark.timeout(900)  # a minute of work, on a machine that is busy with others
-
 
 @pytest.fixture(scope="module")
 def matrices() -> dict[str, Matrix]:

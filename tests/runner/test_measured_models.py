@@ -9,7 +9,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -24,8 +23,6 @@ from loaders import open_loader
 from loaders.plan import LoaderPlan
 from tests.helpers.tiny_stages import as_result
 from writers.dataset import SplitSettings, open_dataset
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def recipe(classes: Path) -> Recipe:

@@ -165,7 +165,7 @@ def outcomes(whole: Whole, backend: str, number: int) -> dict[str, set[str]]:
     return outcomes_of
 
 
-@pytest.mark.timeout(300, method="signal")
+@pytest.mark.timeout(900, method="signal")
 @pytest.mark.parametrize(("backend", "number"), [("reference", 800), ("ffcv", 200)])
 def test_a_damaged_beton_is_refused_or_read_correctly(whole: Whole, backend: str, number: int):
     outcomes_of = outcomes(whole, backend, number)
@@ -176,7 +176,7 @@ def test_a_damaged_beton_is_refused_or_read_correctly(whole: Whole, backend: str
     assert outcomes_of == {region: {"refused"} for region in tables}
 
 
-@pytest.mark.timeout(300, method="signal")
+@pytest.mark.timeout(900, method="signal")
 def test_invalid_tables_with_valid_digests_are_refused(whole: Whole):
     """Digests match here, so that readers must check the numbers as well."""
     plan = LoaderPlan(whole.path, batch_size=8, resolution=16, num_threads=1, backend="reference")

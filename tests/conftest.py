@@ -128,6 +128,24 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def random_numbers_of_fixtures() -> None:
+    """Seed torch for module-scoped fixtures, as `random_numbers` does for tests."""
+    seed_torch()
+
+
+@pytest.fixture(autouse=True)
+def random_numbers() -> None:
+    """Seed torch before each test. Otherwise a test has other random numbers in each process."""
+    seed_torch()
+
+
+def seed_torch() -> None:
+    """Seed torch's generator of the CPU, if torch is imported."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.default_generator.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove COLUMNS, so that the width of printed tables does not depend on the terminal."""

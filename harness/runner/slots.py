@@ -52,8 +52,9 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
     enough cores and no CPU quota below their number.
 
     Raises:
-        UserError: the settings request GPUs that do not exist, more parallel stages than the GPUs
-            can run, or, without GPUs, more processes per stage than max(cores, MIN_PROCESSES).
+        UserError: the settings request GPUs that do not exist, several MIG instances per stage,
+            more parallel stages than the GPUs can run, or, without GPUs, more processes per stage
+            than max(cores, MIN_PROCESSES).
     """
     gpus = [] if settings.device == "cpu" else _visible_gpus()
     if settings.device == "cuda" and not gpus:
@@ -71,6 +72,12 @@ def make_slots(settings: LauncherSettings) -> list[Slot]:
         raise UserError(
             f"--gpus-per-stage {num_gpus}: this machine has {len(gpus)} GPUs.",
             f"Use --gpus-per-stage {len(gpus)} or fewer.",
+        )
+    if num_gpus > 1 and any(gpu.startswith("MIG-") for gpu in gpus):
+        raise UserError(
+            f"--gpus-per-stage {num_gpus}: a process can use only one MIG instance, and all "
+            "processes of a stage would use the same one.",
+            "Leave out --gpus-per-stage: each instance then runs a stage of its own.",
         )
     gpus = [
         ",".join(gpus[first : first + num_gpus])

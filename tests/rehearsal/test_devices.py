@@ -15,6 +15,7 @@ from harness.system.folders import Folders
 from harness.system.gpu import select_gpu
 from tests.rehearsal import cuda, machine
 from tests.rehearsal.conftest import run_child
+from writers.errors import UserError
 
 SMALL = {"name": "NVIDIA A10", "memory_mib": 23028}
 MIG = {"mig": (20480, 20480, 10240)}
@@ -59,6 +60,14 @@ def test_each_mig_instance_is_a_slot(gpus, tmp_path):
     gpus(MIG)
     slots = make_slots(LauncherSettings(Folders(tmp_path, tmp_path, tmp_path)))
     assert len({slot.gpu for slot in slots if slot.gpu is not None}) == 3
+
+
+def test_a_stage_cannot_use_several_mig_instances(gpus, tmp_path):
+    """A process sees only one, so all processes of the stage would share it."""
+    gpus(MIG)
+    settings = LauncherSettings(Folders(tmp_path, tmp_path, tmp_path), gpus_per_stage=2)
+    with pytest.raises(UserError, match="only one MIG instance"):
+        make_slots(settings)
 
 
 def test_a_worker_has_the_gpu_that_its_slot_names(gpus, tmp_path, monkeypatch):

@@ -19,8 +19,12 @@ from harness.runner.retry import FailureCause
 from harness.runner.signals import POLL_S, StopSignal
 from harness.system import distributed
 from writers import lease
+from writers.text_names import printable
 
 EXIT_CODE = re.compile(rb"exitcode\s*:\s*(-?\d+)")  # in torchrun's summary of failed processes
+# Last line of a traceback; torchrun puts the rank before it after init_process_group.
+ERROR_LINE = re.compile(rb"^(?:\[rank\d+\]: ?)?([\w.]+(?:Error|Exception): .+)$", re.MULTILINE)
+MAX_ERROR = 200  # characters of an error in a message
 
 
 def run(folder: Path, options: argparse.Namespace, stop: StopSignal) -> StageStatus:
@@ -98,14 +102,19 @@ def _ignore_scheduler_signal() -> None:
 
 
 def _describe_crash(log: Path, start: int) -> str:
-    """Describe the first crash of native code in torchrun's log after byte `start`."""
+    """Describe the first crash in torchrun's log after byte `start`: of native code, or an error.
+
+    Ranks report most errors in an answer, but not those before the process group is ready.
+    """
     with log.open("rb") as file:
         file.seek(start)
-        codes = [int(code) for code in EXIT_CODE.findall(file.read())]
-    return next(
-        (describe_exit(code) for code in codes if -code in (signal.SIGSEGV, signal.SIGABRT)),
-        "was lost",
-    )
+        text = file.read()
+    for code in map(int, EXIT_CODE.findall(text)):
+        if -code in (signal.SIGSEGV, signal.SIGABRT):
+            return describe_exit(code)
+    if (error := ERROR_LINE.search(text)) is not None:
+        return f"ended with {printable(error[1].decode(errors='replace'))[:MAX_ERROR]}"
+    return "was lost"
 
 
 def _combine(

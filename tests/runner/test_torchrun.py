@@ -178,6 +178,19 @@ def test_a_crash_in_one_process_names_its_signal(folders, make):
     ), message
 
 
+def test_an_error_before_the_processes_are_connected_is_named(folders, make, monkeypatch):
+    """Such as a wrong interface; processes cannot answer yet."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "absent0")
+    stage = make("shared", kind="evaluate")
+    settings = settings_for(folders, gpus_per_stage=2, began_at=begin(folders))
+    with local.open(settings) as launcher:
+        run = Run(matrix_of(stage), folders, launcher, RetryPolicy(max_retries=0))
+        list(run.events())
+    message = run.failed[stage.key]
+    assert message.startswith("One of 2 processes ended with RuntimeError: "), message
+    assert "absent0" in message and "log.*" in message
+
+
 def answer(status: str, cause: str = "") -> dict[str, str]:
     return {"status": status, "cause": cause, "message": f"of {cause}"}
 

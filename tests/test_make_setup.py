@@ -4,9 +4,11 @@ import os
 import re
 import subprocess
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from tests.helpers import ROOT
 
@@ -76,13 +78,29 @@ def test_an_empty_variable_asks_for_the_newest_versions(tmp_path: Path):
 def test_each_requirement_has_a_tested_version_that_it_accepts():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = project["dependencies"] + project["optional-dependencies"]["dev"]
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    tested = {canonical(name): version for name, version in pins.items()}
+    tested = tested_versions()
     for requirement in map(Requirement, needed):
         version = tested.get(canonical(requirement.name))
         assert version is not None, f"constraints.txt has no version of {requirement.name}"
         assert requirement.specifier.contains(version), f"{requirement} refuses {version}"
+
+
+def test_python_3_11_0_may_install_the_tested_versions():
+    """Checks the packages of this environment that have the tested version."""
+    tested, num_checked = tested_versions(), 0
+    for installed in distributions():
+        if tested.get(canonical(installed.name)) == installed.version:
+            needs = installed.metadata.get("Requires-Python") or ""
+            assert SpecifierSet(needs).contains("3.11.0"), f"{installed.name} needs {needs}"
+            num_checked += 1
+    assert num_checked
+
+
+def tested_versions() -> dict[str, str]:
+    """Return the versions in constraints.txt by canonical name."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    return {canonical(name): version for name, version in pins.items()}
 
 
 def canonical(name: str) -> str:

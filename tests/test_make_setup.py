@@ -78,16 +78,16 @@ def test_an_empty_variable_asks_for_the_newest_versions(tmp_path: Path):
 def test_each_requirement_has_a_tested_version_that_it_accepts():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = project["dependencies"] + project["optional-dependencies"]["dev"]
-    tested = tested_versions()
+    tested = pinned_versions()
     for requirement in map(Requirement, needed):
         version = tested.get(canonical(requirement.name))
         assert version is not None, f"constraints.txt has no version of {requirement.name}"
         assert requirement.specifier.contains(version), f"{requirement} refuses {version}"
 
 
-def test_python_3_11_0_may_install_the_tested_versions():
+def test_python_3_11_0_may_install_the_pinned_versions():
     """Checks the packages of this environment that have the tested version."""
-    tested, num_checked = tested_versions(), 0
+    tested, num_checked = pinned_versions(), 0
     for installed in distributions():
         if tested.get(canonical(installed.name)) == installed.version:
             needs = installed.metadata.get("Requires-Python") or ""
@@ -96,7 +96,7 @@ def test_python_3_11_0_may_install_the_tested_versions():
     assert num_checked
 
 
-def tested_versions() -> dict[str, str]:
+def pinned_versions() -> dict[str, str]:
     """Return the versions in constraints.txt by canonical name."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))

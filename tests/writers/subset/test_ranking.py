@@ -58,7 +58,7 @@ def test_the_packaged_subsets_match_the_published_table(number):
         ("class,accuracy\na,0.5\na,0.6\n", ":3: class a"),
         ("class,accuracy,mean\na,0.5\n", ":2: 2 columns"),
         ("class,accuracy\na,nan\nb,0.5\n", ":2: 'nan'"),
-        ('class,accuracy\n"a,0.5\nb,0.6\n', ":3: 1 column,"),
+        ('class,accuracy\n"a,0.5\nb,0.6\n', ":3: it is not CSV: unexpected end of data"),
         ("class,accuracy\ncaf\xe9,0.5\n", ":2 cannot be read as text in UTF-8: 'caf\xe9,0.5'"),
     ],
 )

@@ -114,7 +114,15 @@ def test_distant_and_nested_crops_equal_single_crops(name, sampling):
         file = np.frombuffer(blob + bytes(512), np.uint8)
         columns = (np.array([value]) for value in (0, len(blob), mode, 150, 110))
         images = kernel_c.stored_images(file, *columns)
-        pool.make_batch(images, None, np.array(boxes), np.array(flips), output, error_codes, none)
+        pool.make_batch(
+            images,
+            np.zeros(1, np.int64),
+            np.array(boxes),
+            np.array(flips),
+            output,
+            error_codes,
+            none,
+        )
         assert not error_codes.any()
         return output[0]
 

@@ -163,6 +163,8 @@ def test_a_closed_pool_is_refused_before_c_reads_its_memory():
     output, errors = np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1, np.uint8)
     flips, table = np.zeros(1, np.bool_), np.empty((0, 256), np.float16)
     with pytest.raises(RuntimeError, match="pool is closed"):
-        pool.make_batch(images, None, np.array([[0, 0, 1, 1]]), flips, output, errors, table)
+        pool.make_batch(
+            images, np.zeros(1, np.int64), np.array([[0, 0, 1, 1]]), flips, output, errors, table
+        )
     with pytest.raises(RuntimeError, match="pool is closed"):
         pool.decode_whole(images, zeros, flips, zeros, image, errors)

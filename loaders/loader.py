@@ -27,6 +27,7 @@ from torch.utils.data import get_worker_info
 from loaders import open_loader
 from loaders.backend import Batch
 from loaders.closed_on_exit import ClosedOnExit
+from loaders.loader_arguments import device_of, subset_of
 from loaders.plan import LoaderPlan, Order, whole_number
 from writers import names
 from writers.errors import UserError
@@ -97,7 +98,7 @@ class Loader(ClosedOnExit):
             num_workers: decoding threads; -1 means one per available core.
             seed: seed of order, crops and flips. None means 0.
             indices: samples to load, integers [M], in this order. None means all.
-            drop_last: drop the incomplete batch at the end.
+            drop_last: drop the incomplete batch at the end, unless it is the only one.
             distributed: True splits each batch among the ranks of torch.distributed. None does
                 so if a process group of several ranks exists.
             transform: function (images, labels) -> (images, labels), called with each batch on
@@ -105,11 +106,13 @@ class Loader(ClosedOnExit):
                 batch, rank) and restored afterwards.
             reuse_memory: True yields batches that are valid until the next one is requested, and
                 saves one copy per batch.
-            settings: further fields of LoaderPlan, such as augment, device, dtype and subset.
+            settings: further fields of LoaderPlan, such as augment, device and dtype. `subset` may
+                also be the name of a subset, as in `harness write-beton --subset`, or a list of
+                names of classes; `classes` then has those of the subset in label order.
 
         Raises:
-            UserError: a setting is unknown or invalid, the file is missing or damaged, or this is
-                one of several workers of torch's DataLoader.
+            UserError: a setting is unknown or invalid, the file is missing or damaged, there is no
+                such GPU, or this is one of several workers of torch's DataLoader.
         """
         if isinstance(path, LoaderPlan):
             if batch_size is not None or settings:
@@ -134,8 +137,10 @@ class Loader(ClosedOnExit):
             rank, world_size = _rank_and_world_size(distributed)
             defaults = {"rank": rank, "world_size": world_size, "backend": "auto"}
             further: dict[str, Any] = defaults | settings
+            path = Path(path).expanduser()
+            further["subset"] = subset_of(settings.get("subset"), path)
             plan = LoaderPlan(
-                beton=Path(path).expanduser(),
+                beton=path,
                 batch_size=batch_size,
                 resolution=resolution,
                 order=_order(order),  # type: ignore[arg-type]  # LoaderPlan checks the value
@@ -145,8 +150,7 @@ class Loader(ClosedOnExit):
                 drop_last=drop_last,
                 **further,
             )
-        if plan.device == "cuda":  # FFCV's parts need the index of the GPU
-            plan = replace(plan, device=f"cuda:{torch.cuda.current_device()}")
+        plan = replace(plan, device=device_of(plan.device))
         self._transform, self._reuse_memory = transform, reuse_memory
         self._opened = open_loader(plan)
         self._epoch, self._batch = 0, 0  # position of the next batch

@@ -187,6 +187,11 @@ class LoaderPlan:
             )
 
     def _check_combinations(self) -> None:
+        if not isinstance(self.subset, Subset | None):
+            raise UserError(
+                f"LoaderPlan.subset is {self.subset!r}; it must be a Subset.",
+                "Pass names to Loader, or use writers.subset.spec.resolve.",
+            )
         if (self.weights is None) == (self.order == "weighted"):
             raise UserError(
                 "LoaderPlan.weights and order: weighted go together.",

@@ -127,6 +127,80 @@ def test_wrong_settings_are_user_errors(betons, settings, message):
         Loader(betons["jpeg"], **settings)
 
 
+@pytest.mark.parametrize(
+    ("subset", "kept"),
+    [
+        (["class3", "class1"], [1, 3]),
+        (("class2",), [2]),
+        ("all", [0, 1, 2, 3]),
+        ("two.txt", [0, 2]),
+        (Path("two.txt"), [0, 2]),
+    ],
+)
+def test_a_subset_may_be_a_name_or_a_list_of_classes(
+    betons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subset, kept: list[int]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.txt").write_text("class0\nclass2\n")
+    settings = {"batch_size": 36, "resolution": 16, "num_workers": 1}
+    [(images, labels)] = Loader(betons["raw"], **settings)
+    loader = Loader(betons["raw"], subset=subset, **settings)
+    [(its_images, its_labels)] = loader
+    assert loader.classes == tuple(f"class{label}" for label in kept)
+    is_kept = torch.isin(labels, torch.tensor(kept))
+    assert its_labels.tolist() == [kept.index(label) for label in labels[is_kept].tolist()]
+    torch.testing.assert_close(its_images, images[is_kept], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("subset", "message"),
+    [
+        ("in90", "no subset named 'in90'"),
+        ("in900", "Subset in900: "),
+        ("class1", r"For one class, use subset=\['class1'\]"),
+        (["class1", "zebra"], "zebra"),
+        (["class1", "class1"], "listed twice"),
+        ([], "no subset: "),
+        ([1], "no subset: "),
+        (3, "Loader.subset is 3, which is no subset."),
+        ({"class1": 1}, "no subset."),
+    ],
+)
+def test_other_subsets_are_user_errors(betons, subset, message: str):
+    with pytest.raises(UserError, match=message):
+        Loader(betons["raw"], 8, subset=subset)
+
+
+def test_a_plan_takes_no_names_of_subsets(betons):
+    with pytest.raises(UserError, match=r"LoaderPlan.subset is 'all'; it must be a Subset"):
+        LoaderPlan(betons["raw"], 8, 16, subset="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "hint"),
+    [("cuda:0", 0, "device='cpu'"), ("cuda", 0, "device='cpu'"), ("cuda:3", 2, "smaller number")],
+)
+def test_a_missing_gpu_is_a_user_error(
+    betons, monkeypatch: pytest.MonkeyPatch, device: str, num_gpus: int, hint: str
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    with pytest.raises(UserError, match=f"Loader.device is '{device}'") as info:
+        Loader(betons["raw"], 8, device=device)
+    assert hint in info.value.hint
+
+
+def test_an_unknown_device_is_a_user_error(betons):
+    with pytest.raises(UserError, match="which torch does not know"):
+        Loader(betons["raw"], 8, device="gpu")
+
+
+@pytest.mark.parametrize(("batch_size", "num_images"), [(36, 36), (20, 20), (400, 36)])
+def test_drop_last_keeps_the_only_batch(betons, batch_size: int, num_images: int):
+    with Loader(betons["raw"], batch_size, resolution=16, drop_last=True) as loader:
+        assert [len(labels) for _, labels in loader] == [num_images]
+
+
 @pytest.mark.parametrize("path", ["", "/", "."])
 def test_a_path_without_a_name_is_a_folder(path: str):
     with pytest.raises(UserError, match="is a folder, not a beton"):

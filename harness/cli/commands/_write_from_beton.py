@@ -5,11 +5,11 @@ from typing import Literal
 
 from harness.cli import console
 from harness.cli.commands import _label_options
-from harness.cli.commands._betons import training_images
 from harness.cli.options import refuse_given
 from harness.system import environment
 from harness.system.folders import Folders
 from writers import names
+from writers.beton.class_counts import training_images
 from writers.beton.convert import add_index, to_dct, to_jpeg
 from writers.beton.copy import copy_subset
 from writers.beton.provenance import inherit

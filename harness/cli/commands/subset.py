@@ -167,7 +167,7 @@ def _resolve(spec: "SubsetSpec", beton: Path | None) -> "tuple[Subset, int | Non
     Returns:
         The subset, and its number of images (None without a file).
     """
-    from harness.cli.commands._betons import training_images
+    from writers.beton.class_counts import training_images
     from writers.beton.store import open_beton
     from writers.subset.lists import imagenet_classes
     from writers.subset.spec import resolve

@@ -305,7 +305,7 @@ def _num_train_images(classes: Sequence[str], source_beton: Path | None) -> dict
     Raises:
         UserError: the beton lacks a class.
     """
-    from harness.cli.commands._betons import training_images
+    from writers.beton.class_counts import training_images
     from writers.beton.store import open_beton
     from writers.errors import UserError
 

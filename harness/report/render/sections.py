@@ -83,6 +83,7 @@ def transfer_section(recipe: Recipe, rows: Sequence[TransferRow], analysis: Anal
         panels = transfer_figures.transfer_panels(recipe, trained)
         subsets, methods = {row.subset for row in trained}, {row.method for row in trained}
         legend = _transfer_legend(recipe, subsets, methods)
+        notes.append("Points of one eps are side by side, so that they do not overlap.")
     if panels and len(recipe.seeds) > 1:
         notes.append("Points are means over seeds, bars one standard deviation.")
     names = [subset.name for subset in recipe.subsets]

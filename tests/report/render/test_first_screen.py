@@ -10,6 +10,7 @@ import pytest
 
 from harness.config.load import read
 from harness.report.data.records import ModelId
+from harness.report.render.figures import plot
 from harness.report.render.figures.means import MAX_MODELS, mean_panel
 from harness.report.render.figures.models import place_names
 from harness.report.render.figures.plot import NUM_COLORS, marker_place
@@ -91,6 +92,27 @@ def test_only_the_best_of_many_models_are_drawn() -> None:
     panel = mean_panel({"full": matrix("full", scores)})
     assert panel is not None and f"best {MAX_MODELS} of {MAX_MODELS + 5} models" in panel.detail
     assert panel.data.splitlines()[1] == f"net{MAX_MODELS + 4},full,{(MAX_MODELS + 4) / 100}"
+
+
+def test_the_caption_states_the_order_if_it_is_not_evident() -> None:
+    full, fixed = matrix("full", [[0.5, 0.7], [0.6, 0.8]]), matrix("fixed", [[0.9, 0.9], [0, 0]])
+    panel = mean_panel({"full": full, "fixed": fixed})
+    assert panel is not None and panel.detail == "2 targets, ordered by each model's best mean"
+    assert [line.split(",")[0] for line in panel.data.splitlines()[1:3]] == ["net0", "net1"]
+    of_one_method = mean_panel({"full": full})
+    assert of_one_method is not None and of_one_method.detail == "full, 2 targets"
+
+
+@pytest.mark.parametrize(("lowest", "is_drawn"), [(12.0, True), (60.0, False)])
+def test_the_caption_names_the_line_of_chance_only_if_it_is_drawn(
+    lowest: float, is_drawn: bool
+) -> None:
+    _, axes = plot.blank(3.5, 2.5)
+    axes.plot([0, 1], [lowest, 65.0])
+    caption = plot.chance_line(axes, 0.125)
+    assert caption == ", chance 12.5 %" + " (dotted)" * is_drawn
+    assert len(axes.lines) == 1 + is_drawn
+    assert plot.chance_line(axes, None) == "" and len(axes.lines) == 1 + is_drawn
 
 
 def test_one_model_of_one_method_has_no_figure_and_no_sentence() -> None:

@@ -308,3 +308,14 @@ def test_the_page_begins_with_the_answer_in_one_sentence(tmp_path: Path) -> None
     headline = html.escape((tmp_path / "answer.txt").read_text().strip())
     assert text.count(headline) == 1
     assert text.index(headline) < text.index("<svg") < text.index('<p class="caveat"')
+
+
+def test_only_a_table_that_scrolls_has_its_number_of_rows_in_the_heading(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    text = render(recipe, make_results(recipe), tmp_path)
+    num_rows = {name: len(rows) - 1 for name, rows in assert_sound(text).tables.items()}
+    counts = dict(
+        re.findall(r'<h3 id="([\w-]+)-title">[^<]*<span class="detail">\(([\d,]+) rows', text)
+    )
+    assert counts == {name: f"{rows:,}" for name, rows in num_rows.items() if rows > 24}
+    assert "transfers" in counts and "kinds" not in counts

@@ -13,7 +13,9 @@ from harness.report.data.collection import Collection
 from harness.report.data.records import format_eps
 from harness.report.data.rows import accuracy_rows
 from harness.report.render.page import write
+from harness.report.render.report import collect
 from harness.report.render.tables.accuracy import accuracy_tables
+from harness.report.render.tables.cells import CHANCE_NOTE
 from harness.report.render.tables.table import Cell, Column, table_of
 from harness.runner.result import Result
 from tests.helpers.report_fakes import CLASSES, make_recipe, make_results, replace_metrics
@@ -127,6 +129,37 @@ def test_transfer_table_shows_every_number(tmp_path: Path) -> None:
         expected = {"grocery": f"{100 / 81:.1f} 2,485 images", "clothing": "10.0 372 images"}
         assert chance == expected[target]
         assert (lr, tried) == ("0.1", "2 on val")
+
+
+def test_the_mark_for_chance_is_explained_below_the_tables_that_have_it(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    results = make_results(recipe)
+    at_chance = []
+    for result in results:
+        if result.kind == "transfer" and result.axes["target"] == "clothing":
+            result = replace_metrics(
+                result, test={**result.metrics["test"], "top1": 0.1, "num_correct": 37}
+            )
+        elif result.kind == "evaluate":
+            low = {**result.metrics["clean"]["common_masked"], "top1": 1 / 18}
+            clean = {**result.metrics["clean"], "common_masked": low}
+            result = replace_metrics(result, clean=clean)
+        at_chance.append(result)
+    report = collect(recipe, at_chance, [], {}, {})
+    marked = [
+        table.name
+        for section in report.sections
+        for table in section.all_tables
+        if any("°" in cell.text for row in table.rows for cell in row)
+    ]
+    explained = [
+        table.name
+        for section in report.sections
+        for table in section.all_tables
+        if CHANCE_NOTE in table.note
+    ]
+    assert set(marked) >= {"transfers", "accuracy-0-common_masked"}
+    assert explained == marked
 
 
 def test_learning_rates_that_diverged_are_counted(tmp_path: Path) -> None:

@@ -85,11 +85,12 @@ def mean_panel(matrices: Mapping[str, ScoreMatrix]) -> Panel | None:
     targets = " to ".join(map(str, [counts[0], *counts[1:][-1:]]))
     only = next(iter(means))
     method = f"{only}, " if len(means) == 1 and only else ""
+    order = ", ordered by each model's best mean" if len(means) > 1 and len(best) > 1 else ""
     some = f", the best {MAX_MODELS} of {len(best):,} models" if len(best) > MAX_MODELS else ""
     return Panel(
         name,
         "Mean over targets" if is_mean else f"Score on {next(iter(targets_of))}",
-        f"{method}{targets} target{'s' * (counts[-1] > 1)}{some}"
+        f"{method}{targets} target{'s' * (counts[-1] > 1)}{some}{order}"
         if is_mean
         else f"{method}{some}".strip(", "),
         "Mean score over the targets" if is_mean else "Score on the target",

@@ -159,19 +159,20 @@ def draw_series(
     )
 
 
-def chance_line(axes: Axes, chance: float | None) -> None:
+def chance_line(axes: Axes, chance: float | None) -> str:
     """Draw a dotted line at the fraction `chance` of a percent axis.
 
     It is omitted if `chance` is None, or if it would compress the measured range too much.
+
+    Returns:
+        Text for the end of the caption, such as `, chance 1.2 % (dotted)`; "" if chance
+        is unknown.
     """
     low, high = axes.get_ylim()
     if chance is not None and low - 100 * chance < 0.6 * (high - low):
         axes.axhline(100 * chance, color=QUIET, linewidth=1, linestyle=(0, (1, 2)))
         axes.set_ylim(bottom=min(low, 100 * chance - 0.04 * (high - low)))
-
-
-def chance_text(chance: float | None) -> str:
-    """Format chance for the end of a caption, e.g. `, chance 1.2 %`; "" if unknown."""
+        return f", chance {100 * chance:.1f} % (dotted)"
     return f", chance {100 * chance:.1f} %" if chance else ""
 
 

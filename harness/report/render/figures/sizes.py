@@ -267,7 +267,7 @@ def induction_panels(inductions: Sequence[Induction]) -> list[Panel]:
             _log_axis(axes, sorted({row.num_classes for row in induction.rows if row.num_classes}))
             # Begin the axis at zero, so that a small difference looks small.
             axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
-            plot.chance_line(axes, induction.chance)
+            chance = plot.chance_line(axes, induction.chance)
             axes.set_xlabel("classes of pretraining")
             axes.set_ylabel("kNN, %")
             svg = plot.to_svg(figure, name)
@@ -275,7 +275,7 @@ def induction_panels(inductions: Sequence[Induction]) -> list[Panel]:
             Panel(
                 name,
                 f"Induction: {title}",
-                "kNN on frozen features" + plot.chance_text(induction.chance),
+                "kNN on frozen features" + chance,
                 f"kNN accuracy on {title} against the classes of pretraining",
                 svg,
                 plot.to_csv_text(

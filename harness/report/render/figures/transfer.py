@@ -137,14 +137,14 @@ def _subset_panel(
                 (subset, method, variant, mean.mean, mean.sd, mean.num_seeds)
                 for subset, mean in means.items()
             ]
-        _label_axes(axes, "training classes", chance)
+        chance_text = _label_axes(axes, "training classes", chance)
         axes.set_xticks(range(len(labels)), labels, rotation=90 if is_vertical else 0, fontsize=7.5)
         axes.set_xlim(-0.5, len(labels) - 0.5)
         svg = plot.to_svg(figure, name, titles)
     return Panel(
         name,
         title,
-        metric + plot.chance_text(chance),
+        metric + chance_text,
         f"{metric} on {title} for each subset; the table below has the numbers",
         svg,
         plot.to_csv_text(("subset", "method", "variant", "mean", "sd", "num_seeds"), numbers),
@@ -179,7 +179,7 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
                 (subset, method, eps, mean.mean, mean.sd, mean.num_seeds)
                 for eps, mean in means.items()
             ]
-        _label_axes(axes, "eps of pretraining", chance)
+        chance_text = _label_axes(axes, "eps of pretraining", chance)
         axes.set_xticks(range(len(recipe.eps)), [format_eps(eps) for eps in recipe.eps])
         axes.set_xlim(-0.35, len(recipe.eps) - 0.65)
         axes.xaxis.grid(False)
@@ -187,18 +187,19 @@ def _transfer_panel(recipe: Recipe, rows: Sequence[TransferRow], name: str, titl
     return Panel(
         name,
         title,
-        metric + plot.chance_text(chance),
+        metric + chance_text,
         f"{metric} on {title} against eps of pretraining; the table below has the numbers",
         svg,
         plot.to_csv_text(("subset", "method", "eps", "mean", "sd", "num_seeds"), numbers),
     )
 
 
-def _label_axes(axes: Axes, label: str, chance: float | None) -> None:
-    plot.chance_line(axes, chance)
+def _label_axes(axes: Axes, label: str, chance: float | None) -> str:
+    """Label the axes, and return the part of the caption on chance."""
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(label)
     axes.set_ylabel("percent")
+    return plot.chance_line(axes, chance)
 
 
 def _percentages(means: Sequence[SeedMean | None]) -> tuple[list[float], list[float]]:

@@ -7,6 +7,7 @@ from harness.report.data.collection import PlannedModel
 from harness.report.data.records import AccuracyRow, ClassRow, CoarseRow, format_eps
 from harness.report.data.rows import COMMON_VIEWS, views_are_equal
 from harness.report.render.tables.cells import (
+    CHANCE_NOTE,
     MIN_TOP5,
     NONE,
     decimals_for,
@@ -129,6 +130,7 @@ def _accuracy_table(
             contents.append(mark_best(cells))
     is_incomplete = any((*line, eps) not in models for line in lines for eps in recipe.eps)
     note = _accuracy_note(recipe, rows, is_attacked, is_incomplete, excluded)
+    note += _chance_note(contents)
     return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
 
 
@@ -256,7 +258,14 @@ def _coarse_table(recipe: Recipe, rows: Sequence[CoarseRow], name: str, title: s
     )
     if len(recipe.seeds) > 1:
         note += " sd: standard deviation over seeds."
+    note += _chance_note(contents)
     return Table(name, title, tuple(columns), tuple(zip(*contents, strict=True)), note)
+
+
+def _chance_note(contents: Sequence[Sequence[Cell]]) -> str:
+    """Explain the mark of accuracies at chance; "" if no cell has it."""
+    is_marked = any(cell.text.endswith("°") for column in contents for cell in column)
+    return f" {CHANCE_NOTE}" if is_marked else ""
 
 
 def _coarse_cell(rows: Sequence[CoarseRow], num_seeds: int) -> Cell:

@@ -10,6 +10,7 @@ from harness.report.text.phrases import bounded, decimals_to_exclude_zero, plain
 from writers.text_names import percent
 
 NONE = Cell("–", absent=True)
+CHANCE_NOTE = "°: not clearly above chance."
 MIN_TOP5 = 6  # smallest number of classes of which top-5 can miss one
 SCORE_TITLES = {
     "top1": "top-1",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from harness.config.recipe import Recipe, ShortlistSettings
 from harness.report.data.records import KNN, ModelId, ScoreRow
 from harness.report.render.tables.cells import (
+    CHANCE_NOTE,
     NONE,
     decimal,
     model_columns,
@@ -126,7 +127,7 @@ def score_table(recipe: Recipe, rows: Sequence[ScoreRow]) -> Table:
     if KNN in {name for _, name in places}:
         note += " knn: percent of images whose nearest neighbor has the same class."
     if any("°" in cell.text for column in scored for cell in column):
-        note += " °: not clearly above chance."
+        note += f" {CHANCE_NOTE}"
     if any(place not in cells for cells in models.values() for place in places):
         note += " –: not computed."
     if len(recipe.seeds) > 1:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from harness.config.recipe import Recipe
 from harness.report.data.records import ModelId, TransferRow, format_eps
 from harness.report.render.tables.cells import (
+    CHANCE_NOTE,
     MIN_TOP5,
     NONE,
     SCORE_TITLES,
@@ -90,6 +91,8 @@ def transfer_table(recipe: Recipe, rows: Sequence[TransferRow]) -> Table:
             " Boxes: mean average precision at an intersection over union of 0.5, at 11 recalls "
             "(VOC 2007) and at all; difficult objects are ignored."
         )
+    if any(_is_near_chance(seeds) for models in groups.values() for seeds in models.values()):
+        note += f" {CHANCE_NOTE}"
     if len(recipe.seeds) > 1:
         note += " sd: standard deviation over seeds."
     return Table(
@@ -171,20 +174,22 @@ def _score_cell(rows: Sequence[TransferRow], metric: str, num_seeds: int) -> Cel
         return NONE
     score = seed_mean(getattr(row, metric) for row in rows)
     decimals = decimals_for(row.num_images for row in rows)
-    is_low = (
-        metric == first.metric
-        and first.top1 is not None
-        and is_near_chance(
-            seed_mean(row.top1 for row in rows if row.top1 is not None).mean,
-            first.num_answers,
-            first.num_images,
-        )
-    )
+    is_low = metric == first.metric and _is_near_chance(rows)
     return Cell(
         percent(score.mean, decimals) + ("°" if is_low else ""),
         sort=score.mean,
         below=spread((score,), decimals, num_seeds),
         own=metric == first.metric,
+    )
+
+
+def _is_near_chance(rows: Sequence[TransferRow]) -> bool:
+    """Return True if the mean top-1 of these seeds is not clearly above chance."""
+    first = rows[0]
+    return first.top1 is not None and is_near_chance(
+        seed_mean(row.top1 for row in rows if row.top1 is not None).mean,
+        first.num_answers,
+        first.num_images,
     )
 
 

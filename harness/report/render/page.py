@@ -167,6 +167,7 @@ def to_html(report: Report) -> str:
     return environment.get_template("page.html.j2").render(
         **_frame(report),
         report=report,
+        robustness="" if _opens_with_robustness(report) else report.robustness,
         findings=_findings(report),
         recipe=report.recipe,
         css=Markup(_css()),
@@ -179,10 +180,20 @@ def to_html(report: Report) -> str:
     )
 
 
+def _opens_with_robustness(report: Report) -> bool:
+    """Return True if the headline is part of the paragraph on robustness."""
+    return report.headline in report.robustness
+
+
 def _findings(report: Report) -> list[str]:
-    """Return the paragraphs that follow the headline, without the headline itself."""
-    paragraphs = [" ".join(text.replace(report.headline, " ").split()) for text in report.sentences]
-    return [text for text in (*paragraphs, *report.more) if text]
+    """Return the folded paragraphs: all but the headline and a paragraph on robustness above."""
+    shown = () if _opens_with_robustness(report) else (report.robustness,)
+    paragraphs = [
+        " ".join(text.replace(report.headline, " ").split())
+        for text in report.sentences
+        if text not in shown
+    ]
+    return [text for text in (*paragraphs, *report.more) if text and text not in shown]
 
 
 def _prose(text: str) -> Markup:

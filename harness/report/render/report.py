@@ -42,6 +42,8 @@ class Report:
         left_out: stages whose result cannot be used, with the reason.
         num_skipped: number of stages that the recipe's shortlist skipped.
         headline: the answer in one sentence.
+        robustness: the paragraph that compares the largest eps with the smallest; "" if there is
+            none.
         sentences: the opening paragraphs.
         lead: the figure at the top of the page; None if there is nothing to compare.
         more: further findings that belong to no section.
@@ -67,6 +69,7 @@ class Report:
     analysis: Analysis
     fit_measures: list[FitMeasure]
     headline: str
+    robustness: str
     sentences: list[str]
     lead: Panel | None
     more: list[str]
@@ -167,6 +170,7 @@ def collect(
         analysis=analysis,
         fit_measures=fits,
         headline=answer.headline(accuracy, transfer, analysis.effects) or _first(opening[0]),
+        robustness=answer.about_robustness(accuracy, transfer, analysis.effects),
         sentences=opening,
         lead=mean_panel(analysis.matrices),
         more=[sentence for sentence in sentences if sentence not in {*opening, *in_sections}],

@@ -57,6 +57,21 @@ def headline(
     return ""
 
 
+def about_robustness(
+    accuracy: Sequence[AccuracyRow], transfer: Sequence[TransferRow], effects: Sequence[Effect]
+) -> str:
+    """Return the paragraph of `answers` that compares the largest eps with the smallest.
+
+    With several architectures, the first one with a comparison is used. Returns "" if the recipe
+    has one eps.
+    """
+    every_arch = archs(accuracy, transfer)
+    for arch in every_arch:
+        if text := _about_eps([effect for effect in effects if effect.arch == arch]):
+            return f"{arch}: {text}" if len(every_arch) > 1 else text
+    return ""
+
+
 def _about_classes(
     effects: Sequence[Effect],
     accuracy: Sequence[AccuracyRow],
@@ -122,7 +137,8 @@ def _by_target(
         for effect, remark in zip(named, remarks, strict=True)
     )
     which = "" if len(of_smallest) <= 2 else f", the extremes of {len(of_smallest):,} targets"
-    return f"{smallest} instead of {baseline} changed transfer by {changes}{which}."
+    single = ", with one seed" if all(effect.difference.num_seeds == 1 for effect in named) else ""
+    return f"{smallest} instead of {baseline} changed transfer by {changes}{which}{single}."
 
 
 def _is_at_chance(effect: Effect, transfer: Sequence[TransferRow]) -> bool:

@@ -310,6 +310,16 @@ def test_the_page_begins_with_the_answer_in_one_sentence(tmp_path: Path) -> None
     assert text.index(headline) < text.index("<svg") < text.index('<p class="caveat"')
 
 
+def test_the_page_shows_robustness_before_the_folded_findings(tmp_path: Path) -> None:
+    recipe = make_recipe(eps=(0.0, 0.5))
+    text = render(recipe, make_results(recipe), tmp_path)
+    assert text.count("Robust pretraining at eps 0.5 instead of 0") == 1
+    start = text.index("Robust pretraining at eps 0.5")
+    assert start < text.index("<svg") < text.index('<details class="more">')
+    clean = make_recipe(eps=(0.0,))
+    assert "Robust pretraining" not in render(clean, make_results(clean), tmp_path)
+
+
 def test_only_a_table_that_scrolls_has_its_number_of_rows_in_the_heading(tmp_path: Path) -> None:
     recipe = make_recipe()
     text = render(recipe, make_results(recipe), tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from harness.report.data.records import AccuracyRow, TransferRow
 from harness.report.stats.effects import MASKING, effects
 from harness.report.text.answer import (
+    about_robustness,
     answers,
     headline,
 )
@@ -378,8 +379,33 @@ def test_the_headline_gives_the_change_of_each_target() -> None:
     transfer = transfer_rows(score, seeds=(0,))
     assert headline((), transfer, effects((), transfer)) == (
         "minus20 instead of all changed transfer by −20.0 points on pets and by −1.0 points on "
-        "cars."
+        "cars, with one seed."
     )
+
+
+def test_the_headline_of_several_seeds_has_intervals_instead_of_their_number() -> None:
+    transfer = transfer_rows(
+        lambda subset, eps, target, seed: (
+            0.7 + 0.01 * seed - (0.2 + 0.01 * seed) * (subset == "minus20")
+        ),
+        seeds=(0, 1),
+    )
+    text = headline((), transfer, effects((), transfer))
+    assert "seed" not in text and text.count("±") == 2
+
+
+def test_robustness_is_the_paragraph_about_eps() -> None:
+    accuracy = accuracy_rows(lambda *_: 0.8, lambda *_: 0.8, seeds=(0,))
+    transfer = transfer_rows(lambda subset, eps, *_: 0.7 - 0.1 * (eps > 0), seeds=(0,))
+    found = effects(accuracy, transfer)
+    text = about_robustness(accuracy, transfer, found)
+    assert text.startswith("Robust pretraining at eps 3 instead of 0 changed transfer by −10.0")
+    assert text in answers(accuracy, transfer, found)
+    clean = [row for row in transfer if row.eps == 0]
+    assert about_robustness(accuracy, clean, effects(accuracy, clean)) == ""
+    other = [replace(row, arch="resnet50") for row in transfer]
+    both = [*clean, *other]  # only the second architecture has two eps
+    assert about_robustness((), both, effects((), both)) == f"resnet50: {text}"
 
 
 def test_one_target_of_the_smallest_subset_is_named_once() -> None:
@@ -388,7 +414,7 @@ def test_one_target_of_the_smallest_subset_is_named_once() -> None:
     )
     transfer = [row for row in rows if row.subset == "all" or row.target == "pets"]
     assert headline((), transfer, effects((), transfer)) == (
-        "minus20 instead of all changed transfer by −4.0 points on pets."
+        "minus20 instead of all changed transfer by −4.0 points on pets, with one seed."
     )
 
 
@@ -404,7 +430,8 @@ def test_the_headline_marks_changes_between_accuracies_at_chance() -> None:
     transfer = transfer_rows(at_chance, seeds=(0,))
     text = headline((), transfer, effects((), transfer))
     assert text.endswith(
-        "by −10.0 points on cars and by 0.0 points on pets (not clearly above chance)."
+        "by −10.0 points on cars and by 0.0 points on pets (not clearly above chance), "
+        "with one seed."
     )
 
 
@@ -413,7 +440,7 @@ def test_the_headline_marks_two_changes_at_chance_once() -> None:
         lambda subset, eps, target, seed: 0.11 - 0.01 * (subset == "minus20"), seeds=(0,)
     )
     text = headline((), transfer, effects((), transfer))
-    assert text.count("chance") == 1 and text.endswith("(none clearly above chance).")
+    assert text.count("chance") == 1 and "cars (none clearly above chance)" in text
 
 
 def test_the_headline_is_about_one_architecture() -> None:

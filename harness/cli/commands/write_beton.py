@@ -304,6 +304,7 @@ def _write(
     written = []
     for split in _splits_to_write(splits, opened.splits):
         file = folder / f"{split}.beton"
+        before = _manifest_of(file)
         with console.progress(f"write {split}") as report:
             manifest = write_split(
                 opened,
@@ -319,8 +320,22 @@ def _write(
                 warn=lambda line: click.echo(line, err=True),
             )
         record(file, manifest, origin)
+        if before is not None and before.sha256 != manifest.sha256:
+            number = counted(before.num_samples, "image")
+            click.echo(f"Replaced {file}, which had {number} and other content.", err=True)
         written.append((file, manifest))
     return written
+
+
+def _manifest_of(file: Path) -> "Manifest | None":
+    """Return the manifest of a beton; None if there is none that can be read."""
+    from writers.beton.store import read_manifest
+    from writers.errors import UserError
+
+    try:
+        return read_manifest(file)
+    except (UserError, OSError):
+        return None
 
 
 def _encoding(*, preset: str | None, format_: str, **settings: Any) -> "Encoding":

@@ -48,6 +48,17 @@ def test_a_preset_sets_the_encoding(tree: Path):
     assert train["encoding"]["format"] == "passthrough" and train["num_jpeg"] == 6
 
 
+def test_replaced_betons_are_named(tree: Path):
+    arguments = ("write-beton", "--source", "photos/train", "--out", "a")
+    assert "Replaced" not in harness(*arguments).stderr
+    assert "Replaced" not in harness(*arguments).stderr  # the same content
+    lines = harness(*arguments, "--test", "0.4").stderr.splitlines()
+    assert [line for line in lines if "Replaced" in line] == [
+        "Replaced a/train.beton, which had 4 images and other content.",
+        "Replaced a/val.beton, which had 2 images and other content.",
+    ]
+
+
 def test_copy_from_a_folder_of_betons(tree: Path):
     written = manifests("--source", "photos", "--passthrough", "--out", "whole")
     copied = manifests("--subset", "all", "--from", "whole", "--check", "--out", "copied")

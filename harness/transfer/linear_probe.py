@@ -42,7 +42,7 @@ def linear_probe(
     if test is None:
         raise UserError(
             "There is no test split to score the probe on.",
-            "Make one: --test 0.2 when the beton is written.",
+            "Add images, or a folder test/ with the classes of train/.",
         )
     if train.labels.ndim > 1:
         raise UserError(

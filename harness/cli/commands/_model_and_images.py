@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,15 +153,9 @@ def write_betons(
     folders: Folders,
     splits: Collection[str] = SPLITS,
     option: str = "--source",
+    test_share: float = 0.0,
 ) -> dict[str, Path]:
     """Write the `.beton` files of `splits` that do not exist or differ from the dataset's images.
-
-    Args:
-        dataset: Name of the dataset, or `folder`.
-        source: Folder or archive of the images. None means the dataset's place in the raw folder.
-        protocol: Named set of splits, such as vtab. None means the dataset's own splits.
-        folders: Folders of raw files and betons.
-        splits: Splits to write, if the dataset has them.
 
     Args:
         dataset: name in `writers/datasets`, or `folder`.
@@ -169,6 +164,8 @@ def write_betons(
         folders: folders of betons and raw downloads.
         splits: splits to write.
         option: option of the command that sets `source`, for the message that it is missing.
+        test_share: fraction of train that becomes test if the dataset has none. These betons are
+            in a folder of their own.
 
     Returns:
         Split -> path.
@@ -176,6 +173,8 @@ def write_betons(
     Raises:
         UserError: The images are not there, or cannot be read.
     """
+    import click
+
     from harness.cli import console
     from harness.cli.commands._raw_images import check_images
     from harness.config.data import DataSettings
@@ -186,6 +185,7 @@ def write_betons(
     from writers.beton.write import write_split
     from writers.dataset import SplitSettings
     from writers.subset.spec import everything
+    from writers.text_names import percent
 
     settings = DataSettings(
         dataset=dataset,
@@ -196,8 +196,19 @@ def write_betons(
     if source is None and not path.exists() and path.with_suffix(".tar").is_file():
         path = path.with_suffix(".tar")
     check_images(settings.dataset, path, option)
-    opened, origin = open_with_origin(settings.dataset, [path], SplitSettings(protocol=protocol))
-    folder = folders.data / f"{settings.label}{f'-{protocol}' if protocol else ''}-all"
+    splitting = SplitSettings(protocol=protocol)
+    opened, origin = open_with_origin(settings.dataset, [path], splitting)
+    label = f"{settings.label}{f'-{protocol}' if protocol else ''}"
+    if test_share and not opened.splits.get("test"):
+        click.echo(
+            f"{path} has no test split: {percent(test_share, 0)} % of its training images are "
+            "drawn.",
+            err=True,
+        )
+        splitting = replace(splitting, test=test_share)
+        opened, origin = open_with_origin(settings.dataset, [path], splitting)
+        label += f"-test{round(100 * test_share)}"
+    folder = folders.data / f"{label}-all"
     written = {}
     for split, examples in opened.splits.items():
         if not examples or split not in splits:

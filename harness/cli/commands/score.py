@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     "--probe",
     is_flag=True,
     help="Also fit a logistic regression: penalty chosen on val, fitted on train and val, "
-    "evaluated on test.",
+    "evaluated on test. If the dataset has no test, a fifth of train is drawn, as in recipes.",
 )
 @click.option(
     "--protocol",
@@ -100,6 +100,7 @@ def command(
     """
     from harness.cli import console
     from harness.cli.commands._model_and_images import image_resolution, load_model, write_betons
+    from harness.config.data import DataSettings
     from harness.system import environment
     from harness.system.gpu import select_gpu
     from harness.transfer import score
@@ -115,7 +116,8 @@ def command(
     select_gpu(device)
     classifier, about = load_model(model_name, folders)
     resolution = image_resolution(model_name, classifier, about, resolution)
-    betons = write_betons(dataset, source, protocol, folders)
+    test_share = DataSettings.model_fields["test"].default if probe else 0.0
+    betons = write_betons(dataset, source, protocol, folders, test_share=test_share)
     classifier = classifier.to(device)
 
     def features_of(split: str) -> "Features | None":

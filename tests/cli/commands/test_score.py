@@ -1,6 +1,7 @@
 """`harness score`: all scores of a model for a dataset, JSON output, scores that fail."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,27 @@ def test_a_network_with_a_fixed_input_size_refuses_other_resolutions():
     assert image_resolution("m", model, {}, 299) == 299
     with pytest.raises(UserError, match="299 pixels per side only, not of 224"):
         image_resolution("m", model, {}, 224)
+
+
+def test_a_probe_draws_test_images_if_there_are_none(root: Path, tmp_path: Path):
+    model = str(root / "model.pt")
+    options = ["--data-dir", str(tmp_path / "betons"), "--scores", "logme", "--json"]
+
+    def score(source: Path, *more: str) -> Result:
+        where = ["--dataset", "folder", "--source", str(source)]
+        return CliRunner().invoke(cli, ["score", "--model", model, *where, *options, *more])
+
+    shutil.copytree(root / "data/colors-images/train", tmp_path / "photos")
+    plain = score(tmp_path / "photos")
+    assert json.loads(plain.stdout)["num_images"] == 54 and "no test split" not in plain.stderr
+    probed = score(tmp_path / "photos", "--probe")
+    assert "has no test split: 20 % of its training images are drawn." in probed.stderr
+    record = json.loads(probed.stdout)
+    assert (record["num_images"], record["probe"]["num_test"]) == (42, 12)
+    # the betons of other commands are kept
+    assert (tmp_path / "betons/photos-all/train.beton").is_file()
+    assert not (tmp_path / "betons/photos-all/test.beton").exists()
+    assert (tmp_path / "betons/photos-test20-all/test.beton").is_file()
+    own = score(root / "data/colors-images", "--probe")
+    assert own.exit_code == 0 and "no test split" not in own.stderr
+    assert not (tmp_path / "betons/colors-images-test20-all").exists()

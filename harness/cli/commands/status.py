@@ -33,6 +33,7 @@ MARKS: "dict[State, tuple[str, str]]" = {
     "skipped": ("skipped", "dim"),
 }
 
+SCRATCH = "(scratch)"  # name of the rows of models without pretraining; no subset has it
 # Axes that identify a row of the table.
 MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")
 
@@ -199,7 +200,8 @@ def _preparation(plan: "Matrix", states: "dict[str, State]") -> "RenderableType"
 def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
     """Build a table with a row per model; scores and transfers are shown as counts.
 
-    At most MAX_ROWS models are shown, unfinished ones first; the others are only counted.
+    Training from scratch has the last rows, and stages that no table shows are counted below. At
+    most MAX_ROWS models are shown, unfinished ones first; the others are only counted.
     """
     from rich.console import Group
     from rich.table import Table
@@ -214,8 +216,11 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
         if specs[stage.kind].in_status == "models" and "role" not in point:
             # The only axis that identifies an existing model is its name.
             shown_of = {"model": point["model"]} if "model" in point else point
+            if "model" not in point and "subset" not in point:
+                shown_of = point | {"subset": SCRATCH}
             row = rows.setdefault(tuple([shown_of.get(axis, "") for axis in MODEL_AXES]), {})
             row.setdefault(point.get("method", stage.kind), []).append(states[stage.key])
+    rows = dict(sorted(rows.items(), key=lambda item: SCRATCH in item[0]))
     axes = [axis for index, axis in enumerate(MODEL_AXES) if any(row[index] != "" for row in rows)]
     methods = list(plan.recipe.methods)
     kinds = [kind for kind in dict.fromkeys(chain(*rows.values())) if kind not in methods]
@@ -229,21 +234,24 @@ def _models(plan: "Matrix", states: "dict[str, State]") -> "RenderableType":
         table.add_row(
             *(f"{value:g}" if isinstance(value, float) else str(value) for value in named),
             *(
-                _count(row[kind])
-                if kind in of_targets and kind in row
+                ""
+                if kind not in row
+                else _count(row[kind])
+                if kind in of_targets
                 else Text(*MARKS[row[kind][0]])
-                if kind in row
-                else ""
                 for kind in kinds
             ),
-            *(_count(row.get(method, [])) for method in methods),
+            *(_count(row[method]) if method in row else "" for method in methods),
         )
-    if len(shown) == len(rows):
-        return table
-    left_out = len(rows) - len(shown)
-    return Group(
-        table, Text(f"... and {counted(left_out, 'more model')}; --json lists every stage")
-    )
+    parts: list[RenderableType] = [table]
+    if left_out := len(rows) - len(shown):
+        parts.append(Text(f"... and {counted(left_out, 'more model')}; --json lists every stage"))
+    unnamed: dict[str, list[State]] = {}
+    for stage in plan.stages:
+        if specs[stage.kind].in_status is None and "role" not in stage.axes:
+            unnamed.setdefault(stage.kind, []).append(states[stage.key])
+    parts += [Text.assemble(f"{kind}: ", _count(found)) for kind, found in unnamed.items()]
+    return Group(*parts)
 
 
 def _shown(

@@ -23,8 +23,10 @@ def print_rates(record: dict[str, Any]) -> None:
         table.add_row(
             contender["what"],
             f"{contender['median']:,.0f}",
-            f"{min(contender['rates']):,.0f} to {max(contender['rates']):,.0f}",
-            f"{contender['opened']['first_batch_s']:.1f} s",
+            f"{min(contender['rates']):,.0f} to {max(contender['rates']):,.0f}"
+            if len(contender["rates"]) > 1
+            else "one round",
+            _duration(contender["opened"]["first_batch_s"]),
             f"{memory / 2**20:,.0f} MiB",
         )
     terminal.print(table)
@@ -33,9 +35,16 @@ def print_rates(record: dict[str, Any]) -> None:
     if record["ratios"]:
         table = Table("ratio", "median", "range", box=None, padding=(0, 2, 0, 0))
         for ratio in record["ratios"]:
-            rounds = f"{min(ratio['rounds']):.2f} to {max(ratio['rounds']):.2f}"
+            rounds = "measured once"
+            if len(ratio["rounds"]) > 1:
+                rounds = f"{min(ratio['rounds']):.2f} to {max(ratio['rounds']):.2f}"
             table.add_row(ratio["title"], f"{ratio['median']:.2f}", rounds)
         terminal.print(table)
+
+
+def _duration(seconds: float) -> str:
+    """Format as `1.2 s`, or as milliseconds below a tenth of a second, which would read 0.0 s."""
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
 
 
 def plot_rates(measured: "dict[str, Measured]", file: Path) -> None:

@@ -102,6 +102,14 @@ def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return argument(set_option(command))
 
 
+def optional_recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add RECIPE, which may be missing, and --set, passed as `recipe_name` and `overrides`."""
+    argument = click.argument(
+        "recipe_name", metavar="[RECIPE]", required=False, shell_complete=completion.recipes
+    )
+    return argument(set_option(command))
+
+
 def folder_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --data-dir, --raw-dir and --runs-dir, passed as one argument `folders`."""
 

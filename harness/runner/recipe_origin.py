@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.config.load import read
 from harness.config.recipe import Recipe
-from harness.config.recipe_files import find
+from harness.config.recipe_files import FOLDER, find
 from harness.runner.provenance import recipe_file
 from harness.system.atomic_write import write_json
 from harness.system.folders import user_cache
@@ -35,25 +35,59 @@ def claim(path_or_name: str, overrides: Sequence[str], name: str, runs: Path) ->
     Raises:
         UserError: another recipe file has the name.
     """
-    file = runs / "recipes" / f"{name}.origin.json"
+    if (other := namesake(path_or_name, overrides, name, runs)) is not None:
+        raise UserError(
+            f"{path_or_name} and {other} are two recipes with the name {name}. Their "
+            f"reports would replace each other in {runs / 'reports' / name}.",
+            "Change `name:` in one of them. Finished stages keep their results.",
+        )
+    file = _file_of(name, runs)
     path, naming = find(path_or_name).resolve(), [text for text in overrides if _names(text)]
-    first, first_naming = _recorded(file)
-    if first is not None and first != path:
-        other = _read(first, first_naming)
-        if other is not None and other.name == name:
-            own = _read(path, naming)
-            if own is None or recipe_file(own) != recipe_file(other):
-                here = Path.cwd()
-                shown = first.relative_to(here) if first.is_relative_to(here) else first
-                raise UserError(
-                    f"{path_or_name} and {shown} are two recipes with the name {name}. Their "
-                    f"reports would replace each other in {runs / 'reports' / name}.",
-                    "Change `name:` in one of them. Finished stages keep their results.",
-                )
-    if (first, first_naming) != (path, naming):
+    if _recorded(file) != (path, naming):
         # If the folder cannot be written, the report or the stages raise the error.
         with suppress(OSError):
             write_json(file, {"file": str(path), "set": naming})
+
+
+def namesake(path_or_name: str, overrides: Sequence[str], name: str, runs: Path) -> Path | None:
+    """Return another recipe file that has the name, as `claim` refuses it; None if there is none.
+
+    The arguments are those of `claim`. The path is relative to the working directory if it is below
+    it.
+    """
+    path = find(path_or_name).resolve()
+    first, first_naming = _recorded(_file_of(name, runs))
+    if first is None or first == path:
+        return None
+    other = _read(first, first_naming)
+    if other is None or other.name != name:
+        return None
+    own = _read(path, [text for text in overrides if _names(text)])
+    if own is not None and recipe_file(own) == recipe_file(other):
+        return None
+    return _shown(first)
+
+
+def recorded(runs: Path) -> list[tuple[str, list[str]]]:
+    """List the recipes of runs and reports: name or path, and the settings that name it.
+
+    Recipes whose file no longer exists are left out.
+    """
+    records = (_recorded(file) for file in sorted((runs / "recipes").glob("*.origin.json")))
+    return [
+        (path.stem if path.parent == FOLDER.resolve() else str(_shown(path)), naming)
+        for path, naming in records
+        if path is not None and path.is_file()
+    ]
+
+
+def _file_of(name: str, runs: Path) -> Path:
+    return runs / "recipes" / f"{name}.origin.json"
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _names(override: str) -> bool:

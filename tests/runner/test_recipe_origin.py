@@ -100,3 +100,23 @@ def test_run_and_report_write_nothing_for_a_second_recipe_with_the_name(
     assert sorted(Path("runs/reports/mine").iterdir()) == files
     assert not Path("runs/stages").exists()
     assert code("report", "two.yaml", "--out", "elsewhere") == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_plan_and_status_warn_of_another_recipe_with_the_name(
+    command: str, capsys: pytest.CaptureFixture[str]
+):
+    def warnings(recipe: str, *options: str) -> list[str]:
+        with pytest.raises(SystemExit) as ended:
+            main([command, recipe, *options])
+        assert not ended.value.code
+        return [line for line in capsys.readouterr().err.splitlines() if "has the name" in line]
+
+    assert not warnings("two.yaml")
+    assert not Path("runs").exists()
+    claimed("one.yaml")
+    record = Path("runs/recipes/mine.origin.json").read_text()
+    assert not warnings("one.yaml") and not warnings("two.yaml", "--set", "name=theirs")
+    (line,) = warnings("two.yaml")
+    assert line.startswith("one.yaml has the name mine") and "two.yaml" in line
+    assert Path("runs/recipes/mine.origin.json").read_text() == record

@@ -11,6 +11,8 @@ from harness.system.folders import Folders
 from writers.text_names import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.config.recipe import Recipe
     from harness.runner.inputs import Plan
 
@@ -68,6 +70,29 @@ def lines(planned: "Plan", folders: Folders) -> list[str]:
                 "folder). Finished stages keep their results."
             )
     return described
+
+
+def warn_of_namesake(
+    recipe_name: str, overrides: "Sequence[str]", name: str, folders: Folders
+) -> None:
+    """Print a line on stderr if another recipe file has the name, so that a run is refused.
+
+    Args:
+        recipe_name: the recipe on the command line.
+        overrides: settings from --set.
+        name: name of the recipe with the overrides.
+        folders: folders of the runs.
+    """
+    from harness.runner import recipe_origin
+
+    other = recipe_origin.namesake(recipe_name, overrides, name, folders.runs)
+    if other is not None:
+        click.secho(
+            f"{other} has the name {name}, too, and has used it first: harness run refuses "
+            f"{recipe_name}. Change `name:` in one of them.",
+            fg="yellow",
+            err=True,
+        )
 
 
 def print_lines(planned: "Plan", folders: Folders) -> None:

@@ -87,6 +87,7 @@ def command(
     print_selections(plan, to_run, folders, known, predict)
     print_estimate(to_run, folders, known, predict)
     _print_outdated(plan, left, folders)
+    _inputs.warn_of_namesake(recipe_name, overrides, plan.recipe.name, folders)
     _inputs.print_lines(planned, folders)
     for missing in missing_inputs(plan, folders, left):
         click.secho(console.hanging("missing: ", str(missing)), fg="yellow", err=True)

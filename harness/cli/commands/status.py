@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import folder_options, recipe_argument
+from harness.cli.options import folder_options, optional_recipe_argument, refuse_given
 from harness.system.folders import Folders, user_cache
 from writers.text_names import counted
 
@@ -39,19 +40,24 @@ MODEL_AXES = ("model", "subset", "arch", "variant", "eps", "seed")
 
 
 @click.command(short_help="Show a recipe's matrix as a table, live with --watch.")
-@recipe_argument
+@optional_recipe_argument
 @folder_options
-@click.option("--watch", is_flag=True, help="Update the table until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Update the table until every stage is done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON of harness plan --json.")
 def command(
-    recipe_name: str, overrides: tuple[str, ...], folders: Folders, watch: bool, as_json: bool
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    folders: Folders,
+    watch: bool,
+    as_json: bool,
 ) -> None:
     """Show the matrix of RECIPE, one row per model, with running and failed stages.
 
+    Without RECIPE, list the recipes that ran here. --watch ends when every stage is done, or on
+    Ctrl-C.
+
     Example: harness status robust_l2 --watch
     """
-    from rich.live import Live
-
     from harness.cli import console
     from harness.cli.commands import _inputs
     from harness.cli.commands import plan as plan_command
@@ -61,6 +67,10 @@ def command(
 
     if watch and as_json:
         raise UserError("--watch has no effect with --json.", "Remove one of them.")
+    if recipe_name is None:
+        refuse_given(("overrides", "watch", "as_json"), "without RECIPE", "Name a recipe.")
+        _list_recipes(folders)
+        return
     planned = _inputs.plan(read(recipe_name, overrides, user_cache()), folders)
     plan = planned.matrix
     if as_json:
@@ -68,18 +78,77 @@ def command(
         states = plan_command.states_of(plan, folders, left)
         plan_command.print_json(planned, states, left, folders)
         return
+    _inputs.warn_of_namesake(recipe_name, overrides, plan.recipe.name, folders)
     _inputs.print_lines(planned, folders)
+    if watch:
+        _watch(plan, folders)
+    else:
+        console.out().print(_render(plan, folders, _states(plan, folders)))
+
+
+def _list_recipes(folders: Folders) -> None:
+    """Print a command for each recipe of a run or a report.
+
+    Raises:
+        UserError: there are none.
+    """
+    import shlex
+
+    from harness.runner import recipe_origin
+    from writers.errors import UserError
+
+    recorded = recipe_origin.recorded(folders.runs)
+    if not recorded:
+        raise UserError(
+            f"No recipe has run in {folders.runs}.",
+            "Set --runs-dir to the folder of the runs, or name a recipe: harness status demo",
+        )
+    click.echo(f"Recipes with runs or reports in {folders.runs}:")
+    for recipe, overrides in recorded:
+        options = [word for text in overrides for word in ("--set", text)]
+        click.echo(f"  harness status {shlex.join([recipe, *options])}")
+
+
+def _watch(plan: "Matrix", folders: Folders) -> None:
+    """Show the matrix until every stage is done or skipped.
+
+    A pipe or a file gets the matrix at the beginning and a line after each change.
+    """
+    from rich.live import Live
+
+    from harness.cli import console
+
     terminal = console.out()
-    if not watch:
-        terminal.print(_render(plan, folders))
-        return
-    with Live(_render(plan, folders), console=terminal, auto_refresh=False) as live:
-        while True:
+    states = _states(plan, folders)
+    shown = _render(plan, folders, states)
+    if not terminal.is_terminal:
+        terminal.print(shown)
+    with (
+        Live(shown, console=terminal, auto_refresh=False)
+        if terminal.is_terminal
+        else nullcontext() as live
+    ):
+        while not _is_over(states):
             time.sleep(WATCH_EVERY_S)
-            live.update(_render(plan, folders), refresh=True)
+            before, states = states, _states(plan, folders)
+            if live is not None:
+                live.update(_render(plan, folders, states), refresh=True)
+            elif states != before:
+                click.echo(_totals(plan, states, folders))
 
 
-def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
+def _states(plan: "Matrix", folders: Folders) -> "dict[str, State]":
+    from harness.cli.commands.plan import states_of
+    from harness.runner.executor import unfinished
+
+    return states_of(plan, folders, unfinished(plan, folders))
+
+
+def _is_over(states: "dict[str, State]") -> bool:
+    return all(state in ("done", "skipped") for state in states.values())
+
+
+def _render(plan: "Matrix", folders: Folders, states: "dict[str, State]") -> "RenderableType":
     """Build the output. Running and failed stages come first: a live display is cut at the bottom.
 
     Stages whose job waits in a cluster's queue are shown with the running ones.
@@ -88,11 +157,8 @@ def _render(plan: "Matrix", folders: Folders) -> "RenderableType":
     from rich.text import Text
 
     from harness.cli import live_table
-    from harness.cli.commands.plan import states_of
     from harness.runner import queue_state
-    from harness.runner.executor import unfinished
 
-    states = states_of(plan, folders, unfinished(plan, folders))
     running = [
         (stage, _running_for(stage.folder(folders.runs)))
         for stage in plan.stages

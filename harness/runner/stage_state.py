@@ -114,11 +114,23 @@ def failed_since(folder: Path, began_at: float | None) -> str | None:
 
 def error_line(folder: Path) -> str | None:
     """Return the most informative line of a failed stage's error; None if it has not failed."""
-    try:
-        lines = (folder / ERROR_FILE).read_text().strip().splitlines()
-    except OSError:
+    lines = _error_lines(folder)
+    if lines is None:
         return None
     return summary(lines) if lines else "failed with no error message"
+
+
+def error_hint(folder: Path) -> str:
+    """Return how to fix a failed stage: the lines after the first one of a UserError, or ""."""
+    lines = _error_lines(folder) or [""]
+    return "" if lines[0].startswith("Traceback") else "\n".join(lines[1:])
+
+
+def _error_lines(folder: Path) -> list[str] | None:
+    try:
+        return (folder / ERROR_FILE).read_text().strip().splitlines()
+    except OSError:
+        return None
 
 
 def summary(lines: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Show the log of a stage."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -130,7 +131,11 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
     if not matches:
         near = names.nearest(name_or_key, sorted(set(name_of.values())))
         hint = f"Did you mean {' or '.join(near)}?" if near else LIST_STAGES
-        raise UserError(f"No stage {name_or_key} has been started in {folders.runs}.", hint)
+        message = f"No stage {name_or_key} has been started in {folders.runs}."
+        if _is_recipe(name_or_key):
+            message = f"{name_or_key} is a recipe, not a stage."
+            hint = f"List its stages: harness plan {shlex.quote(name_or_key)} --stages"
+        raise UserError(message, hint)
     # Stages that ran with older code or settings have the same name and other keys.
     if len(matches) > 1:
         newest_first = sorted(matches, key=lambda folder: -folder.stat().st_mtime)
@@ -141,6 +146,14 @@ def find_stage(name_or_key: str, folders: Folders) -> Path:
             f"Use the key of one, newest first: {keys}{others}",
         )
     return matches[0]
+
+
+def _is_recipe(path_or_name: str) -> bool:
+    from harness.config import recipe_files
+
+    path = Path(path_or_name)
+    is_file = path.suffix in (".yaml", ".yml") and path.is_file()
+    return is_file or path_or_name in recipe_files.available()
 
 
 def _key_and_recipe(folder: Path) -> str:

@@ -261,11 +261,7 @@ def _run(
         try:
             live_table.follow(run, terminal)
         except (KeyboardInterrupt, Cancelled):
-            click.echo(
-                f"Stopping: {counted(len(run.running), 'running stage', ('has', 'have'))} "
-                f"{STOP_GRACE_S:.0f} s to save their state. Press Ctrl-C again to kill them.",
-                err=True,
-            )
+            click.echo(_stopping(len(run.running)), err=True)
             try:
                 run.stop(STOP_GRACE_S)
             finally:
@@ -300,6 +296,16 @@ def _run(
         click.echo(f"Report: {report}")
     if run.failed:
         sys.exit(1)
+
+
+def _stopping(num_running: int) -> str:
+    """Format the message after the first Ctrl-C."""
+    if not num_running:
+        return "Stopping: no stage runs."
+    has = counted(num_running, "running stage", ("has", "have"))
+    its, it = ("its", "it") if num_running == 1 else ("their", "them")
+    save = f"{STOP_GRACE_S:.0f} s to save {its} state"
+    return f"Stopping: {has} {save}. Press Ctrl-C again to kill {it}."
 
 
 @contextmanager
@@ -366,9 +372,11 @@ def _check_inputs(
 
 
 def _print_failures(run: "Run") -> None:
-    """Print the failed stages with reason and error file."""
+    """Print the failed stages with reason, fix and error file."""
+    from textwrap import indent
+
     from harness.runner import stage_state
-    from writers.text_names import printable
+    from writers.text_names import printable, printable_lines
 
     click.secho(
         f"{counted(len(run.failed), 'stage')} failed, {len(run.not_run)} that need them did not "
@@ -376,10 +384,16 @@ def _print_failures(run: "Run") -> None:
         fg="red",
         err=True,
     )
+    shown: set[str] = set()
     for key, message in run.failed.items():
         stage = run.pending[key]
+        folder = stage.folder(run.folders.runs)
         click.secho(f"  {stage.name}: {printable(message)}", fg="red", err=True)
+        # Hundreds of stages may fail for the same reason.
+        if (hint := stage_state.error_hint(folder)) and hint not in shown:
+            shown.add(hint)
+            click.secho(indent(printable_lines(hint), "    "), fg="red", err=True)
         # The error file is missing if it could not be written, for example on a full disk.
-        if (error := stage.folder(run.folders.runs) / stage_state.ERROR_FILE).exists():
+        if (error := folder / stage_state.ERROR_FILE).exists():
             click.secho(f"    {error}", fg="red", err=True)
     click.secho("Run the same command again to retry them.", fg="red", err=True)

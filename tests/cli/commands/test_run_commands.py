@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.commands.run import _stopping
 from harness.cli.main import main
 from harness.config.load import read
 from harness.matrix.expand import expand
-from harness.runner import fork_server
+from harness.runner import fork_server, stage_state
 from harness.runner.cancel import Watch, file_of, request
 from harness.runner.executor import Run
 from harness.system.folders import Folders
@@ -466,3 +467,53 @@ def test_only_the_local_launcher_starts_a_fork_server(
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert harness("run", "tiny.yaml", "--launcher", "slurm") == 2
     assert "submitit" in capsys.readouterr().err
+
+
+def test_the_fix_of_failed_stages_is_printed_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(run: Run, _: object) -> None:
+        run.failed = dict.fromkeys(list(run.pending)[:2], "There are no weights.")
+        for key in run.failed:
+            folder = run.pending[key].folder(run.folders.runs)
+            folder.mkdir(parents=True)
+            (folder / "error.txt").write_text("There are no weights.\nPut a.pth into \x1b[1mraw.\n")
+
+    monkeypatch.setattr("harness.cli.live_table.follow", fail)
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        assert harness("run", "tiny.yaml") == 1
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    stderr = capsys.readouterr().err
+    assert stderr.count("There are no weights.") == 2
+    assert stderr.count("    Put a.pth into ") == 1 and "\x1b" not in stderr
+
+
+def test_a_traceback_has_no_fix(tmp_path: Path):
+    assert stage_state.error_hint(tmp_path) == ""
+    (tmp_path / "error.txt").write_text("Traceback (most recent call last):\n  1 / 0\nZeroDiv\n")
+    assert stage_state.error_hint(tmp_path) == ""
+    (tmp_path / "error.txt").write_text("")
+    assert stage_state.error_hint(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "Stopping: no stage runs."),
+        (1, "1 running stage has 20 s to save its state. Press Ctrl-C again to kill it."),
+        (2, "2 running stages have 20 s to save their state. Press Ctrl-C again to kill them."),
+    ],
+)
+def test_the_message_after_ctrl_c_agrees_in_number(number: int, text: str):
+    assert _stopping(number).endswith(text)
+
+
+def test_logs_of_a_recipe_point_to_its_stages(capsys: pytest.CaptureFixture[str]):
+    stage("pretrain", "abc123", name="pretrain/all/eps0/seed0")
+    for recipe in ("demo", "tiny.yaml"):
+        assert harness("logs", recipe) == 2
+        first, hint = capsys.readouterr().err.splitlines()
+        assert first == f"{recipe} is a recipe, not a stage."
+        assert hint == f"List its stages: harness plan {recipe} --stages"

@@ -99,7 +99,10 @@ def test_the_demo_is_calibrated_once_per_device(capsys: pytest.CaptureFixture[st
         row["device"] = "another device"
     Path("runs/calibration.json").write_text(json.dumps(file))
     out, _ = run_plan(capsys, "demo", *sets)
-    assert "unknown, because no similar stage has run yet" in out and "calibrated" not in out
+    assert (
+        "without a measured time, because no similar stage has run yet" in out
+        and "calibrated" not in out
+    )
 
 
 RECIPE = """\
@@ -254,7 +257,7 @@ def test_steps_that_cannot_be_timed_stay_unknown(
     Path("lost.yaml").write_text(MISSING_CHECKPOINT)
     out, err = run_plan(capsys, "lost.yaml", "--calibrate")
     assert err.count("weights/lost.pt cannot be read") == 3 and "Traceback" not in err
-    assert "unknown, because no similar stage has run yet" in out
+    assert "without a measured time, because no similar stage has run yet" in out
     assert not Path("runs/calibration.json").exists()
 
     from harness.estimate import calibrate
@@ -341,7 +344,7 @@ def test_a_damaged_file_is_reported_and_replaced(content: str, capsys: pytest.Ca
     Path("runs").mkdir()
     Path("runs/calibration.json").write_text(content)
     out, err = run_plan(capsys, "demo")
-    assert "unknown, because no similar stage has run yet" in out
+    assert "without a measured time, because no similar stage has run yet" in out
     assert "calibration.json" in err and "Measure again: harness plan RECIPE --calibrate" in err
     with pytest.raises(UserError):
         calibration.read(Path("runs"), HERE)

@@ -78,7 +78,7 @@ def test_hours_come_from_finished_stages_scaled_by_work(plan: Matrix):
 
 
 def test_the_plan_prints_known_and_unknown_hours(plan: Matrix, capsys: pytest.CaptureFixture[str]):
-    assert "unknown, because no similar stage has run yet" in show(capsys)
+    assert "without a measured time, because no similar stage has run yet" in show(capsys)
     models = [stage for stage in plan.stages if stage.kind == "pretrain"]
     finish(models[0], wall_s=3600.0)
     assert "min one after another and" in show(capsys)

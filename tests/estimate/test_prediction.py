@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import network_costs as counting
 from benchmarks.gpu_predictions import COSTS
-from harness.cli.commands._plan_estimate import work_time
+from harness.cli.commands._plan_estimate import predictor, print_estimate, work_time
 from harness.cli.main import main
 from harness.config.load import read
 from harness.estimate import prediction
@@ -18,6 +18,7 @@ from harness.estimate.estimate import Estimate, estimate
 from harness.estimate.prediction import H100, Gpu, Predictor, network_costs
 from harness.estimate.workload import Workloads
 from harness.matrix.expand import expand
+from harness.system.folders import Folders
 
 # The bandwidth is that of the data sheet. Convolutions reach the same fraction of the data sheet's
 # FLOP/s as on an H100: 150 of 312 TFLOP/s.
@@ -131,9 +132,9 @@ def test_plan_prints_a_prediction_for_a_named_gpu(capsys: pytest.CaptureFixture[
         return capsys.readouterr().out
 
     text = " ".join(show("which_classes", "--set", "scale=day").split())
-    assert "left: unknown" in text
+    assert re.search(r"left: [\d,]+ stages without a measured time, because", text)
     # The recipe's first comment has 12 hours, without the time that the loader adds.
-    assert "predicted: about 13 GPU-hours on one H100 SXM, not measured, for all 525 stages" in text
+    assert "predicted: about 13 GPU-hours on one H100 SXM for these stages, not measured" in text
     assert "el2n: 2 pretrainings, about 0.4 GPU-hours (predicted)" in text
     found = json.loads(show("imagenet_rn18_16", "--json"))["estimate"]
     assert found["predicted_for"] == "H100 SXM" and found["num_predicted"] == 3
@@ -168,3 +169,21 @@ def test_plan_prints_seconds_of_a_gpu(
     out = " ".join(capsys.readouterr().out.split())
     seconds = re.search(r"predicted: about (\d+) GPU-seconds on one H100 SXM", out)
     assert seconds is not None and 30 <= int(seconds[1]) < 60
+
+
+def test_a_single_stage_is_not_described_as_all_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text(
+        "name: one\nmodels: [torchvision/resnet18]\ntargets: [{dataset: pets}]\n"
+        "methods: {logreg: {}}\n"
+    )
+    last = {
+        stage.key: stage for stage in expand(read("one.yaml")).stages if stage.kind == "transfer"
+    }
+    folders = Folders.resolve(Path("data"), Path("raw"), Path("runs"))
+    print_estimate(last, folders, None, predictor(folders))
+    left, predicted = capsys.readouterr().out.splitlines()
+    assert left.startswith("left: 1 stage without a measured time")
+    assert predicted.startswith("predicted: about ") and " for this stage," in predicted

@@ -127,12 +127,13 @@ def print_estimate(
         return
     estimate = estimate_of(left, folders.runs, known, predict)
     and_unknown = (
-        f" and {counted(estimate.num_unknown, 'stage')} of unknown length"
+        f" and {counted(estimate.num_unknown, 'stage')} without a measured time"
         if estimate.num_unknown
         else ""
     )
     time = (
-        "unknown, because no similar stage has run yet"
+        f"{counted(len(left), 'stage')} without a measured time, because no similar stage has run "
+        "yet"
         if estimate.num_unknown == len(left)
         else f"about {console.seconds(3600 * estimate.hours)} one after another{and_unknown}"
     )
@@ -148,18 +149,16 @@ def print_estimate(
     )
     click.echo(console.hanging("left: ", time))
     if estimate.predicted_for:
-        all_or_some = (
-            "all"
-            if estimate.num_predicted == estimate.num_unknown
-            else f"{estimate.num_predicted:,} of the"
-        )
+        are_some = estimate.num_predicted < estimate.num_unknown
+        those = f"{estimate.num_predicted:,} of " if are_some else ""
         predicted = (
             f"about {work_time(estimate.predicted_gpu_hours, 'GPU-')} on one "
-            f"{estimate.predicted_for}, not measured, for {all_or_some} "
-            f"{counted(estimate.num_unknown, 'stage')} of unknown length"
+            f"{estimate.predicted_for} for {those}"
+            f"{'this stage' if estimate.num_unknown == 1 else 'these stages'}, not measured"
         )
         click.echo(console.hanging("predicted: ", predicted))
-    click.echo(console.hanging("disk: ", disk))
+    if estimate.disk_bytes or estimate.num_unknown_disk:
+        click.echo(console.hanging("disk: ", disk))
     if estimate.calibrated_on:
         click.echo(
             f"calibrated: {console.seconds(3600 * estimate.calibrated_hours)} of that are "

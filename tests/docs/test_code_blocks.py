@@ -20,9 +20,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from harness.cli.commands.ls import describe
 from harness.cli.main import cli
 from harness.config import load
 from tests.helpers import ROOT
+from writers.text_names import counted
 
 PAGES = [
     ROOT / "README.md",
@@ -195,3 +197,14 @@ def test_messages_of_the_troubleshooting_page_exist() -> None:
     assert len(rows) > 5
     for message in rows:
         assert message in joined, message
+
+
+def test_numbers_of_subsets_and_classes_are_as_the_commands_print_them() -> None:
+    (num_subsets,) = re.findall(r"(\d+) subsets have names", (ROOT / "README.md").read_text())
+    assert int(num_subsets) == len(describe("subsets"))
+    samples = [block.text for block in all_blocks() if block.language == "text"]
+    seen = re.findall(r"^\S+ of (.+ classes) are seen\.", "\n".join(samples), re.MULTILINE)
+    assert seen
+    for shown in seen:
+        number = int(shown.removesuffix(" classes").replace(",", ""))
+        assert shown == counted(number, "class")

@@ -260,6 +260,7 @@ def _write(
     from writers.dataset import SplitSettings, spec_of
     from writers.errors import UserError
     from writers.folder_rules import FolderRules
+    from writers.split_names import SPLITS
     from writers.subset.spec import everything, named, resolve
 
     encoding = _encoding(**encoding_options)
@@ -324,6 +325,13 @@ def _write(
             number = counted(before.num_samples, "image")
             click.echo(f"Replaced {file}, which had {number} and other content.", err=True)
         written.append((file, manifest))
+    for split in SPLITS if not splits else ():
+        file = folder / f"{split}.beton"
+        if file.is_file() and file not in [new for new, _ in written]:
+            click.echo(
+                f"Kept {file} of an earlier call; the new betons may have some of its images.",
+                err=True,
+            )
     return written
 
 

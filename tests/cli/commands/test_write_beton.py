@@ -57,6 +57,9 @@ def test_replaced_betons_are_named(tree: Path):
         "Replaced a/train.beton, which had 4 images and other content.",
         "Replaced a/val.beton, which had 2 images and other content.",
     ]
+    kept = "Kept a/test.beton of an earlier call; the new betons may have some of its images."
+    assert kept in harness(*arguments).stderr.splitlines()
+    assert "Kept" not in harness(*arguments, "--split", "val").stderr
 
 
 def test_copy_from_a_folder_of_betons(tree: Path):

@@ -38,7 +38,7 @@ ARCHIVES = (".tar", ".zip", ".parquet")  # extensions of archives of photographs
     metavar="DIR|TAR|ZIP|NAME",
     shell_complete=completion.datasets,
     help="Class folders of photographs, a tar or zip of them, or a dataset; see harness ls "
-    "datasets.",
+    "datasets. A path is relative to this folder, or to the raw folder.",
 )
 @click.option(
     "--surrogate",

@@ -5,10 +5,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loaders.interpolation import Interpolation
 from writers.text_names import percent
 
 MAX_CLASSES = 50  # the card lists at most this number; classes.txt lists all
 _NUMBERS = ("num_train_images", "num_steps", "num_parameters", "precision")
+
+
+def preparation(center_fraction: float, size: int, interpolation: Interpolation) -> str:
+    """Return lines of Python that make `images`, float [1, 3, size, size], from `photo.jpg`.
+
+    They crop and resize as `loaders` does; pixels may differ by 1 of 255, due to rounding.
+
+    Args:
+        center_fraction: side of the center crop, as a fraction of the shorter side.
+        size: side of the result, in pixels.
+        interpolation: filter of the resize.
+    """
+    is_area = interpolation == "area"  # Pillow's BOX takes whole pixels only
+    resize = (
+        f"shape, filter = ({size}, {size}), cv2.INTER_AREA if side > {size} else cv2.INTER_LINEAR\n"
+        "image = cv2.resize(np.asarray(image), shape, interpolation=filter)\n"
+        if is_area
+        else f"image = image.resize(({size}, {size}), Image.Resampling.{interpolation.upper()})\n"
+    )
+    return (
+        ("import cv2  # package opencv-python\nimport numpy as np\n" if is_area else "")
+        + "from PIL import Image\n"
+        "from torchvision.transforms.v2.functional import to_image\n\n"
+        'image = Image.open("photo.jpg").convert("RGB")\n'
+        f"side = max(1, round({center_fraction:.7g} * min(image.size)))\n"
+        "left, top = round((image.width - side) / 2), round((image.height - side) / 2)\n"
+        "image = image.crop((left, top, left + side, top + side))\n"
+        f"{resize}"
+        "images = to_image(image)[None] / 255\n\n"
+    )
 
 
 def card(
@@ -31,7 +62,7 @@ def card(
         name: name of the stage or model.
         about: metadata that was saved with the weights.
         file: the exported file; the card contains its sha256.
-        usage: lines of Python that load the file.
+        usage: lines of Python that prepare an image and load the file.
         input_text: one sentence about the pixels that the file expects.
         max_difference: largest difference between the file's logits and the model's; None if they
             were not compared.
@@ -70,7 +101,8 @@ def card(
     parts = [
         f"# {name}",
         "## Load it",
-        f"`images` is a float tensor [N, 3, R, R]. {input_text}",
+        "Run these lines in the folder of this card, with a `photo.jpg` in it. `images` is a float "
+        f"tensor [N, 3, R, R]. {input_text}",
         f"```python\n{usage}```",
         compared,
         "## Facts",

@@ -9,12 +9,16 @@ import pytest
 import torch
 import torchvision
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2.functional import normalize
 
 from harness.cli.commands._model_and_images import load_file as load_file_or_export
 from harness.cli.commands.export import command
 from harness.modeling import classifier, model_card
+from loaders import LoaderPlan, open_loader
+from loaders.interpolation import Interpolation
+from tests.helpers.tiny_betons import photo, write_beton
 from tests.helpers.tiny_stages import as_result
 from writers.errors import UserError
 
@@ -145,14 +149,50 @@ def test_the_code_of_the_model_card_gives_the_same_logits(
     if form == "onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
+    pytest.importorskip("cv2")
     model, file = saved_model(tmp_path, arch)
     card = export(file, form, tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out")
-    names = {"images": torch.rand(3, 3, 64, 64)}
+    Image.fromarray(photo(90, 120, seed=1)).save("photo.jpg")
+    names: dict = {}
     with torch.no_grad():
         exec(code_of(card), names)
         expected = model(names["images"])
+    assert names["images"].shape == (1, 3, 64, 64)
     np.testing.assert_allclose(np.asarray(names["logits"]), expected.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize(("width", "height"), [(91, 120), (131, 88), (40, 50), (64, 64)])
+@pytest.mark.parametrize("fraction", [224 / 256, 1.0])
+def test_the_card_prepares_images_as_the_loader_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interpolation: Interpolation,
+    width: int,
+    height: int,
+    fraction: float,
+):
+    if interpolation == "area":
+        pytest.importorskip("cv2")
+    pixels = photo(width, height, seed=1)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pixels).save("photo.jpg", format="PNG")  # lossless, as the raw beton
+    file = write_beton(tmp_path / "one.beton", [pixels], [0], raw=[True])
+    plan = LoaderPlan(file, 1, 48, center_fraction=fraction, interpolation=interpolation)
+    with open_loader(plan) as loader, loader.epoch(0) as batches:
+        expected = next(images.clone() for images, _ in batches)
+    names: dict = {}
+    exec(model_card.preparation(fraction, 48, interpolation), names)
+    difference = 255 * names["images"] - expected.float()
+    assert float(difference.abs().max()) < 1.01
+
+
+def test_all_written_files_are_printed(tmp_path: Path):
+    _, file = saved_model(tmp_path, "resnet18")
+    out = tmp_path / "out"
+    ended = CliRunner().invoke(command, [str(file), "--format", "torchvision", "--out", str(out)])
+    assert sorted(ended.stdout.split()) == sorted(map(str, out.iterdir()))
 
 
 def test_the_card_has_facts_and_the_folder_has_the_classes(tmp_path: Path):

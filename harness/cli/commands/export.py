@@ -1,5 +1,6 @@
 """Export a model for other programs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from harness.system.folders import Folders
 
 if TYPE_CHECKING:
     from harness.runner.result import Result
+    from loaders.interpolation import Interpolation
 
 FORMATS = ("torchvision", "timm", "onnx")
 
@@ -52,6 +54,9 @@ def command(model: str, form: str, out: Path, folders: Folders) -> None:
     loaded, about, record = _load(model, folders)
     resolution = own_resolution(loaded, about) or 224
     exported = export.export(loaded, about, form, out, resolution)  # type: ignore[arg-type]
+    view = _view(record, about, resolution)
+    side = resolution if form == "onnx" else view.side  # a graph takes one size
+    prepare = model_card.preparation(view.crop, side, view.interpolation)
     input_text = (
         "Pixels are in [0, 1]; the file normalizes them."
         if form == "onnx"
@@ -61,14 +66,14 @@ def command(model: str, form: str, out: Path, folders: Folders) -> None:
         name=record.name if record else model,
         about=about,
         file=exported.file,
-        usage=exported.usage,
+        usage=prepare + exported.usage,
         input_text=input_text,
         max_difference=exported.max_difference,
         metrics=record.metrics if record else {},
         inputs=record.inputs if record else {},
         license_notes=_license_notes(record, about),
         recipe=_recipe(record, folders),
-        view=_view(record, about),
+        view=str(view) if view.was_used else "",
     )
     write_atomically(out / "README.md", text.encode())
     classes = [str(name) for name in about.get("classes") or ()]
@@ -76,6 +81,8 @@ def command(model: str, form: str, out: Path, folders: Folders) -> None:
         write_atomically(out / "classes.txt", ("\n".join(classes) + "\n").encode())
     click.echo(exported.file)
     click.echo(out / "README.md")
+    if classes:
+        click.echo(out / "classes.txt")
 
 
 def _load(name: str, folders: Folders) -> "tuple[Any, dict[str, Any], Result | None]":
@@ -128,24 +135,42 @@ def _license_notes(record: "Result | None", about: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _view(record: "Result | None", about: dict[str, Any]) -> str:
-    """Describe how images were cropped for the accuracies; "" if the model was not trained here."""
-    from harness.config.train import PretrainSettings
+@dataclass(frozen=True)
+class _View:
+    """How images are cropped and resized for a model.
 
+    Attributes:
+        crop: side of the center crop, as a fraction of the shorter side.
+        side: side of the model's images, in pixels.
+        interpolation: filter of the resize.
+        was_used: True if the accuracies of the card were measured with it.
+    """
+
+    crop: float
+    side: int
+    interpolation: "Interpolation"
+    was_used: bool
+
+    def __str__(self) -> str:
+        return (
+            f"Each image is its center crop of {100 * self.crop:g} % of the shorter side, resized "
+            f"to {self.side} x {self.side} pixels (interpolation: {self.interpolation})."
+        )
+
+
+def _view(record: "Result | None", about: dict[str, Any], resolution: int) -> _View:
+    """Return the view of the evaluation; the default one if the model was not trained here."""
+    from harness.config.train import PretrainSettings
+    from harness.train.loader_plans import choose_interpolation
+
+    interpolation = choose_interpolation("auto", about)
     if record is not None and record.kind == "transfer":
-        return _view_text(about["eval_crop"], about["resolution"], about["interpolation"])
+        return _View(about["eval_crop"], about["resolution"], interpolation, True)
     if record is None or record.kind != "pretrain":
-        return ""
+        return _View(about.get("eval_crop") or 224 / 256, resolution, interpolation, False)
     settings = PretrainSettings.model_validate(record.config["settings"])
     side = settings.eval_resolution or settings.resolution
-    return _view_text(settings.eval_crop, side, about.get("interpolation"))
-
-
-def _view_text(eval_crop: float, side: int, interpolation: str | None) -> str:
-    return (
-        f"Each image is its center crop of {100 * eval_crop:g} % of the shorter side, resized to "
-        f"{side} x {side} pixels (interpolation: {interpolation})."
-    )
+    return _View(settings.eval_crop, side, interpolation, True)
 
 
 def _recipe(record: "Result | None", folders: Folders) -> str:

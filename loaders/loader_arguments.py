@@ -45,17 +45,16 @@ def subset_of(subset: Any, path: Path) -> Subset | None:
 
 def _listed(names_of_classes: Any) -> SubsetSpec:
     """Return the specification of a list of classes. Raises UserError for other values."""
-    try:
-        if not isinstance(names_of_classes, list | tuple):
-            raise TypeError
-        return SubsetSpec(name="listed", classes=tuple(names_of_classes))
-    except (TypeError, ValidationError) as error:
-        reason = sentence(error.errors()[0]) if isinstance(error, ValidationError) else ""
-        raise UserError(
-            f"Loader.subset is {names_of_classes!r}, which is no subset{': ' * bool(reason)}"
-            f"{reason or '.'}",
-            "Give the name of a subset, such as 'in900', or a list of names of classes.",
-        ) from None
+    reason = "."
+    if isinstance(names_of_classes, list | tuple):
+        try:
+            return SubsetSpec(name="listed", classes=tuple(names_of_classes))
+        except ValidationError as error:
+            reason = f": {sentence(error.errors()[0])}"
+    raise UserError(
+        f"Loader.subset is {names_of_classes!r}, which is no subset{reason}",
+        "Give the name of a subset, such as 'in900', or a list of names of classes.",
+    )
 
 
 def device_of(device: Any) -> str:

@@ -253,6 +253,8 @@ def test_scores_replace_no_file(root: Path, tmp_path: Path, name: str, message: 
 
 def test_image_counts_of_a_source_beton_give_the_saved_fraction(root: Path, tmp_path: Path):
     source = root / "betons" / "colors-images-all" / "train.beton"
+    written = invoke(root, "--out", str(tmp_path / "first.yaml"))
+    assert written.exit_code == 0 and source.is_file(), written.output
     found = invoke(root, "--source-beton", str(source), "--out", str(tmp_path / "a.yaml"))
     assert "lacks 10 classes of the surrogate, such as source0" in str(found.exception)
     torch.manual_seed(1)

@@ -26,6 +26,7 @@ from harness.config.recipe import Recipe
 from harness.config.recipe_files import FOLDER as FOLDER
 from harness.config.recipe_files import available as available
 from harness.config.recipe_files import find as find
+from harness.config.recipe_files import short
 from harness.config.validate import check
 from writers import names
 from writers.errors import UserError
@@ -218,7 +219,7 @@ def _check_scales(tree: Tree) -> None:
 
 
 def _parse_file(path: Path) -> Tree:
-    shown = _short(path)
+    shown = short(path)
     try:
         document = read_yaml(path, shown)
     except BadYamlError as error:
@@ -353,11 +354,3 @@ def _at(values: Any, place: Place) -> Any:
     for key in place:
         values = values[key]
     return values
-
-
-def _short(path: Path) -> str:
-    """Return the path relative to the current folder, if the path is below that folder."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -52,3 +52,11 @@ def _files_like(path: Path) -> list[str]:
 def available() -> list[str]:
     """List the names of the recipes that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def short(path: Path) -> str:
+    """Return the path relative to the current folder, if the path is below that folder."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

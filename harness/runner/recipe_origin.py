@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.config.load import read
 from harness.config.recipe import Recipe
-from harness.config.recipe_files import FOLDER, find
+from harness.config.recipe_files import FOLDER, find, short
 from harness.runner.provenance import recipe_file
 from harness.system.atomic_write import write_json
 from harness.system.folders import user_cache
@@ -49,7 +49,7 @@ def claim(path_or_name: str, overrides: Sequence[str], name: str, runs: Path) ->
             write_json(file, {"file": str(path), "set": naming})
 
 
-def namesake(path_or_name: str, overrides: Sequence[str], name: str, runs: Path) -> Path | None:
+def namesake(path_or_name: str, overrides: Sequence[str], name: str, runs: Path) -> str | None:
     """Return another recipe file that has the name, as `claim` refuses it; None if there is none.
 
     The arguments are those of `claim`. The path is relative to the working directory if it is below
@@ -65,7 +65,7 @@ def namesake(path_or_name: str, overrides: Sequence[str], name: str, runs: Path)
     own = _read(path, [text for text in overrides if _names(text)])
     if own is not None and recipe_file(own) == recipe_file(other):
         return None
-    return _shown(first)
+    return short(first)
 
 
 def recorded(runs: Path) -> list[tuple[str, list[str]]]:
@@ -75,7 +75,7 @@ def recorded(runs: Path) -> list[tuple[str, list[str]]]:
     """
     records = (_recorded(file) for file in sorted((runs / "recipes").glob("*.origin.json")))
     return [
-        (path.stem if path.parent == FOLDER.resolve() else str(_shown(path)), naming)
+        (path.stem if path.parent == FOLDER.resolve() else short(path), naming)
         for path, naming in records
         if path is not None and path.is_file()
     ]
@@ -83,11 +83,6 @@ def recorded(runs: Path) -> list[tuple[str, list[str]]]:
 
 def _file_of(name: str, runs: Path) -> Path:
     return runs / "recipes" / f"{name}.origin.json"
-
-
-def _shown(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _names(override: str) -> bool:
